@@ -1,1 +1,3 @@
-
+pub mod backoff;
+pub mod outcome;
+pub mod step;
