@@ -1,3 +1,12 @@
 pub mod backoff;
+pub mod duration;
+pub mod engine;
+pub mod handler;
 pub mod outcome;
+pub mod seam;
 pub mod step;
+
+pub use handler::{
+    Completion, Context, Handler, HandlerError, HandlerResult, Registry, RegistryError, StopReason, handler_fn,
+};
+pub use outcome::Outputs;

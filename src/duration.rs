@@ -1,0 +1,49 @@
+//! Durations as configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`. For `#[serde(with = "crate::duration")]`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serializer, de};
+
+pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text(*duration))
+}
+
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map_err(de::Error::custom)
+}
+
+/// Reads a duration with units.
+///
+/// # Errors
+/// A sentence that says what is allowed.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{text:?} is not a duration ({error}); write a number with a unit, as in \"90s\", \"5m\", \"11h30m\", \"14d\""))
+}
+
+/// The shortest text that [`parse`] reads back, without spaces.
+#[must_use]
+pub fn text(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string().replace(' ', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_reads_back_as_it_was_written() {
+        for (written, seconds) in [("90s", 90), ("11h30m", 41_400), ("14d", 1_209_600), ("0s", 0)] {
+            let read = parse(written).expect(written);
+            assert_eq!(read.as_secs(), seconds);
+            assert_eq!(parse(&text(read)), Ok(read));
+        }
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_refused_with_a_remedy() {
+        let error = parse("90").expect_err("no unit");
+        assert!(error.contains("\"90s\""), "{error}");
+    }
+}

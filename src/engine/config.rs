@@ -1,0 +1,201 @@
+//! What can be set for the worker, a queue and a handler.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// `[worker]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// The name under which this worker claims steps; by default the host's name and a random suffix.
+    pub id: Option<String>,
+    /// How long a shutdown waits for running steps before it tells them to stop.
+    #[serde(with = "crate::duration")]
+    #[schemars(with = "String")]
+    pub drain_timeout: Duration,
+}
+
+/// One `[[queues]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueueConfig {
+    /// `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`.
+    pub url: String,
+    /// Which handler runs a step that no route matches; without it such a step fails.
+    #[serde(default)]
+    pub handler: Option<String>,
+    /// The first that matches decides.
+    #[serde(default)]
+    pub routes: Vec<RouteConfig>,
+    /// How many steps of this queue run here at once.
+    #[serde(default = "defaults::concurrency")]
+    pub concurrency: usize,
+    /// How long a received message stays invisible without a sign of life; 10 s to 12 h.
+    #[serde(with = "crate::duration", default = "defaults::visibility_timeout")]
+    #[schemars(with = "String")]
+    pub visibility_timeout: Duration,
+    /// When a held message is replaced by a fresh copy; at least 10 s, and a visibility timeout short of SQS's 12 h.
+    #[serde(with = "crate::duration", default = "defaults::repost_after")]
+    #[schemars(with = "String")]
+    pub repost_after: Duration,
+    /// How often SageMaker is asked whether an execution with a step here is being stopped; at least 1 s, zero for never.
+    #[serde(with = "crate::duration", default = "defaults::stop_watch")]
+    #[schemars(with = "String")]
+    pub stop_watch: Duration,
+    /// How long a stop is held for a step that nobody is known to run, before it is answered from here; at least 5 s.
+    #[serde(with = "crate::duration", default = "defaults::stop_takeover_after")]
+    #[schemars(with = "String")]
+    pub stop_takeover_after: Duration,
+    /// Whether SageMaker is asked before a step is started.
+    #[serde(default)]
+    pub verify: Verify,
+    /// The region of the queue and its pipelines; by default the one in `url`, then `aws.region`.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// A role to assume for this queue and its pipelines.
+    #[serde(default)]
+    pub role_arn: Option<String>,
+    /// Accounts besides the queue's own whose executions are worked on.
+    #[serde(default)]
+    pub accounts: Vec<String>,
+}
+
+/// Which steps SageMaker is asked about before they are started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Those whose message was received before. Where SageMaker does not know or may not be asked, the step is run.
+    #[default]
+    Redelivered,
+    /// All. Where SageMaker does not know or may not be asked, the step is refused, and its message kept.
+    Always,
+    Never,
+}
+
+/// One `[[queues.routes]]`: a step that matches all that is given goes to `handler`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// A glob (`*`, `?`) on the pipeline's name.
+    #[serde(default)]
+    pub pipeline: Option<String>,
+    /// Arguments that the step must have, equal.
+    #[serde(default)]
+    pub arguments: Map<String, Value>,
+    pub handler: String,
+}
+
+/// One `[handlers.NAME]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HandlerConfig {
+    /// A handler type of this binary.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the type makes of it.
+    #[serde(default)]
+    pub settings: Value,
+    /// From the first claim to the end, retries and waits included; then the step is stopped and fails.
+    #[serde(with = "crate::duration", default = "defaults::time_limit")]
+    #[schemars(with = "String")]
+    pub time_limit: Duration,
+    /// How often the handler is started at most, crashes of the worker included.
+    #[serde(default = "defaults::max_attempts")]
+    pub max_attempts: u32,
+    /// The wait after the first failed attempt; it doubles, jittered.
+    #[serde(with = "crate::duration", default = "defaults::retry_delay")]
+    #[schemars(with = "String")]
+    pub retry_delay: Duration,
+    #[serde(with = "crate::duration", default = "defaults::retry_delay_max")]
+    #[schemars(with = "String")]
+    pub retry_delay_max: Duration,
+    /// How long a run that is told to stop may go on.
+    #[serde(with = "crate::duration", default = "defaults::stop_grace")]
+    #[schemars(with = "String")]
+    pub stop_grace: Duration,
+    /// What a stopped step is answered with.
+    #[serde(default)]
+    pub on_stop: OnStop,
+    /// How long a cleanup may take.
+    #[serde(with = "crate::duration", default = "defaults::cleanup_limit")]
+    #[schemars(with = "String")]
+    pub cleanup_limit: Duration,
+    /// How long a deferred step waits for its answer; then it fails.
+    #[serde(with = "crate::duration", default = "defaults::deferred_limit")]
+    #[schemars(with = "String")]
+    pub deferred_limit: Duration,
+}
+
+/// What a stopped step is answered with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    #[default]
+    Failure,
+    Success,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self { id: None, drain_timeout: Duration::from_secs(100) }
+    }
+}
+
+mod defaults {
+    use std::time::Duration;
+
+    const fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    pub fn concurrency() -> usize {
+        16
+    }
+
+    pub fn visibility_timeout() -> Duration {
+        minutes(2)
+    }
+
+    pub fn repost_after() -> Duration {
+        minutes(11 * 60 + 30)
+    }
+
+    pub fn stop_watch() -> Duration {
+        Duration::from_secs(30)
+    }
+
+    pub fn stop_takeover_after() -> Duration {
+        minutes(5)
+    }
+
+    pub fn time_limit() -> Duration {
+        minutes(24 * 60)
+    }
+
+    pub fn max_attempts() -> u32 {
+        3
+    }
+
+    pub fn retry_delay() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    pub fn retry_delay_max() -> Duration {
+        minutes(15)
+    }
+
+    pub fn stop_grace() -> Duration {
+        Duration::from_secs(30)
+    }
+
+    pub fn cleanup_limit() -> Duration {
+        minutes(5)
+    }
+
+    pub fn deferred_limit() -> Duration {
+        minutes(7 * 24 * 60)
+    }
+}

@@ -1,0 +1,217 @@
+//! What a handler knows of its step and can ask for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::handler::HandlerError;
+use crate::step::{CallbackToken, ExecutionArn, Step};
+
+/// Why a run is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// The pipeline is being stopped, or its execution ended otherwise.
+    PipelineStopped,
+    /// The worker is shutting down. Another worker will run the step, with the checkpoint.
+    Shutdown,
+    /// The handler's `time_limit` is reached.
+    TimeLimit,
+    /// The claim on the step could not be renewed: another worker may start it.
+    LeaseLost,
+}
+
+impl StopReason {
+    /// `pipeline_stopped`, `shutdown`, `time_limit` or `lease_lost`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PipelineStopped => "pipeline_stopped",
+            Self::Shutdown => "shutdown",
+            Self::TimeLimit => "time_limit",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+}
+
+/// How far a run is, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Progress {
+    /// 0.0 to 1.0, where the handler can tell.
+    pub fraction: Option<f64>,
+    pub text: String,
+}
+
+/// What a call to a handler is about.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub step: Step,
+    pub queue_url: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// How long the run may go on once it is told to stop. The engine drops it a second later.
+    pub stop_grace: Duration,
+    /// What an earlier attempt saved.
+    pub checkpoint: Option<Value>,
+}
+
+/// Where checkpoints and progress go.
+pub trait Keeper: Send + Sync {
+    /// Durable when it returns.
+    fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>>;
+    fn progress(&self, progress: Progress);
+}
+
+/// A checkpoint was not saved: the ledger failed, or the step is not this worker's any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the checkpoint was not saved: {0}")]
+pub struct CheckpointError(pub String);
+
+/// A handler's view of its step; cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    task: Arc<Task>,
+    latest: Arc<Mutex<Option<Value>>>,
+    stop: watch::Receiver<Option<StopReason>>,
+    keeper: Arc<dyn Keeper>,
+}
+
+impl Context {
+    /// A context for one call; the engine makes them, and so may tests of a handler.
+    #[must_use]
+    pub fn new(task: Task, stop: watch::Receiver<Option<StopReason>>, keeper: Arc<dyn Keeper>) -> Self {
+        let latest = Arc::new(Mutex::new(task.checkpoint.clone()));
+        Self { task: Arc::new(task), latest, stop, keeper }
+    }
+
+    #[must_use]
+    pub fn token(&self) -> &CallbackToken {
+        &self.task.step.token
+    }
+
+    #[must_use]
+    pub fn execution(&self) -> &ExecutionArn {
+        &self.task.step.execution
+    }
+
+    /// The pipeline's name.
+    #[must_use]
+    pub fn pipeline(&self) -> &str {
+        self.task.step.execution.pipeline()
+    }
+
+    #[must_use]
+    pub fn queue_url(&self) -> &str {
+        &self.task.queue_url
+    }
+
+    /// The step's arguments as they came.
+    #[must_use]
+    pub fn arguments(&self) -> &Value {
+        &self.task.step.arguments
+    }
+
+    /// 1 for the first attempt.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.task.attempt
+    }
+
+    /// How long a run has to end once [`stopping`](Self::stopping) has resolved.
+    #[must_use]
+    pub fn stop_grace(&self) -> Duration {
+        self.task.stop_grace
+    }
+
+    /// Resolves when the run must end, with the reason; never otherwise.
+    pub async fn stopping(&self) -> StopReason {
+        let mut stop = self.stop.clone();
+        match stop.wait_for(Option::is_some).await.map(|reason| *reason) {
+            Ok(Some(reason)) => reason,
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Why the run must end, if it must; in a cleanup, why it is called.
+    #[must_use]
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        *self.stop.borrow()
+    }
+
+    /// What this or an earlier attempt saved last.
+    ///
+    /// # Errors
+    /// A permanent error where a checkpoint is there but is not a `T`.
+    pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, HandlerError> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        latest
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(|error| HandlerError::permanent(format_args!("the checkpoint does not decode: {error}")))
+    }
+
+    /// Saves a checkpoint; it is durable when this returns. Only the last one is kept.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] where it was not saved. Go on or give up, as the work requires.
+    pub async fn save_checkpoint<T: Serialize + Sync>(&self, checkpoint: &T) -> Result<(), CheckpointError> {
+        let value = serde_json::to_value(checkpoint).map_err(|error| CheckpointError(error.to_string()))?;
+        self.keeper.save(value.clone()).await?;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        Ok(())
+    }
+
+    /// Tells operators how far the run is; `fraction` from 0.0 to 1.0. Kept in memory only.
+    pub fn progress(&self, fraction: impl Into<Option<f64>>, text: impl Into<String>) {
+        let fraction = fraction.into().filter(|f: &f64| f.is_finite()).map(|f| f.clamp(0.0, 1.0));
+        self.keeper.progress(Progress { fraction, text: text.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nowhere;
+
+    impl Keeper for Nowhere {
+        fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+            Box::pin(async { Err(CheckpointError("nowhere".into())) })
+        }
+
+        fn progress(&self, _: Progress) {}
+    }
+
+    fn context(stop: watch::Receiver<Option<StopReason>>) -> Context {
+        let step = crate::step::Message::parse(include_str!("../../tests/fixtures/executing.json"))
+            .expect("message")
+            .step()
+            .clone();
+        let task =
+            Task { step, queue_url: "q".into(), attempt: 1, stop_grace: Duration::ZERO, checkpoint: Some(7.into()) };
+        Context::new(task, stop, Arc::new(Nowhere))
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_told_with_its_reason_to_every_clone() {
+        let (tell, stop) = watch::channel(None);
+        let cx = context(stop);
+        assert_eq!(cx.stop_reason(), None);
+        tell.send_replace(Some(StopReason::TimeLimit));
+        assert_eq!(cx.clone().stopping().await, StopReason::TimeLimit);
+        assert_eq!(cx.stop_reason(), Some(StopReason::TimeLimit));
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_was_not_saved_does_not_replace_the_last_one() {
+        let (_tell, stop) = watch::channel(None);
+        let cx = context(stop);
+        assert!(cx.save_checkpoint(&8).await.is_err());
+        assert_eq!(cx.checkpoint::<u32>().expect("decodes"), Some(7));
+        assert!(cx.checkpoint::<String>().expect_err("a number").is_permanent());
+    }
+}

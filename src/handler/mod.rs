@@ -1,0 +1,118 @@
+//! The contract with the code that does a step's work.
+
+mod context;
+mod error;
+mod registry;
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+pub use context::{CheckpointError, Context, Keeper, Progress, StopReason, Task};
+pub use error::HandlerError;
+pub use registry::{BuildError, DynHandler, Registry, RegistryError};
+
+use crate::outcome::Outputs;
+
+/// What a run came to, or why it must be tried again or given up.
+pub type HandlerResult = Result<Completion, HandlerError>;
+
+/// A run that did what it could.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// The work is done.
+    Success(Outputs),
+    /// The work goes on elsewhere: call again after this long, with the checkpoint. It holds no slot and counts as no attempt;
+    /// the time limit runs on.
+    Again(Duration),
+    /// Somebody else will answer the step: a person, another system. Nothing of it stays in memory.
+    Deferred,
+}
+
+/// Work for callback steps, compiled in.
+///
+/// # Expected flow
+/// [`run`](Handler::run) is called once the step is claimed in the ledger. What it returns is frozen and reported. Where the
+/// pipeline is stopped, or the time limit is reached, [`Context::stopping`] resolves; the run has `stop_grace` to end by itself;
+/// then its future is dropped; then [`cleanup`](Handler::cleanup) is called; then the stop is answered.
+///
+/// # Guarantees
+/// - No two calls for one token overlap, among workers that share a ledger.
+/// - What [`Context::save_checkpoint`] saved is there at the next attempt and in the cleanup, also after a crash.
+/// - An outcome that was returned is never computed again.
+/// - A panic is caught; it counts like an error that may go away.
+///
+/// # Assumptions
+/// - `run` does not block its thread: use `tokio::task::spawn_blocking` for what does, and mind that dropping the future does not
+///   end such a task.
+/// - Dropping the future ends the work that it does here. Work that lives elsewhere is ended by `cleanup`.
+/// - `cleanup` may be called more than once, and for a step whose `run` never began.
+///
+/// # Caveats
+/// Side effects cannot be made to happen exactly once: the process may die between starting a job and saving that it did. Start
+/// jobs under a name derived from the token, save a checkpoint at once, and let a repeated run look before it starts.
+///
+/// # Errors
+/// Any error, through `?`, means *try again later*, `max_attempts` times in all. [`HandlerError::permanent`] fails the step.
+pub trait Handler: Send + Sync + 'static {
+    /// The step's arguments. Where they do not decode, the step fails and says what is wrong with them.
+    type Args: DeserializeOwned + Send;
+
+    /// Does the step's work.
+    fn run(&self, cx: Context, args: Self::Args) -> impl Future<Output = HandlerResult> + Send;
+
+    /// Ends what a stopped step left behind elsewhere; [`Context::stop_reason`] says why. The step is answered whatever comes of it.
+    fn cleanup(&self, cx: Context, args: Self::Args) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        let _ = (cx, args);
+        async { Ok(()) }
+    }
+
+    /// Ends what an earlier run left running on this machine when the worker died; called at start, before any step runs.
+    fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {
+        let _ = cx;
+        async {}
+    }
+}
+
+/// A handler made of one async function, without a cleanup.
+///
+/// ```
+/// use callbackd::{Completion, Context, HandlerResult, Outputs, Registry, handler_fn};
+///
+/// async fn double(_cx: Context, args: serde_json::Value) -> HandlerResult {
+///     let mut outputs = Outputs::new();
+///     outputs.insert("doubled", 2 * args["number"].as_i64().unwrap_or(0))?;
+///     Ok(Completion::Success(outputs))
+/// }
+///
+/// let mut registry = Registry::new();
+/// registry.register("double", |(): ()| Ok::<_, std::convert::Infallible>(handler_fn(double)))?;
+/// # Ok::<(), callbackd::RegistryError>(())
+/// ```
+pub fn handler_fn<F, A, R>(function: F) -> impl Handler<Args = A>
+where
+    F: Fn(Context, A) -> R + Send + Sync + 'static,
+    A: DeserializeOwned + Send + 'static,
+    R: Future<Output = HandlerResult> + Send + 'static,
+{
+    HandlerFn { function, args: std::marker::PhantomData }
+}
+
+struct HandlerFn<F, A> {
+    function: F,
+    args: std::marker::PhantomData<fn(A)>,
+}
+
+impl<F, A, R> Handler for HandlerFn<F, A>
+where
+    F: Fn(Context, A) -> R + Send + Sync + 'static,
+    A: DeserializeOwned + Send + 'static,
+    R: Future<Output = HandlerResult> + Send + 'static,
+{
+    type Args = A;
+
+    fn run(&self, cx: Context, args: A) -> impl Future<Output = HandlerResult> + Send {
+        (self.function)(cx, args)
+    }
+}
