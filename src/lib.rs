@@ -2,6 +2,8 @@ pub mod backoff;
 pub mod duration;
 pub mod engine;
 pub mod handler;
+pub mod ledger;
+pub mod lifecycle;
 pub mod outcome;
 pub mod seam;
 pub mod step;

@@ -238,7 +238,7 @@ impl ClientRequestToken {
             hash.update([0]);
         }
         hash.update(outcome.canonical());
-        Self(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(hash.finalize().iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}")))
     }
 
     #[must_use]

@@ -41,6 +41,19 @@ pub enum Message {
     Stop(Step),
 }
 
+/// Why a run is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// The pipeline is being stopped, or its execution ended otherwise.
+    PipelineStopped,
+    /// The worker is shutting down. Another worker will run the step, with the checkpoint.
+    Shutdown,
+    /// The handler's `time_limit` is reached.
+    TimeLimit,
+    /// The claim on the step could not be renewed: another worker may start it.
+    LeaseLost,
+}
+
 /// Why a body is neither work nor a stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
@@ -96,6 +109,19 @@ impl Message {
     pub fn step(&self) -> &Step {
         match self {
             Self::Work(step) | Self::Stop(step) => step,
+        }
+    }
+}
+
+impl StopReason {
+    /// `pipeline_stopped`, `shutdown`, `time_limit` or `lease_lost`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PipelineStopped => "pipeline_stopped",
+            Self::Shutdown => "shutdown",
+            Self::TimeLimit => "time_limit",
+            Self::LeaseLost => "lease_lost",
         }
     }
 }

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use crate::lifecycle::{OnStop, Verify};
+
 /// `[worker]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -63,18 +65,6 @@ pub struct QueueConfig {
     pub accounts: Vec<String>,
 }
 
-/// Which steps SageMaker is asked about before they are started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
-    /// Those whose message was received before. Where SageMaker does not know or may not be asked, the step is run.
-    #[default]
-    Redelivered,
-    /// All. Where SageMaker does not know or may not be asked, the step is refused, and its message kept.
-    Always,
-    Never,
-}
-
 /// One `[[queues.routes]]`: a step that matches all that is given goes to `handler`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -127,15 +117,6 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::deferred_limit")]
     #[schemars(with = "String")]
     pub deferred_limit: Duration,
-}
-
-/// What a stopped step is answered with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnStop {
-    #[default]
-    Failure,
-    Success,
 }
 
 impl Default for WorkerConfig {

@@ -10,33 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::handler::HandlerError;
-use crate::step::{CallbackToken, ExecutionArn, Step};
-
-/// Why a run is asked to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StopReason {
-    /// The pipeline is being stopped, or its execution ended otherwise.
-    PipelineStopped,
-    /// The worker is shutting down. Another worker will run the step, with the checkpoint.
-    Shutdown,
-    /// The handler's `time_limit` is reached.
-    TimeLimit,
-    /// The claim on the step could not be renewed: another worker may start it.
-    LeaseLost,
-}
-
-impl StopReason {
-    /// `pipeline_stopped`, `shutdown`, `time_limit` or `lease_lost`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PipelineStopped => "pipeline_stopped",
-            Self::Shutdown => "shutdown",
-            Self::TimeLimit => "time_limit",
-            Self::LeaseLost => "lease_lost",
-        }
-    }
-}
+use crate::step::{CallbackToken, ExecutionArn, Step, StopReason};
 
 /// How far a run is, as it says itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

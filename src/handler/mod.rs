@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-pub use context::{CheckpointError, Context, Keeper, Progress, StopReason, Task};
+pub use context::{CheckpointError, Context, Keeper, Progress, Task};
 pub use error::HandlerError;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
 use crate::outcome::Outputs;
+pub use crate::step::StopReason;
 
 /// What a run came to, or why it must be tried again or given up.
 pub type HandlerResult = Result<Completion, HandlerError>;

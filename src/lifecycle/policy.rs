@@ -1,0 +1,45 @@
+//! What the configuration decides about a step.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::backoff::Backoff;
+
+/// The settings that apply to one step: its handler's, its queue's and its ledger's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub max_attempts: u32,
+    pub retry: Backoff,
+    pub time_limit: Duration,
+    pub deferred_limit: Duration,
+    pub on_stop: OnStop,
+    pub verify: Verify,
+    pub stop_takeover_after: Duration,
+    /// How often SageMaker is asked about a stop that is owed.
+    pub ask_every: Duration,
+    /// How long a claim holds without renewal.
+    pub lease: Duration,
+}
+
+/// What a stopped step is answered with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    #[default]
+    Failure,
+    Success,
+}
+
+/// Which steps SageMaker is asked about before they are started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Those whose message was received before. Where SageMaker does not know or may not be asked, the step is run.
+    #[default]
+    Redelivered,
+    /// All. Where SageMaker does not know or may not be asked, the step is refused, and its message kept.
+    Always,
+    Never,
+}

@@ -1,0 +1,163 @@
+//! The durable part of a step's lifecycle, one record for each callback token.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::outcome::{ClientRequestToken, Outcome};
+use crate::step::{CallbackToken, ExecutionArn, Step};
+
+/// What the ledger knows of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub token: CallbackToken,
+    pub execution: ExecutionArn,
+    /// The URL of the queue that the step's message came from.
+    pub queue: String,
+    /// The handler's name in the configuration; none where no route matched.
+    pub handler: Option<String>,
+    pub arguments: Value,
+    pub status: Status,
+    /// Who runs or reports it.
+    pub owner: Option<WorkerId>,
+    /// When the owner's claim lapses unless renewed, by the owner's clock.
+    pub lease_end: Option<Timestamp>,
+    /// How many attempts were started. Counted when claimed, so that a handler that kills the process is counted too.
+    pub attempt: u32,
+    /// The next claim goes on with the last attempt rather than beginning one.
+    pub resume: bool,
+    /// Not to be started before.
+    pub not_before: Option<Timestamp>,
+    /// When the time limit, or that of a deferral, is reached.
+    pub deadline: Option<Timestamp>,
+    pub checkpoint: Option<Value>,
+    pub stop_requested: Option<Stop>,
+    /// What was computed; frozen.
+    pub outcome: Option<Outcome>,
+    pub client_request_token: Option<ClientRequestToken>,
+    /// How the step ended, for whoever counts.
+    pub ending: Option<Ending>,
+    /// What went wrong last, in one line.
+    pub last_error: Option<String>,
+    pub first_seen: Timestamp,
+    pub settled_at: Option<Timestamp>,
+    /// As stored; 0 where the step is known from its message only.
+    pub version: u64,
+}
+
+/// Where a step is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Known from its message, not in the ledger.
+    New,
+    /// A stop was seen for a step that this ledger has never run: a debt.
+    Owed,
+    /// The owner runs it, or cleans up after it.
+    Claimed,
+    /// Nobody runs it: released, or waiting for its next attempt.
+    Waiting,
+    /// Somebody else will complete it.
+    Deferred,
+    /// The outcome is frozen and not yet known to be accepted.
+    Concluded,
+    /// Answered, or closed at SageMaker.
+    Settled,
+}
+
+/// A request to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stop {
+    pub at: Timestamp,
+    /// The step is closed at SageMaker: clean up, and report nothing.
+    pub closed: bool,
+}
+
+/// How a step ended; the `outcome` label of the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    Success,
+    Failure,
+    Deferred,
+    Stopped,
+    SettledElsewhere,
+}
+
+/// One process of one worker; two processes never share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WorkerId(pub String);
+
+impl Record {
+    /// What a message says of a step that the ledger does not know.
+    #[must_use]
+    pub fn of_message(step: Step, queue: String, handler: Option<String>, now: Timestamp) -> Self {
+        Self {
+            token: step.token,
+            execution: step.execution,
+            queue,
+            handler,
+            arguments: step.arguments,
+            status: Status::New,
+            owner: None,
+            lease_end: None,
+            attempt: 0,
+            resume: false,
+            not_before: None,
+            deadline: None,
+            checkpoint: None,
+            stop_requested: None,
+            outcome: None,
+            client_request_token: None,
+            ending: None,
+            last_error: None,
+            first_seen: now,
+            settled_at: None,
+            version: 0,
+        }
+    }
+
+    /// The step as its message described it.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        Step { token: self.token.clone(), execution: self.execution.clone(), arguments: self.arguments.clone() }
+    }
+}
+
+impl Status {
+    /// As the ledger, `callbackd steps` and `/steps` name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Owed => "owed",
+            Self::Claimed => "claimed",
+            Self::Waiting => "waiting",
+            Self::Deferred => "deferred",
+            Self::Concluded => "concluded",
+            Self::Settled => "settled",
+        }
+    }
+}
+
+impl Ending {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Deferred => "deferred",
+            Self::Stopped => "stopped",
+            Self::SettledElsewhere => "settled_elsewhere",
+        }
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
