@@ -1,1 +1,223 @@
+//! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes, drains.
+
 pub mod config;
+
+mod ask;
+mod clock;
+mod delivery;
+mod drain;
+mod driver;
+mod heartbeat;
+mod lane;
+mod poll;
+mod recover;
+pub mod route;
+mod running;
+mod settle;
+mod slots;
+mod steps;
+mod stop;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use clock::Clock;
+pub use lane::{HandlerParts, QueueParts};
+pub use steps::StepView;
+
+use crate::ledger::{Ledger, LedgerError};
+use crate::seam::Observer;
+use lane::{Lane, Phase, Shared};
+
+/// All that an engine works with.
+pub struct Parts {
+    pub ledger: Ledger,
+    pub queues: Vec<QueueParts>,
+    /// By their names in the configuration.
+    pub handlers: BTreeMap<String, HandlerParts>,
+    pub observer: Arc<dyn Observer>,
+    pub clock: Clock,
+    /// How long a shutdown waits for running steps.
+    pub drain_timeout: Duration,
+    /// How long settled records are kept.
+    pub retention: Duration,
+}
+
+/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them.
+pub struct Engine {
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    drain_timeout: Duration,
+    pollers: TaskTracker,
+    background: Vec<JoinHandle<()>>,
+    /// Ends the deletes once no driver is left that could order one.
+    settled: CancellationToken,
+    keepers: Vec<JoinHandle<()>>,
+}
+
+/// How one queue fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    pub name: String,
+    pub url: String,
+    pub running: usize,
+    pub concurrency: usize,
+    pub held: usize,
+    /// How long ago it was last polled with success.
+    pub polled_ago: Option<Duration>,
+    /// Its pollers get on, whatever the queue answers.
+    pub turning: bool,
+}
+
+/// A turn of a poller takes a long poll, or a call that times out, and a back-off.
+const TURN: Duration = Duration::from_mins(2);
+/// What deletes and releases may still take at the end, where the queue does not answer; the messages then come back by themselves.
+const LAST_CALLS: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Ends what the last process left running, then starts to work.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read.
+    pub async fn start(parts: Parts) -> Result<Self, LedgerError> {
+        let (phase, phases) = watch::channel(Phase::Running);
+        let shared = Arc::new(Shared {
+            clock: parts.clock,
+            ledger: parts.ledger,
+            handlers: parts.handlers,
+            lanes: parts.queues.into_iter().map(|queue| Arc::new(Lane::new(queue))).collect(),
+            observer: parts.observer,
+            steps: steps::Steps::default(),
+            phase: phases,
+            tasks: TaskTracker::new(),
+        });
+        recover::reap(&shared).await?;
+        let mut engine = Self {
+            background: vec![
+                tokio::spawn(recover::sweep(shared.clone(), parts.retention)),
+                tokio::spawn(stop::watch(shared.clone())),
+            ],
+            keepers: Vec::new(),
+            pollers: TaskTracker::new(),
+            settled: CancellationToken::new(),
+            drain_timeout: parts.drain_timeout,
+            phase,
+            shared,
+        };
+        for lane in &engine.shared.lanes {
+            let (shared, beating, deleting) = (engine.shared.clone(), lane.clone(), lane.clone());
+            let settled = engine.settled.clone();
+            engine.keepers.push(tokio::spawn(async move {
+                beating.held.beat(beating.queue.as_ref(), &beating.deletes, shared.observer.as_ref()).await;
+            }));
+            engine.keepers.push(tokio::spawn(async move {
+                deleting.deletes.work(deleting.queue.as_ref(), &deleting.held, settled.cancelled()).await;
+            }));
+            engine.pollers.spawn(poll::poll(engine.shared.clone(), lane.clone(), engine.pollers.clone()));
+        }
+        Ok(engine)
+    }
+
+    /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the rest, gives messages back.
+    /// Each time that `hurry` resolves, a wait is cut short.
+    pub async fn drain(self, hurry: impl AsyncFnMut()) {
+        drain::drain(&self.shared, &self.phase, self.drain_timeout, hurry).await;
+        for task in self.background {
+            task.abort();
+            // Aborted on purpose.
+            let _ = task.await;
+        }
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.pollers.close();
+        // Bounded by one long poll each: whatever it brings is given back.
+        self.pollers.wait().await;
+        self.settled.cancel();
+        for lane in &self.shared.lanes {
+            lane.held.open_releases();
+            lane.held.close();
+        }
+        let mut keepers = self.keepers;
+        let done = timeout(LAST_CALLS, async {
+            for keeper in &mut keepers {
+                // A keeper that panicked has been logged by the panic hook.
+                let _ = keeper.await;
+            }
+        });
+        if done.await.is_err() {
+            tracing::warn!(
+                "messages could not be deleted or given back in time; they come back when their visibility timeout is over"
+            );
+            for keeper in &keepers {
+                keeper.abort();
+            }
+        }
+        tracing::info!("drained");
+    }
+
+    /// What can be seen while it works, and while it drains; it does not keep the engine alive.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor { shared: self.shared.clone() }
+    }
+}
+
+/// A look into a running engine; cheap to clone.
+#[derive(Clone)]
+pub struct Monitor {
+    shared: Arc<Shared>,
+}
+
+impl Monitor {
+    /// The steps that this worker is busy with.
+    #[must_use]
+    pub fn steps(&self) -> Vec<StepView> {
+        self.shared.steps.views()
+    }
+
+    /// How many slots are taken, of all queues.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.lanes.iter().map(|lane| lane.slots.usage().0).sum()
+    }
+
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueStatus> {
+        let status = |lane: &Arc<Lane>| {
+            let (running, concurrency) = lane.slots.usage();
+            QueueStatus {
+                name: lane.name.clone(),
+                url: lane.config.url.clone(),
+                running,
+                concurrency,
+                held: lane.held.len(),
+                polled_ago: lane.polls.since_success(),
+                turning: self.is_draining() || lane.polls.are_turning(TURN),
+            }
+        };
+        self.shared.lanes.iter().map(status).collect()
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.shared.phase() != Phase::Running
+    }
+
+    #[must_use]
+    pub fn ledger_is_failing(&self) -> bool {
+        self.shared.ledger.is_failing()
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+}

@@ -92,6 +92,25 @@ impl State {
     }
 }
 
+impl Here {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::Verifying => "verifying",
+            Self::Asking => "asking SageMaker",
+            Self::Queued => "waiting for a slot",
+            Self::Running => "running",
+            Self::Winding(_) => "stopping",
+            Self::Cleaning(_) => "cleaning up",
+            Self::Reporting => "reporting",
+            Self::Doubting => "asking after a refusal",
+            Self::Sleeping => "waiting",
+        }
+    }
+}
+
 /// Decides what follows from an event.
 ///
 /// # Errors

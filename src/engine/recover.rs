@@ -1,0 +1,104 @@
+//! What the ledger holds that no message will bring: outcomes not yet reported, deferred steps past their limit, old records.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::lane::Shared;
+use super::stop::wake;
+use crate::handler::{CheckpointError, Context, Keeper, Progress, Task};
+use crate::ledger::LedgerError;
+use crate::lifecycle::{Event, Record, Status};
+use crate::step::StopReason;
+
+/// How often the ledger is looked through; a deferral's limit is kept this exactly.
+const EVERY: Duration = Duration::from_secs(15);
+const PURGE_EVERY: Duration = Duration::from_hours(1);
+
+/// Ends what handlers left running on this machine when the last process of this worker died. Before anything else runs.
+///
+/// # Errors
+/// Where the ledger cannot be read.
+pub(crate) async fn reap(shared: &Shared) -> Result<(), LedgerError> {
+    if shared.ledger.is_shared() {
+        // What another worker runs is none of ours; what we left behind is ended when its step is taken up here.
+        return Ok(());
+    }
+    for record in shared.ledger.list(&[Status::Claimed]).await?.into_iter().flatten() {
+        let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(name)) else { continue };
+        let (_tell, stop) = watch::channel(Some(StopReason::LeaseLost));
+        let task = Task {
+            step: record.step(),
+            queue_url: record.queue.clone(),
+            attempt: record.attempt.max(1),
+            stop_grace: parts.config.stop_grace,
+            checkpoint: record.checkpoint.clone(),
+        };
+        tracing::info!(token = %record.token, "a step was running when this worker last died; it goes on when its message comes back");
+        parts.handler.reap(Context::new(task, stop, Arc::new(Nowhere))).await;
+    }
+    Ok(())
+}
+
+/// Looks through the ledger, now and then, until dropped.
+pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
+    let mut purged: Option<Instant> = None;
+    loop {
+        match shared.ledger.list(&[Status::Concluded, Status::Deferred]).await {
+            Ok(records) => {
+                for record in records {
+                    match record {
+                        Ok(record) => look_at(&shared, record),
+                        Err(error) => tracing::error!(%error, "a record is passed over"),
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the ledger could not be looked through"),
+        }
+        if purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+            purged = Some(Instant::now());
+            purge(&shared, retention).await;
+        }
+        sleep(EVERY).await;
+    }
+}
+
+fn look_at(shared: &Arc<Shared>, record: Record) {
+    let overdue = record.deadline.is_some_and(|deadline| deadline <= shared.clock.now());
+    if record.status == Status::Deferred && !overdue {
+        return;
+    }
+    match shared.lane(&record.queue).cloned() {
+        Some(lane) => wake(shared, &lane, record, &Event::Found),
+        None => tracing::warn!(
+            token = %record.token,
+            queue = record.queue,
+            "the ledger holds an unreported step of a queue that is not configured any more: configure it again until it is reported"
+        ),
+    }
+}
+
+async fn purge(shared: &Shared, retention: Duration) {
+    let kept = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
+    let Ok(before) = shared.clock.now().checked_sub(kept) else { return };
+    match shared.ledger.purge(before).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "removed settled steps older than the retention"),
+        Err(error) => tracing::warn!(%error, "old records could not be removed"),
+    }
+}
+
+/// A handler that reaps has nothing to save.
+struct Nowhere;
+
+impl Keeper for Nowhere {
+    fn save(&self, _: Value) -> futures_util::future::BoxFuture<'_, Result<(), CheckpointError>> {
+        Box::pin(async { Err(CheckpointError("nothing is saved while reaping".to_owned())) })
+    }
+
+    fn progress(&self, _: Progress) {}
+}

@@ -1,0 +1,126 @@
+//! One call of a handler: a task of its own, with its stop signal, its time limit and its panics caught.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::driver::Input;
+use super::lane::Shared;
+use crate::handler::{CheckpointError, Completion, Context, DynHandler, HandlerResult, Keeper, Progress, Task};
+use crate::lifecycle::{End, Event};
+use crate::step::{CallbackToken, StopReason};
+
+/// A handler's run or cleanup under way.
+pub(crate) struct Call {
+    stop: watch::Sender<Option<StopReason>>,
+    task: JoinHandle<Event>,
+    cleanup: bool,
+}
+
+impl Call {
+    /// Starts a run.
+    pub(crate) fn run(tasks: &TaskTracker, handler: &DynHandler, task: Task, keeper: Arc<dyn Keeper>) -> Self {
+        let (stop, stopping) = watch::channel(None);
+        let run = handler.run(Context::new(task, stopping, keeper));
+        let call = async move { Event::Ended(end_of(run.await)) };
+        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: false }
+    }
+
+    /// Starts a cleanup, which may take `limit`.
+    pub(crate) fn cleanup(
+        tasks: &TaskTracker,
+        handler: &DynHandler,
+        task: Task,
+        keeper: Arc<dyn Keeper>,
+        reason: StopReason,
+        limit: Duration,
+    ) -> Self {
+        let (stop, stopping) = watch::channel(Some(reason));
+        let cleanup = handler.cleanup(Context::new(task, stopping, keeper));
+        let call = async move {
+            Event::Cleaned(match timeout(limit, cleanup).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.message().to_owned()),
+                Err(_) => Err(format!("it took longer than {}", crate::duration::text(limit))),
+            })
+        };
+        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: true }
+    }
+
+    /// Tells the handler to end.
+    pub(crate) fn tell(&self, reason: StopReason) {
+        self.stop.send_replace(Some(reason));
+    }
+
+    /// Drops the handler's future at its next await; [`ended`](Self::ended) then says so.
+    pub(crate) fn abort(&self) {
+        self.task.abort();
+    }
+
+    /// Resolves when the handler has ended, panicked or been dropped. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> Event {
+        match (&mut self.task).await {
+            Ok(event) => event,
+            Err(error) => lost(error, self.cleanup),
+        }
+    }
+}
+
+fn end_of(result: HandlerResult) -> End {
+    match result {
+        Ok(Completion::Success(outputs)) => End::Success(outputs),
+        Ok(Completion::Again(after)) => End::Again(after),
+        Ok(Completion::Deferred) => End::Deferred,
+        Err(error) if error.is_permanent() => End::Failure(error.message().to_owned()),
+        Err(error) => End::Retry { after: error.delay(), error: error.message().to_owned() },
+    }
+}
+
+fn lost(error: JoinError, cleanup: bool) -> Event {
+    let panic =
+        error.try_into_panic().ok().map(|panic| format!("the handler panicked: {}", panic_text(panic.as_ref())));
+    match (panic, cleanup) {
+        (Some(text), false) => Event::Ended(End::Retry { after: None, error: text }),
+        (Some(text), true) => Event::Cleaned(Err(text)),
+        (None, false) => Event::Ended(End::Aborted),
+        (None, true) => Event::CleanupAborted,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// The way from a handler's context to its step's driver.
+pub(crate) struct ToDriver {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) token: CallbackToken,
+    pub(crate) inbox: mpsc::Sender<Input>,
+}
+
+impl Keeper for ToDriver {
+    fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        Box::pin(async move {
+            let gone = || CheckpointError("the step is not run here any more".to_owned());
+            let (reply, saved) = oneshot::channel();
+            self.inbox.send(Input::Save(checkpoint, reply)).await.map_err(|_| gone())?;
+            saved.await.map_err(|_| gone())?
+        })
+    }
+
+    fn progress(&self, progress: Progress) {
+        self.shared.steps.update(&self.token, |view| view.progress = Some(progress));
+    }
+}
