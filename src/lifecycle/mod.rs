@@ -5,11 +5,19 @@
 //! writes first, then performs the effects in order, then feeds back what came of them; a crash is nothing but effects that did not
 //! happen. A write that finds the record changed is no failure: the driver reads the record anew and asks again.
 
+mod conclude;
 mod effect;
 mod event;
+mod leave;
 mod machine;
 mod policy;
 mod record;
+mod settle;
+mod stop;
+mod take;
+
+#[cfg(test)]
+mod claims;
 
 pub use effect::Effect;
 pub use event::{Answer, Arrival, End, Event, Via};

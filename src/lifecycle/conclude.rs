@@ -1,0 +1,120 @@
+//! What the end of a run or cleanup leads to: an outcome that is frozen, another attempt, or a release.
+
+use std::time::Duration;
+
+use super::machine::{Decision, Here, Transition, later, released};
+use super::{Effect, End, Ending, OnStop, Record, Status};
+use crate::outcome::{ClientRequestToken, Outcome, Outputs, Reason};
+use crate::step::StopReason;
+
+impl Decision<'_> {
+    pub(super) fn run_ended(&self, end: &End) -> Transition {
+        let record = &self.state.record;
+        if !self.is_mine() {
+            return self.to(Here::Nothing, [Effect::LetGo]);
+        }
+        match end {
+            End::Success(outputs) => self.conclude(Outcome::Success(outputs.clone()), Ending::Success),
+            End::Failure(text) => self.fail(text),
+            End::Retry { error, .. } if record.attempt >= self.view.policy.max_attempts => {
+                self.fail(&gave_up(record.attempt, error))
+            }
+            End::Retry { after, error } => {
+                let wait = after.unwrap_or_else(|| self.view.policy.retry.after(record.attempt, self.view.random));
+                self.wait(Record { last_error: Some(error.clone()), ..record.clone() }, wait)
+            }
+            End::Again(wait) => self.wait(Record { resume: true, ..record.clone() }, *wait),
+            End::Deferred => {
+                let until = later(self.view.now, self.view.policy.deferred_limit);
+                let record = Record { status: Status::Deferred, deadline: Some(until), ..released(record.clone()) };
+                self.write(record).going(Here::Nothing, [Effect::Finish(Ending::Deferred), Effect::Delete])
+            }
+            End::Aborted => {
+                let error = "the run was aborted".to_owned();
+                self.run_ended(&End::Retry { after: None, error })
+            }
+        }
+    }
+
+    /// The run had been told to end. An outcome of its own is kept; all else is what the order was.
+    pub(super) fn told_run_ended(&self, reason: StopReason, end: &End) -> Transition {
+        let record = &self.state.record;
+        let closed = record.stop_requested.is_some_and(|stop| stop.closed);
+        let finished = matches!(end, End::Success(_) | End::Failure(_));
+        if reason == StopReason::LeaseLost || !self.is_mine() {
+            return self.to(Here::Nothing, [Effect::LetGo]);
+        }
+        match (reason, finished) {
+            (_, true) if closed => self.settle(Ending::SettledElsewhere),
+            (_, true) => self.run_ended(end),
+            (StopReason::PipelineStopped | StopReason::TimeLimit, false) => self.clean_up(record.clone(), reason),
+            (StopReason::Shutdown | StopReason::LeaseLost, false) => match end {
+                End::Deferred => self.run_ended(end),
+                End::Again(wait) => {
+                    let not_before = Some(later(self.view.now, *wait));
+                    self.give_back(Record { not_before, resume: true, ..record.clone() })
+                }
+                _ => self.release(),
+            },
+        }
+    }
+
+    pub(super) fn cleaned(&self, reason: StopReason, failure: Option<&String>) -> Transition {
+        let record = &self.state.record;
+        let but = failure.map(|text| format!("; the cleanup failed: {text}")).unwrap_or_default();
+        if !self.is_mine() {
+            return self.to(Here::Nothing, [Effect::LetGo]);
+        }
+        if reason == StopReason::TimeLimit {
+            let limit = crate::duration::text(self.view.policy.time_limit);
+            return self.fail(&format!("the time limit of {limit} was reached{but}"));
+        }
+        if record.stop_requested.is_some_and(|stop| stop.closed) {
+            return self.settle(Ending::SettledElsewhere);
+        }
+        let outcome = match self.view.policy.on_stop {
+            OnStop::Success => Outcome::Success(Outputs::new()),
+            OnStop::Failure => Outcome::Failure(Reason::new(&format!("the pipeline was stopped{but}"))),
+        };
+        self.conclude(outcome, Ending::Stopped)
+    }
+
+    pub(super) fn fail(&self, text: &str) -> Transition {
+        self.conclude(Outcome::Failure(Reason::new(text)), Ending::Failure)
+    }
+
+    pub(super) fn conclude(&self, outcome: Outcome, ending: Ending) -> Transition {
+        let mut record = self.leased(self.state.record.clone());
+        record.status = Status::Concluded;
+        record.client_request_token = Some(ClientRequestToken::of(&record.execution, &record.token, &outcome));
+        record.outcome = Some(outcome);
+        record.ending = Some(ending);
+        record.not_before = None;
+        record.deadline = None;
+        self.write(record).going(Here::Reporting, [Effect::Report])
+    }
+
+    pub(super) fn wait(&self, record: Record, wait: Duration) -> Transition {
+        let until = later(self.view.now, wait);
+        let record = Record { status: Status::Waiting, not_before: Some(until), ..released(record) };
+        self.write(record).going(Here::Sleeping, [Effect::Wake(until)])
+    }
+
+    /// Gives the step back untouched: the attempt goes on elsewhere, or here after a restart.
+    pub(super) fn release(&self) -> Transition {
+        if self.is_mine() {
+            self.give_back(Record { resume: true, ..self.state.record.clone() })
+        } else {
+            self.to(Here::Nothing, [Effect::LetGo])
+        }
+    }
+
+    pub(super) fn give_back(&self, record: Record) -> Transition {
+        let record = Record { status: Status::Waiting, ..released(record) };
+        self.write(record).going(Here::Nothing, [Effect::Return])
+    }
+}
+
+pub(super) fn gave_up(attempts: u32, last: &str) -> String {
+    format!("gave up after {attempts} attempt{}: {last}", if attempts == 1 { "" } else { "s" })
+}
