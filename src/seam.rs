@@ -164,6 +164,9 @@ pub trait Store: Send + Sync {
     /// Removes what was settled before `before`, and says how many.
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>>;
 
+    /// Writes something of no consequence, durably, to see whether writing works.
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Whether this process alone can have the store open, so that every other owner in it is dead.
     fn exclusive(&self) -> bool;
 }

@@ -18,6 +18,8 @@ const BATCH: usize = 10;
 /// Pollers of one queue at most: at 10 ms a receive they bring 8,000 messages a second.
 const MOST: usize = 8;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// How often a ledger that fails is tried, so that the worker recovers by itself.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long a busy queue's poll waits for more than one free slot, so that a receive brings more than one message.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -81,7 +83,8 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>, pollers: TaskTrac
         });
         if shared.ledger.is_failing() {
             drop(reserved);
-            sleep(Duration::from_secs(1)).await;
+            sleep(PROBE_EVERY).await;
+            shared.ledger.probe().await;
             continue;
         }
         let received = {

@@ -121,6 +121,12 @@ impl Ledger {
         Ok(self.store.purge(before).await?)
     }
 
+    /// Finds out whether the ledger can be written again; [`is_failing`](Self::is_failing) tells.
+    pub async fn probe(&self) {
+        let probed = self.store.probe().await;
+        self.note(probed.as_ref().err());
+    }
+
     /// How the claim on a step stands, if another process holds it. In a ledger that only this process can have open, the other is
     /// dead; elsewhere it is, once the record has not changed for a whole lease before our eyes.
     pub fn foreign_lease(&self, record: &Record, now: Timestamp) -> Lease {

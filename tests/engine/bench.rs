@@ -1,0 +1,216 @@
+//! One worker in its world, with a handler that does what the test says.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use callbackd::engine::config::{HandlerConfig, QueueConfig};
+use callbackd::engine::{Clock, Engine, HandlerParts, Monitor, Parts, QueueParts};
+use callbackd::handler::{DynHandler, Registry};
+use callbackd::ledger::Ledger;
+use callbackd::lifecycle::WorkerId;
+use callbackd::seam::{Pipelines, Queue};
+use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use crate::world::{Disk, FakePipelines, FakeQueue, QUEUE_URL};
+
+/// What the handler was asked to do, in order.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn add(&self, entry: impl Into<String>) {
+        self.0.lock().unwrap().push(entry.into());
+    }
+
+    pub fn entries(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn count(&self, entry: &str) -> usize {
+        self.entries().iter().filter(|other| *other == entry).count()
+    }
+}
+
+/// A handler led by the step's arguments: `{"do": "succeed" | "fail" | "error" | "panic" | "defer" | "again" | "wait" | "stubborn"}`.
+pub struct Scripted {
+    pub log: Log,
+    /// Lets those that `wait` go on.
+    pub go: Arc<Notify>,
+}
+
+impl Handler for Scripted {
+    type Args = Value;
+
+    async fn run(&self, cx: Context, args: Value) -> HandlerResult {
+        self.log.add(format!("run {}", cx.attempt()));
+        let seconds = args["seconds"].as_u64().unwrap_or(0);
+        match args["do"].as_str().unwrap_or("succeed") {
+            "fail" => return Err(HandlerError::permanent("no such table")),
+            "error" => return Err(HandlerError::retry("no route")),
+            "panic" => panic!("on purpose"),
+            "defer" => return Ok(Completion::Deferred),
+            "again" => {
+                let done: u64 = cx.checkpoint()?.unwrap_or(0);
+                cx.save_checkpoint(&(done + 1)).await?;
+                if done < 3 {
+                    return Ok(Completion::Again(Duration::from_secs(seconds)));
+                }
+            }
+            "sleep" => sleep(Duration::from_secs(seconds)).await,
+            "wait" => {
+                cx.save_checkpoint(&json!({"job": cx.token().as_str()})).await?;
+                tokio::select! {
+                    () = self.go.notified() => {}
+                    reason = cx.stopping() => {
+                        self.log.add(format!("told {}", reason.as_str()));
+                        return Err(HandlerError::retry("told to end"));
+                    }
+                }
+            }
+            "finish when told" => {
+                cx.stopping().await;
+            }
+            "stubborn" => std::future::pending().await,
+            _ => {}
+        }
+        let mut outputs = Outputs::new();
+        outputs.insert("answer", 42)?;
+        Ok(Completion::Success(outputs))
+    }
+
+    async fn cleanup(&self, cx: Context, args: Value) -> Result<(), HandlerError> {
+        let checkpoint: Option<Value> = cx.checkpoint()?;
+        let reason = cx.stop_reason().map_or("none", callbackd::StopReason::as_str);
+        self.log.add(format!("clean {reason} {}", checkpoint.unwrap_or_default()));
+        match args["cleanup"].as_str() {
+            Some("fail") => Err(HandlerError::permanent("no permission")),
+            Some("hang") => std::future::pending().await,
+            Some("panic") => panic!("on purpose"),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub struct Bench {
+    pub queue: Arc<FakeQueue>,
+    pub pipelines: Arc<FakePipelines>,
+    pub disk: Disk,
+    pub log: Log,
+    pub go: Arc<Notify>,
+    pub queue_config: QueueConfig,
+    pub handler_config: HandlerConfig,
+    pub now: Timestamp,
+    workers: usize,
+}
+
+pub struct Worker {
+    engine: Engine,
+    pub monitor: Monitor,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let queue_config = json!({"url": QUEUE_URL, "handler": "h", "concurrency": 4});
+        let handler_config = json!({"type": "scripted"});
+        Self {
+            queue: Arc::default(),
+            pipelines: Arc::default(),
+            disk: Disk::exclusive(),
+            log: Log::default(),
+            go: Arc::default(),
+            queue_config: serde_json::from_value(queue_config).expect("config"),
+            handler_config: serde_json::from_value(handler_config).expect("config"),
+            now: Timestamp::UNIX_EPOCH,
+            workers: 0,
+        }
+    }
+
+    pub async fn start(&mut self) -> Worker {
+        self.workers += 1;
+        let (log, go) = (self.log.clone(), self.go.clone());
+        let mut registry = Registry::new();
+        let build = move |(): ()| Ok::<_, Infallible>(Scripted { log: log.clone(), go: go.clone() });
+        registry.register("scripted", build).expect("one name");
+        let handler: DynHandler = registry.build("scripted", Value::Null).expect("no settings");
+        let me = WorkerId(format!("worker-{}", self.workers));
+        let lease = Duration::from_secs(60);
+        let engine = Engine::start(Parts {
+            ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, Arc::new(())),
+            queues: vec![QueueParts {
+                config: self.queue_config.clone(),
+                name: "sagemaker-callbacks".into(),
+                account: "123456789012".into(),
+                region: "us-east-1".into(),
+                queue: self.queue.clone() as Arc<dyn Queue>,
+                pipelines: self.pipelines.clone() as Arc<dyn Pipelines>,
+            }],
+            handlers: BTreeMap::from([("h".to_owned(), HandlerParts { config: self.handler_config.clone(), handler })]),
+            observer: Arc::new(()),
+            clock: Clock::starting_at(self.now),
+            drain_timeout: Duration::from_secs(100),
+            retention: Duration::from_hours(14 * 24),
+        })
+        .await
+        .expect("the ledger can be read");
+        let monitor = engine.monitor();
+        Worker { engine, monitor }
+    }
+
+    /// A step that waits at SageMaker, with its message on the queue.
+    pub fn step(&self, token: &str, arguments: &Value) -> String {
+        self.pipelines.open(token);
+        self.queue.put(&body(token, arguments, "Executing"))
+    }
+
+    pub fn stop(&self, token: &str, arguments: &Value) -> String {
+        self.queue.put(&body(token, arguments, "Stopping"))
+    }
+}
+
+impl Worker {
+    pub async fn drain(self) {
+        self.engine.drain(async || std::future::pending().await).await;
+    }
+
+    pub async fn drain_hurried(self) {
+        self.engine.drain(async || ()).await;
+    }
+}
+
+/// The process dies: its tasks go without another word, and what it held of its world stays as it is.
+pub fn run_and_crash<T>(bench: Bench, life: impl AsyncFnOnce(&mut Bench) -> T) -> (Bench, T) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("runtime");
+    let mut bench = bench;
+    let value = runtime.block_on(life(&mut bench));
+    drop(runtime);
+    (bench, value)
+}
+
+pub fn body(token: &str, arguments: &Value, status: &str) -> String {
+    json!({
+        "token": token,
+        "pipelineExecutionArn": "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/e",
+        "arguments": arguments,
+        "status": status,
+    })
+    .to_string()
+}
+
+/// Waits until something holds; a month of paused time is for ever.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        let mut pause = Duration::from_millis(10);
+        while !holds() {
+            sleep(pause).await;
+            pause = (pause * 11 / 10).min(Duration::from_secs(5));
+        }
+    };
+    assert!(timeout(Duration::from_hours(30 * 24), waiting).await.is_ok(), "never came true: {what}");
+}

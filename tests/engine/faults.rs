@@ -1,0 +1,141 @@
+//! Every call fails before and after its effect, and it costs nothing but time.
+
+use std::time::Duration;
+
+use callbackd::seam::FaultKind;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::bench::{Bench, until};
+use crate::world::{Disk, Trouble};
+
+const TOKEN: &str = "abcdefghij";
+
+#[tokio::test(start_paused = true)]
+async fn each_call_may_fail_before_or_after_its_effect() {
+    for operation in ["receive", "set_visibility", "delete"] {
+        for trouble in [Trouble::Before(FaultKind::Transient), Trouble::Before(FaultKind::Denied), Trouble::After] {
+            let mut bench = Bench::new();
+            bench.queue.fail(operation, 5, trouble);
+            let worker = bench.start().await;
+            bench.step(TOKEN, &json!({"do": "sleep", "seconds": 600}));
+            until("the queue is empty", || bench.queue.len() == 0).await;
+            assert_eq!(bench.log.entries(), ["run 1"], "{operation} {trouble:?}");
+            assert_eq!(bench.pipelines.accepted().len(), 1, "{operation} {trouble:?}");
+            worker.drain().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_send_of_an_outcome_is_the_identical_request() {
+    for trouble in [Trouble::Before(FaultKind::Transient), Trouble::Before(FaultKind::Denied), Trouble::After] {
+        let mut bench = Bench::new();
+        bench.pipelines.fail("report", 4, trouble);
+        let worker = bench.start().await;
+        bench.step(TOKEN, &json!({}));
+        until("the queue is empty", || bench.queue.len() == 0).await;
+        let reports = bench.pipelines.reports.lock().unwrap().clone();
+        assert!(
+            reports.iter().all(|report| report.request == reports[0].request && report.outcome == reports[0].outcome)
+        );
+        assert_eq!(bench.pipelines.accepted().len(), 1);
+        assert_eq!(bench.log.entries(), ["run 1"]);
+        worker.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_refused_while_the_step_waits_is_never_dropped() {
+    let mut bench = Bench::new();
+    bench.pipelines.fail("report", 6, Trouble::Before(FaultKind::Refused));
+    let worker = bench.start().await;
+    bench.step(TOKEN, &json!({}));
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 1);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_fails_keeps_messages_takes_nothing_new_and_recovers_by_itself() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "wait"}));
+    until("it runs", || bench.log.count("run 1") == 1).await;
+    *bench.disk.failing.lock().unwrap() = true;
+    bench.go.notify_one();
+    until("the failure is noticed", || worker.monitor.ledger_is_failing()).await;
+    sleep(Duration::from_secs(60)).await;
+    bench.step("other00000", &json!({}));
+    sleep(Duration::from_secs(1800)).await;
+    assert!(bench.pipelines.reports.lock().unwrap().is_empty(), "nothing is sent that is not frozen");
+    assert_eq!(bench.queue.visible(), 1, "the new step is left to others");
+    *bench.disk.failing.lock().unwrap() = false;
+    until("both are done", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 2);
+    assert_eq!(bench.log.entries(), ["run 1", "run 1"]);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_of_one_ledger_never_run_a_step_at_once() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    let one = bench.start().await;
+    let two = bench.start().await;
+    let id = bench.step(TOKEN, &json!({"do": "sleep", "seconds": 600}));
+    for _ in 0..20 {
+        sleep(Duration::from_secs(10)).await;
+        bench.queue.duplicate(&id);
+    }
+    until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
+    assert_eq!(bench.log.entries(), ["run 1"]);
+    one.drain().await;
+    two.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_another_worker_of_the_ledger_receives_reaches_the_owner() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    bench.queue_config.stop_watch = Duration::ZERO;
+    let one = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "wait"}));
+    until("it runs", || bench.log.count("run 1") == 1).await;
+    // The owner polls another queue from now on, as it were.
+    let mut other = Bench::new();
+    other.disk = bench.disk.clone();
+    other.pipelines = bench.pipelines.clone();
+    other.queue_config.stop_watch = Duration::ZERO;
+    other.start().await;
+    let two = other.start().await;
+    other.stop(TOKEN, &json!({"do": "wait"}));
+    until("it is told", || bench.log.count("told pipeline_stopped") == 1).await;
+    until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
+    until("the stop is deleted", || other.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 1);
+    one.drain().await;
+    two.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_renew_its_claim_cancels_its_run_before_another_may_start_it() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    let one = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "wait"}));
+    until("its checkpoint is saved", || {
+        bench.disk.status(TOKEN).is_some() && !bench.disk.body(TOKEN)["checkpoint"].is_null()
+    })
+    .await;
+    *bench.disk.failing.lock().unwrap() = true;
+    let before = tokio::time::Instant::now();
+    until("it is told", || bench.log.count("told lease_lost") == 1).await;
+    assert!(before.elapsed() < Duration::from_secs(60), "{:?}", before.elapsed());
+    assert!(bench.pipelines.reports.lock().unwrap().is_empty());
+    *bench.disk.failing.lock().unwrap() = false;
+    bench.go.notify_one();
+    until("it runs again and ends", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 1);
+    one.drain().await;
+}

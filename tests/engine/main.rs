@@ -1,0 +1,12 @@
+//! The engine as it ships, over a queue, a SageMaker and a disk in memory, under paused time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
+
+#[path = "../support/world.rs"]
+mod world;
+
+mod bench;
+mod daemon_stops;
+mod faults;
+mod steps_run;
+mod steps_stop;

@@ -1,0 +1,366 @@
+//! A queue, SageMaker and a ledger's storage in memory, under tokio's paused time, with faults on demand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use callbackd::outcome::{ClientRequestToken, Outcome};
+use callbackd::seam::{
+    Ending, Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Put, Queue, Received, Row, Standing, Store,
+    StoreError,
+};
+use callbackd::step::{CallbackToken, ExecutionArn};
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+pub const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
+
+/// What an in-memory call does instead of what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It fails and has not happened.
+    Before(FaultKind),
+    /// It has happened, and its answer is lost.
+    After,
+}
+
+#[derive(Default)]
+pub struct FakeQueue {
+    messages: Mutex<BTreeMap<String, FakeMessage>>,
+    changed: Notify,
+    pub trouble: Mutex<BTreeMap<&'static str, VecDeque<Trouble>>>,
+    pub calls: Mutex<Vec<(&'static str, usize)>>,
+    sent: Mutex<u32>,
+}
+
+#[derive(Clone)]
+struct FakeMessage {
+    body: String,
+    visible_at: Instant,
+    receives: u32,
+    handle: String,
+}
+
+impl FakeQueue {
+    pub fn put(&self, body: &str) -> String {
+        let mut sent = self.sent.lock().unwrap();
+        *sent += 1;
+        let id = format!("m{sent}");
+        let message =
+            FakeMessage { body: body.to_owned(), visible_at: Instant::now(), receives: 0, handle: String::new() };
+        self.messages.lock().unwrap().insert(id.clone(), message);
+        self.changed.notify_waiters();
+        id
+    }
+
+    /// Another copy of the message becomes visible although the first is held: SQS's rare duplicate.
+    pub fn duplicate(&self, id: &str) {
+        self.messages.lock().unwrap().get_mut(id).expect("message").visible_at = Instant::now();
+        self.changed.notify_waiters();
+    }
+
+    pub fn len(&self) -> usize {
+        self.messages.lock().unwrap().len()
+    }
+
+    pub fn visible(&self) -> usize {
+        let now = Instant::now();
+        self.messages.lock().unwrap().values().filter(|message| message.visible_at <= now).count()
+    }
+
+    pub fn receives(&self, id: &str) -> Option<u32> {
+        self.messages.lock().unwrap().get(id).map(|message| message.receives)
+    }
+
+    pub fn count(&self, operation: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|(name, _)| *name == operation).count()
+    }
+
+    pub fn fail(&self, operation: &'static str, times: usize, trouble: Trouble) {
+        self.trouble.lock().unwrap().entry(operation).or_default().extend(std::iter::repeat_n(trouble, times));
+    }
+
+    fn trouble(&self, operation: &'static str, entries: usize) -> Option<Trouble> {
+        self.calls.lock().unwrap().push((operation, entries));
+        self.trouble.lock().unwrap().get_mut(operation)?.pop_front()
+    }
+
+    fn answer<T>(&self, operation: &'static str, entries: usize, act: impl FnOnce() -> T) -> Result<T, Fault> {
+        match self.trouble(operation, entries) {
+            None => Ok(act()),
+            Some(Trouble::Before(kind)) => Err(Fault::new(kind, "made to fail")),
+            Some(Trouble::After) => {
+                act();
+                Err(Fault::new(FaultKind::Transient, "connection reset after the effect"))
+            }
+        }
+    }
+
+    fn take(&self, most: usize, visibility: Duration) -> Vec<Received> {
+        let now = Instant::now();
+        let mut messages = self.messages.lock().unwrap();
+        let visible = messages.iter_mut().filter(|(_, message)| message.visible_at <= now).take(most);
+        visible
+            .map(|(id, message)| {
+                message.receives += 1;
+                message.visible_at = now + visibility;
+                message.handle = format!("{id}#{}", message.receives);
+                Received {
+                    id: id.clone(),
+                    handle: message.handle.clone(),
+                    body: message.body.clone(),
+                    receives: message.receives,
+                    sent: None,
+                    trace: None,
+                }
+            })
+            .collect()
+    }
+
+    fn by_handle<T>(
+        &self,
+        handle: &str,
+        act: impl FnOnce(&mut BTreeMap<String, FakeMessage>, &str) -> T,
+    ) -> Result<T, Fault> {
+        let mut messages = self.messages.lock().unwrap();
+        let id = handle.split('#').next().unwrap_or_default().to_owned();
+        match messages.get(&id) {
+            Some(message) if message.handle == handle && message.visible_at > Instant::now() => {
+                Ok(act(&mut messages, &id))
+            }
+            _ => Err(Fault::new(FaultKind::Stale, "the handle is stale")),
+        }
+    }
+}
+
+impl Queue for FakeQueue {
+    fn receive(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Received>, Fault>> {
+        Box::pin(async move {
+            if let Some(Trouble::Before(kind)) = self.trouble("receive", most) {
+                return Err(Fault::new(kind, "made to fail"));
+            }
+            let until = Instant::now() + wait;
+            loop {
+                let changed = self.changed.notified();
+                let taken = self.take(most, visibility);
+                if !taken.is_empty() || Instant::now() >= until {
+                    return Ok(taken);
+                }
+                let next = self.messages.lock().unwrap().values().map(|message| message.visible_at).min();
+                tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(next.map_or(until, |next| next.min(until))) => {}
+                }
+            }
+        })
+    }
+
+    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
+        Box::pin(async move {
+            self.answer("set_visibility", entries.len(), || {
+                let set = |(handle, visible_in): &(String, Duration)| {
+                    self.by_handle(handle, |messages, id| {
+                        messages.get_mut(id).expect("found").visible_at = Instant::now() + *visible_in;
+                        self.changed.notify_waiters();
+                    })
+                };
+                entries.iter().map(set).collect()
+            })
+        })
+    }
+
+    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+        Box::pin(async move {
+            self.answer("delete", handles.len(), || {
+                handles.iter().map(|handle| self.by_handle(handle, |messages, id| drop(messages.remove(id)))).collect()
+            })
+        })
+    }
+
+    fn send<'a>(&'a self, body: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.answer("send", 1, || {
+                self.put(body);
+            })
+        })
+    }
+}
+
+/// One report as SageMaker received it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    pub token: CallbackToken,
+    pub outcome: Outcome,
+    pub request: ClientRequestToken,
+    pub accepted: bool,
+}
+
+pub struct FakePipelines {
+    pub steps: Mutex<BTreeMap<CallbackToken, Standing>>,
+    pub execution: Mutex<ExecutionStanding>,
+    pub reports: Mutex<Vec<Report>>,
+    pub trouble: Mutex<BTreeMap<&'static str, VecDeque<Trouble>>>,
+    pub asked: Mutex<usize>,
+}
+
+impl Default for FakePipelines {
+    fn default() -> Self {
+        Self {
+            steps: Mutex::default(),
+            execution: Mutex::new(ExecutionStanding::Executing),
+            reports: Mutex::default(),
+            trouble: Mutex::default(),
+            asked: Mutex::default(),
+        }
+    }
+}
+
+impl FakePipelines {
+    pub fn open(&self, token: &str) {
+        self.stand(token, Standing::Open { stopping: false, queue_url: Some(QUEUE_URL.to_owned()) });
+    }
+
+    pub fn stand(&self, token: &str, standing: Standing) {
+        self.steps.lock().unwrap().insert(token.parse().expect("token"), standing);
+    }
+
+    pub fn accepted(&self) -> Vec<Report> {
+        self.reports.lock().unwrap().iter().filter(|report| report.accepted).cloned().collect()
+    }
+
+    pub fn fail(&self, operation: &'static str, times: usize, trouble: Trouble) {
+        self.trouble.lock().unwrap().entry(operation).or_default().extend(std::iter::repeat_n(trouble, times));
+    }
+
+    fn trouble(&self, operation: &'static str) -> Option<Trouble> {
+        self.trouble.lock().unwrap().get_mut(operation)?.pop_front()
+    }
+}
+
+impl Pipelines for FakePipelines {
+    fn report<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+        outcome: &'a Outcome,
+        request: &'a ClientRequestToken,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let trouble = self.trouble("report");
+            if let Some(Trouble::Before(kind)) = trouble {
+                return Err(Fault::new(kind, "made to fail"));
+            }
+            let mut steps = self.steps.lock().unwrap();
+            let mut reports = self.reports.lock().unwrap();
+            let again =
+                reports.iter().any(|report| report.accepted && report.token == *token && report.request == *request);
+            let open = matches!(steps.get(token), Some(Standing::Open { .. }));
+            let report =
+                Report { token: token.clone(), outcome: outcome.clone(), request: request.clone(), accepted: open };
+            reports.push(report);
+            if open {
+                let ending = if matches!(outcome, Outcome::Success(_)) { Ending::Succeeded } else { Ending::Failed };
+                steps.insert(token.clone(), Standing::Closed(ending));
+            } else if !again {
+                return Err(Fault::new(FaultKind::Refused, "already in a terminal status"));
+            }
+            match trouble {
+                Some(Trouble::After) => Err(Fault::new(FaultKind::Transient, "connection reset after the effect")),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn step<'a>(&'a self, _: &'a ExecutionArn, token: &'a CallbackToken) -> BoxFuture<'a, Result<Standing, Fault>> {
+        Box::pin(async move {
+            *self.asked.lock().unwrap() += 1;
+            if let Some(Trouble::Before(kind)) = self.trouble("step") {
+                return Err(Fault::new(kind, "made to fail"));
+            }
+            Ok(self.steps.lock().unwrap().get(token).cloned().unwrap_or(Standing::NotFound))
+        })
+    }
+
+    fn execution<'a>(&'a self, _: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+        Box::pin(async move { Ok(*self.execution.lock().unwrap()) })
+    }
+}
+
+/// A ledger's storage that survives the worker and can be made to fail.
+#[derive(Clone)]
+pub struct Disk {
+    rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
+    pub failing: Arc<Mutex<bool>>,
+    shared: bool,
+}
+
+impl Disk {
+    pub fn exclusive() -> Self {
+        Self { rows: Arc::default(), failing: Arc::default(), shared: false }
+    }
+
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::exclusive() }
+    }
+
+    pub fn status(&self, token: &str) -> Option<String> {
+        self.rows.lock().unwrap().get(&token.parse().expect("token")).map(|row| row.status.clone())
+    }
+
+    pub fn body(&self, token: &str) -> serde_json::Value {
+        let rows = self.rows.lock().unwrap();
+        serde_json::from_str(&rows.get(&token.parse().expect("token")).expect("record").body).expect("json")
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if *self.failing.lock().unwrap() { Err(StoreError("disk full".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl Store for Disk {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+        Box::pin(async move { Ok(self.rows.lock().unwrap().get(token).cloned()) })
+    }
+
+    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            let mut rows = self.rows.lock().unwrap();
+            if rows.get(&row.token).map(|row| row.version) != expected {
+                return Ok(Put::Changed);
+            }
+            rows.insert(row.token.clone(), row);
+            Ok(Put::Done)
+        })
+    }
+
+    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+        Box::pin(async move {
+            let wanted = |row: &&Row| statuses.is_empty() || statuses.contains(&row.status.as_str());
+            Ok(self.rows.lock().unwrap().values().filter(wanted).cloned().collect())
+        })
+    }
+
+    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
+        Box::pin(async move {
+            let mut rows = self.rows.lock().unwrap();
+            let count = rows.len();
+            rows.retain(|_, row| row.settled_at.is_none_or(|at| at >= before));
+            Ok(count - rows.len())
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.check() })
+    }
+
+    fn exclusive(&self) -> bool {
+        !self.shared
+    }
+}
