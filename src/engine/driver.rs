@@ -550,6 +550,7 @@ fn view_of(record: &Record) -> StepView {
         attempt: record.attempt,
         first_seen: record.first_seen,
         started_at: None,
+        concluded_at: record.concluded_at,
         stop_requested: record.stop_requested.is_some(),
         progress: None,
     }

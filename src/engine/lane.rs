@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) steps: Steps,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// As of the last look through the ledger.
+    pub(crate) deferred: AtomicUsize,
     /// Owns the drivers of steps and their handlers' tasks.
     pub(crate) tasks: TaskTracker,
 }

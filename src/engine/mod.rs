@@ -20,6 +20,7 @@ mod stop;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -34,6 +35,7 @@ pub use lane::{HandlerParts, QueueParts};
 pub use steps::StepView;
 
 use crate::ledger::{Ledger, LedgerError};
+use crate::lifecycle::{Record, Status};
 use crate::seam::Observer;
 use lane::{Lane, Phase, Shared};
 
@@ -97,6 +99,7 @@ impl Engine {
             observer: parts.observer,
             steps: steps::Steps::default(),
             phase: phases,
+            deferred: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         });
         recover::reap(&shared).await?;
@@ -204,6 +207,27 @@ impl Monitor {
             }
         };
         self.shared.lanes.iter().map(status).collect()
+    }
+
+    /// All that the ledger holds, of the settled steps those that it still keeps; what cannot be read is left out.
+    ///
+    /// # Errors
+    /// Where the ledger cannot be read.
+    pub async fn records(&self) -> Result<Vec<Record>, LedgerError> {
+        Ok(self.shared.ledger.list(&[]).await?.into_iter().flatten().collect())
+    }
+
+    /// When each outcome that is not yet known to be accepted was frozen.
+    #[must_use]
+    pub fn unreported(&self) -> Vec<Option<Timestamp>> {
+        let views = self.shared.steps.views().into_iter();
+        views.filter(|view| view.status == Status::Concluded).map(|view| view.concluded_at).collect()
+    }
+
+    /// How many steps were deferred when the ledger was last looked through.
+    #[must_use]
+    pub fn deferred(&self) -> usize {
+        self.shared.deferred.load(Ordering::Relaxed)
     }
 
     #[must_use]

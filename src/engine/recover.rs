@@ -1,6 +1,7 @@
 //! What the ledger holds that no message will bring: outcomes not yet reported, deferred steps past their limit, old records.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -50,6 +51,8 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     loop {
         match shared.ledger.list(&[Status::Concluded, Status::Deferred]).await {
             Ok(records) => {
+                let deferred = records.iter().flatten().filter(|record| record.status == Status::Deferred).count();
+                shared.deferred.store(deferred, Ordering::Relaxed);
                 for record in records {
                     match record {
                         Ok(record) => look_at(&shared, record),

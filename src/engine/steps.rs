@@ -27,6 +27,8 @@ pub struct StepView {
     pub first_seen: Timestamp,
     /// When the handler was last started here.
     pub started_at: Option<Timestamp>,
+    /// When its outcome was frozen.
+    pub concluded_at: Option<Timestamp>,
     pub stop_requested: bool,
     pub progress: Option<Progress>,
 }

@@ -160,14 +160,14 @@ mod tests {
         fn progress(&self, _: Progress) {}
     }
 
-    fn context(stop: watch::Receiver<Option<StopReason>>) -> Context {
+    fn context(signal: watch::Receiver<Option<StopReason>>) -> Context {
         let step = crate::step::Message::parse(include_str!("../../tests/fixtures/executing.json"))
             .expect("message")
             .step()
             .clone();
         let task =
             Task { step, queue_url: "q".into(), attempt: 1, stop_grace: Duration::ZERO, checkpoint: Some(7.into()) };
-        Context::new(task, stop, Arc::new(Nowhere))
+        Context::new(task, signal, Arc::new(Nowhere))
     }
 
     #[tokio::test]

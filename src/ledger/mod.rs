@@ -1,12 +1,23 @@
 //! The durable records of steps: what the lifecycle decided, over a store that knows nothing of it.
 
+mod config;
+mod file;
+mod memory;
+mod sqlite;
+
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+
+pub use config::{Config, Kind};
+pub use file::OpenError;
+pub use memory::Memory;
+pub use sqlite::Sqlite;
 
 use crate::lifecycle::{Lease, Record, Status, WorkerId};
 use crate::seam::{Observation, Observer, Put, Row, Store, StoreError};
@@ -21,6 +32,26 @@ pub struct Ledger {
     /// Since when each foreign claim has been seen at its version, by our own clock: the owner's clock may be wrong.
     watched: Mutex<HashMap<CallbackToken, (u64, Instant)>>,
     failing: AtomicBool,
+}
+
+/// Opens the storage that the configuration asks for.
+///
+/// # Errors
+/// [`OpenError`] where it cannot be used.
+pub fn open(config: &Config, observer: Arc<dyn Observer>) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(match config.kind {
+        Kind::Sqlite => Arc::new(Sqlite::open(&config.path, observer)?),
+        Kind::Memory => Arc::new(Memory::new()),
+        Kind::Dynamodb => return Err(OpenError::not_in_this_version()),
+    })
+}
+
+/// All records of a SQLite ledger, which a daemon may have open at the same time.
+///
+/// # Errors
+/// [`OpenError`] where the file cannot be read; a single record that cannot is an error in the list.
+pub fn read(path: &Path) -> Result<Vec<Result<Record, LedgerError>>, OpenError> {
+    Ok(Sqlite::read(path)?.into_iter().map(decode).collect())
 }
 
 /// Why the ledger did not do what it was asked to.

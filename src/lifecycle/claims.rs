@@ -63,6 +63,7 @@ impl Bench {
         self.feed(Event::Delivered(Arrival::Work { redelivered }))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the claims read better")]
     fn feed(&mut self, event: Event) -> Vec<Effect> {
         self.try_feed(&event).expect("the event fits")
     }

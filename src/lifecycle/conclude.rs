@@ -89,6 +89,7 @@ impl Decision<'_> {
         record.client_request_token = Some(ClientRequestToken::of(&record.execution, &record.token, &outcome));
         record.outcome = Some(outcome);
         record.ending = Some(ending);
+        record.concluded_at = Some(self.view.now);
         record.not_before = None;
         record.deadline = None;
         self.write(record).going(Here::Reporting, [Effect::Report])

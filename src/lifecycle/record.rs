@@ -42,6 +42,8 @@ pub struct Record {
     /// What went wrong last, in one line.
     pub last_error: Option<String>,
     pub first_seen: Timestamp,
+    /// When the outcome was frozen.
+    pub concluded_at: Option<Timestamp>,
     pub settled_at: Option<Timestamp>,
     /// As stored; 0 where the step is known from its message only.
     pub version: u64,
@@ -115,6 +117,7 @@ impl Record {
             ending: None,
             last_error: None,
             first_seen: now,
+            concluded_at: None,
             settled_at: None,
             version: 0,
         }

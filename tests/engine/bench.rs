@@ -139,7 +139,7 @@ impl Bench {
         registry.register("scripted", build).expect("one name");
         let handler: DynHandler = registry.build("scripted", Value::Null).expect("no settings");
         let me = WorkerId(format!("worker-{}", self.workers));
-        let lease = Duration::from_secs(60);
+        let lease = Duration::from_mins(1);
         let engine = Engine::start(Parts {
             ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, Arc::new(())),
             queues: vec![QueueParts {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use callbackd::outcome::Outcome;
-use callbackd::seam::Standing;
+use callbackd::seam::{Queue, Standing};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -186,7 +186,6 @@ async fn a_redelivered_step_that_is_closed_at_sagemaker_starts_no_work() {
     let id = bench.step("redelivery", &json!({}));
     bench.pipelines.stand("redelivery", Standing::Closed(callbackd::seam::Ending::Succeeded));
     // Some other worker received it before, and died.
-    use callbackd::seam::Queue;
     bench.queue.receive(10, Duration::ZERO, Duration::from_secs(30)).await.expect("messages");
     let worker = bench.start().await;
     until("the queue is empty", || bench.queue.len() == 0).await;

@@ -1,0 +1,241 @@
+//! Wires a checked configuration into a running worker, and takes it down again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+
+use crate::aws;
+use crate::config::Loaded;
+use crate::engine::{Clock, Engine, HandlerParts, Monitor, Parts, QueueParts};
+use crate::ledger::{self, Ledger, LedgerError};
+use crate::lifecycle::WorkerId;
+use crate::observe::metrics::{Metrics, queue_name};
+use crate::observe::server::{self, Check, Server, Source};
+use crate::process;
+use crate::seam::{Observation, Observer, Store};
+
+/// Why the worker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Open(#[from] ledger::OpenError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Region(#[from] aws::NoRegion),
+    #[error(transparent)]
+    Bind(#[from] server::BindError),
+}
+
+/// A queue whose last successful poll is older than this is not being polled: a long poll takes 20 s, a failing one backs off.
+const POLLED_LATELY: Duration = Duration::from_mins(2);
+/// How often the number of running steps is looked at for the container's scale-in protection.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.
+///
+/// # Errors
+/// [`DaemonError`] where it cannot start: the ledger cannot be opened, no region is known, the status address is taken.
+pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
+    let metrics = Arc::new(Metrics::new());
+    let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
+    let me = worker_id(loaded.config.worker.id.as_deref());
+    let store: Arc<dyn Store> = ledger::open(&loaded.config.ledger, observer.clone())?;
+    let clients = aws::Clients::new(loaded.config.aws.clone(), &me.0, observer.clone());
+    let queues = queues(&loaded, &clients, &metrics).await?;
+    let monitored = CancellationToken::new();
+
+    let engine = Engine::start(Parts {
+        ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, observer.clone()),
+        queues,
+        handlers: handlers(&loaded),
+        observer,
+        clock: Clock::starting_at(Timestamp::now()),
+        drain_timeout: loaded.config.worker.drain_timeout,
+        retention: loaded.config.ledger.retention,
+    })
+    .await?;
+    let monitor = engine.monitor();
+    let mut tasks = Vec::new();
+    match Server::bind(&loaded.config.http, metrics, Arc::new(Status(monitor.clone()))).await {
+        Ok(Some(server)) => tasks.push(tokio::spawn(server.run(monitored.clone()))),
+        Ok(None) => {}
+        Err(error) => {
+            engine.drain(async || ()).await;
+            return Err(error.into());
+        }
+    }
+    tasks.extend(surroundings(&monitor, &monitored));
+    tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
+    process::notify_ready();
+
+    stop().await;
+    process::notify_stopping();
+    let longest = loaded.handlers.keys().filter_map(|name| loaded.config.handlers.get(name)).map(|handler| handler.stop_grace).max();
+    let extension = CancellationToken::new();
+    let patience = loaded.config.worker.drain_timeout + longest.unwrap_or_default() + Duration::from_mins(1);
+    let extending = tokio::spawn(process::extend_stop(patience, extension.clone()));
+    engine.drain(stop).await;
+    extension.cancel();
+    monitored.cancel();
+    for task in tasks.into_iter().chain([extending]) {
+        // A task that panicked has been logged by the panic hook.
+        let _ = task.await;
+    }
+    Ok(())
+}
+
+/// The tasks that tell systemd and ECS how the worker fares.
+fn surroundings(monitor: &Monitor, until: &CancellationToken) -> Vec<JoinHandle<()>> {
+    let (count, running) = watch::channel(0);
+    let (counted, alive) = (monitor.clone(), monitor.clone());
+    let (ends, protection_ends, watchdog_ends) = (until.clone(), until.clone(), until.clone());
+    let mut tasks = vec![tokio::spawn(process::watchdog(move || is_turning(&alive), watchdog_ends))];
+    if let Some(protection) = process::TaskProtection::from_env() {
+        tasks.push(tokio::spawn(async move {
+            let mut look = interval(LOOK);
+            loop {
+                tokio::select! {
+                    _ = look.tick() => drop(count.send_if_modified(|before| std::mem::replace(before, counted.running()) != counted.running())),
+                    () = ends.cancelled() => return,
+                }
+            }
+        }));
+        tasks.push(tokio::spawn(protection.hold(running, protection_ends)));
+    }
+    tasks
+}
+
+fn is_turning(monitor: &Monitor) -> bool {
+    monitor.queues().iter().all(|queue| queue.turning)
+}
+
+async fn queues(loaded: &Loaded, clients: &aws::Clients, metrics: &Metrics) -> Result<Vec<QueueParts>, aws::NoRegion> {
+    let mut parts = Vec::new();
+    for config in &loaded.config.queues {
+        let (region, role) = (config.region.as_deref(), config.role_arn.as_deref());
+        let queue = clients.queue(&config.url, region, role).await?;
+        let region = region.or_else(|| aws::region::of_queue(&config.url));
+        let pipelines = clients.pipelines(region, role).await?;
+        let name = queue_name(&config.url).to_owned();
+        metrics.expect_queue(&name);
+        for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler)) {
+            metrics.expect_handler(&name, handler);
+        }
+        parts.push(QueueParts {
+            account: aws::region::account_of_queue(&config.url).unwrap_or_default().to_owned(),
+            region: pipelines.region().to_owned(),
+            name,
+            config: config.clone(),
+            queue: Arc::new(queue),
+            pipelines: Arc::new(pipelines),
+        });
+    }
+    Ok(parts)
+}
+
+fn handlers(loaded: &Loaded) -> BTreeMap<String, HandlerParts> {
+    let parts = |(name, handler): (&String, &crate::handler::DynHandler)| {
+        let config = loaded.config.handlers.get(name)?.clone();
+        Some((name.clone(), HandlerParts { config, handler: handler.clone() }))
+    };
+    loaded.handlers.iter().filter_map(parts).collect()
+}
+
+/// One for each process: a name that says where it runs, and a suffix that no other process has.
+fn worker_id(configured: Option<&str>) -> WorkerId {
+    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = configured.map(str::to_owned).or_else(host).unwrap_or_else(|| "callbackd".to_owned());
+    WorkerId(format!("{name}/{:08x}", fastrand::u32(..)))
+}
+
+/// What the engine and the clients tell, as metrics.
+struct Counting(Arc<Metrics>);
+
+impl Observer for Counting {
+    fn observe(&self, observation: Observation<'_>) {
+        let metrics = &self.0;
+        match observation {
+            Observation::AwsCall { service, operation, result } => metrics.aws_request(service, operation, result),
+            Observation::AwsTimeout { operation } => metrics.timeout(operation),
+            Observation::StepStarted { queue, handler, pickup } => metrics.step_started(queue, handler, pickup),
+            Observation::StepIdle { queue, handler } => metrics.step_idle(queue, handler),
+            Observation::StepEnded { queue, handler, outcome, took } => metrics.step_ended(queue, handler, outcome, took),
+            Observation::Unreadable { queue } => metrics.message_unreadable(queue),
+            Observation::HeartbeatFailed => metrics.heartbeat_failed(),
+            Observation::Stop { via } => metrics.stop(via),
+            Observation::LedgerCommit { took } => metrics.ledger_committed(took),
+            Observation::LedgerFailing(failing) => metrics.set_ledger_failing(failing),
+            Observation::StopWatchInterval(interval) => metrics.set_stop_watch_interval(interval),
+        }
+    }
+}
+
+/// What the status server tells of the engine.
+struct Status(Monitor);
+
+impl Source for Status {
+    fn health(&self) -> Vec<Check> {
+        let stuck: Vec<String> = self.0.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
+        let detail = if stuck.is_empty() { "the pollers turn".to_owned() } else { format!("stuck: {}", stuck.join(", ")) };
+        vec![Check { name: "engine", ok: stuck.is_empty(), detail }]
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        let failing = self.0.ledger_is_failing();
+        let draining = self.0.is_draining();
+        let queues = self.0.queues();
+        let silent: Vec<&str> = queues
+            .iter()
+            .filter(|queue| queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY) && queue.running < queue.concurrency)
+            .map(|queue| queue.name.as_str())
+            .collect();
+        let told = |ok: bool, well: &str, ill: String| if ok { well.to_owned() } else { ill };
+        vec![
+            Check {
+                name: "ledger",
+                ok: !failing,
+                detail: told(!failing, "it is written", "it cannot be written; see the log".to_owned()),
+            },
+            Check {
+                name: "queues",
+                ok: silent.is_empty(),
+                detail: told(silent.is_empty(), "all are polled", format!("not polled lately: {}; see the log", silent.join(", "))),
+            },
+            Check { name: "running", ok: !draining, detail: told(!draining, "takes new steps", "draining".to_owned()) },
+        ]
+    }
+
+    fn steps(&self) -> BoxFuture<'_, Result<Value, String>> {
+        Box::pin(async move {
+            let views: BTreeMap<_, _> = self.0.steps().into_iter().map(|view| (view.token.clone(), view)).collect();
+            let records = self.0.records().await.map_err(|error| error.to_string())?;
+            let rows = records.into_iter().map(|record| {
+                let view = views.get(&record.token);
+                let mut row = serde_json::to_value(&record).unwrap_or_default();
+                row["activity"] = view.map_or(Value::Null, |view| view.activity.as_str().into());
+                row["started_at"] = view.map_or(Value::Null, |view| json!(view.started_at));
+                row["progress"] = view.map_or(Value::Null, |view| json!(view.progress));
+                row
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    fn refresh(&self, metrics: &Metrics) {
+        let unreported: Vec<Option<Timestamp>> = self.0.unreported();
+        let oldest = unreported.iter().flatten().min().map(|at| self.0.now().duration_since(*at));
+        metrics.set_reports_pending(unreported.len());
+        metrics.set_oldest_unreported(oldest.and_then(|age| Duration::try_from(age).ok()));
+        metrics.set_steps_deferred(self.0.deferred());
+        metrics.set_messages_held(self.0.queues().iter().map(|queue| queue.held).sum());
+    }
+}
