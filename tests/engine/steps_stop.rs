@@ -181,7 +181,7 @@ fn a_stop_outlives_the_worker_that_saw_it() {
         bench.stop(TOKEN, &json!({"do": "stubborn"}));
         until("it is flagged", || !bench.disk.body(TOKEN)["stop_requested"].is_null()).await;
     });
-    bench.now = bench.now + Duration::from_secs(60);
+    bench.now += Duration::from_secs(60);
     bench.queue = std::sync::Arc::default();
     let (bench, ()) = run_and_crash(bench, async |bench| {
         // Only the Executing message comes back.
