@@ -2,6 +2,8 @@ pub mod backoff;
 pub mod duration;
 pub mod engine;
 pub mod handler;
+#[cfg(feature = "local")]
+pub mod local;
 pub mod outcome;
 pub mod seam;
 pub mod step;
