@@ -36,7 +36,9 @@ impl Venv {
                 fs::remove_dir_all(&venv.root).expect("what is half made can be removed");
             }
             run(Command::new("python3").args(["-m", "venv"]).arg(&venv.root));
-            run(Command::new(venv.python()).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(&requirements));
+            run(Command::new(venv.python())
+                .args(["-m", "pip", "install", "--quiet", "--requirement"])
+                .arg(&requirements));
             File::create(complete).expect("the environment is writable");
         }
         venv
