@@ -4,6 +4,8 @@ pub mod engine;
 pub mod handler;
 pub mod ledger;
 pub mod lifecycle;
+#[cfg(feature = "local")]
+pub mod local;
 pub mod outcome;
 pub mod seam;
 pub mod step;

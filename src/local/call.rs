@@ -1,0 +1,26 @@
+//! What every operation is given beside its input: the time, names, switches, and whom to tell.
+
+use super::clock::Time;
+use super::events::{EventKind, Events};
+use super::faults::{Misbehaviour, Plan};
+use super::ids::Ids;
+use super::undocumented::Undocumented;
+
+/// The surroundings of one operation.
+#[derive(Debug)]
+pub struct Call<'a> {
+    pub now: Time,
+    pub ids: &'a mut Ids,
+    pub undocumented: &'a Undocumented,
+    pub events: &'a Events,
+    /// What this call suffers.
+    pub misbehaviour: &'a Misbehaviour,
+    /// For the messages that the call makes a pipeline send.
+    pub plan: &'a mut Plan,
+}
+
+impl Call<'_> {
+    pub fn tell(&self, kind: impl FnOnce() -> EventKind) {
+        self.events.tell(self.now, kind);
+    }
+}

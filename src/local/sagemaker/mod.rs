@@ -1,0 +1,37 @@
+//! SageMaker Pipelines: pipelines of callback steps, their executions, and the operations on them.
+//!
+//! [`definition`] reads what is to run, [`execution`] decides what happens to one run and sends nothing itself; [`executions`]
+//! sends its messages; [`api`] turns requests into calls on these.
+
+mod answer;
+pub mod api;
+mod definition;
+mod execution;
+mod executions;
+mod expression;
+mod parameter;
+mod pipelines;
+mod requests;
+mod shape;
+
+use executions::Executions;
+use pipelines::Pipelines;
+use requests::Requests;
+
+/// All that SageMaker holds.
+#[derive(Debug)]
+pub struct SageMaker {
+    pipelines: Pipelines,
+    executions: Executions,
+    requests: Requests,
+}
+
+impl SageMaker {
+    pub fn new(region: &str, account: &str) -> Self {
+        Self {
+            pipelines: Pipelines::new(region, account),
+            executions: Executions::default(),
+            requests: Requests::default(),
+        }
+    }
+}
