@@ -4,6 +4,7 @@ pub mod engine;
 pub mod handler;
 pub mod ledger;
 pub mod lifecycle;
+pub mod observe;
 pub mod outcome;
 pub mod seam;
 pub mod step;
