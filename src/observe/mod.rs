@@ -4,3 +4,5 @@
 
 pub mod line;
 pub mod log;
+pub mod metrics;
+mod process_stat;
