@@ -70,7 +70,7 @@ impl Metrics {
         ours.register_collector(Box::new(Arc::clone(&oldest_unreported)));
 
         let mut add = Add(ours);
-        Self {
+        let metrics = Self {
             steps: add.plain("steps", "Steps that are done with, by how they ended", Family::default()),
             running: add.plain("steps_running", "Runs and cleanups under way here", Family::default()),
             step_seconds: add.seconds(
@@ -128,7 +128,11 @@ impl Metrics {
                 Gauge::default(),
             ),
             registry,
+        };
+        for via in ["message", "watch", "ledger"] {
+            drop(metrics.stops.get_or_create(&[("via", via.into())]));
         }
+        metrics
     }
 
     /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first happens is what alerts miss.
@@ -353,6 +357,7 @@ mod tests {
             ["callbackd_messages_unreadable_total{queue=\"q\"} 0"]
         );
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
+        assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
         for single in ["callbackd_reports_pending", "callbackd_heartbeats_failed_total", "callbackd_ledger_failing"] {
             assert_eq!(value(&metrics, single), 0.0, "{single}");
         }

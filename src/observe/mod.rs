@@ -3,6 +3,8 @@
 //! Nothing here knows the rest of the crate: it is told in plain words and numbers, and asks through [`server::Source`].
 
 pub mod line;
+pub mod listen;
 pub mod log;
 pub mod metrics;
 mod process_stat;
+pub mod server;
