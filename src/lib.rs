@@ -6,6 +6,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod observe;
 pub mod outcome;
+pub mod process;
 pub mod seam;
 pub mod step;
 
