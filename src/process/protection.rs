@@ -40,7 +40,7 @@ const ANSWER_MAX: usize = 64 * 1024;
 
 /// Who can protect this task.
 pub trait Agent {
-    /// Protects the task for [`EXPIRES_MINUTES`] from now, or lets go of it; an error in one line.
+    /// Protects the task for an hour from now, or lets go of it; an error in one line.
     fn set(&self, protected: bool) -> impl Future<Output = Result<(), String>> + Send;
 }
 
@@ -50,7 +50,7 @@ pub struct EcsAgent {
     uri: Uri,
 }
 
-/// Keeps the task protected exactly while steps run, and [`LINGER`] beyond. `running` is the number of running steps; once its sender is
+/// Keeps the task protected exactly while steps run, and ten seconds beyond. `running` is the number of running steps; once its sender is
 /// gone the protection is released and this returns. Outside ECS, without `$ECS_AGENT_URI`, it returns at once.
 pub async fn hold_while_running(running: watch::Receiver<usize>) {
     let Some(base) = std::env::var_os("ECS_AGENT_URI") else { return };
