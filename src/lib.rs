@@ -6,7 +6,9 @@ pub mod ledger;
 pub mod lifecycle;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod observe;
 pub mod outcome;
+pub mod process;
 pub mod seam;
 pub mod step;
 

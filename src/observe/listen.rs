@@ -1,0 +1,102 @@
+//! Where the status server listens.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// `[http]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where health, metrics and the status page are served: an IP address and a port, or `off`. It asks for no password: an address
+    /// beyond loopback is open to whoever can reach it.
+    pub listen: Listen,
+}
+
+/// An address, or none; in TOML `"127.0.0.1:9464"`, `"[::1]:9464"`, `"off"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    Off,
+    On(SocketAddr),
+}
+
+impl Default for Listen {
+    /// Loopback alone.
+    fn default() -> Self {
+        Self::On(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)))
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::On).map_err(|_| {
+            format!("{text:?} is no address to listen on; write an IP address and a port, as in \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\"")
+        })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Listen {
+    fn schema_name() -> Cow<'static, str> {
+        "Listen".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "examples": ["127.0.0.1:9464", "[::1]:9464", "off"] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(listen: &str) -> Result<Config, String> {
+        serde_json::from_value(serde_json::json!({ "listen": listen })).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_address_reads_back_as_it_was_written() {
+        for text in ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:80", "off"] {
+            let config = read(text).expect(text);
+            assert_eq!(serde_json::to_value(&config).expect("it is data"), serde_json::json!({ "listen": text }));
+        }
+        assert_eq!(read("127.0.0.1:9464"), Ok(Config::default()));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_a_remedy() {
+        for text in ["", "9464", "localhost:9464", "127.0.0.1", "Off", "http://127.0.0.1:9464"] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains("\"127.0.0.1:9464\"") && error.contains("\"off\""), "{error}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The log's settings, and the start of logging.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::observe::line::{Form, Lines};
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How a line is written.
+    pub format: Format,
+    /// `trace`, `debug`, `info`, `warn`, `error` or `off`, or a tracing filter: `info,callbackd::engine=debug`.
+    pub level: String,
+}
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Text where stderr is a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// One flat object a line: `timestamp`, `level`, `target`, `message`, then the fields.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: Format::default(), level: "info".to_owned() }
+    }
+}
+
+impl Config {
+    /// Whether the daemon can log like this.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with `level` and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        self.filter().map(drop)
+    }
+
+    fn filter(&self) -> Result<EnvFilter, String> {
+        let help = "write trace, debug, info, warn, error or off, or a filter such as \"info,callbackd::engine=debug\"";
+        // The filter's own grammar takes a bare word that is no level for a module: `inof` would silence everything but a
+        // module of that name.
+        let typo = self.level.split(',').find(|word| !word.contains(['=', '[']) && !is_level(word));
+        if let Some(word) = typo {
+            return Err(format!("{word:?} is not a log level; {help}"));
+        }
+        EnvFilter::builder()
+            .parse(&self.level)
+            .map_err(|error| format!("{:?} is not a log filter ({error}); {help}", self.level))
+    }
+}
+
+/// Starts logging to stderr, for the whole process, panics included. Stdout is left to what commands print.
+///
+/// # Errors
+/// A sentence, where the level is wrong or something else in the process has set up logging before.
+pub fn init(config: &Config) -> Result<(), String> {
+    let filter = config.filter()?;
+    let terminal = io::stderr().is_terminal();
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let form = match config.format {
+        Format::Auto if !terminal => Form::Json,
+        Format::Json => Form::Json,
+        Format::Auto | Format::Text => Form::Text { colour },
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(Lines::new(form, io::stderr))
+        .try_init()
+        .map_err(|error| format!("logging cannot be started: {error}"))?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// A panic's message may hold what a message brought, so that it must not reach stderr but as a line of the log.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let text = panic.payload_as_str().unwrap_or("no message");
+    let location = panic.location().map(ToString::to_string);
+    // Only with RUST_BACKTRACE=1.
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(location, backtrace, "panicked: {text}");
+}
+
+fn is_level(word: &str) -> bool {
+    ["trace", "debug", "info", "warn", "error", "off"].iter().any(|level| level.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(level: &str) -> Config {
+        Config { level: level.to_owned(), ..Config::default() }
+    }
+
+    #[test]
+    fn levels_and_filters_are_accepted() {
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,callbackd::engine=debug",
+            "info,hyper=off",
+            "warn,[step{token=\"abcdefghij\"}]=trace",
+        ] {
+            assert_eq!(level(good).check(), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_rather_than_taken_for_a_module() {
+        for bad in
+            ["inof", "", "info,wran", "info,", "info, warn", "callbackd=loud", "callbackd::engine", "[", "=info,="]
+        {
+            let error = level(bad).check().expect_err(bad);
+            assert!(error.contains("trace, debug, info"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_and_an_unknown_format_are_refused() {
+        let read = |json: &str| serde_json::from_str::<Config>(json);
+        assert_eq!(read("{}").expect("all have defaults"), Config::default());
+        assert!(read(r#"{"colour": true}"#).is_err());
+        let error = read(r#"{"format": "xml"}"#).expect_err("no such format").to_string();
+        assert!(error.contains("`auto`, `text`, `json`"), "{error}");
+    }
+
+    #[test]
+    #[ignore = "started by the test below, in a process of its own"]
+    fn a_process_that_logs_and_panics() {
+        init(&Config::default()).expect("the first to set up logging");
+        init(&Config::default()).expect_err("logging is set up once");
+        tracing::info!(n = 1, "begins");
+        tracing::debug!("is below the level");
+        std::thread::spawn(|| panic!("first\nforged {}", 2)).join().expect_err("it panics");
+    }
+
+    #[test]
+    fn elsewhere_than_on_a_terminal_all_of_stderr_is_json_lines_panics_included() {
+        let this = std::env::current_exe().expect("the test's own path");
+        let child = std::process::Command::new(this)
+            .args(["--exact", "observe::log::tests::a_process_that_logs_and_panics", "--ignored", "--nocapture"])
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .expect("the test binary runs");
+        let stderr = String::from_utf8(child.stderr).expect("UTF-8");
+        assert!(child.status.success(), "{stderr}");
+        let lines: Vec<serde_json::Value> =
+            stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().expect("a message")).collect();
+        assert_eq!(messages, ["begins", "panicked: first\nforged 2"]);
+        assert!(lines[1]["location"].as_str().expect("where").starts_with("src/observe/log.rs:"));
+    }
+}

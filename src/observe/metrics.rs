@@ -1,0 +1,408 @@
+//! What is counted and measured, in Prometheus' terms.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+use tokio::time::Instant;
+
+use crate::observe::process_stat::ProcessStat;
+
+/// The type of [`Metrics::exposition`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A step takes from milliseconds (a look-up) to days (a training job, somebody's approval).
+const STEP_SECONDS: [f64; 16] = [
+    0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 259_200.0,
+    604_800.0,
+];
+/// From one hop to what a queue may keep a message, 14 days.
+const PICKUP_SECONDS: [f64; 14] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 43_200.0, 345_600.0];
+/// From a commit that others waited with to a disk that is about to fail.
+const COMMIT_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
+type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
+
+/// All metrics of one daemon. Every method is a few atomic operations behind a look-up, fit for the hot path; a queue is named by
+/// [`queue_name`].
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    steps: Family<Labels<3>, Counter>,
+    running: Family<Labels<2>, Gauge>,
+    step_seconds: Histograms,
+    pickup_seconds: Histograms,
+    aws_requests: Family<Labels<3>, Counter>,
+    timeouts: Family<Labels<1>, Counter>,
+    reports_pending: Gauge,
+    oldest_unreported: Arc<Age>,
+    steps_deferred: Gauge,
+    messages_held: Gauge,
+    messages_unreadable: Family<Labels<1>, Counter>,
+    heartbeats_failed: Counter,
+    stops: Family<Labels<1>, Counter>,
+    stop_watch_interval: Gauge<f64, std::sync::atomic::AtomicU64>,
+    ledger_commit: Histogram,
+    ledger_failing: Gauge,
+}
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessStat::new()));
+        let ours = registry.sub_registry_with_prefix("callbackd");
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        ours.register("build", "The build that runs", Info::new(version));
+        let oldest_unreported = Arc::new(Age::default());
+        ours.register_collector(Box::new(Arc::clone(&oldest_unreported)));
+
+        let mut add = Add(ours);
+        let metrics = Self {
+            steps: add.plain("steps", "Steps that are done with, by how they ended", Family::default()),
+            running: add.plain("steps_running", "Runs and cleanups under way here", Family::default()),
+            step_seconds: add.seconds(
+                "step",
+                "From the first start of a step's handler here to the step's end",
+                Family::new_with_constructor(|| Histogram::new(STEP_SECONDS)),
+            ),
+            pickup_seconds: add.seconds(
+                "pickup",
+                "From the sending of a step's message to the start of its handler",
+                Family::new_with_constructor(|| Histogram::new(PICKUP_SECONDS)),
+            ),
+            aws_requests: add.plain(
+                "aws_requests",
+                "Calls to AWS, each attempt counted, by what came of them",
+                Family::default(),
+            ),
+            timeouts: add.plain("timeouts", "Calls to AWS that our own bound cut off", Family::default()),
+            reports_pending: add.plain(
+                "reports_pending",
+                "Outcomes that SageMaker has not yet accepted",
+                Gauge::default(),
+            ),
+            oldest_unreported,
+            steps_deferred: add.plain(
+                "steps_deferred",
+                "Steps that wait for somebody else to complete them",
+                Gauge::default(),
+            ),
+            messages_held: add.plain("messages_held", "Messages that heartbeats keep invisible", Gauge::default()),
+            messages_unreadable: add.plain(
+                "messages_unreadable",
+                "Received messages that are no callback step's, left to the queue's redrive policy",
+                Family::default(),
+            ),
+            heartbeats_failed: add.plain(
+                "heartbeats_failed",
+                "Messages that a heartbeat could not keep invisible",
+                Counter::default(),
+            ),
+            stops: add.plain("stops", "Stops of pipelines that were noticed, by what told of them", Family::default()),
+            stop_watch_interval: add.seconds(
+                "stop_watch_interval",
+                "How long the stop watch now takes to ask for each execution once; it stretches with their number",
+                Gauge::default(),
+            ),
+            ledger_commit: add.seconds(
+                "ledger_commit",
+                "How long a commit to the ledger takes",
+                Histogram::new(COMMIT_SECONDS),
+            ),
+            ledger_failing: add.plain(
+                "ledger_failing",
+                "1 while the ledger cannot be written, so that no new step is taken",
+                Gauge::default(),
+            ),
+            registry,
+        };
+        for via in ["message", "watch", "ledger"] {
+            drop(metrics.stops.get_or_create(&[("via", via.into())]));
+        }
+        metrics
+    }
+
+    /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first happens is what alerts miss.
+    pub fn expect_queue(&self, queue: &str) {
+        drop(self.messages_unreadable.get_or_create(&queue_label(queue)));
+    }
+
+    /// The same for a handler that a queue's steps may run.
+    pub fn expect_handler(&self, queue: &str, handler: &str) {
+        let labels = step_labels(queue, handler);
+        drop(self.running.get_or_create(&labels));
+        drop(self.step_seconds.get_or_create(&labels));
+        drop(self.pickup_seconds.get_or_create(&labels));
+        for outcome in ["success", "failure", "deferred", "stopped", "settled_elsewhere"] {
+            drop(self.steps.get_or_create(&outcome_labels(queue, handler, outcome)));
+        }
+    }
+
+    /// A run or a cleanup begins. `pickup`: since the message was sent, for a step's first run.
+    pub fn step_started(&self, queue: &str, handler: &str, pickup: Option<Duration>) {
+        let labels = step_labels(queue, handler);
+        self.running.get_or_create(&labels).inc();
+        if let Some(pickup) = pickup {
+            self.pickup_seconds.get_or_create(&labels).observe(pickup.as_secs_f64());
+        }
+    }
+
+    /// What [`Metrics::step_started`] told of is over.
+    pub fn step_idle(&self, queue: &str, handler: &str) {
+        self.running.get_or_create(&step_labels(queue, handler)).dec();
+    }
+
+    /// A step is done with: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
+    pub fn step_ended(&self, queue: &str, handler: &str, outcome: &str, took: Option<Duration>) {
+        self.steps.get_or_create(&outcome_labels(queue, handler, outcome)).inc();
+        if let Some(took) = took {
+            self.step_seconds.get_or_create(&step_labels(queue, handler)).observe(took.as_secs_f64());
+        }
+    }
+
+    /// A call to AWS came back. `result`: `ok`, or the code of its error.
+    pub fn aws_request(&self, service: &'static str, operation: &'static str, result: &str) {
+        let labels = [("service", service.into()), ("operation", operation.into()), ("result", code(result))];
+        self.aws_requests.get_or_create(&labels).inc();
+    }
+
+    /// Our own bound on a call to AWS fired.
+    pub fn timeout(&self, operation: &'static str) {
+        self.timeouts.get_or_create(&[("operation", operation.into())]).inc();
+    }
+
+    pub fn set_reports_pending(&self, outcomes: usize) {
+        set(&self.reports_pending, outcomes);
+    }
+
+    /// How long ago the oldest outcome that SageMaker has not accepted was computed; `None` where there is none. It ages by itself from
+    /// here on.
+    pub fn set_oldest_unreported(&self, age: Option<Duration>) {
+        let known = age.map(|age| (age, Instant::now()));
+        *self.oldest_unreported.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    pub fn set_steps_deferred(&self, steps: usize) {
+        set(&self.steps_deferred, steps);
+    }
+
+    pub fn set_messages_held(&self, messages: usize) {
+        set(&self.messages_held, messages);
+    }
+
+    pub fn message_unreadable(&self, queue: &str) {
+        self.messages_unreadable.get_or_create(&queue_label(queue)).inc();
+    }
+
+    pub fn heartbeat_failed(&self) {
+        self.heartbeats_failed.inc();
+    }
+
+    /// A stop was noticed: by `message`, `watch` or `ledger`.
+    pub fn stop(&self, via: &'static str) {
+        self.stops.get_or_create(&[("via", via.into())]).inc();
+    }
+
+    pub fn set_stop_watch_interval(&self, interval: Duration) {
+        self.stop_watch_interval.set(interval.as_secs_f64());
+    }
+
+    pub fn ledger_committed(&self, took: Duration) {
+        self.ledger_commit.observe(took.as_secs_f64());
+    }
+
+    pub fn set_ledger_failing(&self, failing: bool) {
+        self.ledger_failing.set(failing.into());
+    }
+
+    /// Everything, as `OpenMetrics` text of [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// None that is known: the text is written to memory.
+    pub fn exposition(&self) -> Result<String, fmt::Error> {
+        let mut out = String::with_capacity(16 * 1024);
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The last segment of a queue's URL: what a person calls the queue. Accounts are left out; a worker rarely has two queues of a name.
+#[must_use]
+pub fn queue_name(url: &str) -> &str {
+    url.trim_end_matches('/').rsplit('/').next().unwrap_or(url)
+}
+
+struct Add<'a>(&'a mut Registry);
+
+impl Add<'_> {
+    fn plain<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    fn seconds<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        metric
+    }
+}
+
+/// A gauge of an age, with when it was told: worked out at the scrape, so that it grows while nothing else happens.
+#[derive(Debug, Default)]
+struct Age(Mutex<Option<(Duration, Instant)>>);
+
+impl Collector for Age {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = known.map_or(0.0, |(age, told)| (age + told.elapsed()).as_secs_f64());
+        let gauge = ConstGauge::new(age);
+        let help = "The age of the oldest outcome that SageMaker has not yet accepted; 0 where there is none";
+        let metric = encoder.encode_descriptor("oldest_unreported", help, Some(&Unit::Seconds), gauge.metric_type())?;
+        gauge.encode(metric)
+    }
+}
+
+fn step_labels(queue: &str, handler: &str) -> Labels<2> {
+    [("queue", queue.to_owned().into()), ("handler", handler.to_owned().into())]
+}
+
+fn outcome_labels(queue: &str, handler: &str, outcome: &str) -> Labels<3> {
+    let [queue, handler] = step_labels(queue, handler);
+    [queue, handler, ("outcome", outcome.to_owned().into())]
+}
+
+fn queue_label(queue: &str) -> Labels<1> {
+    [("queue", queue.to_owned().into())]
+}
+
+/// An error's code, which a service or a proxy chose: only what looks like one becomes a label.
+fn code(result: &str) -> Cow<'static, str> {
+    let plain = !result.is_empty()
+        && result.len() <= 64
+        && result.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if plain { result.to_owned().into() } else { "other".into() }
+}
+
+fn set(gauge: &Gauge<i64, AtomicI64>, value: usize) {
+    gauge.inner().store(i64::try_from(value).unwrap_or(i64::MAX), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::float_cmp, reason = "counts and whole seconds are exact")]
+
+    use super::*;
+
+    fn lines(metrics: &Metrics, of: &str) -> Vec<String> {
+        let text = metrics.exposition().expect("it is written to memory");
+        text.lines().filter(|line| line.starts_with(of)).map(str::to_owned).collect()
+    }
+
+    fn value(metrics: &Metrics, series: &str) -> f64 {
+        let found = lines(metrics, &format!("{series} "));
+        assert_eq!(found.len(), 1, "{series}: {found:?}");
+        found[0].rsplit(' ').next().expect("a value").parse().expect("a number")
+    }
+
+    #[test]
+    fn a_steps_life_is_counted_under_its_queue_and_handler() {
+        let metrics = Metrics::new();
+        metrics.step_started("q", "h", Some(Duration::from_millis(30)));
+        assert_eq!(
+            lines(&metrics, "callbackd_steps_running{"),
+            ["callbackd_steps_running{queue=\"q\",handler=\"h\"} 1"]
+        );
+        metrics.step_idle("q", "h");
+        metrics.step_ended("q", "h", "success", Some(Duration::from_hours(25)));
+        assert_eq!(
+            lines(&metrics, "callbackd_steps_total"),
+            ["callbackd_steps_total{queue=\"q\",handler=\"h\",outcome=\"success\"} 1"]
+        );
+        assert_eq!(
+            lines(&metrics, "callbackd_steps_running{"),
+            ["callbackd_steps_running{queue=\"q\",handler=\"h\"} 0"]
+        );
+        assert_eq!(lines(&metrics, "callbackd_step_seconds_sum{")[0].rsplit(' ').next(), Some("90000.0"));
+        assert_eq!(lines(&metrics, "callbackd_pickup_seconds_count{")[0].rsplit(' ').next(), Some("1"));
+        let in_buckets =
+            lines(&metrics, "callbackd_step_seconds_bucket{").iter().filter(|line| line.ends_with(" 1")).count();
+        assert_eq!(in_buckets, 3, "25 hours are below three days, a week and infinity");
+    }
+
+    #[test]
+    fn what_is_expected_is_there_before_it_happens() {
+        let metrics = Metrics::new();
+        metrics.expect_queue("q");
+        metrics.expect_handler("q", "h");
+        assert_eq!(
+            lines(&metrics, "callbackd_messages_unreadable_total{"),
+            ["callbackd_messages_unreadable_total{queue=\"q\"} 0"]
+        );
+        assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
+        assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
+        for single in ["callbackd_reports_pending", "callbackd_heartbeats_failed_total", "callbackd_ledger_failing"] {
+            assert_eq!(value(&metrics, single), 0.0, "{single}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_unreported_outcome_ages_by_itself() {
+        let metrics = Metrics::new();
+        let seconds = || value(&metrics, "callbackd_oldest_unreported_seconds").round();
+        assert_eq!(seconds(), 0.0);
+        metrics.set_oldest_unreported(Some(Duration::from_secs(100)));
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!(seconds(), 120.0);
+        metrics.set_oldest_unreported(None);
+        assert_eq!(seconds(), 0.0);
+    }
+
+    #[test]
+    fn an_error_code_that_looks_like_none_becomes_no_label() {
+        let metrics = Metrics::new();
+        for result in ["ok", "ThrottlingException", "", "<html>\n", &"x".repeat(65)] {
+            metrics.aws_request("sqs", "ReceiveMessage", result);
+        }
+        let mut counted = lines(&metrics, "callbackd_aws_requests_total{");
+        counted.sort();
+        let series = |result| {
+            format!("callbackd_aws_requests_total{{service=\"sqs\",operation=\"ReceiveMessage\",result=\"{result}\"}}")
+        };
+        assert_eq!(
+            counted,
+            [
+                format!("{} 1", series("ThrottlingException")),
+                format!("{} 1", series("ok")),
+                format!("{} 3", series("other"))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_queue_is_called_by_the_last_segment_of_its_url() {
+        assert_eq!(
+            queue_name("https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks"),
+            "sagemaker-callbacks"
+        );
+        assert_eq!(queue_name("http://127.0.0.1:4566/queue/"), "queue");
+        assert_eq!(queue_name("odd"), "odd");
+    }
+}

@@ -1,0 +1,10 @@
+//! What an operator sees of the daemon: logs, metrics, the status server.
+//!
+//! Nothing here knows the rest of the crate: it is told in plain words and numbers, and asks through [`server::Source`].
+
+pub mod line;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+mod process_stat;
+pub mod server;

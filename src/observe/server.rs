@@ -1,0 +1,500 @@
+//! The status server: whether the daemon is well, what it counts, what it holds.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::observe::listen::{Config, Listen};
+use crate::observe::metrics::{CONTENT_TYPE, Metrics};
+
+/// How long `/steps` may take to be put together, and a request's head to arrive. Load balancers and Prometheus give up after about as long.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After this long a connection is closed once idle, so that those nobody uses or reads from cannot fill [`CONNECTIONS`].
+const CONNECTION_LIFE: Duration = Duration::from_mins(5);
+/// How long a connection that is to close may take to finish its answer.
+const CLOSING: Duration = Duration::from_secs(5);
+/// A scraper, a health check and a few people at once; the daemon's memory and descriptors are for its work.
+const CONNECTIONS: usize = 64;
+/// No client of ours sends more; hyper's smallest buffer is 8 KiB.
+const HEADERS: usize = 64;
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// What the server tells of. Nothing here may block.
+pub trait Source: Send + Sync {
+    /// `/healthz`: whether the process does its work at all. Who restarts it acts on this: nothing that a restart would not mend belongs here.
+    fn health(&self) -> Vec<Check>;
+
+    /// `/readyz`: whether it takes and answers steps now.
+    fn readiness(&self) -> Vec<Check>;
+
+    /// `/steps`: what the ledger holds, or one line on why it cannot be read.
+    fn steps(&self) -> BoxFuture<'_, Result<Value, String>>;
+
+    /// Called before `/metrics` is rendered, to set the gauges that are not kept up to date on the way.
+    fn refresh(&self, _metrics: &Metrics) {}
+}
+
+/// One thing that is well or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    pub ok: bool,
+    /// In one line: what is wrong and what to do, or what is well.
+    pub detail: String,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address} for the status server: {}; set another address as http.listen, or \"off\"",
+    reason(error)
+)]
+pub struct BindError {
+    address: SocketAddr,
+    #[source]
+    error: io::Error,
+}
+
+/// A server that is bound, and answers once it [runs](Self::run).
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+}
+
+#[derive(Clone)]
+struct Shared {
+    source: Arc<dyn Source>,
+    metrics: Arc<Metrics>,
+    /// Bound to loopback, so that a name that leads here was made to.
+    loopback: bool,
+}
+
+impl Server {
+    /// Binds the configured address; `None` where the server is off.
+    ///
+    /// # Errors
+    /// [`BindError`] names the address, why it cannot be had, and what to do.
+    pub async fn bind(
+        config: &Config,
+        source: Arc<dyn Source>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Option<Self>, BindError> {
+        let Listen::On(address) = config.listen else { return Ok(None) };
+        let refused = |error| BindError { address, error };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let loopback = address.ip().is_loopback();
+        if !loopback {
+            tracing::warn!(%address, "the status server is open to whoever can reach this address, without a password");
+        }
+        let router = router(Shared { source, metrics, loopback });
+        Ok(Some(Self { listener, address, router }))
+    }
+
+    /// Where it listens; the port is the one it was given where the configured one is 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `stop`, then finishes what it is answering. It starts no task: all connections are driven from here.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut connections = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(()) = connections.next() => {}
+                stream = accept(&self.listener), if connections.len() < CONNECTIONS => {
+                    connections.push(serve(stream, self.router.clone(), &stop));
+                }
+            }
+        }
+        while connections.next().await.is_some() {}
+    }
+}
+
+/// The next connection. What cannot be accepted (no descriptor left, or a client that went away) is waited out.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the status server could not be accepted");
+                sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, stop: &CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_headers(HEADERS)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    // How a connection ends, a reset or a bad request, is its client's concern.
+    tokio::select! {
+        _ = &mut connection => return,
+        () = stop.cancelled() => {}
+        () = sleep(CONNECTION_LIFE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(CLOSING, connection).await;
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(health))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/steps", get(steps))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(shared.clone(), guard))
+        .with_state(shared)
+}
+
+async fn index() -> Response {
+    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it takes steps\n/metrics  for Prometheus\n/steps    what its ledger holds\n";
+    answer(StatusCode::OK, "text/plain; charset=utf-8", text)
+}
+
+async fn health(State(shared): State<Shared>) -> Response {
+    checked(&shared.source.health())
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    checked(&shared.source.readiness())
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    shared.source.refresh(&shared.metrics);
+    match shared.metrics.exposition() {
+        Ok(text) => answer(StatusCode::OK, CONTENT_TYPE, text),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+async fn steps(State(shared): State<Shared>) -> Response {
+    match timeout(PATIENCE, shared.source.steps()).await {
+        Ok(Ok(steps)) => json_answer(StatusCode::OK, &steps),
+        Ok(Err(reason)) => problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("the ledger did not answer within {PATIENCE:?}")),
+    }
+}
+
+async fn unknown() -> Response {
+    problem(StatusCode::NOT_FOUND, "no such page; there are /, /healthz, /readyz, /metrics and /steps")
+}
+
+/// 200 where all is well, else 503; the body says of each check how it stands.
+fn checked(checks: &[Check]) -> Response {
+    let ok = checks.iter().all(|check| check.ok);
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json_answer(status, &json!({ "ok": ok, "checks": checks }))
+}
+
+fn problem(status: StatusCode, reason: &str) -> Response {
+    json_answer(status, &json!({ "error": reason }))
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Response {
+    answer(status, "application/json", format!("{body}\n"))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Refuses whom a browser was tricked into calling, and keeps every answer out of caches, frames and other sites' hands.
+async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Result<Response, Infallible> {
+    let mut response = if shared.loopback && !is_for_loopback(request.uri(), request.headers()) {
+        problem(StatusCode::MISDIRECTED_REQUEST, "ask for this server as localhost, 127.0.0.1 or [::1]")
+    } else {
+        next.run(request).await
+    };
+    for (name, value) in SECURITY_HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// Whether every name that the request gives for this host is one of loopback's own. A page of `http://evil.example` whose name was
+/// made to lead to 127.0.0.1 says its own name here, and would else read our answers as its own. HTTP/1.0 may give none.
+fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
+    let in_uri = uri.host().map(str::to_owned);
+    let mut hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().ok().map(str::to_owned));
+    in_uri.is_none_or(|host| is_loopback_name(&host))
+        && hosts.all(|host| host.is_some_and(|host| is_loopback_name(&host)))
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "something else listens there already".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        io::ErrorKind::PermissionDenied => "not permitted (ports below 1024 need a privilege)".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// Well or not as a test says; its steps come once they may.
+    #[derive(Default)]
+    struct Fake {
+        checks: Mutex<Vec<Check>>,
+        asked: Notify,
+        may_answer: Notify,
+    }
+
+    impl Source for Fake {
+        fn health(&self) -> Vec<Check> {
+            self.readiness()
+        }
+
+        fn readiness(&self) -> Vec<Check> {
+            self.checks.lock().expect("not poisoned").clone()
+        }
+
+        fn steps(&self) -> BoxFuture<'_, Result<Value, String>> {
+            Box::pin(async {
+                self.asked.notify_one();
+                self.may_answer.notified().await;
+                Ok(json!([{ "token": "abcdefghij" }]))
+            })
+        }
+
+        fn refresh(&self, metrics: &Metrics) {
+            metrics.set_messages_held(42);
+        }
+    }
+
+    fn shared(source: Arc<Fake>, loopback: bool) -> Shared {
+        Shared { source, metrics: Arc::default(), loopback }
+    }
+
+    /// What a connection answers to `request` before it is closed.
+    async fn ask_of(shared: Shared, request: &str) -> String {
+        let (mut client, server) = duplex(1 << 20);
+        let talk = async {
+            client.write_all(request.as_bytes()).await.expect("it listens");
+            rest(&mut client).await
+        };
+        let never = CancellationToken::new();
+        tokio::join!(talk, serve(server, router(shared), &never)).0
+    }
+
+    async fn ask(path: &str, host: &str) -> String {
+        let source = Arc::new(Fake::default());
+        source.may_answer.notify_one();
+        ask_of(shared(source, true), &get_of(path, host)).await
+    }
+
+    fn get_of(path: &str, host: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    }
+
+    async fn rest(client: &mut DuplexStream) -> String {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("UTF-8 until the end");
+        answer
+    }
+
+    fn check(name: &'static str, ok: bool, detail: &str) -> Check {
+        Check { name, ok, detail: detail.to_owned() }
+    }
+
+    fn config(listen: &str) -> Config {
+        Config { listen: listen.parse().expect(listen) }
+    }
+
+    async fn bind(listen: &str) -> Result<Option<Server>, BindError> {
+        Server::bind(&config(listen), Arc::new(Fake::default()), Arc::default()).await
+    }
+
+    #[tokio::test]
+    async fn every_page_is_there_and_says_what_it_is() {
+        for (path, content_type, holds) in [
+            ("/", "text/plain; charset=utf-8", "/readyz"),
+            ("/healthz", "application/json", "\"ok\":true"),
+            ("/readyz", "application/json", "\"ok\":true"),
+            ("/metrics", CONTENT_TYPE, "callbackd_messages_held 42\n"),
+            ("/steps", "application/json", "abcdefghij"),
+        ] {
+            let answer = ask(path, "localhost").await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+            assert!(answer.contains(&format!("content-type: {content_type}\r\n")), "{path}: {answer}");
+            assert!(answer.contains(holds), "{path}: {answer}");
+        }
+        assert!(ask("/other", "localhost").await.starts_with("HTTP/1.1 404 "));
+    }
+
+    #[tokio::test]
+    async fn one_thing_that_is_not_well_makes_503_and_says_why() {
+        let source = Arc::new(Fake::default());
+        *source.checks.lock().expect("not poisoned") =
+            vec![check("queues", true, "polled 3 s ago"), check("ledger", false, "disk full")];
+        for path in ["/healthz", "/readyz"] {
+            let answer = ask_of(shared(Arc::clone(&source), true), &get_of(path, "localhost")).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+            let body: Value = serde_json::from_str(body).expect("JSON");
+            assert_eq!(body["ok"], false);
+            assert_eq!(body["checks"][1], json!({ "name": "ledger", "ok": false, "detail": "disk full" }));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_is_kept_out_of_caches_frames_and_guesses() {
+        for (path, host) in [("/metrics", "localhost"), ("/none", "localhost"), ("/", "evil.example")] {
+            let answer = ask(path, host).await;
+            for (name, value) in SECURITY_HEADERS {
+                assert!(answer.contains(&format!("{name}: {value}\r\n")), "{path}: {answer}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_foreign_name_for_loopback_is_refused() {
+        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1", "127.0.0.1:80", "127.0.0.2:80", "[::1]", "[::1]:9464"]
+        {
+            assert!(ask("/steps", host).await.starts_with("HTTP/1.1 200 "), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:9464", "10.0.0.1", "", "127.0.0.1.evil.example", "\u{e9}"]
+        {
+            assert!(ask("/steps", host).await.starts_with("HTTP/1.1 421 "), "{host}");
+        }
+        let absolute = "GET http://evil.example/steps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answer = ask_of(shared(Arc::new(Fake::default()), true), absolute).await;
+        assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn beyond_loopback_any_name_will_do() {
+        let answer = ask_of(shared(Arc::new(Fake::default()), false), &get_of("/healthz", "worker-1.internal")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn nothing_can_be_written_here() {
+        let post = "POST /steps HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+        let answer = ask_of(shared(Arc::new(Fake::default()), true), post).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_beyond_the_limits_is_refused() {
+        let many = "X: y\r\n".repeat(HEADERS + 1);
+        let long = format!("X: {}\r\n", "y".repeat(HEAD_BYTES));
+        for headers in [many, long] {
+            let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+            let answer = ask_of(shared(Arc::new(Fake::default()), true), &request).await;
+            assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_finishes_its_request_is_let_go() {
+        let answer = ask_of(shared(Arc::new(Fake::default()), true), "GET /healthz HTTP/1.1\r\nHost: loc").await;
+        assert!(!answer.contains(" 200 "), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_that_do_not_come_are_answered_for() {
+        let answer = ask_of(shared(Arc::new(Fake::default()), true), &get_of("/steps", "localhost")).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("did not answer within 10s"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_told_with_the_address_and_a_remedy() {
+        let first = bind("127.0.0.1:0").await.expect("a free port").expect("it is on");
+        let taken = first.address().to_string();
+        let error = bind(&taken).await.err().expect("it is taken").to_string();
+        assert_eq!(
+            error,
+            format!(
+                "cannot listen on {taken} for the status server: something else listens there already; set another address as http.listen, or \"off\""
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn where_it_is_off_nothing_is_bound() {
+        assert!(bind("off").await.expect("nothing to go wrong").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_the_answer_under_way_be_finished() {
+        let source = Arc::new(Fake::default());
+        let server = Server::bind(&config("127.0.0.1:0"), source.clone(), Arc::default()).await;
+        let server = server.expect("a free port").expect("it is on");
+        let address = server.address();
+        let stop = CancellationToken::new();
+        let client = async {
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            client.write_all(b"GET /steps HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it reads");
+            source.asked.notified().await;
+            stop.cancel();
+            source.may_answer.notify_one();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("it is closed in order");
+            answer
+        };
+        let (answer, ()) = tokio::join!(client, server.run(stop.clone()));
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("abcdefghij"), "{answer}");
+        TcpStream::connect(address).await.expect_err("nobody listens any more");
+    }
+}
