@@ -118,9 +118,10 @@ impl From<Failed> for Fault {
 #[cfg(test)]
 mod tests {
     use aws_sdk_sqs::operation::receive_message::ReceiveMessageError;
+    use serde_json::json;
 
     use super::*;
-    use crate::aws::server::Seen;
+    use crate::aws::server::{Reply, Seen, Server};
     use crate::seam::FaultKind;
 
     #[tokio::test(start_paused = true)]
@@ -131,5 +132,17 @@ mod tests {
         let fault: Fault = calls.send("ReceiveMessage", Limit::POLL, never).await.expect_err("a bound").into();
         assert_eq!(fault.kind, FaultKind::Transient);
         assert_eq!(seen.all(), ["bound ReceiveMessage", "sqs ReceiveMessage timeout"]);
+    }
+
+    #[tokio::test]
+    async fn credentials_that_a_service_does_not_take_are_distrusted() {
+        for (code, wants) in [("ExpiredTokenException", true), ("ThrottlingException", false)] {
+            let server = Server::start([Reply::Json(400, json!({ "__type": code }))]).await;
+            let account = server.account();
+            let calls = account.calls("sqs");
+            let call = account.poll.receive_message().queue_url("http://q").send();
+            calls.send("ReceiveMessage", Limit::POLL, call).await.expect_err("a failure");
+            assert_eq!(account.credentials.is_distrusted(), wants, "{code}");
+        }
     }
 }

@@ -43,6 +43,8 @@ struct Held {
     credentials: Option<Credentials>,
     /// When they were last asked for, in vain or not.
     tried: i64,
+    /// How often they were.
+    tries: u64,
     /// What the last attempt failed with, where it did.
     failed: Option<Arc<CredentialsError>>,
     distrusted: bool,
@@ -76,17 +78,20 @@ impl Kept {
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {
-        if let Some(credentials) = self.held().at_once((self.clock)()) {
-            return Ok(credentials);
-        }
-        let asked = (self.clock)();
+        let tries = {
+            let held = self.held();
+            if let Some(credentials) = held.at_once((self.clock)()) {
+                return Ok(credentials);
+            }
+            held.tries
+        };
         let _alone = self.loading.lock().await;
         {
             let held = self.held();
             if let Some(credentials) = held.at_once((self.clock)()) {
                 return Ok(credentials);
             }
-            if let Some(failed) = held.failed.as_ref().filter(|_| held.tried >= asked) {
+            if let Some(failed) = held.failed.as_ref().filter(|_| held.tries > tries) {
                 return held.until_the_end((self.clock)()).ok_or_else(|| shared(failed));
             }
         }
@@ -109,6 +114,7 @@ impl Kept {
         };
         let mut held = self.held();
         held.tried = (self.clock)();
+        held.tries += 1;
         match loaded {
             Ok(credentials) => {
                 held.credentials = Some(credentials.clone());
@@ -218,6 +224,10 @@ impl fmt::Display for Reason<'_> {
 
 #[cfg(test)]
 impl Kept {
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.held().distrusted
+    }
+
     /// For calls that sign nothing.
     pub(super) fn nothing() -> Self {
         Self::new(SharedCredentialsProvider::new(Credentials::new("id", "secret", None, None, "test")))

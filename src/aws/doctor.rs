@@ -344,14 +344,17 @@ fn allowed(subject: &str, action: &str, fault: Option<Fault>, denied: Level) -> 
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::aws::server::{Reply, Request, Server};
 
     const URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
     const REDRIVE: &str = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:123456789012:dead","maxReceiveCount":5}"#;
 
     fn found(url: &str, attributes: &[(&str, &str)]) -> Vec<(Level, String)> {
         let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let findings = judge(url, &attributes, Duration::from_secs(120));
+        let findings = judge(url, &attributes, Duration::from_mins(2));
         assert!(
             findings.iter().all(|finding| (finding.level == Level::Ok) == finding.remedy.is_none()),
             "{findings:?}"
@@ -416,5 +419,94 @@ mod tests {
         assert_eq!(with(FaultKind::Stale), Level::Ok);
         assert_eq!(with(FaultKind::Refused), Level::Ok);
         assert_eq!(allowed("x", "sqs:DeleteMessage", None, Level::Error).level, Level::Ok);
+    }
+
+    const STS: &str = "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:iam::123456789012:user/u</Arn>\
+                       <Account>123456789012</Account></GetCallerIdentityResult></GetCallerIdentityResponse>";
+
+    fn sts() -> Reply {
+        Reply::Raw(200, "content-type: text/xml\r\n", STS)
+    }
+
+    fn error(code: &str) -> Reply {
+        Reply::Json(400, json!({ "__type": code, "message": "why" }))
+    }
+
+    async fn examined(replies: impl IntoIterator<Item = Reply>) -> (Vec<Finding>, Vec<Request>) {
+        let server = Server::start(replies).await;
+        let clients = Clients::of(server.account()).await;
+        let subject = Subject { url: URL, region: None, role_arn: None, visibility_timeout: Duration::from_mins(2) };
+        let findings = examine(&clients, subject).await;
+        (findings, server.requests())
+    }
+
+    fn worst(findings: &[Finding]) -> Vec<(Level, &str)> {
+        let bad = findings.iter().filter(|finding| finding.level != Level::Ok);
+        bad.map(|finding| (finding.level, finding.text.as_str())).collect()
+    }
+
+    #[tokio::test]
+    async fn an_account_as_it_should_be_is_examined_without_a_complaint_or_a_trace() {
+        let stale = json!({ "Successful": [], "Failed": [{ "Id": "0", "Code": "ReceiptHandleIsInvalid", "SenderFault": true }] });
+        let attributes = json!({ "Attributes": { "RedrivePolicy": REDRIVE, "MessageRetentionPeriod": "1209600" } });
+        let (findings, requests) = examined([
+            sts(),
+            error("ResourceNotFound"),
+            error("ResourceNotFound"),
+            Reply::Json(200, attributes),
+            Reply::Json(200, json!({ "Attributes": { "ApproximateNumberOfMessages": "0" } })),
+            Reply::Json(200, stale.clone()),
+            Reply::Json(200, stale),
+        ])
+        .await;
+        assert_eq!(worst(&findings), []);
+        let asked: Vec<&str> = requests.iter().skip(1).map(Request::target).collect();
+        assert_eq!(
+            asked,
+            [
+                "ListPipelineExecutionSteps",
+                "DescribePipelineExecution",
+                "GetQueueAttributes",
+                "GetQueueAttributes",
+                "ChangeMessageVisibilityBatch",
+                "DeleteMessageBatch",
+            ]
+        );
+        assert!(requests[1].json()["PipelineExecutionArn"].as_str().is_some_and(|arn| arn.contains(":123456789012:")));
+    }
+
+    #[tokio::test]
+    async fn what_is_denied_is_told_action_by_action() {
+        let (findings, _) = examined((0..6).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") })).await;
+        let remedies: Vec<(Level, &str)> = findings
+            .iter()
+            .filter_map(|finding| Some((finding.level, finding.remedy.as_deref()?.split_whitespace().nth(1)?)))
+            .collect();
+        assert_eq!(
+            remedies,
+            [
+                (Level::Warn, "sagemaker:ListPipelineExecutionSteps"),
+                (Level::Warn, "sagemaker:DescribePipelineExecution"),
+                (Level::Warn, "sqs:GetQueueAttributes,"),
+                (Level::Error, "sqs:ChangeMessageVisibility"),
+                (Level::Error, "sqs:DeleteMessage"),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_does_not_exist_is_an_error() {
+        let gone = || error("com.amazonaws.sqs#QueueDoesNotExist");
+        let (findings, _) = examined([
+            error("UnknownOperation"),
+            error("ResourceNotFound"),
+            error("ResourceNotFound"),
+            gone(),
+            gone(),
+            gone(),
+        ])
+        .await;
+        let worst = worst(&findings);
+        assert!(worst.contains(&(Level::Error, "there is no such queue")), "{worst:?}");
     }
 }

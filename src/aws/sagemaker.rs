@@ -165,7 +165,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::aws::server::{Reply, Server};
+    use crate::aws::server::{Reply, Request, Server};
     use crate::outcome::{Outputs, Reason};
 
     const ARN: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc";
@@ -296,7 +296,7 @@ mod tests {
         .await;
         let standing = sagemaker.step(&arn(), &token()).await;
         assert_eq!(standing, Ok(Standing::Open { stopping: true, queue_url: Some("https://q".to_owned()) }));
-        let asked: Vec<Value> = server.requests().iter().map(|request| request.json()).collect();
+        let asked: Vec<Value> = server.requests().iter().map(Request::json).collect();
         assert_eq!(
             asked,
             [

@@ -186,6 +186,8 @@ fn unbuilt(operation: &'static str, error: &aws_sdk_sqs::error::BuildError) -> F
 mod tests {
     use serde_json::{Value, json};
 
+    use FaultKind::{Denied, Refused, Stale, Transient};
+
     use super::*;
     use crate::aws::server::{Reply, Server};
 
@@ -199,7 +201,7 @@ mod tests {
     }
 
     async fn receive(queue: &Sqs) -> Result<Vec<Received>, Fault> {
-        queue.receive(10, Duration::from_secs(20), Duration::from_secs(120)).await
+        queue.receive(10, Duration::from_secs(20), Duration::from_mins(2)).await
     }
 
     fn kinds(entries: Entries) -> Vec<Option<FaultKind>> {
@@ -272,7 +274,6 @@ mod tests {
         for _ in 0..6 {
             kinds.push(receive(&queue).await.expect_err("a fault").kind);
         }
-        use FaultKind::{Denied, Refused, Transient};
         assert_eq!(kinds, [Transient, Transient, Denied, Refused, Transient, Transient]);
         assert_eq!(server.requests().len(), 6, "the SDK retried");
         let results: Vec<String> = server.seen.all();
@@ -287,6 +288,21 @@ mod tests {
                 "sqs ReceiveMessage unreadable",
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_wrong_mends_itself_with_the_first_answer() {
+        let late = "date: Wed, 01 Jan 2070 00:00:00 GMT\r\n";
+        let (server, queue) = scene([
+            Reply::Raw(403, late, r#"{"__type":"InvalidSignatureException","message":"Signature expired"}"#),
+            Reply::Raw(200, late, "{}"),
+        ])
+        .await;
+        assert_eq!(receive(&queue).await.expect_err("a fault").kind, Denied);
+        assert_eq!(receive(&queue).await, Ok(vec![]));
+        let requests = server.requests();
+        let dates: Vec<&str> = requests.iter().filter_map(|request| request.header("x-amz-date")).collect();
+        assert!(!dates[0].starts_with("2070") && dates[1].starts_with("20700101T0000"), "{dates:?}");
     }
 
     #[tokio::test]
@@ -314,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn a_heartbeat_gives_up_after_seconds() {
         let (server, queue) = scene([Reply::Hang]).await;
-        let entries = [("h".to_owned(), Duration::from_secs(60))];
+        let entries = [("h".to_owned(), Duration::from_mins(1))];
         let mut call = queue.set_visibility(&entries);
         tokio::select! {
             _ = &mut call => panic!("it hangs"),
@@ -347,7 +363,6 @@ mod tests {
         .await;
         let entries: Vec<_> = (0..7).map(|n| (format!("h{n}"), Duration::from_millis(1_500 * n))).collect();
         let ends = kinds(queue.set_visibility(&entries).await.expect("an answer"));
-        use FaultKind::{Refused, Stale, Transient};
         // The fourth is in neither list.
         assert_eq!(ends, [None, Some(Stale), Some(Transient), Some(Transient), Some(Refused), None, Some(Stale)]);
         let request = server.requests()[0].json();
