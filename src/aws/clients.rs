@@ -278,7 +278,8 @@ mod tests {
     #[tokio::test]
     #[ignore = "the other tests run it, in a process of its own"]
     async fn worker_process() {
-        let setup: Value = serde_json::from_str(&std::env::var("SETUP").expect("run by a test")).expect("JSON");
+        let Ok(setup) = std::env::var("SETUP") else { return };
+        let setup: Value = serde_json::from_str(&setup).expect("JSON");
         let text = |key: &str| setup[key].as_str();
         let config = serde_json::from_value(setup["config"].clone()).unwrap_or_default();
         let clients = Clients::new(config, "w 1", Arc::new(()));
