@@ -1,3 +1,5 @@
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod backoff;
 pub mod duration;
 pub mod engine;

@@ -1,0 +1,148 @@
+//! Every call to AWS goes through here: bounded, counted, its error sorted.
+//!
+//! The SDK retries nothing. Its quota of retries is shared by the whole process and is not refilled by time, so that an outage
+//! of one kind of call takes the retries of all others; its retries would not be counted; and whoever calls here has a back-off
+//! of its own, jittered and without an end. What an SDK retry would mend besides, a clock that is wrong, mends itself: the
+//! client keeps the service's time from any answer and signs the next call by it.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_smithy_types::timeout::TimeoutConfig;
+use tokio::time::timeout;
+
+use super::credentials::Kept;
+use super::faults::Failure;
+use crate::seam::{Fault, Observation, Observer};
+
+/// How long one call may take. The SDK itself bounds nothing but connecting, and a connection whose other end is gone without a
+/// word hangs a call for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit(Duration);
+
+impl Limit {
+    /// A long poll of 20 s, and 10 s for the way there and back. A poll that is cut off may strand what it brought until its
+    /// visibility times out; after 30 s of silence there is nobody left to bring anything.
+    pub(super) const POLL: Self = Self(Duration::from_secs(30));
+    /// Heartbeats, deletes, sends: answered in milliseconds, and late ones are worth nothing. A heartbeat has half of a visibility
+    /// timeout for its retries, 5 s at least.
+    pub(super) const QUICK: Self = Self(Duration::from_secs(5));
+    /// Reports and questions.
+    pub(super) const ANSWER: Self = Self(Duration::from_secs(10));
+
+    /// Beyond the SDK's own, which so fires first unless it fails to.
+    const MARGIN: Duration = Duration::from_secs(2);
+
+    /// Two lost SYNs are sent again after 1 s and 3 s.
+    const CONNECT: Duration = Duration::from_millis(3_100);
+
+    /// The same bound as the SDK takes it, where it lets go of the connection, too.
+    pub(super) fn of_the_sdk(self) -> TimeoutConfig {
+        TimeoutConfig::builder().connect_timeout(Self::CONNECT).operation_attempt_timeout(self.0).build()
+    }
+
+    fn ours(self) -> Duration {
+        self.0 + Self::MARGIN
+    }
+}
+
+/// The calls of one service in one account.
+#[derive(Clone)]
+pub(super) struct Calls {
+    service: &'static str,
+    credentials: Arc<Kept>,
+    observer: Arc<dyn Observer>,
+}
+
+/// A failed call, and which it was.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub operation: &'static str,
+    pub failure: Failure,
+}
+
+impl Calls {
+    pub(super) fn new(service: &'static str, credentials: Arc<Kept>, observer: Arc<dyn Observer>) -> Self {
+        Self { service, credentials, observer }
+    }
+
+    pub(super) async fn send<T, E>(
+        &self,
+        operation: &'static str,
+        limit: Limit,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Failed>
+    where
+        E: Error + ProvideErrorMetadata + 'static,
+    {
+        let failure = match timeout(limit.ours(), call).await {
+            Ok(Ok(answer)) => {
+                self.count(operation, "ok");
+                return Ok(answer);
+            }
+            Ok(Err(error)) => Failure::of(&error),
+            Err(_) => {
+                self.observer.observe(Observation::AwsTimeout { operation });
+                Failure::Timeout(format!("no answer within {:?}", limit.ours()))
+            }
+        };
+        self.count(operation, failure.label());
+        if failure.distrusts_credentials() {
+            self.credentials.distrust();
+        }
+        Err(Failed { operation, failure })
+    }
+
+    fn count(&self, operation: &'static str, result: &str) {
+        self.observer.observe(Observation::AwsCall { service: self.service, operation, result });
+    }
+}
+
+impl fmt::Debug for Calls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calls").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+impl From<Failed> for Fault {
+    fn from(failed: Failed) -> Self {
+        failed.failure.fault(failed.operation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_sqs::operation::receive_message::ReceiveMessageError;
+    use serde_json::json;
+
+    use super::*;
+    use crate::aws::server::{Reply, Seen, Server};
+    use crate::seam::FaultKind;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_outlives_the_sdks_own_timeout_is_cut_off_and_counted() {
+        let seen = Arc::new(Seen::default());
+        let calls = Calls::new("sqs", Arc::new(Kept::nothing()), seen.clone());
+        let never = std::future::pending::<Result<(), SdkError<ReceiveMessageError, HttpResponse>>>();
+        let fault: Fault = calls.send("ReceiveMessage", Limit::POLL, never).await.expect_err("a bound").into();
+        assert_eq!(fault.kind, FaultKind::Transient);
+        assert_eq!(seen.all(), ["bound ReceiveMessage", "sqs ReceiveMessage timeout"]);
+    }
+
+    #[tokio::test]
+    async fn credentials_that_a_service_does_not_take_are_distrusted() {
+        for (code, wants) in [("ExpiredTokenException", true), ("ThrottlingException", false)] {
+            let server = Server::start([Reply::Json(400, json!({ "__type": code }))]).await;
+            let account = server.account();
+            let calls = account.calls("sqs");
+            let call = account.poll.receive_message().queue_url("http://q").send();
+            calls.send("ReceiveMessage", Limit::POLL, call).await.expect_err("a failure");
+            assert_eq!(account.credentials.is_distrusted(), wants, "{code}");
+        }
+    }
+}

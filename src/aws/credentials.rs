@@ -1,0 +1,416 @@
+//! Credentials, renewed ahead of time and kept until they truly expire.
+//!
+//! The SDK's own cache drops credentials seconds before they expire and must then have new ones at once: a slow or absent
+//! credential service fails every call from that moment on. Here they are renewed minutes before, beside the calls, and the last
+//! good ones serve until their end.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_async::time::{SystemTimeSource, TimeSource};
+use aws_smithy_types::DateTime;
+use tokio::time::timeout;
+
+/// How long before their end credentials are renewed: time for several tries. A container's or an instance's are replaced
+/// earlier than that, so that there are newer ones to be had.
+const EARLY: i64 = 5 * 60;
+/// Without an end of their own they are read again as often as this, as the SDK does.
+const ENDLESS: i64 = 15 * 60;
+/// A call signed closer to the end than this might arrive after it.
+const LATE: i64 = 10;
+/// How long one attempt may take: more than a metadata service with its retries, or a helper program that asks elsewhere.
+const LOAD: Duration = Duration::from_secs(30);
+/// Distrusted credentials are asked for anew as often as this: often enough to mend soon, and no storm where they stay wrong.
+const DISTRUSTED: i64 = 10;
+
+/// Seconds since 1970.
+type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
+
+pub(super) struct Kept {
+    source: SharedCredentialsProvider,
+    clock: Clock,
+    held: Mutex<Held>,
+    /// Held while loading: the others wait for that attempt and share what comes of it.
+    loading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Held {
+    credentials: Option<Credentials>,
+    /// When they were last asked for, in vain or not.
+    tried: i64,
+    /// How often they were.
+    tries: u64,
+    /// What the last attempt failed with, where it did.
+    failed: Option<Arc<CredentialsError>>,
+    distrusted: bool,
+}
+
+impl Kept {
+    pub(super) fn new(source: SharedCredentialsProvider) -> Self {
+        Self::with_clock(source, Box::new(|| DateTime::from(SystemTimeSource::new().now()).secs()))
+    }
+
+    fn with_clock(source: SharedCredentialsProvider, clock: Clock) -> Self {
+        Self { source, clock, held: Mutex::default(), loading: tokio::sync::Mutex::default() }
+    }
+
+    /// What a service says of them counts more than their date: they are asked for anew.
+    pub(super) fn distrust(&self) {
+        self.held().distrusted = true;
+    }
+
+    /// Renews them if it is time. Meanwhile the old ones serve.
+    pub(super) async fn renew(&self) {
+        if !self.held().is_due((self.clock)()) {
+            return;
+        }
+        let _alone = self.loading.lock().await;
+        if self.held().is_due((self.clock)())
+            && let Err(error) = self.load().await
+        {
+            tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed yet");
+        }
+    }
+
+    async fn get(&self) -> Result<Credentials, CredentialsError> {
+        let tries = {
+            let held = self.held();
+            if let Some(credentials) = held.at_once((self.clock)()) {
+                return Ok(credentials);
+            }
+            held.tries
+        };
+        let _alone = self.loading.lock().await;
+        {
+            let held = self.held();
+            if let Some(credentials) = held.at_once((self.clock)()) {
+                return Ok(credentials);
+            }
+            if let Some(failed) = held.failed.as_ref().filter(|_| held.tries > tries) {
+                return held.until_the_end((self.clock)()).ok_or_else(|| shared(failed));
+            }
+        }
+        match self.load().await {
+            Ok(credentials) => Ok(credentials),
+            Err(error) => match self.held().until_the_end((self.clock)()) {
+                Some(credentials) => {
+                    tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed; the old ones serve to their end");
+                    Ok(credentials)
+                }
+                None => Err(shared(&error)),
+            },
+        }
+    }
+
+    async fn load(&self) -> Result<Credentials, Arc<CredentialsError>> {
+        let loaded = match timeout(LOAD, self.source.provide_credentials()).await {
+            Ok(loaded) => loaded,
+            Err(_) => Err(CredentialsError::provider_timed_out(LOAD)),
+        };
+        let mut held = self.held();
+        held.tried = (self.clock)();
+        held.tries += 1;
+        match loaded {
+            Ok(credentials) => {
+                held.credentials = Some(credentials.clone());
+                held.distrusted = false;
+                held.failed = None;
+                Ok(credentials)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                held.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// To sign with, without asking for newer ones first.
+    fn at_once(&self, now: i64) -> Option<Credentials> {
+        let credentials = self.credentials.as_ref()?;
+        let good = match end(credentials) {
+            Some(end) => now < end - LATE,
+            None => true,
+        };
+        let trusted = !self.distrusted || now < self.tried + DISTRUSTED;
+        (good && trusted).then(|| credentials.clone())
+    }
+
+    /// To sign with, where newer ones are not to be had.
+    fn until_the_end(&self, now: i64) -> Option<Credentials> {
+        self.credentials.as_ref().filter(|credentials| end(credentials).is_none_or(|end| now < end)).cloned()
+    }
+
+    fn is_due(&self, now: i64) -> bool {
+        // What nobody has asked for yet is not fetched in advance.
+        let Some(credentials) = &self.credentials else { return false };
+        let near = match end(credentials) {
+            Some(end) => end - EARLY <= now,
+            None => self.tried + ENDLESS <= now,
+        };
+        near || (self.distrusted && self.tried + DISTRUSTED <= now)
+    }
+}
+
+fn end(credentials: &Credentials) -> Option<i64> {
+    credentials.expiry().map(|end| DateTime::from(end).secs())
+}
+
+impl ProvideCredentials for Kept {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.get())
+    }
+}
+
+/// [`Kept`] as clients take it; all of them share it.
+#[derive(Debug)]
+pub(super) struct Provider(pub Arc<Kept>);
+
+impl ProvideCredentials for Provider {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        self.0.provide_credentials()
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+/// One failure for all who waited. Its kind is kept, which says whether it is worth waiting.
+fn shared(error: &Arc<CredentialsError>) -> CredentialsError {
+    match **error {
+        CredentialsError::InvalidConfiguration(_) => CredentialsError::invalid_configuration(Shared(error.clone())),
+        _ => CredentialsError::provider_error(Shared(error.clone())),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Shared(#[source] Arc<CredentialsError>);
+
+/// An error with its causes, for a log line.
+struct Reason<'a>(&'a CredentialsError);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Kept {
+    pub(super) fn is_distrusted(&self) -> bool {
+        self.held().distrusted
+    }
+
+    /// For calls that sign nothing.
+    pub(super) fn nothing() -> Self {
+        Self::new(SharedCredentialsProvider::new(Credentials::new("id", "secret", None, None, "test")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use futures_util::FutureExt;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600;
+
+    /// What a source answers: credentials that end at that second, or never; or nothing.
+    #[derive(Clone, Copy, Debug)]
+    enum Answer {
+        Until(i64),
+        Endless,
+        Fails,
+    }
+
+    #[derive(Debug)]
+    struct Script {
+        answers: Mutex<VecDeque<Answer>>,
+        gate: Semaphore,
+        asked: AtomicI64,
+    }
+
+    #[derive(Debug)]
+    struct Source(Arc<Script>);
+
+    impl ProvideCredentials for Source {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::new(async move {
+                let number = self.0.asked.fetch_add(1, Ordering::SeqCst);
+                self.0.gate.acquire().await.expect("open").forget();
+                let answer = self.0.answers.lock().expect("not poisoned").pop_front();
+                let end = match answer {
+                    Some(Answer::Until(second)) => Some(DateTime::from_secs(second).try_into().expect("a time")),
+                    Some(Answer::Endless) => None,
+                    Some(Answer::Fails) | None => return Err(CredentialsError::provider_error("the source is down")),
+                };
+                Ok(Credentials::new(format!("id{number}"), "secret", None, end, "test"))
+            })
+        }
+    }
+
+    struct Scene {
+        kept: Arc<Kept>,
+        now: Arc<AtomicI64>,
+        script: Arc<Script>,
+    }
+
+    impl Scene {
+        fn new(answers: &[Answer]) -> Self {
+            let script = Arc::new(Script {
+                answers: Mutex::new(answers.iter().copied().collect()),
+                gate: Semaphore::new(Semaphore::MAX_PERMITS),
+                asked: AtomicI64::new(0),
+            });
+            let now = Arc::new(AtomicI64::new(0));
+            let clock = now.clone();
+            let source = SharedCredentialsProvider::new(Source(script.clone()));
+            let kept = Arc::new(Kept::with_clock(source, Box::new(move || clock.load(Ordering::SeqCst))));
+            Self { kept, now, script }
+        }
+
+        fn at(&self, second: i64) {
+            self.now.store(second, Ordering::SeqCst);
+        }
+
+        async fn id(&self) -> Result<String, CredentialsError> {
+            self.kept.get().await.map(|credentials| credentials.access_key_id().to_owned())
+        }
+
+        fn asked(&self) -> i64 {
+            self.script.asked.load(Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test]
+    async fn good_credentials_are_asked_for_once() {
+        let scene = Scene::new(&[Answer::Until(HOUR)]);
+        for second in [0, 1, HOUR - EARLY, HOUR - LATE - 1] {
+            scene.at(second);
+            assert_eq!(scene.id().await.expect("credentials"), "id0");
+        }
+        assert_eq!(scene.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn they_are_renewed_minutes_before_their_end() {
+        let scene = Scene::new(&[Answer::Until(HOUR), Answer::Until(2 * HOUR)]);
+        scene.kept.renew().await;
+        assert_eq!(scene.asked(), 0, "nobody has asked for any yet");
+        scene.id().await.expect("credentials");
+        scene.at(HOUR - EARLY - 1);
+        scene.kept.renew().await;
+        assert_eq!(scene.asked(), 1);
+        scene.at(HOUR - EARLY);
+        scene.kept.renew().await;
+        assert_eq!((scene.asked(), scene.id().await.expect("credentials")), (2, "id1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn the_old_ones_serve_while_new_ones_are_fetched() {
+        let scene = Scene::new(&[Answer::Until(HOUR), Answer::Until(2 * HOUR)]);
+        scene.id().await.expect("credentials");
+        scene.at(HOUR - EARLY);
+        let permits = scene.script.gate.forget_permits(Semaphore::MAX_PERMITS);
+        let mut renewal = Box::pin(scene.kept.renew());
+        assert!((&mut renewal).now_or_never().is_none(), "the source has not answered");
+        assert_eq!(scene.id().await.expect("credentials"), "id0");
+        scene.script.gate.add_permits(permits);
+        renewal.await;
+        assert_eq!(scene.id().await.expect("credentials"), "id1");
+    }
+
+    #[tokio::test]
+    async fn a_source_that_is_down_costs_nothing_until_they_truly_expire() {
+        let scene =
+            Scene::new(&[Answer::Until(HOUR), Answer::Fails, Answer::Fails, Answer::Fails, Answer::Until(2 * HOUR)]);
+        scene.id().await.expect("credentials");
+        scene.at(HOUR - EARLY);
+        scene.kept.renew().await;
+        scene.at(HOUR - 1);
+        assert_eq!(scene.id().await.expect("still good"), "id0");
+        scene.at(HOUR);
+        let error = scene.id().await.expect_err("expired");
+        assert!(Reason(&error).to_string().contains("the source is down"), "{}", Reason(&error));
+        scene.at(HOUR + 1);
+        assert_eq!(scene.id().await.expect("up again"), "id4");
+    }
+
+    #[tokio::test]
+    async fn credentials_without_an_end_are_read_again_and_kept_if_that_fails() {
+        let scene = Scene::new(&[Answer::Endless, Answer::Fails, Answer::Endless]);
+        scene.id().await.expect("credentials");
+        scene.at(ENDLESS);
+        scene.kept.renew().await;
+        assert_eq!((scene.asked(), scene.id().await.expect("kept")), (2, "id0".to_owned()));
+        scene.at(2 * ENDLESS);
+        scene.kept.renew().await;
+        assert_eq!(scene.id().await.expect("renewed"), "id2");
+    }
+
+    #[tokio::test]
+    async fn what_a_service_does_not_take_is_asked_for_anew_but_not_in_a_storm() {
+        let scene = Scene::new(&[Answer::Until(HOUR), Answer::Fails, Answer::Until(HOUR)]);
+        scene.id().await.expect("credentials");
+        scene.at(60);
+        scene.kept.distrust();
+        assert_eq!(scene.id().await.expect("the old ones are better than none"), "id0");
+        assert_eq!((scene.id().await.expect("no second attempt"), scene.asked()), ("id0".to_owned(), 2));
+        scene.at(60 + DISTRUSTED);
+        assert_eq!((scene.id().await.expect("new ones"), scene.asked()), ("id2".to_owned(), 3));
+    }
+
+    #[tokio::test]
+    async fn many_who_wait_share_one_attempt_and_its_failure() {
+        let scene = Scene::new(&[]);
+        let permits = scene.script.gate.forget_permits(Semaphore::MAX_PERMITS);
+        let mut waiting = futures_util::future::join_all((0..16).map(|_| scene.id()));
+        assert!((&mut waiting).now_or_never().is_none(), "the source has not answered");
+        scene.script.gate.add_permits(permits);
+        let ends = waiting.await;
+        assert!(ends.iter().all(Result::is_err));
+        assert_eq!(scene.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_hangs_is_given_up() {
+        let scene = Scene::new(&[]);
+        scene.script.gate.forget_permits(Semaphore::MAX_PERMITS);
+        let error = scene.id().await.expect_err("a bound");
+        assert!(Reason(&error).to_string().contains("30"), "{}", Reason(&error));
+    }
+}

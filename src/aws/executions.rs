@@ -1,0 +1,238 @@
+//! Pipeline executions as the commands start, stop and show them.
+
+use aws_sdk_sagemaker::types::{Parameter, PipelineExecutionStatus, PipelineExecutionStep};
+use aws_smithy_types::DateTime;
+use jiff::Timestamp;
+
+use super::calls::Limit;
+use super::sagemaker::{SageMaker, ending, execution_standing};
+use crate::seam::{Ending, ExecutionStanding, Fault, FaultKind};
+use crate::step::ExecutionArn;
+
+/// One execution, as SageMaker describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionView {
+    pub standing: ExecutionStanding,
+    /// `None` while it goes on.
+    pub ending: Option<Ending>,
+    /// In SageMaker's words.
+    pub status: String,
+    pub failure_reason: Option<String>,
+}
+
+/// One step of an execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepView {
+    pub name: String,
+    /// In SageMaker's words: `Executing`, `Succeeded`.
+    pub status: String,
+    /// `None` while it goes on.
+    pub ending: Option<Ending>,
+    pub started: Option<Timestamp>,
+    pub ended: Option<Timestamp>,
+    pub failure_reason: Option<String>,
+    /// What only callback steps have.
+    pub callback: Option<Callback>,
+}
+
+/// The callback half of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback {
+    pub token: Option<String>,
+    pub queue_url: Option<String>,
+    /// What was reported, once it was.
+    pub outputs: Vec<(String, String)>,
+}
+
+impl SageMaker {
+    /// Starts an execution of a pipeline, by name or ARN. The same `request` (32 to 128 characters) starts no second one.
+    ///
+    /// # Errors
+    /// A [`Fault`]; one that is transient may have started it all the same, so try again with the same `request`.
+    pub async fn start_execution(
+        &self,
+        pipeline: &str,
+        parameters: &[(String, String)],
+        request: &str,
+    ) -> Result<ExecutionArn, Fault> {
+        let parameters: Vec<Parameter> =
+            parameters.iter().map(|(name, value)| Parameter::builder().name(name).value(value).build()).collect();
+        let call = self
+            .client
+            .start_pipeline_execution()
+            .pipeline_name(pipeline)
+            .set_pipeline_parameters((!parameters.is_empty()).then_some(parameters))
+            .client_request_token(request)
+            .send();
+        let answer = self.calls.send("StartPipelineExecution", Limit::ANSWER, call).await?;
+        let arn = answer.pipeline_execution_arn.unwrap_or_default();
+        let wrong = |error| Fault::new(FaultKind::Transient, format!("StartPipelineExecution: {error}"));
+        arn.parse().map_err(wrong)
+    }
+
+    /// Asks for an execution to be stopped; its callback steps are told and must answer. The same `request` (32 to 128
+    /// characters) is one stop.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn stop_execution(&self, execution: &ExecutionArn, request: &str) -> Result<(), Fault> {
+        let call = self
+            .client
+            .stop_pipeline_execution()
+            .pipeline_execution_arn(execution.as_str())
+            .client_request_token(request)
+            .send();
+        self.calls.send("StopPipelineExecution", Limit::ANSWER, call).await?;
+        Ok(())
+    }
+
+    /// How an execution stands, in detail; `None` where there is no such execution.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn describe(&self, execution: &ExecutionArn) -> Result<Option<ExecutionView>, Fault> {
+        let call = self.client.describe_pipeline_execution().pipeline_execution_arn(execution.as_str()).send();
+        let answer = match self.calls.send("DescribePipelineExecution", Limit::ANSWER, call).await {
+            Ok(answer) => answer,
+            Err(failed) if failed.failure.is_not_found() => return Ok(None),
+            Err(failed) => return Err(failed.into()),
+        };
+        let status = answer.pipeline_execution_status;
+        Ok(Some(ExecutionView {
+            standing: execution_standing(status.as_ref()),
+            ending: match status {
+                Some(PipelineExecutionStatus::Succeeded) => Some(Ending::Succeeded),
+                Some(PipelineExecutionStatus::Failed) => Some(Ending::Failed),
+                Some(PipelineExecutionStatus::Stopped) => Some(Ending::Stopped),
+                _ => None,
+            },
+            status: status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
+            failure_reason: answer.failure_reason,
+        }))
+    }
+
+    /// All steps of an execution that have begun, in SageMaker's order.
+    ///
+    /// # Errors
+    /// A [`Fault`]; there being no such execution is one.
+    pub async fn steps(&self, execution: &ExecutionArn) -> Result<Vec<StepView>, Fault> {
+        let mut steps = Vec::new();
+        let mut next = None;
+        for _ in 0..Self::MOST_PAGES {
+            let (page, following) = self.page(execution, next).await?;
+            steps.extend(page.into_iter().map(view));
+            next = following;
+            if next.is_none() {
+                return Ok(steps);
+            }
+        }
+        Err(Self::endless())
+    }
+}
+
+fn view(step: PipelineExecutionStep) -> StepView {
+    let callback = step.metadata.and_then(|metadata| metadata.callback).map(|callback| Callback {
+        token: callback.callback_token,
+        queue_url: callback.sqs_queue_url,
+        outputs: callback
+            .output_parameters
+            .unwrap_or_default()
+            .into_iter()
+            .map(|output| (output.name.unwrap_or_default(), output.value.unwrap_or_default()))
+            .collect(),
+    });
+    StepView {
+        name: step.step_name.unwrap_or_default(),
+        ending: ending(step.step_status.as_ref()),
+        status: step.step_status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
+        started: step.start_time.and_then(time),
+        ended: step.end_time.and_then(time),
+        failure_reason: step.failure_reason,
+        callback,
+    }
+}
+
+fn time(time: DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::aws::server::{Reply, Server};
+
+    const ARN: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc";
+
+    async fn scene(replies: impl IntoIterator<Item = Reply>) -> (Server, SageMaker) {
+        let server = Server::start(replies).await;
+        let sagemaker = SageMaker::new(&server.account());
+        (server, sagemaker)
+    }
+
+    fn arn() -> ExecutionArn {
+        ARN.parse().expect("an ARN")
+    }
+
+    #[tokio::test]
+    async fn an_execution_is_started_and_stopped_under_the_callers_request_tokens() {
+        let answer = || Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
+        let (server, sagemaker) = scene([answer(), answer(), Reply::Json(200, json!({}))]).await;
+        let parameters = [("b".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+        assert_eq!(sagemaker.start_execution("p", &parameters, "request-1").await, Ok(arn()));
+        assert_eq!(sagemaker.stop_execution(&arn(), "request-2").await, Ok(()));
+        let fault = sagemaker.start_execution("p", &[], "request-3").await.expect_err("no ARN");
+        assert_eq!(fault.kind, FaultKind::Transient);
+        let requests = server.requests();
+        assert_eq!(
+            requests[0].json(),
+            json!({
+                "PipelineName": "p", "ClientRequestToken": "request-1",
+                "PipelineParameters": [{ "Name": "b", "Value": "1" }, { "Name": "a", "Value": "2" }],
+            })
+        );
+        assert_eq!(requests[1].json(), json!({ "PipelineExecutionArn": ARN, "ClientRequestToken": "request-2" }));
+        assert_eq!(requests[2].json(), json!({ "PipelineName": "p", "ClientRequestToken": "request-3" }));
+    }
+
+    #[tokio::test]
+    async fn an_execution_is_described_in_sagemakers_words() {
+        let failed = json!({ "PipelineExecutionStatus": "Failed", "FailureReason": "a step failed" });
+        let (_server, sagemaker) =
+            scene([Reply::Json(200, failed), Reply::Json(400, json!({ "__type": "ResourceNotFound" }))]).await;
+        let view = ExecutionView {
+            standing: ExecutionStanding::Ended,
+            ending: Some(Ending::Failed),
+            status: "Failed".to_owned(),
+            failure_reason: Some("a step failed".to_owned()),
+        };
+        assert_eq!(sagemaker.describe(&arn()).await, Ok(Some(view)));
+        assert_eq!(sagemaker.describe(&arn()).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn the_steps_of_all_pages_are_shown() {
+        let callback = json!({
+            "StepName": "wait", "StepStatus": "Succeeded", "StartTime": 1_700_000_000.5, "EndTime": 1_700_000_001,
+            "Metadata": { "Callback": {
+                "CallbackToken": "abcdefghij", "SqsQueueUrl": "https://q", "OutputParameters": [{ "Name": "n", "Value": "v" }],
+            } },
+        });
+        let plain = json!({ "StepName": "train", "StepStatus": "Executing" });
+        let (_server, sagemaker) = scene([
+            Reply::Json(200, json!({ "PipelineExecutionSteps": [callback], "NextToken": "two" })),
+            Reply::Json(200, json!({ "PipelineExecutionSteps": [plain] })),
+        ])
+        .await;
+        let steps = sagemaker.steps(&arn()).await.expect("steps");
+        let names: Vec<(&str, &str, Option<Ending>)> =
+            steps.iter().map(|step| (step.name.as_str(), step.status.as_str(), step.ending)).collect();
+        assert_eq!(names, [("wait", "Succeeded", Some(Ending::Succeeded)), ("train", "Executing", None)]);
+        assert_eq!(steps[0].started, Timestamp::from_millisecond(1_700_000_000_500).ok());
+        let callback = steps[0].callback.as_ref().expect("a callback");
+        assert_eq!(callback.outputs, [("n".to_owned(), "v".to_owned())]);
+        assert_eq!(callback.token.as_deref(), Some("abcdefghij"));
+        assert_eq!(steps[1].callback, None);
+    }
+}

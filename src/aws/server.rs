@@ -1,0 +1,158 @@
+//! For tests: an HTTP server on loopback that keeps what it is asked and answers by a script.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use aws_config::{Region, SdkConfig};
+use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::clients::{Account, behavior};
+use super::credentials::Kept;
+use super::http::Https;
+use crate::seam::{Observation, Observer};
+
+pub(super) enum Reply {
+    Json(u16, Value),
+    /// Status, further header lines, body.
+    Raw(u16, &'static str, &'static str),
+    /// The connection is reset once the request has been read.
+    Reset,
+    /// Nothing comes; the connection stays.
+    Hang,
+}
+
+/// One request as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub head: String,
+    pub body: String,
+}
+
+impl Request {
+    /// The operation: `AmazonSQS.ReceiveMessage`, and what stands before it.
+    pub(super) fn target(&self) -> &str {
+        self.header("x-amz-target").and_then(|target| target.rsplit('.').next()).unwrap_or_default()
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("a JSON body")
+    }
+}
+
+/// Reads requests on any number of connections and answers them in order of their arrival. An empty script hangs.
+pub(super) struct Server {
+    pub url: String,
+    pub seen: Arc<Seen>,
+    requests: watch::Receiver<Vec<Request>>,
+}
+
+struct Script {
+    replies: Mutex<VecDeque<Reply>>,
+    requests: watch::Sender<Vec<Request>>,
+}
+
+/// An observer that keeps what it saw.
+#[derive(Default)]
+pub(super) struct Seen(Mutex<Vec<String>>);
+
+impl Observer for Seen {
+    fn observe(&self, observation: Observation<'_>) {
+        self.0.lock().expect("not poisoned").push(match observation {
+            Observation::AwsCall { service, operation, result } => format!("{service} {operation} {result}"),
+            Observation::AwsTimeout { operation } => format!("bound {operation}"),
+            other => format!("{other:?}"),
+        });
+    }
+}
+
+impl Seen {
+    pub(super) fn all(&self) -> Vec<String> {
+        self.0.lock().expect("not poisoned").clone()
+    }
+}
+
+impl Server {
+    pub(super) async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (sender, requests) = watch::channel(Vec::new());
+        let script = Arc::new(Script { replies: Mutex::new(replies.into_iter().collect()), requests: sender });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, script.clone()));
+            }
+        });
+        Self { url, seen: Arc::default(), requests }
+    }
+
+    /// Clients of this server and no other, signed by made-up keys.
+    pub(super) fn account(&self) -> Account {
+        let sdk = SdkConfig::builder()
+            .behavior_version(behavior())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(&self.url)
+            .http_client(SharedHttpClient::new(Https::default()))
+            .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
+            .build();
+        Account::new(sdk, "us-east-1", Arc::new(Kept::nothing()), self.seen.clone())
+    }
+
+    pub(super) fn requests(&self) -> Vec<Request> {
+        self.requests.borrow().clone()
+    }
+
+    /// Until that many requests have been read.
+    pub(super) async fn asked(&self, times: usize) {
+        let mut requests = self.requests.clone();
+        requests.wait_for(|requests| requests.len() >= times).await.expect("the server lives");
+    }
+}
+
+async fn serve(mut stream: TcpStream, script: Arc<Script>) {
+    while let Some(request) = read(&mut stream).await {
+        let reply = script.replies.lock().expect("not poisoned").pop_front();
+        script.requests.send_modify(|requests| requests.push(request));
+        let (status, headers, body) = match reply {
+            Some(Reply::Json(status, body)) => {
+                (status, "content-type: application/x-amz-json-1.1\r\n", body.to_string())
+            }
+            Some(Reply::Raw(status, headers, body)) => (status, headers, body.to_owned()),
+            Some(Reply::Reset) => {
+                stream.set_zero_linger().expect("a socket");
+                return;
+            }
+            Some(Reply::Hang) | None => std::future::pending().await,
+        };
+        let answer = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The next request on a connection; `None` when it is over.
+async fn read(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    loop {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
+        let request = Request { head, body: String::new() };
+        let length: usize = request.header("content-length").unwrap_or("0").parse().expect("a length");
+        if let Some(body) = bytes.get(end + 4..end + 4 + length) {
+            return Some(Request { body: String::from_utf8(body.to_vec()).expect("text"), ..request });
+        }
+    }
+}
