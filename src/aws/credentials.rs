@@ -15,8 +15,8 @@ use aws_smithy_async::time::{SystemTimeSource, TimeSource};
 use aws_smithy_types::DateTime;
 use tokio::time::timeout;
 
-/// How long before their end credentials are renewed: time for several tries. A container's or an instance's are replaced
-/// earlier than that, so that there are newer ones to be had.
+/// How long before their end credentials are renewed: time for several tries. An instance's newer ones are there by then (EC2 user
+/// guide); a source that still gives the old ones is asked again with the next round.
 const EARLY: i64 = 5 * 60;
 /// Without an end of their own they are read again as often as this, as the SDK does.
 const ENDLESS: i64 = 15 * 60;

@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
-/// NAT gateways, VPC endpoints and load balancers forget a connection after 350 s without a word and say nothing; the next
+/// NAT gateways and VPC endpoints forget a connection after 350 s without a word and say nothing; the next
 /// request on it would hang. No request here is silent for longer than a poll's 30 s, so that keep-alive probes would add nothing.
 const IDLE: Duration = Duration::from_mins(1);
 
