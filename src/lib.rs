@@ -1,6 +1,7 @@
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod backoff;
+pub mod config;
 pub mod duration;
 pub mod engine;
 pub mod handler;

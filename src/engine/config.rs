@@ -86,7 +86,7 @@ pub struct HandlerConfig {
     #[serde(rename = "type")]
     pub kind: String,
     /// What the type makes of it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Value::is_null")]
     pub settings: Value,
     /// From the first claim to the end, retries and waits included; then the step is stopped and fails.
     #[serde(with = "crate::duration", default = "defaults::time_limit")]

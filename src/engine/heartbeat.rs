@@ -40,6 +40,8 @@ struct Entry {
     due: Option<Instant>,
     failures: u32,
     release: Option<Duration>,
+    /// A batch with this entry was refused as a whole: it goes by itself, to find out which is to blame.
+    alone: bool,
 }
 
 /// What to do about one due entry.
@@ -86,6 +88,7 @@ impl Held {
             due: None,
             failures: 0,
             release: None,
+            alone: false,
         };
         table.entries.insert(received.id.clone(), entry);
         table.schedule(&received.id, (now + self.visibility / 2).min(now + self.repost_after));
@@ -185,7 +188,13 @@ impl Held {
     fn done(&self, done: Done, deletes: &Deletes, observer: &dyn Observer) {
         match done {
             Done::Visibility { changes, asked, result } => {
-                let fault = result.as_ref().err().cloned();
+                let mut fault = result.as_ref().err().cloned();
+                if let Some(fault) =
+                    fault.as_mut().filter(|fault| fault.kind == FaultKind::Refused && changes.len() > 1)
+                {
+                    self.separate(&changes);
+                    fault.kind = FaultKind::Transient;
+                }
                 let mut entries = result.unwrap_or_default().into_iter();
                 for change in changes {
                     let result = match &fault {
@@ -212,6 +221,15 @@ impl Held {
                 if let Some(next) = next {
                     table.schedule(&id, next);
                 }
+            }
+        }
+    }
+
+    fn separate(&self, changes: &[Change]) {
+        let mut table = self.lock();
+        for change in changes {
+            if let Some(entry) = table.entries.get_mut(&change.id) {
+                entry.alone = true;
             }
         }
     }
@@ -277,11 +295,16 @@ impl Table {
             return tasks;
         }
         while tasks.len() < BATCH {
-            let Some((_, id)) = self.due.first().filter(|(due, _)| *due <= now + visibility / 10).cloned() else {
+            let Some((due, id)) = self.due.first().filter(|(due, _)| *due <= now + visibility / 10).cloned() else {
                 break;
             };
             self.due.pop_first();
             let Some(entry) = self.entries.get_mut(&id) else { continue };
+            if entry.alone && !tasks.is_empty() {
+                self.due.insert((due, id));
+                break;
+            }
+            let alone = std::mem::take(&mut entry.alone);
             entry.due = None;
             let release = entry.release.filter(|_| !self.releases_wait);
             if release.is_none() && entry.repost_at <= now {
@@ -289,6 +312,9 @@ impl Table {
             } else {
                 let (handle, visible_in) = (entry.handle.clone(), release.unwrap_or(visibility));
                 tasks.push(Task::Visibility(Change { id, handle, visible_in, release: release.is_some() }));
+            }
+            if alone {
+                break;
             }
         }
         tasks

@@ -1,11 +1,144 @@
+//! Which handler runs a step: the first route that its pipeline and arguments match, else the queue's own.
+
+use serde_json::{Map, Value};
+
 use super::config::QueueConfig;
-use serde_json::Value;
-pub struct Routes(Option<String>);
+
+/// The routes of one queue.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    routes: Vec<Route>,
+    otherwise: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    pipeline: Option<String>,
+    arguments: Map<String, Value>,
+    handler: String,
+}
+
 impl Routes {
+    #[must_use]
     pub fn new(config: &QueueConfig) -> Self {
-        Self(config.handler.clone())
+        let route = |route: &super::config::RouteConfig| Route {
+            pipeline: route.pipeline.clone(),
+            arguments: route.arguments.clone(),
+            handler: route.handler.clone(),
+        };
+        Self { routes: config.routes.iter().map(route).collect(), otherwise: config.handler.clone() }
     }
-    pub fn handler(&self, _: &str, _: &Value) -> Option<&str> {
-        self.0.as_deref()
+
+    /// The handler's name; none where nothing matches and the queue has no handler of its own.
+    #[must_use]
+    pub fn handler(&self, pipeline: &str, arguments: &Value) -> Option<&str> {
+        let matching = self.routes.iter().find(|route| route.matches(pipeline, arguments));
+        matching.map(|route| &route.handler).or(self.otherwise.as_ref()).map(String::as_str)
+    }
+}
+
+impl Route {
+    fn matches(&self, pipeline: &str, arguments: &Value) -> bool {
+        self.pipeline.as_ref().is_none_or(|glob| glob_matches(glob, pipeline))
+            && self.arguments.iter().all(|(name, value)| arguments.get(name).is_some_and(|other| equal(value, other)))
+    }
+}
+
+/// Equality of JSON in which 5 is 5.0.
+fn equal(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(a, b)| equal(a, b))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len() && one.iter().all(|(key, a)| other.get(key).is_some_and(|b| equal(a, b)))
+        }
+        _ => one == other,
+    }
+}
+
+/// Whether `*` (any text) and `?` (any character) in `glob` make it `text`. At worst the product of both lengths.
+fn glob_matches(glob: &str, text: &str) -> bool {
+    let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
+    let (mut at, mut read) = (0, 0);
+    // Where the last star stands, and how much of the text it has taken.
+    let mut star: Option<(usize, usize)> = None;
+    while read < text.len() {
+        match glob.get(at) {
+            Some('*') => {
+                star = Some((at, read));
+                at += 1;
+            }
+            Some(c) if *c == '?' || *c == text[read] => {
+                at += 1;
+                read += 1;
+            }
+            _ => {
+                let Some((stood, taken)) = star else { return false };
+                star = Some((stood, taken + 1));
+                at = stood + 1;
+                read = taken + 1;
+            }
+        }
+    }
+    glob[at..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn routes() -> Routes {
+        let config = json!({
+            "url": "u", "handler": "other",
+            "routes": [
+                {"pipeline": "train-*", "arguments": {"task": "spark", "size": 5}, "handler": "spark"},
+                {"pipeline": "train-*", "handler": "train"},
+                {"arguments": {"task": "spark"}, "handler": "any-spark"},
+            ],
+        });
+        Routes::new(&serde_json::from_value(config).expect("config"))
+    }
+
+    #[test]
+    fn the_first_route_that_matches_all_it_names_decides() {
+        for (pipeline, arguments, handler) in [
+            ("train-a", json!({"task": "spark", "size": 5.0, "x": null}), "spark"),
+            ("train-a", json!({"task": "spark"}), "train"),
+            ("score", json!({"task": "spark"}), "any-spark"),
+            ("score", json!({"task": "Spark"}), "other"),
+            ("score", json!("spark"), "other"),
+        ] {
+            assert_eq!(routes().handler(pipeline, &arguments), Some(handler), "{pipeline} {arguments}");
+        }
+    }
+
+    #[test]
+    fn globs_match_as_in_a_shell() {
+        for (glob, text, matches) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcd", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("*a*b*", "xxaxxbxx", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(glob_matches(glob, text), matches, "{glob} {text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_with_parts_replaced_by_stars_matches_itself(text in "[ab]{0,12}", keep in prop::collection::vec(any::<bool>(), 12)) {
+            let glob: String = text.chars().zip(&keep).map(|(c, keep)| if *keep { c } else { '*' }).collect();
+            prop_assert!(glob_matches(&glob, &text));
+            let longer = format!("{}c", text);
+            prop_assert!(!glob_matches(&text, &longer));
+        }
     }
 }

@@ -1,0 +1,170 @@
+//! Turns a tree of settings into a [`Config`](super::Config), going on after each mistake to find the next.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use super::mistake::{Mistake, Mistakes};
+use super::source::Source;
+
+/// More mistakes than anybody wants to read at once.
+const MOST: usize = 200;
+
+/// Decodes the tree. Each value that is wrong is noted and taken out, and the rest tried again, so that all mistakes are found.
+pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mistakes) -> Option<T> {
+    for _ in 0..MOST {
+        let error = match serde_path_to_error::deserialize::<_, T>(source.tree.clone()) {
+            Ok(decoded) => return Some(decoded),
+            Err(error) => error,
+        };
+        let segments: Vec<Step> = error.path().iter().filter_map(Step::of).collect();
+        let message = error.into_inner().to_string();
+        if let Some(field) = quoted_after(&message, "unknown field `") {
+            // The path may or may not lead to the unknown key itself.
+            let parent = match segments.split_last() {
+                Some((Step::Field(last), parent)) if *last == field => parent,
+                _ => &segments[..],
+            };
+            let key = join(parent, Some(&field));
+            let known = message.split_once("expected ").map_or("", |(_, known)| known);
+            note(
+                source,
+                mistakes,
+                key,
+                format!("there is no such key{}; known are: {}", nearest(&field, known), known_list(known)),
+            );
+            with(&mut source.tree, parent, |parent| {
+                if let Value::Object(fields) = parent {
+                    fields.remove(&field);
+                }
+            });
+        } else if let Some(field) = quoted_after(&message, "missing field `") {
+            note(source, mistakes, join(&segments, Some(&field)), "is missing".to_owned());
+            with(&mut source.tree, &segments, |parent| {
+                if let Value::Object(fields) = parent {
+                    // Every key that must be there is a text; the empty one is noted, and not judged again.
+                    fields.insert(field.clone(), Value::String(String::new()));
+                }
+            });
+        } else {
+            let key = join(&segments, None);
+            let from_environment = source.is_from_environment(&key);
+            let mut again = false;
+            with(&mut source.tree, &segments, |value| {
+                if let (true, Value::String(text)) = (from_environment, &*value)
+                    && let Some(read) = read(text, message.contains("expected a sequence"))
+                {
+                    *value = read;
+                    again = true;
+                }
+            });
+            if !again {
+                note(source, mistakes, key, message);
+                if !remove(&mut source.tree, &segments) {
+                    return None;
+                }
+            }
+        }
+    }
+    None
+}
+
+fn note(source: &Source, mistakes: &mut Mistakes, key: String, what: String) {
+    mistakes.add(Mistake { source: source.origin(&key), key, what });
+}
+
+/// One step on the way to a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Field(String),
+    Index(usize),
+}
+
+impl Step {
+    fn of(segment: &Segment) -> Option<Self> {
+        match segment {
+            Segment::Map { key } => Some(Self::Field(key.clone())),
+            Segment::Seq { index } => Some(Self::Index(*index)),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        }
+    }
+}
+
+fn join(steps: &[Step], last: Option<&str>) -> String {
+    let mut key = String::new();
+    for step in steps {
+        match step {
+            Step::Index(index) => key.push_str(&format!("[{index}]")),
+            Step::Field(field) if key.is_empty() => key.push_str(field),
+            Step::Field(field) => key.push_str(&format!(".{field}")),
+        }
+    }
+    match last {
+        Some(last) if key.is_empty() => last.to_owned(),
+        Some(last) => format!("{key}.{last}"),
+        None => key,
+    }
+}
+
+fn with(tree: &mut Value, steps: &[Step], change: impl FnOnce(&mut Value)) {
+    let mut at = Some(tree);
+    for step in steps {
+        at = match (at, step) {
+            (Some(Value::Object(fields)), Step::Field(field)) => fields.get_mut(field),
+            (Some(Value::Array(elements)), Step::Index(index)) => elements.get_mut(*index),
+            _ => None,
+        };
+    }
+    if let Some(value) = at {
+        change(value);
+    }
+}
+
+/// Takes a value out, so that its default holds; an element gives way to nothing only as a whole.
+fn remove(tree: &mut Value, steps: &[Step]) -> bool {
+    let Some((last, parent)) = steps.split_last() else { return false };
+    let mut removed = false;
+    with(tree, parent, |parent| match (parent, last) {
+        (Value::Object(fields), Step::Field(field)) => removed = fields.remove(field).is_some(),
+        (Value::Array(elements), Step::Index(index)) if *index < elements.len() => {
+            elements.remove(*index);
+            removed = true;
+        }
+        _ => {}
+    });
+    removed
+}
+
+/// A variable's text as what it may stand for where no text is wanted: JSON, or, where a list is, its elements with commas between.
+fn read(text: &str, list: bool) -> Option<Value> {
+    let elements =
+        || text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| Value::String(part.to_owned()));
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) if !value.is_string() && value.is_array() == list => Some(value),
+        _ if list => Some(elements().collect()),
+        _ => None,
+    }
+}
+
+fn quoted_after(message: &str, before: &str) -> Option<String> {
+    Some(message.strip_prefix(before)?.split_once('`')?.0.to_owned())
+}
+
+fn known_list(known: &str) -> String {
+    known.trim_start_matches("one of ").replace('`', "")
+}
+
+fn nearest(field: &str, known: &str) -> String {
+    let near = known.split('`').skip(1).step_by(2).find(|known| differ_little(field, known));
+    near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"))
+}
+
+/// Whether two words are a slip of the finger apart: one letter more, less, other, or two swapped.
+fn differ_little(one: &str, other: &str) -> bool {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let front = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+    let (one, other) = (&one[front..], &other[front..]);
+    let back = one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (one, other) = (&one[..one.len() - back], &other[..other.len() - back]);
+    one.len() <= 1 && other.len() <= 1 || one.len() == 2 && other.len() == 2 && one[0] == other[1] && one[1] == other[0]
+}

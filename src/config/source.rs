@@ -1,0 +1,129 @@
+//! Where settings come from: a TOML file, overlaid with environment variables, each value with its origin.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Format, Toml};
+use serde_json::{Map, Value};
+
+use super::{DEFAULT_PATH, Mistakes};
+
+/// The settings as a tree, not yet judged.
+pub(super) struct Source {
+    pub(super) tree: Value,
+    file: PathBuf,
+    /// The keys that the file itself has at its top.
+    in_file: BTreeSet<String>,
+    /// The variable behind each key that the environment sets.
+    variables: BTreeMap<String, String>,
+}
+
+const PREFIX: &str = "CALLBACKD_";
+const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
+/// More elements than anybody lists by hand; an index beyond is a slip of the finger, and must not make a huge array.
+const MOST_ELEMENTS: usize = 1000;
+
+impl Source {
+    pub(super) fn read(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Mistakes> {
+        let mut variables = BTreeMap::new();
+        for (name, value) in environment {
+            let Ok(name) = name.into_string() else { continue };
+            if name.starts_with(PREFIX) {
+                let value = value.into_string().map_err(|_| Mistakes::one(name.clone(), "the value is not UTF-8"))?;
+                variables.insert(name, value);
+            }
+        }
+        let named = path.map(Path::to_owned).or_else(|| variables.remove(PATH_VARIABLE).map(PathBuf::from));
+        variables.remove(PATH_VARIABLE);
+        let file = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            // The environment alone may say it all, as in a container.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() && !variables.is_empty() => {
+                String::new()
+            }
+            Err(error) => {
+                let what = format!(
+                    "the configuration cannot be read ({error}); name another file with --config or ${PATH_VARIABLE}; the least that it \
+                     needs is one [[queues]] with a url and a handler, and that [handlers.NAME]"
+                );
+                return Err(Mistakes::one(file.display().to_string(), what));
+            }
+        };
+        let mut source = Self::of_text(file, &text)?;
+        for (name, value) in variables {
+            source.overlay(&name, value)?;
+        }
+        Ok(source)
+    }
+
+    pub(super) fn of_text(file: PathBuf, text: &str) -> Result<Self, Mistakes> {
+        let tree = Figment::from(Toml::string(text)).extract::<Value>().map_err(|error| {
+            Mistakes::one(file.display().to_string(), format!("it is not TOML: {}", error.to_string().trim()))
+        })?;
+        let in_file = tree.as_object().into_iter().flat_map(Map::keys).cloned().collect();
+        Ok(Self { tree, file, in_file, variables: BTreeMap::new() })
+    }
+
+    /// Where the value of a key comes from, or would.
+    pub(super) fn origin(&self, key: &str) -> String {
+        let part = |whole: &str, of: &str| {
+            whole.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let set_by =
+            self.variables.iter().find(|(set, _)| part(key, set) || part(set, key) && !self.in_file.contains(key));
+        set_by.map_or_else(|| self.file.display().to_string(), |(_, variable)| variable.clone())
+    }
+
+    pub(super) fn is_from_environment(&self, key: &str) -> bool {
+        self.variables.contains_key(key)
+    }
+
+    /// Puts the raw text of a variable where its name says. What is to be a number is read as one only when it is decoded, so that
+    /// account ids keep their leading zeros.
+    fn overlay(&mut self, variable: &str, text: String) -> Result<(), Mistakes> {
+        let segments: Vec<String> = variable[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let mut key = String::new();
+        let mut at = &mut self.tree;
+        for segment in &segments {
+            if segment.is_empty() {
+                return Err(Mistakes::one(variable, "the name is not CALLBACKD_<KEY>__<KEY>"));
+            }
+            match segment.parse::<usize>().ok().filter(|_| !at.is_object() && !key.is_empty()) {
+                Some(index) if index < MOST_ELEMENTS => {
+                    key.push_str(&format!("[{index}]"));
+                    if !at.is_array() {
+                        *at = Value::Array(Vec::new());
+                    }
+                    let Value::Array(elements) = at else { return Ok(()) };
+                    while elements.len() <= index {
+                        elements.push(Value::Null);
+                    }
+                    at = &mut elements[index];
+                }
+                Some(index) => {
+                    return Err(Mistakes::one(variable, format!("the index {index} is beyond {MOST_ELEMENTS}")));
+                }
+                None => {
+                    if !key.is_empty() {
+                        key.push('.');
+                    }
+                    key.push_str(segment);
+                    if !at.is_object() {
+                        *at = Value::Object(Map::new());
+                    }
+                    let Value::Object(fields) = at else { return Ok(()) };
+                    at = fields.entry(segment.clone()).or_insert(Value::Null);
+                }
+            }
+        }
+        *at = Value::String(text);
+        self.variables.insert(key, variable.to_owned());
+        Ok(())
+    }
+}

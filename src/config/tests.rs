@@ -1,0 +1,278 @@
+//! What a configuration may and may not say.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::engine::config::Verify;
+use crate::handler::{Completion, handler_fn};
+use crate::outcome::Outputs;
+
+/// A registry whose `exec` takes any settings, so that no program needs to be there.
+fn registry() -> Registry {
+    let mut registry = Registry::new();
+    let build =
+        |_: Value| Ok::<_, Infallible>(handler_fn(|_, _: Value| async { Ok(Completion::Success(Outputs::new())) }));
+    registry.register("exec", build).expect("one name");
+    registry
+}
+
+const LEAST: &str = r#"
+[[queues]]
+url = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks"
+handler = "work"
+[handlers.work]
+type = "exec"
+"#;
+
+fn load(text: &str) -> Result<Loaded, Mistakes> {
+    Loaded::from_toml("test.toml", text, &registry())
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    let mistakes = load(text).expect_err("mistakes");
+    mistakes.iter().map(|mistake| format!("{}: {}", mistake.key, mistake.what)).collect()
+}
+
+fn with_env(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
+    let mut file = tempfile::NamedTempFile::new().expect("file");
+    file.write_all(text.as_bytes()).expect("write");
+    let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    Loaded::load(Some(file.path()), variables.collect::<Vec<_>>(), &registry())
+}
+
+#[test]
+fn the_least_configuration_has_the_documented_defaults() {
+    let loaded = load(LEAST).expect("valid");
+    let queue = &loaded.config.queues[0];
+    assert_eq!((queue.concurrency, queue.verify), (16, Verify::Redelivered));
+    assert_eq!(queue.repost_after, Duration::from_secs(41_400));
+    assert_eq!(loaded.config.handlers["work"].deferred_limit, Duration::from_secs(7 * 86_400));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    assert!(loaded.handlers.contains_key("work"));
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_key_and_remedy() {
+    let told = mistakes(
+        r#"
+        [worker]
+        drain_timout = "5s"
+        [ledger]
+        type = "dynamodb"
+        lease = "1s"
+        [log]
+        format = "xml"
+        [[queues]]
+        url = "https://sqs.us-east-1.amazonaws.com/123456789012/q"
+        handler = "nobody"
+        visibility_timeout = 90
+        concurrency = 0
+        stop_watch = "100ms"
+        accounts = ["12"]
+        [[queues]]
+        url = "https://sqs.us-east-1.amazonaws.com/123456789012/q"
+        handler = "work"
+        repost_after = "12h"
+        [[queues]]
+        handler = "work"
+        [handlers.work]
+        type = "exek"
+        max_attempts = 0
+        retry_delay = "1h"
+        [handlers.Other]
+        type = "http"
+        "#,
+    );
+    let wants = [
+        "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id or drain_timeout",
+        "log.format: unknown variant `xml`",
+        "queues[0].visibility_timeout: invalid type: integer `90`, expected a duration with its unit",
+        "queues[2].url: is missing",
+        "ledger.type: \"dynamodb\" comes with a later version",
+        "ledger.lease: 1s is not allowed; 3s to 12h are",
+        "queues[0].concurrency: 0 is not allowed; 1 to 100000 are",
+        "queues[0].stop_watch: 100ms is not allowed",
+        "queues[0].accounts[0]: \"12\" is not the twelve digits",
+        "queues[0].handler: there is no [handlers.nobody]; there are: Other, work",
+        "queues[1].repost_after: 12h and a visibility_timeout of 2m are more than the 12h",
+        "queues[1].url: the same queue as queues[0]",
+        "handlers.Other: a handler's name is lower-case",
+        "handlers.work.max_attempts: 0 is not allowed",
+        "handlers.work.retry_delay: 1h is more than the retry_delay_max of 15m",
+        "handlers.Other.type: \"http\" comes with a later version; this binary has: exec",
+        "handlers.work.type: `exek` is not a handler type of this binary, which has: exec",
+    ];
+    for want in wants {
+        assert!(told.iter().any(|told| told.starts_with(want)), "{want}\nnot in {told:#?}");
+    }
+    assert_eq!(told.len(), wants.len(), "{told:#?}");
+}
+
+#[test]
+fn a_text_that_is_no_toml_and_a_file_that_is_not_there_say_so() {
+    let error = load("[[queues").expect_err("no TOML").to_string();
+    assert!(error.starts_with("test.toml: it is not TOML"), "{error}");
+    let missing =
+        Loaded::load(Some(Path::new("/nowhere/callbackd.toml")), [], &registry()).expect_err("missing").to_string();
+    assert!(missing.contains("/nowhere/callbackd.toml") && missing.contains("--config"), "{missing}");
+}
+
+#[test]
+fn unusable_queues_are_refused() {
+    for (url, wants) in [
+        ("https://sqs.us-east-1.amazonaws.com/123456789012/q.fifo", "FIFO"),
+        ("sqs.us-east-1.amazonaws.com/123456789012/q", "is not https://"),
+        ("https://sqs.us-east-1.amazonaws.com/q", "is not https://"),
+        ("arn:aws:sqs:us-east-1:123456789012:q", "is not https://"),
+    ] {
+        let told =
+            mistakes(&LEAST.replace("https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks", url));
+        assert!(told.len() == 1 && told[0].contains(wants), "{told:?}");
+    }
+}
+
+#[test]
+fn a_route_that_hides_those_after_it_is_refused() {
+    let told = mistakes(&LEAST.replace(
+        "[handlers.work]",
+        "[[queues.routes]]\npipeline = \"*\"\nhandler = \"work\"\n[[queues.routes]]\npipeline = \"a\"\nhandler = \"work\"\n[handlers.work]",
+    ));
+    assert_eq!(
+        told,
+        ["queues[0].routes[0]: matches every step, so that the routes after it never do; move it to the end"]
+    );
+}
+
+#[test]
+fn the_environment_overrides_the_file_with_its_raw_text() {
+    let loaded = with_env(
+        LEAST,
+        &[
+            ("CALLBACKD_QUEUES__0__CONCURRENCY", "40"),
+            ("CALLBACKD_QUEUES__0__ACCOUNTS", "000000000012,012345678901"),
+            ("CALLBACKD_QUEUES__0__VERIFY", "always"),
+            ("CALLBACKD_WORKER__ID", "007"),
+            ("CALLBACKD_WORKER__DRAIN_TIMEOUT", "5s"),
+            ("CALLBACKD_HANDLERS__WORK__ON_STOP", "success"),
+            ("CALLBACKD_HTTP__LISTEN", "off"),
+            ("OTHER", "ignored"),
+        ],
+    );
+    let config = loaded.expect("valid").config;
+    assert_eq!(config.queues[0].concurrency, 40);
+    assert_eq!(config.queues[0].accounts, ["000000000012", "012345678901"]);
+    assert_eq!(config.worker.id.as_deref(), Some("007"));
+    assert_eq!(config.worker.drain_timeout, Duration::from_secs(5));
+}
+
+#[test]
+fn a_container_needs_no_file() {
+    let variables = [
+        ("CALLBACKD_QUEUES__0__URL", "https://sqs.us-east-1.amazonaws.com/012345678901/q"),
+        ("CALLBACKD_QUEUES__0__ACCOUNTS__0", "000000000001"),
+        ("CALLBACKD_QUEUES__0__HANDLER", "work"),
+        ("CALLBACKD_HANDLERS__WORK__TYPE", "exec"),
+        ("CALLBACKD_HANDLERS__WORK__SETTINGS__COMMAND", "[\"/bin/true\"]"),
+    ];
+    let loaded = with_env("", &variables).expect("valid");
+    assert_eq!(loaded.config.queues[0].accounts, ["000000000001"]);
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_its_variable() {
+    let error = with_env(LEAST, &[("CALLBACKD_QUEUES__0__CONCURRENCY", "many"), ("CALLBACKD_WROKER__ID", "x")])
+        .expect_err("mistakes");
+    let text = error.to_string();
+    assert!(text.contains("CALLBACKD_QUEUES__0__CONCURRENCY: queues[0].concurrency: "), "{text}");
+    assert!(text.contains("CALLBACKD_WROKER__ID: wroker: there is no such key (did you mean `worker`?)"), "{text}");
+    assert!(text.contains("2 mistakes"), "{text}");
+}
+
+#[test]
+fn the_reference_manual_names_every_key_with_the_default_that_holds() {
+    let manual = DEFAULTS.lines().map(|line| {
+        line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line)
+    });
+    // A build without the AWS clients has no section for them.
+    #[cfg(not(feature = "aws"))]
+    let manual =
+        manual.filter(|line| !["region = ", "profile = ", "endpoint_url = "].iter().any(|key| line.starts_with(key)));
+    let manual: String = manual.map(|line| format!("{line}\n")).collect();
+    let documented = load(&manual).unwrap_or_else(|mistakes| panic!("{mistakes}\n{manual}")).config;
+    let mut expected = load(LEAST).expect("valid").config;
+    let keys = |config: &Config| {
+        let mut keys = Vec::new();
+        collect_keys(&serde_json::to_value(config).expect("json"), "", &mut keys);
+        keys.retain(|key| !key.contains(".settings") && !key.contains(".arguments."));
+        keys
+    };
+    for key in keys(&documented) {
+        let field = key.rsplit('.').next().expect("a last part");
+        assert!(manual.contains(&format!("{field} = ")), "config/default.toml lacks {key}");
+    }
+    // What has no default stands there as an example.
+    expected.queues[0].routes = documented.queues[0].routes.clone();
+    expected.queues[0].region = documented.queues[0].region.clone();
+    expected.queues[0].role_arn = documented.queues[0].role_arn.clone();
+    expected.queues[0].accounts = documented.queues[0].accounts.clone();
+    #[cfg(feature = "aws")]
+    expected.aws.clone_from(&documented.aws);
+    expected.worker.id = documented.worker.id.clone();
+    expected.queues[0].url.clone_from(&documented.queues[0].url);
+    expected.queues[0].handler.clone_from(&documented.queues[0].handler);
+    let (mut handler, name) =
+        (expected.handlers["work"].clone(), documented.handlers.keys().next().expect("one").clone());
+    handler.settings = documented.handlers[&name].settings.clone();
+    expected.handlers = [(name, handler)].into();
+    expected.ledger.path.clone_from(&documented.ledger.path);
+    assert_eq!(documented, expected);
+}
+
+fn collect_keys(value: &Value, prefix: &str, keys: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| collect_keys(value, &format!("{prefix}.{key}"), keys))
+        }
+        Value::Array(elements) => elements.iter().for_each(|value| collect_keys(value, prefix, keys)),
+        // No default, and no example either.
+        Value::Null => {}
+        _ => keys.push(prefix.trim_start_matches('.').to_owned()),
+    }
+}
+
+#[test]
+fn the_example_is_a_whole_production_file_without_mistakes_or_warnings() {
+    let loaded = load(include_str!("../../config/example.toml")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_dump_reads_back_and_hides_what_may_be_a_secret() {
+    let text = format!(
+        "{LEAST}[handlers.work.settings]\ncommand = [\"/bin/true\"]\nenv = {{ DB = \"hunter2\" }}\napi_token = \"hunter2\"\n"
+    );
+    let dump = load(&text).expect("valid").config.to_toml();
+    assert!(!dump.contains("hunter2"), "{dump}");
+    assert!(dump.contains("visibility_timeout = \"2m\""), "{dump}");
+    assert!(load(&dump).is_ok(), "{dump}");
+}
+
+#[test]
+fn the_schema_describes_every_section() {
+    let schema = Config::schema().to_string();
+    for key in ["visibility_timeout", "retry_delay_max", "drain_timeout", "retention", "listen"] {
+        assert!(schema.contains(key), "{key}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic(text in "(\\[{0,2}(queues|handlers\\.x|log|ledger)\\]{0,2}\n|(url|type|handler|settings|level|lease) = (\"\\PC{0,8}\"|[0-9]{1,3}|\\[\\]|\\{\\})\n|\\PC{0,5}\n){0,12}") {
+        let _ = load(&text);
+    }
+}
