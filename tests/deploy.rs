@@ -1,0 +1,364 @@
+//! What `deploy/` ships, held against the tools and models of those who will read it: systemd, ECS, IAM.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "support/venv.rs"]
+mod venv;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use callbackd::engine::config::{HandlerConfig, WorkerConfig};
+use callbackd::observe::metrics::Metrics;
+use callbackd::observe::server::{Check, Config, Server, Source};
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use venv::Venv;
+
+/// A drain ends with the last reports; this is left for them.
+const LAST_REPORTS: Duration = Duration::from_secs(10);
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_str(&text(name)).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
+}
+
+fn told(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+mod systemd {
+    use super::*;
+
+    /// Runs systemd-analyze on the unit, with a program that is there in place of ours; none where systemd is not installed.
+    fn analyze(arguments: &[&str]) -> Option<Output> {
+        let unit = text("systemd/callbackd.service");
+        let ours = "ExecStart=/usr/local/bin/callbackd ";
+        assert!(unit.contains(ours), "the unit starts callbackd");
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("callbackd.service");
+        fs::write(&file, unit.replace(ours, "ExecStart=/bin/true ")).expect("it is writable");
+        let run = Command::new("systemd-analyze").args(arguments).arg(&file).env("SYSTEMD_COLORS", "0").output();
+        match run {
+            Ok(output) => Some(output),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                eprintln!(
+                    "SKIPPED: systemd-analyze is not installed, so the unit was NOT checked; apt-get install systemd"
+                );
+                None
+            }
+            Err(error) => panic!("systemd-analyze: {error}"),
+        }
+    }
+
+    fn setting(name: &str) -> String {
+        let unit = text("systemd/callbackd.service");
+        let value = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("the unit sets {name}")).to_owned()
+    }
+
+    #[test]
+    fn the_unit_is_one_that_systemd_understands_without_a_warning() {
+        if let Some(output) = analyze(&["verify"]) {
+            assert!(output.status.success() && told(&output).trim().is_empty(), "{}", told(&output));
+        }
+    }
+
+    #[test]
+    fn the_unit_is_as_closed_as_handlers_allow() {
+        // In tenths: 2.0, of 10, where a unit without a sandbox has 9.5.
+        if let Some(output) = analyze(&["security", "--offline=true", "--threshold=20"]) {
+            assert!(output.status.success(), "{}", told(&output));
+        }
+    }
+
+    #[test]
+    fn the_unit_leaves_a_drain_its_time() {
+        let limit = callbackd::duration::parse(&setting("TimeoutStopSec")).expect("a time");
+        let needed = WorkerConfig::default().drain_timeout + default_stop_grace() + LAST_REPORTS;
+        assert!(limit >= needed, "{limit:?} < {needed:?}");
+    }
+
+    #[test]
+    fn bad_configuration_is_not_started_again_and_all_else_is() {
+        assert_eq!(setting("Restart"), "always");
+        assert!(setting("RestartPreventExitStatus").split(' ').any(|status| status == "78"));
+        assert_eq!(setting("KillMode"), "mixed", "handlers' programs are not signalled before the daemon");
+    }
+
+    #[test]
+    fn the_user_is_made_as_the_unit_names_it() {
+        let made = text("systemd/callbackd.sysusers");
+        let made = made.lines().find(|line| line.starts_with("u ")).expect("a user");
+        assert_eq!(made.split(' ').nth(1), Some(setting("User").as_str()));
+        assert!(made.ends_with(&format!("/var/lib/{}", setting("StateDirectory"))), "{made}");
+    }
+}
+
+fn default_stop_grace() -> Duration {
+    let handler: HandlerConfig = serde_json::from_value(json!({ "type": "exec" })).expect("all else has defaults");
+    handler.stop_grace
+}
+
+fn check(arguments: &[&str], files: &[PathBuf]) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/check.py");
+    Command::new(Venv::ready().python()).arg(script).args(arguments).args(files).output().expect("Python runs")
+}
+
+mod ecs {
+    use super::*;
+
+    fn container() -> Value {
+        json("ecs/task-definition.json")["containerDefinitions"][0].clone()
+    }
+
+    fn variable(name: &str) -> String {
+        let container = container();
+        let all = container["environment"].as_array().expect("a list").clone();
+        let found = all.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("{name} is set"));
+        found["value"].as_str().expect("a string").to_owned()
+    }
+
+    #[test]
+    fn ecs_would_take_the_task_definition_and_the_service() {
+        for (operation, file) in
+            [("RegisterTaskDefinition", "ecs/task-definition.json"), ("CreateService", "ecs/service.json")]
+        {
+            let output = check(&["input", "ecs", operation], &[path(file)]);
+            assert!(output.status.success(), "{file}: {}", told(&output));
+        }
+    }
+
+    #[test]
+    fn the_check_itself_sees_unknown_members_wrong_types_and_values_that_are_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (pointer, value, complaint) in [
+            ("/networkMode", json!("bus"), "networkMode: 'bus' is none of"),
+            ("/containerDefinitions/0/stopTimeout", json!("120s"), "containerDefinitions[0].stopTimeout"),
+            ("/containerDefinitions/0", json!({ "nmae": "callbackd" }), "\"nmae\""),
+        ] {
+            let mut definition = json("ecs/task-definition.json");
+            *definition.pointer_mut(pointer).expect("it is set") = value;
+            let file = folder.path().join("task-definition.json");
+            fs::write(&file, definition.to_string()).expect("it is writable");
+            let output = check(&["input", "ecs", "RegisterTaskDefinition"], &[file]);
+            assert!(!output.status.success() && told(&output).contains(complaint), "{}", told(&output));
+        }
+    }
+
+    #[test]
+    fn ecs_leaves_a_drain_its_time() {
+        let limit = container()["stopTimeout"].as_u64().map(Duration::from_secs).expect("a number");
+        assert!(limit <= Duration::from_secs(120), "Fargate allows no more");
+        let drain = callbackd::duration::parse(&variable("CALLBACKD_WORKER__DRAIN_TIMEOUT")).expect("a time");
+        let needed = drain + default_stop_grace() + LAST_REPORTS;
+        assert!(limit >= needed, "{limit:?} < {needed:?}");
+    }
+
+    #[test]
+    fn the_container_has_somewhere_to_write_and_nothing_else() {
+        let container = container();
+        assert_eq!(container["readonlyRootFilesystem"], true);
+        let mounted = |at: &str| {
+            let mounts = container["mountPoints"].as_array().expect("a list");
+            mounts.iter().any(|mount| mount["containerPath"] == at && mount["readOnly"] != true)
+        };
+        let ledger = PathBuf::from(variable("CALLBACKD_LEDGER__PATH"));
+        assert!(mounted(ledger.parent().and_then(Path::to_str).expect("a folder")));
+        assert!(mounted("/tmp"));
+    }
+
+    #[test]
+    fn a_ledger_file_is_never_shared_by_two_tasks() {
+        let service = json("ecs/service.json");
+        assert_eq!(service["desiredCount"], 1);
+        assert_eq!(
+            service["deploymentConfiguration"]["maximumPercent"], 100,
+            "the old task ends before the new one begins"
+        );
+    }
+}
+
+mod container {
+    use super::*;
+
+    fn instructions(name: &str) -> Vec<String> {
+        let dockerfile = text("container/Dockerfile");
+        let all = dockerfile.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        all.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_the_image_copies_is_there_and_is_let_into_the_build() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let ignore = text("container/Dockerfile.dockerignore");
+        let copied: Vec<String> = instructions("COPY")
+            .iter()
+            .filter(|copy| !copy.starts_with("--from") && *copy != ". .")
+            .flat_map(|copy| {
+                let words: Vec<_> = copy.split(' ').filter(|word| !word.starts_with("--")).map(str::to_owned).collect();
+                words[..words.len() - 1].to_vec()
+            })
+            .collect();
+        assert_eq!(copied.len(), 2, "{copied:?}");
+        for needed in copied.iter().map(String::as_str).chain(["Cargo.toml", "Cargo.lock", "src", "tests"]) {
+            assert!(root.join(needed).exists(), "{needed} is in the repository");
+            assert!(ignore.lines().any(|line| line == format!("!{needed}")), "{needed} is let in");
+        }
+    }
+
+    #[test]
+    fn the_image_and_the_task_agree_on_user_and_volumes() {
+        let container = json("ecs/task-definition.json")["containerDefinitions"][0].clone();
+        assert_eq!(instructions("USER"), [container["user"].as_str().expect("a string")]);
+        let volumes: Value = serde_json::from_str(&instructions("VOLUME")[0]).expect("a JSON list");
+        let mounts = container["mountPoints"].as_array().expect("a list");
+        let mounted: Vec<&Value> = mounts.iter().map(|mount| &mount["containerPath"]).collect();
+        assert_eq!(volumes.as_array().expect("a list").iter().collect::<Vec<_>>(), mounted);
+    }
+
+    /// A daemon that is as well as the test says.
+    struct Fake(Mutex<bool>);
+
+    impl Source for Fake {
+        fn health(&self) -> Vec<Check> {
+            let ok = *self.0.lock().expect("not poisoned");
+            vec![Check { name: "engine", ok, detail: "has not turned over for 3 minutes".to_owned() }]
+        }
+
+        fn readiness(&self) -> Vec<Check> {
+            Vec::new()
+        }
+
+        fn steps(&self) -> BoxFuture<'_, Result<Value, String>> {
+            Box::pin(async { Ok(json!([])) })
+        }
+    }
+
+    async fn healthy(listen: &str) -> Output {
+        let mut script = tokio::process::Command::new(path("container/callbackd-healthy"));
+        script.env("CALLBACKD_HTTP__LISTEN", listen).output().await.expect("bash runs it")
+    }
+
+    #[tokio::test]
+    async fn the_health_check_says_what_the_daemon_says() {
+        let source = Arc::new(Fake(Mutex::new(true)));
+        let config = Config { listen: "127.0.0.1:0".parse().expect("an address") };
+        let server = Server::bind(&config, source.clone(), Arc::new(Metrics::new())).await;
+        let server = server.expect("a free port").expect("it is on");
+        let listen = format!("0.0.0.0:{}", server.address().port());
+        let stop = CancellationToken::new();
+        let ask = async {
+            let output = healthy(&listen).await;
+            assert!(output.status.success(), "{}", told(&output));
+
+            *source.0.lock().expect("not poisoned") = false;
+            let output = healthy(&listen).await;
+            assert_eq!(output.status.code(), Some(1));
+            assert!(told(&output).contains("has not turned over"), "{}", told(&output));
+            stop.cancel();
+        };
+        tokio::join!(ask, server.run(stop.clone()));
+
+        assert_eq!(healthy(&listen).await.status.code(), Some(1), "nobody listens any more");
+    }
+}
+
+mod iam {
+    use super::*;
+
+    fn policies() -> Vec<(String, Value)> {
+        let folder = fs::read_dir(path("iam")).expect("a folder");
+        let names = folder.map(|entry| entry.expect("it can be read").file_name().into_string().expect("UTF-8"));
+        let mut policies: Vec<_> = names.map(|name| (name.clone(), json(&format!("iam/{name}")))).collect();
+        policies.sort_by(|(a, _), (b, _)| a.cmp(b));
+        policies
+    }
+
+    fn statements(policy: &Value) -> &Vec<Value> {
+        policy["Statement"].as_array().expect("a list")
+    }
+
+    /// IAM lets one stand for a list of one.
+    fn list(value: &Value) -> Vec<&str> {
+        let many = value.as_array().map(|many| many.iter().collect::<Vec<_>>());
+        many.unwrap_or_else(|| vec![value]).into_iter().map(|one| one.as_str().expect("a string")).collect()
+    }
+
+    #[test]
+    fn policies_are_well_formed_and_grant_nothing_by_wildcard() {
+        for (name, policy) in policies() {
+            assert_eq!(policy["Version"], "2012-10-17", "{name}");
+            for statement in statements(&policy) {
+                assert_eq!(statement["Effect"], "Allow", "{name}");
+                let sid = statement["Sid"].as_str().expect("a Sid");
+                assert!(sid.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}: IAM allows no {sid}");
+                for action in list(&statement["Action"]) {
+                    assert!(!action.contains('*'), "{name}: {action}");
+                }
+                for resource in list(&statement["Resource"]) {
+                    let parts: Vec<&str> = resource.splitn(6, ':').collect();
+                    assert_eq!(parts.len(), 6, "{name}: {resource} is an ARN");
+                    assert!(!parts[..5].concat().contains('*') && parts[5] != "*", "{name}: {resource}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_action_exists() {
+        let files: Vec<PathBuf> = policies().iter().map(|(name, _)| path(&format!("iam/{name}"))).collect();
+        let output = check(&["actions"], &files);
+        assert!(output.status.success(), "{}", told(&output));
+    }
+
+    #[test]
+    fn the_check_itself_sees_an_action_that_is_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("policy.json");
+        let policy = text("iam/worker-policy.json").replace("sqs:DeleteMessage", "sqs:DeleteMessageBatches");
+        fs::write(&file, policy).expect("it is writable");
+        let output = check(&["actions"], &[file]);
+        assert!(!output.status.success() && told(&output).contains("sqs:DeleteMessageBatches"), "{}", told(&output));
+    }
+
+    /// The actions that calls in the source need, found by the names of the SDK's methods.
+    #[cfg(feature = "aws")]
+    fn called() -> std::collections::BTreeSet<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws");
+        let files = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("it can be read").path());
+        let source: String = files.map(|file| fs::read_to_string(file).expect("UTF-8")).collect();
+        let listed = check(&["operations", "sqs", "sagemaker"], &[]);
+        let listed = String::from_utf8(listed.stdout).expect("UTF-8");
+        let operations = listed.lines().map(|line| line.split_once(' ').expect("two words"));
+        operations
+            .filter(|(_, method)| source.contains(&format!(".{method}()")))
+            // A batch is allowed by its single's action.
+            .map(|(action, _)| action.trim_end_matches("Batch").to_owned())
+            .collect()
+    }
+
+    #[cfg(feature = "aws")]
+    #[test]
+    fn what_the_code_calls_is_allowed_and_nothing_beyond_it() {
+        let granted = policies()
+            .iter()
+            .filter(|(name, _)| ["worker-policy.json", "operator-policy.json"].contains(&name.as_str()))
+            .flat_map(|(_, policy)| statements(policy).clone())
+            .flat_map(|statement| list(&statement["Action"]).into_iter().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(called(), granted);
+    }
+}

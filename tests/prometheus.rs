@@ -1,0 +1,114 @@
+//! `/metrics`, read by Prometheus' own parser.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/venv.rs"]
+mod venv;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use callbackd::observe::metrics::Metrics;
+use serde_json::{Value, json};
+
+use venv::Venv;
+
+fn parsed(exposition: &str) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/prometheus/parse.py");
+    let mut python = Command::new(Venv::ready().python())
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("Python runs");
+    let mut stdin = python.stdin.take().expect("it is piped");
+    stdin.write_all(exposition.as_bytes()).expect("it reads to the end");
+    drop(stdin);
+    let output = python.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}\n{exposition}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("it prints JSON")
+}
+
+/// Whatever a queue or a handler is called.
+const ODD: &str = "a \"quoted\\ name\nof two lines, ünd {more}";
+
+fn used() -> Metrics {
+    let metrics = Metrics::new();
+    metrics.expect_queue("q");
+    metrics.expect_handler("q", ODD);
+    metrics.step_started("q", ODD, Some(Duration::from_millis(3)));
+    metrics.step_started("q", ODD, None);
+    metrics.step_idle("q", ODD);
+    metrics.step_ended("q", ODD, "success", Some(Duration::from_secs(30 * 24 * 60 * 60)));
+    metrics.aws_request("sqs", "ReceiveMessage", "ok");
+    metrics.timeout("ReceiveMessage");
+    metrics.set_reports_pending(2);
+    metrics.set_oldest_unreported(Some(Duration::from_secs(7)));
+    metrics.set_steps_deferred(3);
+    metrics.set_messages_held(100_000);
+    metrics.message_unreadable("q");
+    metrics.heartbeat_failed();
+    metrics.stop("watch");
+    metrics.set_stop_watch_interval(Duration::from_millis(1500));
+    metrics.ledger_committed(Duration::from_micros(120));
+    metrics.set_ledger_failing(true);
+    metrics
+}
+
+#[test]
+fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
+    let samples = parsed(&used().exposition().expect("it is written to memory"));
+    let handler = json!({ "queue": "q", "handler": ODD });
+    for (name, labels, value) in [
+        ("callbackd_steps_total", json!({ "queue": "q", "handler": ODD, "outcome": "success" }), 1.0),
+        ("callbackd_steps_running", handler.clone(), 1.0),
+        ("callbackd_step_seconds_count", handler.clone(), 1.0),
+        ("callbackd_step_seconds_sum", handler.clone(), 2_592_000.0),
+        ("callbackd_pickup_seconds_count", handler, 1.0),
+        (
+            "callbackd_aws_requests_total",
+            json!({ "service": "sqs", "operation": "ReceiveMessage", "result": "ok" }),
+            1.0,
+        ),
+        ("callbackd_timeouts_total", json!({ "operation": "ReceiveMessage" }), 1.0),
+        ("callbackd_reports_pending", json!({}), 2.0),
+        ("callbackd_steps_deferred", json!({}), 3.0),
+        ("callbackd_messages_held", json!({}), 100_000.0),
+        ("callbackd_messages_unreadable_total", json!({ "queue": "q" }), 1.0),
+        ("callbackd_heartbeats_failed_total", json!({}), 1.0),
+        ("callbackd_stops_total", json!({ "via": "watch" }), 1.0),
+        ("callbackd_stop_watch_interval_seconds", json!({}), 1.5),
+        ("callbackd_ledger_commit_seconds_count", json!({}), 1.0),
+        ("callbackd_ledger_failing", json!({}), 1.0),
+        ("callbackd_build_info", json!({ "version": env!("CARGO_PKG_VERSION") }), 1.0),
+    ] {
+        let all = samples[name].as_array().unwrap_or_else(|| panic!("{name} is there: {samples}"));
+        assert!(all.contains(&json!([labels, value])), "{name} {labels} {value}: {all:?}");
+    }
+    assert!(samples["callbackd_oldest_unreported_seconds"][0][1].as_f64().expect("a number") >= 7.0);
+}
+
+#[test]
+fn a_daemon_that_has_done_nothing_yet_can_be_scraped() {
+    let samples = parsed(&Metrics::new().exposition().expect("it is written to memory"));
+    assert_eq!(samples["callbackd_reports_pending"], json!([[{}, 0.0]]));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_process_is_measured_in_prometheus_standard_metrics() {
+    let samples = parsed(&Metrics::new().exposition().expect("it is written to memory"));
+    for (name, least) in [
+        ("process_resident_memory_bytes", 1_000_000.0),
+        ("process_cpu_seconds_total", 0.0),
+        ("process_open_fds", 3.0),
+        ("process_max_fds", 3.0),
+        ("process_start_time_seconds", 1.7e9),
+    ] {
+        let value = samples[name][0][1].as_f64().unwrap_or_else(|| panic!("{name} is there: {samples}"));
+        assert!(value >= least, "{name} {value}");
+    }
+}
