@@ -19,7 +19,8 @@ use crate::ledger::{self, Ledger, LedgerError};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::{Metrics, queue_name};
 use crate::observe::server::{self, Check, Server, Source};
-use crate::process;
+use crate::process::protection::hold_while_running;
+use crate::process::systemd::Manager;
 use crate::seam::{Observation, Observer, Store};
 
 /// Why the worker cannot run.
@@ -65,7 +66,7 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
     .await?;
     let monitor = engine.monitor();
     let mut tasks = Vec::new();
-    match Server::bind(&loaded.config.http, metrics, Arc::new(Status(monitor.clone()))).await {
+    match Server::bind(&loaded.config.http, Arc::new(Status(monitor.clone())), metrics).await {
         Ok(Some(server)) => tasks.push(tokio::spawn(server.run(monitored.clone()))),
         Ok(None) => {}
         Err(error) => {
@@ -73,45 +74,49 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
             return Err(error.into());
         }
     }
-    tasks.extend(surroundings(&monitor, &monitored));
+    if std::env::var_os("ECS_AGENT_URI").is_some() {
+        tasks.push(protect(monitor.clone(), monitored.clone()));
+    }
     tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
-    process::notify_ready();
+    let manager = Manager::of_this_process();
+    manager.ready("polling").await;
 
-    stop().await;
-    process::notify_stopping();
-    let longest = loaded.handlers.keys().filter_map(|name| loaded.config.handlers.get(name)).map(|handler| handler.stop_grace).max();
-    let extension = CancellationToken::new();
-    let patience = loaded.config.worker.drain_timeout + longest.unwrap_or_default() + Duration::from_mins(1);
-    let extending = tokio::spawn(process::extend_stop(patience, extension.clone()));
-    engine.drain(stop).await;
-    extension.cancel();
+    tokio::select! {
+        () = stop() => {}
+        () = manager.watchdog(|| is_turning(&monitor)) => {}
+        () = clients.keep_credentials() => {}
+    }
+    manager.stopping("draining").await;
+    tokio::select! {
+        () = engine.drain(stop) => {}
+        // The drain has bounds of its own; these three only end with it.
+        () = manager.keep_extending(|| true) => {}
+        () = manager.watchdog(|| true) => {}
+        () = clients.keep_credentials() => {}
+    }
     monitored.cancel();
-    for task in tasks.into_iter().chain([extending]) {
+    for task in tasks {
         // A task that panicked has been logged by the panic hook.
         let _ = task.await;
     }
     Ok(())
 }
 
-/// The tasks that tell systemd and ECS how the worker fares.
-fn surroundings(monitor: &Monitor, until: &CancellationToken) -> Vec<JoinHandle<()>> {
+/// The task that keeps ECS from stopping this one while steps run.
+fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
     let (count, running) = watch::channel(0);
-    let (counted, alive) = (monitor.clone(), monitor.clone());
-    let (ends, protection_ends, watchdog_ends) = (until.clone(), until.clone(), until.clone());
-    let mut tasks = vec![tokio::spawn(process::watchdog(move || is_turning(&alive), watchdog_ends))];
-    if let Some(protection) = process::TaskProtection::from_env() {
-        tasks.push(tokio::spawn(async move {
+    tokio::spawn(async move {
+        let counting = async {
             let mut look = interval(LOOK);
-            loop {
-                tokio::select! {
-                    _ = look.tick() => drop(count.send_if_modified(|before| std::mem::replace(before, counted.running()) != counted.running())),
-                    () = ends.cancelled() => return,
-                }
+            while !until.is_cancelled() {
+                look.tick().await;
+                let now = monitor.running();
+                count.send_if_modified(|before| std::mem::replace(before, now) != now);
             }
-        }));
-        tasks.push(tokio::spawn(protection.hold(running, protection_ends)));
-    }
-    tasks
+            drop(count);
+        };
+        tokio::join!(counting, hold_while_running(running));
+    })
 }
 
 fn is_turning(monitor: &Monitor) -> bool {
@@ -168,7 +173,9 @@ impl Observer for Counting {
             Observation::AwsTimeout { operation } => metrics.timeout(operation),
             Observation::StepStarted { queue, handler, pickup } => metrics.step_started(queue, handler, pickup),
             Observation::StepIdle { queue, handler } => metrics.step_idle(queue, handler),
-            Observation::StepEnded { queue, handler, outcome, took } => metrics.step_ended(queue, handler, outcome, took),
+            Observation::StepEnded { queue, handler, outcome, took } => {
+                metrics.step_ended(queue, handler, outcome, took)
+            }
             Observation::Unreadable { queue } => metrics.message_unreadable(queue),
             Observation::HeartbeatFailed => metrics.heartbeat_failed(),
             Observation::Stop { via } => metrics.stop(via),
@@ -184,8 +191,10 @@ struct Status(Monitor);
 
 impl Source for Status {
     fn health(&self) -> Vec<Check> {
-        let stuck: Vec<String> = self.0.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
-        let detail = if stuck.is_empty() { "the pollers turn".to_owned() } else { format!("stuck: {}", stuck.join(", ")) };
+        let stuck: Vec<String> =
+            self.0.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
+        let detail =
+            if stuck.is_empty() { "the pollers turn".to_owned() } else { format!("stuck: {}", stuck.join(", ")) };
         vec![Check { name: "engine", ok: stuck.is_empty(), detail }]
     }
 
@@ -208,7 +217,11 @@ impl Source for Status {
             Check {
                 name: "queues",
                 ok: silent.is_empty(),
-                detail: told(silent.is_empty(), "all are polled", format!("not polled lately: {}; see the log", silent.join(", "))),
+                detail: told(
+                    silent.is_empty(),
+                    "all are polled",
+                    format!("not polled lately: {}; see the log", silent.join(", ")),
+                ),
             },
             Check { name: "running", ok: !draining, detail: told(!draining, "takes new steps", "draining".to_owned()) },
         ]

@@ -1,7 +1,42 @@
+//! callbackd answers Amazon SageMaker Pipelines' callback steps: each message of an SQS queue is run once by a handler, and what came of
+//! it is reported until SageMaker has taken it.
+//!
+//! # The life of a message
+//! 1. `engine/poll` receives it; `engine/delivery` reads it ([`step`]) and hands it to the driver of its step.
+//! 2. `engine/driver` loads the step's record ([`ledger`]) and asks [`lifecycle`] what follows.
+//! 3. The step is claimed in the ledger, and `engine/running` runs its [`handler`]; `engine/heartbeat` keeps the message invisible.
+//! 4. What the handler came to is frozen in the ledger as an [`outcome`], with the client request token that names it.
+//! 5. `engine/settle` sends it until SageMaker accepts it, or says that the step is closed.
+//! 6. The record is settled, and then `engine/settle` deletes the message.
+//!
+//! A stop comes with a message, from `engine/stop`'s watch, or through a shared ledger; the lifecycle treats all alike. A crash is nothing
+//! but an effect that did not happen: the record says where to go on.
+//!
+//! # Layers
+//! ```text
+//! cli  daemon                      commands; wiring
+//! config  observe  process         settings; what is shown; the surroundings
+//! aws  local                       the real seams; the look-alike
+//! engine                           drives lifecycle, owns every task
+//! ledger  lifecycle                records; decisions, pure
+//! builtin  handler                 programs; the contract
+//! seam  outcome  step  backoff  duration
+//! ```
+//! Each uses only what stands below it; `tests/architecture.rs` holds the exact list.
+//!
+//! # What is deliberately absent
+//! Workers know nothing of each other: SQS distributes, the ledger coordinates, SageMaker arbitrates. Nothing outside `lifecycle`
+//! decides about a step. No AWS type leaves `aws`.
+
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod backoff;
+pub mod builtin;
+#[cfg(feature = "aws")]
+mod cli;
 pub mod config;
+#[cfg(feature = "aws")]
+pub mod daemon;
 pub mod duration;
 pub mod engine;
 pub mod handler;
@@ -15,6 +50,8 @@ pub mod process;
 pub mod seam;
 pub mod step;
 
+#[cfg(feature = "aws")]
+pub use cli::main;
 pub use handler::{
     Completion, Context, Handler, HandlerError, HandlerResult, Registry, RegistryError, StopReason, handler_fn,
 };

@@ -100,6 +100,29 @@ impl Config {
         dump::toml(self)
     }
 
+    /// The `[aws]` section alone, for commands that need no queue: of the file at `path`, else at `$CALLBACKD_CONFIG`, else at
+    /// [`DEFAULT_PATH`] if it is there; other sections are not judged.
+    ///
+    /// # Errors
+    /// [`Mistakes`] of that section, and a named file that cannot be read.
+    #[cfg(feature = "aws")]
+    pub fn aws_section(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<crate::aws::Config, Mistakes> {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let named = path.is_some() || environment.iter().any(|(name, _)| name == source::PATH_VARIABLE);
+        if !named && !Path::new(DEFAULT_PATH).exists() {
+            return Ok(crate::aws::Config::default());
+        }
+        let mut source = source::Source::read(path, environment)?.keep_only("aws");
+        let mut mistakes = Mistakes::default();
+        match decode::decode::<Self>(&mut source, &mut mistakes) {
+            Some(config) if mistakes.is_empty() => Ok(config.aws),
+            _ => Err(mistakes),
+        }
+    }
+
     /// The JSON Schema of the configuration file.
     #[must_use]
     pub fn schema() -> Value {

@@ -21,7 +21,7 @@ pub(super) struct Source {
 }
 
 const PREFIX: &str = "CALLBACKD_";
-const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
+pub(super) const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
 /// More elements than anybody lists by hand; an index beyond is a slip of the finger, and must not make a huge array.
 const MOST_ELEMENTS: usize = 1000;
 
@@ -68,6 +68,15 @@ impl Source {
         })?;
         let in_file = tree.as_object().into_iter().flat_map(Map::keys).cloned().collect();
         Ok(Self { tree, file, in_file, variables: BTreeMap::new() })
+    }
+
+    /// The same without all other sections.
+    #[cfg(feature = "aws")]
+    pub(super) fn keep_only(mut self, section: &str) -> Self {
+        if let Value::Object(sections) = &mut self.tree {
+            sections.retain(|name, _| name == section);
+        }
+        self
     }
 
     /// Where the value of a key comes from, or would.

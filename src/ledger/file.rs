@@ -20,6 +20,7 @@ pub(super) struct FileLock {
 pub struct OpenError {
     path: String,
     problem: String,
+    in_use: bool,
 }
 
 /// "cbkd": tells our files from other SQLite databases.
@@ -157,7 +158,7 @@ fn lock(path: &Path) -> Result<FileLock, OpenError> {
                 "another callbackd (process {}) has it open: stop that one, or give each worker a ledger.path of its own",
                 holder.trim()
             );
-            Err(OpenError::new(path, problem))
+            Err(OpenError { in_use: true, ..OpenError::new(path, problem) })
         }
     }
 }
@@ -213,13 +214,20 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 impl OpenError {
     pub(super) fn new(path: &Path, problem: impl Into<String>) -> Self {
-        Self { path: path.display().to_string(), problem: problem.into() }
+        Self { path: path.display().to_string(), problem: problem.into(), in_use: false }
+    }
+
+    /// The file is whole, and another process works with it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.in_use
     }
 
     pub(super) fn not_in_this_version() -> Self {
         Self {
             path: "in DynamoDB".to_owned(),
             problem: "comes with a later version: set ledger.type = \"sqlite\"".to_owned(),
+            in_use: false,
         }
     }
 

@@ -1,0 +1,70 @@
+//! `callbackd check`: the configuration, and with `--online` all that it leads to.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Failure, plain, say};
+use crate::aws::doctor::{self, Finding, Level, Subject};
+use crate::aws::{Clients, region};
+use crate::config::Loaded;
+use crate::ledger;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Also ask AWS: is every queue there, its dead-letter queue, retention and visibility sane, are the permissions there? And can
+    /// the ledger be written? Nothing is changed.
+    #[arg(long)]
+    online: bool,
+}
+
+pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    for warning in &loaded.warnings {
+        say(format_args!("warning  {warning}"));
+    }
+    let (queues, handlers) = (loaded.config.queues.len(), loaded.handlers.len());
+    say(format_args!("ok       the configuration: {queues} queue(s), {handlers} handler(s)"));
+    if !arguments.online {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut failed = check_ledger(loaded);
+    let clients = Clients::new(loaded.config.aws.clone(), "check", Arc::new(()));
+    for queue in &loaded.config.queues {
+        let subject = Subject {
+            url: &queue.url,
+            region: queue.region.as_deref().or_else(|| region::of_queue(&queue.url)),
+            role_arn: queue.role_arn.as_deref(),
+            visibility_timeout: queue.visibility_timeout,
+        };
+        for finding in doctor::examine(&clients, subject).await {
+            failed |= finding.level == Level::Error;
+            show(&finding);
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether the ledger cannot be used.
+fn check_ledger(loaded: &Loaded) -> bool {
+    let path = loaded.config.ledger.path.display();
+    match ledger::open(&loaded.config.ledger, Arc::new(())) {
+        Ok(_) => say(format_args!("ok       the ledger {path} can be written")),
+        Err(error) if error.is_in_use() => say(format_args!("ok       {error}")),
+        Err(error) => {
+            say(format_args!("error    {error}"));
+            return true;
+        }
+    }
+    false
+}
+
+fn show(finding: &Finding) {
+    let level = match finding.level {
+        Level::Ok => "ok",
+        Level::Warn => "warning",
+        Level::Error => "error",
+    };
+    let remedy = finding.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
+    say(plain(&format!("{level:<8} {}: {}{remedy}", finding.subject, finding.text)));
+}

@@ -1,0 +1,29 @@
+//! `callbackd config`: what is in force, or what is allowed.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Failure, say};
+use crate::config::{Config, DEFAULTS, Loaded, Mistakes};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Print the JSON Schema of the configuration file instead.
+    #[arg(long, conflicts_with = "defaults")]
+    schema: bool,
+    /// Print the reference manual instead: every key with its default, unit and range.
+    #[arg(long)]
+    defaults: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, load: impl FnOnce() -> Result<Loaded, Mistakes>) -> Result<ExitCode, Failure> {
+    if arguments.schema {
+        say(format_args!("{:#}", Config::schema()));
+    } else if arguments.defaults {
+        say(DEFAULTS.trim_end());
+    } else {
+        say(load()?.config.to_toml().trim_end());
+    }
+    Ok(ExitCode::SUCCESS)
+}

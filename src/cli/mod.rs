@@ -1,0 +1,161 @@
+//! The commands. The only place that prints to standard output, and the only one that decides an exit code.
+
+mod check;
+mod config;
+#[cfg(feature = "local")]
+mod demo;
+mod executions;
+#[cfg(feature = "local")]
+mod local;
+mod run;
+mod steps;
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Loaded, Mistakes};
+use crate::handler::Registry;
+
+/// Answers Amazon SageMaker Pipelines' callback steps.
+#[derive(Parser)]
+#[command(
+    name = "callbackd",
+    version,
+    about = "Answers Amazon SageMaker Pipelines' callback steps",
+    long_about = "Answers Amazon SageMaker Pipelines' callback steps.\n\n\
+        A pipeline that reaches a callback step puts a message with a token on an SQS queue and waits, for ever if need be, until \
+        somebody reports success or failure with that token. callbackd polls the queue, runs your program or Rust handler for each \
+        message, and reports what came of it, whatever crashes in between.",
+    after_long_help = "Begin with `callbackd demo`: it needs no AWS account.\n\n\
+        Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration."
+)]
+struct Arguments {
+    /// The configuration file; else $CALLBACKD_CONFIG, else /etc/callbackd/callbackd.toml.
+    ///
+    /// Environment variables CALLBACKD_<KEY>__<KEY> go before what it says.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the worker until SIGTERM or SIGINT, then let what runs finish.
+    ///
+    /// A first signal stops the polling and waits for running steps, up to worker.drain_timeout; then they are told to end and released
+    /// to other workers, not failed. A second signal cuts the waiting short.
+    Run,
+    /// Show it all on this machine, without an AWS account: a pipeline, its queue, the worker, and a stop.
+    #[cfg(feature = "local")]
+    Demo,
+    /// Serve a look-alike of SQS and SageMaker Pipelines on loopback, for boto3, the AWS CLI and any other SDK.
+    #[cfg(feature = "local")]
+    Local(local::Arguments),
+    /// Check the configuration without running anything; --online also checks queues, permissions and the ledger.
+    Check(check::Arguments),
+    /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The worker may be running.
+    Steps(steps::Arguments),
+    /// Start an execution of a pipeline: the canary after a deployment.
+    Start(executions::Start),
+    /// Stop an execution of a pipeline.
+    Stop(executions::Stop),
+    /// Print the configuration in force, secrets hidden, or its JSON Schema.
+    Config(config::Arguments),
+}
+
+/// How a command ends.
+enum Failure {
+    /// 1.
+    Runtime(String),
+    /// 78, as sysexits.h has it.
+    Configuration(String),
+}
+
+impl Failure {
+    fn runtime(error: impl Display) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+impl From<Mistakes> for Failure {
+    fn from(mistakes: Mistakes) -> Self {
+        Self::Configuration(mistakes.to_string())
+    }
+}
+
+/// Runs the command that the process was started with, over the handler types of `registry`. A user's own binary calls this as the
+/// stock one does.
+#[must_use]
+pub fn main(registry: &Registry) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to standard output, errors to standard error; where neither can be written there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    #[cfg(feature = "local")]
+    if matches!(arguments.command, Command::Demo) {
+        demo::prepare_environment();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return end(Err(Failure::Runtime(format!("the runtime could not be started: {error}")))),
+    };
+    let ended = runtime.block_on(perform(arguments, registry));
+    // A handler that blocks its thread must not keep the process from ending: its step is released already.
+    runtime.shutdown_background();
+    end(ended)
+}
+
+async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, Failure> {
+    let load = || Loaded::load(arguments.config.as_deref(), std::env::vars_os(), registry);
+    match arguments.command {
+        Command::Run => run::run(load()?).await,
+        #[cfg(feature = "local")]
+        Command::Demo => demo::run(registry).await,
+        #[cfg(feature = "local")]
+        Command::Local(arguments) => local::run(arguments).await,
+        Command::Check(options) => check::run(&load()?, &options).await,
+        Command::Steps(options) => steps::run(&options, load),
+        Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
+        Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
+        Command::Config(options) => config::run(&options, load),
+    }
+}
+
+fn end(ended: Result<ExitCode, Failure>) -> ExitCode {
+    match ended {
+        Ok(code) => code,
+        Err(Failure::Runtime(text)) => {
+            complain(&text);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Configuration(text)) => {
+            complain(&text);
+            ExitCode::from(78)
+        }
+    }
+}
+
+/// Prints a line to standard output. Where nobody reads on, as behind `head`, nothing is lost.
+fn say(line: impl Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Prints an error to standard error.
+fn complain(text: impl Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "callbackd: {text}");
+}
+
+/// Text from outside, without what a terminal would act on.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,23 @@
+//! `callbackd run`: the worker.
+
+use std::process::ExitCode;
+
+use super::Failure;
+use crate::config::Loaded;
+use crate::process::signals::Signals;
+use crate::{daemon, observe};
+
+pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
+    observe::log::init(&loaded.config.log).map_err(Failure::Runtime)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("configuration: {warning}");
+    }
+    let mut signals =
+        Signals::listen().map_err(|error| Failure::Runtime(format!("signals cannot be caught: {error}")))?;
+    let stop = async || {
+        let asked = signals.next().await;
+        tracing::info!(?asked, "told to stop");
+    };
+    daemon::run(loaded, stop).await.map_err(Failure::runtime)?;
+    Ok(ExitCode::SUCCESS)
+}

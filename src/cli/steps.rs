@@ -1,0 +1,113 @@
+//! `callbackd steps`: what the ledger holds.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{Failure, complain, plain, say};
+use crate::config::{Loaded, Mistakes};
+use crate::ledger::{self, Kind};
+use crate::lifecycle::{Record, Status};
+use crate::outcome::Outcome;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Print an array of objects, with all that the ledger knows of each step.
+    #[arg(long)]
+    json: bool,
+    /// The ledger's file; else the one of the configuration.
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments, load: impl FnOnce() -> Result<Loaded, Mistakes>) -> Result<ExitCode, Failure> {
+    let path = match &arguments.ledger {
+        Some(path) => path.clone(),
+        None => {
+            let config = load()?.config.ledger;
+            if config.kind != Kind::Sqlite {
+                return Err(Failure::Runtime(
+                    "the ledger is in the worker's memory: ask its /steps over HTTP".to_owned(),
+                ));
+            }
+            config.path
+        }
+    };
+    let mut records = Vec::new();
+    for record in ledger::read(&path).map_err(Failure::runtime)? {
+        match record {
+            Ok(record) => records.push(record),
+            Err(error) => complain(error),
+        }
+    }
+    if arguments.json {
+        let json = serde_json::to_string_pretty(&records).map_err(Failure::runtime)?;
+        say(json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    table(&records, Timestamp::now());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(records: &[Record], now: Timestamp) {
+    if records.is_empty() {
+        return say("the ledger holds no steps");
+    }
+    say(format_args!(
+        "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} DETAIL",
+        "TOKEN", "STATUS", "HANDLER", "TRY", "AGE", "PIPELINE"
+    ));
+    for record in records {
+        let age = Duration::try_from(now.duration_since(record.first_seen)).unwrap_or_default();
+        let handler = record.handler.as_deref().unwrap_or("-");
+        say(plain(&format!(
+            "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} {}",
+            record.token.as_str(),
+            record.status.as_str(),
+            handler,
+            record.attempt,
+            coarse(age),
+            record.execution.pipeline(),
+            detail(record),
+        )));
+    }
+}
+
+fn detail(record: &Record) -> String {
+    let outcome = match &record.outcome {
+        Some(Outcome::Success(outputs)) => {
+            Some(outputs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
+        }
+        Some(Outcome::Failure(reason)) => Some(reason.to_string()),
+        None => None,
+    };
+    let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| ending.as_str().to_owned());
+    let stop = record.stop_requested.filter(|_| record.outcome.is_none()).map(|_| "stop requested".to_owned());
+    let error = record.last_error.clone().filter(|_| record.outcome.is_none());
+    [ending, stop, outcome, error].into_iter().flatten().collect::<Vec<_>>().join(": ")
+}
+
+/// Two units say enough.
+fn coarse(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_two_units() {
+        let ages = [5, 65, 3_700, 90_000].map(|seconds| coarse(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["5s", "1m5s", "1h1m", "1d1h"]);
+    }
+}
