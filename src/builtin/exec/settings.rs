@@ -1,0 +1,156 @@
+//! What can be set for an `exec` handler, and the command that it makes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+
+use super::files::Workspace;
+use crate::handler::Context;
+
+/// `[handlers.NAME.settings]` of the type `exec`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The program and its arguments. No shell reads them.
+    pub command: Vec<String>,
+    /// The program that is run after a stop and after the time limit, and its arguments.
+    #[serde(default)]
+    pub cleanup: Option<Vec<String>>,
+    /// Added to the environment, which is otherwise PATH, HOME, LANG and `STEP_*`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Variables passed on from the daemon's environment.
+    #[serde(default)]
+    pub inherit_env: Vec<String>,
+    /// Where the programs run; by default where the daemon does.
+    #[serde(default)]
+    pub working_dir: Option<PathBuf>,
+    /// How long after an exit with 76 the program is run again.
+    #[serde(with = "crate::duration", default = "minute")]
+    #[schemars(with = "String")]
+    pub poll_interval: Duration,
+    /// An exit with 0 means that somebody else will complete the step.
+    #[serde(default)]
+    pub deferred: bool,
+}
+
+/// A program cannot be run as the settings say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    #[error("`{0}` is empty; it names the program and its arguments")]
+    Empty(&'static str),
+    #[error(
+        "`{key}`: there is no executable program {program:?}{where_}; name it by its absolute path, and see that the daemon's user may execute it"
+    )]
+    NoProgram { key: &'static str, program: String, where_: &'static str },
+    #[error("`{key}`: {text:?} has a character that no program can be given (NUL)")]
+    Nul { key: &'static str, text: String },
+    #[error(
+        "`{key}`: {name:?} cannot be a variable's name here; names are not empty, have no `=`, and do not begin with STEP_"
+    )]
+    Variable { key: &'static str, name: String },
+    #[error("`working_dir`: {0} is not a directory")]
+    WorkingDir(String),
+    #[error("`poll_interval` is less than a second")]
+    PollInterval,
+}
+
+/// From the daemon's own environment, whatever else.
+const ALWAYS: [&str; 3] = ["PATH", "HOME", "LANG"];
+/// Where the daemon itself has none.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn minute() -> Duration {
+    Duration::from_mins(1)
+}
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        if let Some(directory) = &self.working_dir
+            && !directory.is_dir()
+        {
+            return Err(SettingsError::WorkingDir(directory.display().to_string()));
+        }
+        self.check_command("command", &self.command)?;
+        if let Some(cleanup) = &self.cleanup {
+            self.check_command("cleanup", cleanup)?;
+        }
+        for (key, name) in
+            self.env.keys().map(|name| ("env", name)).chain(self.inherit_env.iter().map(|name| ("inherit_env", name)))
+        {
+            if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("STEP_") {
+                return Err(SettingsError::Variable { key, name: name.clone() });
+            }
+        }
+        if let Some(text) = self.env.values().find(|value| value.contains('\0')) {
+            return Err(SettingsError::Nul { key: "env", text: text.clone() });
+        }
+        if self.poll_interval < Duration::from_secs(1) {
+            return Err(SettingsError::PollInterval);
+        }
+        Ok(())
+    }
+
+    fn check_command(&self, key: &'static str, command: &[String]) -> Result<(), SettingsError> {
+        let Some(program) = command.first().filter(|program| !program.is_empty()) else {
+            return Err(SettingsError::Empty(key));
+        };
+        if let Some(text) = command.iter().find(|text| text.contains('\0')) {
+            return Err(SettingsError::Nul { key, text: text.clone() });
+        }
+        let no_program = |where_| Err(SettingsError::NoProgram { key, program: program.clone(), where_ });
+        if program.contains('/') {
+            let path = self.working_dir.as_deref().unwrap_or(Path::new("")).join(program);
+            return if is_executable(&path) { Ok(()) } else { no_program("") };
+        }
+        let path =
+            self.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_else(|| PATH.into());
+        if std::env::split_paths(&path).any(|directory| is_executable(&directory.join(program))) {
+            Ok(())
+        } else {
+            no_program(" on the PATH")
+        }
+    }
+}
+
+/// The command of one run.
+pub(super) fn command(settings: &Settings, line: &[String], cx: &Context, workspace: &Workspace) -> Command {
+    let (program, arguments) = line.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
+    // A relative path is relative to where the program runs, not to where the daemon does.
+    let program = match &settings.working_dir {
+        Some(directory) if program.contains('/') => directory.join(program),
+        _ => PathBuf::from(program),
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("PATH", PATH);
+    for name in ALWAYS.into_iter().chain(settings.inherit_env.iter().map(String::as_str)) {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.envs(&settings.env);
+    command.env("STEP_TOKEN", cx.token().as_str()).env("STEP_EXECUTION_ARN", cx.execution().as_str());
+    command.env("STEP_PIPELINE", cx.pipeline()).env("STEP_QUEUE_URL", cx.queue_url());
+    command.env("STEP_ATTEMPT", cx.attempt().to_string());
+    command.env("STEP_OUTPUT", workspace.output()).env("STEP_CHECKPOINT", workspace.checkpoint());
+    if let Some(reason) = cx.stop_reason() {
+        command.env("STEP_STOP_REASON", OsStr::new(reason.as_str()));
+    }
+    if let Some(directory) = &settings.working_dir {
+        command.current_dir(directory);
+    }
+    command.process_group(0);
+    command
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,372 @@
+//! What programs can rely on, shown with real ones.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::handler::{CheckpointError, Keeper, Progress, Registry, Task};
+use crate::step::{Message, StopReason};
+
+/// Keeps checkpoints in memory.
+#[derive(Default)]
+struct Kept(Mutex<Option<Value>>);
+
+impl Keeper for Kept {
+    fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        *self.0.lock().unwrap() = Some(checkpoint);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn progress(&self, _: Progress) {}
+}
+
+struct Bench {
+    directory: tempfile::TempDir,
+    kept: Arc<Kept>,
+    stop: watch::Sender<Option<StopReason>>,
+    arguments: Value,
+    grace: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().expect("directory"),
+            kept: Arc::default(),
+            stop: watch::Sender::new(None),
+            arguments: json!({"number": 5}),
+            grace: Duration::from_secs(20),
+        }
+    }
+
+    fn cx(&self) -> Context {
+        let Ok(message) = Message::parse(include_str!("../../../tests/fixtures/executing.json")) else {
+            panic!("message")
+        };
+        let mut step = message.step().clone();
+        step.arguments = self.arguments.clone();
+        let checkpoint = self.kept.0.lock().unwrap().clone();
+        let task = Task { step, queue_url: "https://q".into(), attempt: 2, stop_grace: self.grace, checkpoint };
+        Context::new(task, self.stop.subscribe(), self.kept.clone())
+    }
+
+    fn exec(&self, script: &str) -> Exec {
+        self.with(json!({ "command": ["/bin/sh", "-c", script], "env": {"DIR": self.directory.path()} }))
+    }
+
+    #[expect(clippy::unused_self, reason = "reads better")]
+    fn with(&self, settings: Value) -> Exec {
+        Exec::new(serde_json::from_value(settings).expect("settings")).expect("valid")
+    }
+
+    async fn run(&self, script: &str) -> HandlerResult {
+        timeout(Duration::from_secs(60), self.exec(script).run(self.cx(), Value::Null)).await.expect("it ends")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    async fn pid(&self, name: &str) -> i32 {
+        let path = self.path(name);
+        until(|| fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n'))).await;
+        fs::read_to_string(path).expect("pid").trim().parse().expect("number")
+    }
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), waiting).await.expect("comes true");
+}
+
+fn alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn outputs(result: HandlerResult) -> Outputs {
+    match result {
+        Ok(Completion::Success(outputs)) => outputs,
+        other => panic!("no success: {other:?}"),
+    }
+}
+
+fn failure(result: HandlerResult) -> String {
+    match result {
+        Err(error) if error.is_permanent() => error.message().to_owned(),
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() {
+    let bench = Bench::new();
+    bench.run("cat > $DIR/stdin; env > $DIR/env").await.expect("succeeds");
+    let stdin: Value = serde_json::from_str(&fs::read_to_string(bench.path("stdin")).expect("stdin")).expect("json");
+    assert_eq!(stdin["token"], "SYZ8ExZ3Sd");
+    assert_eq!(stdin["pipeline"], "e2e-ml-pipeline");
+    assert_eq!((&stdin["attempt"], &stdin["arguments"]), (&json!(2), &json!({"number": 5})));
+    assert_eq!(stdin.get("stopReason"), None);
+    let env = fs::read_to_string(bench.path("env")).expect("env");
+    let mut names: Vec<&str> = env.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    names.retain(|name| !["PWD", "SHLVL", "_", "OLDPWD", "PATH", "HOME", "LANG", "DIR"].contains(name));
+    names.sort_unstable();
+    let wants = [
+        "STEP_ATTEMPT",
+        "STEP_CHECKPOINT",
+        "STEP_EXECUTION_ARN",
+        "STEP_OUTPUT",
+        "STEP_PIPELINE",
+        "STEP_QUEUE_URL",
+        "STEP_TOKEN",
+    ];
+    assert_eq!(names, wants);
+}
+
+#[tokio::test]
+async fn outputs_are_lines_or_one_json_object() {
+    let bench = Bench::new();
+    let script = r#"printf 'a=1\n\nb=x=y\r\nempty=\n' >> "$STEP_OUTPUT""#;
+    let got = outputs(bench.run(script).await);
+    assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "x=y"), ("empty", "")]);
+    let got = outputs(bench.run(r#"printf '{"a": 1.50, "b": true}' > "$STEP_OUTPUT""#).await);
+    assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1.5"), ("b", "true")]);
+    assert!(outputs(bench.run("rm $STEP_OUTPUT").await).is_empty());
+}
+
+#[tokio::test]
+async fn outputs_that_cannot_be_reported_fail_the_step_and_are_named() {
+    let bench = Bench::new();
+    for (script, wants) in [
+        ("echo nonsense > $STEP_OUTPUT", "line 1 is not name=value"),
+        ("i=0; while [ $i -lt 51 ]; do echo o$i=1; i=$((i+1)); done > $STEP_OUTPUT", "more than 50"),
+        (r#"printf '{"x": null}' > $STEP_OUTPUT"#, "`x` is null"),
+        (r#"printf '{"x"' > $STEP_OUTPUT"#, "not a JSON object"),
+        (r"printf 'x=\377\n' > $STEP_OUTPUT", "not UTF-8"),
+        ("rm $STEP_OUTPUT; ln -s /etc/passwd $STEP_OUTPUT", "not a plain file"),
+        ("rm $STEP_OUTPUT; mkfifo $STEP_OUTPUT", "not a plain file"),
+        ("head -c 2000000 /dev/zero > $STEP_OUTPUT", "larger than"),
+        ("printf 'x=%02000d\\n' 7 > $STEP_OUTPUT", "`x` has 2000 characters"),
+    ] {
+        let reason = failure(bench.run(script).await);
+        assert!(reason.contains(wants), "{script}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn the_exit_code_decides() {
+    let bench = Bench::new();
+    assert!(matches!(bench.run("exit 75").await, Err(error) if !error.is_permanent()));
+    assert!(matches!(bench.run("exit 76").await, Ok(Completion::Again(after)) if after == Duration::from_mins(1)));
+    assert_eq!(failure(bench.run("echo lost the disk >&2; exit 3").await), "exit status 3: lost the disk");
+    assert_eq!(failure(bench.run("kill -SEGV $$").await), "killed by signal 11");
+    let deferred = bench.with(json!({"command": ["/bin/true"], "deferred": true}));
+    assert!(matches!(deferred.run(bench.cx(), Value::Null).await, Ok(Completion::Deferred)));
+}
+
+#[tokio::test]
+async fn output_of_any_size_and_encoding_does_no_harm() {
+    let bench = Bench::new();
+    let script = "head -c 3000000 /dev/zero | tr '\\0' 'x'; head -c 200000 /dev/urandom; head -c 200000 /dev/urandom >&2; \
+                  i=0; while [ $i -lt 1000 ]; do printf 'ä' >&2; i=$((i+1)); done; exit 1";
+    let reason = failure(bench.run(script).await);
+    assert!(reason.ends_with("ää") && reason.chars().count() <= 256, "{reason}");
+}
+
+#[tokio::test]
+async fn a_program_need_not_read_a_large_step() {
+    let mut bench = Bench::new();
+    bench.arguments = json!({ "large": "x".repeat(1_000_000) });
+    bench.run("exec <&-; true").await.expect("succeeds");
+    bench.run("true").await.expect("succeeds");
+}
+
+#[tokio::test]
+async fn nothing_of_the_group_outlives_the_program() {
+    let bench = Bench::new();
+    bench.run("sleep 600 & echo $! > $DIR/pid; (sleep 600; true) & exit 0").await.expect("succeeds");
+    assert!(!alive(bench.pid("pid").await));
+}
+
+#[tokio::test]
+async fn a_told_program_that_dies_of_it_has_no_outcome_and_one_that_ends_by_itself_does() {
+    for (script, keeps) in [
+        ("echo $$ > $DIR/pid; sleep 600", false),
+        ("trap 'kill $!; exit 143' TERM; sleep 600 & echo $$ > $DIR/pid; wait", false),
+        ("trap 'echo done=1 > $STEP_OUTPUT; exit 0' TERM; echo $$ > $DIR/pid; while :; do sleep 0.01; done", true),
+    ] {
+        let bench = Bench::new();
+        let running = bench.exec(script);
+        let run = running.run(bench.cx(), Value::Null);
+        let tell = async {
+            bench.pid("pid").await;
+            bench.stop.send_replace(Some(StopReason::PipelineStopped));
+        };
+        let (result, ()) = tokio::join!(run, tell);
+        assert_eq!(result.is_ok(), keeps, "{script}: {result:?}");
+        assert!(keeps || !result.expect_err("no outcome").is_permanent());
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_listen_is_killed_after_its_grace() {
+    let mut bench = Bench::new();
+    bench.grace = Duration::from_millis(200);
+    let exec = bench.exec("trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > $DIR/pid; while :; do sleep 1; done'");
+    let tell = async {
+        bench.pid("pid").await;
+        bench.stop.send_replace(Some(StopReason::PipelineStopped));
+    };
+    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), tell);
+    assert!(!result.expect_err("no outcome").is_permanent());
+    assert!(!alive(bench.pid("pid").await));
+}
+
+#[tokio::test]
+async fn a_dropped_run_takes_its_group_with_it() {
+    let bench = Bench::new();
+    let exec = bench.exec("sleep 600 & echo $! > $DIR/pid; wait");
+    let pid = tokio::select! {
+        _ = exec.run(bench.cx(), Value::Null) => panic!("it ended"),
+        pid = bench.pid("pid") => pid,
+    };
+    until(|| !alive(pid)).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
+    let bench = Bench::new();
+    let exec = bench.exec("printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; exit 75");
+    let watch = async {
+        until(|| bench.kept.0.lock().unwrap().as_ref().is_some_and(|saved| saved["file"] == "job-7")).await;
+        fs::write(bench.path("go"), "").expect("write");
+    };
+    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+    assert!(result.is_err());
+    let got = outputs(bench.run("echo \"had=$(cat $STEP_CHECKPOINT)\" > $STEP_OUTPUT").await);
+    assert_eq!(got.get("had"), Some("job-8"));
+}
+
+#[tokio::test]
+async fn the_group_is_on_record_before_the_program_begins() {
+    let bench = Bench::new();
+    bench.run("true").await.expect("succeeds");
+    let saved = bench.kept.0.lock().unwrap().clone().expect("saved");
+    assert!(saved["group"]["pgid"].as_i64().is_some() && saved["group"]["started"].as_u64().is_some(), "{saved}");
+
+    struct Full;
+    impl Keeper for Full {
+        fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+            Box::pin(async { Err(CheckpointError("disk full".into())) })
+        }
+        fn progress(&self, _: Progress) {}
+    }
+    let task =
+        Task { step: bench.cx_step(), queue_url: String::new(), attempt: 1, stop_grace: bench.grace, checkpoint: None };
+    let cx = Context::new(task, bench.stop.subscribe(), Arc::new(Full));
+    let error = bench.exec("touch $DIR/ran").run(cx, Value::Null).await.expect_err("not started");
+    assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
+}
+
+impl Bench {
+    fn cx_step(&self) -> crate::step::Step {
+        let cx = self.cx();
+        crate::step::Step { token: cx.token().clone(), execution: cx.execution().clone(), arguments: Value::Null }
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_behind_is_gone_before_the_next_begins() {
+    let bench = Bench::new();
+    // A group like ours, whose leader is gone and whose daemon did not see it end.
+    let mut earlier = std::process::Command::new("/bin/sh");
+    std::os::unix::process::CommandExt::process_group(&mut earlier, 0);
+    earlier.args(["-c", "sleep 600 & echo $! > $DIR/pid; read gate"]).env("DIR", bench.directory.path());
+    earlier.env("STEP_TOKEN", "SYZ8ExZ3Sd").stdin(std::process::Stdio::piped());
+    let mut leader = earlier.spawn().expect("spawn");
+    let pid = bench.pid("pid").await;
+    let group = Group::of_leader(i32::try_from(leader.id()).expect("pid")).expect("alive");
+    drop(leader.stdin.take());
+    leader.wait().expect("wait");
+    assert!(alive(pid));
+    *bench.kept.0.lock().unwrap() = Some(json!(Saved { group: Some(group), file: None }));
+    bench.run(&format!("test ! -e /proc/{pid}/exe")).await.expect("it was gone first");
+    assert!(!alive(pid));
+}
+
+#[tokio::test]
+async fn a_group_that_is_not_ours_is_left_alone() {
+    let bench = Bench::new();
+    let mut other = std::process::Command::new("/bin/sleep");
+    std::os::unix::process::CommandExt::process_group(&mut other, 0);
+    let mut other = other.arg("600").spawn().expect("spawn");
+    let pid = i32::try_from(other.id()).expect("pid");
+    let group = json!(Group::of_leader(pid).expect("alive"));
+    for (key, value) in [("started", json!(1)), ("boot", json!("another"))] {
+        let mut changed = group.clone();
+        changed[key] = value;
+        *bench.kept.0.lock().unwrap() = Some(json!({ "group": changed, "file": null }));
+        bench.run("true").await.expect("succeeds");
+        assert!(alive(pid), "{key}");
+    }
+    other.kill().expect("kill");
+    other.wait().expect("wait");
+}
+
+#[tokio::test]
+async fn a_cleanup_knows_why_it_is_run_and_its_failure_is_told() {
+    let bench = Bench::new();
+    bench.stop.send_replace(Some(StopReason::TimeLimit));
+    let dir = bench.directory.path();
+    let exec = bench.with(json!({
+        "command": ["/bin/true"],
+        "cleanup": ["/bin/sh", "-c", "cat > $DIR/stdin; echo $STEP_STOP_REASON > $DIR/reason; echo no permission >&2; exit 4"],
+        "env": {"DIR": dir},
+    }));
+    let error = exec.cleanup(bench.cx(), Value::Null).await.expect_err("it failed");
+    assert_eq!(error.message(), "exit status 4: no permission");
+    assert_eq!(fs::read_to_string(dir.join("reason")).expect("reason"), "time_limit\n");
+    assert!(fs::read_to_string(dir.join("stdin")).expect("stdin").contains(r#""stopReason":"time_limit""#));
+    bench.with(json!({"command": ["/bin/true"]})).cleanup(bench.cx(), Value::Null).await.expect("nothing to do");
+}
+
+#[tokio::test]
+async fn no_directory_is_left_behind() {
+    let bench = Bench::new();
+    bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
+    let place = fs::read_to_string(bench.path("where")).expect("where");
+    assert!(place.contains("callbackd-") && !Path::new(place.trim()).exists(), "{place}");
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_at_start() {
+    let mut registry = Registry::new();
+    crate::builtin::register(&mut registry).expect("one name");
+    for (settings, wants) in [
+        (json!({}), "missing field `command`"),
+        (json!({"command": []}), "`command` is empty"),
+        (json!({"command": ["/no/such/program"]}), "no executable program \"/no/such/program\""),
+        (json!({"command": ["no-such-program"]}), "on the PATH"),
+        (json!({"command": ["/etc/passwd"]}), "no executable program"),
+        (json!({"command": ["/bin/true"], "cleanup": ["/no"]}), "`cleanup`"),
+        (json!({"command": ["/bin/true"], "env": {"STEP_TOKEN": "x"}}), "`env`: \"STEP_TOKEN\""),
+        (json!({"command": ["/bin/true"], "inherit_env": ["A=B"]}), "`inherit_env`"),
+        (json!({"command": ["/bin/true"], "working_dir": "/no/where"}), "`working_dir`"),
+        (json!({"command": ["/bin/true"], "poll_interval": "10ms"}), "`poll_interval`"),
+        (json!({"command": ["/bin/true"], "poll_intervall": "10s"}), "unknown field `poll_intervall`"),
+        (json!({"command": "/bin/true"}), "expected a sequence"),
+    ] {
+        let error = registry.build("exec", settings.clone()).expect_err("refused").to_string();
+        assert!(error.contains(wants), "{settings}: {error}");
+    }
+}
