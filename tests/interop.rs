@@ -1,5 +1,7 @@
 //! The local endpoint, used by clients that do not know it: boto3 and the AWS CLI.
 
+#![allow(clippy::expect_used, reason = "a test says what it expected")]
+
 #[path = "support/venv.rs"]
 mod venv;
 
