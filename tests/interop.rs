@@ -1,5 +1,7 @@
 //! The local endpoint, used by clients that do not know it: boto3 and the AWS CLI.
 
+#![allow(clippy::expect_used, reason = "a test says what it expected")]
+
 #[path = "support/venv.rs"]
 mod venv;
 
@@ -97,5 +99,66 @@ async fn the_aws_cli_uses_it_without_noticing() {
         .expect("the CLI starts");
     assert!(!refused.status.success());
     assert!(told(&refused).contains("(ConflictException)"), "{}", told(&refused));
+    endpoint.shutdown().await;
+}
+
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_sdk_uses_it_without_noticing() {
+    use aws_sdk_sagemaker::operation::send_pipeline_execution_step_success::SendPipelineExecutionStepSuccessError;
+    use aws_sdk_sagemaker::types::{OutputParameter, PipelineExecutionStatus};
+    use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeName};
+
+    let endpoint = endpoint().await;
+    let config = aws_config::SdkConfig::builder()
+        .behavior_version(aws_config::BehaviorVersion::latest())
+        .endpoint_url(endpoint.url())
+        .region(aws_config::Region::from_static("us-east-1"))
+        .credentials_provider(aws_sdk_sqs::config::SharedCredentialsProvider::new(
+            aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test"),
+        ))
+        .build();
+    let (sqs, sagemaker) = (aws_sdk_sqs::Client::new(&config), aws_sdk_sagemaker::Client::new(&config));
+
+    let queue = sqs.create_queue().queue_name("q").send().await.expect("created").queue_url.expect("a URL");
+    let step = json!({"Name": "a", "Type": "Callback", "SqsQueueUrl": queue, "Arguments": {"n": 1},
+        "OutputParameters": [{"OutputName": "x", "OutputType": "String"}]});
+    let definition = json!({"Version": "2020-12-01", "Steps": [step]}).to_string();
+    let create = sagemaker.create_pipeline().pipeline_name("p").pipeline_definition(definition);
+    create.role_arn("arn:aws:iam::123456789012:role/pipelines").send().await.expect("created");
+    let started = sagemaker.start_pipeline_execution().pipeline_name("p").send().await.expect("started");
+
+    let receive = sqs.receive_message().queue_url(&queue).wait_time_seconds(5);
+    let receive = receive.message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
+    let message = receive.send().await.expect("received").messages.expect("one").remove(0);
+    let received = message.attributes.expect("asked for");
+    assert_eq!(received[&MessageSystemAttributeName::ApproximateReceiveCount], "1");
+    let body: Value = serde_json::from_str(&message.body.expect("a body")).expect("JSON");
+    let token = body["token"].as_str().expect("a token");
+
+    let entry = |id: &str, handle: &str| {
+        let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).visibility_timeout(60);
+        entry.receipt_handle(handle).build().expect("complete")
+    };
+    let hide = sqs.change_message_visibility_batch().queue_url(&queue);
+    let hide = hide.entries(entry("good", message.receipt_handle.as_deref().expect("a handle")));
+    let hidden = hide.entries(entry("bad", "nonsense")).send().await.expect("a batch");
+    assert_eq!((hidden.successful()[0].id(), hidden.failed()[0].id()), ("good", "bad"));
+
+    let output = OutputParameter::builder().name("x").value("1").build();
+    let answer = sagemaker.send_pipeline_execution_step_success().callback_token(token).output_parameters(output);
+    answer.clone().send().await.expect("accepted");
+    let refused = answer.send().await.expect_err("a fresh client request token").into_service_error();
+    assert!(matches!(refused, SendPipelineExecutionStepSuccessError::ConflictException(_)), "{refused:?}");
+    assert_eq!(refused.meta().message(), Some("Step a is already in a terminal status"));
+
+    let describe = sagemaker.describe_pipeline_execution();
+    let described =
+        describe.set_pipeline_execution_arn(started.pipeline_execution_arn).send().await.expect("described");
+    assert_eq!(described.pipeline_execution_status, Some(PipelineExecutionStatus::Succeeded));
+
+    sqs.delete_queue().queue_url(&queue).send().await.expect("deleted");
+    let gone = sqs.get_queue_attributes().queue_url(&queue).send().await.expect_err("gone").into_service_error();
+    assert!(gone.is_queue_does_not_exist(), "{gone:?}");
     endpoint.shutdown().await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -110,11 +110,13 @@ async fn answer(
         // A web page in the user's browser: without authentication this is all that keeps it out.
         return Ok(plain(StatusCode::FORBIDDEN, "the local endpoint serves no web pages"));
     }
+    let too_long = || plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any request can be");
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Ok(too_long());
+    }
     let body = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any request can be"));
-        }
+        Err(error) if error.is::<LengthLimitError>() => return Ok(too_long()),
         Err(_) => return Ok(plain(StatusCode::BAD_REQUEST, "the body broke off")),
     };
     if let Some(path) = head.uri.path().strip_prefix(control::PATH) {
@@ -146,7 +148,7 @@ async fn operate(
         (refusal.acted, ApiError { status: refusal.status, ..error })
     });
 
-    stopping.run_until_cancelled(sleep(suffers.before)).await;
+    pause(suffers.before, stopping).await;
     if let Some(disconnect) = suffers.disconnect.filter(|disconnect| !disconnect.acted) {
         return Err(Dropped { reset: disconnect.reset });
     }
@@ -157,15 +159,161 @@ async fn operate(
         Ok(body) => service.call(target, body, &suffers).await,
         Err(error) => Err(error),
     };
-    stopping.run_until_cancelled(sleep(suffers.after)).await;
+    pause(suffers.after, stopping).await;
     if let Some(disconnect) = suffers.disconnect {
         return Err(Dropped { reset: disconnect.reset });
     }
     respond(error.map_or(answer, |(_, error)| Err(error)))
 }
 
+async fn pause(latency: Duration, stopping: &CancellationToken) {
+    // Even a sleep of no time would cost a tick of the timer.
+    if !latency.is_zero() {
+        stopping.run_until_cancelled(sleep(latency)).await;
+    }
+}
+
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::{Fault, Rule};
+    use super::super::{Endpoint, Options};
+    use serde_json::{Value, json};
+    use std::io::ErrorKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// An endpoint with a queue `q`, spoken to byte by byte.
+    struct Bench {
+        endpoint: Endpoint,
+        queue: Value,
+    }
+
+    impl Bench {
+        async fn new() -> Self {
+            let loopback = "127.0.0.1:0".parse().expect("an address");
+            let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
+            let bench = Self { endpoint, queue: Value::Null };
+            let queue = bench.sqs("CreateQueue", json!({"QueueName": "q"})).await["QueueUrl"].clone();
+            Self { queue, ..bench }
+        }
+
+        /// A connection on which one request was sent.
+        async fn request(&self, head: &str, body: &[u8]) -> TcpStream {
+            let mut stream = TcpStream::connect(self.endpoint.addr()).await.expect("it listens");
+            let head = format!("{head}host: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(&[head.as_bytes(), body].concat()).await.expect("sent");
+            stream
+        }
+
+        async fn ask(&self, operation: &str, body: &Value) -> TcpStream {
+            let head = format!("POST / HTTP/1.1\r\nx-amz-target: AmazonSQS.{operation}\r\nconnection: close\r\n");
+            self.request(&head, body.to_string().as_bytes()).await
+        }
+
+        async fn sqs(&self, operation: &str, body: Value) -> Value {
+            let answer = all(self.ask(operation, &body).await).await.expect("an answer");
+            let (head, body) = answer.split_once("\r\n\r\n").expect("a response");
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+            serde_json::from_str(body).unwrap_or_default()
+        }
+
+        fn fault(&self, operation: &str, fault: Fault) {
+            self.endpoint.set_faults(vec![Rule::new(operation, fault).times(1)]).expect("a rule that can be");
+        }
+
+        async fn visible(&self) -> usize {
+            let ask = json!({"QueueUrl": self.queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
+            self.sqs("ReceiveMessage", ask).await["Messages"].as_array().map_or(0, Vec::len)
+        }
+
+        fn message(&self) -> Value {
+            json!({"QueueUrl": self.queue, "MessageBody": "hello"})
+        }
+    }
+
+    async fn all(mut stream: TcpStream) -> std::io::Result<String> {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map(|_| answer)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_without_a_byte_before_the_call_acts_or_after() {
+        let bench = Bench::new().await;
+        for (acted, visible) in [(false, 0), (true, 1)] {
+            bench.fault("SendMessage", Fault::Disconnect { acted, reset: false });
+            let answer = all(bench.ask("SendMessage", &bench.message()).await).await;
+            assert_eq!(answer.expect("an orderly close"), "");
+            assert_eq!(bench.visible().await, visible);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_reset_where_the_rule_says_so() {
+        let bench = Bench::new().await;
+        bench.fault("SendMessage", Fault::Disconnect { acted: true, reset: true });
+        let answer = all(bench.ask("SendMessage", &bench.message()).await).await;
+        assert_eq!(answer.expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(bench.visible().await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_long_poll_whose_client_is_gone_takes_no_message() {
+        let bench = Bench::new().await;
+        let mut poll = bench.ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20})).await;
+        poll.shutdown().await.expect("half closed");
+        assert_eq!(all(poll).await.expect("closed by the endpoint too"), "");
+        bench.sqs("SendMessage", bench.message()).await;
+        assert_eq!(bench.visible().await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_answers_long_polls_and_closes_idle_connections() {
+        let bench = Bench::new().await;
+        let mut events = bench.endpoint.events();
+        let idle = TcpStream::connect(bench.endpoint.addr()).await.expect("it listens");
+        // The latency's event tells that the poll has reached the endpoint.
+        bench.fault("ReceiveMessage", Fault::Latency { millis: 3_600_000, acted: false });
+        let poll = bench.ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20})).await;
+        events.recv().await.expect("the fault");
+        bench.endpoint.shutdown().await;
+        assert!(all(poll).await.expect("an answer").starts_with("HTTP/1.1 200"));
+        assert_eq!(all(idle).await.expect("an orderly close"), "");
+    }
+
+    #[tokio::test]
+    async fn a_body_longer_than_any_request_is_refused_unread() {
+        let bench = Bench::new().await;
+        let mut stream = TcpStream::connect(bench.endpoint.addr()).await.expect("it listens");
+        let head = format!("POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", MAX_BODY + 1);
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 413");
+    }
+
+    #[tokio::test]
+    async fn a_web_page_is_kept_out_of_the_services_and_of_the_control_api() {
+        let bench = Bench::new().await;
+        for path in ["/", "/_local/faults"] {
+            let head = format!("POST {path} HTTP/1.1\r\norigin: https://example.com\r\nconnection: close\r\n");
+            let answer = all(bench.request(&head, b"{}").await).await.expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_names_no_operation_is_told_what_is_served() {
+        let bench = Bench::new().await;
+        let old = b"Action=ListQueues&Version=2012-11-05";
+        let answer =
+            all(bench.request("POST / HTTP/1.1\r\nconnection: close\r\n", old).await).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("AWS JSON protocols only"), "{answer}");
+    }
 }

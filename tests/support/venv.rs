@@ -1,7 +1,7 @@
 //! A Python environment with the packages of `tests/requirements.txt`, made once and shared by all tests that need it.
 
-// Each test target that includes this file uses its own part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

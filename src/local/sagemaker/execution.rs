@@ -8,12 +8,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::definition::{Definition, Step};
-use super::expression::{Reference, Variable, resolve};
 use crate::local::clock::Time;
 use crate::local::events::EventKind;
-use crate::local::undocumented::{
-    FailedStep, FailureWhileStopping, OutputsInArguments, SuccessWhileStopping, Undocumented,
-};
+use crate::local::undocumented::{FailedStep, FailureWhileStopping, SuccessWhileStopping, Undocumented};
 
 /// A run of a pipeline.
 #[derive(Debug)]
@@ -283,45 +280,12 @@ impl Execution {
     fn has_failed(&self) -> bool {
         self.steps.iter().any(|run| run.status == Some(Status::Failed))
     }
-
-    fn arguments(&self, index: usize, now: Time, undocumented: &Undocumented) -> Result<Value, String> {
-        let Some(step) = self.definition.steps.get(index) else { return Ok(Value::Null) };
-        resolve(&step.arguments, &mut |reference| match reference {
-            Reference::Parameter(name) => {
-                self.parameters.get(name).cloned().ok_or_else(|| format!("there is no parameter {name}"))
-            }
-            Reference::Execution(variable) => Ok(Value::from(self.variable(*variable, now))),
-            Reference::Output { step, output } => self.output(step, output, undocumented),
-        })
-    }
-
-    fn variable(&self, variable: Variable, now: Time) -> String {
-        match variable {
-            Variable::PipelineName => self.pipeline.clone(),
-            Variable::PipelineArn => self.pipeline_arn.clone(),
-            Variable::PipelineExecutionId => self.id.clone(),
-            Variable::PipelineExecutionArn => self.arn.to_string(),
-            Variable::StartDateTime => self.started.to_string(),
-            Variable::CurrentDateTime => now.to_string(),
-        }
-    }
-
-    fn output(&self, step: &str, output: &str, undocumented: &Undocumented) -> Result<Value, String> {
-        let (defined, run) =
-            self.steps_defined().find(|(it, _)| it.name == step).ok_or_else(|| format!("there is no step {step}"))?;
-        let text = run.outputs.get(output).ok_or_else(|| format!("step {step} gave no output parameter {output}"))?;
-        match (undocumented.outputs_in_arguments, defined.outputs.get(output)) {
-            (OutputsInArguments::Typed, Some(kind)) => {
-                kind.value(text).map_err(|reason| format!("output parameter {output} of step {step}: {reason}"))
-            }
-            _ => Ok(Value::from(text.as_str())),
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::undocumented::OutputsInArguments;
     use serde_json::json;
 
     const NOW: Time = Time::from_millis(1_700_000_000_000);

@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod api;
+mod arguments;
 mod definition;
 mod execution;
 mod executions;
