@@ -13,9 +13,8 @@ const TAIL: usize = 8 * 1024;
 pub(super) async fn log(stream: impl AsyncRead + Unpin, name: &'static str, tail: &mut VecDeque<u8>) {
     let mut reader = BufReader::with_capacity(LINE, stream);
     let mut line: Vec<u8> = Vec::new();
-    loop {
-        // A stream that cannot be read has nothing more to say.
-        let Ok(chunk) = reader.fill_buf().await else { break };
+    // A stream that cannot be read has nothing more to say.
+    while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
             break;
         }

@@ -11,6 +11,8 @@ mod program;
 mod settings;
 mod spawner;
 
+use std::os::unix::process::ExitStatusExt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -112,7 +114,6 @@ impl Handler for Exec {
 impl Ended {
     /// How the program ended, and what it said last.
     fn reason(&self) -> Reason {
-        use std::os::unix::process::ExitStatusExt;
         let how = match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -128,7 +129,6 @@ impl Program {
         }
         drop(streams);
         keep_checkpoint(cx, workspace, &mut stamp, &mut saved).await;
-        use std::os::unix::process::ExitStatusExt;
         let status = status.unwrap_or_else(|error| {
             tracing::error!(%error, "the program's exit status could not be had");
             ExitStatus::from_raw(1 << 8)
