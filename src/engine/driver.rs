@@ -95,7 +95,8 @@ impl Driver {
             grace: None,
             renew: None,
         };
-        let span = tracing::info_span!(
+        // Of the highest level, so that no filter takes the token from a line.
+        let span = tracing::error_span!(
             "step",
             token = %driver.state.record.token,
             execution = %driver.state.record.execution,
@@ -398,7 +399,12 @@ impl Driver {
     fn finish(&self, ending: Ending) {
         let record = &self.state.record;
         let took = (ending != Ending::SettledElsewhere).then(|| self.shared.clock.since(record.first_seen));
-        tracing::info!(outcome = ending.as_str(), reason = reason_of(record), took = ?took, "the step is done with");
+        tracing::info!(
+            outcome = ending.as_str(),
+            reason = reason_of(record),
+            took = took.map(tracing::field::debug),
+            "the step is done with"
+        );
         self.shared.observer.observe(Observation::StepEnded {
             queue: &self.lane.name,
             handler: self.handler_name(),
