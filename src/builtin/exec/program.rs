@@ -102,7 +102,8 @@ impl Program {
         let mut told: Option<Instant> = None;
         let mut killed = false;
         let mut look = interval(LOOK);
-        let mut stamp = workspace.checkpoint_stamp();
+        // Not as it is now: the program may have written it already.
+        let mut stamp = Stamp::default();
         let status = loop {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
