@@ -1,7 +1,7 @@
 //! Wires a checked configuration into a running worker, and takes it down again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -54,6 +54,9 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
     let queues = queues(&loaded, &clients, &metrics).await?;
     let monitored = CancellationToken::new();
 
+    // Before any step is started: a taken address must not cost a run.
+    let status = Arc::new(Status::default());
+    let server = Server::bind(&loaded.config.http, status.clone(), metrics).await?;
     let engine = Engine::start(Parts {
         ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, observer.clone()),
         queues,
@@ -64,16 +67,9 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
         retention: loaded.config.ledger.retention,
     })
     .await?;
-    let monitor = engine.monitor();
-    let mut tasks = Vec::new();
-    match Server::bind(&loaded.config.http, Arc::new(Status(monitor.clone())), metrics).await {
-        Ok(Some(server)) => tasks.push(tokio::spawn(server.run(monitored.clone()))),
-        Ok(None) => {}
-        Err(error) => {
-            engine.drain(async || ()).await;
-            return Err(error.into());
-        }
-    }
+    let monitor = status.0.get_or_init(|| engine.monitor()).clone();
+    let mut tasks: Vec<JoinHandle<()>> =
+        server.into_iter().map(|server| tokio::spawn(server.run(monitored.clone()))).collect();
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
     }
@@ -186,22 +182,31 @@ impl Observer for Counting {
     }
 }
 
-/// What the status server tells of the engine.
-struct Status(Monitor);
+/// What the status server tells of the engine, once there is one.
+#[derive(Default)]
+struct Status(OnceLock<Monitor>);
+
+impl Status {
+    fn starting() -> Vec<Check> {
+        vec![Check { name: "engine", ok: false, detail: "it is being started".to_owned() }]
+    }
+}
 
 impl Source for Status {
     fn health(&self) -> Vec<Check> {
+        let Some(monitor) = self.0.get() else { return Self::starting() };
         let stuck: Vec<String> =
-            self.0.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
+            monitor.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
         let detail =
             if stuck.is_empty() { "the pollers turn".to_owned() } else { format!("stuck: {}", stuck.join(", ")) };
         vec![Check { name: "engine", ok: stuck.is_empty(), detail }]
     }
 
     fn readiness(&self) -> Vec<Check> {
-        let failing = self.0.ledger_is_failing();
-        let draining = self.0.is_draining();
-        let queues = self.0.queues();
+        let Some(monitor) = self.0.get() else { return Self::starting() };
+        let failing = monitor.ledger_is_failing();
+        let draining = monitor.is_draining();
+        let queues = monitor.queues();
         let silent: Vec<&str> = queues
             .iter()
             .filter(|queue| queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY) && queue.running < queue.concurrency)
@@ -229,8 +234,9 @@ impl Source for Status {
 
     fn steps(&self) -> BoxFuture<'_, Result<Value, String>> {
         Box::pin(async move {
-            let views: BTreeMap<_, _> = self.0.steps().into_iter().map(|view| (view.token.clone(), view)).collect();
-            let records = self.0.records().await.map_err(|error| error.to_string())?;
+            let monitor = self.0.get().ok_or("the engine is being started")?;
+            let views: BTreeMap<_, _> = monitor.steps().into_iter().map(|view| (view.token.clone(), view)).collect();
+            let records = monitor.records().await.map_err(|error| error.to_string())?;
             let rows = records.into_iter().map(|record| {
                 let view = views.get(&record.token);
                 let mut row = serde_json::to_value(&record).unwrap_or_default();
@@ -244,11 +250,12 @@ impl Source for Status {
     }
 
     fn refresh(&self, metrics: &Metrics) {
-        let unreported: Vec<Option<Timestamp>> = self.0.unreported();
-        let oldest = unreported.iter().flatten().min().map(|at| self.0.now().duration_since(*at));
+        let Some(monitor) = self.0.get() else { return };
+        let unreported: Vec<Option<Timestamp>> = monitor.unreported();
+        let oldest = unreported.iter().flatten().min().map(|at| monitor.now().duration_since(*at));
         metrics.set_reports_pending(unreported.len());
         metrics.set_oldest_unreported(oldest.and_then(|age| Duration::try_from(age).ok()));
-        metrics.set_steps_deferred(self.0.deferred());
-        metrics.set_messages_held(self.0.queues().iter().map(|queue| queue.held).sum());
+        metrics.set_steps_deferred(monitor.deferred());
+        metrics.set_messages_held(monitor.queues().iter().map(|queue| queue.held).sum());
     }
 }

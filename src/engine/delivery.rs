@@ -38,7 +38,12 @@ impl Complaints {
 }
 
 /// Hands a message to its step's driver, which is started if there is none. From here on the message is held.
-pub(crate) async fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received, reservation: Reservation) {
+pub(crate) async fn deliver(
+    shared: &Arc<Shared>,
+    lane: &Arc<Lane>,
+    received: Received,
+    reservation: Option<Reservation>,
+) {
     lane.held.hold(&received);
     let message = match Message::parse(&received.body) {
         Ok(message) => message,
@@ -59,7 +64,7 @@ pub(crate) async fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Re
         arrival,
         sent: received.sent,
         // A stop needs no slot.
-        reservation: Some(reservation).filter(|_| arrival != Arrival::Stop),
+        reservation: reservation.filter(|_| arrival != Arrival::Stop),
     });
     loop {
         input = match shared.steps.send(&token, input) {

@@ -96,10 +96,13 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>, pollers: TaskTrac
                 lane.polls.note(|last| last.success = Some(Instant::now()));
                 failures = 0;
                 busy = !messages.is_empty();
-                let full = messages.len() == reserved.len();
-                for (message, reservation) in messages.into_iter().zip(reserved) {
-                    deliver(&shared, &lane, message, reservation).await;
+                let full = messages.len() >= reserved.len();
+                // A queue that gave more than was asked for would be no reason to drop any.
+                let mut reserved = reserved.into_iter();
+                for message in messages {
+                    deliver(&shared, &lane, message, reserved.next()).await;
                 }
+                drop(reserved);
                 let count = lane.polls.pollers.load(Ordering::SeqCst);
                 if full && count < MOST && shared.phase() == Phase::Running {
                     pollers.spawn(poll_more(shared.clone(), lane.clone(), pollers.clone()));
