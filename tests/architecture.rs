@@ -1,0 +1,468 @@
+//! What `src/lib.rs` says of the layers, and what must hold in every file, held against the source itself.
+
+#![allow(clippy::expect_used, reason = "a test says what it expected")]
+
+#[path = "architecture/scan.rs"]
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use scan::Code;
+
+/// What each module uses of the others, exactly. A new entry is a decision about the design.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("backoff", &[]),
+    ("duration", &[]),
+    ("step", &[]),
+    ("outcome", &["step"]),
+    ("seam", &["outcome", "step"]),
+    ("handler", &["outcome", "step"]),
+    ("builtin", &["duration", "handler", "outcome", "step"]),
+    ("lifecycle", &["backoff", "duration", "outcome", "seam", "step"]),
+    ("ledger", &["duration", "lifecycle", "seam", "step"]),
+    ("engine", &["backoff", "duration", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
+    ("aws", &["duration", "outcome", "seam", "step"]),
+    ("local", &["duration"]),
+    ("observe", &[]),
+    ("process", &[]),
+    ("config", &["aws", "duration", "engine", "handler", "ledger", "observe"]),
+    ("daemon", &["aws", "config", "engine", "handler", "ledger", "lifecycle", "observe", "process", "seam"]),
+    (
+        "cli",
+        &[
+            "aws",
+            "backoff",
+            "config",
+            "daemon",
+            "handler",
+            "ledger",
+            "lifecycle",
+            "local",
+            "observe",
+            "outcome",
+            "process",
+            "seam",
+            "step",
+        ],
+    ),
+    // The stock binary is a user of the library like any other.
+    ("main", &["builtin"]),
+];
+
+/// Who may start tasks and threads, since it joins them.
+const OWNERS: &[&str] = &[
+    "src/engine/",
+    // The status server and the scale-in protection of the process that it wires.
+    "src/daemon.rs",
+    // The endpoint's own server.
+    "src/local/",
+    "src/cli/",
+    // The thread that alone writes to the file, and the one that starts programs and must outlive them.
+    "src/ledger/sqlite.rs",
+    "src/builtin/exec/spawner.rs",
+];
+
+/// A file beyond this is about more than one thing.
+const LINES: usize = 400;
+/// Files that are one thing all the same, and how far they may go.
+const LONG: &[(&str, usize)] = &[
+    // One step's whole drive: every effect of the lifecycle has its arm, and they share the driver's fields.
+    ("src/engine/driver.rs", 600),
+];
+
+/// A file of the product: its path from the root, and its code.
+struct Source {
+    path: String,
+    code: Code,
+}
+
+/// What is wrong, with file and line.
+type Rule = fn(&Source) -> Vec<String>;
+
+const RULES: &[(&str, Rule)] = &[
+    ("AWS types stay in src/aws", aws_types_stay_in_aws),
+    ("tasks and threads have an owner", tasks_have_an_owner),
+    ("time comes from tokio", time_comes_from_tokio),
+    ("only commands print and exit", only_commands_print),
+    ("a message is deleted in src/engine/settle.rs alone", one_place_deletes),
+    ("what is decided does nothing itself", decisions_are_pure),
+    ("a file is about one thing", files_are_short),
+];
+
+fn aws_types_stay_in_aws(source: &Source) -> Vec<String> {
+    if source.path.starts_with("src/aws/") {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (at, _) in source.code.text.match_indices("aws_") {
+        let path: String = source.code.text[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let starts = !source.code.text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+        if starts && source.code.text[at + path.len()..].starts_with("::") {
+            found.push(source.at(source.code.line(at), &path));
+        }
+    }
+    found
+}
+
+fn tasks_have_an_owner(source: &Source) -> Vec<String> {
+    if OWNERS.iter().any(|owner| source.path.starts_with(owner)) {
+        return Vec::new();
+    }
+    const SPAWNING: [&str; 11] = [
+        "tokio::spawn",
+        "task::spawn",
+        "thread::spawn",
+        "spawn_blocking",
+        "spawn_local",
+        "thread::Builder",
+        "thread::scope",
+        "TaskTracker",
+        "JoinSet",
+        "Handle::current",
+        "block_on",
+    ];
+    source.mentions(&SPAWNING)
+}
+
+fn time_comes_from_tokio(source: &Source) -> Vec<String> {
+    let mut found = source.mentions(&["SystemTime", "std::time::Instant", "time::UNIX_EPOCH"]);
+    for group in groups(&source.code.text, "std::time::{") {
+        if group.names.iter().any(|name| name == "Instant" || name == "UNIX_EPOCH") {
+            found.push(source.at(source.code.line(group.at), "std::time::Instant"));
+        }
+    }
+    found
+}
+
+fn only_commands_print(source: &Source) -> Vec<String> {
+    if source.path.starts_with("src/cli/") {
+        return Vec::new();
+    }
+    source.mentions(&["println!", "eprintln!", "print!", "eprint!", "dbg!", "process::exit", "process::abort"])
+}
+
+fn one_place_deletes(source: &Source) -> Vec<String> {
+    // The look-alike deletes its own messages when a client says so; that client is settle.rs.
+    if source.path == "src/engine/settle.rs" || source.path.starts_with("src/local/") {
+        return Vec::new();
+    }
+    source.mentions(&[".delete(", "Queue::delete"])
+}
+
+fn decisions_are_pure(source: &Source) -> Vec<String> {
+    if !["src/lifecycle/", "src/backoff.rs", "src/step.rs", "src/outcome.rs"]
+        .iter()
+        .any(|at| source.path.starts_with(at))
+    {
+        return Vec::new();
+    }
+    source.mentions(&["async", "tokio", "fs::", "net::", "env::", "fastrand", "Timestamp::now", "thread", "tracing"])
+}
+
+fn files_are_short(source: &Source) -> Vec<String> {
+    let limit = LONG.iter().find(|(path, _)| *path == source.path).map_or(LINES, |(_, limit)| *limit);
+    let lines = source.code.lines;
+    if lines > limit { vec![format!("{}: {lines} lines before its tests, not {limit}", source.path)] } else { vec![] }
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        Self { path: path.to_owned(), code: Code::of(text) }
+    }
+
+    fn at(&self, line: usize, what: &str) -> String {
+        format!("{}:{line}: {what}", self.path)
+    }
+
+    fn mentions(&self, words: &[&str]) -> Vec<String> {
+        words.iter().flat_map(|word| self.code.find(word).into_iter().map(|line| self.at(line, word))).collect()
+    }
+
+    /// `engine` for `src/engine/poll.rs` and for `src/engine.rs`.
+    fn module(&self) -> &str {
+        let path = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
+    }
+
+    /// How many `super`s lead to the crate.
+    fn depth(&self) -> usize {
+        self.path.matches('/').count() - usize::from(self.path.ends_with("/mod.rs"))
+    }
+
+    /// The other modules that it names.
+    fn uses(&self) -> BTreeSet<String> {
+        let mut used = BTreeSet::new();
+        for root in ["crate::".to_owned(), "super::".repeat(self.depth()), "callbackd::".to_owned()] {
+            for (at, _) in self.code.text.match_indices(&root) {
+                let before = &self.code.text[..at];
+                if !before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                    used.extend(first_name(&self.code.text[at + root.len()..]));
+                }
+            }
+            let group = format!("{root}{{");
+            used.extend(groups(&self.code.text, &group).into_iter().flat_map(|group| group.names));
+        }
+        used.remove(self.module());
+        used
+    }
+}
+
+fn first_name(text: &str) -> Option<String> {
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// A `use` of several names at once.
+struct Group {
+    at: usize,
+    /// The first segment of each.
+    names: Vec<String>,
+}
+
+fn groups(text: &str, opening: &str) -> Vec<Group> {
+    let group = |at: usize| {
+        let mut depth = 0_usize;
+        let mut names = vec![String::new()];
+        let mut first_segment = true;
+        for c in text[at + opening.len()..].chars() {
+            match c {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    names.push(String::new());
+                    first_segment = true;
+                }
+                ':' => first_segment = false,
+                c if first_segment && depth == 0 && (c.is_alphanumeric() || c == '_') => {
+                    if let Some(name) = names.last_mut() {
+                        name.push(c);
+                    }
+                }
+                // `a as b`
+                _ if names.last().is_some_and(|name| !name.is_empty()) => first_segment = false,
+                _ => {}
+            }
+        }
+        names.retain(|name| !name.is_empty());
+        Group { at, names }
+    };
+    text.match_indices(opening).map(|(at, _)| group(at)).collect()
+}
+
+/// Every file of the product; those that are tests as a whole are left out.
+fn product() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources: Vec<Source> = files(&root.join("src"))
+        .into_iter()
+        .filter(|path| path.ends_with(".rs"))
+        .map(|path| {
+            let name = Path::new(&path).strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned();
+            Source::new(&name, &fs::read_to_string(&path).expect("readable"))
+        })
+        .collect();
+    let mut tests = BTreeSet::new();
+    for source in &sources {
+        let folder = source.path.strip_suffix("/mod.rs").or_else(|| source.path.strip_suffix(".rs")).expect("a file");
+        let folder = if ["src/lib", "src/main"].contains(&folder) { "src" } else { folder };
+        for module in &source.code.test_modules {
+            tests.insert(format!("{folder}/{module}.rs"));
+            tests.insert(format!("{folder}/{module}/mod.rs"));
+        }
+    }
+    sources.retain(|source| !tests.contains(&source.path));
+    sources
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path.to_str().expect("UTF-8").to_owned());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_module_uses_what_its_layer_may_and_nothing_else() {
+    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in product().iter().filter(|source| source.path != "src/lib.rs") {
+        // Types at the root are re-exports, for users.
+        let user = source.path == "src/main.rs";
+        let uses = source.uses().into_iter().filter(|name| !user || name.starts_with(char::is_lowercase));
+        used.entry(source.module().to_owned()).or_default().extend(uses);
+    }
+    let allowed =
+        LAYERS.iter().map(|(name, uses)| ((*name).to_owned(), uses.iter().map(|u| (*u).to_owned()).collect()));
+    let allowed: BTreeMap<String, BTreeSet<String>> = allowed.collect();
+    for (module, uses) in &used {
+        assert_eq!(Some(uses), allowed.get(module), "what `{module}` uses is not what LAYERS says");
+    }
+    assert_eq!(used.len(), allowed.len(), "LAYERS has a module that is not there");
+}
+
+#[test]
+fn the_layers_have_no_circle() {
+    for (at, (module, uses)) in LAYERS.iter().enumerate() {
+        for used in *uses {
+            let below = LAYERS[..at].iter().any(|(name, _)| name == used);
+            assert!(below, "`{module}` uses `{used}`, which does not stand before it");
+        }
+    }
+}
+
+#[test]
+fn the_source_keeps_every_rule() {
+    let sources = product();
+    assert!(sources.len() > 50, "only {} files were found", sources.len());
+    for (name, rule) in RULES {
+        let broken: Vec<String> = sources.iter().flat_map(rule).collect();
+        assert!(broken.is_empty(), "{name}:\n{}", broken.join("\n"));
+    }
+}
+
+#[test]
+fn an_exception_is_one_still() {
+    for (path, limit) in LONG {
+        let sources = product();
+        let source = sources.iter().find(|source| source.path == *path).expect("it is there");
+        assert!(source.code.lines > LINES, "{path} needs no exception any more");
+        assert!(*limit > LINES);
+    }
+}
+
+#[test]
+fn the_repository_stands_alone() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Put together here, so that this file does not break the rule itself.
+    let private = [["..", "/shared"].concat(), ["DESIGN", ".md"].concat(), ["FACTS", ".md"].concat()];
+    let folders = ["src", "tests", "config", "deploy", "examples", ".ci", ".cargo"];
+    let mut paths: Vec<String> = folders.iter().flat_map(|folder| files(&root.join(folder))).collect();
+    for entry in fs::read_dir(root).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() {
+            paths.push(path.to_str().expect("UTF-8").to_owned());
+        }
+    }
+    for path in paths {
+        let text = String::from_utf8_lossy(&fs::read(&path).expect("readable")).into_owned();
+        for name in &private {
+            assert!(!text.contains(name), "{path} speaks of {name}, which nobody has who has this repository");
+        }
+    }
+}
+
+mod each_rule_can_fail {
+    use super::*;
+
+    fn uses(path: &str, text: &str) -> Vec<String> {
+        Source::new(path, text).uses().into_iter().collect()
+    }
+
+    #[test]
+    fn a_use_is_seen_however_it_is_written() {
+        for text in [
+            "use crate::engine::Engine;",
+            "use crate::{duration, engine::{self, Engine}};",
+            "fn f() { crate::engine::start() }",
+            "#[serde(with = \"crate::engine\")] x: u8,",
+            "pub(in crate::engine) fn f() {}",
+        ] {
+            assert!(uses("src/ledger/file.rs", text).contains(&"engine".to_owned()), "{text}");
+        }
+        assert_eq!(uses("src/ledger/mod.rs", "use super::engine::Engine;"), ["engine"]);
+        assert_eq!(uses("src/ledger/file.rs", "use super::super::engine;"), ["engine"]);
+        assert_eq!(uses("src/daemon.rs", "use super::{engine, step as s};"), ["engine", "step"]);
+    }
+
+    #[test]
+    fn what_is_no_use_is_not_taken_for_one() {
+        for text in [
+            "// crate::engine",
+            "use super::engine;",
+            "use crate::ledger::engine;",
+            "\"see crate::engine\"",
+            "mycrate::engine",
+            "#[cfg(test)]\nmod tests { use crate::engine; }",
+        ] {
+            assert_eq!(uses("src/ledger/file.rs", text), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    /// The rule's findings in the file at `path` that consists of `text`.
+    fn broken(rule: Rule, path: &str, text: &str) -> usize {
+        rule(&Source::new(path, text)).len()
+    }
+
+    #[test]
+    fn an_aws_type_beside_src_aws() {
+        let text = "fn f(x: aws_sdk_sqs::Client) {}";
+        assert_eq!(broken(aws_types_stay_in_aws, "src/engine/mod.rs", text), 1);
+        assert_eq!(broken(aws_types_stay_in_aws, "src/aws/sqs.rs", text), 0);
+        assert_eq!(broken(aws_types_stay_in_aws, "src/engine/mod.rs", "metrics.aws_request(aws_section::<u8>)"), 1);
+        assert_eq!(broken(aws_types_stay_in_aws, "src/engine/mod.rs", "metrics.aws_request(1)"), 0);
+    }
+
+    #[test]
+    fn a_task_that_nobody_owns() {
+        for text in
+            ["tokio::spawn(f())", "use tokio::task; task::spawn(f())", "JoinSet::new()", "std::thread::spawn(f)"]
+        {
+            assert!(broken(tasks_have_an_owner, "src/observe/log.rs", text) > 0, "{text}");
+            assert_eq!(broken(tasks_have_an_owner, "src/engine/poll.rs", text), 0);
+        }
+        assert_eq!(broken(tasks_have_an_owner, "src/builtin/exec/program.rs", "command.spawn()"), 0);
+    }
+
+    #[test]
+    fn a_clock_of_its_own() {
+        for text in [
+            "use std::time::Instant;",
+            "use std::time::{Duration, Instant};",
+            "std::time::Instant::now()",
+            "let x: SystemTime = y;",
+        ] {
+            assert!(broken(time_comes_from_tokio, "src/engine/poll.rs", text) > 0, "{text}");
+        }
+        let text = "use std::time::{Duration}; use tokio::time::{Instant, sleep};";
+        assert_eq!(broken(time_comes_from_tokio, "src/engine/poll.rs", text), 0);
+    }
+
+    #[test]
+    fn a_print_or_an_exit() {
+        for text in ["println!(1)", "eprintln!(1)", "std::process::exit(1)", "dbg!(1)"] {
+            assert_eq!(broken(only_commands_print, "src/engine/poll.rs", text), 1, "{text}");
+            assert_eq!(broken(only_commands_print, "src/cli/run.rs", text), 0);
+        }
+    }
+
+    #[test]
+    fn a_second_place_that_deletes() {
+        assert_eq!(broken(one_place_deletes, "src/engine/poll.rs", "queue.delete(&handles).await"), 1);
+        assert_eq!(broken(one_place_deletes, "src/engine/settle.rs", "queue.delete(&handles).await"), 0);
+        assert_eq!(broken(one_place_deletes, "src/aws/sqs.rs", "fn delete(&self)"), 0);
+    }
+
+    #[test]
+    fn a_decision_that_looks_around() {
+        for text in ["async fn f() {}", "Timestamp::now()", "std::fs::read(x)", "fastrand::f64()"] {
+            assert_eq!(broken(decisions_are_pure, "src/lifecycle/machine.rs", text), 1, "{text}");
+            assert_eq!(broken(decisions_are_pure, "src/engine/mod.rs", text), 0);
+        }
+    }
+
+    #[test]
+    fn a_file_that_goes_on_and_on() {
+        let lines = "x\n".repeat(LINES);
+        assert_eq!(broken(files_are_short, "src/step.rs", &lines), 0);
+        assert_eq!(broken(files_are_short, "src/step.rs", &format!("{lines}x\n")), 1);
+        assert_eq!(broken(files_are_short, "src/step.rs", &format!("{lines}#[cfg(test)]\nmod tests {{\n\n}}")), 0);
+    }
+}
