@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws;
@@ -38,6 +38,8 @@ pub enum DaemonError {
 
 /// A queue whose last successful poll is older than this is not being polled: a long poll takes 20 s, a failing one backs off.
 const POLLED_LATELY: Duration = Duration::from_mins(2);
+/// What a drain may take beyond its time-out and the longest grace: a long poll, and the last calls.
+const LAST_WORDS: Duration = Duration::from_secs(45);
 /// How often the number of running steps is looked at for the container's scale-in protection.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -83,11 +85,13 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;
+    let longest = loaded.config.handlers.values().map(|handler| handler.stop_grace).max().unwrap_or_default();
+    let until = Instant::now() + loaded.config.worker.drain_timeout + longest + LAST_WORDS;
     tokio::select! {
         () = engine.drain(stop) => {}
-        // The drain has bounds of its own; these three only end with it.
-        () = manager.keep_extending(|| true) => {}
-        () = manager.watchdog(|| true) => {}
+        // Beyond its own bounds a drain hangs, and systemd may end it.
+        () = manager.keep_extending(|| Instant::now() < until) => {}
+        () = manager.watchdog(|| Instant::now() < until) => {}
         () = clients.keep_credentials() => {}
     }
     monitored.cancel();

@@ -63,6 +63,7 @@ pub(crate) async fn deliver(
         id: received.id.clone(),
         arrival,
         sent: received.sent,
+        trace: received.trace.clone(),
         // A stop needs no slot.
         reservation: reservation.filter(|_| arrival != Arrival::Stop),
     });

@@ -39,6 +39,8 @@ pub(crate) struct Delivery {
     pub(crate) id: String,
     pub(crate) arrival: Arrival,
     pub(crate) sent: Option<Timestamp>,
+    /// SQS's trace header, which the step's log lines carry.
+    pub(crate) trace: Option<String>,
     /// Kept by the first who needs it, given back by all others.
     pub(crate) reservation: Option<Reservation>,
 }
@@ -103,6 +105,10 @@ impl Driver {
             queue = lane.name,
             handler = driver.state.record.handler.as_deref().unwrap_or("none"),
             attempt = tracing::field::Empty,
+            trace = match &first {
+                Input::Message(delivery) => delivery.trace.as_deref(),
+                Input::Event(_) | Input::Save(..) => None,
+            },
         );
         shared.tasks.spawn(tracing::Instrument::instrument(driver.drive(first), span));
         Ok(())

@@ -1,4 +1,5 @@
-//! What the ledger holds that no message will bring: outcomes not yet reported, deferred steps past their limit, old records.
+//! What the ledger holds that no message need bring: outcomes not yet reported, stops not yet answered, deferred steps past their limit,
+//! and records too old to keep.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,7 +50,7 @@ pub(crate) async fn reap(shared: &Shared) -> Result<(), LedgerError> {
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     let mut purged: Option<Instant> = None;
     loop {
-        match shared.ledger.list(&[Status::Concluded, Status::Deferred]).await {
+        match shared.ledger.list(&[Status::Concluded, Status::Deferred, Status::Owed]).await {
             Ok(records) => {
                 let deferred = records.iter().flatten().filter(|record| record.status == Status::Deferred).count();
                 shared.deferred.store(deferred, Ordering::Relaxed);
@@ -71,11 +72,21 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
 }
 
 fn look_at(shared: &Arc<Shared>, record: Record) {
-    let overdue = record.deadline.is_some_and(|deadline| deadline <= shared.clock.now());
-    if record.status == Status::Deferred && !overdue {
+    let now = shared.clock.now();
+    let lane = shared.lane(&record.queue);
+    let due = match record.status {
+        Status::Deferred => record.deadline.is_some_and(|deadline| deadline <= now),
+        // Its message may have gone with its retention; the debt has not.
+        Status::Owed => record
+            .stop_requested
+            .zip(lane)
+            .is_some_and(|(stop, lane)| shared.clock.since(stop.at) >= lane.config.stop_takeover_after),
+        _ => true,
+    };
+    if !due {
         return;
     }
-    match shared.lane(&record.queue).cloned() {
+    match lane.cloned() {
         Some(lane) => wake(shared, &lane, record, &Event::Found),
         None => tracing::warn!(
             token = %record.token,

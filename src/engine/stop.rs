@@ -34,7 +34,7 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
     let mut told = None;
     loop {
         // Jittered, so that a fleet that started together does not ask together.
-        sleep(shortest.mul_f64(0.5 + fastrand::f64() / 4.0)).await;
+        sleep(shortest.mul_f64(0.15 + fastrand::f64() / 10.0)).await;
         let watched = watched(&shared).await;
         asked.retain(|execution, _| watched.contains_key(execution));
         let stretched = GAP * u32::try_from(watched.len()).unwrap_or(u32::MAX);
@@ -44,7 +44,8 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
         }
         for (execution, watched) in watched {
             let every = watched.lane.config.stop_watch.max(stretched);
-            let due = asked.get(&execution).is_none_or(|at| at.elapsed() + every / 4 >= every);
+            // By the next look it would be late.
+            let due = asked.get(&execution).is_none_or(|at| at.elapsed() >= every.mul_f64(0.75));
             if due {
                 asked.insert(execution.clone(), Instant::now());
                 let next = Instant::now() + GAP;

@@ -74,7 +74,7 @@ async fn a_stop_whose_message_never_comes_is_noticed_by_the_watch() {
     *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Stopping;
     let before = tokio::time::Instant::now();
     until("the queue is empty", || bench.queue.len() == 0).await;
-    assert!(before.elapsed() < Duration::from_secs(40), "{:?}", before.elapsed());
+    assert!(before.elapsed() <= Duration::from_secs(31), "{:?}", before.elapsed());
     assert_eq!(reason(&bench), "the pipeline was stopped");
     worker.drain().await;
 }
