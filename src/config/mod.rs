@@ -81,7 +81,8 @@ impl Loaded {
     fn from_source(mut source: source::Source, registry: &Registry) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
         let config: Option<Config> = decode::decode(&mut source, &mut mistakes);
-        let (mut handlers, mut warnings) = (BTreeMap::new(), Vec::new());
+        let ignored = |name: &String| format!("{name}: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored");
+        let (mut handlers, mut warnings) = (BTreeMap::new(), source.ignored.iter().map(ignored).collect());
         if let Some(config) = &config {
             checks::check(config, &source, &mut mistakes, &mut warnings);
             handlers = checks::build_handlers(config, &source, registry, &mut mistakes);

@@ -16,6 +16,8 @@ pub(super) struct Source {
     file: PathBuf,
     /// The keys that the file itself has at its top.
     in_file: BTreeSet<String>,
+    /// Variables that can be no setting: every setting lies in a section.
+    pub(super) ignored: Vec<String>,
     /// The variable behind each key that the environment sets.
     variables: BTreeMap<String, String>,
 }
@@ -44,7 +46,11 @@ impl Source {
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
             // The environment alone may say it all, as in a container.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() && !variables.is_empty() => {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound
+                    && named.is_none()
+                    && variables.keys().any(|name| name.contains("__")) =>
+            {
                 String::new()
             }
             Err(error) => {
@@ -57,7 +63,12 @@ impl Source {
         };
         let mut source = Self::of_text(file, &text)?;
         for (name, value) in variables {
-            source.overlay(&name, value)?;
+            // Kubernetes, for one, sets CALLBACKD_PORT and the like for a service of this name.
+            if name.contains("__") {
+                source.overlay(&name, value)?;
+            } else {
+                source.ignored.push(name);
+            }
         }
         Ok(source)
     }
@@ -67,7 +78,7 @@ impl Source {
             Mistakes::one(file.display().to_string(), format!("it is not TOML: {}", error.to_string().trim()))
         })?;
         let in_file = tree.as_object().into_iter().flat_map(Map::keys).cloned().collect();
-        Ok(Self { tree, file, in_file, variables: BTreeMap::new() })
+        Ok(Self { tree, file, in_file, ignored: Vec::new(), variables: BTreeMap::new() })
     }
 
     /// The same without all other sections.

@@ -161,9 +161,12 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
             ("CALLBACKD_HANDLERS__WORK__ON_STOP", "success"),
             ("CALLBACKD_HTTP__LISTEN", "off"),
             ("OTHER", "ignored"),
+            ("CALLBACKD_PORT", "tcp://10.0.0.1:9464"),
         ],
     );
-    let config = loaded.expect("valid").config;
+    let loaded = loaded.expect("valid");
+    assert_eq!(loaded.warnings, ["CALLBACKD_PORT: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]);
+    let config = loaded.config;
     assert_eq!(config.queues[0].concurrency, 40);
     assert_eq!(config.queues[0].accounts, ["000000000012", "012345678901"]);
     assert_eq!(config.worker.id.as_deref(), Some("007"));
