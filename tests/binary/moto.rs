@@ -60,22 +60,27 @@ impl Queue {
 
     /// How many messages are visible.
     pub async fn visible(&self) -> u64 {
-        self.count("ApproximateNumberOfMessages").await
+        self.counts().await.0
     }
 
     /// How many messages somebody holds or hides.
     pub async fn invisible(&self) -> u64 {
-        self.count("ApproximateNumberOfMessagesNotVisible").await
+        self.counts().await.1
     }
 
-    /// How many messages there are at all. A message may become visible between the two looks, and is then counted rather than missed.
+    /// How many messages there are at all.
     pub async fn size(&self) -> u64 {
-        self.invisible().await + self.visible().await
+        let (visible, invisible) = self.counts().await;
+        visible + invisible
     }
 
-    async fn count(&self, attribute: &str) -> u64 {
-        let answer = call("GetQueueAttributes", &json!({ "QueueUrl": self.url, "AttributeNames": [attribute] })).await;
-        answer["Attributes"][attribute].as_str().and_then(|count| count.parse().ok()).expect("a count")
+    /// Visible and invisible at one look, so that a message that changes is not missed between two.
+    async fn counts(&self) -> (u64, u64) {
+        let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
+        let answer = call("GetQueueAttributes", &json!({ "QueueUrl": self.url, "AttributeNames": names })).await;
+        let [visible, invisible] = names
+            .map(|name| answer["Attributes"][name].as_str().and_then(|count| count.parse().ok()).expect("a count"));
+        (visible, invisible)
     }
 }
 
