@@ -1,0 +1,167 @@
+//! One process of the built binary.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use toml::Table;
+
+use crate::http;
+
+/// A configuration for tests: the least times that are allowed, and a handler `job` made of two scripts.
+#[derive(Clone)]
+pub struct Config(Table);
+
+impl Config {
+    /// `folder` holds the ledger and the scripts.
+    pub fn new(folder: &Path, queue_url: &str) -> Self {
+        let folder = folder.display();
+        let text = format!(
+            r#"
+            worker = {{ id = "outside" }}
+            http = {{ listen = "off" }}
+            log = {{ format = "json", level = "info" }}
+            ledger = {{ path = "{folder}/ledger.db" }}
+            [[queues]]
+            url = "{queue_url}"
+            handler = "job"
+            visibility_timeout = "10s"
+            stop_watch = "1s"
+            stop_takeover_after = "5s"
+            [handlers.job]
+            type = "exec"
+            retry_delay = "1s"
+            retry_delay_max = "1s"
+            stop_grace = "1s"
+            settings = {{ command = ["{folder}/run"], cleanup = ["{folder}/cleanup"] }}
+            "#
+        );
+        Self(text.parse().expect("TOML"))
+    }
+
+    /// Sets one key, named by its path: `queues.0.concurrency`, `handlers.job.max_attempts`.
+    pub fn with(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
+        let (parent, key) = path.rsplit_once('.').expect("a section and a key");
+        let mut place = self.0.get_mut(parent.split('.').next().expect("a section")).expect("a section that is there");
+        for part in parent.split('.').skip(1) {
+            let next = match part.parse::<usize>() {
+                Ok(at) => place.get_mut(at),
+                Err(_) => place.get_mut(part),
+            };
+            place = next.unwrap_or_else(|| panic!("{path} has no {part}"));
+        }
+        place.as_table_mut().expect("a table").insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Serves its status on a port that is free now.
+    pub fn listening(self) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        self.with("http.listen", free.to_string())
+    }
+
+    fn status_address(&self) -> Option<SocketAddr> {
+        self.0["http"]["listen"].as_str()?.parse().ok()
+    }
+}
+
+/// What a process of the binary is started with besides its configuration.
+#[derive(Clone)]
+pub struct Environment {
+    pub folder: PathBuf,
+    pub sqs: String,
+    pub sagemaker: String,
+}
+
+/// A running daemon, killed when dropped, and also when this process is.
+pub struct Daemon {
+    child: Child,
+    /// A shell that kills the daemon when the pipe to it is closed, however this process ends.
+    guard: Child,
+    log: PathBuf,
+    status: Option<SocketAddr>,
+}
+
+impl Environment {
+    pub fn start(&self, config: &Config, name: &str) -> Daemon {
+        let log = self.folder.join(format!("{name}.log"));
+        let stderr = File::options().create(true).append(true).open(&log).expect("a log file");
+        let mut command = self.command(config, &["run"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
+        let mut guard = Command::new("/bin/sh");
+        guard.arg("-c").arg(format!("read line; kill -9 {}", child.id())).stdin(Stdio::piped());
+        let guard = guard.spawn().expect("a shell");
+        Daemon { child, guard, log, status: config.status_address() }
+    }
+
+    /// Runs a command of the binary to its end.
+    pub fn run(&self, config: &Config, arguments: &[&str]) -> Output {
+        self.command(config, arguments).output().expect("it starts")
+    }
+
+    fn command(&self, config: &Config, arguments: &[&str]) -> Command {
+        let text = config.0.to_string();
+        let file = self.folder.join("callbackd.toml");
+        fs::write(&file, text).expect("the folder is writable");
+        let scratch = self.folder.join("tmp");
+        fs::create_dir_all(&scratch).expect("the folder is writable");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
+        command.arg("--config").arg(file).args(arguments).env_clear();
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", &self.folder).env("TMPDIR", scratch);
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
+        command.env("AWS_ENDPOINT_URL_SQS", &self.sqs).env("AWS_ENDPOINT_URL_SAGEMAKER", &self.sagemaker);
+        command
+    }
+}
+
+impl Daemon {
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        kill(pid, signal).expect("it is alive, or not yet waited for");
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log is readable")
+    }
+
+    /// What its status server answers; `None` while it does not.
+    pub async fn status(&self, path: &str) -> Option<http::Answer> {
+        http::get(self.status.expect("a configuration that listens"), path).await.ok()
+    }
+
+    /// The value of one line of `/metrics`, named with its labels.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.status("/metrics").await?;
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    pub async fn steps(&self) -> Option<Value> {
+        serde_json::from_str(&self.status("/steps").await?.1).ok()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // The guard first, and the daemon's number is not given to another before it is waited for.
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,102 @@
+//! What a program can say by its exit, and the limits that it runs under.
+
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_75_is_tried_again_as_often_as_configured_and_then_fails_saying_so() {
+    let scene = Scene::new("echo 'no licence free' >&2; exit 75").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("handlers.job.max_attempts", 2));
+    let reason = scene.answered_once(&step).await.reason();
+    assert!(reason.contains("2 attempts") && reason.contains("no licence free"), "{reason}");
+    assert_eq!(scene.runs(), [step.attempt(1), step.attempt(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_76_runs_the_program_again_with_its_checkpoint_and_counts_no_attempt() {
+    let script = r"
+        n=$(($(cat $STEP_CHECKPOINT 2>/dev/null || echo 0) + 1)); echo $n > $STEP_CHECKPOINT
+        [ $n -lt 3 ] && exit 76
+        echo looks=$n >> $STEP_OUTPUT";
+    let scene = Scene::new(script).await;
+    let step = scene.step_sent().await;
+    let config = scene.config().with("handlers.job.max_attempts", 1);
+    let _daemon = scene.start(&config.with("handlers.job.settings.poll_interval", "1s"));
+    assert_eq!(scene.answered_once(&step).await.outputs(), json!({ "looks": "3" }));
+    assert_eq!(scene.runs(), vec![step.attempt(1); 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_limit_ends_the_program_cleans_up_and_fails_the_step() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "2s"));
+    let reason = scene.answered_once(&step).await.reason();
+    assert!(reason.contains("time limit of 2s"), "{reason}");
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+    assert_eq!(scene.cleanups(), [step.cleaned("time_limit")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deferred_step_is_on_record_and_its_message_deleted() {
+    let scene = Scene::new("").await;
+    let step = scene.step_sent().await;
+    let config = scene.config().with("handlers.job.settings.deferred", true);
+    let mut daemon = scene.start(&config);
+    let deferred = async || scene.record(&step).is_some_and(|record| record["status"] == "deferred");
+    until("it is deferred", deferred).await;
+    scene.queue_is_empty().await;
+    assert!(scene.sagemaker.reports(&step.token).is_empty());
+
+    // Another worker's copy, and another process, change nothing.
+    scene.queue.send(&step.executing()).await;
+    scene.queue_is_empty().await;
+    daemon.kill();
+    let _next = scene.start(&config);
+    scene.queue.send(&step.executing()).await;
+    scene.queue_is_empty().await;
+    assert!(deferred().await);
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+
+    // And the watch sees it being stopped.
+    scene.sagemaker.stop(&step.arn);
+    assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_given_its_step_on_stdin_and_in_its_environment() {
+    let scene = Scene::new("cat > $FOLDER/stdin; env | grep -v ^FOLDER > $FOLDER/env").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config());
+    scene.answered_once(&step).await;
+    let given: Value = serde_json::from_str(&scene.lines("stdin").join("\n")).expect("JSON");
+    let wants = json!({
+        "token": step.token, "pipelineExecutionArn": step.arn, "pipeline": "p", "queueUrl": scene.queue.url,
+        "attempt": 1, "arguments": { "n": 1 },
+    });
+    assert_eq!(given, wants);
+    let environment = scene.lines("env");
+    for wanted in [
+        format!("STEP_TOKEN={}", step.token),
+        format!("STEP_EXECUTION_ARN={}", step.arn),
+        "STEP_PIPELINE=p".to_owned(),
+        format!("STEP_QUEUE_URL={}", scene.queue.url),
+        "STEP_ATTEMPT=1".to_owned(),
+    ] {
+        assert!(environment.contains(&wanted), "{wanted} in {environment:?}");
+    }
+    assert!(!environment.iter().any(|line| line.starts_with("AWS_")), "the daemon's credentials are its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_process_of_a_program_outlives_its_step() {
+    let scene = Scene::new("sleep 300 & echo $! > $FOLDER/pid").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config());
+    scene.answered_once(&step).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.lines("pid")[0])).unwrap_or_default();
+    assert!(status.is_empty() || status.contains("State:\tZ"), "{status}");
+}

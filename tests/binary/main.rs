@@ -1,0 +1,21 @@
+//! The built binary as its users meet it: configured by a file, stopped by signals, between moto's SQS and a scripted SageMaker.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "../support/venv.rs"]
+mod venv;
+
+mod daemon;
+mod http;
+mod moto;
+mod proxy;
+mod sagemaker;
+mod scene;
+
+mod answers;
+mod crashes;
+mod handlers;
+mod operations;
+mod outages;
+mod stops;
+mod untrusted;

@@ -1,0 +1,95 @@
+//! moto's server: an SQS that is not ours, one for all tests, a queue for each.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::http;
+use crate::venv::Venv;
+
+struct Moto {
+    address: SocketAddr,
+    /// Its standard input is never written to: the server ends when that is closed, which the kernel does however this process ends.
+    _server: Child,
+}
+
+pub fn address() -> SocketAddr {
+    static MOTO: OnceLock<Moto> = OnceLock::new();
+    MOTO.get_or_init(Moto::start).address
+}
+
+impl Moto {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
+        let mut server = Command::new(Venv::ready().python());
+        server.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = server.spawn().expect("Python starts");
+        let mut port = String::new();
+        let stdout = server.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut port).expect("moto says where it listens");
+        let address = format!("127.0.0.1:{}", port.trim()).parse().expect("a port");
+        Self { address, _server: server }
+    }
+}
+
+/// A queue of one test.
+pub struct Queue {
+    /// As AWS would name it; moto takes the name from it.
+    pub url: String,
+}
+
+impl Queue {
+    pub async fn create(name: &str) -> Self {
+        call("CreateQueue", &json!({ "QueueName": name })).await;
+        Self { url: format!("https://sqs.us-east-1.amazonaws.com/123456789012/{name}") }
+    }
+
+    pub async fn send(&self, body: &str) {
+        call("SendMessage", &json!({ "QueueUrl": self.url, "MessageBody": body })).await;
+    }
+
+    /// Receives a message as another worker would that gives it back at once, and returns its body.
+    pub async fn glance(&self) -> String {
+        let input = json!({ "QueueUrl": self.url, "VisibilityTimeout": 0 });
+        let answer = call("ReceiveMessage", &input).await;
+        answer["Messages"][0]["Body"].as_str().expect("a message is visible").to_owned()
+    }
+
+    /// How many messages are visible.
+    pub async fn visible(&self) -> u64 {
+        self.counts().await.0
+    }
+
+    /// How many messages somebody holds or hides.
+    pub async fn invisible(&self) -> u64 {
+        self.counts().await.1
+    }
+
+    /// How many messages there are at all.
+    pub async fn size(&self) -> u64 {
+        let (visible, invisible) = self.counts().await;
+        visible + invisible
+    }
+
+    /// Visible and invisible at one look, so that a message that changes is not missed between two.
+    async fn counts(&self) -> (u64, u64) {
+        let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
+        let answer = call("GetQueueAttributes", &json!({ "QueueUrl": self.url, "AttributeNames": names })).await;
+        let [visible, invisible] = names
+            .map(|name| answer["Attributes"][name].as_str().and_then(|count| count.parse().ok()).expect("a count"));
+        (visible, invisible)
+    }
+}
+
+async fn call(operation: &str, input: &Value) -> Value {
+    let headers = format!(
+        "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 \
+         Credential=test/20260101/us-east-1/sqs/aws4_request, SignedHeaders=host, Signature=0\r\n"
+    );
+    let (status, body) = http::post(address(), &headers, &input.to_string()).await.expect("moto answers");
+    assert_eq!(status, 200, "{operation}: {body}");
+    serde_json::from_str(&body).unwrap_or_default()
+}

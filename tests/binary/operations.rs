@@ -1,0 +1,163 @@
+//! Starting, watching and stopping the daemon.
+
+use nix::sys::signal::Signal;
+
+use crate::daemon::Daemon;
+use crate::sagemaker::{Fault, SUCCESS};
+use crate::scene::{Scene, until};
+
+async fn exit_code(daemon: &mut Daemon) -> Option<i32> {
+    until("the daemon ends", async || daemon.ended().is_some()).await;
+    daemon.ended().expect("it ended").code()
+}
+
+async fn draining(daemon: &Daemon) {
+    until("it drains", async || daemon.status("/readyz").await.is_some_and(|(status, _)| status == 503)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_lets_runs_finish_and_leaves_nothing_stranded() {
+    let scene = Scene::new("until_there gate").await;
+    let steps = [scene.step_sent().await, scene.step_sent().await];
+    let mut daemon = scene.start(&scene.config().listening());
+    until("both run", async || scene.runs().len() == 2).await;
+    daemon.signal(Signal::SIGTERM);
+    draining(&daemon).await;
+    let late = scene.step_sent().await;
+    scene.open("gate");
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    for step in &steps {
+        assert!(scene.sagemaker.accepted(&step.token).is_some(), "a run that ended is answered");
+    }
+    assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1));
+    assert!(scene.queue.glance().await.contains(&late.token));
+    assert_eq!(scene.runs().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_outlasts_the_drain_is_released_and_not_failed() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let config = scene.config();
+    let mut daemon = scene.start(&config.clone().with("worker.drain_timeout", "1s"));
+    until("it runs", async || !scene.runs().is_empty()).await;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    assert!(scene.sagemaker.reports(&step.token).is_empty());
+    assert!(scene.cleanups().is_empty());
+    assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1), "visible at once");
+    scene.open("gate");
+    let _next = scene.start(&config);
+    scene.answered_once(&step).await;
+    assert_eq!(scene.runs(), [step.attempt(1), step.attempt(1)], "a shutdown is no failed attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_cuts_the_waiting_short_and_releases_the_step() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let mut daemon = scene.start(&scene.config().listening().with("worker.drain_timeout", "24h"));
+    until("it runs", async || !scene.runs().is_empty()).await;
+    daemon.signal(Signal::SIGTERM);
+    draining(&daemon).await;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    assert!(scene.sagemaker.reports(&step.token).is_empty());
+    assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigint_drains_like_sigterm() {
+    let scene = Scene::new("").await;
+    let step = scene.step_sent().await;
+    let mut daemon = scene.start(&scene.config());
+    scene.answered_once(&step).await;
+    daemon.signal(Signal::SIGINT);
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_cannot_be_sent_before_the_end_is_sent_by_the_next_process() {
+    let scene = Scene::new("date +%N | sed s/^/at=/ >> $STEP_OUTPUT").await;
+    scene.sagemaker.always(SUCCESS, Fault::Answer(503, "ServiceUnavailable"));
+    let step = scene.step_sent().await;
+    let config = scene.config().with("worker.drain_timeout", "1s");
+    let mut daemon = scene.start(&config);
+    until("a report was refused", async || !scene.sagemaker.reports(&step.token).is_empty()).await;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1));
+    scene.sagemaker.heal();
+    let _next = scene.start(&config);
+    scene.answered_once(&step).await;
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_is_told_whole_with_exit_78_before_any_call() {
+    let scene = Scene::new("").await;
+    scene.step_sent().await;
+    let config = scene.config().with("worker.drain_timeot", "1s").with("queues.0.concurrency", 0);
+    let config = config.with("queues.0.visibility_timeout", "1s").with("handlers.job.on_stop", "maybe");
+    let output = scene.environment().run(&config.with("queues.0.handler", "jobb"), &["run"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{told}");
+    for key in ["drain_timeot", "concurrency", "visibility_timeout", "on_stop", "jobb"] {
+        assert!(told.contains(key), "{key} is not named:\n{told}");
+    }
+    assert!(told.contains("callbackd.toml"), "{told}");
+    assert_eq!((scene.to_sqs.seen(""), scene.sagemaker.number_of_requests()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_cannot_be_opened_ends_the_daemon_with_exit_1() {
+    let scene = Scene::new("").await;
+    scene.step_sent().await;
+    scene.open("file");
+    let path = scene.path("file/ledger.db").display().to_string();
+    let output = scene.environment().run(&scene.config().with("ledger.path", path.as_str()), &["run"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&path), "{told}");
+    assert_eq!(scene.queue.visible().await, 1, "nothing was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_server_tells_of_a_running_step() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let daemon = scene.start(&scene.config().listening());
+    until("it runs", async || !scene.runs().is_empty()).await;
+    assert_eq!(daemon.status("/healthz").await.map(|(status, _)| status), Some(200));
+    until("it is ready", async || daemon.status("/readyz").await.is_some_and(|(status, _)| status == 200)).await;
+    let steps = daemon.steps().await.expect("/steps answers");
+    assert_eq!(steps[0]["token"], step.token.as_str());
+    assert_eq!((&steps[0]["status"], &steps[0]["attempt"]), (&"claimed".into(), &1.into()));
+    let name = scene.queue.url.rsplit('/').next().expect("a name");
+    let running = format!("callbackd_steps_running{{queue=\"{name}\",handler=\"job\"}}");
+    assert_eq!(daemon.metric(&running).await, Some(1.0));
+    scene.open("gate");
+    scene.answered_once(&step).await;
+    let ended = format!("callbackd_steps_total{{queue=\"{name}\",handler=\"job\",outcome=\"success\"}}");
+    until("it is counted", async || daemon.metric(&ended).await == Some(1.0)).await;
+    assert_eq!(daemon.metric(&running).await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_log_is_json_and_a_step_s_lines_bear_its_token() {
+    let scene = Scene::new("echo 'a \"line\"'; printf '\\033[31mred\\n' >&2").await;
+    let step = scene.step_sent().await;
+    let daemon = scene.start(&scene.config());
+    scene.answered_once(&step).await;
+    until("the answer is logged", async || daemon.log().contains("a \\\"line\\\"")).await;
+    // The last line may be half written.
+    let log = daemon.log();
+    let lines: Vec<serde_json::Value> = log
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let said = lines.iter().find(|line| line["message"] == "a \"line\"").expect("the program's output");
+    assert!(said.to_string().contains(&step.token), "{said}");
+    assert!(!log.contains('\u{1b}'), "no escape of a program's reaches the log");
+}

@@ -1,0 +1,323 @@
+//! A SageMaker that does as it is told, judges every request, and remembers all of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub const SUCCESS: &str = "SendPipelineExecutionStepSuccess";
+pub const FAILURE: &str = "SendPipelineExecutionStepFailure";
+pub const LIST: &str = "ListPipelineExecutionSteps";
+pub const DESCRIBE: &str = "DescribePipelineExecution";
+
+/// What is done to one request instead of answering it.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// An error answer with this HTTP status and code; nothing is processed.
+    Answer(u16, &'static str),
+    /// The connection is closed before the request is processed.
+    CloseBefore,
+    /// The request is processed, and the connection closed instead of answered.
+    CloseAfter,
+    /// No answer ever, nothing processed.
+    Hang,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub operation: String,
+    pub body: String,
+    pub at: Instant,
+}
+
+pub struct SageMaker {
+    pub address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    serving: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By execution ARN.
+    executions: BTreeMap<String, Execution>,
+    requests: Vec<Request>,
+    /// One for each request to come, by operation.
+    script: BTreeMap<String, VecDeque<Fault>>,
+    /// For every request, after the script, until healed.
+    lasting: BTreeMap<String, Fault>,
+    /// What no request may be.
+    invalid: Vec<String>,
+}
+
+struct Execution {
+    status: &'static str,
+    steps: Vec<Step>,
+}
+
+struct Step {
+    token: String,
+    queue_url: String,
+    status: &'static str,
+    accepted: Option<Request>,
+}
+
+impl SageMaker {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = state.clone();
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = shared.clone();
+                let service = service_fn(move |request| answer(request, state.clone()));
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, state, serving }
+    }
+
+    /// An execution whose callback step waits with this token.
+    pub fn begin(&self, arn: &str, token: &str, queue_url: &str) {
+        let step =
+            Step { token: token.to_owned(), queue_url: queue_url.to_owned(), status: "Executing", accepted: None };
+        let execution = Execution { status: "Executing", steps: vec![step] };
+        self.state.lock().unwrap().executions.insert(arn.to_owned(), execution);
+    }
+
+    /// `StopPipelineExecution`, but for the message.
+    pub fn stop(&self, arn: &str) {
+        let mut state = self.state.lock().unwrap();
+        let execution = state.executions.get_mut(arn).expect("an execution");
+        execution.status = "Stopping";
+        for step in execution.steps.iter_mut().filter(|step| step.status == "Executing") {
+            step.status = "Stopping";
+        }
+    }
+
+    /// The step and its execution end without an answer of ours.
+    pub fn close(&self, arn: &str, status: &'static str) {
+        let mut state = self.state.lock().unwrap();
+        let execution = state.executions.get_mut(arn).expect("an execution");
+        execution.status = status;
+        for step in &mut execution.steps {
+            step.status = status;
+        }
+    }
+
+    /// Faults for the next requests for an operation, one each.
+    pub fn script(&self, operation: &str, faults: impl IntoIterator<Item = Fault>) {
+        self.state.lock().unwrap().script.entry(operation.to_owned()).or_default().extend(faults);
+    }
+
+    /// A fault for every request for an operation, until healed.
+    pub fn always(&self, operation: &str, fault: Fault) {
+        self.state.lock().unwrap().lasting.insert(operation.to_owned(), fault);
+    }
+
+    pub fn heal(&self) {
+        self.state.lock().unwrap().lasting.clear();
+    }
+
+    /// The requests for an operation, in order.
+    pub fn requests(&self, operation: &str) -> Vec<Request> {
+        let state = self.state.lock().unwrap();
+        state.requests.iter().filter(|request| request.operation == operation).cloned().collect()
+    }
+
+    /// Every report that was sent for a token, accepted or not, in order.
+    pub fn reports(&self, token: &str) -> Vec<Request> {
+        let state = self.state.lock().unwrap();
+        let of_token = |request: &&Request| {
+            request.operation.starts_with("Send") && request.json()["CallbackToken"].as_str() == Some(token)
+        };
+        state.requests.iter().filter(of_token).cloned().collect()
+    }
+
+    pub fn number_of_requests(&self) -> usize {
+        self.state.lock().unwrap().requests.len()
+    }
+
+    /// The answer that a step accepted.
+    pub fn accepted(&self, token: &str) -> Option<Request> {
+        let state = self.state.lock().unwrap();
+        state
+            .executions
+            .values()
+            .flat_map(|execution| &execution.steps)
+            .find(|step| step.token == token)?
+            .accepted
+            .clone()
+    }
+
+    /// What was invalid in any request so far.
+    pub fn complaints(&self) -> Vec<String> {
+        self.state.lock().unwrap().invalid.clone()
+    }
+}
+
+impl Drop for SageMaker {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Request {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    pub fn reason(&self) -> String {
+        assert_eq!(self.operation, FAILURE, "{self:?}");
+        self.json()["FailureReason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The outputs as an object.
+    pub fn outputs(&self) -> Value {
+        assert_eq!(self.operation, SUCCESS, "{self:?}");
+        let outputs = self.json()["OutputParameters"].as_array().cloned().unwrap_or_default();
+        outputs.iter().map(|one| (one["Name"].as_str().unwrap_or_default().to_owned(), one["Value"].clone())).collect()
+    }
+}
+
+type Response = hyper::Response<Full<Bytes>>;
+
+/// An error ends the connection, which is then closed.
+async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> io::Result<Response> {
+    let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+    let operation = target.strip_prefix("SageMaker.").unwrap_or_default().to_owned();
+    let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+    let request = Request { operation, body: String::from_utf8_lossy(&body).into_owned(), at: Instant::now() };
+    let (fault, answer) = {
+        let mut state = state.lock().unwrap();
+        state.requests.push(request.clone());
+        if let Err(why) = valid(&request) {
+            state.invalid.push(format!("{}: {why}: {}", request.operation, request.body));
+        }
+        let scripted = state.script.get_mut(&request.operation).and_then(VecDeque::pop_front);
+        let fault = scripted.or_else(|| state.lasting.get(&request.operation).copied());
+        let answer = matches!(fault, None | Some(Fault::CloseAfter)).then(|| state.process(&request));
+        (fault, answer)
+    };
+    match (fault, answer) {
+        (Some(Fault::Answer(status, code)), _) => Ok(error(status, code, "as scripted")),
+        (Some(Fault::Hang), _) => pending().await,
+        (None, Some(Ok(value))) => Ok(respond(200, &value)),
+        (None, Some(Err((code, message)))) => Ok(error(400, code, &message)),
+        _ => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
+fn error(status: u16, code: &str, message: &str) -> Response {
+    respond(status, &json!({ "__type": code, "message": message }))
+}
+
+fn respond(status: u16, value: &Value) -> Response {
+    let mut response = hyper::Response::new(Full::from(value.to_string()));
+    *response.status_mut() = status.try_into().expect("a status");
+    response.headers_mut().insert("content-type", "application/x-amz-json-1.1".parse().expect("a header"));
+    response
+}
+
+/// What the service's model demands of a request.
+fn valid(request: &Request) -> Result<(), String> {
+    let body: Value = serde_json::from_str(&request.body).map_err(|error| error.to_string())?;
+    let text = |key: &str| body[key].as_str().ok_or(format!("no {key}"));
+    let within = |key: &str, text: &str, least: usize, most: usize| {
+        // The most that anyone may count: the model does not say what a character is.
+        let length = text.encode_utf16().count();
+        if (least..=most).contains(&length) { Ok(()) } else { Err(format!("{key} of {length} characters")) }
+    };
+    if matches!(request.operation.as_str(), LIST | DESCRIBE) {
+        return within("PipelineExecutionArn", text("PipelineExecutionArn")?, 1, 2048);
+    }
+    let token = text("CallbackToken")?;
+    if token.len() != 10 || !token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(format!("the callback token {token:?}"));
+    }
+    within("ClientRequestToken", text("ClientRequestToken")?, 32, 128)?;
+    match request.operation.as_str() {
+        SUCCESS => {
+            let none = Vec::new();
+            let outputs = body["OutputParameters"].as_array().unwrap_or(&none);
+            if outputs.len() > 50 {
+                return Err(format!("{} outputs", outputs.len()));
+            }
+            outputs.iter().try_for_each(|output| {
+                let text = |key: &str| output[key].as_str().ok_or(format!("an output without {key}"));
+                within("Name", text("Name")?, 1, 256)?;
+                within("Value", text("Value")?, 0, 1024)
+            })
+        }
+        FAILURE => within("FailureReason", text("FailureReason")?, 0, 256),
+        other => Err(format!("the operation {other:?}")),
+    }
+}
+
+impl State {
+    fn process(&mut self, request: &Request) -> Result<Value, (&'static str, String)> {
+        let body = request.json();
+        let arn = body["PipelineExecutionArn"].as_str().unwrap_or_default();
+        match request.operation.as_str() {
+            DESCRIBE => {
+                let execution = self.executions.get(arn).ok_or_else(|| not_found(arn))?;
+                Ok(json!({ "PipelineExecutionArn": arn, "PipelineExecutionStatus": execution.status }))
+            }
+            LIST => {
+                let execution = self.executions.get(arn).ok_or_else(|| not_found(arn))?;
+                let steps: Vec<Value> = execution.steps.iter().map(Step::listed).collect();
+                Ok(json!({ "PipelineExecutionSteps": steps }))
+            }
+            _ => self.take(request, body["CallbackToken"].as_str().unwrap_or_default()),
+        }
+    }
+
+    /// Takes an answer: one for each token, and the same again as often as it comes.
+    fn take(&mut self, request: &Request, token: &str) -> Result<Value, (&'static str, String)> {
+        let has = |execution: &Execution| execution.steps.iter().any(|step| step.token == token);
+        let (arn, execution) =
+            self.executions.iter_mut().find(|(_, execution)| has(execution)).ok_or_else(|| not_found(token))?;
+        let stopping = execution.status == "Stopping";
+        for step in execution.steps.iter_mut().filter(|step| step.token == token) {
+            match &step.accepted {
+                Some(accepted) if accepted.operation == request.operation && accepted.body == request.body => {}
+                None if matches!(step.status, "Executing" | "Stopping") => {
+                    step.status = match request.operation.as_str() {
+                        _ if stopping => "Stopped",
+                        SUCCESS => "Succeeded",
+                        _ => "Failed",
+                    };
+                    step.accepted = Some(request.clone());
+                    execution.status = step.status;
+                }
+                _ => return Err(("ValidationException", "Step s is already in a terminal status".to_owned())),
+            }
+        }
+        Ok(json!({ "PipelineExecutionArn": arn }))
+    }
+}
+
+fn not_found(what: &str) -> (&'static str, String) {
+    ("ResourceNotFound", format!("{what} does not exist"))
+}
+
+impl Step {
+    fn listed(&self) -> Value {
+        json!({
+            "StepName": "s", "StepStatus": self.status, "AttemptCount": 1,
+            "Metadata": { "Callback": { "CallbackToken": self.token, "SqsQueueUrl": self.queue_url, "OutputParameters": [] } },
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! What a test begins with: a queue, a SageMaker, wires to both, a folder of scripts, and steps that wait.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::daemon::{Config, Daemon, Environment};
+use crate::moto::{self, Queue};
+use crate::proxy::Proxy;
+use crate::sagemaker::{Request, SageMaker};
+
+/// More than anything here takes, a machine under load included: only a defect reaches it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// For all scripts: `until_there FILE` waits for a file of the test's folder, but not for ever, so that none outlives a failed test for long.
+const PRELUDE: &str = r#"#!/bin/sh
+until_there() { n=0; until [ -e "$FOLDER/$1" ]; do n=$((n+1)); [ $n -lt 2400 ] || exit 99; sleep 0.05; done; }
+"#;
+
+pub struct Scene {
+    pub queue: Queue,
+    pub sagemaker: SageMaker,
+    pub to_sqs: Proxy,
+    pub to_sagemaker: Proxy,
+    folder: TempDir,
+}
+
+/// A callback step that waits at SageMaker.
+#[derive(Clone)]
+pub struct Step {
+    pub token: String,
+    pub arn: String,
+    pub arguments: Value,
+}
+
+impl Scene {
+    /// `script` is the handler's; `$FOLDER` is the test's folder, and each start adds a line `TOKEN ATTEMPT` to `$FOLDER/runs`. The
+    /// cleanup adds one of `TOKEN REASON` to `$FOLDER/cleanups`.
+    pub async fn new(script: &str) -> Self {
+        Self::with_cleanup(script, "").await
+    }
+
+    pub async fn with_cleanup(run: &str, cleanup: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sagemaker = SageMaker::start().await;
+        let scene = Self {
+            queue: Queue::create(&format!("sagemaker-{}", random_token())).await,
+            to_sqs: Proxy::start(moto::address()).await,
+            to_sagemaker: Proxy::start(sagemaker.address).await,
+            sagemaker,
+            folder,
+        };
+        scene.script("run", &format!("echo \"$STEP_TOKEN $STEP_ATTEMPT\" >> $FOLDER/runs\n{run}"));
+        scene.script("cleanup", &format!("echo \"$STEP_TOKEN $STEP_STOP_REASON\" >> $FOLDER/cleanups\n{cleanup}"));
+        scene
+    }
+
+    pub fn script(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::write(&path, format!("{PRELUDE}FOLDER={}\n{text}\n", self.folder().display())).expect("it is writable");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// Makes a file that a script waits for.
+    pub fn open(&self, gate: &str) {
+        fs::write(self.path(gate), "").expect("the folder is writable");
+    }
+
+    /// The lines of a file; none where it is not there yet.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        fs::read_to_string(self.path(name)).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    pub fn runs(&self) -> Vec<String> {
+        self.lines("runs")
+    }
+
+    pub fn cleanups(&self) -> Vec<String> {
+        self.lines("cleanups")
+    }
+
+    pub fn config(&self) -> Config {
+        Config::new(self.folder(), &self.queue.url)
+    }
+
+    pub fn environment(&self) -> Environment {
+        Environment { folder: self.folder().to_owned(), sqs: self.to_sqs.url(), sagemaker: self.to_sagemaker.url() }
+    }
+
+    pub fn start(&self, config: &Config) -> Daemon {
+        self.environment().start(config, "daemon")
+    }
+
+    /// A step waits at SageMaker; its message is not sent yet.
+    pub fn step(&self) -> Step {
+        let token = random_token();
+        let arn = format!("arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/{}", token.to_lowercase());
+        self.sagemaker.begin(&arn, &token, &self.queue.url);
+        Step { token, arn, arguments: json!({ "n": 1 }) }
+    }
+
+    /// A step waits at SageMaker and its message on the queue.
+    pub async fn step_sent(&self) -> Step {
+        let step = self.step();
+        self.queue.send(&step.executing()).await;
+        step
+    }
+
+    /// The execution is stopped, and the message of that is sent.
+    pub async fn stop(&self, step: &Step) {
+        self.sagemaker.stop(&step.arn);
+        self.queue.send(&step.stopping()).await;
+    }
+
+    /// What `callbackd steps --json` says of a step.
+    pub fn record(&self, step: &Step) -> Option<Value> {
+        let ledger = self.path("ledger.db");
+        if !ledger.exists() {
+            return None;
+        }
+        let ledger = ledger.display().to_string();
+        let output = self.environment().run(&self.config(), &["steps", "--json", "--ledger", &ledger]);
+        let records: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
+        records.into_iter().find(|record| record["token"] == step.token.as_str())
+    }
+
+    /// Waits for the answer of a step that SageMaker accepts.
+    pub async fn answer(&self, step: &Step) -> Request {
+        until("the step is answered", async || self.sagemaker.accepted(&step.token).is_some()).await;
+        self.sagemaker.accepted(&step.token).expect("an answer")
+    }
+
+    pub async fn queue_is_empty(&self) {
+        until("the queue is empty", async || self.queue.size().await == 0).await;
+    }
+
+    /// The end of nearly every story: one answer, every sending of it identical, and no message left. Returns the answer.
+    pub async fn answered_once(&self, step: &Step) -> Request {
+        let answer = self.answer(step).await;
+        self.queue_is_empty().await;
+        for report in self.sagemaker.reports(&step.token) {
+            assert_eq!((&report.operation, &report.body), (&answer.operation, &answer.body));
+        }
+        answer
+    }
+}
+
+impl Step {
+    pub fn executing(&self) -> String {
+        self.message("Executing")
+    }
+
+    pub fn stopping(&self) -> String {
+        self.message("Stopping")
+    }
+
+    fn message(&self, status: &str) -> String {
+        json!({ "token": self.token, "pipelineExecutionArn": self.arn, "arguments": self.arguments, "status": status })
+            .to_string()
+    }
+
+    /// Its line in `runs` for an attempt.
+    pub fn attempt(&self, attempt: u32) -> String {
+        format!("{} {attempt}", self.token)
+    }
+
+    /// Its line in `cleanups` for a reason.
+    pub fn cleaned(&self, reason: &str) -> String {
+        format!("{} {reason}", self.token)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let complaints = self.sagemaker.complaints();
+        if !std::thread::panicking() {
+            assert!(complaints.is_empty(), "SageMaker was sent what it would refuse: {complaints:#?}");
+            return;
+        }
+        eprintln!("invalid requests: {complaints:#?}\nruns: {:?}\ncleanups: {:?}", self.runs(), self.cleanups());
+        for entry in fs::read_dir(self.folder()).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "log") {
+                let log = fs::read(entry.path()).unwrap_or_default();
+                eprintln!("{}:\n{}", entry.path().display(), String::from_utf8_lossy(&log));
+            }
+        }
+    }
+}
+
+/// Looks again and again until something is so.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < PATIENCE, "it did not come to pass that {what}");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+/// Ten letters and digits that no other test has.
+fn random_token() -> String {
+    std::iter::repeat_with(fastrand::alphanumeric).take(10).collect()
+}

@@ -1,0 +1,179 @@
+//! Every stop is answered, after the cleanup, whether its message comes, comes first, or never comes.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::sagemaker::{FAILURE, LIST, SUCCESS};
+use crate::scene::{Scene, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_step_is_stopped_cleaned_up_after_and_answered() {
+    // The program would go on for ever, and would say so if it were not stopped before the cleanup.
+    let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; sh -c 'echo $$ > $0/pid; sleep 300' $FOLDER & wait";
+    let cleanup = "if [ -d /proc/$(cat $FOLDER/pid) ]; then echo alive >> $FOLDER/alive; fi";
+    let scene = Scene::with_cleanup(run, cleanup).await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("queues.0.stop_watch", "0s"));
+    until("it runs", async || scene.path("pid").exists()).await;
+    scene.stop(&step).await;
+    let answer = scene.answered_once(&step).await;
+    assert_eq!(answer.operation, FAILURE);
+    assert!(answer.reason().contains("the pipeline was stopped"), "{}", answer.reason());
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+    assert_eq!(scene.lines("told"), ["told"], "SIGTERM first");
+    assert!(!scene.path("alive").exists(), "nothing of the run is alive in the cleanup");
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_answered_with_success_where_that_is_configured() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("handlers.job.on_stop", "success"));
+    until("it runs", async || !scene.runs().is_empty()).await;
+    scene.stop(&step).await;
+    let answer = scene.answered_once(&step).await;
+    assert_eq!((answer.operation.as_str(), answer.outputs()), (SUCCESS, json!({})));
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ends_by_itself_within_the_grace_keeps_its_outcome() {
+    let scene = Scene::new(
+        "trap 'echo saved=yes >> $STEP_OUTPUT; exit 0' TERM; echo > $FOLDER/ready; while :; do sleep 0.05; done",
+    )
+    .await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("handlers.job.stop_grace", "30s"));
+    until("it runs", async || scene.path("ready").exists()).await;
+    scene.stop(&step).await;
+    assert_eq!(scene.answered_once(&step).await.outputs(), json!({ "saved": "yes" }));
+    assert_eq!(scene.cleanups(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ignores_sigterm_is_killed_after_the_grace() {
+    let scene = Scene::new("trap '' TERM; until_there gate").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config());
+    until("it runs", async || !scene.runs().is_empty()).await;
+    scene.stop(&step).await;
+    assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_stop_came_first_is_cleaned_up_after_and_never_run() {
+    let scene = Scene::new("").await;
+    let step = scene.step();
+    // Long enough that only the Executing message can bring the answer.
+    let _daemon = scene.start(&scene.config().with("queues.0.stop_takeover_after", "10m"));
+    scene.stop(&step).await;
+    until("the stop is on record", async || scene.record(&step).is_some_and(|record| record["status"] == "owed")).await;
+    scene.queue.send(&step.executing()).await;
+    assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+    assert!(scene.runs().is_empty());
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_an_unknown_step_is_held_while_sagemaker_is_asked_and_then_taken_over() {
+    let scene = Scene::new("").await;
+    let step = scene.step();
+    let _daemon = scene.start(&scene.config());
+    scene.stop(&step).await;
+    let answer = scene.answered_once(&step).await;
+    let asked = scene.sagemaker.requests(LIST).first().expect("SageMaker was asked").at;
+    // Configured as 5 s, of which the first question may be asked a moment late.
+    assert!(answer.at.duration_since(asked) > Duration::from_secs(3), "the stop was answered blindly");
+    assert!(scene.runs().is_empty());
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_stop_of_a_step_that_its_owner_answers_is_dropped_without_another_answer() {
+    let scene = Scene::new("").await;
+    let step = scene.step();
+    let _daemon = scene.start(&scene.config().with("queues.0.stop_takeover_after", "10m"));
+    scene.stop(&step).await;
+    until("SageMaker is asked", async || !scene.sagemaker.requests(LIST).is_empty()).await;
+    scene.sagemaker.close(&step.arn, "Stopped");
+    scene.queue_is_empty().await;
+    assert!(scene.sagemaker.reports(&step.token).is_empty());
+    assert!(scene.cleanups().is_empty() && scene.runs().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_whose_message_is_lost_is_noticed_by_the_watch() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config());
+    until("it runs", async || !scene.runs().is_empty()).await;
+    scene.sagemaker.stop(&step.arn);
+    assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_noticed_with_every_slot_busy() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("queues.0.concurrency", 1));
+    until("the slot is taken", async || !scene.runs().is_empty()).await;
+    scene.stop(&step).await;
+    assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_received_by_another_worker_reaches_the_one_that_runs_the_step() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let config = scene.config().with("queues.0.concurrency", 1);
+    let environment = scene.environment();
+    let _owner = environment.start(&config, "owner");
+    until("the only slot of the owner is taken", async || !scene.runs().is_empty()).await;
+    let other = config.with("ledger.path", scene.path("other.db").display().to_string());
+    let _other = environment.start(&other.with("queues.0.stop_takeover_after", "10m"), "other");
+    scene.stop(&step).await;
+    assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+    assert_eq!(scene.sagemaker.reports(&step.token).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_answered_even_if_the_cleanup_fails_and_says_so() {
+    let scene = Scene::with_cleanup("until_there gate", "echo 'no right to delete' >&2; exit 4").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config());
+    until("it runs", async || !scene.runs().is_empty()).await;
+    scene.stop(&step).await;
+    let reason = scene.answered_once(&step).await.reason();
+    for part in ["the pipeline was stopped", "cleanup failed", "exit status 4", "no right to delete"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_answered_even_if_the_cleanup_never_ends() {
+    let scene = Scene::with_cleanup("until_there gate", "until_there never").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("handlers.job.cleanup_limit", "1s"));
+    until("it runs", async || !scene.runs().is_empty()).await;
+    scene.stop(&step).await;
+    let reason = scene.answered_once(&step).await.reason();
+    assert!(reason.contains("the pipeline was stopped") && reason.contains("cleanup"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_ends_elsewhere_while_it_runs_is_cancelled_and_not_answered() {
+    let scene = Scene::new("until_there gate").await;
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config());
+    until("it runs", async || !scene.runs().is_empty()).await;
+    scene.sagemaker.close(&step.arn, "Failed");
+    scene.queue_is_empty().await;
+    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+    assert!(scene.sagemaker.reports(&step.token).is_empty());
+}
