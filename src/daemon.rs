@@ -174,7 +174,7 @@ impl Observer for Counting {
             Observation::StepStarted { queue, handler, pickup } => metrics.step_started(queue, handler, pickup),
             Observation::StepIdle { queue, handler } => metrics.step_idle(queue, handler),
             Observation::StepEnded { queue, handler, outcome, took } => {
-                metrics.step_ended(queue, handler, outcome, took)
+                metrics.step_ended(queue, handler, outcome, took);
             }
             Observation::Unreadable { queue } => metrics.message_unreadable(queue),
             Observation::HeartbeatFailed => metrics.heartbeat_failed(),

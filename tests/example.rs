@@ -198,7 +198,7 @@ async fn a_worker_that_was_killed_finds_its_job_again_and_submits_no_second_one(
     std::fs::write(job.with_extension("done"), "0.91\n").expect("written");
     let worker = account.run();
     assert_eq!(account.end(&execution).await, "Succeeded");
-    assert_eq!(account.files("job"), [job.clone()]);
+    assert_eq!(account.files("job"), std::slice::from_ref(&job));
     assert_eq!(std::fs::read_to_string(&job).expect("the job"), "taken by node 7\n");
     assert_eq!(worker.end().await.code(), Some(0));
 }

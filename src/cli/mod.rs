@@ -33,7 +33,7 @@ use crate::handler::Registry;
         Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration."
 )]
 struct Arguments {
-    /// The configuration file; else $CALLBACKD_CONFIG, else /etc/callbackd/callbackd.toml.
+    /// The configuration file; else `$CALLBACKD_CONFIG`, else /etc/callbackd/callbackd.toml.
     ///
     /// Environment variables CALLBACKD_<KEY>__<KEY> go before what it says.
     #[arg(long, global = true, value_name = "FILE")]
@@ -46,7 +46,7 @@ struct Arguments {
 enum Command {
     /// Run the worker until SIGTERM or SIGINT, then let what runs finish.
     ///
-    /// A first signal stops the polling and waits for running steps, up to worker.drain_timeout; then they are told to end and released
+    /// A first signal stops the polling and waits for running steps, up to the drain timeout; then they are told to end and released
     /// to other workers, not failed. A second signal cuts the waiting short.
     Run,
     /// Show it all on this machine, without an AWS account: a pipeline, its queue, the worker, and a stop.

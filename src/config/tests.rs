@@ -205,7 +205,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     #[cfg(not(feature = "aws"))]
     let manual =
         manual.filter(|line| !["region = ", "profile = ", "endpoint_url = "].iter().any(|key| line.starts_with(key)));
-    let manual: String = manual.map(|line| format!("{line}\n")).collect();
+    let manual = manual.collect::<Vec<_>>().join("\n");
     let documented = load(&manual).unwrap_or_else(|mistakes| panic!("{mistakes}\n{manual}")).config;
     let mut expected = load(LEAST).expect("valid").config;
     let keys = |config: &Config| {
@@ -239,7 +239,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
 fn collect_keys(value: &Value, prefix: &str, keys: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| collect_keys(value, &format!("{prefix}.{key}"), keys))
+            fields.iter().for_each(|(key, value)| collect_keys(value, &format!("{prefix}.{key}"), keys));
         }
         Value::Array(elements) => elements.iter().for_each(|value| collect_keys(value, prefix, keys)),
         // No default, and no example either.

@@ -137,7 +137,7 @@ mod tests {
         fn a_text_with_parts_replaced_by_stars_matches_itself(text in "[ab]{0,12}", keep in prop::collection::vec(any::<bool>(), 12)) {
             let glob: String = text.chars().zip(&keep).map(|(c, keep)| if *keep { c } else { '*' }).collect();
             prop_assert!(glob_matches(&glob, &text));
-            let longer = format!("{}c", text);
+            let longer = format!("{text}c");
             prop_assert!(!glob_matches(&text, &longer));
         }
     }

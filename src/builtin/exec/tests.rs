@@ -257,6 +257,17 @@ async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
     assert_eq!(got.get("had"), Some("job-8"));
 }
 
+/// Keeps nothing.
+struct Full;
+
+impl Keeper for Full {
+    fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        Box::pin(async { Err(CheckpointError("disk full".into())) })
+    }
+
+    fn progress(&self, _: Progress) {}
+}
+
 #[tokio::test]
 async fn the_group_is_on_record_before_the_program_begins() {
     let bench = Bench::new();
@@ -264,13 +275,6 @@ async fn the_group_is_on_record_before_the_program_begins() {
     let saved = bench.kept.0.lock().unwrap().clone().expect("saved");
     assert!(saved["group"]["pgid"].as_i64().is_some() && saved["group"]["started"].as_u64().is_some(), "{saved}");
 
-    struct Full;
-    impl Keeper for Full {
-        fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
-            Box::pin(async { Err(CheckpointError("disk full".into())) })
-        }
-        fn progress(&self, _: Progress) {}
-    }
     let task =
         Task { step: bench.cx_step(), queue_url: String::new(), attempt: 1, stop_grace: bench.grace, checkpoint: None };
     let cx = Context::new(task, bench.stop.subscribe(), Arc::new(Full));

@@ -44,9 +44,15 @@ pub(super) fn prepare_environment() {
         .collect();
     #[expect(unsafe_code, reason = "no other thread runs yet that could read the environment")]
     unsafe {
-        theirs.iter().for_each(|name| std::env::remove_var(name));
-        ours.iter().for_each(|(name, value)| std::env::set_var(name, value));
-        nobody.iter().for_each(|name| std::env::set_var(name, "/dev/null"));
+        for name in &theirs {
+            std::env::remove_var(name);
+        }
+        for (name, value) in ours {
+            std::env::set_var(name, value);
+        }
+        for name in nobody {
+            std::env::set_var(name, "/dev/null");
+        }
     }
 }
 

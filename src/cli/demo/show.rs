@@ -71,7 +71,7 @@ impl Show {
                 (Who::Pipeline, format!("{step} waits for an answer with the token {token}"))
             }
             EventKind::MessageSent { body, .. } => {
-                (Who::Queue, format!("{} message for {}", self.status(body), self.step_in(body)))
+                (Who::Queue, format!("{} message for {}", status(body), self.step_in(body)))
             }
             EventKind::MessageReceived { receives, .. } => (
                 Who::Queue,
@@ -125,13 +125,13 @@ impl Show {
     fn step_in(&self, body: &str) -> String {
         Message::parse(body).map_or_else(|_| "?".to_owned(), |message| self.step(message.step().token.as_str()))
     }
+}
 
-    fn status(&self, body: &str) -> &'static str {
-        match Message::parse(body) {
-            Ok(Message::Work(_)) => "Executing",
-            Ok(Message::Stop(_)) => "Stopping",
-            Err(_) => "unreadable",
-        }
+fn status(body: &str) -> &'static str {
+    match Message::parse(body) {
+        Ok(Message::Work(_)) => "Executing",
+        Ok(Message::Stop(_)) => "Stopping",
+        Err(_) => "unreadable",
     }
 }
 
