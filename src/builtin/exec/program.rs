@@ -38,12 +38,17 @@ const STREAMS: Duration = Duration::from_secs(1);
 /// What a shell exits with when the program in it died by SIGTERM.
 const TERMINATED: i32 = 128 + 15;
 
-/// A group that is killed when this is dropped.
-struct Killed(Group);
+/// A group that is killed when this is dropped, unless it has ended: its number may be another's then.
+struct Killed {
+    group: Group,
+    ended: bool,
+}
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        self.0.signal(Signal::SIGKILL);
+        if !self.ended {
+            self.group.signal(Signal::SIGKILL);
+        }
     }
 }
 
@@ -66,14 +71,15 @@ impl Program {
         let Some(group) = Group::of_leader(gated.pid) else {
             return Err(HandlerError::retry(format_args!("the program {name:?} died before it began")));
         };
-        // Dropping the gate unopened ends it.
-        record(group.clone()).await?;
+        // From here on, whoever drops this ends it, also while its gate is being opened.
+        let group = Killed { group, ended: false };
+        record(group.group.clone()).await?;
         let child = gated.open().await.map_err(failed)?;
-        Ok(Self { child, group: Killed(group) })
+        Ok(Self { child, group })
     }
 
     pub(super) fn group(&self) -> &Group {
-        &self.group.0
+        &self.group.group
     }
 
     /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to, and leaves nothing of it alive.
@@ -111,18 +117,19 @@ impl Program {
                 _ = &mut streams, if streaming => streaming = false,
                 reason = cx.stopping(), if told.is_none() && !in_cleanup => {
                     tracing::info!(reason = reason.as_str(), "telling the program to end");
-                    self.group.0.signal(Signal::SIGTERM);
+                    self.group.group.signal(Signal::SIGTERM);
                     told = Some(Instant::now());
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() && !killed => {
                     tracing::warn!("the program did not end within its grace and is killed");
-                    self.group.0.signal(Signal::SIGKILL);
+                    self.group.group.signal(Signal::SIGKILL);
                     killed = true;
                 }
                 _ = look.tick() => keep_checkpoint(cx, workspace, &mut stamp, &mut saved).await,
             }
         };
-        self.group.0.end().await;
+        self.group.group.end().await;
+        self.group.ended = true;
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
             tracing::warn!(
                 "a process that left the program's group holds its output open; the rest of that is not logged"
