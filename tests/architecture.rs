@@ -1,12 +1,6 @@
 //! What `src/lib.rs` says of the layers, and what must hold in every file, held against the source itself.
 
-#![allow(
-    clippy::expect_used,
-    clippy::similar_names,
-    clippy::items_after_statements,
-    clippy::case_sensitive_file_extension_comparisons,
-    reason = "a test says what it expected, and our own files are named as we name them"
-)]
+#![allow(clippy::expect_used, reason = "a test says what it expected")]
 
 #[path = "architecture/scan.rs"]
 mod scan;
