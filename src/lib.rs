@@ -56,3 +56,8 @@ pub use handler::{
     Completion, Context, Handler, HandlerError, HandlerResult, Registry, RegistryError, StopReason, handler_fn,
 };
 pub use outcome::Outputs;
+
+/// The README's own code compiles.
+#[cfg(all(doctest, feature = "aws"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,12 +1,6 @@
 //! What `src/lib.rs` says of the layers, and what must hold in every file, held against the source itself.
 
-#![allow(
-    clippy::expect_used,
-    clippy::similar_names,
-    clippy::items_after_statements,
-    clippy::case_sensitive_file_extension_comparisons,
-    reason = "a test says what it expected, and our own files are named as we name them"
-)]
+#![allow(clippy::expect_used, reason = "a test says what it expected")]
 
 #[path = "architecture/scan.rs"]
 mod scan;
@@ -70,6 +64,21 @@ const OWNERS: &[&str] = &[
     "src/builtin/exec/spawner.rs",
 ];
 
+/// What starts a task or a thread, or holds those that it started.
+const SPAWNING: [&str; 11] = [
+    "tokio::spawn",
+    "task::spawn",
+    "thread::spawn",
+    "spawn_blocking",
+    "spawn_local",
+    "thread::Builder",
+    "thread::scope",
+    "TaskTracker",
+    "JoinSet",
+    "Handle::current",
+    "block_on",
+];
+
 /// A file beyond this is about more than one thing.
 const LINES: usize = 400;
 /// Files that are one thing all the same, and how far they may go.
@@ -116,19 +125,6 @@ fn tasks_have_an_owner(source: &Source) -> Vec<String> {
     if OWNERS.iter().any(|owner| source.path.starts_with(owner)) {
         return Vec::new();
     }
-    const SPAWNING: [&str; 11] = [
-        "tokio::spawn",
-        "task::spawn",
-        "thread::spawn",
-        "spawn_blocking",
-        "spawn_local",
-        "thread::Builder",
-        "thread::scope",
-        "TaskTracker",
-        "JoinSet",
-        "Handle::current",
-        "block_on",
-    ];
     source.mentions(&SPAWNING)
 }
 
@@ -263,7 +259,7 @@ fn product() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources: Vec<Source> = files(&root.join("src"))
         .into_iter()
-        .filter(|path| path.ends_with(".rs"))
+        .filter(|path| Path::new(path).extension().is_some_and(|extension| extension == "rs"))
         .map(|path| {
             let name = Path::new(&path).strip_prefix(root).expect("below the root").to_str().expect("UTF-8").to_owned();
             Source::new(&name, &fs::read_to_string(&path).expect("readable"))
@@ -301,9 +297,9 @@ fn every_module_uses_what_its_layer_may_and_nothing_else() {
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in product().iter().filter(|source| source.path != "src/lib.rs") {
         // Types at the root are re-exports, for users.
-        let user = source.path == "src/main.rs";
-        let uses = source.uses().into_iter().filter(|name| !user || name.starts_with(char::is_lowercase));
-        used.entry(source.module().to_owned()).or_default().extend(uses);
+        let from_outside = source.path == "src/main.rs";
+        let named = source.uses().into_iter().filter(|name| !from_outside || name.starts_with(char::is_lowercase));
+        used.entry(source.module().to_owned()).or_default().extend(named);
     }
     let allowed =
         LAYERS.iter().map(|(name, uses)| ((*name).to_owned(), uses.iter().map(|u| (*u).to_owned()).collect()));

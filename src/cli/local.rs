@@ -27,8 +27,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut events = endpoint.events();
     complain(format_args!(
         "SQS and SageMaker Pipelines look-alike on {url}; it forgets everything when it ends\n  \
-         export AWS_ENDPOINT_URL={url} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n  \
-         aws sqs create-queue --queue-name sagemaker-callbacks\n\
+         export AWS_ENDPOINT_URL={url} AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1\n  \
+         export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n  \
+         aws --endpoint-url {url} sqs create-queue --queue-name sagemaker-callbacks\n\
          Each line on standard output is one event, as JSON; end with Ctrl-C",
         url = endpoint.url(),
     ));
