@@ -15,7 +15,7 @@ if [ "$STEP_ATTEMPT" = 1 ]; then
     until_there never
 fi
 for pid in $(cat $FOLDER/pids); do
-    if [ -e /proc/$pid/status ] && ! grep -q '^State:.[ZX]' /proc/$pid/status; then echo $pid >> $FOLDER/alive; fi
+    if alive $pid; then echo $pid >> $FOLDER/alive; fi
 done
 echo "resumed=$(cat $STEP_CHECKPOINT)" >> $STEP_OUTPUT
 "#;

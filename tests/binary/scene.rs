@@ -17,8 +17,10 @@ use crate::sagemaker::{Request, SageMaker};
 /// More than anything here takes, a machine under load included: only a defect reaches it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// For all scripts: `until_there FILE` waits for a file of the test's folder, but not for ever, so that none outlives a failed test for long.
+/// For all scripts. `until_there FILE` waits for a file of the test's folder, but not for ever, so that none outlives a failed test for
+/// long. `alive PID` says whether a process does anything still: one that waits to be reaped does not.
 const PRELUDE: &str = r#"#!/bin/sh
+alive() { grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
 until_there() { n=0; until [ -e "$FOLDER/$1" ]; do n=$((n+1)); [ $n -lt 2400 ] || exit 99; sleep 0.05; done; }
 "#;
 

@@ -11,11 +11,11 @@ use crate::scene::{Scene, until};
 async fn a_running_step_is_stopped_cleaned_up_after_and_answered() {
     // The program would go on for ever, and would say so if it were not stopped before the cleanup.
     let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; sh -c 'echo $$ > $0/pid; sleep 300' $FOLDER & wait";
-    let cleanup = "if [ -d /proc/$(cat $FOLDER/pid) ]; then echo alive >> $FOLDER/alive; fi";
+    let cleanup = "if alive $(cat $FOLDER/pid); then echo alive >> $FOLDER/alive; fi";
     let scene = Scene::with_cleanup(run, cleanup).await;
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config().with("queues.0.stop_watch", "0s"));
-    until("it runs", async || scene.path("pid").exists()).await;
+    until("it runs", async || !scene.lines("pid").is_empty()).await;
     scene.stop(&step).await;
     let answer = scene.answered_once(&step).await;
     assert_eq!(answer.operation, FAILURE);
