@@ -1,0 +1,115 @@
+//! The judge of all proofs is held to its word: it lets pass what is right, and names each promise when it is broken.
+
+#[path = "support/judge.rs"]
+mod judge;
+
+use judge::{About, Broken, Judge, Seen, Worker};
+
+const WORKER: Worker = Worker { ledger: 0, process: 1 };
+const SUCCESSOR: Worker = Worker { ledger: 0, process: 2 };
+const STRANGER: Worker = Worker { ledger: 1, process: 1 };
+
+const OPENED: Seen<u8> = Seen::Opened { token: 1 };
+const SENT: Seen<u8> = Seen::Sent { message: 1, about: About::Work(1) };
+const STARTED: Seen<u8> = Seen::Started { worker: WORKER, token: 1 };
+const ENDED: Seen<u8> = Seen::Ended { worker: WORKER, token: 1, own: true };
+const TOLD_TO_END: Seen<u8> = Seen::Ended { worker: WORKER, token: 1, own: false };
+const CLEANED: Seen<u8> = Seen::Cleaned { worker: WORKER, token: 1 };
+const CONCLUDED: Seen<u8> = Seen::Concluded { ledger: 0, token: 1 };
+const STOP_KNOWN: Seen<u8> = Seen::StopKnown { ledger: 0, token: 1 };
+const DELETED: Seen<u8> = Seen::Deleted { message: 1 };
+
+fn report(worker: Worker, request: u8, accepted: bool) -> Seen<u8> {
+    Seen::Reported { worker, token: 1, request, accepted }
+}
+
+/// What the last event breaks; all before it must be right.
+fn last<const N: usize>(story: [Seen<u8>; N]) -> Result<Judge<u8>, Broken<u8>> {
+    let mut judge = Judge::default();
+    for (position, seen) in story.iter().enumerate() {
+        match judge.see(seen) {
+            Ok(()) => {}
+            Err(broken) if position + 1 == N => return Err(broken),
+            Err(broken) => panic!("{broken}, already at {seen:?}"),
+        }
+    }
+    Ok(judge)
+}
+
+#[test]
+fn a_step_that_is_run_reported_again_after_a_lost_reply_and_deleted_breaks_nothing() {
+    let story = [OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), report(SUCCESSOR, 7, true), DELETED];
+    assert_eq!(last(story).expect("it is right").in_the_end(), []);
+}
+
+#[test]
+fn a_step_that_is_run_again_after_its_worker_died_breaks_nothing() {
+    let again = Seen::Started { worker: SUCCESSOR, token: 1 };
+    assert!(last([OPENED, SENT, STARTED, Seen::Died { worker: WORKER }, again]).is_ok());
+}
+
+#[test]
+fn a_message_deleted_before_the_step_is_closed_breaks_p1() {
+    assert_eq!(last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]), Err(Broken::DeletedTooEarly(1)));
+    assert_eq!(
+        last([OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, false), DELETED]),
+        Err(Broken::DeletedTooEarly(1))
+    );
+}
+
+#[test]
+fn a_message_may_go_where_a_copy_is_left_or_the_step_is_deferred_or_closed() {
+    let copy = Seen::Sent { message: 2, about: About::Work(1) };
+    assert!(last([OPENED, SENT, copy, DELETED]).is_ok());
+    let stop = Seen::Sent { message: 2, about: About::Stop(1) };
+    assert_eq!(last([OPENED, SENT, stop, DELETED]), Err(Broken::DeletedTooEarly(1)), "a stop is no copy of the work");
+    assert!(last([OPENED, SENT, Seen::Deferred { ledger: 0, token: 1 }, DELETED]).is_ok());
+    assert!(last([OPENED, SENT, Seen::Closed { token: 1 }, DELETED]).is_ok());
+}
+
+#[test]
+fn an_outcome_that_is_not_frozen_or_not_the_same_breaks_p2() {
+    assert_eq!(last([OPENED, STARTED, ENDED, report(WORKER, 7, true)]), Err(Broken::ReportedUnfrozen(1)));
+    assert_eq!(
+        last([OPENED, CONCLUDED, report(WORKER, 7, false), report(WORKER, 8, false)]),
+        Err(Broken::TwoRequests(1))
+    );
+    let elsewhere = Seen::Concluded { ledger: 1, token: 1 };
+    assert_eq!(
+        last([OPENED, CONCLUDED, elsewhere, report(WORKER, 7, true), report(STRANGER, 8, true)]),
+        Err(Broken::TwoAnswers(1))
+    );
+}
+
+#[test]
+fn a_stop_that_is_forgotten_or_answered_without_cleanup_breaks_p3() {
+    assert_eq!(last([OPENED, STOP_KNOWN, STARTED]), Err(Broken::StartedAfterStop(1)));
+    assert_eq!(
+        last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CONCLUDED, report(WORKER, 7, true)]),
+        Err(Broken::NotCleaned(1))
+    );
+    assert!(last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CLEANED, CONCLUDED, report(WORKER, 7, true)]).is_ok());
+    assert!(last([OPENED, STARTED, STOP_KNOWN, ENDED, CONCLUDED, report(WORKER, 7, true)]).is_ok(), "its own outcome");
+}
+
+#[test]
+fn two_runs_at_once_break_p4_in_one_ledger_and_not_in_two() {
+    assert_eq!(last([OPENED, STARTED, Seen::Started { worker: SUCCESSOR, token: 1 }]), Err(Broken::Overlap(1)));
+    assert!(last([OPENED, STARTED, Seen::Started { worker: STRANGER, token: 1 }]).is_ok());
+}
+
+#[test]
+fn an_unreadable_message_that_is_deleted_breaks_p5() {
+    assert_eq!(last([Seen::Sent { message: 1, about: About::Unreadable }, DELETED]), Err(Broken::UnreadableDeleted(1)));
+}
+
+#[test]
+fn a_step_with_an_outcome_that_is_started_breaks_p6() {
+    assert_eq!(last([OPENED, CONCLUDED, STARTED]), Err(Broken::ComputedAgain(1)));
+}
+
+#[test]
+fn what_waits_is_left_over_or_runs_in_the_end_is_named() {
+    let judge = last([OPENED, SENT, STARTED]).expect("nothing is broken on the way");
+    assert_eq!(judge.in_the_end(), [Broken::Hung(1), Broken::RunsStill(1), Broken::MessageLeft(1)]);
+}

@@ -1,0 +1,248 @@
+//! The one judge of all proofs: it sees what workers and the world do to each other, in order, and names the promise that is broken.
+//!
+//! It knows nothing of how a worker works. A model, a simulation and the built binary tell it what was seen outside, and what a ledger
+//! holds; so what it finds is a defect wherever it is found. It is a value: a model checker keeps one in each of its states.
+
+#![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+
+/// What serves as a name of steps, messages and requests: numbers in a model, strings elsewhere.
+pub trait Name: Clone + Ord + Hash + std::fmt::Debug {}
+impl<T: Clone + Ord + Hash + std::fmt::Debug> Name for T {}
+
+/// One life of a worker process, and the ledger that it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Worker {
+    pub ledger: u8,
+    pub process: u32,
+}
+
+/// What a message is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum About<N> {
+    Work(N),
+    Stop(N),
+    Unreadable,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Seen<N> {
+    /// SageMaker waits for an answer.
+    Opened { token: N },
+    /// SageMaker waits no longer, and not because of an answer of ours.
+    Closed { token: N },
+    /// A message is on the queue, whoever sent it.
+    Sent { message: N, about: About<N> },
+    /// A worker's deletion took effect.
+    Deleted { message: N },
+    /// The message is gone without a worker's doing: its retention is over, or the redrive policy moved it.
+    Lost { message: N },
+    /// The ledger holds, durably, that the step is to be stopped.
+    StopKnown { ledger: u8, token: N },
+    /// The ledger holds an outcome, durably.
+    Concluded { ledger: u8, token: N },
+    /// The ledger holds, durably, that somebody else will complete the step.
+    Deferred { ledger: u8, token: N },
+    /// A handler's run began.
+    Started { worker: Worker, token: N },
+    /// A run is over; `own`: with a success or a failure of its own, not because it was told to end or may be tried again.
+    Ended { worker: Worker, token: N, own: bool },
+    /// A handler's cleanup began.
+    Cleaned { worker: Worker, token: N },
+    /// SageMaker received a report. `request` names the whole of it: operation, outcome and client request token.
+    Reported { worker: Worker, token: N, request: N, accepted: bool },
+    /// A worker's process is gone, with all that ran in it.
+    Died { worker: Worker },
+}
+
+/// A promise that is broken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Broken<N: std::fmt::Debug> {
+    #[error("P1: a message of {0:?} was deleted while the step waited and no copy was left")]
+    DeletedTooEarly(N),
+    #[error("P2: {0:?} was reported before its outcome was durable")]
+    ReportedUnfrozen(N),
+    #[error("P2: one ledger sent two different reports of {0:?}")]
+    TwoRequests(N),
+    #[error("P2: SageMaker took two different reports of {0:?}")]
+    TwoAnswers(N),
+    #[error("P3: {0:?} was started although its ledger held that it is to be stopped")]
+    StartedAfterStop(N),
+    #[error("P3: the stop of {0:?} was answered without a cleanup")]
+    NotCleaned(N),
+    #[error("P4: two runs of {0:?} overlap in one ledger")]
+    Overlap(N),
+    #[error("P5: the unreadable message {0:?} was deleted")]
+    UnreadableDeleted(N),
+    #[error("P6: {0:?} was started although its ledger held its outcome")]
+    ComputedAgain(N),
+    #[error("in the end, SageMaker waits for {0:?} still")]
+    Hung(N),
+    #[error("in the end, a message of {0:?} is left on the queue")]
+    MessageLeft(N),
+    #[error("in the end, {0:?} runs still")]
+    RunsStill(N),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Judge<N: Name> {
+    steps: BTreeMap<N, Step<N>>,
+    queue: BTreeMap<N, About<N>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Step<N> {
+    open: bool,
+    answer: Option<N>,
+    deferred: bool,
+    ledgers: BTreeMap<u8, InLedger<N>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct InLedger<N> {
+    running: BTreeSet<Worker>,
+    stop_known: bool,
+    concluded: bool,
+    own_outcome: bool,
+    cleaned: bool,
+    request: Option<N>,
+}
+
+// Derived, it would ask for a default of the name too.
+impl<N: Name> Default for Judge<N> {
+    fn default() -> Self {
+        Self { steps: BTreeMap::new(), queue: BTreeMap::new() }
+    }
+}
+
+impl<N> Default for Step<N> {
+    fn default() -> Self {
+        Self { open: false, answer: None, deferred: false, ledgers: BTreeMap::new() }
+    }
+}
+
+impl<N> Default for InLedger<N> {
+    fn default() -> Self {
+        let running = BTreeSet::new();
+        Self { running, stop_known: false, concluded: false, own_outcome: false, cleaned: false, request: None }
+    }
+}
+
+impl<N: Name> Judge<N> {
+    /// Takes note of what happened.
+    ///
+    /// # Errors
+    /// The promise that it breaks.
+    pub fn see(&mut self, seen: &Seen<N>) -> Result<(), Broken<N>> {
+        match seen {
+            Seen::Opened { token } => self.step(token).open = true,
+            Seen::Closed { token } => self.step(token).open = false,
+            Seen::Sent { message, about } => drop(self.queue.insert(message.clone(), about.clone())),
+            Seen::Lost { message } => drop(self.queue.remove(message)),
+            Seen::Deleted { message } => return self.deleted(message),
+            Seen::Deferred { token, .. } => self.step(token).deferred = true,
+            Seen::StopKnown { ledger, token } => self.in_ledger(*ledger, token).stop_known = true,
+            Seen::Concluded { ledger, token } => self.in_ledger(*ledger, token).concluded = true,
+            Seen::Started { worker, token } => return self.started(*worker, token),
+            Seen::Ended { worker, token, own } => {
+                let known = self.in_ledger(worker.ledger, token);
+                known.running.remove(worker);
+                known.own_outcome |= own;
+            }
+            Seen::Cleaned { worker, token } => self.in_ledger(worker.ledger, token).cleaned = true,
+            Seen::Reported { worker, token, request, accepted } => {
+                return self.reported(*worker, token, request, *accepted);
+            }
+            Seen::Died { worker } => {
+                for step in self.steps.values_mut() {
+                    step.ledgers.entry(worker.ledger).or_default().running.remove(worker);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is broken once faults have ended and the workers have had time: nothing waits, nothing is left over, nothing runs.
+    pub fn in_the_end(&self) -> Vec<Broken<N>> {
+        let steps = self.steps.iter().flat_map(|(token, step)| {
+            let runs = step.ledgers.values().any(|known| !known.running.is_empty());
+            let hung = (step.open && !step.deferred).then(|| Broken::Hung(token.clone()));
+            hung.into_iter().chain(runs.then(|| Broken::RunsStill(token.clone())))
+        });
+        let messages = self.queue.values().filter_map(|about| match about {
+            About::Work(token) | About::Stop(token) => Some(Broken::MessageLeft(token.clone())),
+            About::Unreadable => None,
+        });
+        steps.chain(messages).collect()
+    }
+
+    pub fn is_open(&self, token: &N) -> bool {
+        self.steps.get(token).is_some_and(|step| step.open)
+    }
+
+    /// The report that SageMaker took.
+    pub fn answer(&self, token: &N) -> Option<&N> {
+        self.steps.get(token)?.answer.as_ref()
+    }
+
+    fn deleted(&mut self, message: &N) -> Result<(), Broken<N>> {
+        // A message that was deleted before, or never was there: that changes nothing.
+        let Some(about) = self.queue.remove(message) else { return Ok(()) };
+        let token = match &about {
+            About::Unreadable => return Err(Broken::UnreadableDeleted(message.clone())),
+            About::Work(token) | About::Stop(token) => token,
+        };
+        let waits = self.steps.get(token).is_some_and(|step| step.open && !step.deferred);
+        let copied = self.queue.values().any(|other| *other == about);
+        if waits && !copied { Err(Broken::DeletedTooEarly(token.clone())) } else { Ok(()) }
+    }
+
+    fn started(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
+        let known = self.in_ledger(worker.ledger, token);
+        let broken = if !known.running.is_empty() {
+            Broken::Overlap
+        } else if known.concluded {
+            Broken::ComputedAgain
+        } else if known.stop_known {
+            Broken::StartedAfterStop
+        } else {
+            known.running.insert(worker);
+            return Ok(());
+        };
+        Err(broken(token.clone()))
+    }
+
+    fn reported(&mut self, worker: Worker, token: &N, request: &N, accepted: bool) -> Result<(), Broken<N>> {
+        let known = self.in_ledger(worker.ledger, token);
+        if !known.concluded {
+            return Err(Broken::ReportedUnfrozen(token.clone()));
+        }
+        if known.request.as_ref().is_some_and(|before| before != request) {
+            return Err(Broken::TwoRequests(token.clone()));
+        }
+        if known.stop_known && !known.own_outcome && !known.cleaned {
+            return Err(Broken::NotCleaned(token.clone()));
+        }
+        known.request = Some(request.clone());
+        let step = self.step(token);
+        if accepted {
+            if step.answer.as_ref().is_some_and(|before| before != request) {
+                return Err(Broken::TwoAnswers(token.clone()));
+            }
+            step.answer = Some(request.clone());
+            step.open = false;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, token: &N) -> &mut Step<N> {
+        self.steps.entry(token.clone()).or_default()
+    }
+
+    fn in_ledger(&mut self, ledger: u8, token: &N) -> &mut InLedger<N> {
+        self.step(token).ledgers.entry(ledger).or_default()
+    }
+}
