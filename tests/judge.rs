@@ -26,14 +26,10 @@ fn report(worker: Worker, request: u8, accepted: bool) -> Seen<u8> {
 /// What the last event breaks; all before it must be right.
 fn last<const N: usize>(story: [Seen<u8>; N]) -> Result<Judge<u8>, Broken<u8>> {
     let mut judge = Judge::default();
-    for (position, seen) in story.iter().enumerate() {
-        match judge.see(seen) {
-            Ok(()) => {}
-            Err(broken) if position + 1 == N => return Err(broken),
-            Err(broken) => panic!("{broken}, already at {seen:?}"),
-        }
-    }
-    Ok(judge)
+    let mut verdicts = story.map(|seen| judge.see(&seen));
+    let last = verdicts.last_mut().map(|last| std::mem::replace(last, Ok(())));
+    assert!(verdicts.iter().all(Result::is_ok), "broken before the last: {verdicts:?}");
+    last.unwrap_or(Ok(())).map(|()| judge)
 }
 
 #[test]

@@ -106,8 +106,8 @@ struct InLedger<N> {
     running: BTreeSet<Worker>,
     stop_known: bool,
     concluded: bool,
-    own_outcome: bool,
-    cleaned: bool,
+    /// A stop may be answered: its cleanup began, or the run had an outcome of its own.
+    ended: bool,
     request: Option<N>,
 }
 
@@ -127,7 +127,7 @@ impl<N> Default for Step<N> {
 impl<N> Default for InLedger<N> {
     fn default() -> Self {
         let running = BTreeSet::new();
-        Self { running, stop_known: false, concluded: false, own_outcome: false, cleaned: false, request: None }
+        Self { running, stop_known: false, concluded: false, ended: false, request: None }
     }
 }
 
@@ -150,9 +150,9 @@ impl<N: Name> Judge<N> {
             Seen::Ended { worker, token, own } => {
                 let known = self.in_ledger(worker.ledger, token);
                 known.running.remove(worker);
-                known.own_outcome |= own;
+                known.ended |= own;
             }
-            Seen::Cleaned { worker, token } => self.in_ledger(worker.ledger, token).cleaned = true,
+            Seen::Cleaned { worker, token } => self.in_ledger(worker.ledger, token).ended = true,
             Seen::Reported { worker, token, request, accepted } => {
                 return self.reported(*worker, token, request, *accepted);
             }
@@ -223,7 +223,7 @@ impl<N: Name> Judge<N> {
         if known.request.as_ref().is_some_and(|before| before != request) {
             return Err(Broken::TwoRequests(token.clone()));
         }
-        if known.stop_known && !known.own_outcome && !known.cleaned {
+        if known.stop_known && !known.ended {
             return Err(Broken::NotCleaned(token.clone()));
         }
         known.request = Some(request.clone());
