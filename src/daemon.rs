@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aws;
 use crate::config::Loaded;
+#[cfg(debug_assertions)]
+use crate::crash::Crash;
 use crate::engine::{Clock, Engine, HandlerParts, Monitor, Parts, QueueParts};
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::lifecycle::WorkerId;
@@ -54,6 +56,9 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
     let store: Arc<dyn Store> = ledger::open(&loaded.config.ledger, observer.clone())?;
     let clients = aws::Clients::new(loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
+    let handlers = handlers(&loaded);
+    #[cfg(debug_assertions)]
+    let (store, queues, handlers) = may_crash(store, queues, handlers);
     let monitored = CancellationToken::new();
 
     // Before any step is started: a taken address must not cost a run.
@@ -62,7 +67,7 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
     let engine = Engine::start(Parts {
         ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, observer.clone()),
         queues,
-        handlers: handlers(&loaded),
+        handlers,
         observer,
         clock: Clock::starting_at(Timestamp::now()),
         drain_timeout: loaded.config.worker.drain_timeout,
@@ -153,6 +158,29 @@ fn handlers(loaded: &Loaded) -> BTreeMap<String, HandlerParts> {
         Some((name.clone(), HandlerParts { config, handler: handler.clone() }))
     };
     loaded.handlers.iter().filter_map(parts).collect()
+}
+
+/// Puts the crash that the environment asks for in the way.
+#[cfg(debug_assertions)]
+fn may_crash(
+    store: Arc<dyn Store>,
+    queues: Vec<QueueParts>,
+    handlers: BTreeMap<String, HandlerParts>,
+) -> (Arc<dyn Store>, Vec<QueueParts>, BTreeMap<String, HandlerParts>) {
+    let Some(crash) = Crash::planned(std::env::var_os(crate::crash::VARIABLE)) else {
+        return (store, queues, handlers);
+    };
+    let queue = |parts: QueueParts| QueueParts {
+        queue: crash.queue(parts.queue),
+        pipelines: crash.pipelines(parts.pipelines),
+        ..parts
+    };
+    let handler = |parts: HandlerParts| HandlerParts { handler: crash.handler(parts.handler), ..parts };
+    (
+        crash.store(store),
+        queues.into_iter().map(queue).collect(),
+        handlers.into_iter().map(|(name, parts)| (name, handler(parts))).collect(),
+    )
 }
 
 /// One for each process: a name that says where it runs, and a suffix that no other process has.

@@ -35,6 +35,9 @@ pub mod builtin;
 #[cfg(feature = "aws")]
 mod cli;
 pub mod config;
+#[cfg(all(feature = "aws", debug_assertions))]
+#[doc(hidden)]
+pub mod crash;
 #[cfg(feature = "aws")]
 pub mod daemon;
 pub mod duration;

@@ -28,7 +28,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("observe", &[]),
     ("process", &[]),
     ("config", &["aws", "duration", "engine", "handler", "ledger", "observe"]),
-    ("daemon", &["aws", "config", "engine", "handler", "ledger", "lifecycle", "observe", "process", "seam"]),
+    // Stands between the seams and whoever uses them, in debug builds.
+    ("crash", &["handler", "lifecycle", "outcome", "seam", "step"]),
+    ("daemon", &["aws", "config", "crash", "engine", "handler", "ledger", "lifecycle", "observe", "process", "seam"]),
     (
         "cli",
         &[
@@ -146,8 +148,9 @@ fn only_commands_print(source: &Source) -> Vec<String> {
 }
 
 fn one_place_deletes(source: &Source) -> Vec<String> {
-    // The look-alike deletes its own messages when a client says so; that client is settle.rs.
-    if source.path == "src/engine/settle.rs" || source.path.starts_with("src/local/") {
+    // The look-alike deletes its own messages when a client says so, and a crash stands in the way of a deletion; that client is settle.rs.
+    if ["src/engine/settle.rs", "src/crash.rs"].contains(&source.path.as_str()) || source.path.starts_with("src/local/")
+    {
         return Vec::new();
     }
     source.mentions(&[".delete(", "Queue::delete"])

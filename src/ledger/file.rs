@@ -1,7 +1,7 @@
 //! The file of a SQLite ledger: made, taken, and looked over before it is trusted.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,9 +64,14 @@ pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
     }
     let lock = lock(path)?;
     // Made here, so that its outcomes and arguments are for its owner alone.
-    OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path).map_err(|error| {
-        OpenError::new(path, format!("it cannot be written ({error}): mend its permissions, or set ledger.path"))
-    })?;
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error))))?;
     whole(path)?;
     let connection = Connection::open(path).and_then(|connection| {
         connection.busy_timeout(BUSY)?;
@@ -137,10 +142,7 @@ fn lock(path: &Path) -> Result<FileLock, OpenError> {
     let name = PathBuf::from(name);
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&name).map_err(
         |error| {
-            let problem = format!(
-                "{} cannot be written ({error}): mend the permissions of its directory, or set ledger.path",
-                name.display()
-            );
+            let problem = format!("{} cannot be written ({error}): {}", name.display(), remedy(&error));
             OpenError::new(path, problem)
         },
     )?;
@@ -252,6 +254,14 @@ impl OpenError {
              are then taken up anew from their messages"
         );
         Self::new(path, problem)
+    }
+}
+
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "make its file system writable, or set ledger.path",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+        _ => "mend the permissions of it and its directory, or set ledger.path",
     }
 }
 

@@ -1,6 +1,7 @@
 //! One process of the built binary.
 
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -25,7 +26,7 @@ impl Config {
             worker = {{ id = "outside" }}
             http = {{ listen = "off" }}
             log = {{ format = "json", level = "info" }}
-            ledger = {{ path = "{folder}/ledger.db" }}
+            ledger = {{ path = "{folder}/ledger/ledger.db" }}
             [[queues]]
             url = "{queue_url}"
             handler = "job"
@@ -72,6 +73,8 @@ impl Config {
 /// What a process of the binary is started with besides its configuration.
 #[derive(Clone)]
 pub struct Environment {
+    /// What the command line begins with.
+    pub prefix: Vec<String>,
     pub folder: PathBuf,
     pub sqs: String,
     pub sagemaker: String,
@@ -88,9 +91,15 @@ pub struct Daemon {
 
 impl Environment {
     pub fn start(&self, config: &Config, name: &str) -> Daemon {
+        self.start_in(config, name, &[])
+    }
+
+    /// With more variables.
+    pub fn start_in(&self, config: &Config, name: &str, variables: &[(&str, &str)]) -> Daemon {
         let log = self.folder.join(format!("{name}.log"));
         let stderr = File::options().create(true).append(true).open(&log).expect("a log file");
         let mut command = self.command(config, &["run"]);
+        command.envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
         let mut guard = Command::new("/bin/sh");
         guard.arg("-c").arg(format!("read line; kill -9 {}", child.id())).stdin(Stdio::piped());
@@ -105,12 +114,20 @@ impl Environment {
 
     fn command(&self, config: &Config, arguments: &[&str]) -> Command {
         let text = config.0.to_string();
-        let file = self.folder.join("callbackd.toml");
-        fs::write(&file, text).expect("the folder is writable");
+        // One for each configuration: a command must not replace the file that a daemon is about to read.
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let folder = self.folder.join(format!("config-{:x}", hasher.finish()));
+        let file = folder.join("callbackd.toml");
+        if !file.exists() {
+            fs::create_dir_all(folder).expect("the folder is writable");
+            fs::write(&file, text).expect("the folder is writable");
+        }
         let scratch = self.folder.join("tmp");
         fs::create_dir_all(&scratch).expect("the folder is writable");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
-        command.arg("--config").arg(file).args(arguments).env_clear();
+        let line: Vec<&str> = self.prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_callbackd")]).collect();
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).arg("--config").arg(file).args(arguments).env_clear();
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", &self.folder).env("TMPDIR", scratch);
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
         command.env("AWS_EC2_METADATA_DISABLED", "true");

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "../support/judge.rs"]
+mod judge;
 #[path = "../support/venv.rs"]
 mod venv;
 
 mod daemon;
+mod disk;
+mod history;
 mod http;
 mod moto;
 mod proxy;
@@ -13,8 +17,12 @@ mod sagemaker;
 mod scene;
 
 mod answers;
+#[cfg(debug_assertions)]
+mod boundaries;
 mod crashes;
 mod handlers;
+mod kills;
+mod ledgers;
 mod operations;
 mod outages;
 mod stops;

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -16,8 +19,19 @@ pub struct Proxy {
     serving: JoinHandle<()>,
 }
 
+/// The first request of a connection and its answer, as the service processed it, whether or not the client lived to hear of it.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    pub operation: String,
+    pub request: Value,
+    pub answer: Value,
+    /// When the answer began.
+    pub at: Timestamp,
+}
+
 #[derive(Default)]
 struct State {
+    exchanges: Vec<Exchange>,
     /// The operation of the first request of each connection, in order; moto closes a connection with its answer.
     seen: Vec<String>,
     down: bool,
@@ -71,6 +85,10 @@ impl Proxy {
         state.refused.clear();
     }
 
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        self.state.lock().unwrap().exchanges.clone()
+    }
+
     /// How many connections were opened for this operation; for any, where it is empty.
     pub fn seen(&self, operation: &str) -> usize {
         self.state.lock().unwrap().seen.iter().filter(|seen| operation.is_empty() || *seen == operation).count()
@@ -110,10 +128,44 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
         }
         return client.set_zero_linger();
     }
-    tokio::select! {
-        copied = copy_bidirectional(&mut client, &mut upstream) => copied.map(drop),
-        () = gone_down(state) => client.set_zero_linger(),
+    let mut request = head;
+    let mut answer = Vec::new();
+    let (mut asked_at, mut answered_at) = (None, None);
+    let down = {
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_service, mut to_service) = upstream.split();
+        let both = async {
+            tokio::join!(
+                pump(&mut from_client, &mut to_service, &mut request, &mut asked_at),
+                pump(&mut from_service, &mut to_client, &mut answer, &mut answered_at),
+            )
+        };
+        tokio::select! {
+            _ = both => false,
+            () = gone_down(state) => true,
+        }
+    };
+    let at = answered_at.or(asked_at).unwrap_or_else(Timestamp::now);
+    let exchange = Exchange { operation, request: body(&request), answer: body(&answer), at };
+    state.lock().unwrap().exchanges.push(exchange);
+    if down { client.set_zero_linger() } else { Ok(()) }
+}
+
+/// Copies until there is no more, and keeps what it saw, and since when. It reads on when nobody listens: what was asked for is
+/// processed all the same.
+async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, seen: &mut Vec<u8>, since: &mut Option<Timestamp>) {
+    while let Ok(count @ 1..) = from.read_buf(seen).await {
+        // Before anybody can act on it.
+        since.get_or_insert_with(Timestamp::now);
+        // Fails where the reader is gone.
+        let _ = to.write_all(&seen[seen.len() - count..]).await;
     }
+    let _ = to.shutdown().await;
+}
+
+fn body(message: &[u8]) -> Value {
+    let end = message.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(message.len());
+    serde_json::from_slice(message.get(end + 4..).unwrap_or_default()).unwrap_or_default()
 }
 
 async fn gone_down(state: &Mutex<State>) {

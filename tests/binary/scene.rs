@@ -5,11 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::daemon::{Config, Daemon, Environment};
+use crate::disk::Disk;
 use crate::moto::{self, Queue};
 use crate::proxy::Proxy;
 use crate::sagemaker::{Request, SageMaker};
@@ -18,8 +20,10 @@ use crate::sagemaker::{Request, SageMaker};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// For all scripts. `until_there FILE` waits for a file of the test's folder, but not for ever, so that none outlives a failed test for
-/// long. `alive PID` says whether a process does anything still: one that waits to be reaped does not.
+/// long. `alive PID` says whether a process does anything still: one that waits to be reaped does not. `end STATUS` ends
+/// the script and leaves a line `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`.
 const PRELUDE: &str = r#"#!/bin/sh
+end() { echo "$STEP_TOKEN $1 $(date +%s%N)" >> $FOLDER/ends; exit $1; }
 alive() { grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
 until_there() { n=0; until [ -e "$FOLDER/$1" ]; do n=$((n+1)); [ $n -lt 2400 ] || exit 99; sleep 0.05; done; }
 "#;
@@ -29,12 +33,15 @@ pub struct Scene {
     pub sagemaker: SageMaker,
     pub to_sqs: Proxy,
     pub to_sagemaker: Proxy,
+    /// What the ledger lies on, where that is not the folder's own.
+    disk: Option<Disk>,
     folder: TempDir,
 }
 
 /// A callback step that waits at SageMaker.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Step {
+    pub opened: Timestamp,
     pub token: String,
     pub arn: String,
     pub arguments: Value,
@@ -55,11 +62,28 @@ impl Scene {
             to_sqs: Proxy::start(moto::address()).await,
             to_sagemaker: Proxy::start(sagemaker.address).await,
             sagemaker,
+            disk: None,
             folder,
         };
+        fs::create_dir(scene.path("ledger")).expect("the folder is writable");
         scene.script("run", &format!("echo \"$STEP_TOKEN $STEP_ATTEMPT\" >> $FOLDER/runs\n{run}"));
         scene.script("cleanup", &format!("echo \"$STEP_TOKEN $STEP_STOP_REASON\" >> $FOLDER/cleanups\n{cleanup}"));
         scene
+    }
+
+    /// The ledger lies on a file system of its own.
+    pub async fn on_a_disk(script: &str, size: &str) -> Self {
+        let mut scene = Self::new(script).await;
+        scene.disk = Some(Disk::mount(&scene.path("ledger"), size));
+        scene
+    }
+
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a scene on a disk")
+    }
+
+    pub fn ledger(&self) -> PathBuf {
+        self.path("ledger/ledger.db")
     }
 
     pub fn script(&self, name: &str, text: &str) {
@@ -99,11 +123,21 @@ impl Scene {
     }
 
     pub fn environment(&self) -> Environment {
-        Environment { folder: self.folder().to_owned(), sqs: self.to_sqs.url(), sagemaker: self.to_sagemaker.url() }
+        Environment {
+            prefix: self.disk.as_ref().map(Disk::enter).unwrap_or_default(),
+            folder: self.folder().to_owned(),
+            sqs: self.to_sqs.url(),
+            sagemaker: self.to_sagemaker.url(),
+        }
     }
 
     pub fn start(&self, config: &Config) -> Daemon {
         self.environment().start(config, "daemon")
+    }
+
+    /// With more variables.
+    pub fn start_in(&self, config: &Config, variables: &[(&str, &str)]) -> Daemon {
+        self.environment().start_in(config, "daemon", variables)
     }
 
     /// A step waits at SageMaker; its message is not sent yet.
@@ -111,7 +145,7 @@ impl Scene {
         let token = random_token();
         let arn = format!("arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/{}", token.to_lowercase());
         self.sagemaker.begin(&arn, &token, &self.queue.url);
-        Step { token, arn, arguments: json!({ "n": 1 }) }
+        Step { opened: Timestamp::now(), token, arn, arguments: json!({ "n": 1 }) }
     }
 
     /// A step waits at SageMaker and its message on the queue.
@@ -129,12 +163,7 @@ impl Scene {
 
     /// What `callbackd steps --json` says of a step.
     pub fn record(&self, step: &Step) -> Option<Value> {
-        let ledger = self.path("ledger.db");
-        if !ledger.exists() {
-            return None;
-        }
-        let ledger = ledger.display().to_string();
-        let output = self.environment().run(&self.config(), &["steps", "--json", "--ledger", &ledger]);
+        let output = self.environment().run(&self.config(), &["steps", "--json"]);
         let records: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
         records.into_iter().find(|record| record["token"] == step.token.as_str())
     }
@@ -143,6 +172,12 @@ impl Scene {
     pub async fn answer(&self, step: &Step) -> Request {
         until("the step is answered", async || self.sagemaker.accepted(&step.token).is_some()).await;
         self.sagemaker.accepted(&step.token).expect("an answer")
+    }
+
+    /// Waits until the ledger holds no open matter of the step.
+    pub async fn settled(&self, step: &Step) {
+        let settled = async || self.record(step).is_some_and(|record| record["status"] == "settled");
+        until("the record is settled", settled).await;
     }
 
     pub async fn queue_is_empty(&self) {

@@ -1,0 +1,270 @@
+//! Ends the process at a named boundary between it and the world, so that tests can see that what is durable then is enough.
+//!
+//! Every call through a seam and of a handler is a boundary: the compiler has each method of the traits pass through here. It is in debug
+//! builds alone; a release has no such door.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use nix::sys::signal::{Signal, raise};
+use serde_json::Value;
+
+use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult};
+use crate::lifecycle::Status;
+use crate::outcome::{ClientRequestToken, Outcome};
+use crate::seam::{
+    Entries, ExecutionStanding, Fault, Pipelines, Put, Queue, Received, Row, Standing, Store, StoreError,
+};
+use crate::step::{CallbackToken, ExecutionArn};
+
+/// The variable that asks for a crash: `before` or `after`, the boundary's name, and which passing of it (1 if left out).
+pub const VARIABLE: &str = "CRASH_AT";
+
+/// A place where the process meets the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    Receive,
+    SetVisibility,
+    DeleteMessages,
+    SendMessage,
+    Report,
+    AskStep,
+    AskExecution,
+    LoadRecord,
+    ListRecords,
+    PurgeRecords,
+    ProbeLedger,
+    /// A record of this status is written.
+    Write(Status),
+    Run,
+    CleanUp,
+    Reap,
+}
+
+/// Every boundary that there is.
+pub const BOUNDARIES: [Boundary; 20] = [
+    Boundary::Receive,
+    Boundary::SetVisibility,
+    Boundary::DeleteMessages,
+    Boundary::SendMessage,
+    Boundary::Report,
+    Boundary::AskStep,
+    Boundary::AskExecution,
+    Boundary::LoadRecord,
+    Boundary::ListRecords,
+    Boundary::PurgeRecords,
+    Boundary::ProbeLedger,
+    Boundary::Write(Status::Owed),
+    Boundary::Write(Status::Claimed),
+    Boundary::Write(Status::Waiting),
+    Boundary::Write(Status::Deferred),
+    Boundary::Write(Status::Concluded),
+    Boundary::Write(Status::Settled),
+    Boundary::Run,
+    Boundary::CleanUp,
+    Boundary::Reap,
+];
+
+impl Boundary {
+    /// As [`VARIABLE`] names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::SetVisibility => "set_visibility",
+            Self::DeleteMessages => "delete",
+            Self::SendMessage => "send",
+            Self::Report => "report",
+            Self::AskStep => "ask_step",
+            Self::AskExecution => "ask_execution",
+            Self::LoadRecord => "load",
+            Self::ListRecords => "list",
+            Self::PurgeRecords => "purge",
+            Self::ProbeLedger => "probe",
+            // Known from its message alone; never written.
+            Self::Write(Status::New) => "write.new",
+            Self::Write(Status::Owed) => "write.owed",
+            Self::Write(Status::Claimed) => "write.claimed",
+            Self::Write(Status::Waiting) => "write.waiting",
+            Self::Write(Status::Deferred) => "write.deferred",
+            Self::Write(Status::Concluded) => "write.concluded",
+            Self::Write(Status::Settled) => "write.settled",
+            Self::Run => "run",
+            Self::CleanUp => "clean_up",
+            Self::Reap => "reap",
+        }
+    }
+
+    fn write_of(row: &Row) -> Self {
+        let written = |boundary: &Self| matches!(boundary, Self::Write(status) if status.as_str() == row.status);
+        BOUNDARIES.into_iter().find(written).unwrap_or(Self::Write(Status::New))
+    }
+}
+
+/// A crash that is to come.
+#[derive(Debug)]
+pub(crate) struct Crash {
+    after: bool,
+    boundary: &'static str,
+    passings: AtomicUsize,
+}
+
+impl Crash {
+    /// The one that the environment asks for; what it asks for in vain is none.
+    pub(crate) fn planned(asked: Option<OsString>) -> Option<Arc<Self>> {
+        let asked = asked?.into_string().ok()?;
+        let mut words = asked.split_whitespace();
+        let after = words.next()? == "after";
+        let name = words.next()?;
+        let boundary = BOUNDARIES.iter().map(|boundary| boundary.name()).find(|known| *known == name)?;
+        let passings = words.next().map_or(Some(1), |count| count.parse().ok())?;
+        Some(Arc::new(Self { after, boundary, passings: AtomicUsize::new(passings) }))
+    }
+
+    pub(crate) fn queue(self: &Arc<Self>, inner: Arc<dyn Queue>) -> Arc<dyn Queue> {
+        Arc::new(Crashing { inner, crash: self.clone() })
+    }
+
+    pub(crate) fn pipelines(self: &Arc<Self>, inner: Arc<dyn Pipelines>) -> Arc<dyn Pipelines> {
+        Arc::new(Crashing { inner, crash: self.clone() })
+    }
+
+    pub(crate) fn store(self: &Arc<Self>, inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(Crashing { inner, crash: self.clone() })
+    }
+
+    pub(crate) fn handler(self: &Arc<Self>, inner: DynHandler) -> DynHandler {
+        DynHandler::new(Crashing { inner, crash: self.clone() })
+    }
+
+    async fn around<T>(&self, boundary: Boundary, effect: impl Future<Output = T>) -> T {
+        self.pass(boundary, false);
+        let result = effect.await;
+        self.pass(boundary, true);
+        result
+    }
+
+    fn pass(&self, boundary: Boundary, after: bool) {
+        if (boundary.name(), after) == (self.boundary, self.after) && self.passings.fetch_sub(1, Ordering::SeqCst) == 1
+        {
+            // Nothing is unwound, flushed or closed, as when the machine loses its power.
+            let _ = raise(Signal::SIGKILL);
+        }
+    }
+}
+
+/// What passes a boundary whenever it is called.
+struct Crashing<T> {
+    inner: T,
+    crash: Arc<Crash>,
+}
+
+impl Queue for Crashing<Arc<dyn Queue>> {
+    fn receive(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Received>, Fault>> {
+        Box::pin(self.crash.around(Boundary::Receive, self.inner.receive(most, wait, visibility)))
+    }
+
+    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
+        Box::pin(self.crash.around(Boundary::SetVisibility, self.inner.set_visibility(entries)))
+    }
+
+    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+        Box::pin(self.crash.around(Boundary::DeleteMessages, self.inner.delete(handles)))
+    }
+
+    fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(self.crash.around(Boundary::SendMessage, self.inner.send(body, trace)))
+    }
+}
+
+impl Pipelines for Crashing<Arc<dyn Pipelines>> {
+    fn report<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+        outcome: &'a Outcome,
+        request: &'a ClientRequestToken,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(self.crash.around(Boundary::Report, self.inner.report(token, outcome, request)))
+    }
+
+    fn step<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Standing, Fault>> {
+        Box::pin(self.crash.around(Boundary::AskStep, self.inner.step(execution, token)))
+    }
+
+    fn execution<'a>(&'a self, execution: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+        Box::pin(self.crash.around(Boundary::AskExecution, self.inner.execution(execution)))
+    }
+}
+
+impl Store for Crashing<Arc<dyn Store>> {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+        Box::pin(self.crash.around(Boundary::LoadRecord, self.inner.get(token)))
+    }
+
+    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
+        Box::pin(self.crash.around(Boundary::write_of(&row), self.inner.put(row, expected)))
+    }
+
+    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+        Box::pin(self.crash.around(Boundary::ListRecords, self.inner.list(statuses)))
+    }
+
+    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
+        Box::pin(self.crash.around(Boundary::PurgeRecords, self.inner.purge(before)))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.crash.around(Boundary::ProbeLedger, self.inner.probe()))
+    }
+
+    fn exclusive(&self) -> bool {
+        self.inner.exclusive()
+    }
+}
+
+impl Handler for Crashing<DynHandler> {
+    type Args = Value;
+
+    fn run(&self, cx: Context, _: Value) -> impl Future<Output = HandlerResult> + Send {
+        self.crash.around(Boundary::Run, self.inner.run(cx))
+    }
+
+    fn cleanup(&self, cx: Context, _: Value) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        self.crash.around(Boundary::CleanUp, self.inner.cleanup(cx))
+    }
+
+    fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {
+        self.crash.around(Boundary::Reap, self.inner.reap(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BOUNDARIES, Crash};
+
+    #[test]
+    fn every_boundary_has_a_name_of_its_own_that_can_be_asked_for() {
+        let mut names: Vec<_> = BOUNDARIES.iter().map(|boundary| boundary.name()).collect();
+        for name in &names {
+            assert!(Crash::planned(Some(format!("after {name} 3").into())).is_some());
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), BOUNDARIES.len());
+        assert!(Crash::planned(Some("after nothing".into())).is_none());
+    }
+}

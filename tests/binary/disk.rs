@@ -1,0 +1,59 @@
+//! A file system of a test's own, that can be full or read-only, in a namespace that goes with the test.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A small file system in memory. Only processes that enter its namespace see it.
+pub struct Disk {
+    folder: PathBuf,
+    /// Holds the namespace; ends when its standard input is closed, which the kernel does however this process ends.
+    holder: Child,
+}
+
+impl Disk {
+    /// Mounted on `folder`, which must be there; `size` as mount(8) takes it.
+    pub fn mount(folder: &Path, size: &str) -> Self {
+        let script = format!("mount -t tmpfs -o size={size} none '{}' && echo mounted && read line", folder.display());
+        let mut holder = Command::new("unshare");
+        holder.args(["--map-root-user", "--mount", "/bin/sh", "-c", &script]);
+        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("util-linux is there");
+        let mut told = String::new();
+        BufReader::new(holder.stdout.take().expect("it is piped")).read_line(&mut told).expect("it tells");
+        assert_eq!(told.trim(), "mounted", "this machine lets nobody mount a file system of its own");
+        Self { folder: folder.to_owned(), holder }
+    }
+
+    /// What a command line begins with that is to see it.
+    pub fn enter(&self) -> Vec<String> {
+        let target = format!("--target={}", self.holder.id());
+        ["nsenter", &target, "--user", "--mount", "--preserve-credentials"].map(str::to_owned).to_vec()
+    }
+
+    pub fn make_read_only(&self) {
+        self.run("mount -o remount,ro .");
+    }
+
+    /// Takes all the space that is left.
+    pub fn fill(&self) {
+        self.run("! cat /dev/zero > filling 2>/dev/null");
+    }
+
+    pub fn free(&self) {
+        self.run("rm filling");
+    }
+
+    fn run(&self, script: &str) {
+        let enter = self.enter();
+        let script = format!("cd '{}' && {script}", self.folder.display());
+        let done = Command::new(&enter[0]).args(&enter[1..]).args(["/bin/sh", "-c", &script]).status();
+        assert!(done.expect("nsenter starts").success(), "{script}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}

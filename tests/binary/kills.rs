@@ -1,0 +1,105 @@
+//! A daemon that is killed at random moments, again and again, or frozen for longer than anybody waits.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use crate::history::judge;
+use crate::scene::{Scene, Step, until};
+
+/// Some end at once, some after a while, some by the third attempt, some never unless they are stopped; all tell what is alive of a run
+/// before.
+const MIXED: &str = r#"
+pid=$FOLDER/pid-$STEP_TOKEN
+[ -e $pid ] && alive $(cat $pid) && echo $$ >> $FOLDER/alive
+echo $$ > $pid
+case $(cat) in
+    *'"kind":"slow"'*) sleep 1.5; end 0 ;;
+    *'"kind":"retry"'*) [ $STEP_ATTEMPT -lt 3 ] && end 75; end 0 ;;
+    *'"kind":"failing"'*) echo "no such table" >&2; end 3 ;;
+    *'"kind":"stopped"'*) until_there never ;;
+    *) end 0 ;;
+esac
+"#;
+const KINDS: [&str; 5] = ["quick", "slow", "retry", "failing", "stopped"];
+const KILLS: usize = 25;
+
+async fn step(scene: &Scene, kind: &str) -> Step {
+    let mut step = scene.step();
+    step.arguments = serde_json::json!({ "kind": kind });
+    scene.queue.send(&step.executing()).await;
+    step
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
+    let scene = Scene::new(MIXED).await;
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    println!("the moments are of seed {seed}");
+    let config = scene.config().with("handlers.job.max_attempts", 100).with("queues.0.concurrency", 20);
+    let mut steps = Vec::new();
+    for kill in 0..KILLS {
+        let mut daemon = scene.start(&config);
+        let kind = KINDS[kill % KINDS.len()];
+        let new = step(&scene, kind).await;
+        // The moment is the test: there is nothing to wait for.
+        sleep(Duration::from_millis(random.u64(20..900))).await;
+        if kind == "stopped" {
+            scene.stop(&new).await;
+        }
+        steps.push(new);
+        sleep(Duration::from_millis(random.u64(0..400))).await;
+        daemon.kill();
+    }
+    let _last = scene.start(&config);
+    for step in &steps {
+        scene.answer(step).await;
+        scene.settled(step).await;
+    }
+    scene.queue_is_empty().await;
+    assert_eq!(scene.lines("alive"), Vec::<String>::new(), "of an earlier run");
+    judge(&scene, &steps);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_for_longer_than_a_lease_and_a_visibility_timeout_the_daemon_goes_on_with_its_run() {
+    let scene = Scene::new("until_there gate; end 0").await;
+    let step = scene.step_sent().await;
+    let config = scene.config().with("ledger.lease", "3s");
+    let daemon = scene.start(&config);
+    until("it runs", async || scene.runs().len() == 1).await;
+    daemon.signal(Signal::SIGSTOP);
+    until("the message is visible again", async || scene.queue.visible().await == 1).await;
+    daemon.signal(Signal::SIGCONT);
+    until("it is held again", async || scene.queue.invisible().await == 1).await;
+    scene.open("gate");
+    scene.answered_once(&step).await;
+    scene.settled(&step).await;
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+    judge(&scene, &[step]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_daemons_with_a_ledger_each_the_frozen_one_finds_its_step_answered() {
+    let scene = Scene::new("[ -e $FOLDER/second ] || until_there gate; end 0").await;
+    let step = scene.step_sent().await;
+    let frozen = scene.start(&scene.config());
+    until("it runs", async || scene.runs().len() == 1).await;
+    frozen.signal(Signal::SIGSTOP);
+    scene.open("second");
+    let other = scene.config().with("ledger.path", scene.path("other.db").display().to_string());
+    let _other = scene.environment().start(&other, "other");
+    let answer = scene.answer(&step).await;
+    frozen.signal(Signal::SIGCONT);
+    scene.open("gate");
+    scene.settled(&step).await;
+    scene.queue_is_empty().await;
+    assert_eq!(
+        scene.sagemaker.accepted(&step.token).map(|taken| taken.body),
+        Some(answer.body),
+        "SageMaker took one answer"
+    );
+    assert_eq!(scene.runs().len(), 2, "each ledger began it once");
+}

@@ -1,0 +1,115 @@
+//! A ledger that fails while the daemon runs, and one that is no ledger any more.
+
+use std::fs;
+#[cfg(debug_assertions)]
+use std::os::unix::process::ExitStatusExt;
+
+use crate::history::judge;
+use crate::scene::{Scene, until};
+
+async fn readiness(daemon: &crate::daemon::Daemon) -> u16 {
+    daemon.status("/readyz").await.map_or(0, |(status, _)| status)
+}
+
+const WAITS: &str = "until_there gate; end 0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_nothing_is_reported_or_taken_until_there_is_space() {
+    let scene = Scene::on_a_disk(WAITS, "1m").await;
+    let first = scene.step_sent().await;
+    let daemon = scene.start(&scene.config().listening());
+    until("it runs", async || scene.runs().len() == 1).await;
+    scene.disk().fill();
+    scene.open("gate");
+    until("it is said not to be ready", async || readiness(&daemon).await == 503).await;
+    let second = scene.step_sent().await;
+    until("the ledger was tried again", async || daemon.log().matches("the ledger did not take").count() >= 2).await;
+    assert!(scene.sagemaker.reports(&first.token).is_empty(), "what is not frozen is not sent");
+    assert_eq!(scene.runs(), [first.attempt(1)], "no new step is taken");
+    scene.disk().free();
+    for step in [&first, &second] {
+        scene.answered_once(step).await;
+        scene.settled(step).await;
+    }
+    until("it is said to be ready", async || readiness(&daemon).await == 200).await;
+    assert_eq!(scene.runs(), [first.attempt(1), second.attempt(1)]);
+    judge(&scene, &[first, second]);
+}
+
+#[cfg(debug_assertions)]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_tries_a_failing_ledger_the_daemon_breaks_no_promise() {
+    for place in ["before probe", "after probe"] {
+        let scene = Scene::on_a_disk(WAITS, "1m").await;
+        let step = scene.step_sent().await;
+        let mut daemon = scene.start_in(&scene.config(), &[(callbackd::crash::VARIABLE, place)]);
+        until("it runs", async || scene.runs().len() == 1).await;
+        scene.disk().fill();
+        scene.open("gate");
+        until("it is killed", async || daemon.ended().is_some()).await;
+        assert_eq!(
+            daemon.ended().expect("it ended").signal(),
+            Some(nix::sys::signal::Signal::SIGKILL as i32),
+            "{place}"
+        );
+        assert!(scene.sagemaker.reports(&step.token).is_empty(), "what is not frozen is not sent");
+        scene.disk().free();
+        let _successor = scene.start(&scene.config());
+        scene.answered_once(&step).await;
+        scene.settled(&step).await;
+        judge(&scene, &[step]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_or_read_only_disk_the_daemon_does_not_begin_and_says_why() {
+    let scene = Scene::on_a_disk(WAITS, "1m").await;
+    scene.step_sent().await;
+    let config = scene.config();
+    let refused = |remedy: &str| {
+        let output = scene.environment().run(&config, &["run"]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("ledger.db") && told.contains(remedy), "{told}");
+    };
+    scene.disk().fill();
+    refused("free some space");
+    scene.disk().free();
+    scene.disk().make_read_only();
+    refused("make its file system writable");
+    assert_eq!(scene.queue.visible().await, 1, "nothing was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_torn_is_refused_and_nothing_is_run_on_it() {
+    let scene = Scene::new("end 0").await;
+    let config = scene.config();
+    let steps = [scene.step_sent().await, scene.step_sent().await];
+    let mut daemon = scene.start(&config);
+    for step in &steps {
+        scene.settled(step).await;
+    }
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    until("it ends", async || daemon.ended().is_some()).await;
+    let path = scene.ledger();
+    let whole = fs::read(&path).expect("the ledger");
+    scene.step_sent().await;
+    let mut torn = whole.clone();
+    torn[4096..6144].fill(0xA5);
+    for (what, bytes) in
+        [("cut short", &whole[..whole.len() - 1]), ("torn", &torn), ("overwritten", b"no ledger at all")]
+    {
+        fs::write(&path, bytes).expect("the folder is writable");
+        for command in ["run", "steps"] {
+            let output = scene.environment().run(&config, &[command]);
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{what}: {told}");
+            assert!(told.contains("ledger.db") && told.contains("damaged"), "{what}: {told}");
+            assert!(output.stdout.is_empty(), "{what}: half of it was read");
+        }
+    }
+    assert_eq!(scene.queue.visible().await, 1, "nothing was taken");
+    fs::write(&path, whole).expect("the folder is writable");
+    let _daemon = scene.start(&config);
+    scene.queue_is_empty().await;
+}
