@@ -28,6 +28,18 @@ async fn each_call_may_fail_before_or_after_its_effect() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_could_not_be_kept_invisible_is_tried_again_before_it_becomes_visible() {
+    let mut bench = Bench::new();
+    bench.queue.fail("set_visibility", 5, Trouble::Before(FaultKind::Transient));
+    let worker = bench.start().await;
+    let id = bench.step(TOKEN, &json!({"do": "sleep", "seconds": 600}));
+    sleep(Duration::from_secs(590)).await;
+    assert_eq!(bench.queue.receives(&id), Some(1));
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_send_of_an_outcome_is_the_identical_request() {
     for trouble in [Trouble::Before(FaultKind::Transient), Trouble::Before(FaultKind::Denied), Trouble::After] {
         let mut bench = Bench::new();
