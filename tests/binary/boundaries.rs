@@ -165,7 +165,7 @@ async fn tell(place: Place) {
     scene.answered_once(&step).await;
     scene.settled(&step).await;
     assert_eq!(scene.lines("alive"), Vec::<String>::new(), "of an earlier run");
-    judge(&scene, &[step]);
+    judge(&scene, &[step]).await;
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::judge::{About, Judge, Seen, Worker};
 use crate::proxy::Exchange;
 use crate::sagemaker::Request;
-use crate::scene::{Scene, Step};
+use crate::scene::{Scene, Step, until};
 
 type Events = Vec<(Timestamp, Seen<String>)>;
 
@@ -18,7 +18,8 @@ type Events = Vec<(Timestamp, Seen<String>)>;
 ///
 /// The order is that of the wall clock of this machine. Starts are the daemon's own word, of which the scripts' lines are the proof: a
 /// script that ran without one is a breach too.
-pub fn judge(scene: &Scene, steps: &[Step]) {
+pub async fn judge(scene: &Scene, steps: &[Step]) {
+    until("every call is over", async || !scene.to_sqs.is_busy()).await;
     let mut events = Events::new();
     of_sqs(&scene.to_sqs.exchanges(), &mut events);
     for step in steps {

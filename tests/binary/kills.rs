@@ -60,7 +60,7 @@ async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
     }
     scene.queue_is_empty().await;
     assert_eq!(scene.lines("alive"), Vec::<String>::new(), "of an earlier run");
-    judge(&scene, &steps);
+    judge(&scene, &steps).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +78,7 @@ async fn frozen_for_longer_than_a_lease_and_a_visibility_timeout_the_daemon_goes
     scene.answered_once(&step).await;
     scene.settled(&step).await;
     assert_eq!(scene.runs(), [step.attempt(1)]);
-    judge(&scene, &[step]);
+    judge(&scene, &[step]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

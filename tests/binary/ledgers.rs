@@ -33,7 +33,7 @@ async fn on_a_full_disk_nothing_is_reported_or_taken_until_there_is_space() {
     }
     until("it is said to be ready", async || readiness(&daemon).await == 200).await;
     assert_eq!(scene.runs(), [first.attempt(1), second.attempt(1)]);
-    judge(&scene, &[first, second]);
+    judge(&scene, &[first, second]).await;
 }
 
 #[cfg(debug_assertions)]
@@ -57,7 +57,7 @@ async fn killed_while_it_tries_a_failing_ledger_the_daemon_breaks_no_promise() {
         let _successor = scene.start(&scene.config());
         scene.answered_once(&step).await;
         scene.settled(&step).await;
-        judge(&scene, &[step]);
+        judge(&scene, &[step]).await;
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Exchange {
 #[derive(Default)]
 struct State {
     exchanges: Vec<Exchange>,
+    /// Requests forwarded and not yet among the exchanges, but for long polls.
+    open: usize,
     /// The operation of the first request of each connection, in order; moto closes a connection with its answer.
     seen: Vec<String>,
     down: bool,
@@ -85,6 +87,11 @@ impl Proxy {
         state.refused.clear();
     }
 
+    /// Whether something was forwarded that is not yet among the exchanges; a long poll does not count.
+    pub fn is_busy(&self) -> bool {
+        self.state.lock().unwrap().open > 0
+    }
+
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.state.lock().unwrap().exchanges.clone()
     }
@@ -118,8 +125,8 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
         return client.set_zero_linger();
     }
     let mut upstream = TcpStream::connect(service).await?;
-    upstream.write_all(&head).await?;
     if cut {
+        upstream.write_all(&head).await?;
         let (mut from_client, mut to_service) = (client.split().0, upstream.split());
         tokio::select! {
             _ = tokio::io::copy(&mut from_client, &mut to_service.1) => {}
@@ -128,13 +135,17 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
         }
         return client.set_zero_linger();
     }
-    let mut request = head;
+    let polls = operation == "receivemessage";
+    state.lock().unwrap().open += usize::from(!polls);
+    let mut request = head.clone();
     let mut answer = Vec::new();
     let (mut asked_at, mut answered_at) = (None, None);
     let down = {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_service, mut to_service) = upstream.split();
         let both = async {
+            // Fails where the service is gone; then there is no answer either.
+            let _ = to_service.write_all(&head).await;
             tokio::join!(
                 pump(&mut from_client, &mut to_service, &mut request, &mut asked_at),
                 pump(&mut from_service, &mut to_client, &mut answer, &mut answered_at),
@@ -147,7 +158,9 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
     };
     let at = answered_at.or(asked_at).unwrap_or_else(Timestamp::now);
     let exchange = Exchange { operation, request: body(&request), answer: body(&answer), at };
-    state.lock().unwrap().exchanges.push(exchange);
+    let mut state = state.lock().unwrap();
+    state.exchanges.push(exchange);
+    state.open -= usize::from(!polls);
     if down { client.set_zero_linger() } else { Ok(()) }
 }
 
