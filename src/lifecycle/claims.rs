@@ -340,6 +340,41 @@ fn a_step_of_a_live_worker_is_left_to_it_and_its_stop_is_flagged() {
 }
 
 #[test]
+fn a_step_that_another_worker_claimed_while_it_waited_for_a_slot_is_left_to_that_one() {
+    let mut other = Bench::running();
+    other.me = WorkerId("other".into());
+    let mut bench = Bench::new();
+    bench.delivered(false);
+    // The write finds the record changed, so it is read anew and decided upon again.
+    bench.state.record = Record { owner: Some(other.me.clone()), ..other.state.record.clone() };
+    bench.foreign = Lease::Until(machine::later(bench.now, POLICY.lease));
+    let left = bench.feed(Event::SlotFree);
+    assert!(matches!(left[..], [Effect::Wake(_)]), "{left:?}");
+    assert_eq!(bench.state.record.owner, Some(other.me));
+
+    let mut late = Bench::new();
+    late.delivered(false);
+    late.state.record = Bench::concluded().state.record;
+    late.state.record.owner = None;
+    assert_eq!(late.feed(Event::SlotFree), [Effect::Report], "what is concluded is not run");
+}
+
+#[test]
+fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unless_it_has_an_outcome() {
+    let retry = End::Retry { after: None, error: "no route".into() };
+    for end in [retry, End::Again(Duration::from_secs(1)), End::Aborted, End::Deferred] {
+        let mut bench = Bench::running();
+        bench.state.record.attempt = POLICY.max_attempts;
+        bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+        assert_eq!(bench.feed(Event::Ended(end.clone())), [Effect::CleanUp(StopReason::PipelineStopped)], "{end:?}");
+    }
+    let mut bench = Bench::running();
+    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.state.record.ending, Some(Ending::Success));
+}
+
+#[test]
 fn a_refused_report_settles_the_step_only_if_it_is_closed() {
     let mut bench = Bench::concluded();
     let request = bench.state.record.client_request_token.clone();

@@ -135,6 +135,10 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         }
         (Event::Checkpoint(_), _) => return Err(illegal()),
 
+        // Another worker of this ledger has flagged the stop, and nobody has told the run yet.
+        (Event::Ended(end), Here::Running) if state.record.stop_requested.is_some() => {
+            step.told_run_ended(StopReason::PipelineStopped, end)
+        }
         (Event::Ended(end), Here::Running) => step.run_ended(end),
         (Event::Ended(end), Here::Winding(reason)) => step.told_run_ended(reason, end),
         (Event::Ended(_), _) => return Err(illegal()),

@@ -51,6 +51,10 @@ impl Decision<'_> {
     /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a slot.
     pub(super) fn take(&self) -> Transition {
         let record = &self.state.record;
+        // Between the decision and its write, another worker of the ledger may have come first.
+        if matches!(record.status, Status::Concluded | Status::Settled) || self.foreign_until().is_some() {
+            return self.proceed();
+        }
         if record.stop_requested.is_some() {
             return self.clean_up(record.clone(), StopReason::PipelineStopped);
         }
@@ -71,8 +75,12 @@ impl Decision<'_> {
         self.to(Here::Queued, [Effect::AwaitSlot])
     }
 
-    /// Claims the step and runs it.
+    /// Claims the step and runs it, if it is still to be run: much may have happened while it waited for its slot.
     pub(super) fn start(&self) -> Transition {
+        let now = self.proceed();
+        if now.here != Here::Queued {
+            return now;
+        }
         let mut record = self.leased(self.state.record.clone());
         record.status = Status::Claimed;
         record.attempt += u32::from(!record.resume);
