@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,7 +32,7 @@ pub struct Exchange {
 #[derive(Default)]
 struct State {
     exchanges: Vec<Exchange>,
-    /// Requests forwarded and not yet among the exchanges, but for long polls.
+    /// Requests forwarded and not yet among the exchanges; long polls only once they are answered.
     open: usize,
     /// The operation of the first request of each connection, in order; moto closes a connection with its answer.
     seen: Vec<String>,
@@ -87,7 +87,7 @@ impl Proxy {
         state.refused.clear();
     }
 
-    /// Whether something was forwarded that is not yet among the exchanges; a long poll does not count.
+    /// Whether something was forwarded that is not yet among the exchanges; a long poll counts once it is answered.
     pub fn is_busy(&self) -> bool {
         self.state.lock().unwrap().open > 0
     }
@@ -135,20 +135,27 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
         }
         return client.set_zero_linger();
     }
-    let polls = operation == "receivemessage";
-    state.lock().unwrap().open += usize::from(!polls);
+    // A long poll may stay open for long; it matters once it is answered.
+    let open = OnceLock::new();
+    if operation != "receivemessage" {
+        open.get_or_init(|| Open::new(state));
+    }
     let mut request = head.clone();
     let mut answer = Vec::new();
-    let (mut asked_at, mut answered_at) = (None, None);
+    let answered_at = OnceLock::new();
     let down = {
         let (mut from_client, mut to_client) = client.split();
         let (mut from_service, mut to_service) = upstream.split();
+        let answered = || {
+            answered_at.get_or_init(Timestamp::now);
+            open.get_or_init(|| Open::new(state));
+        };
         let both = async {
             // Fails where the service is gone; then there is no answer either.
             let _ = to_service.write_all(&head).await;
             tokio::join!(
-                pump(&mut from_client, &mut to_service, &mut request, &mut asked_at),
-                pump(&mut from_service, &mut to_client, &mut answer, &mut answered_at),
+                pump(&mut from_client, &mut to_service, &mut request, || ()),
+                pump(&mut from_service, &mut to_client, &mut answer, answered),
             )
         };
         tokio::select! {
@@ -156,20 +163,34 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
             () = gone_down(state) => true,
         }
     };
-    let at = answered_at.or(asked_at).unwrap_or_else(Timestamp::now);
+    let at = answered_at.into_inner().unwrap_or_else(Timestamp::now);
     let exchange = Exchange { operation, request: body(&request), answer: body(&answer), at };
-    let mut state = state.lock().unwrap();
-    state.exchanges.push(exchange);
-    state.open -= usize::from(!polls);
+    state.lock().unwrap().exchanges.push(exchange);
+    drop(open);
     if down { client.set_zero_linger() } else { Ok(()) }
 }
 
-/// Copies until there is no more, and keeps what it saw, and since when. It reads on when nobody listens: what was asked for is
-/// processed all the same.
-async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, seen: &mut Vec<u8>, since: &mut Option<Timestamp>) {
+/// A request under way whose exchange is still to be noted.
+struct Open<'a>(&'a Mutex<State>);
+
+impl<'a> Open<'a> {
+    fn new(state: &'a Mutex<State>) -> Self {
+        state.lock().unwrap().open += 1;
+        Self(state)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().open -= 1;
+    }
+}
+
+/// Copies until there is no more, and keeps what it saw; `seeing` is called before anybody can act on it. It reads on when nobody
+/// listens: what was asked for is processed all the same.
+async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, seen: &mut Vec<u8>, seeing: impl Fn()) {
     while let Ok(count @ 1..) = from.read_buf(seen).await {
-        // Before anybody can act on it.
-        since.get_or_insert_with(Timestamp::now);
+        seeing();
         // Fails where the reader is gone.
         let _ = to.write_all(&seen[seen.len() - count..]).await;
     }
