@@ -360,6 +360,19 @@ fn a_step_that_another_worker_claimed_while_it_waited_for_a_slot_is_left_to_that
 }
 
 #[test]
+fn a_stop_that_another_worker_answered_while_sagemaker_was_asked_is_let_go() {
+    let mut bench = Bench::new();
+    bench.feed(Event::Delivered(Arrival::Stop));
+    bench.state.record.status = Status::Settled;
+    assert_eq!(bench.answer(CLOSED), [Effect::Delete]);
+
+    let mut bench = Bench::new();
+    assert_eq!(bench.delivered(true), [Effect::Ask]);
+    bench.state.record.status = Status::Settled;
+    assert_eq!(bench.answer(Standing::Open { stopping: true, queue_url: None }), [Effect::Delete]);
+}
+
+#[test]
 fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unless_it_has_an_outcome() {
     let retry = End::Retry { after: None, error: "no route".into() };
     for end in [retry, End::Again(Duration::from_secs(1)), End::Aborted, End::Deferred] {

@@ -27,6 +27,10 @@ impl Decision<'_> {
         let flagged = Record { stop_requested: Some(Stop { closed: stop.closed || closed, ..stop }), ..record.clone() };
         let count = first.then_some(Effect::CountStop(via));
         let transition = match (self.state.here, record.status) {
+            // Another worker of the ledger came first while SageMaker was asked.
+            (Here::Verifying | Here::Asking, Status::Settled | Status::Concluded | Status::Owed) => {
+                return self.proceed();
+            }
             (_, Status::Settled | Status::Concluded | Status::Owed)
             | (Here::Cleaning(_) | Here::Winding(StopReason::LeaseLost | StopReason::PipelineStopped), _) => {
                 return self.nothing();
