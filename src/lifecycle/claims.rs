@@ -438,6 +438,29 @@ fn a_lost_lease_cancels_the_run_and_writes_nothing() {
 }
 
 #[test]
+fn a_cleanup_whose_lease_is_lost_is_dropped_and_left_to_another_worker() {
+    for end in [Event::CleanupAborted, Event::Cleaned(Ok(()))] {
+        let mut bench = Bench::running();
+        bench.state.record.deadline = Some(bench.now);
+        bench.feed(Event::DeadlineReached);
+        bench.feed(Event::Ended(End::Aborted));
+        let record = bench.state.record.clone();
+        assert_eq!(bench.feed(Event::LeaseLost), [Effect::Abort]);
+        assert_eq!(bench.feed(end), [Effect::LetGo]);
+        assert_eq!((bench.state.here, &bench.state.record), (Here::Nothing, &record));
+    }
+}
+
+#[test]
+fn a_claim_that_another_worker_has_taken_is_not_renewed() {
+    let mut bench = Bench::running();
+    bench.state.record.owner = Some(WorkerId("other".into()));
+    let record = bench.state.record.clone();
+    assert_eq!(bench.feed(Event::Renew), []);
+    assert_eq!(bench.state.record, record);
+}
+
+#[test]
 fn a_checkpoint_is_kept_for_the_next_attempt() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));

@@ -142,6 +142,10 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::Ended(end), Here::Running) => step.run_ended(end),
         (Event::Ended(end), Here::Winding(reason)) => step.told_run_ended(reason, end),
         (Event::Ended(_), _) => return Err(illegal()),
+        // It was dropped as the lease was lost, or ended by itself at that moment: another worker cleans up.
+        (Event::Cleaned(_) | Event::CleanupAborted, Here::Winding(StopReason::LeaseLost)) => {
+            step.to(Here::Nothing, [Effect::LetGo])
+        }
         (Event::Cleaned(result), Here::Cleaning(reason)) => step.cleaned(reason, result.as_ref().err()),
         (Event::Cleaned(_), _) => return Err(illegal()),
         (Event::CleanupAborted, Here::Cleaning(_)) => step.release(),
@@ -163,7 +167,8 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::ReportRefused(_), _) => return Err(illegal()),
 
         (Event::Renew, _) if step.is_mine() => step.write(step.leased(state.record.clone())),
-        (Event::Renew, _) => return Err(illegal()),
+        // Another worker has taken it since; the driver sees that in the record.
+        (Event::Renew, _) => step.nothing(),
         (Event::LeaseLost, _) => step.lease_lost(),
         (Event::Drain, _) => step.drain(),
         (Event::Shutdown, Here::Running) => step.tell(None, StopReason::Shutdown),
