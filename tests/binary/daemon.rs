@@ -142,6 +142,10 @@ impl Daemon {
         kill(pid, signal).expect("it is alive, or not yet waited for");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a crash does.
     pub fn kill(&mut self) {
         self.child.kill().expect("it can be killed");
