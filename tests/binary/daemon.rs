@@ -138,7 +138,7 @@ impl Environment {
 
 impl Daemon {
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        let pid = Pid::from_raw(self.pid().try_into().expect("a process id"));
         kill(pid, signal).expect("it is alive, or not yet waited for");
     }
 
