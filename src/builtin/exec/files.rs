@@ -21,7 +21,7 @@ pub(super) struct Stamp(u64, i64, i64, u64);
 
 /// What a program wrote for us cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub enum FileError {
     #[error("STEP_OUTPUT: {0}")]
     Invalid(#[from] InvalidOutput),
     #[error("STEP_OUTPUT: line {0} is not name=value: {1:?}")]
@@ -63,24 +63,13 @@ impl Workspace {
         self.directory.join("checkpoint")
     }
 
-    /// The outputs: one JSON object, or lines of `name=value`.
+    /// What the program wrote to `$STEP_OUTPUT`.
     pub(super) fn outputs(&self) -> Result<Outputs, FileError> {
         let text = match read(&self.output(), "STEP_OUTPUT", OUTPUT_MAX) {
             Err(FileError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
             text => text?,
         };
-        if text.trim_start().starts_with('{') {
-            let value: Value = serde_json::from_str(&text).map_err(FileError::Json)?;
-            return Ok(value.try_into()?);
-        }
-        let mut outputs = Outputs::new();
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            match line.split_once('=') {
-                Some((name, value)) => outputs.insert(name.trim(), value)?,
-                None => return Err(FileError::Line(number + 1, line.chars().take(80).collect())),
-            }
-        }
-        Ok(outputs)
+        outputs_of(&text)
     }
 
     /// What tells a changed checkpoint from the one before.
@@ -106,6 +95,25 @@ impl Drop for Workspace {
             tracing::warn!(directory = %self.directory.display(), %error, "a program's directory could not be removed");
         }
     }
+}
+
+/// The outputs in a text as programs write it to `$STEP_OUTPUT`: one JSON object, or lines of `name=value`.
+///
+/// # Errors
+/// [`FileError`] with what cannot be an output, and where.
+pub fn outputs_of(text: &str) -> Result<Outputs, FileError> {
+    if text.trim_start().starts_with('{') {
+        let value: Value = serde_json::from_str(text).map_err(FileError::Json)?;
+        return Ok(value.try_into()?);
+    }
+    let mut outputs = Outputs::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        match line.split_once('=') {
+            Some((name, value)) => outputs.insert(name.trim(), value)?,
+            None => return Err(FileError::Line(number + 1, line.chars().take(80).collect())),
+        }
+    }
+    Ok(outputs)
 }
 
 /// Reads a file that a program may have replaced by anything.

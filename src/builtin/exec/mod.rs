@@ -16,6 +16,7 @@ use std::os::unix::process::ExitStatusExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use files::{FileError, outputs_of};
 pub use settings::{Settings, SettingsError};
 
 use self::files::Workspace;

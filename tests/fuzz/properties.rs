@@ -1,0 +1,182 @@
+//! What holds for any bytes, wherever they come from: the fuzzer, or the corpus that it left. Each says whether they were good.
+
+#![allow(dead_code, reason = "each target has one of them")]
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use callbackd::Registry;
+use callbackd::backoff::Backoff;
+use callbackd::builtin::{self, exec::outputs_of};
+use callbackd::config::Loaded;
+use callbackd::lifecycle::{
+    Answer, Arrival, End, Event, Lease, OnStop, Policy, Record, State, Status, Verify, Via, View, WorkerId, decide,
+};
+use callbackd::outcome::{Outcome, Outputs, Reason};
+use callbackd::seam::{Ending, Standing};
+use callbackd::step::Message;
+use jiff::Timestamp;
+
+/// SageMaker's limits, from its service model; characters are counted as the most that anyone may count.
+const OUTPUTS: usize = 50;
+const NAME: usize = 256;
+const VALUE: usize = 1024;
+const REASON: usize = 256;
+
+fn units(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
+fn within_limits(outcome: &Outcome) {
+    match outcome {
+        Outcome::Success(outputs) => {
+            assert!(outputs.len() <= OUTPUTS);
+            for (name, value) in outputs.iter() {
+                assert!((1..=NAME).contains(&units(name)) && units(value) <= VALUE, "{name:?}");
+            }
+        }
+        Outcome::Failure(reason) => assert!(units(reason.as_str()) <= REASON),
+    }
+}
+
+/// A body is a step that SageMaker could mean, or is refused with a reason; and says the same when it is written and read again.
+pub fn message(data: &[u8]) -> bool {
+    let Ok(body) = std::str::from_utf8(data) else { return false };
+    let message = match Message::parse(body) {
+        Ok(message) => message,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return false;
+        }
+    };
+    let step = message.step();
+    let token = step.token.to_string();
+    assert!(token.len() == 10 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{token:?}");
+    assert!(step.execution.as_str().len() <= 2048 && step.execution.as_str().starts_with("arn:aws"));
+    let status = if matches!(message, Message::Stop(_)) { "Stopping" } else { "Executing" };
+    let again = serde_json::json!({
+        "token": token, "pipelineExecutionArn": step.execution.as_str(), "arguments": step.arguments, "status": status,
+    });
+    assert_eq!(Message::parse(&again.to_string()).expect("it was read before"), message);
+    true
+}
+
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+    let mut registry = Registry::new();
+    builtin::register(&mut registry).expect("it is empty");
+    registry
+});
+
+/// A configuration is good, or every mistake is told with what is wrong.
+pub fn configuration(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    match Loaded::from_toml("callbackd.toml", text, &REGISTRY) {
+        Ok(loaded) => {
+            let told = loaded.config.to_toml();
+            assert!(!loaded.config.queues.is_empty(), "nothing to do:\n{told}");
+            true
+        }
+        Err(mistakes) => {
+            assert!(!mistakes.is_empty());
+            for mistake in mistakes.iter() {
+                assert!(!mistake.what.trim().is_empty() && !mistake.source.is_empty(), "{mistake:?}");
+            }
+            false
+        }
+    }
+}
+
+/// What `$STEP_OUTPUT` may hold becomes outputs that SageMaker takes, or an error that says why not.
+pub fn outputs(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    match outputs_of(text) {
+        Ok(outputs) => {
+            within_limits(&Outcome::Success(outputs.clone()));
+            let again = serde_json::to_string(&outputs).expect("outputs are JSON");
+            assert_eq!(outputs_of(&again).expect("they were outputs before"), outputs);
+            true
+        }
+        Err(error) => {
+            within_limits(&Outcome::Failure(Reason::new(&error.to_string())));
+            false
+        }
+    }
+}
+
+static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
+    max_attempts: 3,
+    retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
+    time_limit: Duration::from_hours(24),
+    deferred_limit: Duration::MAX,
+    on_stop: OnStop::Failure,
+    verify: Verify::Redelivered,
+    stop_takeover_after: Duration::from_mins(5),
+    ask_every: Duration::from_secs(30),
+    lease: Duration::MAX,
+});
+
+fn events() -> Vec<Event> {
+    let standings = [
+        Standing::Open { stopping: true, queue_url: Some("https://sqs/1/q".to_owned()) },
+        Standing::Closed(Ending::Failed),
+        Standing::NotFound,
+    ];
+    let mut events = vec![
+        Event::Delivered(Arrival::Work { redelivered: true }),
+        Event::Delivered(Arrival::Stop),
+        Event::Found,
+        Event::SlotFree,
+        Event::Ended(End::Success(Outputs::new())),
+        Event::Ended(End::Retry { after: None, error: "no route".to_owned() }),
+        Event::Ended(End::Again(Duration::MAX)),
+        Event::Ended(End::Deferred),
+        Event::Cleaned(Err("no".to_owned())),
+        Event::DeadlineReached,
+        Event::Woken,
+        Event::StopSeen(Via::Watch),
+        Event::ExecutionEnded,
+        Event::ReportAccepted,
+        Event::ReportRefused("no".to_owned()),
+        Event::Renew,
+        Event::LeaseLost,
+        Event::Drain,
+        Event::Halt,
+    ];
+    events.extend(standings.map(|standing| Event::Answered(Answer::Standing(standing))));
+    events
+}
+
+/// A record is refused, or says the same when it is written and read again; and whatever happens to its step next, the lifecycle has an
+/// answer that can be written too, and a frozen outcome stays what it is.
+pub fn record(data: &[u8]) -> bool {
+    let Ok(record) = serde_json::from_slice::<Record>(data) else { return false };
+    round_trip(&record);
+    if let Some(outcome) = &record.outcome {
+        within_limits(outcome);
+    }
+    let me = WorkerId("me".to_owned());
+    for first in events() {
+        for second in events() {
+            let mut state = State::new(record.clone());
+            for event in [&first, &second] {
+                let view = View { now: Timestamp::MAX, me: &me, policy: &POLICY, foreign: Lease::Over, random: 1.0 };
+                let Ok(transition) = decide(&state, event, &view) else { continue };
+                if let Some(written) = transition.write {
+                    round_trip(&written);
+                    if state.record.status == Status::Concluded {
+                        assert_eq!(written.outcome, state.record.outcome, "a frozen outcome changed at {event:?}");
+                    }
+                    state.record = written;
+                }
+                state.here = transition.here;
+            }
+        }
+    }
+    true
+}
+
+fn round_trip(record: &Record) {
+    let text = serde_json::to_string(record).expect("a record is JSON");
+    let again: Record = serde_json::from_str(&text).expect("it was a record before");
+    assert_eq!(again, *record);
+}

@@ -1,0 +1,7 @@
+#![no_main]
+
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    properties::record(data);
+});
