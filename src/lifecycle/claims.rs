@@ -485,6 +485,87 @@ fn an_event_that_does_not_fit_is_refused_with_both_named() {
     assert!(error.contains("Ended(Deferred)") && error.contains("New"), "{error}");
 }
 
+#[test]
+fn a_claim_says_how_long_it_holds_and_a_release_says_nothing_of_it() {
+    let mut bench = Bench::running();
+    let first = bench.state.record.lease_end;
+    assert_eq!(first, Some(machine::later(bench.now, POLICY.lease)));
+    bench.pass(Duration::from_secs(20));
+    bench.feed(Event::Renew);
+    assert_eq!(bench.state.record.lease_end, Some(machine::later(bench.now, POLICY.lease)));
+    bench.feed(Event::Ended(End::Retry { after: None, error: "no route".into() }));
+    assert_eq!((&bench.state.record.owner, bench.state.record.lease_end), (&None, None));
+    assert_eq!(bench.state.record.last_error.as_deref(), Some("no route"));
+    assert_eq!(bench.state.record.not_before, Some(machine::later(bench.now, Duration::from_secs(10))));
+}
+
+#[test]
+fn a_checkpoint_of_a_run_whose_claim_is_anothers_is_refused() {
+    let mut bench = Bench::running();
+    bench.state.record.owner = Some(WorkerId("other".into()));
+    assert!(bench.try_feed(&Event::Checkpoint(json!(1))).is_err());
+}
+
+#[test]
+fn a_worker_does_not_wait_for_its_own_claim() {
+    let mut bench = Bench::concluded();
+    bench.foreign = Lease::Until(machine::later(bench.now, POLICY.lease));
+    bench.state.here = Here::Sleeping;
+    assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
+}
+
+#[test]
+fn a_deferral_has_a_limit_of_its_own() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Ended(End::Deferred));
+    assert_eq!(bench.state.record.deadline, Some(machine::later(bench.now, POLICY.deferred_limit)));
+}
+
+#[test]
+fn a_run_that_finishes_after_its_execution_has_ended_is_settled_without_a_report() {
+    let mut bench = Bench::running();
+    bench.feed(Event::ExecutionEnded);
+    assert_eq!(bench.answer(CLOSED)[1..], [Effect::Tell(StopReason::PipelineStopped)]);
+    let settled = [Effect::Finish(Ending::SettledElsewhere), Effect::Delete];
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), settled);
+}
+
+#[test]
+fn a_run_that_a_shutdown_finds_waiting_or_deferring_is_taken_at_its_word() {
+    let shut_down = |end| {
+        let mut bench = Bench::running();
+        bench.feed(Event::Shutdown);
+        let effects = bench.feed(Event::Ended(end));
+        (bench, effects)
+    };
+    let (bench, effects) = shut_down(End::Deferred);
+    assert_eq!((bench.status(), effects), (Status::Deferred, vec![Effect::Finish(Ending::Deferred), Effect::Delete]));
+    let wait = Duration::from_mins(5);
+    let (bench, effects) = shut_down(End::Again(wait));
+    assert_eq!((bench.status(), effects), (Status::Waiting, vec![Effect::Return]));
+    assert_eq!(bench.state.record.not_before, Some(machine::later(bench.now, wait)));
+    assert!(bench.state.record.resume, "it counts as no attempt");
+}
+
+#[test]
+fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_frozen() {
+    assert_eq!(Bench::running().feed(Event::Halt), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
+    let mut cleaning = Bench::running();
+    cleaning.feed(Event::StopSeen(Via::Message));
+    cleaning.feed(Event::Ended(End::Aborted));
+    assert_eq!(cleaning.feed(Event::Halt), [Effect::Abort]);
+    let mut reporting = Bench::concluded();
+    assert_eq!(reporting.feed(Event::Halt), [Effect::LetGo], "another ledger's worker would compute it again");
+    let mut refused = Bench::concluded();
+    refused.feed(Event::ReportRefused("Conflict".into()));
+    assert_eq!(refused.state.record.last_error.as_deref(), Some("Conflict"));
+    refused.answer(OPEN);
+    assert_eq!(refused.feed(Event::Halt), [Effect::LetGo]);
+    let mut waiting = Bench::running();
+    waiting.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    assert_eq!(waiting.feed(Event::Halt), [Effect::Return]);
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let standing = prop_oneof![
         Just(OPEN),
