@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, reason = "a test says what it expected")]
 
+#[path = "support/service_model.rs"]
+mod service_model;
 #[path = "support/venv.rs"]
 mod venv;
 
@@ -161,4 +163,34 @@ async fn the_rust_sdk_uses_it_without_noticing() {
     let gone = sqs.get_queue_attributes().queue_url(&queue).send().await.expect_err("gone").into_service_error();
     assert!(gone.is_queue_does_not_exist(), "{gone:?}");
     endpoint.shutdown().await;
+}
+
+#[test]
+fn what_the_published_model_does_not_allow_is_named() {
+    let model = service_model::sagemaker();
+    let good = json!({
+        "CallbackToken": "SYZ8ExZ3Sd", "ClientRequestToken": "0".repeat(64), "OutputParameters": [{ "Name": "rows", "Value": "5" }],
+    });
+    let success = "SendPipelineExecutionStepSuccess";
+    assert_eq!(model.wrong_with_request(success, &good), Vec::<String>::new());
+    for (member, value) in [
+        ("CallbackToken", json!("short")),
+        ("CallbackToken", json!("SYZ8ExZ3S!")),
+        ("ClientRequestToken", json!("tooshort")),
+        ("OutputParameters", json!([{ "Name": "rows" }])),
+        ("OutputParameters", json!([{ "Name": "rows", "Value": 5 }])),
+        ("OutputParameters", json!([{ "Name": "rows", "Value": "5".repeat(1025) }])),
+        ("OutputParameters", Value::Array(vec![json!({ "Name": "rows", "Value": "5" }); 51])),
+        ("OutputParameter", json!([])),
+    ] {
+        let mut bad = good.clone();
+        bad[member] = value.clone();
+        let wrong = model.wrong_with_request(success, &bad);
+        assert!(wrong.len() == 1 && wrong[0].contains(member.trim_end_matches('s')), "{member} {value}: {wrong:?}");
+    }
+    let failure = json!({ "CallbackToken": "SYZ8ExZ3Sd", "FailureReason": "x".repeat(257) });
+    assert_eq!(model.wrong_with_request("SendPipelineExecutionStepFailure", &failure).len(), 1);
+    assert_eq!(model.wrong_with_request("NoSuchOperation", &json!({})).len(), 1);
+    let answer = json!({ "PipelineExecutionSteps": [{ "StepStatus": "Asleep" }] });
+    assert_eq!(model.wrong_with_answer("ListPipelineExecutionSteps", &answer).len(), 1);
 }

@@ -4,6 +4,8 @@
 
 #[path = "../support/judge.rs"]
 mod judge;
+#[path = "../support/service_model.rs"]
+mod service_model;
 #[path = "../support/venv.rs"]
 mod venv;
 

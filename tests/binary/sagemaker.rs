@@ -16,6 +16,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::service_model;
+
 pub const SUCCESS: &str = "SendPipelineExecutionStepSuccess";
 pub const FAILURE: &str = "SendPipelineExecutionStepFailure";
 pub const LIST: &str = "ListPipelineExecutionSteps";
@@ -203,7 +205,7 @@ async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> 
     let (fault, answer) = {
         let mut state = state.lock().unwrap();
         state.requests.push(request.clone());
-        if let Err(why) = valid(&request) {
+        for why in wrong_with(&request) {
             state.invalid.push(format!("{}: {why}: {}", request.operation, request.body));
         }
         let scripted = state.script.get_mut(&request.operation).and_then(VecDeque::pop_front);
@@ -214,7 +216,11 @@ async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> 
     match (fault, answer) {
         (Some(Fault::Answer(status, code)), _) => Ok(error(status, code, "as scripted")),
         (Some(Fault::Hang), _) => pending().await,
-        (None, Some(Ok(value))) => Ok(respond(200, &value)),
+        (None, Some(Ok(value))) => {
+            let wrong = service_model::sagemaker().wrong_with_answer(&request.operation, &value);
+            state.lock().unwrap().invalid.extend(wrong.into_iter().map(|why| format!("our own answer: {why}")));
+            Ok(respond(200, &value))
+        }
         (None, Some(Err((code, message)))) => Ok(error(400, code, &message)),
         _ => Err(io::ErrorKind::ConnectionReset.into()),
     }
@@ -231,39 +237,17 @@ fn respond(status: u16, value: &Value) -> Response {
     response
 }
 
-/// What the service's model demands of a request.
-fn valid(request: &Request) -> Result<(), String> {
-    let body: Value = serde_json::from_str(&request.body).map_err(|error| error.to_string())?;
-    let text = |key: &str| body[key].as_str().ok_or(format!("no {key}"));
-    let within = |key: &str, text: &str, least: usize, most: usize| {
-        // The most that anyone may count: the model does not say what a character is.
-        let length = text.encode_utf16().count();
-        if (least..=most).contains(&length) { Ok(()) } else { Err(format!("{key} of {length} characters")) }
-    };
-    if matches!(request.operation.as_str(), LIST | DESCRIBE) {
-        return within("PipelineExecutionArn", text("PipelineExecutionArn")?, 1, 2048);
+/// What no request of a worker may be: one that the service's model does not allow, or one that is not idempotent.
+fn wrong_with(request: &Request) -> Vec<String> {
+    let body = request.json();
+    let mut wrong = service_model::sagemaker().wrong_with_request(&request.operation, &body);
+    if request.operation.starts_with("Send") && body["ClientRequestToken"].is_null() {
+        wrong.push("no ClientRequestToken".to_owned());
     }
-    let token = text("CallbackToken")?;
-    if token.len() != 10 || !token.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(format!("the callback token {token:?}"));
+    if ![SUCCESS, FAILURE, LIST, DESCRIBE].contains(&request.operation.as_str()) {
+        wrong.push("a worker does not call this".to_owned());
     }
-    within("ClientRequestToken", text("ClientRequestToken")?, 32, 128)?;
-    match request.operation.as_str() {
-        SUCCESS => {
-            let none = Vec::new();
-            let outputs = body["OutputParameters"].as_array().unwrap_or(&none);
-            if outputs.len() > 50 {
-                return Err(format!("{} outputs", outputs.len()));
-            }
-            outputs.iter().try_for_each(|output| {
-                let text = |key: &str| output[key].as_str().ok_or(format!("an output without {key}"));
-                within("Name", text("Name")?, 1, 256)?;
-                within("Value", text("Value")?, 0, 1024)
-            })
-        }
-        FAILURE => within("FailureReason", text("FailureReason")?, 0, 256),
-        other => Err(format!("the operation {other:?}")),
-    }
+    wrong
 }
 
 impl State {
