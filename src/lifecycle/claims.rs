@@ -461,6 +461,18 @@ fn a_claim_that_another_worker_has_taken_is_not_renewed() {
 }
 
 #[test]
+fn a_worker_that_leaves_waits_for_no_cleanup_whose_lease_is_lost() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Delivered(Arrival::Stop));
+    bench.feed(Event::Ended(End::Aborted));
+    let before = bench.state.record.clone();
+    bench.feed(Event::LeaseLost);
+    assert_eq!(bench.feed(Event::Halt), [Effect::Abort]);
+    assert_eq!(bench.feed(Event::CleanupAborted), [Effect::LetGo]);
+    assert_eq!(bench.state.record, before);
+}
+
+#[test]
 fn a_checkpoint_is_kept_for_the_next_attempt() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));
