@@ -473,6 +473,17 @@ fn a_worker_that_leaves_waits_for_no_cleanup_whose_lease_is_lost() {
 }
 
 #[test]
+fn a_deferral_that_is_over_fails_its_step_also_where_another_worker_had_deferred_it_meanwhile() {
+    for (here, event) in [(Here::Sleeping, Event::Woken), (Here::Queued, Event::SlotFree)] {
+        let mut bench = Bench::new();
+        bench.state.here = here;
+        bench.state.record.status = Status::Deferred;
+        bench.state.record.deadline = Some(bench.now);
+        assert_eq!(bench.feed(event), [Effect::Report]);
+    }
+}
+
+#[test]
 fn a_checkpoint_is_kept_for_the_next_attempt() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));

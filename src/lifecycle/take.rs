@@ -41,7 +41,7 @@ impl Decision<'_> {
             }
             Status::Waiting => self.take(),
             Status::Deferred if record.stop_requested.is_some() => self.take(),
-            Status::Deferred if self.overdue() => self.deadline_reached(),
+            Status::Deferred if self.overdue() => self.deferral_over(),
             Status::Deferred => self.to(Here::Nothing, [Effect::Delete]),
             Status::Owed if self.state.work_seen || self.takeover_at() <= self.view.now => self.take(),
             Status::Owed => self.to(Here::Asking, [Effect::Ask]),
