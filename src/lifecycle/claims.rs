@@ -484,6 +484,17 @@ fn a_deferral_that_is_over_fails_its_step_also_where_another_worker_had_deferred
 }
 
 #[test]
+fn a_claim_of_which_the_ledger_did_not_tell_counts_one_attempt_and_is_run() {
+    let mut bench = Bench::new();
+    bench.delivered(false);
+    let claimed = Bench::running().state.record;
+    // The write was durable and failed, so the record is read anew and decided upon again.
+    bench.state.record = Record { attempt: POLICY.max_attempts, ..claimed };
+    assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
+    assert_eq!(bench.state.record.attempt, POLICY.max_attempts);
+}
+
+#[test]
 fn a_checkpoint_is_kept_for_the_next_attempt() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));

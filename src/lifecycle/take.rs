@@ -68,7 +68,7 @@ impl Decision<'_> {
             );
             return self.fail(&text);
         }
-        if !record.resume && record.attempt >= self.view.policy.max_attempts {
+        if !self.goes_on() && record.attempt >= self.view.policy.max_attempts {
             let last = record.last_error.as_deref().unwrap_or("the worker that ran the last one died");
             return self.fail(&gave_up(record.attempt, last));
         }
@@ -82,12 +82,18 @@ impl Decision<'_> {
             return now;
         }
         let mut record = self.leased(self.state.record.clone());
+        record.attempt += u32::from(!self.goes_on());
         record.status = Status::Claimed;
-        record.attempt += u32::from(!record.resume);
         record.resume = false;
         record.not_before = None;
         record.deadline = record.deadline.or(Some(later(self.view.now, self.view.policy.time_limit)));
         self.write(record).going(Here::Running, [Effect::Run])
+    }
+
+    /// The next run goes on with the last attempt, which was given back, or which this very process claimed and does not run: the
+    /// claim was lost, or the ledger's word that it was made.
+    fn goes_on(&self) -> bool {
+        self.state.record.resume || self.state.record.status == Status::Claimed && self.is_mine()
     }
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
