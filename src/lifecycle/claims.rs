@@ -495,6 +495,16 @@ fn a_claim_of_which_the_ledger_did_not_tell_counts_one_attempt_and_is_run() {
 }
 
 #[test]
+fn a_step_found_closed_that_another_worker_has_taken_meanwhile_is_left_to_that_one() {
+    let mut bench = Bench::new();
+    bench.delivered(true);
+    bench.state.record = Record { owner: Some(WorkerId("other".into())), ..Bench::running().state.record };
+    let until = machine::later(bench.now, POLICY.lease);
+    bench.foreign = Lease::Until(until);
+    assert_eq!(bench.answer(CLOSED), [Effect::Wake(until)]);
+}
+
+#[test]
 fn a_checkpoint_is_kept_for_the_next_attempt() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));

@@ -104,6 +104,10 @@ impl Decision<'_> {
     }
 
     pub(super) fn verified(&self, answer: &Answer) -> Transition {
+        if self.state.record.status != Status::New {
+            // Another worker of the ledger has taken it since it was asked about.
+            return self.proceed();
+        }
         match answer {
             Answer::Standing(Standing::Open { queue_url: Some(url), .. })
                 if !same_queue(url, &self.state.record.queue) =>
