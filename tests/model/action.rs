@@ -314,6 +314,10 @@ impl World {
             Status::Concluded => true,
             Status::Deferred => !known.is_ahead(Limit::Deadline),
             Status::Owed => !known.is_ahead(Limit::Takeover),
+            // Where nobody else writes the ledger, it is looked through for these as a process starts.
+            Status::Claimed | Status::Waiting => {
+                known.record().stop_requested.is_some() && (self.is_shared(index) || worker.life > 0)
+            }
             _ => false,
         };
         if due {
@@ -359,9 +363,12 @@ impl World {
         let ends_yet = theirs.call.is_some_and(|call| theirs.grace || call.aborted);
         !driver.fresh || !theirs.renew && !ends_yet
     }
+    fn is_shared(&self, worker: usize) -> bool {
+        self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1
+    }
+
     /// The ledger is shared, and the claim another process's.
     fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
-        let shares = self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1;
-        shares && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
+        self.is_shared(worker) && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
     }
 }
