@@ -198,20 +198,38 @@ impl Driver {
                 Err(NotApplied::Ledger(error)) => {
                     failures += 1;
                     tracing::warn!(%error, failures, "the ledger did not take a step's record; its messages are kept and it is tried again");
-                    if event == Event::Renew || self.lease_is_out() {
+                    if event == Event::Renew {
                         return;
+                    }
+                    if self.lease_is_out() {
+                        // The run must not wait for the ledger. What the event came to must: dropped, it would never come again.
+                        self.renew = None;
+                        self.lose_lease().await;
+                        continue;
                     }
                     if self.shared.phase() == Phase::Leaving {
                         self.abandon().await;
                         return;
                     }
                     let mut phase = self.phase.clone();
+                    let lost = self.renew.map(|(_, lost)| lost);
                     tokio::select! {
                         () = sleep(LEDGER.after(failures, fastrand::f64())) => {}
+                        () = sleep_until(lost.unwrap_or_else(Instant::now)), if lost.is_some() => {}
                         _ = phase.wait_for(|phase| *phase == Phase::Leaving) => {}
                     }
                 }
             }
+        }
+    }
+
+    /// Ends the run, if there is one: its claim is out. Nothing is written for it.
+    async fn lose_lease(&mut self) {
+        tracing::error!(
+            "the claim on the step could not be renewed; its run is cancelled, as another worker may start it"
+        );
+        if let Err(error) = self.apply(&Event::LeaseLost).await {
+            tracing::error!(%error, "a mistake in callbackd; please report it");
         }
     }
 
@@ -459,11 +477,8 @@ impl Driver {
                 }
             }
             Timer::Lost => {
-                tracing::error!(
-                    "the claim on the step could not be renewed; its run is cancelled, as another worker may start it"
-                );
                 self.renew = None;
-                self.feed(Event::LeaseLost).await;
+                self.lose_lease().await;
             }
         }
     }

@@ -17,6 +17,11 @@ use crate::ledger::LedgerError;
 use crate::lifecycle::{Event, Record, Status};
 use crate::step::StopReason;
 
+/// What the ledger holds without a message, however busy the worker is.
+const OWED: [Status; 3] = [Status::Concluded, Status::Deferred, Status::Owed];
+/// With what a worker that died, or gave it back, has left of a stop: a deferred step's message is gone.
+const LEFT: [Status; 5] = [Status::Concluded, Status::Deferred, Status::Owed, Status::Claimed, Status::Waiting];
+
 /// How often the ledger is looked through; a deferral's limit is kept this exactly.
 const EVERY: Duration = Duration::from_secs(15);
 const PURGE_EVERY: Duration = Duration::from_hours(1);
@@ -49,9 +54,13 @@ pub(crate) async fn reap(shared: &Shared) -> Result<(), LedgerError> {
 /// Looks through the ledger, now and then, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     let mut purged: Option<Instant> = None;
+    let mut first = true;
     loop {
-        match shared.ledger.list(&[Status::Concluded, Status::Deferred, Status::Owed]).await {
+        // In a ledger of its own, a worker leaves no stop behind but when it ends.
+        let statuses: &[Status] = if first || shared.ledger.is_shared() { &LEFT } else { &OWED };
+        match shared.ledger.list(statuses).await {
             Ok(records) => {
+                first = false;
                 let deferred = records.iter().flatten().filter(|record| record.status == Status::Deferred).count();
                 shared.deferred.store(deferred, Ordering::Relaxed);
                 for record in records {
@@ -81,6 +90,8 @@ fn look_at(shared: &Arc<Shared>, record: Record) {
             .stop_requested
             .zip(lane)
             .is_some_and(|(stop, lane)| shared.clock.since(stop.at) >= lane.config.stop_takeover_after),
+        // All else of these comes back with its message.
+        Status::Claimed | Status::Waiting => record.stop_requested.is_some(),
         _ => true,
     };
     if !due {

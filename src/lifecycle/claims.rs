@@ -461,6 +461,50 @@ fn a_claim_that_another_worker_has_taken_is_not_renewed() {
 }
 
 #[test]
+fn a_worker_that_leaves_waits_for_no_cleanup_whose_lease_is_lost() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Delivered(Arrival::Stop));
+    bench.feed(Event::Ended(End::Aborted));
+    let before = bench.state.record.clone();
+    bench.feed(Event::LeaseLost);
+    assert_eq!(bench.feed(Event::Halt), [Effect::Abort]);
+    assert_eq!(bench.feed(Event::CleanupAborted), [Effect::LetGo]);
+    assert_eq!(bench.state.record, before);
+}
+
+#[test]
+fn a_deferral_that_is_over_fails_its_step_also_where_another_worker_had_deferred_it_meanwhile() {
+    for (here, event) in [(Here::Sleeping, Event::Woken), (Here::Queued, Event::SlotFree)] {
+        let mut bench = Bench::new();
+        bench.state.here = here;
+        bench.state.record.status = Status::Deferred;
+        bench.state.record.deadline = Some(bench.now);
+        assert_eq!(bench.feed(event), [Effect::Report]);
+    }
+}
+
+#[test]
+fn a_claim_of_which_the_ledger_did_not_tell_counts_one_attempt_and_is_run() {
+    let mut bench = Bench::new();
+    bench.delivered(false);
+    let claimed = Bench::running().state.record;
+    // The write was durable and failed, so the record is read anew and decided upon again.
+    bench.state.record = Record { attempt: POLICY.max_attempts, ..claimed };
+    assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
+    assert_eq!(bench.state.record.attempt, POLICY.max_attempts);
+}
+
+#[test]
+fn a_step_found_closed_that_another_worker_has_taken_meanwhile_is_left_to_that_one() {
+    let mut bench = Bench::new();
+    bench.delivered(true);
+    bench.state.record = Record { owner: Some(WorkerId("other".into())), ..Bench::running().state.record };
+    let until = machine::later(bench.now, POLICY.lease);
+    bench.foreign = Lease::Until(until);
+    assert_eq!(bench.answer(CLOSED), [Effect::Wake(until)]);
+}
+
+#[test]
 fn a_checkpoint_is_kept_for_the_next_attempt() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));

@@ -17,6 +17,8 @@ impl Decision<'_> {
 
     pub(super) fn halt(&self) -> Transition {
         match self.state.here {
+            // The claim is lost, and with it the right to give the step back.
+            Here::Winding(StopReason::LeaseLost) => self.effects([Effect::Abort]),
             Here::Running | Here::Winding(_) => {
                 self.to(Here::Winding(StopReason::Shutdown), [Effect::Tell(StopReason::Shutdown), Effect::Abort])
             }

@@ -86,15 +86,17 @@ impl Decision<'_> {
         let record = &self.state.record;
         match (self.state.here, record.status) {
             (Here::Running, _) => self.tell(None, StopReason::TimeLimit),
-            (Here::Nothing | Here::Asking, Status::Deferred) if self.overdue() => {
-                let limit = crate::duration::text(self.view.policy.deferred_limit);
-                self.fail(&format!("nobody completed the deferred step within {limit}"))
-            }
+            (Here::Nothing | Here::Asking, Status::Deferred) if self.overdue() => self.deferral_over(),
             (Here::Sleeping | Here::Queued, Status::Waiting | Status::Claimed) if self.foreign_until().is_none() => {
                 self.take()
             }
             _ => self.nothing(),
         }
+    }
+
+    pub(super) fn deferral_over(&self) -> Transition {
+        let limit = crate::duration::text(self.view.policy.deferred_limit);
+        self.fail(&format!("nobody completed the deferred step within {limit}"))
     }
 
     pub(super) fn tell(&self, write: Option<Record>, reason: StopReason) -> Transition {

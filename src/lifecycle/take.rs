@@ -41,7 +41,7 @@ impl Decision<'_> {
             }
             Status::Waiting => self.take(),
             Status::Deferred if record.stop_requested.is_some() => self.take(),
-            Status::Deferred if self.overdue() => self.deadline_reached(),
+            Status::Deferred if self.overdue() => self.deferral_over(),
             Status::Deferred => self.to(Here::Nothing, [Effect::Delete]),
             Status::Owed if self.state.work_seen || self.takeover_at() <= self.view.now => self.take(),
             Status::Owed => self.to(Here::Asking, [Effect::Ask]),
@@ -68,7 +68,7 @@ impl Decision<'_> {
             );
             return self.fail(&text);
         }
-        if !record.resume && record.attempt >= self.view.policy.max_attempts {
+        if !self.goes_on() && record.attempt >= self.view.policy.max_attempts {
             let last = record.last_error.as_deref().unwrap_or("the worker that ran the last one died");
             return self.fail(&gave_up(record.attempt, last));
         }
@@ -82,12 +82,18 @@ impl Decision<'_> {
             return now;
         }
         let mut record = self.leased(self.state.record.clone());
+        record.attempt += u32::from(!self.goes_on());
         record.status = Status::Claimed;
-        record.attempt += u32::from(!record.resume);
         record.resume = false;
         record.not_before = None;
         record.deadline = record.deadline.or(Some(later(self.view.now, self.view.policy.time_limit)));
         self.write(record).going(Here::Running, [Effect::Run])
+    }
+
+    /// The next run goes on with the last attempt, which was given back, or which this very process claimed and does not run: the
+    /// claim was lost, or the ledger's word that it was made.
+    fn goes_on(&self) -> bool {
+        self.state.record.resume || self.state.record.status == Status::Claimed && self.is_mine()
     }
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
@@ -98,6 +104,10 @@ impl Decision<'_> {
     }
 
     pub(super) fn verified(&self, answer: &Answer) -> Transition {
+        if self.state.record.status != Status::New {
+            // Another worker of the ledger has taken it since it was asked about.
+            return self.proceed();
+        }
         match answer {
             Answer::Standing(Standing::Open { queue_url: Some(url), .. })
                 if !same_queue(url, &self.state.record.queue) =>

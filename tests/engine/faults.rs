@@ -151,3 +151,25 @@ async fn a_worker_that_cannot_renew_its_claim_cancels_its_run_before_another_may
     assert_eq!(bench.pipelines.accepted().len(), 1);
     one.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_ended_while_its_claim_could_not_be_renewed_is_let_go_and_not_held_for_ever() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    let worker = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "wait"}));
+    until("its checkpoint is saved", || {
+        bench.disk.status(TOKEN).is_some() && !bench.disk.body(TOKEN)["checkpoint"].is_null()
+    })
+    .await;
+    *bench.disk.failing.lock().unwrap() = true;
+    bench.go.notify_one();
+    sleep(Duration::from_secs(120)).await;
+    assert!(bench.pipelines.reports.lock().unwrap().is_empty());
+    *bench.disk.failing.lock().unwrap() = false;
+    until("it runs again", || bench.log.count("run 1") + bench.log.count("run 2") == 2).await;
+    bench.go.notify_one();
+    until("it is answered", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 1);
+    worker.drain().await;
+}

@@ -193,3 +193,21 @@ fn a_stop_outlives_the_worker_that_saw_it() {
     assert_eq!(bench.log.entries(), ["run 1", "clean pipeline_stopped null"]);
     assert_eq!(reason(&bench), "the pipeline was stopped");
 }
+
+#[test]
+fn the_stop_of_a_deferred_step_outlives_a_worker_that_dies_in_its_cleanup_although_no_message_is_left() {
+    let (bench, ()) = run_and_crash(Bench::new(), async |bench| {
+        let _worker = bench.start().await;
+        bench.step(TOKEN, &json!({"do": "defer", "cleanup": "hang"}));
+        until("its message is gone", || bench.queue.len() == 0).await;
+        *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Stopping;
+        until("it is cleaned up", || bench.log.count("clean pipeline_stopped null") == 1).await;
+    });
+    let (bench, ()) = run_and_crash(bench, async |bench| {
+        let worker = bench.start().await;
+        until("it is answered", || bench.pipelines.accepted().len() == 1).await;
+        worker.drain().await;
+    });
+    assert_eq!(bench.log.count("clean pipeline_stopped null"), 2);
+    assert_eq!(bench.log.count("run 1"), 1);
+}

@@ -1,85 +1,145 @@
-//! Each rule of the protocol is broken on purpose, and the model says what comes of it.
+//! Each mutant of the protocol breaks what it must break, by a path that is printed; the protocol that ships does not.
 
 use stateright::{Checker, Model};
 
-use crate::worker::Mutant;
-use crate::world::{Left, NOTHING};
-use crate::{ONE, SHARING, Setup, TWO, rest};
+use crate::judge::Broken as Promise;
+use crate::mutant::Mutant;
+use crate::setup::{ENDS, SAFE, Setup};
+use crate::world::{Broken, Budget, World};
 
-/// What the model has to find.
-enum Found {
-    /// That this promise is broken.
-    Promise(&'static str),
-    TooManyRuns,
-    Hang,
+const ONE: &[u8] = &[0];
+const SHARED: &[u8] = &[0, 0];
+
+/// The end of the shortest path to what the mutant breaks.
+fn found(mutant: Mutant, ledgers: &'static [u8], budget: Budget, property: &'static str) -> World {
+    let checker = Setup::new(ledgers, budget).hunt(mutant, property).checker().spawn_bfs().join();
+    let path = checker.discovery(property).unwrap_or_else(|| panic!("{mutant:?} was not found"));
+    let world = path.last_state().clone();
+    println!("{mutant:?}: {property:?} is violated after {} actions: {:?}", path.into_actions().len(), world.broken);
+    world
 }
 
-fn found(setup: &Setup, left: Left, mutant: Mutant, what: &Found) {
-    let setup = Setup { left, mutant: Some(mutant), ..setup.clone() };
-    if matches!(what, Found::Hang) {
-        assert!(rest::without_a_way(&setup).is_some(), "{mutant:?} hangs nothing");
-        return;
-    }
-    let checker = setup.clone().checker().threads(1).spawn_bfs().join();
-    let property = match what {
-        Found::TooManyRuns => "no step is run more often than it may be tried",
-        _ => "no promise is broken",
-    };
-    let path = checker.discovery(property).unwrap_or_else(|| panic!("{mutant:?} does no harm"));
-    let broken = path.last_state().broken.clone();
-    if let Found::Promise(promise) = what {
-        let broken = broken.as_ref().map(ToString::to_string).unwrap_or_default();
-        assert!(broken.starts_with(promise), "{mutant:?} breaks another promise: {broken}");
-    }
-    println!("{mutant:?}: {broken:?} after {} steps", path.into_actions().len());
+fn breaks(mutant: Mutant, ledgers: &'static [u8], budget: Budget, promise: &Promise<u64>) {
+    assert_eq!(found(mutant, ledgers, budget, SAFE).broken, Some(Broken::Promise(promise.clone())));
+}
+
+fn never_ends(mutant: Mutant, ledgers: &'static [u8], budget: Budget) {
+    let world = found(mutant, ledgers, budget, ENDS);
+    assert!(world.broken.is_none(), "{mutant:?} breaks nothing, and never ends");
+}
+
+const NO_FAULT: Budget = Budget {
+    stops: 0,
+    endings: 0,
+    duplicates: 0,
+    crashes: 0,
+    replies: 0,
+    writes: 0,
+    visibility: 0,
+    leases: 0,
+    freezes: 0,
+    shutdowns: 0,
+    limits: 0,
+};
+const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
+const A_BAD_REPLY: Budget = Budget { replies: 1, ..NO_FAULT };
+const A_COPY: Budget = Budget { visibility: 1, ..NO_FAULT };
+
+#[test]
+fn deleting_before_the_report_breaks_p1() {
+    breaks(Mutant::DeleteBeforeReport, ONE, NO_FAULT, &Promise::DeletedTooEarly(1));
 }
 
 #[test]
-fn a_message_deleted_before_its_step_is_closed_is_found() {
-    let found = |left, mutant| found(&ONE, left, mutant, &Found::Promise("P1"));
-    found(NOTHING, Mutant::DeleteBeforeReport);
-    found(NOTHING, Mutant::SettleBeforeReport);
-    found(Left { stops: 1, ..NOTHING }, Mutant::StopMessageDeletedAtOnce);
-    found(Left { refusals: 1, ..NOTHING }, Mutant::RefusalTakenForAnEnd);
+fn deleting_a_stop_at_once_breaks_p1() {
+    breaks(Mutant::DeleteStopAtOnce, ONE, A_STOP, &Promise::DeletedTooEarly(1));
 }
 
 #[test]
-fn a_stop_that_is_forgotten_or_answered_without_cleanup_is_found() {
-    let left = Left { stops: 1, ..NOTHING };
-    found(&ONE, left, Mutant::StopAnsweredWithoutCleanup, &Found::Promise("P3"));
-    let left = Left { crashes: 1, ..left };
-    found(&ONE, left, Mutant::StopFlagForgotten, &Found::Promise("P3"));
+fn settling_on_a_refusal_breaks_p1() {
+    breaks(Mutant::SettleWhenRefused, ONE, A_BAD_REPLY, &Promise::DeletedTooEarly(1));
 }
 
 #[test]
-fn an_outcome_that_is_not_frozen_is_found() {
-    let left = Left { losses: 1, ..NOTHING };
-    found(&ONE, left, Mutant::RandomClientToken, &Found::Promise("P2"));
-    found(&ONE, NOTHING, Mutant::ConclusionNotWritten, &Found::Promise("P2"));
-    let left = Left { refusals: 1, ..NOTHING };
-    found(&ONE, left, Mutant::RefusalComputedAgain, &Found::Promise("P6"));
+fn deleting_for_a_deferral_that_is_not_durable_breaks_p1() {
+    breaks(Mutant::ForgetDeferral, ONE, NO_FAULT, &Promise::DeletedTooEarly(1));
 }
 
 #[test]
-fn two_runs_at_once_are_found() {
-    let left = Left { lapses: 1, ..NOTHING };
-    found(&SHARING, left, Mutant::ClaimNotWritten, &Found::Promise("P4"));
-    found(&SHARING, left, Mutant::ForeignLeaseIgnored, &Found::Promise("P4"));
-    found(&SHARING, Left { renewals_failing: 1, ..left }, Mutant::LostLeaseIgnored, &Found::Promise("P4"));
+fn a_random_request_token_breaks_p2() {
+    let budget = Budget { crashes: 1, replies: 1, ..NO_FAULT };
+    breaks(Mutant::RandomRequest, ONE, budget, &Promise::TwoRequests(1));
 }
 
 #[test]
-fn a_write_that_overwrites_another_workers_is_found() {
-    found(&SHARING, Left { lapses: 1, ..NOTHING }, Mutant::WritesUnconditional, &Found::Promise("P6"));
+fn reporting_what_is_not_durable_breaks_p2() {
+    breaks(Mutant::ForgetOutcome, ONE, NO_FAULT, &Promise::ReportedUnfrozen(1));
 }
 
 #[test]
-fn attempts_that_are_not_counted_are_found() {
-    found(&ONE, Left { crashes: 2, ..NOTHING }, Mutant::AttemptNotCounted, &Found::TooManyRuns);
+fn answering_a_stop_without_cleanup_breaks_p3() {
+    breaks(Mutant::AnswerStopWithoutCleanup, ONE, A_STOP, &Promise::NotCleaned(1));
 }
 
 #[test]
-fn what_is_never_looked_at_again_is_found_to_hang() {
-    found(&ONE, Left { losses: 1, ..NOTHING }, Mutant::LostReplyForgotten, &Found::Hang);
-    found(&TWO, Left { stops: 1, ..NOTHING }, Mutant::OwedStopNeverLookedAtAgain, &Found::Hang);
+fn forgetting_a_stop_breaks_p3() {
+    let budget = Budget { stops: 1, crashes: 1, ..NO_FAULT };
+    breaks(Mutant::ForgetStop, ONE, budget, &Promise::StartedAfterStop(1));
+}
+
+#[test]
+fn running_without_a_claim_breaks_p4() {
+    breaks(Mutant::RunWithoutClaim, SHARED, A_COPY, &Promise::Overlap(1));
+}
+
+#[test]
+fn running_before_the_claim_is_written_breaks_p4() {
+    breaks(Mutant::RunBeforeWrite, SHARED, A_COPY, &Promise::Overlap(1));
+}
+
+#[test]
+fn writing_whatever_has_changed_breaks_p4() {
+    breaks(Mutant::OverwriteBlindly, SHARED, A_COPY, &Promise::Overlap(1));
+}
+
+#[test]
+fn ignoring_a_foreign_lease_breaks_p4() {
+    breaks(Mutant::IgnoreForeignLease, SHARED, A_COPY, &Promise::Overlap(1));
+}
+
+#[test]
+fn running_on_without_a_lease_breaks_p4() {
+    let budget = Budget { leases: 1, visibility: 1, ..NO_FAULT };
+    breaks(Mutant::KeepRunningWithoutLease, SHARED, budget, &Promise::Overlap(1));
+}
+
+#[test]
+fn computing_again_after_a_refusal_breaks_p6() {
+    breaks(Mutant::RecomputeWhenRefused, ONE, A_BAD_REPLY, &Promise::ComputedAgain(1));
+}
+
+#[test]
+fn an_attempt_that_is_not_counted_is_noticed() {
+    assert_eq!(found(Mutant::DoNotCountTheAttempt, ONE, NO_FAULT, SAFE).broken, Some(Broken::TooManyAttempts));
+}
+
+#[test]
+fn giving_up_on_a_lost_reply_never_ends() {
+    never_ends(Mutant::GiveUpOnALostReply, ONE, A_BAD_REPLY);
+}
+
+#[test]
+fn forgetting_to_wake_never_ends() {
+    never_ends(Mutant::ForgetToWake, ONE, NO_FAULT);
+}
+
+#[test]
+fn holding_messages_for_ever_never_ends() {
+    never_ends(Mutant::HoldMessagesForEver, SHARED, Budget { leases: 1, ..NO_FAULT });
+}
+
+#[test]
+fn dropping_what_a_failing_ledger_did_not_take_never_ends() {
+    let budget = Budget { leases: 1, writes: 1, ..NO_FAULT };
+    never_ends(Mutant::DropWhatTheLedgerDidNotTake, SHARED, budget);
 }

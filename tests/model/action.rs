@@ -1,0 +1,374 @@
+//! What can happen next.
+
+use callbackd::lifecycle::{Here, Status};
+
+use crate::happening::{Reply, RunEnd, Standing};
+use crate::known::Limit;
+use crate::turn::Mood;
+use crate::world::{Ask, Budget, Copy, Driver, Phase, Report, Worker, World};
+
+/// One thing that happens, and how the ledger takes what is written for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Action {
+    pub what: What,
+    pub mood: Mood,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    /// The user stops the execution; `told`: a Stopping message comes of it.
+    Stop {
+        told: bool,
+    },
+    /// The execution is ended by other means.
+    EndOtherwise,
+    Duplicate,
+    Receive {
+        worker: usize,
+        message: usize,
+    },
+    /// A message's visibility timeout is over.
+    Surface {
+        message: usize,
+    },
+    /// A deletion arrives; one by an old receipt handle may have no effect.
+    Delete {
+        worker: usize,
+        message: usize,
+        effect: bool,
+    },
+    /// SageMaker answers a question, the oldest first.
+    Answer {
+        worker: usize,
+        reply: Reply,
+    },
+    /// SageMaker answers, and the answer is under way for long.
+    AnswerLate {
+        worker: usize,
+    },
+    Report {
+        worker: usize,
+        reply: Reported,
+    },
+    /// A dead worker's report arrives.
+    ReportLate,
+    Slot {
+        worker: usize,
+    },
+    RunEnds {
+        worker: usize,
+        end: RunEnd,
+    },
+    CleanupEnds {
+        worker: usize,
+        well: bool,
+    },
+    CleanupAborted {
+        worker: usize,
+    },
+    GraceOver {
+        worker: usize,
+    },
+    DeadlineReached {
+        worker: usize,
+    },
+    Wake {
+        worker: usize,
+    },
+    Renew {
+        worker: usize,
+    },
+    /// A claim could not be renewed in time.
+    LeaseOver {
+        worker: usize,
+    },
+    /// A foreign claim has been seen unchanged for a whole lease.
+    SeeLapse {
+        worker: usize,
+    },
+    /// The same of a worker that lives, and stood still for so long.
+    SeeFrozen {
+        worker: usize,
+    },
+    /// The stop watch asks about the execution.
+    Watch {
+        worker: usize,
+    },
+    /// The ledger is looked through.
+    Sweep {
+        worker: usize,
+    },
+    StopFound {
+        worker: usize,
+    },
+    /// The ledger is tried again.
+    Retry {
+        worker: usize,
+    },
+    /// The worker leaves while the ledger does not take a record.
+    Abandon {
+        worker: usize,
+    },
+    /// `late`: the report that is under way arrives all the same.
+    Crash {
+        worker: usize,
+        late: bool,
+    },
+    Start {
+        worker: usize,
+    },
+    /// The next phase of a shutdown.
+    Leave {
+        worker: usize,
+    },
+    Over {
+        ledger: usize,
+        limit: Limit,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reported {
+    Accepted,
+    /// It has happened, and the reply is lost.
+    AcceptedUnheard,
+    Refused,
+}
+
+impl World {
+    /// What happens by itself sooner or later, without any fault. What leads to the end comes first.
+    pub fn course(&self, put: &mut impl FnMut(What)) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            self.deletions(index, worker, put);
+            match &worker.driver {
+                Some(driver) if driver.pending.is_some() => {
+                    put(What::Retry { worker: index });
+                    if worker.phase == Phase::Leaving {
+                        put(What::Abandon { worker: index });
+                    }
+                    if self.may_see_lapse(index, driver) {
+                        put(What::SeeLapse { worker: index });
+                    }
+                }
+                Some(driver) => self.course_of(index, driver, put),
+                None => self.course_without(index, worker, put),
+            }
+            match worker.phase {
+                Phase::Running => {}
+                Phase::Draining | Phase::Stopping => put(What::Leave { worker: index }),
+                Phase::Leaving if worker.driver.is_none() => put(What::Leave { worker: index }),
+                Phase::Leaving => {}
+                Phase::Down => put(What::Start { worker: index }),
+            }
+            if worker.phase == Phase::Running && worker.driver.as_ref().is_none_or(|driver| driver.pending.is_none()) {
+                for (message, copy) in self.queue.iter().enumerate() {
+                    if matches!(copy, Copy::Visible { .. }) {
+                        put(What::Receive { worker: index, message });
+                    }
+                }
+            }
+        }
+        for (ledger, known) in self.ledgers.iter().enumerate() {
+            for limit in [Limit::Wait, Limit::Takeover] {
+                if known.as_ref().is_some_and(|known| known.is_ahead(limit)) {
+                    put(What::Over { ledger, limit });
+                }
+            }
+        }
+        for (message, copy) in self.queue.iter().enumerate() {
+            if matches!(copy, Copy::InFlight { receiver } if self.workers[*receiver].held & (1 << message) == 0) {
+                put(What::Surface { message });
+            }
+        }
+        if self.wire.is_some() {
+            put(What::ReportLate);
+        }
+    }
+
+    /// What may happen as long as the budget lasts.
+    pub fn faults(&self, put: &mut impl FnMut(What)) {
+        let Budget {
+            stops, endings, duplicates, crashes, replies, visibility, leases, freezes, shutdowns, limits, ..
+        } = self.budget;
+        if let Standing::Open { stopping } = self.sagemaker {
+            if !stopping && stops > 0 {
+                put(What::Stop { told: true });
+                put(What::Stop { told: false });
+            }
+            if endings > 0 {
+                put(What::EndOtherwise);
+            }
+            if duplicates > 0 {
+                put(What::Duplicate);
+            }
+        }
+        for (index, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.phase != Phase::Down) {
+            let driver = worker.driver.as_ref();
+            if crashes > 0 {
+                put(What::Crash { worker: index, late: false });
+                if driver.is_some_and(|driver| driver.report.is_some()) && self.wire.is_none() {
+                    put(What::Crash { worker: index, late: true });
+                }
+            }
+            if shutdowns > 0 && worker.phase == Phase::Running {
+                put(What::Leave { worker: index });
+            }
+            let Some(driver) = driver else { continue };
+            if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
+                put(What::SeeFrozen { worker: index });
+            }
+            if leases > 0 && driver.renew {
+                put(What::LeaseOver { worker: index });
+            }
+            if replies > 0 && driver.pending.is_none() {
+                self.bad_replies(index, driver, put);
+            }
+        }
+        for (message, copy) in self.queue.iter().enumerate() {
+            if visibility > 0
+                && matches!(copy, Copy::InFlight { receiver } if self.workers[*receiver].held & (1 << message) != 0)
+            {
+                put(What::Surface { message });
+            }
+        }
+        for (ledger, known) in self.ledgers.iter().enumerate() {
+            if limits > 0 && known.as_ref().is_some_and(|known| known.is_ahead(Limit::Deadline)) {
+                put(What::Over { ledger, limit: Limit::Deadline });
+            }
+        }
+    }
+
+    fn deletions(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
+        for (message, copy) in self.queue.iter().enumerate().filter(|(number, _)| worker.deleting & (1 << number) != 0)
+        {
+            put(What::Delete { worker: index, message, effect: true });
+            if *copy != Copy::Absent && *copy != (Copy::InFlight { receiver: index }) {
+                put(What::Delete { worker: index, message, effect: false });
+            }
+        }
+    }
+
+    fn course_of(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
+        if let Some(report) = driver.report {
+            self.replies(worker, report, put);
+        }
+        match driver.call {
+            Some(call) if call.cleanup => {
+                put(What::CleanupEnds { worker, well: true });
+                put(What::CleanupEnds { worker, well: false });
+                if call.aborted {
+                    put(What::CleanupAborted { worker });
+                }
+            }
+            Some(call) => {
+                let run = self.judged(worker).process * 8 + driver.known.record().attempt;
+                put(What::RunEnds { worker, end: RunEnd::Success { run } });
+                if call.aborted {
+                    put(What::RunEnds { worker, end: RunEnd::Aborted });
+                }
+                for end in [RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred] {
+                    put(What::RunEnds { worker, end });
+                }
+            }
+            None => {}
+        }
+        match driver.asks.first() {
+            Some(Ask::Answered(standing)) => put(What::Answer { worker, reply: Reply::Standing(*standing) }),
+            Some(Ask::Sent) => put(What::Answer { worker, reply: Reply::Standing(self.sagemaker) }),
+            None => {}
+        }
+        let record = driver.known.record();
+        let limited = matches!(
+            (driver.here, record.status),
+            (Here::Running, _) | (Here::Sleeping | Here::Queued, Status::Waiting)
+        );
+        let stopping = self.sagemaker == Standing::Open { stopping: true };
+        let ended = !matches!(self.sagemaker, Standing::Open { .. });
+        let works = matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
+            && record.stop_requested.is_none();
+        for (can, what) in [
+            (driver.awaits_slot, What::Slot { worker }),
+            (driver.stop_found, What::StopFound { worker }),
+            (driver.wake, What::Wake { worker }),
+            (driver.grace, What::GraceOver { worker }),
+            (
+                limited && record.deadline.is_some() && !driver.known.is_ahead(Limit::Deadline),
+                What::DeadlineReached { worker },
+            ),
+            // One that finds the record as it was changes nothing that is part of this state.
+            (driver.renew && !driver.fresh, What::Renew { worker }),
+            (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
+            (works && (stopping || ended && driver.asks.is_empty()), What::Watch { worker }),
+        ] {
+            if can {
+                put(what);
+            }
+        }
+    }
+
+    fn course_without(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
+        let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else { return };
+        let closed_or_stopping = self.sagemaker != Standing::Open { stopping: false };
+        let status = known.record().status;
+        let due = match status {
+            Status::Concluded => true,
+            Status::Deferred => !known.is_ahead(Limit::Deadline),
+            Status::Owed => !known.is_ahead(Limit::Takeover),
+            // Where nobody else writes the ledger, it is looked through for these as a process starts.
+            Status::Claimed | Status::Waiting => {
+                known.record().stop_requested.is_some() && (self.is_shared(index) || worker.life > 0)
+            }
+            _ => false,
+        };
+        if due {
+            put(What::Sweep { worker: index });
+        }
+        if status == Status::Deferred && closed_or_stopping {
+            put(What::Watch { worker: index });
+        }
+    }
+
+    fn replies(&self, worker: usize, report: Report, put: &mut impl FnMut(What)) {
+        let open = matches!(self.sagemaker, Standing::Open { .. });
+        // Whether a request that was taken before is taken again or refused as closed is not known.
+        if open || self.judge.answer(&crate::driver::TOKEN) == Some(&report.request) {
+            put(What::Report { worker, reply: Reported::Accepted });
+        }
+        if !open {
+            put(What::Report { worker, reply: Reported::Refused });
+        }
+    }
+
+    fn bad_replies(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
+        let open = matches!(self.sagemaker, Standing::Open { .. });
+        if driver.report.is_some() && open {
+            put(What::Report { worker, reply: Reported::AcceptedUnheard });
+            put(What::Report { worker, reply: Reported::Refused });
+        }
+        if driver.asks.first() == Some(&Ask::Sent) {
+            put(What::Answer { worker, reply: Reply::Unknown });
+            put(What::Answer { worker, reply: Reply::NotFound });
+            put(What::AnswerLate { worker });
+        }
+    }
+
+    /// A worker whose claim is out has ended its run by then: it gives up after two thirds of a lease, and aborts within what is left;
+    /// whoever looks has looked for a whole one. So a claim may lapse before their eyes once its owner has gone as far as it ever will.
+    fn may_see_lapse(&self, worker: usize, driver: &Driver) -> bool {
+        let owner = driver.known.record().owner.as_ref();
+        let Some(owner) = owner.filter(|_| !driver.lapsed && self.is_foreign(worker, driver)) else { return false };
+        let alive =
+            self.workers.iter().enumerate().find(|(index, w)| w.phase != Phase::Down && self.id(*index) == *owner);
+        let Some(theirs) = alive.and_then(|(_, owner)| owner.driver.as_ref()) else { return true };
+        let ends_yet = theirs.call.is_some_and(|call| theirs.grace || call.aborted);
+        !driver.fresh || !theirs.renew && !ends_yet
+    }
+    fn is_shared(&self, worker: usize) -> bool {
+        self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1
+    }
+
+    /// The ledger is shared, and the claim another process's.
+    fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
+        self.is_shared(worker) && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
+    }
+}

@@ -1,0 +1,121 @@
+//! The lifecycle's events, in a form that can be part of a state.
+
+use std::time::Duration;
+
+use callbackd::lifecycle::{Answer, Arrival, End, Event, Via};
+use callbackd::outcome::Outputs;
+use callbackd::seam;
+
+/// An [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Happening {
+    Delivered(Arrival),
+    Found,
+    Answered(Reply),
+    SlotFree,
+    Ended(RunEnd),
+    Cleaned { well: bool },
+    CleanupAborted,
+    GraceOver,
+    DeadlineReached,
+    Woken,
+    StopSeen(Via),
+    ExecutionEnded,
+    ReportAccepted,
+    ReportRefused,
+    Renew,
+    LeaseLost,
+    Drain,
+    Shutdown,
+    Halt,
+}
+
+/// How SageMaker sees the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    Open { stopping: bool },
+    Succeeded,
+    Failed,
+    Stopped,
+}
+
+/// What came of asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reply {
+    Standing(Standing),
+    NotFound,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RunEnd {
+    /// Of this run: no two attempts compute the same.
+    Success {
+        run: u32,
+    },
+    Failure,
+    Retry,
+    Again,
+    Deferred,
+    Aborted,
+}
+
+impl Happening {
+    pub fn event(self) -> Event {
+        match self {
+            Self::Delivered(arrival) => Event::Delivered(arrival),
+            Self::Found => Event::Found,
+            Self::Answered(reply) => Event::Answered(reply.answer()),
+            Self::SlotFree => Event::SlotFree,
+            Self::Ended(end) => Event::Ended(match end {
+                RunEnd::Success { run } => End::Success(outputs(run)),
+                RunEnd::Failure => End::Failure("the handler says no".to_owned()),
+                RunEnd::Retry => End::Retry { after: None, error: "no route".to_owned() },
+                RunEnd::Again => End::Again(Duration::from_mins(1)),
+                RunEnd::Deferred => End::Deferred,
+                RunEnd::Aborted => End::Aborted,
+            }),
+            Self::Cleaned { well: true } => Event::Cleaned(Ok(())),
+            Self::Cleaned { well: false } => Event::Cleaned(Err("no permission".to_owned())),
+            Self::CleanupAborted => Event::CleanupAborted,
+            Self::GraceOver => Event::GraceOver,
+            Self::DeadlineReached => Event::DeadlineReached,
+            Self::Woken => Event::Woken,
+            Self::StopSeen(via) => Event::StopSeen(via),
+            Self::ExecutionEnded => Event::ExecutionEnded,
+            Self::ReportAccepted => Event::ReportAccepted,
+            Self::ReportRefused => Event::ReportRefused("refused".to_owned()),
+            Self::Renew => Event::Renew,
+            Self::LeaseLost => Event::LeaseLost,
+            Self::Drain => Event::Drain,
+            Self::Shutdown => Event::Shutdown,
+            Self::Halt => Event::Halt,
+        }
+    }
+}
+
+impl Reply {
+    fn answer(self) -> Answer {
+        Answer::Standing(match self {
+            Self::Standing(Standing::Open { stopping }) => seam::Standing::Open { stopping, queue_url: None },
+            Self::Standing(Standing::Succeeded) => seam::Standing::Closed(seam::Ending::Succeeded),
+            Self::Standing(Standing::Failed) => seam::Standing::Closed(seam::Ending::Failed),
+            Self::Standing(Standing::Stopped) => seam::Standing::Closed(seam::Ending::Stopped),
+            Self::NotFound => seam::Standing::NotFound,
+            Self::Unknown => return Answer::Unknown("throttled".to_owned()),
+        })
+    }
+}
+
+impl RunEnd {
+    /// The handler came to an outcome of its own.
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Success { .. } | Self::Failure)
+    }
+}
+
+fn outputs(run: u32) -> Outputs {
+    let mut outputs = Outputs::new();
+    outputs.insert("run", run).expect("a number is an output");
+    outputs
+}

@@ -1,0 +1,66 @@
+//! The protocol with one mistake in it: each must be found, or the model would find nothing in the shipped one either.
+
+use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition};
+
+use crate::happening::Happening;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    // Mistakes in decisions.
+    DeleteBeforeReport,
+    DeleteStopAtOnce,
+    SettleWhenRefused,
+    RecomputeWhenRefused,
+    DoNotCountTheAttempt,
+    ForgetToWake,
+    // Mistakes in carrying them out.
+    AnswerStopWithoutCleanup,
+    RandomRequest,
+    ForgetStop,
+    RunWithoutClaim,
+    RunBeforeWrite,
+    OverwriteBlindly,
+    IgnoreForeignLease,
+    KeepRunningWithoutLease,
+    DropWhatTheLedgerDidNotTake,
+    ForgetOutcome,
+    ForgetDeferral,
+    GiveUpOnALostReply,
+    HoldMessagesForEver,
+}
+
+impl Mutant {
+    /// Makes the mistake, where it is one of decisions.
+    pub fn distort(self, transition: &mut Transition, state: &State, happening: Happening) {
+        let effects = &mut transition.effects;
+        let refused = happening == Happening::ReportRefused;
+        match self {
+            Self::DeleteBeforeReport if effects.contains(&Effect::Report) => effects.insert(0, Effect::Delete),
+            Self::DeleteStopAtOnce
+                if happening == Happening::Delivered(Arrival::Stop) && state.here == Here::Nothing =>
+            {
+                *transition =
+                    Transition { write: None, here: Here::Nothing, effects: vec![Effect::Delete], ..*transition };
+            }
+            Self::SettleWhenRefused if refused => {
+                let record = Record { status: Status::Settled, owner: None, ..state.record.clone() };
+                let effects = vec![Effect::Delete];
+                *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
+            }
+            Self::RecomputeWhenRefused if refused => {
+                let outcome = None;
+                let record =
+                    Record { status: Status::Waiting, owner: None, outcome, resume: true, ..state.record.clone() };
+                let effects = vec![Effect::Return];
+                *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
+            }
+            Self::DoNotCountTheAttempt if effects.contains(&Effect::Run) => {
+                if let Some(record) = &mut transition.write {
+                    record.attempt = state.record.attempt;
+                }
+            }
+            Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One action, carried out on a copy of the world.
+
+use callbackd::lifecycle::{Arrival, Via};
+
+use crate::action::{Action, Reported, What};
+use crate::driver::TOKEN;
+use crate::happening::{Happening, Reply, RunEnd, Standing};
+use crate::judge::{self, About, Seen};
+use crate::known::Limit;
+use crate::mutant::Mutant;
+use crate::setup::Setup;
+use crate::witness::Witness;
+use crate::world::{Ask, Broken, Copy, Phase, Report, World};
+
+/// How the ledger takes the next write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mood {
+    Well,
+    /// It fails and has not happened.
+    Fails,
+    /// It has happened, and an error is returned.
+    FailsAfterEffect,
+}
+
+pub struct Turn<'a> {
+    pub setup: &'a Setup,
+    pub world: World,
+    mood: Mood,
+    struck: bool,
+}
+
+impl<'a> Turn<'a> {
+    /// The world after the action; none where the action's trouble with the ledger had nothing to strike.
+    pub fn take(setup: &'a Setup, world: &World, action: Action) -> Option<World> {
+        let mut turn = Self { setup, world: world.clone(), mood: action.mood, struck: false };
+        turn.carry_out(action.what);
+        if action.mood != Mood::Well {
+            if !turn.struck {
+                return None;
+            }
+            turn.world.budget.writes -= 1;
+        }
+        Some(turn.world)
+    }
+
+    /// What the next write meets.
+    pub fn strike(&mut self) -> Mood {
+        self.struck |= self.mood != Mood::Well;
+        std::mem::replace(&mut self.mood, Mood::Well)
+    }
+
+    pub fn see(&mut self, seen: &Seen<u64>) {
+        if let Err(broken) = self.world.judge.see(seen) {
+            if matches!(broken, judge::Broken::Overlap(_)) && self.setup.budget.freezes > 0 {
+                // Nobody can reach the run of a worker that stands still. All else must hold.
+                return;
+            }
+            self.broken(Broken::Promise(broken));
+        }
+    }
+
+    pub fn broken(&mut self, broken: Broken) {
+        self.world.broken.get_or_insert(broken);
+    }
+
+    pub fn witness(&self, witness: Witness) {
+        self.setup.witnesses.note(witness);
+    }
+
+    fn carry_out(&mut self, what: What) {
+        match what {
+            What::Stop { told } => {
+                self.world.budget.stops -= 1;
+                self.world.sagemaker = Standing::Open { stopping: true };
+                if told {
+                    self.send(1, About::Stop(TOKEN));
+                }
+            }
+            What::EndOtherwise => {
+                self.world.budget.endings -= 1;
+                self.world.sagemaker = Standing::Stopped;
+                self.see(&Seen::Closed { token: TOKEN });
+            }
+            What::Duplicate => {
+                self.world.budget.duplicates -= 1;
+                self.send(2, About::Work(TOKEN));
+            }
+            What::Receive { worker, message } => self.receive(worker, message),
+            What::Surface { message } => self.surface(message),
+            What::Delete { worker, message, effect } => self.delete(worker, message, effect),
+            What::Answer { worker, reply } => {
+                let late = self.driver(worker).asks.remove(0) != Ask::Sent;
+                let expected = late || reply == Reply::Standing(self.world.sagemaker);
+                self.world.budget.replies -= u8::from(!expected);
+                self.feed(worker, Happening::Answered(reply));
+            }
+            What::AnswerLate { worker } => {
+                self.world.budget.replies -= 1;
+                let standing = self.world.sagemaker;
+                self.driver(worker).asks[0] = Ask::Answered(standing);
+            }
+            What::Report { worker, reply } => self.report(worker, reply),
+            What::ReportLate => {
+                if let Some((worker, report)) = self.world.wire.take() {
+                    let open = matches!(self.world.sagemaker, Standing::Open { .. });
+                    self.witness(Witness::ReportArrivedLate);
+                    self.arrive(worker, report, open);
+                }
+            }
+            What::Slot { worker } => {
+                self.driver(worker).awaits_slot = false;
+                self.feed(worker, Happening::SlotFree);
+            }
+            What::RunEnds { worker, end } => self.run_ends(worker, end),
+            What::CleanupEnds { worker, well } => self.cleanup_ends(worker, Happening::Cleaned { well }),
+            What::CleanupAborted { worker } => self.cleanup_ends(worker, Happening::CleanupAborted),
+            What::GraceOver { worker } => {
+                self.driver(worker).grace = false;
+                self.feed(worker, Happening::GraceOver);
+            }
+            What::DeadlineReached { worker } => self.feed(worker, Happening::DeadlineReached),
+            What::Wake { worker } => {
+                self.driver(worker).wake = false;
+                if self.setup.shared {
+                    self.read_again(worker);
+                }
+                self.feed(worker, Happening::Woken);
+            }
+            What::Renew { worker } => self.renew(worker),
+            What::LeaseOver { worker } => {
+                self.world.budget.leases -= 1;
+                self.lease_is_out(worker);
+            }
+            What::SeeLapse { worker } => self.driver(worker).lapsed = true,
+            What::SeeFrozen { worker } => {
+                self.world.budget.freezes -= 1;
+                self.driver(worker).lapsed = true;
+            }
+            What::Watch { worker } => {
+                if self.world.workers[worker].driver.is_none() {
+                    self.spawn(worker);
+                }
+                let stopping = matches!(self.world.sagemaker, Standing::Open { .. });
+                self.feed(worker, if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded });
+            }
+            What::Sweep { worker } => {
+                self.spawn(worker);
+                self.feed(worker, Happening::Found);
+            }
+            What::StopFound { worker } => {
+                self.driver(worker).stop_found = false;
+                self.feed(worker, Happening::StopSeen(Via::Ledger));
+            }
+            What::Retry { worker } => {
+                if let Some(happening) = self.driver(worker).pending.take() {
+                    self.feed(worker, happening);
+                }
+            }
+            What::Abandon { worker } => self.abandon(worker),
+            What::Crash { worker, late } => self.crash(worker, late),
+            What::Start { worker } => {
+                let worker = &mut self.world.workers[worker];
+                worker.life += 1;
+                worker.phase = Phase::Running;
+            }
+            What::Leave { worker } => self.leave(worker),
+            What::Over { ledger, limit } => self.over(ledger, limit),
+        }
+    }
+
+    fn send(&mut self, message: usize, about: About<u64>) {
+        self.world.queue[message] = Copy::Visible { received: false };
+        self.see(&Seen::Sent { message: message as u64, about });
+    }
+
+    fn receive(&mut self, worker: usize, message: usize) {
+        let redelivered = self.world.queue[message] == Copy::Visible { received: true };
+        if redelivered && self.world.workers[worker].life > 0 && self.world.stored(worker).is_some() {
+            self.witness(Witness::RedeliveredAfterACrash);
+        }
+        self.world.queue[message] = Copy::InFlight { receiver: worker };
+        self.world.workers[worker].held |= 1 << message;
+        if self.world.workers[worker].driver.is_none() {
+            self.spawn(worker);
+        }
+        self.driver(worker).messages |= 1 << message;
+        let arrival = if message == 1 { Arrival::Stop } else { Arrival::Work { redelivered } };
+        self.feed(worker, Happening::Delivered(arrival));
+    }
+
+    fn surface(&mut self, message: usize) {
+        if let Copy::InFlight { receiver } = self.world.queue[message] {
+            let held = self.world.workers[receiver].held & (1 << message) != 0;
+            self.world.budget.visibility -= u8::from(held);
+        }
+        self.world.queue[message] = Copy::Visible { received: true };
+    }
+
+    fn delete(&mut self, worker: usize, message: usize, effect: bool) {
+        self.world.workers[worker].deleting &= !(1 << message);
+        self.world.workers[worker].held &= !(1 << message);
+        if self.world.queue[message] != (Copy::InFlight { receiver: worker }) {
+            self.witness(Witness::StaleDelete);
+        }
+        if effect {
+            self.world.queue[message] = Copy::Absent;
+            self.see(&Seen::Deleted { message: message as u64 });
+        }
+    }
+
+    fn report(&mut self, worker: usize, reply: Reported) {
+        let Some(report) = self.driver(worker).report else { return };
+        let open = matches!(self.world.sagemaker, Standing::Open { .. });
+        self.arrive(self.world.judged(worker), report, reply != Reported::Refused);
+        match reply {
+            Reported::Accepted => {
+                self.driver(worker).report = None;
+                self.feed(worker, Happening::ReportAccepted);
+            }
+            Reported::AcceptedUnheard => {
+                self.witness(Witness::ReplyLost);
+                self.world.budget.replies -= 1;
+                if self.setup.mutant == Some(Mutant::GiveUpOnALostReply) {
+                    self.driver(worker).report = None;
+                }
+            }
+            Reported::Refused => {
+                self.world.budget.replies -= u8::from(open);
+                self.driver(worker).report = None;
+                self.feed(worker, Happening::ReportRefused);
+            }
+        }
+    }
+
+    /// A report reaches SageMaker.
+    fn arrive(&mut self, worker: judge::Worker, report: Report, accepted: bool) {
+        let Report { request, success } = report;
+        if accepted && matches!(self.world.sagemaker, Standing::Open { .. }) {
+            self.world.sagemaker = if success { Standing::Succeeded } else { Standing::Failed };
+        }
+        self.see(&Seen::Reported { worker, token: TOKEN, request, accepted });
+    }
+
+    fn run_ends(&mut self, worker: usize, end: RunEnd) {
+        let driver = self.driver(worker);
+        driver.call = None;
+        driver.grace = false;
+        let seen = Seen::Ended { worker: self.world.judged(worker), token: TOKEN, own: end.is_own() };
+        self.see(&seen);
+        self.feed(worker, Happening::Ended(end));
+    }
+
+    fn cleanup_ends(&mut self, worker: usize, happening: Happening) {
+        let driver = self.driver(worker);
+        driver.call = None;
+        driver.grace = false;
+        self.feed(worker, happening);
+    }
+
+    fn renew(&mut self, worker: usize) {
+        self.feed(worker, Happening::Renew);
+        let me = self.world.id(worker);
+        let driver = self.driver(worker);
+        if !driver.known.is_owned_by(&me) {
+            driver.renew = false;
+            self.feed(worker, Happening::LeaseLost);
+        }
+    }
+
+    fn crash(&mut self, worker: usize, late: bool) {
+        self.world.budget.crashes -= 1;
+        let judged = self.world.judged(worker);
+        if let Some(driver) = self.world.workers[worker].driver.take() {
+            if driver.call.is_some_and(|call| call.cleanup) {
+                self.witness(Witness::CleanupInterrupted);
+            }
+            self.world.wire = self.world.wire.take().or(driver.report.filter(|_| late).map(|report| (judged, report)));
+        }
+        self.down(worker);
+    }
+
+    fn down(&mut self, worker: usize) {
+        let judged = self.world.judged(worker);
+        let worker = &mut self.world.workers[worker];
+        worker.phase = Phase::Down;
+        worker.held = 0;
+        worker.deleting = 0;
+        self.see(&Seen::Died { worker: judged });
+    }
+
+    fn leave(&mut self, worker: usize) {
+        let phase = &mut self.world.workers[worker].phase;
+        *phase = match phase {
+            Phase::Running => {
+                self.world.budget.shutdowns -= 1;
+                Phase::Draining
+            }
+            Phase::Draining => Phase::Stopping,
+            Phase::Stopping => Phase::Leaving,
+            Phase::Leaving | Phase::Down => return self.down(worker),
+        };
+        self.go_on(worker);
+    }
+
+    fn over(&mut self, ledger: usize, limit: Limit) {
+        self.world.budget.limits -= u8::from(limit == Limit::Deadline);
+        if let Some(known) = &mut self.world.ledgers[ledger] {
+            *known = known.once_over(limit);
+        }
+        for worker in self.world.workers.iter_mut().filter(|worker| usize::from(worker.ledger) == ledger) {
+            if let Some(driver) = &mut worker.driver {
+                driver.known = driver.known.once_over(limit);
+            }
+        }
+    }
+}
