@@ -103,6 +103,7 @@ const RULES: &[(&str, Rule)] = &[
     ("tasks and threads have an owner", tasks_have_an_owner),
     ("time comes from tokio", time_comes_from_tokio),
     ("only commands print and exit", only_commands_print),
+    ("no field of a log line takes the place of its text", no_field_is_a_message),
     ("a message is deleted in src/engine/settle.rs alone", one_place_deletes),
     ("what is decided does nothing itself", decisions_are_pure),
     ("a file is about one thing", files_are_short),
@@ -145,6 +146,27 @@ fn only_commands_print(source: &Source) -> Vec<String> {
         return Vec::new();
     }
     source.mentions(&["println!", "eprintln!", "print!", "eprint!", "dbg!", "process::exit", "process::abort"])
+}
+
+/// tracing keeps a line's text in a field of this name.
+fn no_field_is_a_message(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in source.code.text.match_indices("tracing::") {
+        let call: String = source.code.text[at..].chars().take_while(|c| *c != ';').collect();
+        let is_event =
+            ["error!(", "warn!(", "info!(", "debug!(", "trace!("].iter().any(|name| call[9..].starts_with(name));
+        if is_event && call.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '=').any(|word| word == "message")
+        {
+            let field = call
+                .split("message")
+                .skip(1)
+                .any(|after| after.trim_start().starts_with('=') && !after.trim_start().starts_with("=="));
+            if field {
+                found.push(source.at(source.code.line(at), "message ="));
+            }
+        }
+    }
+    found
 }
 
 fn one_place_deletes(source: &Source) -> Vec<String> {

@@ -91,7 +91,7 @@ fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {
     if lane.unreadable.is_new(&received.id) {
         tracing::warn!(
             queue = lane.name,
-            message = received.id,
+            message_id = received.id,
             receives = received.receives,
             why,
             "a message cannot be worked on; it stays on the queue, for its redrive policy"

@@ -207,11 +207,14 @@ impl Held {
                 }
             }
             Done::Repost { id, result: Ok(()) } => {
-                tracing::info!(message = id, "replaced a message that nears SQS's limit of 12 hours by a fresh copy");
+                tracing::info!(
+                    message_id = id,
+                    "replaced a message that nears SQS's limit of 12 hours by a fresh copy"
+                );
                 deletes.push([id]);
             }
             Done::Repost { id, result: Err(fault) } => {
-                tracing::warn!(message = id, error = %fault, "a fresh copy of a message could not be sent; it is tried again");
+                tracing::warn!(message_id = id, error = %fault, "a fresh copy of a message could not be sent; it is tried again");
                 let again = Instant::now() + Duration::from_secs(10);
                 let mut table = self.lock();
                 let next = table.entries.get_mut(&id).map(|entry| {
@@ -253,12 +256,12 @@ impl Held {
             Err(fault) => {
                 observer.observe(Observation::HeartbeatFailed);
                 if matches!(fault.kind, FaultKind::Stale | FaultKind::Refused) {
-                    tracing::warn!(message = id, error = %fault, "a message is not ours to keep any more; its step goes on");
+                    tracing::warn!(message_id = id, error = %fault, "a message is not ours to keep any more; its step goes on");
                     table.remove(&id);
                     return;
                 }
                 entry.failures += 1;
-                tracing::warn!(message = id, error = %fault, failures = entry.failures, "a message could not be kept invisible; tried again");
+                tracing::warn!(message_id = id, error = %fault, failures = entry.failures, "a message could not be kept invisible; tried again");
                 let wait = (self.visibility / 20).clamp(Duration::from_millis(500), Duration::from_secs(5));
                 table.schedule(&id, now + wait);
             }

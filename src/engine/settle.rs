@@ -124,7 +124,7 @@ async fn delete(queue: &dyn Queue, held: &Held, ids: Vec<String>) -> Vec<String>
             for (id, result) in ids.into_iter().zip(entries) {
                 match result {
                     Err(fault) if matches!(fault.kind, FaultKind::Transient | FaultKind::Denied) => {
-                        tracing::warn!(message = id, error = %fault, "a settled message could not be deleted; tried again");
+                        tracing::warn!(message_id = id, error = %fault, "a settled message could not be deleted; tried again");
                         again.push(id);
                     }
                     Ok(()) | Err(_) => held.forget([&id]),

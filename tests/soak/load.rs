@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::stage::Stage;
+use crate::stage::{Stage, UNREADABLE};
 
 /// What a step's program does; some of them more often than others.
 const KINDS: [&str; 10] = ["quick", "quick", "quick", "quick", "slow", "failing", "retry", "again", "noisy", "stopped"];
@@ -11,7 +11,6 @@ const UNREADABLE_EVERY: u64 = 100;
 
 pub struct Load {
     begun: u64,
-    unreadable: u64,
     turns: u64,
     /// Executions that are to be stopped, and in how many turns.
     to_stop: Vec<(String, u64)>,
@@ -21,22 +20,11 @@ pub struct Load {
 
 impl Load {
     pub fn new() -> Self {
-        Self {
-            begun: 0,
-            unreadable: 0,
-            turns: 0,
-            to_stop: Vec::new(),
-            made: false,
-            random: fastrand::Rng::with_seed(7),
-        }
+        Self { begun: 0, turns: 0, to_stop: Vec::new(), made: false, random: fastrand::Rng::with_seed(7) }
     }
 
     pub fn begun(&self) -> u64 {
         self.begun
-    }
-
-    pub fn unreadable(&self) -> u64 {
-        self.unreadable
     }
 
     /// One turn: a step begins, and what is due is stopped.
@@ -75,8 +63,9 @@ impl Load {
         }
         self.to_stop = waiting;
         if self.turns.is_multiple_of(UNREADABLE_EVERY) {
-            let request = json!({ "QueueUrl": stage.queues[queue].url, "MessageBody": "{\"token\":\"none\"}" });
-            self.unreadable += u64::from(stage.call("AmazonSQS.SendMessage", &request).await.is_some());
+            let request = json!({ "QueueUrl": stage.queues[queue].url, "MessageBody": UNREADABLE });
+            // Whether it came there, the endpoint tells.
+            let _ = stage.call("AmazonSQS.SendMessage", &request).await;
         }
     }
 }

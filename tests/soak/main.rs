@@ -90,7 +90,7 @@ async fn soak(length: Duration) -> ExitCode {
     weather.clear(&stage);
     println!("{} executions begun; waiting for their end", load.begun());
     let ended = Instant::now();
-    while !(stage.all_ended(load.begun()) && stage.messages_left().await == Some(load.unreadable()))
+    while !(stage.all_ended(load.begun()) && stage.messages_left().await == Some(stage.told().unreadable))
         && ended.elapsed() < PATIENCE
     {
         sleep(Duration::from_millis(500)).await;

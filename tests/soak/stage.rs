@@ -32,6 +32,8 @@ case $(cat) in
 esac
 echo "done=yes" >> "$STEP_OUTPUT"
 "#;
+/// A body that is no step.
+pub const UNREADABLE: &str = r#"{"token":"none"}"#;
 const CLEANUP: &str = "#!/bin/sh\nexit 0\n";
 
 pub struct Stage {
@@ -63,6 +65,8 @@ pub struct Told {
     pub repeated: u64,
     pub refused: u64,
     pub faults: BTreeMap<String, u64>,
+    /// Messages that no worker can read, as the endpoint took them: replies are lost too.
+    pub unreadable: u64,
     /// Events that came faster than they were counted.
     pub missed: u64,
 }
@@ -228,6 +232,7 @@ async fn listen(mut events: tokio::sync::broadcast::Receiver<callbackd::local::E
             Ok(EventKind::AnswerAccepted { repeated: false, .. }) => told.answers += 1,
             Ok(EventKind::AnswerAccepted { repeated: true, .. }) => told.repeated += 1,
             Ok(EventKind::AnswerRefused { .. }) => told.refused += 1,
+            Ok(EventKind::MessageSent { body, .. }) if *body == *UNREADABLE => told.unreadable += 1,
             Ok(EventKind::FaultApplied { fault, .. }) => *told.faults.entry(fault.to_owned()).or_default() += 1,
             Ok(_) => {}
             Err(RecvError::Lagged(count)) => told.missed += count,

@@ -42,13 +42,13 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
     println!("steps {} · answers {} · repeated {} · refused {}", told.steps, told.answers, told.repeated, told.refused);
     println!("executions begun {} · ended {:?}", load.begun(), told.ended);
     println!("lives {} · outages {} · faults {:?}", stage.lives, weather.outages, told.faults);
-    println!("unreadable messages {} · messages left {messages:?}", load.unreadable());
+    println!("unreadable messages {} · messages left {messages:?}", told.unreadable);
 
     must(load.begun() > 0 && told.steps > 0, "nothing was done".to_owned());
     must(told.missed == 0, format!("{} events were not counted", told.missed));
     must(stage.all_ended(load.begun()), "an execution hangs".to_owned());
     must(told.answers == told.steps, format!("{} steps, {} answers", told.steps, told.answers));
-    must(messages == Some(load.unreadable()), "what is left is not what cannot be read".to_owned());
+    must(messages == Some(told.unreadable), "what is left is not what cannot be read".to_owned());
     must(left == 0, format!("{left} programs outlive their steps"));
     must(codes.iter().all(|code| *code == Some(0)), format!("the daemons ended with {codes:?}"));
 
@@ -64,8 +64,10 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
         }
     }
     let ledger = COLUMNS.len() - 1;
-    let per_step = samples.last().map_or(0.0, |sample| sample.values[ledger]) * 2.0
-        / f64::from(u32::try_from(told.steps.max(1)).unwrap_or(1));
+    // Half of the steps are of the other queue.
+    let steps_per_hour =
+        f64::from(u32::try_from(told.steps.max(2)).unwrap_or(u32::MAX)) / 2.0 / (length.as_secs_f64() / 3600.0);
+    let per_step = per_hour(warm, ledger) / steps_per_hour;
     println!("ledger: {per_step:.2} KiB a step");
     must(length < LONG_ENOUGH || per_step <= LEDGER_PER_STEP, format!("{per_step:.2} KiB of ledger a step"));
 
