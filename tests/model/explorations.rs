@@ -12,9 +12,8 @@ const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// What can be met only where others write the ledger.
-const OF_A_SHARED_LEDGER: [Witness; 6] = [
+const OF_A_SHARED_LEDGER: [Witness; 5] = [
     Witness::StopOfAForeignRun,
-    Witness::StopFoundInLedger,
     Witness::LeaseLostWhileRunning,
     Witness::LeaseLostWhileCleaning,
     Witness::DeferredMeanwhile,
