@@ -8,11 +8,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::ask;
-use super::lane::{HandlerParts, Lane, Phase, Shared};
+use super::lane::{HandlerParts, Lane, Shared};
+use super::phase::Phase;
 use super::running::{Call, ToDriver};
 use super::settle;
 use super::slots::{Reservation, Slot};
@@ -62,7 +63,6 @@ pub(crate) struct Driver {
     policy: Policy,
     inbox: mpsc::Sender<Input>,
     inputs: mpsc::Receiver<Input>,
-    phase: watch::Receiver<Phase>,
     messages: BTreeSet<String>,
     sent: Option<Timestamp>,
     reservation: Option<Reservation>,
@@ -86,7 +86,6 @@ impl Driver {
             state: State::new(record),
             inbox,
             inputs,
-            phase: shared.phase.clone(),
             messages: BTreeSet::new(),
             sent: None,
             reservation: None,
@@ -122,7 +121,7 @@ impl Driver {
             if let Some(input) = next.take() {
                 self.take_in(input).await;
             }
-            let now = *self.phase.borrow_and_update();
+            let now = self.shared.phase();
             if phase != now {
                 phase = now;
                 self.feed(match phase {
@@ -142,7 +141,7 @@ impl Driver {
             let timer = self.timer();
             tokio::select! {
                 biased;
-                _ = self.phase.changed() => {}
+                () = self.shared.phases.beyond(phase) => {}
                 event = ended(&mut self.call) => {
                     self.call = None;
                     self.grace = None;
@@ -211,12 +210,12 @@ impl Driver {
                         self.abandon().await;
                         return;
                     }
-                    let mut phase = self.phase.clone();
                     let lost = self.renew.map(|(_, lost)| lost);
                     tokio::select! {
+                        biased;
+                        () = self.shared.phases.reached(Phase::Leaving) => {}
                         () = sleep(LEDGER.after(failures, fastrand::f64())) => {}
                         () = sleep_until(lost.unwrap_or_else(Instant::now)), if lost.is_some() => {}
-                        _ = phase.wait_for(|phase| *phase == Phase::Leaving) => {}
                     }
                 }
             }
@@ -314,10 +313,10 @@ impl Driver {
             if self.shared.phase() == Phase::Leaving {
                 return;
             }
-            let mut phase = self.phase.clone();
             tokio::select! {
+                biased;
+                () = self.shared.phases.reached(Phase::Leaving) => {}
                 () = sleep(LEDGER.after(failures, fastrand::f64())) => {}
-                _ = phase.wait_for(|phase| *phase == Phase::Leaving) => {}
             }
         }
     }

@@ -9,6 +9,7 @@ mod drain;
 mod driver;
 mod heartbeat;
 mod lane;
+mod phase;
 mod poll;
 mod recover;
 pub mod route;
@@ -24,7 +25,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,8 @@ pub use steps::StepView;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lifecycle::{Record, Status};
 use crate::seam::Observer;
-use lane::{Lane, Phase, Shared};
+use lane::{Lane, Shared};
+use phase::{Phase, Phases};
 
 /// All that an engine works with.
 pub struct Parts {
@@ -56,7 +57,6 @@ pub struct Parts {
 /// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them.
 pub struct Engine {
     shared: Arc<Shared>,
-    phase: watch::Sender<Phase>,
     drain_timeout: Duration,
     pollers: TaskTracker,
     background: Vec<JoinHandle<()>>,
@@ -90,7 +90,6 @@ impl Engine {
     /// # Errors
     /// Where the ledger cannot be read.
     pub async fn start(parts: Parts) -> Result<Self, LedgerError> {
-        let (phase, phases) = watch::channel(Phase::Running);
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
@@ -98,7 +97,7 @@ impl Engine {
             lanes: parts.queues.into_iter().map(|queue| Arc::new(Lane::new(queue))).collect(),
             observer: parts.observer,
             steps: steps::Steps::default(),
-            phase: phases,
+            phases: Phases::default(),
             deferred: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         });
@@ -112,7 +111,6 @@ impl Engine {
             pollers: TaskTracker::new(),
             settled: CancellationToken::new(),
             drain_timeout: parts.drain_timeout,
-            phase,
             shared,
         };
         for lane in &engine.shared.lanes {
@@ -132,7 +130,7 @@ impl Engine {
     /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the rest, gives messages back.
     /// Each time that `hurry` resolves, a wait is cut short.
     pub async fn drain(self, hurry: impl AsyncFnMut()) {
-        drain::drain(&self.shared, &self.phase, self.drain_timeout, hurry).await;
+        drain::drain(&self.shared, self.drain_timeout, hurry).await;
         for task in self.background {
             task.abort();
             // Aborted on purpose.

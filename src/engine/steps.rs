@@ -1,6 +1,6 @@
 //! The steps that this worker is busy with, each with the way to its driver.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -36,7 +36,7 @@ pub struct StepView {
 /// The drivers by token.
 #[derive(Default)]
 pub(crate) struct Steps {
-    drivers: Mutex<HashMap<CallbackToken, Entry>>,
+    drivers: Mutex<BTreeMap<CallbackToken, Entry>>,
     gone: Notify,
 }
 
@@ -118,7 +118,7 @@ impl Steps {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CallbackToken, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Entry>> {
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
