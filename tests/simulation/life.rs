@@ -1,0 +1,75 @@
+//! One life of a worker's process. When it ends, nothing that it was about to do happens any more.
+//!
+//! Its tasks stay in the runtime, but whatever leads outside (a call, a write, word of a run) hangs or is unheard from then on. So a
+//! crash is exactly that: an effect that did not happen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::judge::{Seen, Worker};
+use crate::world::World;
+
+pub struct Life {
+    pub worker: Worker,
+    pub world: Arc<World>,
+    over: CancellationToken,
+    /// Boundaries of effects that are still to be crossed.
+    left: AtomicI64,
+}
+
+impl Life {
+    /// A life that ends at the `crossings`-th boundary of an effect, if at any.
+    pub fn new(world: &Arc<World>, worker: Worker, crossings: Option<i64>) -> Arc<Self> {
+        let left = AtomicI64::new(crossings.unwrap_or(i64::MAX));
+        Arc::new(Self { worker, world: world.clone(), over: CancellationToken::new(), left })
+    }
+
+    pub fn name(&self) -> String {
+        format!("w{}.{}", self.worker.ledger, self.worker.process)
+    }
+
+    /// The boundary of an effect: the process may die here.
+    pub async fn cross(&self, place: &str) {
+        if !self.is_over() && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 && self.world.has_faults() {
+            self.world.count(&format!("crash: {place}"));
+            self.end(place);
+        }
+        if self.is_over() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What `outside` comes to, as long as anybody is there to hear of it.
+    pub async fn while_it_lasts<T>(&self, outside: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => std::future::pending().await,
+            done = outside => done,
+        }
+    }
+
+    pub fn see(&self, seen: &Seen<String>) {
+        if !self.is_over() {
+            self.world.see(seen);
+        }
+    }
+
+    /// It ends here and now.
+    pub fn end(&self, place: &str) {
+        if !self.is_over() {
+            self.world.note(&format!("{} dies: {place}", self.name()));
+            self.world.see(&Seen::Died { worker: self.worker });
+            self.over.cancel();
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    pub async fn ended(&self) {
+        self.over.cancelled().await;
+    }
+}

@@ -1,0 +1,76 @@
+//! Many seeds, on all cores, and what they came to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+
+use crate::plan::Plan;
+use crate::run::run;
+use crate::script::PANIC;
+use crate::tally::Tally;
+use crate::world::Story;
+
+/// How many each test run plays.
+const SEEDS: u64 = 300;
+/// Lines of a failing seed's trace that are shown at once.
+const SHOWN: usize = 300;
+
+/// Plays one seed of the environment's choice, or as many as it says, and fails with the first that breaks a promise.
+pub fn play() {
+    keep_silent_about_scripted_panics();
+    if let Some(seed) = number("CALLBACKD_SEED") {
+        let story = run(Plan::of(seed));
+        eprintln!("{}\n\n{}", story.lines.join("\n"), story.tally);
+        assert_eq!(story.broken, None, "seed {seed}");
+        return;
+    }
+    let seeds = number("CALLBACKD_SEEDS").unwrap_or(SEEDS);
+    let (tally, failed) = play_all(seeds);
+    eprintln!("{seeds} seeds:\n{tally}");
+    if let Some((seed, story)) = failed {
+        let from = story.lines.len().saturating_sub(SHOWN);
+        panic!(
+            "{}\n\nseed {seed}: {}\nreplay it with: CALLBACKD_SEED={seed} cargo test --test simulation no_seed -- --nocapture",
+            story.lines[from..].join("\n"),
+            story.broken.unwrap_or_default()
+        );
+    }
+}
+
+fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
+    let (next, tally, failed) = (AtomicU64::new(0), Mutex::new(Tally::default()), OnceLock::new());
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while failed.get().is_none() {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= seeds {
+                        return;
+                    }
+                    let story = run(Plan::of(seed));
+                    tally.lock().expect("not poisoned").add(&story.tally);
+                    if story.broken.is_some() {
+                        // Two at once: one of them will do.
+                        let _ = failed.set((seed, story));
+                    }
+                }
+            });
+        }
+    });
+    (tally.into_inner().expect("not poisoned"), failed.into_inner())
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+fn keep_silent_about_scripted_panics() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload().downcast_ref::<String>().is_none_or(|text| text != PANIC) {
+            loud(panic);
+        }
+    }));
+}
