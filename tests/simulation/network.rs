@@ -19,7 +19,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use callbackd::aws::Outside;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{HeaderMap, Response};
@@ -194,7 +194,7 @@ fn halves(body: &Bytes, second: Second) -> SdkBody {
             Some((frame, part + 1))
         }
     });
-    SdkBody::from_body_1_x(StreamBody::new(Box::pin(whole)))
+    SdkBody::from_body_1_x(StreamBody::new(Box::pin(whole.fuse())))
 }
 
 fn reset() -> ConnectorError {

@@ -1,6 +1,7 @@
 //! One seed's run: faults, then healing, then quiet, and nothing may be left over.
 
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::plan::{Execution, Fleet, Plan};
+use crate::script::PANIC;
 use crate::worker::Keeper;
 use crate::world::{QUEUE_URL, Story, World};
 
@@ -20,13 +22,33 @@ use crate::world::{QUEUE_URL, Story, World};
 const QUIET: Duration = Duration::from_secs(12 * 3_600);
 const LOOK: Duration = Duration::from_secs(5);
 
+thread_local! {
+    /// What panicked on this thread although no script said so: a task that nobody may miss.
+    static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
 /// Runs a plan on this thread, and nothing else meanwhile.
 pub fn run(plan: Plan) -> Story {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(watch_panics);
+    PANICKED.take();
     // The engine's jitter and the SDK's ids come from here.
     fastrand::seed(plan.seed);
     // Neither sockets nor other threads: whatever needs them fails here.
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(play(Arc::new(plan)))
+    let story = runtime.block_on(play(Arc::new(plan)));
+    drop(runtime);
+    Story { broken: PANICKED.take().or(story.broken), ..story }
+}
+
+fn watch_panics() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str() != Some(PANIC) {
+            PANICKED.set(Some(panic.to_string()));
+            loud(panic);
+        }
+    }));
 }
 
 async fn play(plan: Arc<Plan>) -> Story {

@@ -6,7 +6,6 @@ use std::thread;
 
 use crate::plan::Plan;
 use crate::run::run;
-use crate::script::PANIC;
 use crate::tally::Tally;
 use crate::world::Story;
 
@@ -17,7 +16,6 @@ const SHOWN: usize = 300;
 
 /// Plays one seed of the environment's choice, or as many as it says, and fails with the first that breaks a promise.
 pub fn play() {
-    keep_silent_about_scripted_panics();
     if let Some(seed) = number("CALLBACKD_SEED") {
         let story = run(Plan::of(seed));
         eprintln!("{}\n\n{}", story.lines.join("\n"), story.tally);
@@ -64,13 +62,4 @@ fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
-}
-
-fn keep_silent_about_scripted_panics() {
-    let loud = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if panic.payload().downcast_ref::<String>().is_none_or(|text| text != PANIC) {
-            loud(panic);
-        }
-    }));
 }
