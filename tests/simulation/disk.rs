@@ -28,6 +28,10 @@ impl Disk {
         self.life.cross(&format!("{what}, before")).await;
         let troubled = world.has_faults() && world.chance(self.trouble);
         let kind = if troubled { world.draw(3) } else { 3 };
+        if troubled {
+            let how = ["fails", "is slow", "fails after it was done"][usize::try_from(kind).expect("small")];
+            world.note(&format!("{} {what} {how}", self.life.name()));
+        }
         if kind == 0 {
             world.count(&format!("fault: {what} fails before"));
             return Err(StoreError("disk full".to_owned()));
