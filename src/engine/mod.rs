@@ -54,8 +54,10 @@ pub struct Parts {
     pub retention: Duration,
 }
 
-/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them.
+/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. Dropped, it takes no more work and
+/// releases what it has, unwatched.
 pub struct Engine {
+    _leaves: Leaves,
     shared: Arc<Shared>,
     drain_timeout: Duration,
     pollers: TaskTracker,
@@ -63,6 +65,15 @@ pub struct Engine {
     /// Ends the deletes once no driver is left that could order one.
     settled: CancellationToken,
     keepers: Vec<JoinHandle<()>>,
+}
+
+/// Has the tasks end whose engine is dropped.
+struct Leaves(Arc<Shared>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.phases.enter(Phase::Leaving);
+    }
 }
 
 /// How one queue fares.
@@ -103,6 +114,7 @@ impl Engine {
         });
         recover::reap(&shared).await?;
         let mut engine = Self {
+            _leaves: Leaves(shared.clone()),
             background: vec![
                 tokio::spawn(recover::sweep(shared.clone(), parts.retention)),
                 tokio::spawn(stop::watch(shared.clone())),
