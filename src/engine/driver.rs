@@ -9,7 +9,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::ask;
 use super::lane::{HandlerParts, Lane, Shared};
@@ -24,7 +24,7 @@ use crate::ledger::{LedgerError, Written};
 use crate::lifecycle::{
     Arrival, Effect, Ending, Event, Here, Policy, Record, State, Status, Transition, Via, View, decide,
 };
-use crate::seam::Observation;
+use crate::seam::{Observation, StoreError};
 use crate::step::StopReason;
 
 /// Something that reaches a driver from outside.
@@ -243,8 +243,10 @@ impl Driver {
             };
             let Transition { write, here, work_seen, refusals, effects } = decide(&self.state, event, &view)?;
             if let Some(record) = write {
-                match self.shared.ledger.write(record).await? {
-                    Written::Done(record) => self.written(*record),
+                let asked = Instant::now();
+                let write = self.shared.ledger.write(record);
+                match within(self.patience(asked), write).await? {
+                    Written::Done(record) => self.written(*record, asked),
                     Written::Changed => {
                         self.read_again().await?;
                         continue;
@@ -265,17 +267,26 @@ impl Driver {
         }
     }
 
-    fn written(&mut self, record: Record) {
+    /// `asked`: when the write was begun. It may have taken effect at once, and others count the lease from then on.
+    fn written(&mut self, record: Record, asked: Instant) {
         let lease = self.shared.ledger.lease();
         let mine = self.shared.ledger.is_shared() && record.owner.as_ref() == Some(self.shared.ledger.me());
-        let now = Instant::now();
-        self.renew = mine.then(|| (now + lease / 3, now + lease * 2 / 3));
+        self.renew = mine.then(|| (asked + lease / 3, asked + lease * 2 / 3));
         self.state.record = record;
+    }
+
+    /// Until when the ledger may take over what was asked of it now, where others share it: a claim must be given up in time,
+    /// however slow it is.
+    fn patience(&self, now: Instant) -> Option<Instant> {
+        let shared = self.shared.ledger.is_shared();
+        let lost = self.renew.map(|(_, lost)| lost).filter(|lost| *lost > now);
+        shared.then(|| lost.unwrap_or(now + self.shared.ledger.lease() * 2 / 3))
     }
 
     async fn read_again(&mut self) -> Result<(), LedgerError> {
         let stop = self.state.record.stop_requested.is_some();
-        self.state.record = match self.shared.ledger.load(&self.state.record.token).await? {
+        let load = self.shared.ledger.load(&self.state.record.token);
+        self.state.record = match within(self.patience(Instant::now()), load).await? {
             Some(record) => record,
             None => Record { version: 0, status: Status::New, ..self.state.record.clone() },
         };
@@ -556,6 +567,17 @@ enum Timer {
     Deadline,
     Renew,
     Lost,
+}
+
+/// What the ledger answers until then.
+async fn within<T>(
+    until: Option<Instant>,
+    call: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    let Some(until) = until else { return call.await };
+    let late =
+        |_| Err(LedgerError::Store(StoreError("it did not answer while the claim on the step lasts".to_owned())));
+    timeout_at(until, call).await.unwrap_or_else(late)
 }
 
 async fn ended(call: &mut Option<Call>) -> Event {
