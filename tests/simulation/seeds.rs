@@ -1,13 +1,16 @@
 //! Many seeds, on all cores, and what they came to.
 
+use std::io::stderr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
+use tracing_subscriber::EnvFilter;
+
 use crate::plan::Plan;
 use crate::run::run;
 use crate::tally::Tally;
-use crate::world::Story;
+use crate::world::{self, Story};
 
 /// How many each test run plays.
 const SEEDS: u64 = 300;
@@ -17,8 +20,9 @@ const SHOWN: usize = 300;
 /// Plays one seed of the environment's choice, or as many as it says, and fails with the first that breaks a promise.
 pub fn play() {
     if let Some(seed) = number("CALLBACKD_SEED") {
+        tell_all();
         let story = run(Plan::of(seed));
-        eprintln!("{}\n\n{}", story.lines.join("\n"), story.tally);
+        eprintln!("\n{}", story.tally);
         assert_eq!(story.broken, None, "seed {seed}");
         return;
     }
@@ -57,6 +61,13 @@ fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
         }
     });
     (tally.into_inner().expect("not poisoned"), failed.into_inner())
+}
+
+/// The trace as it comes about, and between its lines what the daemon logs.
+fn tell_all() {
+    world::LIVE.store(true, Ordering::SeqCst);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("callbackd=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).with_writer(stderr).init();
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::tally::Tally;
 
 pub const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
 const EPOCH: u64 = 1_800_000_000_000;
+
+/// Whether the trace is told as it comes about.
+pub static LIVE: AtomicBool = AtomicBool::new(false);
 
 pub struct World {
     service: Service,
@@ -132,6 +136,9 @@ impl World {
         let at = self.started.elapsed().as_millis();
         let mut state = self.state();
         let line = format!("{:>9}.{:03} {line}", at / 1000, at % 1000);
+        if LIVE.load(Ordering::Relaxed) {
+            eprintln!("{line}");
+        }
         line.hash(&mut state.hash);
         state.lines.push(line);
     }
