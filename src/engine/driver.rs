@@ -78,7 +78,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts a driver for a step that has none, from what its message or the ledger's record says; gives `first` back where it has one.
     pub(crate) fn spawn(shared: &Arc<Shared>, lane: &Arc<Lane>, record: Record, first: Input) -> Result<(), Input> {
-        let Some((inbox, inputs)) = shared.steps.enter(view_of(&record)) else { return Err(first) };
+        let Some((inbox, inputs)) = shared.steps.enter(StepView::of(&record)) else { return Err(first) };
         let driver = Self {
             shared: shared.clone(),
             lane: lane.clone(),
@@ -545,7 +545,7 @@ impl Driver {
         self.shared.steps.update(&record.token, |view| {
             let started_at = view.started_at;
             let progress = view.progress.take();
-            *view = StepView { activity: *here, started_at, progress, ..view_of(record) };
+            *view = StepView { activity: *here, started_at, progress, ..StepView::of(record) };
         });
     }
 }
@@ -584,23 +584,6 @@ async fn ended(call: &mut Option<Call>) -> Event {
     match call {
         Some(call) => call.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-fn view_of(record: &Record) -> StepView {
-    StepView {
-        token: record.token.clone(),
-        execution: record.execution.clone(),
-        queue: record.queue.clone(),
-        handler: record.handler.clone(),
-        status: record.status,
-        activity: Here::Nothing,
-        attempt: record.attempt,
-        first_seen: record.first_seen,
-        started_at: None,
-        concluded_at: record.concluded_at,
-        stop_requested: record.stop_requested.is_some(),
-        progress: None,
     }
 }
 

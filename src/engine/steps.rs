@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::driver::Input;
 use crate::handler::Progress;
-use crate::lifecycle::{Here, Status};
+use crate::lifecycle::{Here, Record, Status};
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// What can be seen of a step from outside its driver.
@@ -31,6 +31,26 @@ pub struct StepView {
     pub concluded_at: Option<Timestamp>,
     pub stop_requested: bool,
     pub progress: Option<Progress>,
+}
+
+impl StepView {
+    /// Of a step for which nothing is under way yet.
+    pub(crate) fn of(record: &Record) -> Self {
+        Self {
+            token: record.token.clone(),
+            execution: record.execution.clone(),
+            queue: record.queue.clone(),
+            handler: record.handler.clone(),
+            status: record.status,
+            activity: Here::Nothing,
+            attempt: record.attempt,
+            first_seen: record.first_seen,
+            started_at: None,
+            concluded_at: record.concluded_at,
+            stop_requested: record.stop_requested.is_some(),
+            progress: None,
+        }
+    }
 }
 
 /// The drivers by token.

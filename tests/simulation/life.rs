@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::judge::{Seen, Worker};
 use crate::world::World;
 
+/// What changes nothing outside; to die there is to die at any moment, which the plan sees to as well.
+const LOOKS: [&str; 5] = ["list", "get", "purge", "probe", "DescribePipelineExecution"];
+
 pub struct Life {
     pub worker: Worker,
     pub world: Arc<World>,
@@ -32,7 +35,8 @@ impl Life {
 
     /// The boundary of an effect: the process may die here.
     pub async fn cross(&self, place: &str) {
-        if !self.is_over() && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 && self.world.has_faults() {
+        let looks = LOOKS.iter().any(|look| place.starts_with(look));
+        if !self.is_over() && !looks && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 && self.world.has_faults() {
             self.world.count(&format!("crash: {place}"));
             self.end(place);
         }

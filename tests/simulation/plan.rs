@@ -205,7 +205,7 @@ fn lives(dice: &mut Dice, window: u64) -> Vec<Fate> {
                 }
                 1 => Ends::After(dice.seconds(0..=window)),
                 _ => {
-                    let most = dice.pick(&[10, 40, 200]);
+                    let most = dice.pick(&[5, 20, 100]);
                     Ends::AtEffect(dice.0.i64(1..=most))
                 }
             };
@@ -285,8 +285,8 @@ fn config(dice: &mut Dice) -> String {
         dice.number(0..=60),
         dice.number(3..=30),
         dice.number(1..=6),
-        visibility * dice.pick(&[1, 3, 1_000_000 / 60 / 60]),
-        dice.pick(&[0, 1, 5, 30]),
+        visibility * dice.pick(&[1, 3, 200, 200, 200]),
+        dice.pick(&[0, 1, 5, 10, 30]),
         dice.number(5..=300),
         dice.pick(&["redelivered", "always", "never"]),
     )

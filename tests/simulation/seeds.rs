@@ -14,6 +14,84 @@ use crate::world::{self, Story};
 
 /// How many each test run plays.
 const SEEDS: u64 = 300;
+/// What some seed must have come across, so that nothing is believed to hold that was never tried.
+const MET: [&str; 75] = [
+    "fleet: one worker",
+    "fleet: two workers, a ledger each",
+    "fleet: two workers, one ledger",
+    "fault: AccessDeniedException before",
+    "fault: InternalFailure after",
+    "fault: InternalFailure before",
+    "fault: ServiceUnavailable after",
+    "fault: ServiceUnavailable before",
+    "fault: ThrottlingException before",
+    "fault: body cut",
+    "fault: clock jump",
+    "fault: duplicate ExecutingMessage",
+    "fault: duplicate ReceiveMessage",
+    "fault: duplicate StoppingMessage",
+    "fault: fail_entries ChangeMessageVisibilityBatch",
+    "fault: fail_entries DeleteMessageBatch",
+    "fault: gateway after",
+    "fault: gateway before",
+    "fault: get fails before",
+    "fault: keys revoked",
+    "fault: latency ExecutingMessage",
+    "fault: latency StoppingMessage",
+    "fault: list fails before",
+    "fault: lose StoppingMessage",
+    "fault: no credentials",
+    "fault: probe fails before",
+    "fault: put fails after",
+    "fault: put fails before",
+    "fault: put is slow",
+    "fault: reorder ReceiveMessage",
+    "fault: reset after",
+    "fault: reset before",
+    "fault: slow after",
+    "fault: slow before",
+    "fault: slow body",
+    "fault: stalled body",
+    "crash: at any moment",
+    "crash: ChangeMessageVisibilityBatch, after",
+    "crash: ChangeMessageVisibilityBatch, before",
+    "crash: DeleteMessageBatch, after",
+    "crash: DeleteMessageBatch, before",
+    "crash: ReceiveMessage, after",
+    "crash: ReceiveMessage, before",
+    "crash: SendPipelineExecutionStepFailure, after",
+    "crash: SendPipelineExecutionStepFailure, before",
+    "crash: put, after",
+    "crash: put, before",
+    "crash: run, begun",
+    "crash: run, ended",
+    "path: a run told of lease_lost",
+    "path: a run told of pipeline_stopped",
+    "path: a run told of shutdown",
+    "path: a run told of time_limit",
+    "path: a write lost to another",
+    "path: an answer refused",
+    "path: checkpoint",
+    "path: cleanup",
+    "path: expired credentials refused",
+    "path: hurried shutdown",
+    "path: no start without a ledger",
+    "path: shutdown",
+    "path: the same answer again",
+    "path: unreadable message",
+    "path: written as owed",
+    "path: written as waiting",
+    "run: again",
+    "run: failure",
+    "run: hang",
+    "run: panic",
+    "run: retry",
+    "run: success",
+    "call: SendMessage",
+    "step Failed",
+    "step Stopped",
+    "step Succeeded",
+];
 /// Lines of a failing seed's trace that are shown at once.
 const SHOWN: usize = 300;
 
@@ -29,6 +107,10 @@ pub fn play() {
     let seeds = number("CALLBACKD_SEEDS").unwrap_or(SEEDS);
     let (tally, failed) = play_all(seeds);
     eprintln!("{seeds} seeds:\n{tally}");
+    if failed.is_none() && seeds >= SEEDS {
+        let missed: Vec<_> = MET.iter().filter(|what| tally.of(what) == 0).collect();
+        assert!(missed.is_empty(), "no seed came across {missed:?}");
+    }
     if let Some((seed, story)) = failed {
         let from = story.lines.len().saturating_sub(SHOWN);
         panic!(
