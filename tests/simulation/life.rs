@@ -20,13 +20,16 @@ pub struct Life {
     over: CancellationToken,
     /// Boundaries of effects that are still to be crossed.
     left: AtomicI64,
+    /// How the names of those begin that count.
+    counted: &'static str,
 }
 
 impl Life {
-    /// A life that ends at the `crossings`-th boundary of an effect, if at any.
-    pub fn new(world: &Arc<World>, worker: Worker, crossings: Option<i64>) -> Arc<Self> {
-        let left = AtomicI64::new(crossings.unwrap_or(i64::MAX));
-        Arc::new(Self { worker, world: world.clone(), over: CancellationToken::new(), left })
+    /// A life that ends at the n-th boundary of an effect whose name begins so, if at any.
+    pub fn new(world: &Arc<World>, worker: Worker, end: Option<(&'static str, i64)>) -> Arc<Self> {
+        let (counted, crossings) = end.unwrap_or(("", i64::MAX));
+        let (over, left) = (CancellationToken::new(), AtomicI64::new(crossings));
+        Arc::new(Self { worker, world: world.clone(), over, left, counted })
     }
 
     pub fn name(&self) -> String {
@@ -36,7 +39,8 @@ impl Life {
     /// The boundary of an effect: the process may die here.
     pub async fn cross(&self, place: &str) {
         let looks = LOOKS.iter().any(|look| place.starts_with(look));
-        if !self.is_over() && !looks && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 && self.world.has_faults() {
+        let counts = place.starts_with(self.counted) && !looks;
+        if !self.is_over() && counts && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 && self.world.has_faults() {
             self.world.count(&format!("crash: {place}"));
             self.end(place);
         }

@@ -55,8 +55,8 @@ pub struct Fate {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Ends {
-    /// At the n-th boundary of an effect.
-    AtEffect(i64),
+    /// At the n-th boundary of an effect whose name begins so.
+    AtEffect(&'static str, i64),
     After(Duration),
     /// It is told to drain; told twice, in a hurry.
     Drained {
@@ -99,7 +99,7 @@ impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut dice = Dice(Rng::with_seed(seed));
         let fleet = dice.pick(&[Fleet::Single, Fleet::Single, Fleet::Apart, Fleet::Sharing]);
-        let faults = dice.seconds(60..=1_200);
+        let faults = dice.seconds(30..=600);
         let window = faults.as_secs();
         let mut scripts = Vec::new();
         let executions = (0..dice.number(1..=4)).map(|_| execution(&mut dice, window, &mut scripts)).collect();
@@ -179,7 +179,7 @@ fn script(dice: &mut Dice) -> Script {
         let again = End::Again(dice.seconds(1..=120));
         let ends = [End::Success, End::Success, End::Failure, End::Retry, End::Retry, again, End::Panic, End::Hang];
         Run {
-            work: dice.seconds(if long { 60..=600 } else { 0..=20 }),
+            work: dice.seconds(if long { 60..=300 } else { 0..=20 }),
             checkpoints: dice.pick(&[0, 0, 1, 3]),
             end: dice.pick(&ends),
         }
@@ -194,6 +194,20 @@ fn script(dice: &mut Dice) -> Script {
     }
 }
 
+/// Where lives end; rare ones by name.
+const EFFECTS: [&str; 10] = [
+    "",
+    "",
+    "",
+    "put",
+    "SendPipelineExecutionStepSuccess",
+    "SendPipelineExecutionStepFailure",
+    "DeleteMessageBatch",
+    "ChangeMessageVisibilityBatch",
+    "run",
+    "cleanup",
+];
+
 fn lives(dice: &mut Dice, window: u64) -> Vec<Fate> {
     let count = dice.pick(&[0, 1, 1, 2, 3, 5]);
     (0..count)
@@ -205,8 +219,8 @@ fn lives(dice: &mut Dice, window: u64) -> Vec<Fate> {
                 }
                 1 => Ends::After(dice.seconds(0..=window)),
                 _ => {
-                    let most = dice.pick(&[5, 20, 100]);
-                    Ends::AtEffect(dice.0.i64(1..=most))
+                    let most = dice.pick(&[3, 10, 60]);
+                    Ends::AtEffect(dice.pick(&EFFECTS), dice.0.i64(1..=most))
                 }
             };
             Fate { end, pause: dice.seconds(0..=60) }
@@ -267,7 +281,7 @@ fn config(dice: &mut Dice) -> String {
             format!(
                 "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = {}\nretry_delay = \"{}s\"\n\
                  retry_delay_max = \"60s\"\nstop_grace = \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
-                dice.number(60..=1_800),
+                dice.number(60..=600),
                 dice.number(1..=4),
                 dice.number(1..=30),
                 dice.number(0..=30),

@@ -63,7 +63,7 @@ impl Keeper {
     fn start(&self, life: u32, fate: Option<Fate>) -> Process {
         let worker = Worker { ledger: self.ledger, process: 100 * self.number + life };
         let crossings = match fate {
-            Some(Fate { end: Ends::AtEffect(crossings), .. }) => Some(crossings),
+            Some(Fate { end: Ends::AtEffect(at, crossings), .. }) => Some((at, crossings)),
             _ => None,
         };
         let life = Life::new(&self.world, worker, crossings);
@@ -101,7 +101,7 @@ impl Keeper {
                     sleep(after).await;
                     Some(hurry)
                 }
-                Some(Ends::AtEffect(_)) | None => std::future::pending().await,
+                Some(Ends::AtEffect(..)) | None => std::future::pending().await,
             }
         };
         tokio::select! {
