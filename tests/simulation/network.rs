@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -56,7 +56,7 @@ struct Shown(Arc<Opaque>);
 
 impl TimeSource for Shown {
     #[expect(clippy::disallowed_types, reason = "the SDK's own interface; it reads no clock")]
-    fn now(&self) -> SystemTime {
+    fn now(&self) -> std::time::SystemTime {
         self.0.0.world.shown().into()
     }
 }

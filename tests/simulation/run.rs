@@ -5,6 +5,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
+use futures_util::future::join_all;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
@@ -112,7 +113,6 @@ async fn trouble(plan: &Plan, world: &World) {
         world.count("path: unreadable message");
         world.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
     });
-    use futures_util::future::join_all;
     tokio::join!(
         join_all(executions),
         join_all(jumps),

@@ -131,7 +131,7 @@ impl Keeper {
     fn ended(&self, process: &Process, ended: Result<Result<(), DaemonError>, JoinError>) {
         match ended {
             Ok(Err(DaemonError::Ledger(_))) if self.plan.disk > 0.0 => {
-                self.world.count("path: no start without a ledger")
+                self.world.count("path: no start without a ledger");
             }
             other => self.world.fail(&format!("the daemon ended by itself: {other:?}")),
         }
