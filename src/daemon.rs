@@ -45,16 +45,57 @@ const LAST_WORDS: Duration = Duration::from_secs(45);
 /// How often the number of running steps is looked at for the container's scale-in protection.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.
-///
-/// # Errors
-/// [`DaemonError`] where it cannot start: the ledger cannot be opened, no region is known, the status address is taken.
-pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
+/// A worker that is yet to run. What it meets is real unless it is given something else, as a test does that leaves nothing to chance.
+pub struct Daemon {
+    loaded: Loaded,
+    store: Option<Arc<dyn Store>>,
+    outside: aws::Outside,
+    now: Option<Timestamp>,
+}
+
+impl Daemon {
+    #[must_use]
+    pub fn new(loaded: Loaded) -> Self {
+        Self { loaded, store: None, outside: aws::Outside::default(), now: None }
+    }
+
+    /// Another ledger than the configured one.
+    #[must_use]
+    pub fn store(self, store: Arc<dyn Store>) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
+    /// Another network, clock and source of credentials for the AWS clients.
+    #[must_use]
+    pub fn outside(self, outside: aws::Outside) -> Self {
+        Self { outside, ..self }
+    }
+
+    /// What the wall clock shows when it starts.
+    #[must_use]
+    pub fn starting_at(self, now: Timestamp) -> Self {
+        Self { now: Some(now), ..self }
+    }
+
+    /// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.
+    ///
+    /// # Errors
+    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no region is known, the status address is taken.
+    pub async fn run(self, stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
+        run(self, stop).await
+    }
+}
+
+async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
+    let Daemon { loaded, store, outside, now } = daemon;
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
-    let store: Arc<dyn Store> = ledger::open(&loaded.config.ledger, observer.clone())?;
-    let clients = aws::Clients::new(loaded.config.aws.clone(), &me.0, observer.clone());
+    let store = match store {
+        Some(store) => store,
+        None => ledger::open(&loaded.config.ledger, observer.clone())?,
+    };
+    let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
@@ -69,7 +110,7 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
         queues,
         handlers,
         observer,
-        clock: Clock::starting_at(Timestamp::now()),
+        clock: Clock::starting_at(now.unwrap_or_else(Timestamp::now)),
         drain_timeout: loaded.config.worker.drain_timeout,
         retention: loaded.config.ledger.retention,
     })
@@ -85,6 +126,7 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
     manager.ready("polling").await;
 
     tokio::select! {
+        biased;
         () = stop() => {}
         () = manager.watchdog(|| is_turning(&monitor)) => {}
         () = clients.keep_credentials() => {}
@@ -93,6 +135,7 @@ pub async fn run(loaded: Loaded, mut stop: impl AsyncFnMut()) -> Result<(), Daem
     let longest = loaded.config.handlers.values().map(|handler| handler.stop_grace).max().unwrap_or_default();
     let until = Instant::now() + loaded.config.worker.drain_timeout + longest + LAST_WORDS;
     tokio::select! {
+        biased;
         () = engine.drain(stop) => {}
         // Beyond its own bounds a drain hangs, and systemd may end it.
         () = manager.keep_extending(|| Instant::now() < until) => {}

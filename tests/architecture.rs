@@ -107,6 +107,7 @@ const RULES: &[(&str, Rule)] = &[
     ("a message is deleted in src/engine/settle.rs alone", one_place_deletes),
     ("what is decided does nothing itself", decisions_are_pure),
     ("a file is about one thing", files_are_short),
+    ("a run can be repeated", nothing_is_left_to_chance),
 ];
 
 fn aws_types_stay_in_aws(source: &Source) -> Vec<String> {
@@ -146,6 +147,21 @@ fn only_commands_print(source: &Source) -> Vec<String> {
         return Vec::new();
     }
     source.mentions(&["println!", "eprintln!", "print!", "eprint!", "dbg!", "process::exit", "process::abort"])
+}
+
+/// What the simulation replays from a seed must not depend on hashes, nor on the lots that tokio draws by itself.
+fn nothing_is_left_to_chance(source: &Source) -> Vec<String> {
+    let replayed = ["src/engine/", "src/ledger/", "src/lifecycle/", "src/local/", "src/daemon.rs", "src/aws/"];
+    if !replayed.iter().any(|part| source.path.starts_with(part)) {
+        return Vec::new();
+    }
+    let mut found = source.mentions(&["HashMap", "HashSet", "futures_util::select"]);
+    for (at, text) in source.code.text.match_indices("select! {") {
+        if !source.code.text[at + text.len()..].trim_start().starts_with("biased;") {
+            found.push(source.at(source.code.line(at), "select! without `biased`"));
+        }
+    }
+    found
 }
 
 /// tracing keeps a line's text in a field of this name.
@@ -475,6 +491,17 @@ mod each_rule_can_fail {
         assert_eq!(broken(one_place_deletes, "src/engine/poll.rs", "queue.delete(&handles).await"), 1);
         assert_eq!(broken(one_place_deletes, "src/engine/settle.rs", "queue.delete(&handles).await"), 0);
         assert_eq!(broken(one_place_deletes, "src/aws/sqs.rs", "fn delete(&self)"), 0);
+    }
+
+    #[test]
+    fn a_choice_left_to_chance() {
+        let chancy = ["use std::collections::HashMap;", "fn f() { tokio::select! { a = b => {} } }"];
+        for text in chancy {
+            assert_eq!(broken(nothing_is_left_to_chance, "src/engine/x.rs", text), 1, "{text}");
+            assert_eq!(broken(nothing_is_left_to_chance, "src/process/x.rs", text), 0, "{text}");
+        }
+        let text = "fn f() { tokio::select! { biased; a = b => {} } }";
+        assert_eq!(broken(nothing_is_left_to_chance, "src/engine/x.rs", text), 0);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One set of clients for each region and role, made when it is first asked for and cloned from then on.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::sdk_ua_metadata::FrameworkMetadata;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -20,7 +19,7 @@ use tokio::time::sleep;
 use super::calls::{Calls, Limit};
 use super::config::Config;
 use super::credentials::{Kept, Provider};
-use super::http::Https;
+use super::outside::Outside;
 use super::region;
 use super::role::{Role, session_name};
 use super::sagemaker::SageMaker;
@@ -41,7 +40,7 @@ pub struct Clients {
     config: Config,
     session: String,
     observer: Arc<dyn Observer>,
-    http: SharedHttpClient,
+    outside: Outside,
     made: Mutex<Made>,
 }
 
@@ -49,7 +48,7 @@ pub struct Clients {
 struct Made {
     /// Who we are without a role, the same in every region.
     own: Option<Arc<Kept>>,
-    accounts: HashMap<(String, Option<String>), Account>,
+    accounts: BTreeMap<(String, Option<String>), Account>,
 }
 
 /// The clients of one account in one region. Cheap to clone.
@@ -70,13 +69,13 @@ impl Clients {
     /// Makes nothing yet and calls nobody. `worker` names the sessions of assumed roles.
     #[must_use]
     pub fn new(config: Config, worker: &str, observer: Arc<dyn Observer>) -> Self {
-        Self {
-            config,
-            session: session_name(worker),
-            observer,
-            http: SharedHttpClient::new(Https::default()),
-            made: Mutex::default(),
-        }
+        Self::within(Outside::default(), config, worker, observer)
+    }
+
+    /// The same, with another outside than the real one.
+    #[must_use]
+    pub fn within(outside: Outside, config: Config, worker: &str, observer: Arc<dyn Observer>) -> Self {
+        Self { config, session: session_name(worker), observer, outside, made: Mutex::default() }
     }
 
     /// The queue with this URL. Its region is `region`, else the one in the URL, else `aws.region`, else what the SDK's chain
@@ -150,7 +149,7 @@ impl Clients {
         let mut account = Account::new(sdk, &key.0, own, self.observer.clone());
         if let Some(role_arn) = role_arn {
             let role = Role::new(account.sts.clone(), account.calls("sts"), role_arn, &self.session);
-            let kept = Arc::new(Kept::new(SharedCredentialsProvider::new(role)));
+            let kept = Arc::new(Kept::timed_by(self.outside.time.clone(), SharedCredentialsProvider::new(role)));
             account = Account::new(account.sdk, &key.0, kept, self.observer.clone());
         }
         made.accounts.insert(key, account.clone());
@@ -159,8 +158,10 @@ impl Clients {
 
     /// What the environment, the profile and our configuration say together, and who we are without a role.
     async fn load(&self, region: &str, own: Option<Arc<Kept>>) -> (SdkConfig, Arc<Kept>) {
-        let mut loader =
-            aws_config::defaults(behavior()).region(Region::new(region.to_owned())).http_client(self.http.clone());
+        let mut loader = aws_config::defaults(behavior())
+            .region(Region::new(region.to_owned()))
+            .http_client(self.outside.http.clone())
+            .time_source(self.outside.time.clone());
         if let Some(profile) = &self.config.profile {
             loader = loader.profile_name(profile);
         }
@@ -170,11 +171,15 @@ impl Clients {
         if let Some(own) = &own {
             loader = loader.credentials_provider(Provider(own.clone()));
         }
+        if let (None, Some(given)) = (&own, &self.outside.credentials) {
+            loader = loader.credentials_provider(given.clone());
+        }
         let sdk = loader.load().await;
         let own = own.unwrap_or_else(|| {
             let none = || async { Err(CredentialsError::not_loaded_no_source()) };
             let chain = sdk.credentials_provider();
-            Arc::new(Kept::new(chain.unwrap_or_else(|| SharedCredentialsProvider::new(provide_credentials_fn(none)))))
+            let source = chain.unwrap_or_else(|| SharedCredentialsProvider::new(provide_credentials_fn(none)));
+            Arc::new(Kept::timed_by(self.outside.time.clone(), source))
         });
         (sdk, own)
     }
@@ -242,7 +247,7 @@ mod tests {
 
     use aws_credential_types::Credentials;
     use aws_credential_types::provider::{ProvideCredentials, future};
-    use aws_smithy_async::time::{SystemTimeSource, TimeSource};
+    use aws_smithy_async::time::{SharedTimeSource, SystemTimeSource, TimeSource};
     use serde_json::{Value, json};
 
     use super::*;
@@ -485,7 +490,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn credentials_are_kept_fresh_beside_the_calls() {
         let asked = Arc::new(AtomicUsize::new(0));
-        let kept = Arc::new(Kept::new(SharedCredentialsProvider::new(ShortLived(asked.clone()))));
+        let kept = Arc::new(Kept::timed_by(
+            SharedTimeSource::default(),
+            SharedCredentialsProvider::new(ShortLived(asked.clone())),
+        ));
         kept.provide_credentials().await.expect("credentials");
         let sdk = SdkConfig::builder().behavior_version(behavior()).build();
         let clients = Clients::of(Account::new(sdk, "us-east-1", kept, Arc::new(()))).await;

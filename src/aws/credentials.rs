@@ -11,7 +11,7 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_smithy_async::time::{SystemTimeSource, TimeSource};
+use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_types::DateTime;
 use tokio::time::timeout;
 
@@ -51,8 +51,8 @@ struct Held {
 }
 
 impl Kept {
-    pub(super) fn new(source: SharedCredentialsProvider) -> Self {
-        Self::with_clock(source, Box::new(|| DateTime::from(SystemTimeSource::new().now()).secs()))
+    pub(super) fn timed_by(time: SharedTimeSource, source: SharedCredentialsProvider) -> Self {
+        Self::with_clock(source, Box::new(move || DateTime::from(time.now()).secs()))
     }
 
     fn with_clock(source: SharedCredentialsProvider, clock: Clock) -> Self {
@@ -230,7 +230,8 @@ impl Kept {
 
     /// For calls that sign nothing.
     pub(super) fn nothing() -> Self {
-        Self::new(SharedCredentialsProvider::new(Credentials::new("id", "secret", None, None, "test")))
+        let nothing = Credentials::new("id", "secret", None, None, "test");
+        Self::timed_by(SharedTimeSource::default(), SharedCredentialsProvider::new(nothing))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The SDK's own default cannot be told when to close idle connections, and lets a call that timed out leave an HTTP/2 connection
 //! for the next one to hang on.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_mins(1);
 #[derive(Debug, Default)]
 pub(super) struct Https {
     // One pool for each pair of time-outs; services share theirs, and credential providers have two or three.
-    pools: Mutex<HashMap<Timeouts, SharedHttpConnector>>,
+    pools: Mutex<BTreeMap<Timeouts, SharedHttpConnector>>,
 }
 
 /// To connect, and to the first byte of an answer.

@@ -5,6 +5,7 @@
 //! | `config` | what can be set |
 //! | `region` | the region that a queue's URL names |
 //! | `clients` | one set of clients for each region and role, made once and cloned |
+//! | `outside` | the network, the clock and the credentials that they meet |
 //! | `http` | the connections under them |
 //! | `credentials`, `role` | who we are, kept fresh ahead of time |
 //! | `calls` | every call: its time-out, our bound around it, its count |
@@ -21,6 +22,7 @@ pub mod doctor;
 mod executions;
 mod faults;
 mod http;
+mod outside;
 pub mod region;
 mod role;
 mod sagemaker;
@@ -32,5 +34,6 @@ mod server;
 pub use clients::{Clients, NoRegion};
 pub use config::Config;
 pub use executions::{Callback, ExecutionView, StepView};
+pub use outside::Outside;
 pub use sagemaker::SageMaker;
 pub use sqs::Sqs;

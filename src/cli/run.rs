@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use super::Failure;
 use crate::config::Loaded;
+use crate::daemon::Daemon;
+use crate::observe;
 use crate::process::signals::Signals;
-use crate::{daemon, observe};
 
 pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
     observe::log::init(&loaded.config.log).map_err(Failure::Runtime)?;
@@ -18,6 +19,6 @@ pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
         let asked = signals.next().await;
         tracing::info!(?asked, "told to stop");
     };
-    daemon::run(loaded, stop).await.map_err(Failure::runtime)?;
+    Daemon::new(loaded).run(stop).await.map_err(Failure::runtime)?;
     Ok(ExitCode::SUCCESS)
 }

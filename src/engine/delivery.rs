@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::driver::{Delivery, Driver, Input};
-use super::lane::{Lane, Phase, Shared};
+use super::lane::{Lane, Shared};
+use super::phase::Phase;
 use super::slots::Reservation;
 use super::steps::Undelivered;
 use crate::backoff::Backoff;

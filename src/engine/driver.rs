@@ -8,11 +8,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::ask;
-use super::lane::{HandlerParts, Lane, Phase, Shared};
+use super::lane::{HandlerParts, Lane, Shared};
+use super::phase::Phase;
 use super::running::{Call, ToDriver};
 use super::settle;
 use super::slots::{Reservation, Slot};
@@ -23,7 +24,7 @@ use crate::ledger::{LedgerError, Written};
 use crate::lifecycle::{
     Arrival, Effect, Ending, Event, Here, Policy, Record, State, Status, Transition, Via, View, decide,
 };
-use crate::seam::Observation;
+use crate::seam::{Observation, StoreError};
 use crate::step::StopReason;
 
 /// Something that reaches a driver from outside.
@@ -62,7 +63,6 @@ pub(crate) struct Driver {
     policy: Policy,
     inbox: mpsc::Sender<Input>,
     inputs: mpsc::Receiver<Input>,
-    phase: watch::Receiver<Phase>,
     messages: BTreeSet<String>,
     sent: Option<Timestamp>,
     reservation: Option<Reservation>,
@@ -78,7 +78,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts a driver for a step that has none, from what its message or the ledger's record says; gives `first` back where it has one.
     pub(crate) fn spawn(shared: &Arc<Shared>, lane: &Arc<Lane>, record: Record, first: Input) -> Result<(), Input> {
-        let Some((inbox, inputs)) = shared.steps.enter(view_of(&record)) else { return Err(first) };
+        let Some((inbox, inputs)) = shared.steps.enter(StepView::of(&record)) else { return Err(first) };
         let driver = Self {
             shared: shared.clone(),
             lane: lane.clone(),
@@ -86,7 +86,6 @@ impl Driver {
             state: State::new(record),
             inbox,
             inputs,
-            phase: shared.phase.clone(),
             messages: BTreeSet::new(),
             sent: None,
             reservation: None,
@@ -122,7 +121,7 @@ impl Driver {
             if let Some(input) = next.take() {
                 self.take_in(input).await;
             }
-            let now = *self.phase.borrow_and_update();
+            let now = self.shared.phase();
             if phase != now {
                 phase = now;
                 self.feed(match phase {
@@ -142,7 +141,7 @@ impl Driver {
             let timer = self.timer();
             tokio::select! {
                 biased;
-                _ = self.phase.changed() => {}
+                () = self.shared.phases.beyond(phase) => {}
                 event = ended(&mut self.call) => {
                     self.call = None;
                     self.grace = None;
@@ -211,12 +210,12 @@ impl Driver {
                         self.abandon().await;
                         return;
                     }
-                    let mut phase = self.phase.clone();
                     let lost = self.renew.map(|(_, lost)| lost);
                     tokio::select! {
+                        biased;
+                        () = self.shared.phases.reached(Phase::Leaving) => {}
                         () = sleep(LEDGER.after(failures, fastrand::f64())) => {}
                         () = sleep_until(lost.unwrap_or_else(Instant::now)), if lost.is_some() => {}
-                        _ = phase.wait_for(|phase| *phase == Phase::Leaving) => {}
                     }
                 }
             }
@@ -244,8 +243,10 @@ impl Driver {
             };
             let Transition { write, here, work_seen, refusals, effects } = decide(&self.state, event, &view)?;
             if let Some(record) = write {
-                match self.shared.ledger.write(record).await? {
-                    Written::Done(record) => self.written(*record),
+                let asked = Instant::now();
+                let write = self.shared.ledger.write(record);
+                match within(self.patience(asked), write).await? {
+                    Written::Done(record) => self.written(*record, asked),
                     Written::Changed => {
                         self.read_again().await?;
                         continue;
@@ -266,17 +267,26 @@ impl Driver {
         }
     }
 
-    fn written(&mut self, record: Record) {
+    /// `asked`: when the write was begun. It may have taken effect at once, and others count the lease from then on.
+    fn written(&mut self, record: Record, asked: Instant) {
         let lease = self.shared.ledger.lease();
         let mine = self.shared.ledger.is_shared() && record.owner.as_ref() == Some(self.shared.ledger.me());
-        let now = Instant::now();
-        self.renew = mine.then(|| (now + lease / 3, now + lease * 2 / 3));
+        self.renew = mine.then(|| (asked + lease / 3, asked + lease * 2 / 3));
         self.state.record = record;
+    }
+
+    /// Until when the ledger may take over what was asked of it now, where others share it: a claim must be given up in time,
+    /// however slow it is.
+    fn patience(&self, now: Instant) -> Option<Instant> {
+        let shared = self.shared.ledger.is_shared();
+        let lost = self.renew.map(|(_, lost)| lost).filter(|lost| *lost > now);
+        shared.then(|| lost.unwrap_or(now + self.shared.ledger.lease() * 2 / 3))
     }
 
     async fn read_again(&mut self) -> Result<(), LedgerError> {
         let stop = self.state.record.stop_requested.is_some();
-        self.state.record = match self.shared.ledger.load(&self.state.record.token).await? {
+        let load = self.shared.ledger.load(&self.state.record.token);
+        self.state.record = match within(self.patience(Instant::now()), load).await? {
             Some(record) => record,
             None => Record { version: 0, status: Status::New, ..self.state.record.clone() },
         };
@@ -314,10 +324,10 @@ impl Driver {
             if self.shared.phase() == Phase::Leaving {
                 return;
             }
-            let mut phase = self.phase.clone();
             tokio::select! {
+                biased;
+                () = self.shared.phases.reached(Phase::Leaving) => {}
                 () = sleep(LEDGER.after(failures, fastrand::f64())) => {}
-                _ = phase.wait_for(|phase| *phase == Phase::Leaving) => {}
             }
         }
     }
@@ -535,7 +545,7 @@ impl Driver {
         self.shared.steps.update(&record.token, |view| {
             let started_at = view.started_at;
             let progress = view.progress.take();
-            *view = StepView { activity: *here, started_at, progress, ..view_of(record) };
+            *view = StepView { activity: *here, started_at, progress, ..StepView::of(record) };
         });
     }
 }
@@ -559,27 +569,21 @@ enum Timer {
     Lost,
 }
 
+/// What the ledger answers until then.
+async fn within<T>(
+    until: Option<Instant>,
+    call: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    let Some(until) = until else { return call.await };
+    let late =
+        |_| Err(LedgerError::Store(StoreError("it did not answer while the claim on the step lasts".to_owned())));
+    timeout_at(until, call).await.unwrap_or_else(late)
+}
+
 async fn ended(call: &mut Option<Call>) -> Event {
     match call {
         Some(call) => call.ended().await,
         None => std::future::pending().await,
-    }
-}
-
-fn view_of(record: &Record) -> StepView {
-    StepView {
-        token: record.token.clone(),
-        execution: record.execution.clone(),
-        queue: record.queue.clone(),
-        handler: record.handler.clone(),
-        status: record.status,
-        activity: Here::Nothing,
-        attempt: record.attempt,
-        first_seen: record.first_seen,
-        started_at: None,
-        concluded_at: record.concluded_at,
-        stop_requested: record.stop_requested.is_some(),
-        progress: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keeps the messages that this worker holds invisible, ten to a call, each at half of its visibility timeout.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) struct Held {
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<String, Entry>,
+    entries: BTreeMap<String, Entry>,
     /// What is to be done next, in order of time. An entry with a call under way is not in it.
     due: BTreeSet<(Instant, String)>,
     /// Messages to be made visible are kept until no poll of ours could take them again.

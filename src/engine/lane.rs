@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use super::config::{HandlerConfig, QueueConfig};
 use super::heartbeat::Held;
+use super::phase::{Phase, Phases};
 use super::route::Routes;
 use super::settle::Deletes;
 use super::slots::Slots;
@@ -41,18 +41,6 @@ pub struct HandlerParts {
     pub handler: DynHandler,
 }
 
-/// How far the worker is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Running,
-    /// No new work; what runs goes on.
-    Draining,
-    /// Runs are told to end.
-    Stopping,
-    /// Whatever still runs is dropped.
-    Leaving,
-}
-
 /// What all tasks of the engine share.
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
@@ -61,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) lanes: Vec<Arc<Lane>>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) steps: Steps,
-    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) phases: Phases,
     /// As of the last look through the ledger.
     pub(crate) deferred: AtomicUsize,
     /// Owns the drivers of steps and their handlers' tasks.
@@ -85,7 +73,7 @@ pub(crate) struct Lane {
 
 impl Shared {
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        self.phases.now()
     }
 
     /// The lane of a queue, if this worker still has it.

@@ -9,6 +9,7 @@ mod drain;
 mod driver;
 mod heartbeat;
 mod lane;
+mod phase;
 mod poll;
 mod recover;
 pub mod route;
@@ -24,7 +25,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,8 @@ pub use steps::StepView;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lifecycle::{Record, Status};
 use crate::seam::Observer;
-use lane::{Lane, Phase, Shared};
+use lane::{Lane, Shared};
+use phase::{Phase, Phases};
 
 /// All that an engine works with.
 pub struct Parts {
@@ -53,16 +54,26 @@ pub struct Parts {
     pub retention: Duration,
 }
 
-/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them.
+/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. Dropped, it takes no more work and
+/// releases what it has, unwatched.
 pub struct Engine {
+    _leaves: Leaves,
     shared: Arc<Shared>,
-    phase: watch::Sender<Phase>,
     drain_timeout: Duration,
     pollers: TaskTracker,
     background: Vec<JoinHandle<()>>,
     /// Ends the deletes once no driver is left that could order one.
     settled: CancellationToken,
     keepers: Vec<JoinHandle<()>>,
+}
+
+/// Has the tasks end whose engine is dropped.
+struct Leaves(Arc<Shared>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.phases.enter(Phase::Leaving);
+    }
 }
 
 /// How one queue fares.
@@ -90,7 +101,6 @@ impl Engine {
     /// # Errors
     /// Where the ledger cannot be read.
     pub async fn start(parts: Parts) -> Result<Self, LedgerError> {
-        let (phase, phases) = watch::channel(Phase::Running);
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
@@ -98,12 +108,13 @@ impl Engine {
             lanes: parts.queues.into_iter().map(|queue| Arc::new(Lane::new(queue))).collect(),
             observer: parts.observer,
             steps: steps::Steps::default(),
-            phase: phases,
+            phases: Phases::default(),
             deferred: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         });
         recover::reap(&shared).await?;
         let mut engine = Self {
+            _leaves: Leaves(shared.clone()),
             background: vec![
                 tokio::spawn(recover::sweep(shared.clone(), parts.retention)),
                 tokio::spawn(stop::watch(shared.clone())),
@@ -112,7 +123,6 @@ impl Engine {
             pollers: TaskTracker::new(),
             settled: CancellationToken::new(),
             drain_timeout: parts.drain_timeout,
-            phase,
             shared,
         };
         for lane in &engine.shared.lanes {
@@ -132,7 +142,7 @@ impl Engine {
     /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the rest, gives messages back.
     /// Each time that `hurry` resolves, a wait is cut short.
     pub async fn drain(self, hurry: impl AsyncFnMut()) {
-        drain::drain(&self.shared, &self.phase, self.drain_timeout, hurry).await;
+        drain::drain(&self.shared, self.drain_timeout, hurry).await;
         for task in self.background {
             task.abort();
             // Aborted on purpose.

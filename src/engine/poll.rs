@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::delivery::deliver;
-use super::lane::{Counted, Lane, Phase, Shared};
+use super::lane::{Counted, Lane, Shared};
+use super::phase::Phase;
 use crate::backoff::Backoff;
 
 /// SQS's limit for a long poll.
@@ -64,7 +65,6 @@ impl Polls {
 /// Polls until the worker drains; more pollers join while receives come back full, and leave when one comes back empty.
 pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>, pollers: TaskTracker) {
     let _counted = Counted::new(&lane.polls.pollers);
-    let mut phase = shared.phase.clone();
     let mut failures = 0;
     let mut busy = false;
     loop {
@@ -74,7 +74,7 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>, pollers: TaskTrac
         });
         let reserved = tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase != Phase::Running) => return,
+            () = shared.phases.beyond(Phase::Running) => return,
             reserved = gather(&lane, busy) => reserved,
         };
         lane.polls.note(|last| {
@@ -116,8 +116,9 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>, pollers: TaskTrac
                 tracing::warn!(queue = lane.name, error = %fault, failures, again_in = ?wait, "the queue could not be polled");
                 drop(reserved);
                 tokio::select! {
+                    biased;
+                    () = shared.phases.beyond(Phase::Running) => return,
                     () = sleep(wait) => {}
-                    _ = phase.wait_for(|phase| *phase != Phase::Running) => return,
                 }
             }
         }

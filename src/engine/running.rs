@@ -29,8 +29,15 @@ impl Call {
     /// Starts a run.
     pub(crate) fn run(tasks: &TaskTracker, handler: &DynHandler, task: Task, keeper: Arc<dyn Keeper>) -> Self {
         let (stop, stopping) = watch::channel(None);
+        let told = stopping.clone();
         let run = handler.run(Context::new(task, stopping, keeper));
-        let call = async move { Event::Ended(end_of(run.await)) };
+        let call = async move {
+            // Told to end before its first breath: nothing is started only to be stopped.
+            if told.borrow().is_some() {
+                return Event::Ended(End::Aborted);
+            }
+            Event::Ended(end_of(run.await))
+        };
         Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: false }
     }
 

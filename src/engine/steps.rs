@@ -1,6 +1,6 @@
 //! The steps that this worker is busy with, each with the way to its driver.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::driver::Input;
 use crate::handler::Progress;
-use crate::lifecycle::{Here, Status};
+use crate::lifecycle::{Here, Record, Status};
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// What can be seen of a step from outside its driver.
@@ -33,10 +33,30 @@ pub struct StepView {
     pub progress: Option<Progress>,
 }
 
+impl StepView {
+    /// Of a step for which nothing is under way yet.
+    pub(crate) fn of(record: &Record) -> Self {
+        Self {
+            token: record.token.clone(),
+            execution: record.execution.clone(),
+            queue: record.queue.clone(),
+            handler: record.handler.clone(),
+            status: record.status,
+            activity: Here::Nothing,
+            attempt: record.attempt,
+            first_seen: record.first_seen,
+            started_at: None,
+            concluded_at: record.concluded_at,
+            stop_requested: record.stop_requested.is_some(),
+            progress: None,
+        }
+    }
+}
+
 /// The drivers by token.
 #[derive(Default)]
 pub(crate) struct Steps {
-    drivers: Mutex<HashMap<CallbackToken, Entry>>,
+    drivers: Mutex<BTreeMap<CallbackToken, Entry>>,
     gone: Notify,
 }
 
@@ -118,7 +138,7 @@ impl Steps {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CallbackToken, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Entry>> {
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

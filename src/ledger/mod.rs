@@ -5,7 +5,7 @@ mod file;
 mod memory;
 mod sqlite;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ pub struct Ledger {
     lease: Duration,
     observer: Arc<dyn Observer>,
     /// Since when each foreign claim has been seen at its version, by our own clock: the owner's clock may be wrong.
-    watched: Mutex<HashMap<CallbackToken, (u64, Instant)>>,
+    watched: Mutex<BTreeMap<CallbackToken, (u64, Instant)>>,
     failing: AtomicBool,
 }
 

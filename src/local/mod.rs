@@ -8,6 +8,8 @@
 //!        └ sagemaker   pipelines, executions, answers; its messages go into the queues
 //! ```
 //!
+//! [`Service`] by itself serves whoever needs no network: a simulation.
+//!
 //! Everything lives in memory and ends with the endpoint. There is no authentication. Where AWS leaves open what happens,
 //! [`Undocumented`] has a switch; what goes wrong on demand is a fault [`Rule`].
 //!
@@ -34,4 +36,5 @@ pub use endpoint::Endpoint;
 pub use events::{Event, EventKind};
 pub use faults::{Fault, Rule};
 pub use options::Options;
+pub use service::{Dropped, Service};
 pub use undocumented::Undocumented;

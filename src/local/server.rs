@@ -19,8 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::control;
-use super::protocol::{self, ApiError, Service as Dialect, Target};
-use super::service::Service;
+use super::service::{Dropped, Service};
 
 /// Connections at once: every long poll of every worker of a drill has one, and each costs a few kilobytes.
 const MAX_CONNECTIONS: usize = 1_024;
@@ -33,13 +32,6 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// What to wait after `accept` failed, for want of file descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Ends a connection without a response: told to hyper as the service's error.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection is dropped, as a fault rule demands")]
-struct Dropped {
-    reset: bool,
-}
 
 /// Serves connections until it is stopped, and then until all of them are closed.
 pub async fn serve(listener: TcpListener, service: Arc<Service>, stopping: CancellationToken) {
@@ -84,8 +76,7 @@ fn tell(ended: Result<(), JoinError>) {
 async fn connection(stream: TcpStream, service: Arc<Service>, stopping: CancellationToken) {
     // Answers are small and waited for. Failure costs time and nothing else.
     let _ = stream.set_nodelay(true);
-    let stopped = stopping.clone();
-    let answer = service_fn(move |request| answer(service.clone(), stopped.clone(), request));
+    let answer = service_fn(move |request| answer(service.clone(), request));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
     let served = if let Some(served) = stopping.run_until_cancelled(&mut connection).await {
         served
@@ -100,11 +91,7 @@ async fn connection(stream: TcpStream, service: Arc<Service>, stopping: Cancella
     }
 }
 
-async fn answer(
-    service: Arc<Service>,
-    stopping: CancellationToken,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Dropped> {
+async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Dropped> {
     let (head, body) = request.into_parts();
     if head.headers.contains_key("origin") {
         // A web page in the user's browser: without authentication this is all that keeps it out.
@@ -128,49 +115,7 @@ async fn answer(
             "callbackd's local endpoint: SQS and SageMaker Pipelines by the AWS JSON protocols\n",
         ));
     }
-    match Target::read(&head.headers) {
-        Ok(target) => operate(&service, &stopping, &target, &body).await,
-        Err(error) => Ok(protocol::respond(Dialect::Sqs, &service.request_id(), &Err(error))),
-    }
-}
-
-/// Does an operation, with whatever it has to suffer.
-async fn operate(
-    service: &Service,
-    stopping: &CancellationToken,
-    target: &Target,
-    body: &[u8],
-) -> Result<Response<Full<Bytes>>, Dropped> {
-    let suffers = service.strike(&target.operation);
-    let respond = |answer| Ok(protocol::respond(target.service, &service.request_id(), &answer));
-    let error = suffers.error.as_ref().map(|refusal| {
-        let error = ApiError::new(refusal.code.clone(), refusal.message.clone());
-        (refusal.acted, ApiError { status: refusal.status, ..error })
-    });
-
-    pause(suffers.before, stopping).await;
-    if let Some(disconnect) = suffers.disconnect.filter(|disconnect| !disconnect.acted) {
-        return Err(Dropped { reset: disconnect.reset });
-    }
-    if let Some((false, error)) = error {
-        return respond(Err(error));
-    }
-    let answer = match protocol::body(body) {
-        Ok(body) => service.call(target, body, &suffers).await,
-        Err(error) => Err(error),
-    };
-    pause(suffers.after, stopping).await;
-    if let Some(disconnect) = suffers.disconnect {
-        return Err(Dropped { reset: disconnect.reset });
-    }
-    respond(error.map_or(answer, |(_, error)| Err(error)))
-}
-
-async fn pause(latency: Duration, stopping: &CancellationToken) {
-    // Even a sleep of no time would cost a tick of the timer.
-    if !latency.is_zero() {
-        stopping.run_until_cancelled(sleep(latency)).await;
-    }
+    service.answer(&head.headers, &body).await
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

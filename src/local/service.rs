@@ -2,8 +2,13 @@
 
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{HeaderMap, Response};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::call::Call;
@@ -12,10 +17,17 @@ use super::events::{EventKind, Events};
 use super::faults::{Armed, Misbehaviour, Plan, Rule};
 use super::ids::Ids;
 use super::options::Options;
-use super::protocol::{ApiError, Service as Dialect, Target};
+use super::protocol::{self, ApiError, Service as Dialect, Target};
 use super::sagemaker::{self, SageMaker};
 use super::sqs::{self, Queues, Receive, Waiting};
 use super::undocumented::Undocumented;
+
+/// A request that gets no answer: its connection ends, as a fault rule demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connection is dropped, as a fault rule demands")]
+pub struct Dropped {
+    pub reset: bool,
+}
 
 /// Both services, as one thing that can be called.
 #[derive(Debug)]
@@ -85,6 +97,46 @@ impl Service {
         self.state().ids.uuid()
     }
 
+    /// Answers one request as it comes over the network, with whatever it has to suffer.
+    ///
+    /// # Errors
+    /// [`Dropped`] where a fault rule has it that no answer comes.
+    pub async fn answer(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response<Full<Bytes>>, Dropped> {
+        let target = match Target::read(headers) {
+            Ok(target) => target,
+            Err(error) => return Ok(protocol::respond(Dialect::Sqs, &self.request_id(), &Err(error))),
+        };
+        let suffers = self.strike(&target.operation);
+        let respond = |answer| Ok(protocol::respond(target.service, &self.request_id(), &answer));
+        let error = suffers.error.as_ref().map(|refusal| {
+            let error = ApiError::new(refusal.code.clone(), refusal.message.clone());
+            (refusal.acted, ApiError { status: refusal.status, ..error })
+        });
+        self.pause(suffers.before).await;
+        if let Some(disconnect) = suffers.disconnect.filter(|disconnect| !disconnect.acted) {
+            return Err(Dropped { reset: disconnect.reset });
+        }
+        if let Some((false, error)) = error {
+            return respond(Err(error));
+        }
+        let answer = match protocol::body(body) {
+            Ok(body) => self.call(&target, body, &suffers).await,
+            Err(error) => Err(error),
+        };
+        self.pause(suffers.after).await;
+        if let Some(disconnect) = suffers.disconnect {
+            return Err(Dropped { reset: disconnect.reset });
+        }
+        respond(error.map_or(answer, |(_, error)| Err(error)))
+    }
+
+    async fn pause(&self, latency: Duration) {
+        // Even a sleep of no time would cost a tick of the timer.
+        if !latency.is_zero() {
+            self.stopping.run_until_cancelled(sleep(latency)).await;
+        }
+    }
+
     /// Does an operation; a long poll comes back when it has something, or its time or the endpoint's is over.
     ///
     /// # Errors
@@ -112,6 +164,7 @@ impl Service {
             let until = until.map_or(end, |time: Time| time.min(end));
             let changed = pin!(changed);
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep_until(self.clock.instant(until)) => {}
                 () = self.stopping.cancelled() => {}
@@ -143,7 +196,6 @@ mod tests {
     use super::*;
     use crate::local::faults::Fault;
     use std::sync::Arc;
-    use std::time::Duration;
     use tokio::time::Instant;
 
     const REQUEST_TOKEN: &str = "0123456789abcdef0123456789abcdef";

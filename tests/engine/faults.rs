@@ -174,3 +174,24 @@ async fn a_run_that_ended_while_its_claim_could_not_be_renewed_is_let_go_and_not
     assert_eq!(bench.pipelines.accepted().len(), 1);
     worker.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_never_answers_keeps_nobody_from_giving_up_a_claim_in_time() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    let one = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "wait"}));
+    until("its checkpoint is saved", || {
+        bench.disk.status(TOKEN).is_some() && !bench.disk.body(TOKEN)["checkpoint"].is_null()
+    })
+    .await;
+    *bench.disk.hanging.lock().unwrap() = true;
+    let before = tokio::time::Instant::now();
+    until("it is told", || bench.log.count("told lease_lost") == 1).await;
+    assert!(before.elapsed() < Duration::from_secs(60), "{:?}", before.elapsed());
+    *bench.disk.hanging.lock().unwrap() = false;
+    bench.go.notify_one();
+    until("it runs again and ends", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 1);
+    one.drain().await;
+}

@@ -211,3 +211,16 @@ fn the_stop_of_a_deferred_step_outlives_a_worker_that_dies_in_its_cleanup_althou
     assert_eq!(bench.log.count("clean pipeline_stopped null"), 2);
     assert_eq!(bench.log.count("run 1"), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_told_to_end_before_it_began_never_begins() {
+    let mut bench = Bench::new();
+    // One receive brings both.
+    bench.step(TOKEN, &json!({}));
+    bench.stop(TOKEN, &json!({}));
+    let worker = bench.start().await;
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert_eq!(bench.log.entries(), ["clean pipeline_stopped null"]);
+    assert_eq!(bench.pipelines.accepted().len(), 1);
+    worker.drain().await;
+}

@@ -297,12 +297,14 @@ impl Pipelines for FakePipelines {
 pub struct Disk {
     rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
     pub failing: Arc<Mutex<bool>>,
+    /// Writes do not come back, whatever becomes of them.
+    pub hanging: Arc<Mutex<bool>>,
     shared: bool,
 }
 
 impl Disk {
     pub fn exclusive() -> Self {
-        Self { rows: Arc::default(), failing: Arc::default(), shared: false }
+        Self { rows: Arc::default(), failing: Arc::default(), hanging: Arc::default(), shared: false }
     }
 
     pub fn shared() -> Self {
@@ -331,6 +333,10 @@ impl Store for Disk {
     fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
         Box::pin(async move {
             self.check()?;
+            let hangs = *self.hanging.lock().unwrap();
+            if hangs {
+                std::future::pending::<()>().await;
+            }
             let mut rows = self.rows.lock().unwrap();
             if rows.get(&row.token).map(|row| row.version) != expected {
                 return Ok(Put::Changed);

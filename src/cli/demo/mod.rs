@@ -18,7 +18,7 @@ use self::stage::{Stage, Workplace};
 use self::verdict::Verdict;
 use super::{Failure, say};
 use crate::config::Loaded;
-use crate::daemon;
+use crate::daemon::Daemon;
 use crate::handler::Registry;
 use crate::local::{Endpoint, EventKind, Options};
 use crate::process::signals::Signals;
@@ -84,7 +84,7 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     stage.create_pipeline(&queue).await?;
     let loaded = Loaded::from_toml("demo", &workplace.configuration(endpoint.url(), &queue), registry)?;
     let (leave, left) = watch::channel(false);
-    let worker = tokio::spawn(daemon::run(loaded, async move || {
+    let worker = tokio::spawn(Daemon::new(loaded).run(async move || {
         // The sender goes only with the whole demo.
         let _ = left.clone().wait_for(|leave| *leave).await;
     }));

@@ -1,0 +1,117 @@
+//! A ledger's storage: what it holds outlives the process, and its writes fail before or after they took effect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use callbackd::ledger::Memory;
+use callbackd::seam::{Put, Row, Store, StoreError};
+use callbackd::step::CallbackToken;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::judge::Seen;
+use crate::life::Life;
+
+/// The storage as one process has it open.
+pub struct Disk {
+    pub held: Memory,
+    pub life: Arc<Life>,
+    /// How likely a call fails.
+    pub trouble: f64,
+}
+
+impl Disk {
+    async fn call<T>(&self, what: &'static str, act: impl FnOnce() -> BoxOf<T>) -> Result<T, StoreError> {
+        let world = self.life.world.clone();
+        self.life.cross(&format!("{what}, before")).await;
+        let troubled = world.has_faults() && world.chance(self.trouble);
+        let kind = if troubled { world.draw(3) } else { 3 };
+        if troubled {
+            let how = ["fails", "is slow", "fails after it was done"][usize::try_from(kind).expect("small")];
+            world.note(&format!("{} {what} {how}", self.life.name()));
+        }
+        if kind == 0 {
+            world.count(&format!("fault: {what} fails before"));
+            return Err(StoreError("disk full".to_owned()));
+        }
+        if kind == 1 {
+            world.count(&format!("fault: {what} is slow"));
+            sleep(Duration::from_millis(world.draw(5_000))).await;
+            self.life.cross(&format!("{what}, before")).await;
+        }
+        let done = act().await;
+        self.life.cross(&format!("{what}, after")).await;
+        if kind == 2 {
+            world.count(&format!("fault: {what} fails after"));
+            return Err(StoreError("I/O error".to_owned()));
+        }
+        done
+    }
+
+    /// Tells the judge what has just become durable.
+    fn durable(&self, row: &Row) {
+        let record: Value = serde_json::from_str(&row.body).expect("a record");
+        let (ledger, token) = (self.life.worker.ledger, row.token.to_string());
+        self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.version, row.status));
+        self.life.world.count(&format!("path: written as {}", row.status));
+        if !record["stop_requested"].is_null() {
+            self.life.see(&Seen::StopKnown { ledger, token: token.clone() });
+        }
+        if !record["outcome"].is_null() {
+            self.life.see(&Seen::Concluded { ledger, token });
+        }
+    }
+}
+
+type BoxOf<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+impl Store for Disk {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+        let (held, token) = (self.held.clone(), token.clone());
+        Box::pin(self.call("get", move || Box::pin(async move { held.get(&token).await })))
+    }
+
+    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
+        Box::pin(async move {
+            let held = self.held.clone();
+            let written = row.clone();
+            let life = &self.life;
+            self.call("put", move || {
+                let put = futures_util::FutureExt::now_or_never(held.put(row, expected)).expect("memory does not wait");
+                if put == Ok(Put::Done) {
+                    self.durable(&written);
+                } else {
+                    life.world.count("path: a write lost to another");
+                }
+                Box::pin(std::future::ready(put))
+            })
+            .await
+        })
+    }
+
+    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+        let held = self.held.clone();
+        let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
+        Box::pin(self.call("list", move || {
+            Box::pin(async move {
+                let statuses: Vec<&str> = statuses.iter().map(String::as_str).collect();
+                held.list(&statuses).await
+            })
+        }))
+    }
+
+    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
+        let held = self.held.clone();
+        Box::pin(self.call("purge", move || Box::pin(async move { held.purge(before).await })))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.call("probe", move || Box::pin(std::future::ready(Ok(())))))
+    }
+
+    fn exclusive(&self) -> bool {
+        self.held.exclusive()
+    }
+}

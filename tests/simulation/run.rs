@@ -1,0 +1,148 @@
+//! One seed's run: faults, then healing, then quiet, and nothing may be left over.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use callbackd::ledger::Memory;
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::runtime::Builder;
+use tokio::time::{sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::plan::{Execution, Fleet, Plan};
+use crate::script::PANIC;
+use crate::worker::Keeper;
+use crate::world::{QUEUE_URL, Story, World};
+
+/// How long everything may take to come to rest once nothing goes wrong any more: every time limit, wait and jump of a clock that a
+/// plan has in it, one after the other.
+const QUIET: Duration = Duration::from_secs(12 * 3_600);
+const LOOK: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// What panicked on this thread although no script said so: a task that nobody may miss.
+    static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs a plan on this thread, and nothing else meanwhile.
+pub fn run(plan: Plan) -> Story {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(watch_panics);
+    PANICKED.take();
+    // The engine's jitter and the SDK's ids come from here.
+    fastrand::seed(plan.seed);
+    // Neither sockets nor other threads: whatever needs them fails here.
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let story = runtime.block_on(play(Arc::new(plan)));
+    drop(runtime);
+    Story { broken: PANICKED.take().or(story.broken), ..story }
+}
+
+fn watch_panics() {
+    let loud = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str() != Some(PANIC) {
+            PANICKED.set(Some(panic.to_string()));
+            loud(panic);
+        }
+    }));
+}
+
+async fn play(plan: Arc<Plan>) -> Story {
+    let world = World::new(plan.seed, plan.undocumented.clone(), plan.rules.clone());
+    world.count(match plan.fleet {
+        Fleet::Single => "fleet: one worker",
+        Fleet::Apart => "fleet: two workers, a ledger each",
+        Fleet::Sharing => "fleet: two workers, one ledger",
+    });
+    world.create_queue().await;
+    let (workers, finish) = (TaskTracker::new(), CancellationToken::new());
+    let shared = if plan.fleet == Fleet::Sharing { Memory::shared() } else { Memory::new() };
+    for number in 0..plan.lives.len() {
+        let number = u32::try_from(number).expect("small");
+        let apart = number > 0 && plan.fleet == Fleet::Apart;
+        let held = if apart { Memory::new() } else { shared.clone() };
+        let (plan, world, finish) = (plan.clone(), world.clone(), finish.clone());
+        workers.spawn(Keeper { plan, world, ledger: u8::from(apart), number, held, finish }.keep());
+    }
+    workers.close();
+    trouble(&plan, &world).await;
+    world.heal();
+    let until = world.elapsed() + QUIET;
+    while !world.is_broken() && !world.left_over().is_empty() && world.elapsed() < until {
+        sleep(LOOK).await;
+    }
+    for broken in world.left_over().into_iter().filter(|_| !world.is_broken()) {
+        world.fail(&broken.to_string());
+    }
+    if !world.is_broken() {
+        finish.cancel();
+        workers.wait().await;
+        world.hear(None);
+    }
+    world.story()
+}
+
+/// All that the plan has outside the workers, each at its time.
+async fn trouble(plan: &Plan, world: &World) {
+    let begin = tokio::time::Instant::now();
+    let executions = plan.executions.iter().enumerate().map(|(number, execution)| async move {
+        sleep_until(begin + execution.start).await;
+        let arn = start(world, number, execution).await;
+        if let Some(stop) = execution.stop {
+            sleep_until(begin + stop).await;
+            world.count("path: execution stopped");
+            let body = json!({"PipelineExecutionArn": arn, "ClientRequestToken": format!("{number:032}")});
+            world.ask("SageMaker.StopPipelineExecution", body).await;
+        }
+    });
+    let jumps = plan.jumps.iter().map(|(at, seconds)| async move {
+        sleep_until(begin + *at).await;
+        world.jump(SignedDuration::from_secs(*seconds));
+    });
+    let revocations = plan.revocations.iter().map(|at| async move {
+        sleep_until(begin + *at).await;
+        world.revoke_keys();
+    });
+    let unreadable = plan.unreadable.iter().map(|(at, body)| async move {
+        sleep_until(begin + *at).await;
+        world.count("path: unreadable message");
+        world.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
+    });
+    tokio::join!(
+        join_all(executions),
+        join_all(jumps),
+        join_all(revocations),
+        join_all(unreadable),
+        sleep_until(begin + plan.faults)
+    );
+}
+
+/// Starts a pipeline of its own, and gives the execution's ARN.
+async fn start(world: &World, number: usize, execution: &Execution) -> Value {
+    let steps: Vec<Value> = execution
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(place, script)| {
+            let after: Vec<String> =
+                (execution.chained && place > 0).then(|| format!("step{}", place - 1)).into_iter().collect();
+            json!({"Name": format!("step{place}"), "Type": "Callback", "SqsQueueUrl": QUEUE_URL, "DependsOn": after,
+                "Arguments": {"script": script, "kind": script % 2 == 1},
+                "OutputParameters": [{"OutputName": "x", "OutputType": "Integer"}]})
+        })
+        .collect();
+    let (name, request) = (format!("pipeline{number}"), format!("{number:032}"));
+    let definition = json!({"Version": "2020-12-01", "Steps": steps}).to_string();
+    let pipeline = json!({"PipelineName": name, "PipelineDefinition": definition, "ClientRequestToken": request,
+        "RoleArn": "arn:aws:iam::123456789012:role/r"});
+    world.ask("SageMaker.CreatePipeline", pipeline).await;
+    let started = json!({"PipelineName": name, "ClientRequestToken": request});
+    let arn = world.ask("SageMaker.StartPipelineExecution", started).await["PipelineExecutionArn"].clone();
+    assert!(arn.is_string(), "the pipeline was not started");
+    arn
+}

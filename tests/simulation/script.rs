@@ -1,0 +1,193 @@
+//! Handlers that do what a script says: steps of every kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs, StopReason};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::judge::Seen;
+use crate::life::Life;
+
+/// What one step's handler does.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// By how often it was run before; the last one serves from then on.
+    pub runs: Vec<Run>,
+    pub on_stop: OnStop,
+    pub cleanup: Cleanup,
+}
+
+/// One run: so much work, in parts that each end with a checkpoint, and then its end.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub work: Duration,
+    pub checkpoints: u32,
+    pub end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Success,
+    Failure,
+    Retry,
+    Again(Duration),
+    Panic,
+    /// It waits to be told to stop.
+    Hang,
+}
+
+/// What a run does that is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    Ends,
+    /// It ends with success all the same, this much later.
+    Finishes(Duration),
+    Ignores,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    Works(Duration),
+    Fails,
+    Panics,
+    Hangs,
+}
+
+/// Why scripted handlers panic; the panic hook keeps silent about it.
+pub const PANIC: &str = "as the script has it";
+
+pub struct Scripted {
+    pub life: Arc<Life>,
+    pub scripts: Arc<Vec<Script>>,
+}
+
+impl Scripted {
+    fn script(&self, args: &Value) -> &Script {
+        let number = args["script"].as_u64().and_then(|number| usize::try_from(number).ok());
+        &self.scripts[number.expect("the number of a script")]
+    }
+}
+
+impl Handler for Scripted {
+    type Args = Value;
+
+    async fn run(&self, cx: Context, args: Value) -> HandlerResult {
+        let (life, token) = (&self.life, cx.token().to_string());
+        let running = Running::begin(life, &token);
+        life.cross("run, begun").await;
+        let script = self.script(&args);
+        let run = &script.runs[life.world.next_run(&token).min(script.runs.len() - 1)];
+        let confirmed = life.world.confirmed(life.worker.ledger, &token);
+        let checkpoint = cx.checkpoint::<u64>()?.unwrap_or_default();
+        if checkpoint < confirmed && !life.is_over() {
+            life.world.fail(&format!("the checkpoint {confirmed} of {token} is lost: there is {checkpoint}"));
+        }
+        let result = tokio::select! {
+            biased;
+            reason = cx.stopping(), if script.on_stop != OnStop::Ignores => {
+                life.world.count(&format!("path: a run told of {}", reason.as_str()));
+                told(script.on_stop, reason).await
+            }
+            result = work(life, &cx, run, checkpoint) => result,
+        };
+        life.cross("run, ended").await;
+        running.end(&result);
+        result
+    }
+
+    async fn cleanup(&self, cx: Context, args: Value) -> Result<(), HandlerError> {
+        let (life, token) = (&self.life, cx.token().to_string());
+        life.see(&Seen::Cleaned { worker: life.worker, token });
+        life.world.count("path: cleanup");
+        life.cross("cleanup, begun").await;
+        match self.script(&args).cleanup {
+            Cleanup::Works(time) => sleep(time).await,
+            Cleanup::Fails => return Err(HandlerError::permanent("the cleanup fails")),
+            Cleanup::Panics => panic!("{PANIC}"),
+            Cleanup::Hangs => std::future::pending().await,
+        }
+        life.cross("cleanup, ended").await;
+        Ok(())
+    }
+}
+
+async fn work(life: &Life, cx: &Context, run: &Run, mut checkpoint: u64) -> HandlerResult {
+    for _ in 0..run.checkpoints {
+        sleep(run.work / (run.checkpoints + 1)).await;
+        checkpoint += 1;
+        if cx.save_checkpoint(&checkpoint).await.is_ok() && !life.is_over() {
+            life.world.count("path: checkpoint");
+            life.world.confirm(life.worker.ledger, cx.token().as_str(), checkpoint);
+        }
+    }
+    sleep(run.work / (run.checkpoints + 1)).await;
+    life.world.count(&format!("run: {}", run.end.name()));
+    match run.end {
+        End::Success => success(),
+        End::Failure => Err(HandlerError::permanent("it fails")),
+        End::Retry => Err(HandlerError::retry("not now")),
+        End::Again(after) => Ok(Completion::Again(after)),
+        End::Panic => panic!("{PANIC}"),
+        End::Hang => std::future::pending().await,
+    }
+}
+
+async fn told(on_stop: OnStop, reason: StopReason) -> HandlerResult {
+    match on_stop {
+        OnStop::Finishes(after) => {
+            sleep(after).await;
+            success()
+        }
+        OnStop::Ends | OnStop::Ignores => Err(HandlerError::retry(reason.as_str())),
+    }
+}
+
+fn success() -> HandlerResult {
+    let mut outputs = Outputs::new();
+    outputs.insert("x", 1)?;
+    Ok(Completion::Success(outputs))
+}
+
+impl End {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Retry => "retry",
+            Self::Again(_) => "again",
+            Self::Panic => "panic",
+            Self::Hang => "hang",
+        }
+    }
+}
+
+/// A run, from its first breath to its end, whether it returns, panics or is dropped.
+struct Running<'a> {
+    life: &'a Life,
+    token: String,
+    own: bool,
+}
+
+impl<'a> Running<'a> {
+    fn begin(life: &'a Life, token: &str) -> Self {
+        life.see(&Seen::Started { worker: life.worker, token: token.to_owned() });
+        Self { life, token: token.to_owned(), own: false }
+    }
+
+    fn end(mut self, result: &HandlerResult) {
+        self.own = match result {
+            Ok(Completion::Success(_)) => true,
+            Ok(_) => false,
+            Err(error) => error.is_permanent(),
+        };
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let (worker, token, own) = (self.life.worker, self.token.clone(), self.own);
+        self.life.see(&Seen::Ended { worker, token, own });
+    }
+}

@@ -1,0 +1,158 @@
+//! Many seeds, on all cores, and what they came to.
+
+use std::io::stderr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::plan::Plan;
+use crate::run::run;
+use crate::tally::Tally;
+use crate::world::{self, Story};
+
+/// How many each test run plays.
+const SEEDS: u64 = 300;
+/// What some seed must have come across, so that nothing is believed to hold that was never tried.
+const MET: [&str; 75] = [
+    "fleet: one worker",
+    "fleet: two workers, a ledger each",
+    "fleet: two workers, one ledger",
+    "fault: AccessDeniedException before",
+    "fault: InternalFailure after",
+    "fault: InternalFailure before",
+    "fault: ServiceUnavailable after",
+    "fault: ServiceUnavailable before",
+    "fault: ThrottlingException before",
+    "fault: body cut",
+    "fault: clock jump",
+    "fault: duplicate ExecutingMessage",
+    "fault: duplicate ReceiveMessage",
+    "fault: duplicate StoppingMessage",
+    "fault: fail_entries ChangeMessageVisibilityBatch",
+    "fault: fail_entries DeleteMessageBatch",
+    "fault: gateway after",
+    "fault: gateway before",
+    "fault: get fails before",
+    "fault: keys revoked",
+    "fault: latency ExecutingMessage",
+    "fault: latency StoppingMessage",
+    "fault: list fails before",
+    "fault: lose StoppingMessage",
+    "fault: no credentials",
+    "fault: probe fails before",
+    "fault: put fails after",
+    "fault: put fails before",
+    "fault: put is slow",
+    "fault: reorder ReceiveMessage",
+    "fault: reset after",
+    "fault: reset before",
+    "fault: slow after",
+    "fault: slow before",
+    "fault: slow body",
+    "fault: stalled body",
+    "crash: at any moment",
+    "crash: ChangeMessageVisibilityBatch, after",
+    "crash: ChangeMessageVisibilityBatch, before",
+    "crash: DeleteMessageBatch, after",
+    "crash: DeleteMessageBatch, before",
+    "crash: ReceiveMessage, after",
+    "crash: ReceiveMessage, before",
+    "crash: SendPipelineExecutionStepFailure, after",
+    "crash: SendPipelineExecutionStepFailure, before",
+    "crash: put, after",
+    "crash: put, before",
+    "crash: run, begun",
+    "crash: run, ended",
+    "path: a run told of lease_lost",
+    "path: a run told of pipeline_stopped",
+    "path: a run told of shutdown",
+    "path: a run told of time_limit",
+    "path: a write lost to another",
+    "path: an answer refused",
+    "path: checkpoint",
+    "path: cleanup",
+    "path: expired credentials refused",
+    "path: hurried shutdown",
+    "path: no start without a ledger",
+    "path: shutdown",
+    "path: the same answer again",
+    "path: unreadable message",
+    "path: written as owed",
+    "path: written as waiting",
+    "run: again",
+    "run: failure",
+    "run: hang",
+    "run: panic",
+    "run: retry",
+    "run: success",
+    "call: SendMessage",
+    "step Failed",
+    "step Stopped",
+    "step Succeeded",
+];
+/// Lines of a failing seed's trace that are shown at once.
+const SHOWN: usize = 300;
+
+/// Plays one seed of the environment's choice, or as many as it says, and fails with the first that breaks a promise.
+pub fn play() {
+    if let Some(seed) = number("CALLBACKD_SEED") {
+        tell_all();
+        let story = run(Plan::of(seed));
+        eprintln!("\n{}", story.tally);
+        assert_eq!(story.broken, None, "seed {seed}");
+        return;
+    }
+    let seeds = number("CALLBACKD_SEEDS").unwrap_or(SEEDS);
+    let (tally, failed) = play_all(seeds);
+    eprintln!("{seeds} seeds:\n{tally}");
+    if failed.is_none() && seeds >= SEEDS {
+        let missed: Vec<_> = MET.iter().filter(|what| tally.of(what) == 0).collect();
+        assert!(missed.is_empty(), "no seed came across {missed:?}");
+    }
+    if let Some((seed, story)) = failed {
+        let from = story.lines.len().saturating_sub(SHOWN);
+        panic!(
+            "{}\n\nseed {seed}: {}\nreplay it with: CALLBACKD_SEED={seed} cargo test --test simulation no_seed -- --nocapture",
+            story.lines[from..].join("\n"),
+            story.broken.unwrap_or_default()
+        );
+    }
+}
+
+fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
+    let (next, tally, failed) = (AtomicU64::new(0), Mutex::new(Tally::default()), OnceLock::new());
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while failed.get().is_none() {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= seeds {
+                        return;
+                    }
+                    let story = run(Plan::of(seed));
+                    tally.lock().expect("not poisoned").add(&story.tally);
+                    if story.broken.is_some() {
+                        // Two at once: one of them will do.
+                        let _ = failed.set((seed, story));
+                    }
+                }
+            });
+        }
+    });
+    (tally.into_inner().expect("not poisoned"), failed.into_inner())
+}
+
+/// The trace as it comes about, and between its lines what the daemon logs.
+fn tell_all() {
+    world::LIVE.store(true, Ordering::SeqCst);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("callbackd=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).with_writer(stderr).init();
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}

@@ -1,0 +1,76 @@
+//! What a call to AWS has to go through: drawn anew for each.
+
+use std::time::Duration;
+
+use crate::world::World;
+
+/// One call's lot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lot {
+    Calm,
+    /// The connection breaks.
+    Reset(When),
+    /// An error that the service gives.
+    Error(When, u16, &'static str),
+    /// Something on the way answers in the service's place.
+    Gateway(When),
+    /// It takes this long, and may so outlast the client's patience.
+    Slow(When, Duration),
+    /// The answer's second half comes this much later; without a time, never.
+    Body(Option<Duration>),
+    /// The answer breaks off in its middle.
+    Cut,
+}
+
+/// Before the call took effect, or after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Before,
+    After,
+}
+
+impl Lot {
+    /// Calm, but for this part of all calls.
+    pub fn draw(world: &World, trouble: f64) -> Self {
+        if !world.has_faults() || !world.chance(trouble) {
+            return Self::Calm;
+        }
+        let when = if world.draw(2) == 0 { When::Before } else { When::After };
+        match world.draw(8) {
+            0 | 1 => Self::Reset(when),
+            2 => Self::Error(when, 500, "InternalFailure"),
+            3 => Self::Error(when, 503, "ServiceUnavailable"),
+            4 => match world.draw(4) {
+                0 => Self::Error(When::Before, 400, "AccessDeniedException"),
+                1 => Self::Gateway(when),
+                _ => Self::Error(When::Before, 400, "ThrottlingException"),
+            },
+            5 => Self::Slow(when, Duration::from_millis(world.draw(15_000))),
+            6 => Self::Body((world.draw(2) == 0).then(|| Duration::from_millis(world.draw(15_000)))),
+            _ => Self::Cut,
+        }
+    }
+
+    /// By which it is counted.
+    pub fn name(self) -> Option<String> {
+        Some(match self {
+            Self::Calm => return None,
+            Self::Reset(when) => format!("fault: reset {}", when.name()),
+            Self::Error(when, _, code) => format!("fault: {code} {}", when.name()),
+            Self::Gateway(when) => format!("fault: gateway {}", when.name()),
+            Self::Slow(when, _) => format!("fault: slow {}", when.name()),
+            Self::Body(Some(_)) => "fault: slow body".to_owned(),
+            Self::Body(None) => "fault: stalled body".to_owned(),
+            Self::Cut => "fault: body cut".to_owned(),
+        })
+    }
+}
+
+impl When {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+        }
+    }
+}
