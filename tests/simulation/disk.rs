@@ -38,7 +38,7 @@ impl Disk {
         }
         if kind == 1 {
             world.count(&format!("fault: {what} is slow"));
-            sleep(Duration::from_millis(world.draw(5_000))).await;
+            sleep(Duration::from_millis(world.draw(20_000))).await;
             self.life.cross(&format!("{what}, before")).await;
         }
         let done = act().await;
