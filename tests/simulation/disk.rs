@@ -25,6 +25,8 @@ pub struct Disk {
 impl Disk {
     async fn call<T>(&self, what: &'static str, act: impl FnOnce() -> BoxOf<T>) -> Result<T, StoreError> {
         let world = self.life.world.clone();
+        // No storage answers at once: what was begun before goes on first.
+        tokio::task::yield_now().await;
         self.life.cross(&format!("{what}, before")).await;
         let troubled = world.has_faults() && world.chance(self.trouble);
         let kind = if troubled { world.draw(3) } else { 3 };
