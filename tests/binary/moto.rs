@@ -10,22 +10,23 @@ use serde_json::{Value, json};
 use crate::http;
 use crate::venv::Venv;
 
-struct Moto {
-    address: SocketAddr,
+pub struct Moto {
+    pub address: SocketAddr,
     /// Its standard input is never written to: the server ends when that is closed, which the kernel does however this process ends.
     _server: Child,
 }
 
 pub fn address() -> SocketAddr {
     static MOTO: OnceLock<Moto> = OnceLock::new();
-    MOTO.get_or_init(Moto::start).address
+    MOTO.get_or_init(|| Moto::start(Stdio::inherit())).address
 }
 
 impl Moto {
-    fn start() -> Self {
+    /// A server of its own, whose complaints go to `complaints`.
+    pub fn start(complaints: Stdio) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
         let mut server = Command::new(Venv::ready().python());
-        server.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        server.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints);
         let mut server = server.spawn().expect("Python starts");
         let mut port = String::new();
         let stdout = server.stdout.take().expect("it is piped");

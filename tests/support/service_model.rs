@@ -56,6 +56,16 @@ impl ServiceModel {
         self.wrong_with(operation, "output", body)
     }
 
+    /// The shape of an operation's input.
+    pub fn input(&self, operation: &str) -> &Value {
+        self.shape(&self.operations[operation]["input"])
+    }
+
+    /// The shape that a member, or the entries of a list, are said to have.
+    pub fn shape(&self, member: &Value) -> &Value {
+        &self.shapes[member["shape"].as_str().expect("it names a shape")]
+    }
+
     fn wrong_with(&self, operation: &str, side: &str, body: &Value) -> Vec<String> {
         let Some(known) = self.operations.get(operation) else { return vec![format!("no operation {operation:?}")] };
         let mut wrong = Vec::new();

@@ -53,8 +53,10 @@ fn check_list(
     constraints: &mut Constraints,
     max_results: Option<i64>,
     sort_order: Option<&String>,
+    next_token: Option<&String>,
 ) -> Result<(), ApiError> {
     constraints
+        .text("nextToken", next_token, (0, 8_192), None)
         .number("maxResults", max_results, 1, Some(PAGE))
         .one_of("sortOrder", sort_order, &["Ascending", "Descending"])
         .check()

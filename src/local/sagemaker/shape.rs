@@ -13,14 +13,20 @@ pub struct Pattern {
     pub fits: fn(&str) -> bool,
 }
 
-pub const PIPELINE_NAME: Pattern = Pattern { text: "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,255}", fits: is_pipeline_name };
+pub const PIPELINE_NAME: Pattern =
+    Pattern { text: "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,255}", fits: |text| is_name(text, 256) };
 pub const PIPELINE_NAME_OR_ARN: Pattern = Pattern {
     text: r"(arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:([0-9]{12}|aws):pipeline/.*)?([a-zA-Z0-9](-*[a-zA-Z0-9]){0,255})",
     fits: |text| {
-        is_pipeline_name(text.rsplit('/').next().unwrap_or(text)) && (!text.contains('/') || is_pipeline_arn(text))
+        is_name(text.rsplit('/').next().unwrap_or(text), 256) && (!text.contains('/') || is_pipeline_arn(text))
     },
 };
-pub const EXECUTION_NAME: Pattern = Pattern { text: "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,81}", fits: is_pipeline_name };
+pub const EXECUTION_NAME: Pattern =
+    Pattern { text: "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,81}", fits: |text| is_name(text, 82) };
+pub const PARAMETER_NAME: Pattern = Pattern {
+    text: r"[A-Za-z0-9\-_]*",
+    fits: |text| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'),
+};
 pub const EXECUTION_ARN: Pattern = Pattern {
     text: r"arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:[0-9]{12}:pipeline\/.*\/execution\/.*",
     fits: |text| is_pipeline_arn(text) && text.split_once('/').is_some_and(|(_, rest)| rest.contains("/execution/")),
@@ -139,12 +145,13 @@ pub fn unserved(body: &Value, members: &[&str]) -> Result<(), ApiError> {
     }
 }
 
-/// Letters and digits, with hyphens between them.
-fn is_pipeline_name(text: &str) -> bool {
+/// Letters and digits, at most so many, with hyphens between them, which are not counted.
+fn is_name(text: &str, most: usize) -> bool {
     let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     outer(text.chars().next())
         && outer(text.chars().next_back())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        && text.chars().filter(char::is_ascii_alphanumeric).count() <= most
 }
 
 fn is_pipeline_arn(text: &str) -> bool {

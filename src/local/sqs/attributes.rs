@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use super::error;
 use crate::local::protocol::ApiError;
 
+/// SQS encrypts by keys of its own unless it is told not to, or by another key.
+const MANAGED_ENCRYPTION: &str = "SqsManagedSseEnabled";
+
 /// What can be set about a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
@@ -45,7 +48,7 @@ impl Default for Attributes {
             retention: Duration::from_hours(4 * 24),
             max_size: 1_048_576,
             redrive: None,
-            opaque: BTreeMap::new(),
+            opaque: BTreeMap::from([(MANAGED_ENCRYPTION.to_owned(), "true".to_owned())]),
         }
     }
 }
@@ -76,11 +79,14 @@ impl Attributes {
                 | "RedriveAllowPolicy"
                 | "KmsMasterKeyId"
                 | "KmsDataKeyReusePeriodSeconds"
-                | "SqsManagedSseEnabled" => {
+                | MANAGED_ENCRYPTION => {
                     set.opaque.insert(name.clone(), value.clone());
                 }
                 _ => return Err(error::invalid_attribute_name(name)),
             }
+        }
+        if set.opaque.get("KmsMasterKeyId").is_some_and(|key| !key.is_empty()) {
+            set.opaque.insert(MANAGED_ENCRYPTION.to_owned(), "false".to_owned());
         }
         Ok(set)
     }
@@ -166,6 +172,12 @@ mod tests {
             assert_eq!(set(name, good).expect(name).shown()[name], good);
             assert_eq!(set(name, wrong).expect_err(name).code, "InvalidAttributeValue");
         }
+    }
+
+    #[test]
+    fn a_queue_is_encrypted_by_one_kind_of_key() {
+        assert_eq!(Attributes::default().shown()[MANAGED_ENCRYPTION], "true");
+        assert_eq!(set("KmsMasterKeyId", "alias/own").expect("a key").shown()[MANAGED_ENCRYPTION], "false");
     }
 
     #[test]

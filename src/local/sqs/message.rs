@@ -42,6 +42,8 @@ pub struct Content {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct AttributeValue {
+    /// Empty where it was left out, which no message may have.
+    #[serde(default)]
     pub data_type: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub string_value: Option<String>,
@@ -77,6 +79,11 @@ impl Content {
             return Err(error::invalid_parameter("MessageAttributes", self.attributes.len(), reason));
         }
         for (name, value) in &self.attributes {
+            if !is_attribute_name(name) {
+                let reason = "A message attribute's name is of letters, digits, hyphens, underscores and single periods \
+                    between them, at most 256, and does not begin with AWS. or Amazon.";
+                return Err(error::invalid_parameter("MessageAttributes", name, reason));
+            }
             value.bytes().map_err(|reason| error::invalid_parameter("MessageAttributes", name, reason))?;
         }
         Ok(())
@@ -139,6 +146,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
+fn is_attribute_name(name: &str) -> bool {
+    let reserved = ["aws.", "amazon."].iter().any(|prefix| name.to_ascii_lowercase().starts_with(prefix));
+    let named =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    !reserved && name.len() <= 256 && name.split('.').all(named)
+}
+
 /// What SQS allows in a body: the characters of XML 1.0.
 const fn allowed(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
@@ -185,5 +199,22 @@ mod tests {
         let wrong = AttributeValue { data_type: "Binary".to_owned(), ..text("v") };
         let content = Content { attributes: BTreeMap::from([("a".to_owned(), wrong)]), ..Content::of_body("body") };
         assert_eq!(content.check().expect_err("no binary value").reported_code(), "InvalidParameterValue");
+    }
+
+    #[test]
+    fn an_attribute_needs_a_name_and_a_type() {
+        let checked = |name: &str, value: AttributeValue| {
+            let attributes = BTreeMap::from([(name.to_owned(), value)]);
+            Content { attributes, ..Content::of_body("body") }.check()
+        };
+        for name in ["a", "a.b-c_D.9", "awsome"] {
+            assert_eq!(checked(name, text("v")), Ok(()), "{name}");
+        }
+        for name in ["", "a b", ".a", "a.", "a..b", "AWS.trace", "amazon.x", "ü"] {
+            let error = checked(name, text("v")).expect_err(name);
+            assert_eq!(error.reported_code(), "InvalidParameterValue", "{name}");
+        }
+        let untyped: AttributeValue = serde_json::from_str(r#"{"StringValue": "v"}"#).expect("it can be read");
+        assert_eq!(checked("a", untyped).expect_err("no type").reported_code(), "InvalidParameterValue");
     }
 }

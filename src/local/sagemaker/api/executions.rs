@@ -12,7 +12,9 @@ use super::super::execution::{Beginning, Execution, Status, StepRun};
 use super::super::executions::MAX_RUNNING;
 use super::super::parameter::bind;
 use super::super::requests::{Fingerprint, Seen};
-use super::super::shape::{Constraints, EXECUTION_ARN, EXECUTION_NAME, PIPELINE_NAME_OR_ARN, invalid, unserved};
+use super::super::shape::{
+    Constraints, EXECUTION_ARN, EXECUTION_NAME, PARAMETER_NAME, PIPELINE_NAME_OR_ARN, invalid, unserved,
+};
 use super::pipelines::Parallelism;
 use super::{REQUEST_TOKEN, check_list, listed, without_nulls};
 use crate::local::call::Call;
@@ -89,7 +91,7 @@ impl Start {
             constraints
                 .required(&member("name"), name.as_ref())
                 .required(&member("value"), value.as_ref())
-                .text(&member("name"), name.as_ref(), (1, 256), None)
+                .text(&member("name"), name.as_ref(), (1, 256), Some(PARAMETER_NAME))
                 .text(&member("value"), value.as_ref(), (0, 1_024), None);
         }
         if let Some(parallelism) = self.parallelism_configuration {
@@ -213,7 +215,7 @@ pub fn list(body: &Value, sagemaker: &mut SageMaker) -> Result<Value, ApiError> 
         .required("pipelineName", name)
         .text("pipelineName", name, (1, 2_048), Some(PIPELINE_NAME_OR_ARN))
         .one_of("sortBy", list.sort_by.as_ref(), &["CreationTime", "PipelineExecutionArn"]);
-    check_list(&mut constraints, list.max_results, list.sort_order.as_ref())?;
+    check_list(&mut constraints, list.max_results, list.sort_order.as_ref(), list.next_token.as_ref())?;
     let pipeline = &sagemaker.pipelines.get(name.map_or("", String::as_str))?.arn;
     let mut found: Vec<&Execution> = sagemaker
         .executions
@@ -241,7 +243,12 @@ pub fn list(body: &Value, sagemaker: &mut SageMaker) -> Result<Value, ApiError> 
 
 pub fn list_steps(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let asked: OfExecution = input(body.clone())?;
-    check_list(&mut Constraints::default(), asked.max_results, asked.sort_order.as_ref())?;
+    let mut constraints = Constraints::default();
+    check_list(&mut constraints, asked.max_results, asked.sort_order.as_ref(), asked.next_token.as_ref())?;
+    if asked.pipeline_execution_arn.is_none() {
+        // The model does not require it.
+        return Err(invalid("PipelineExecutionArn must be given."));
+    }
     let execution = sagemaker.executions.get(asked.arn()?)?;
     let mut started: Vec<(&Step, &StepRun)> =
         execution.steps_defined().filter(|(_, run)| run.status.is_some()).collect();

@@ -10,7 +10,9 @@ use super::super::answer::reused;
 use super::super::definition::Definition;
 use super::super::pipelines::{MAX_PIPELINES, Pipeline};
 use super::super::requests::{Fingerprint, Seen};
-use super::super::shape::{Constraints, PIPELINE_NAME, PIPELINE_NAME_OR_ARN, ROLE_ARN, conflict, invalid, unserved};
+use super::super::shape::{
+    Constraints, PIPELINE_NAME, PIPELINE_NAME_OR_ARN, Pattern, ROLE_ARN, conflict, invalid, unserved,
+};
 use super::{REQUEST_TOKEN, check_list, listed, without_nulls};
 use crate::local::call::Call;
 use crate::local::clock::Time;
@@ -63,12 +65,9 @@ struct List {
 
 impl Parallelism {
     pub(super) fn check(self, constraints: &mut Constraints) {
-        constraints.number(
-            "parallelismConfiguration.maxParallelExecutionSteps",
-            self.max_parallel_execution_steps,
-            1,
-            None,
-        );
+        let member = "parallelismConfiguration.maxParallelExecutionSteps";
+        let most = self.max_parallel_execution_steps;
+        constraints.required(member, most.as_ref()).number(member, most, 1, None);
     }
 
     pub(super) fn most(self) -> Option<usize> {
@@ -171,7 +170,7 @@ pub fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
 pub fn describe(body: &Value, sagemaker: &mut SageMaker) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionId", "PipelineVersionAlias"])?;
     let named: Named = input(body.clone())?;
-    let name = check_name(&named, Some(PIPELINE_NAME_OR_ARN))?;
+    let name = check_name(&named, 2_048, PIPELINE_NAME_OR_ARN)?;
     let pipeline = sagemaker.pipelines.get(&name)?;
     Ok(without_nulls(json!({
         "PipelineArn": pipeline.arn,
@@ -195,7 +194,7 @@ pub fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
         .required("clientRequestToken", named.client_request_token.as_ref())
         .text("clientRequestToken", named.client_request_token.as_ref(), REQUEST_TOKEN, None)
         .check()?;
-    let name = check_name(&named, Some(PIPELINE_NAME))?;
+    let name = check_name(&named, 256, PIPELINE_NAME)?;
     let arn = sagemaker.pipelines.get(&name)?.arn.clone();
     if sagemaker.executions.of_pipeline(&arn).any(|execution| !execution.status.is_terminal()) {
         return Err(conflict(format!("Pipeline '{arn}' has executions that have not ended.")));
@@ -208,8 +207,12 @@ pub fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
 pub fn list(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let list: List = input(body.clone())?;
     let mut constraints = Constraints::default();
-    constraints.one_of("sortBy", list.sort_by.as_ref(), &["Name", "CreationTime"]);
-    check_list(&mut constraints, list.max_results, list.sort_order.as_ref())?;
+    constraints.text("pipelineNamePrefix", list.pipeline_name_prefix.as_ref(), (1, 256), Some(PIPELINE_NAME)).one_of(
+        "sortBy",
+        list.sort_by.as_ref(),
+        &["Name", "CreationTime"],
+    );
+    check_list(&mut constraints, list.max_results, list.sort_order.as_ref(), list.next_token.as_ref())?;
     let prefix = list.pipeline_name_prefix.unwrap_or_default();
     let mut found: Vec<&Pipeline> = sagemaker
         .pipelines
@@ -239,9 +242,12 @@ pub fn list(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     Ok(without_nulls(json!({"PipelineSummaries": summaries, "NextToken": next})))
 }
 
-fn check_name(named: &Named, pattern: Option<super::super::shape::Pattern>) -> Result<String, ApiError> {
+fn check_name(named: &Named, most: usize, pattern: Pattern) -> Result<String, ApiError> {
     let name = named.pipeline_name.as_ref();
-    Constraints::default().required("pipelineName", name).text("pipelineName", name, (1, 2_048), pattern).check()?;
+    Constraints::default()
+        .required("pipelineName", name)
+        .text("pipelineName", name, (1, most), Some(pattern))
+        .check()?;
     Ok(name.cloned().unwrap_or_default())
 }
 

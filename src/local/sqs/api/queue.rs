@@ -80,7 +80,8 @@ pub fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
     let invalid = || error::invalid_parameter("NextToken", "", "Not a token of an earlier response.");
     let (names, next) = page(names, most.unwrap_or(1_000), input.next_token.as_deref()).ok_or_else(invalid)?;
     let urls: Vec<String> = names.into_iter().map(|name| queues.url(name)).collect();
-    let mut output = json!({"QueueUrls": urls});
+    // Where there are none, SQS leaves the member out.
+    let mut output = if urls.is_empty() { json!({}) } else { json!({"QueueUrls": urls}) };
     // Without MaxResults SQS gives the first thousand and no token.
     if let (Some(next), Some(_)) = (next, most) {
         output["NextToken"] = Value::String(next);
