@@ -21,7 +21,7 @@ use std::process::Stdio;
 
 use callbackd::local::{Endpoint, Options};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use moto::Moto;
@@ -127,10 +127,11 @@ async fn both(script: &str) -> (Observations, Observations) {
     let loopback = "127.0.0.1:0".parse().expect("an address");
     let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
     // Where moto has no answer it prints a traceback.
-    let server = tokio::task::spawn_blocking(|| Moto::start(Stdio::null())).await.expect("moto starts");
+    let server = tokio::task::spawn_blocking(|| Moto::start(&[], Stdio::null())).await.expect("moto starts");
     let moto = format!("http://{}", server.address);
     let observed = tokio::join!(observe(script, endpoint.url()), observe(script, &moto));
     endpoint.shutdown().await;
+    assert_eq!(observed.0["answers_beside_the_service_model"], json!([]));
     observed
 }
 

@@ -18,15 +18,15 @@ pub struct Moto {
 
 pub fn address() -> SocketAddr {
     static MOTO: OnceLock<Moto> = OnceLock::new();
-    MOTO.get_or_init(|| Moto::start(Stdio::inherit())).address
+    MOTO.get_or_init(|| Moto::start(&["strict"], Stdio::inherit())).address
 }
 
 impl Moto {
-    /// A server of its own, whose complaints go to `complaints`.
-    pub fn start(complaints: Stdio) -> Self {
+    /// A server of its own, whose complaints go to `complaints`; a `strict` one refuses what the service's model does not allow.
+    pub fn start(arguments: &[&str], complaints: Stdio) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
         let mut server = Command::new(Venv::ready().python());
-        server.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints);
+        server.arg(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints);
         let mut server = server.spawn().expect("Python starts");
         let mut port = String::new();
         let stdout = server.stdout.take().expect("it is piped");
@@ -75,7 +75,13 @@ impl Queue {
         visible + invisible
     }
 
-    /// Visible and invisible at one look, so that a message that changes is not missed between two.
+    /// Whether there are none. moto counts the visible ones and then the others, and so misses one that becomes visible between: it
+    /// is there at a second look.
+    pub async fn is_empty(&self) -> bool {
+        self.size().await == 0 && self.size().await == 0
+    }
+
+    /// Visible and invisible in one call, so that hardly any message changes between the two.
     async fn counts(&self) -> (u64, u64) {
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
         let answer = call("GetQueueAttributes", &json!({ "QueueUrl": self.url, "AttributeNames": names })).await;

@@ -181,7 +181,7 @@ impl Scene {
     }
 
     pub async fn queue_is_empty(&self) {
-        until("the queue is empty", async || self.queue.size().await == 0).await;
+        until("the queue is empty", async || self.queue.is_empty().await).await;
     }
 
     /// The end of nearly every story: one answer, every sending of it identical, and no message left. Returns the answer.
