@@ -42,17 +42,24 @@ pub enum FileError {
 const OUTPUT_MAX: u64 = 1 << 20;
 /// A checkpoint says where a job is, not what it has done; it is written to the ledger each time that it changes.
 const CHECKPOINT_MAX: u64 = 256 << 10;
+/// What the name of every such directory begins with.
+const PREFIX: &str = "callbackd-";
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
     pub(super) fn new(checkpoint: Option<&str>) -> io::Result<Self> {
-        let name = format!("callbackd-{}-{:016x}", std::process::id(), fastrand::u64(..));
+        let name = format!("{PREFIX}{}-{:016x}", std::process::id(), fastrand::u64(..));
         let directory = std::env::temp_dir().join(name);
         DirBuilder::new().mode(0o700).create(&directory)?;
         let workspace = Self { directory };
         File::create(workspace.output())?;
         fs::write(workspace.checkpoint(), checkpoint.unwrap_or_default())?;
         Ok(workspace)
+    }
+
+    /// What [`remove_left_behind`] knows the directory by.
+    pub(super) fn name(&self) -> String {
+        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     pub(super) fn output(&self) -> PathBuf {
@@ -94,6 +101,22 @@ impl Drop for Workspace {
         if let Err(error) = fs::remove_dir_all(&self.directory) {
             tracing::warn!(directory = %self.directory.display(), %error, "a program's directory could not be removed");
         }
+    }
+}
+
+/// Removes the directory of a run whose daemon could not, with all that is in it. A name that is none of ours is left alone.
+pub(super) fn remove_left_behind(name: &str) {
+    if !name.starts_with(PREFIX) || name.contains('/') {
+        return;
+    }
+    let directory = std::env::temp_dir().join(name);
+    match fs::remove_dir_all(&directory) {
+        // As a rule: the run removed it itself.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(directory = %directory.display(), %error, "what an earlier run left could not be removed");
+        }
+        Ok(()) => {}
     }
 }
 

@@ -38,6 +38,8 @@ struct Saved {
     group: Option<Group>,
     /// What `$STEP_CHECKPOINT` held.
     file: Option<String>,
+    /// The directory of the last run, by name: a daemon that is killed cannot remove it.
+    workspace: Option<String>,
 }
 
 /// BSD's `EX_TEMPFAIL`: try again later.
@@ -60,12 +62,11 @@ impl Exec {
         let workspace = Workspace::new(saved.file.as_deref()).map_err(|error| {
             HandlerError::retry(format_args!("no directory for STEP_OUTPUT could be made: {error}; look at $TMPDIR"))
         })?;
-        let file = saved.file.clone();
+        let saved = Saved { workspace: Some(workspace.name()), ..saved };
         let command = settings::command(&self.settings, command, cx, &workspace);
-        let program =
-            Program::spawn(command, async |group| Ok(cx.save_checkpoint(&Saved { group: Some(group), file }).await?))
-                .await?;
-        let saved = Saved { group: Some(program.group().clone()), ..saved };
+        let begun = |group| Saved { group: Some(group), ..saved.clone() };
+        let program = Program::spawn(command, async |group| Ok(cx.save_checkpoint(&begun(group)).await?)).await?;
+        let saved = begun(program.group().clone());
         let ended = program.end(cx, stdin(cx), &workspace, saved).await;
         Ok((ended, workspace))
     }
@@ -129,6 +130,9 @@ async fn end_remains(cx: &Context, saved: &Saved) {
         && group.end_if_ours(cx.token()).await
     {
         tracing::warn!(group = group.id(), "ended what an earlier run of the step had left running");
+    }
+    if let Some(name) = &saved.workspace {
+        files::remove_left_behind(name);
     }
 }
 

@@ -303,7 +303,7 @@ async fn what_an_earlier_run_left_behind_is_gone_before_the_next_begins() {
     drop(leader.stdin.take());
     leader.wait().expect("wait");
     assert!(alive(pid));
-    *bench.kept.0.lock().unwrap() = Some(json!(Saved { group: Some(group), file: None }));
+    *bench.kept.0.lock().unwrap() = Some(json!(Saved { group: Some(group), ..Saved::default() }));
     bench.run(&format!("test ! -e /proc/{pid}/exe")).await.expect("it was gone first");
     assert!(!alive(pid));
 }
@@ -350,6 +350,32 @@ async fn no_directory_is_left_behind() {
     bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
     let place = fs::read_to_string(bench.path("where")).expect("where");
     assert!(place.contains("callbackd-") && !Path::new(place.trim()).exists(), "{place}");
+}
+
+#[tokio::test]
+async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next() {
+    let bench = Bench::new();
+    // A daemon that is killed removes nothing; what it had on record by then is all that the next one knows.
+    bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
+    let place = PathBuf::from(fs::read_to_string(bench.path("where")).expect("where").trim());
+    fs::create_dir(&place).expect("gone before");
+    fs::write(place.join("output"), "half=").expect("write");
+    bench.run("true").await.expect("succeeds");
+    assert!(!place.exists());
+}
+
+#[tokio::test]
+async fn nothing_is_removed_by_a_name_that_is_no_directory_of_ours() {
+    let bench = Bench::new();
+    let within = bench.path("callbackd-1-0");
+    fs::create_dir(&within).expect("create");
+    let inside = within.strip_prefix(std::env::temp_dir()).expect("in it").to_string_lossy().into_owned();
+    let whole = bench.directory.path().file_name().expect("name").to_string_lossy().into_owned();
+    for name in [format!("callbackd-/../{inside}"), inside, whole, String::new()] {
+        *bench.kept.0.lock().unwrap() = Some(json!({ "workspace": name }));
+        bench.run("true").await.expect("succeeds");
+        assert!(within.exists(), "{name}");
+    }
 }
 
 #[test]
