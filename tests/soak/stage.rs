@@ -191,6 +191,11 @@ impl Queue {
         self.folder.join("daemon.log")
     }
 
+    /// How many directories are left where the programs had theirs.
+    pub fn directories_left(&self) -> usize {
+        fs::read_dir(self.folder.join("tmp")).map_or(0, Iterator::count)
+    }
+
     async fn new(endpoint: &Endpoint, folder: &Path, name: &str) -> Self {
         let folder = folder.join(name);
         fs::create_dir_all(folder.join("ledger")).expect("the folder is writable");

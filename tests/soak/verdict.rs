@@ -50,6 +50,11 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
     must(told.answers == told.steps, format!("{} steps, {} answers", told.steps, told.answers));
     must(messages == Some(told.unreadable), "what is left is not what cannot be read".to_owned());
     must(left == 0, format!("{left} programs outlive their steps"));
+    // Only a run that dies with its daemon before the ledger has word of it may leave its directory.
+    let directories: usize = stage.queues.iter().map(crate::stage::Queue::directories_left).sum();
+    println!("directories of programs left {directories}");
+    let lives = usize::try_from(stage.lives).unwrap_or(usize::MAX);
+    must(directories <= lives, format!("{directories} directories of programs left by {lives} lives"));
     must(codes.iter().all(|code| *code == Some(0)), format!("the daemons ended with {codes:?}"));
 
     let samples = stage.samples.of(0);
