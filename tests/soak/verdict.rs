@@ -15,8 +15,8 @@ const WARM: usize = 3;
 /// Below this, what an allocator does by the way is steeper than any leak.
 const LONG_ENOUGH: Duration = Duration::from_mins(10);
 
-/// What may grow in an hour, by column; none where growth is right. At the soak's load, some 15,000 steps pass in an hour, so
-/// the bound on memory is a third of a KiB a step.
+/// What may grow in an hour, by column; none where growth is right. At the soak's load, some 4,000 steps pass in an hour, so
+/// the bound on memory is one and a half KiB a step.
 const MOST_PER_HOUR: [Option<f64>; COLUMNS.len()] =
     [Some(6.0 * 1024.0), Some(6.0 * 1024.0), Some(30.0), Some(6.0), Some(60.0), Some(30.0), None];
 /// A settled step's record is kept for the retention; an hour is too short for it to be over.
