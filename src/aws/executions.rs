@@ -175,25 +175,29 @@ mod tests {
         ARN.parse().expect("an ARN")
     }
 
+    /// 32 characters are the fewest that SageMaker takes.
+    const REQUESTS: [&str; 3] =
+        ["request-000000000000000000000001", "request-000000000000000000000002", "request-000000000000000000000003"];
+
     #[tokio::test]
     async fn an_execution_is_started_and_stopped_under_the_callers_request_tokens() {
         let answer = || Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
         let (server, sagemaker) = scene([answer(), answer(), Reply::Json(200, json!({}))]).await;
         let parameters = [("b".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
-        assert_eq!(sagemaker.start_execution("p", &parameters, "request-1").await, Ok(arn()));
-        assert_eq!(sagemaker.stop_execution(&arn(), "request-2").await, Ok(()));
-        let fault = sagemaker.start_execution("p", &[], "request-3").await.expect_err("no ARN");
+        assert_eq!(sagemaker.start_execution("p", &parameters, REQUESTS[0]).await, Ok(arn()));
+        assert_eq!(sagemaker.stop_execution(&arn(), REQUESTS[1]).await, Ok(()));
+        let fault = sagemaker.start_execution("p", &[], REQUESTS[2]).await.expect_err("no ARN");
         assert_eq!(fault.kind, FaultKind::Transient);
         let requests = server.requests();
         assert_eq!(
             requests[0].json(),
             json!({
-                "PipelineName": "p", "ClientRequestToken": "request-1",
+                "PipelineName": "p", "ClientRequestToken": REQUESTS[0],
                 "PipelineParameters": [{ "Name": "b", "Value": "1" }, { "Name": "a", "Value": "2" }],
             })
         );
-        assert_eq!(requests[1].json(), json!({ "PipelineExecutionArn": ARN, "ClientRequestToken": "request-2" }));
-        assert_eq!(requests[2].json(), json!({ "PipelineName": "p", "ClientRequestToken": "request-3" }));
+        assert_eq!(requests[1].json(), json!({ "PipelineExecutionArn": ARN, "ClientRequestToken": REQUESTS[1] }));
+        assert_eq!(requests[2].json(), json!({ "PipelineName": "p", "ClientRequestToken": REQUESTS[2] }));
     }
 
     #[tokio::test]

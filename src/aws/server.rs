@@ -10,6 +10,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+#[cfg(feature = "local")]
+use {http_body_util::BodyExt, tokio_util::sync::CancellationToken};
 
 use super::clients::{Account, behavior};
 use super::credentials::Kept;
@@ -50,15 +52,19 @@ impl Request {
 }
 
 /// Reads requests on any number of connections and answers them in order of their arrival. An empty script hangs.
+///
+/// A request to SageMaker that its published model does not allow fails the test that sent it.
 pub(super) struct Server {
     pub url: String,
     pub seen: Arc<Seen>,
     requests: watch::Receiver<Vec<Request>>,
+    malformed: Arc<Mutex<Vec<String>>>,
 }
 
 struct Script {
     replies: Mutex<VecDeque<Reply>>,
     requests: watch::Sender<Vec<Request>>,
+    malformed: Arc<Mutex<Vec<String>>>,
 }
 
 /// An observer that keeps what it saw.
@@ -86,13 +92,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (sender, requests) = watch::channel(Vec::new());
-        let script = Arc::new(Script { replies: Mutex::new(replies.into_iter().collect()), requests: sender });
+        let malformed = Arc::<Mutex<_>>::default();
+        let replies = Mutex::new(replies.into_iter().collect());
+        let script = Arc::new(Script { replies, requests: sender, malformed: malformed.clone() });
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, script.clone()));
             }
         });
-        Self { url, seen: Arc::default(), requests }
+        Self { url, seen: Arc::default(), requests, malformed }
     }
 
     /// Clients of this server and no other, signed by made-up keys.
@@ -118,8 +126,39 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        let malformed = self.malformed.lock().expect("not poisoned");
+        assert!(std::thread::panicking() || malformed.is_empty(), "{malformed:#?}");
+    }
+}
+
+/// What the local endpoint holds against the form of a request to SageMaker; that it holds neither more nor less against one than
+/// the service's published model, tests/shapes.rs proves.
+#[cfg(feature = "local")]
+async fn malformed(request: &Request) -> Option<String> {
+    use crate::local::{Options, Service, clock::Clock};
+    let target = request.header("x-amz-target").filter(|target| target.starts_with("SageMaker."))?;
+    let service = Service::new("http://localhost", Options::default(), Clock::start(), CancellationToken::new());
+    let mut headers = hyper::HeaderMap::new();
+    headers.insert("x-amz-target", target.parse().expect("a header"));
+    let answer = service.answer(&headers, request.body.as_bytes()).await.expect("no fault");
+    let answer = answer.into_body().collect().await.expect("it is there").to_bytes();
+    let answer = String::from_utf8_lossy(&answer);
+    let is_wrong = answer.contains("ValidationException") || answer.contains("SerializationException");
+    is_wrong.then(|| format!("{target} {}: {answer}", request.body))
+}
+
+#[cfg(not(feature = "local"))]
+async fn malformed(_: &Request) -> Option<String> {
+    None
+}
+
 async fn serve(mut stream: TcpStream, script: Arc<Script>) {
     while let Some(request) = read(&mut stream).await {
+        if let Some(malformed) = malformed(&request).await {
+            script.malformed.lock().expect("not poisoned").push(malformed);
+        }
         let reply = script.replies.lock().expect("not poisoned").pop_front();
         script.requests.send_modify(|requests| requests.push(request));
         let (status, headers, body) = match reply {
