@@ -109,3 +109,10 @@ fn what_waits_is_left_over_or_runs_in_the_end_is_named() {
     let judge = last([OPENED, SENT, STARTED]).expect("nothing is broken on the way");
     assert_eq!(judge.in_the_end(), [Broken::Hung(1), Broken::RunsStill(1), Broken::MessageLeft(1)]);
 }
+
+#[test]
+fn a_deferred_step_may_wait_in_the_end_but_not_for_the_answer_to_a_stop() {
+    let deferred = Seen::Deferred { ledger: 0, token: 1 };
+    assert_eq!(last([OPENED, deferred.clone()]).expect("it is right").in_the_end(), []);
+    assert_eq!(last([OPENED, deferred, STOP_KNOWN]).expect("nothing yet").in_the_end(), [Broken::Hung(1)]);
+}

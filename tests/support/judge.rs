@@ -169,7 +169,9 @@ impl<N: Name> Judge<N> {
     pub fn in_the_end(&self) -> Vec<Broken<N>> {
         let steps = self.steps.iter().flat_map(|(token, step)| {
             let runs = step.ledgers.values().any(|known| !known.running.is_empty());
-            let hung = (step.open && !step.deferred).then(|| Broken::Hung(token.clone()));
+            // A deferred step may wait, but not for the answer to a stop.
+            let may_wait = step.deferred && step.ledgers.values().all(|known| !known.stop_known);
+            let hung = (step.open && !may_wait).then(|| Broken::Hung(token.clone()));
             hung.into_iter().chain(runs.then(|| Broken::RunsStill(token.clone())))
         });
         let messages = self.queue.values().filter_map(|about| match about {
