@@ -111,8 +111,10 @@ fn what_waits_is_left_over_or_runs_in_the_end_is_named() {
 }
 
 #[test]
-fn a_deferred_step_may_wait_in_the_end_but_not_for_the_answer_to_a_stop() {
-    let deferred = Seen::Deferred { ledger: 0, token: 1 };
-    assert_eq!(last([OPENED, deferred.clone()]).expect("it is right").in_the_end(), []);
-    assert_eq!(last([OPENED, deferred, STOP_KNOWN]).expect("nothing yet").in_the_end(), [Broken::Hung(1)]);
+fn a_deferred_step_may_wait_in_the_end_but_not_for_a_stop_or_an_outcome() {
+    let deferred = || Seen::Deferred { ledger: 0, token: 1 };
+    let left = |story: [Seen<u8>; 3]| last(story).expect("nothing is broken on the way").in_the_end();
+    assert_eq!(left([OPENED, ENDED, deferred()]), []);
+    assert_eq!(left([OPENED, deferred(), STOP_KNOWN]), [Broken::Hung(1)]);
+    assert_eq!(left([OPENED, deferred(), CONCLUDED]), [Broken::Hung(1)]);
 }

@@ -61,6 +61,9 @@ impl Disk {
         if !record["stop_requested"].is_null() {
             self.life.see(&Seen::StopKnown { ledger, token: token.clone() });
         }
+        if row.status == "deferred" {
+            self.life.see(&Seen::Deferred { ledger, token: token.clone() });
+        }
         if !record["outcome"].is_null() {
             self.life.see(&Seen::Concluded { ledger, token });
         }

@@ -177,7 +177,11 @@ fn script(dice: &mut Dice) -> Script {
     let runs = (0..dice.number(1..=4)).map(|_| {
         let long = dice.one_in(4);
         let again = End::Again(dice.seconds(1..=120));
-        let ends = [End::Success, End::Success, End::Failure, End::Retry, End::Retry, again, End::Panic, End::Hang];
+        let soon = dice.one_in(2);
+        let answered = dice.seconds(if soon { 0..=10 } else { 0..=600 });
+        let defer = End::Defer((!dice.one_in(4)).then_some(answered));
+        let ends =
+            [End::Success, End::Success, End::Failure, End::Retry, End::Retry, again, defer, End::Panic, End::Hang];
         Run {
             work: dice.seconds(if long { 60..=300 } else { 0..=20 }),
             checkpoints: dice.pick(&[0, 0, 1, 3]),
@@ -280,10 +284,11 @@ fn config(dice: &mut Dice) -> String {
         .map(|name| {
             format!(
                 "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = {}\nretry_delay = \"{}s\"\n\
-                 retry_delay_max = \"60s\"\nstop_grace = \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
+                 retry_delay_max = \"60s\"\ndeferred_limit = \"{}s\"\nstop_grace = \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
                 dice.number(60..=600),
                 dice.number(1..=4),
                 dice.number(1..=30),
+                dice.number(1..=3_600),
                 dice.number(0..=30),
                 dice.number(5..=60),
                 if name == "kind" { "success" } else { "failure" },

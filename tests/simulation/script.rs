@@ -33,6 +33,8 @@ pub enum End {
     Failure,
     Retry,
     Again(Duration),
+    /// Somebody else completes the step, this much later if ever.
+    Defer(Option<Duration>),
     Panic,
     /// It waits to be told to stop.
     Hang,
@@ -129,6 +131,12 @@ async fn work(life: &Life, cx: &Context, run: &Run, mut checkpoint: u64) -> Hand
         End::Failure => Err(HandlerError::permanent("it fails")),
         End::Retry => Err(HandlerError::retry("not now")),
         End::Again(after) => Ok(Completion::Again(after)),
+        End::Defer(after) => {
+            if let Some(after) = after.filter(|_| !life.is_over()) {
+                life.world.hand_over(cx.token().as_str(), after);
+            }
+            Ok(Completion::Deferred)
+        }
         End::Panic => panic!("{PANIC}"),
         End::Hang => std::future::pending().await,
     }
@@ -157,6 +165,7 @@ impl End {
             Self::Failure => "failure",
             Self::Retry => "retry",
             Self::Again(_) => "again",
+            Self::Defer(_) => "defer",
             Self::Panic => "panic",
             Self::Hang => "hang",
         }

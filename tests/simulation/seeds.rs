@@ -15,7 +15,7 @@ use crate::world::{self, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have come across, so that nothing is believed to hold that was never tried.
-const MET: [&str; 75] = [
+const MET: [&str; 79] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -71,17 +71,21 @@ const MET: [&str; 75] = [
     "path: a run told of time_limit",
     "path: a write lost to another",
     "path: an answer refused",
+    "path: answered by somebody else",
     "path: checkpoint",
     "path: cleanup",
     "path: expired credentials refused",
     "path: hurried shutdown",
     "path: no start without a ledger",
     "path: shutdown",
+    "path: somebody else is too late",
     "path: the same answer again",
     "path: unreadable message",
+    "path: written as deferred",
     "path: written as owed",
     "path: written as waiting",
     "run: again",
+    "run: defer",
     "run: failure",
     "run: hang",
     "run: panic",

@@ -1,6 +1,6 @@
 //! All that outlives a worker's process: both services, true time, the judge, and the trace of what happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,7 +14,7 @@ use hyper::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::{Receiver, error::TryRecvError};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::judge::{About, Broken, Judge, Seen, Worker};
@@ -49,6 +49,8 @@ struct State {
     /// The last checkpoint of a step that a ledger has confirmed.
     checkpoints: BTreeMap<(u8, String), u64>,
     runs: BTreeMap<String, usize>,
+    /// Tokens that somebody else has as well.
+    handed_over: BTreeSet<String>,
 }
 
 /// How a run went.
@@ -80,6 +82,7 @@ impl World {
             keys: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             runs: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
         };
         Arc::new(Self { service, started: Instant::now(), state: Mutex::new(state) })
     }
@@ -180,6 +183,19 @@ impl World {
         serde_json::from_slice(&body.to_bytes()).unwrap_or_default()
     }
 
+    /// Somebody else has the token now, and answers with it so much later.
+    pub fn hand_over(self: &Arc<Self>, token: &str, after: Duration) {
+        self.note(&format!("{token} is handed over"));
+        self.state().handed_over.insert(token.to_owned());
+        let world = self.clone();
+        let answer = json!({"CallbackToken": token, "ClientRequestToken": format!("{token:0>32}"),
+            "OutputParameters": [{"Name": "x", "Value": "1"}]});
+        tokio::spawn(async move {
+            sleep(after).await;
+            world.ask("SageMaker.SendPipelineExecutionStepSuccess", answer).await;
+        });
+    }
+
     pub async fn create_queue(&self) {
         let body = json!({"QueueName": "sagemaker-callbacks", "Attributes": {"MessageRetentionPeriod": "1209600"}});
         assert_eq!(self.ask("AmazonSQS.CreateQueue", body).await["QueueUrl"], QUEUE_URL);
@@ -233,6 +249,13 @@ impl World {
         match report {
             Some((worker, request)) => {
                 self.see(&Seen::Reported { worker, token, request: request.to_owned(), accepted });
+            }
+            None if self.state().handed_over.contains(&token) => {
+                self.count(if accepted {
+                    "path: answered by somebody else"
+                } else {
+                    "path: somebody else is too late"
+                });
             }
             None => self.fail("an answer came from nowhere"),
         }

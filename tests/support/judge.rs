@@ -169,8 +169,8 @@ impl<N: Name> Judge<N> {
     pub fn in_the_end(&self) -> Vec<Broken<N>> {
         let steps = self.steps.iter().flat_map(|(token, step)| {
             let runs = step.ledgers.values().any(|known| !known.running.is_empty());
-            // A deferred step may wait, but not for the answer to a stop.
-            let may_wait = step.deferred && step.ledgers.values().all(|known| !known.stop_known);
+            // A deferred step may wait for somebody else, but neither for the answer to a stop nor for an outcome that there is.
+            let may_wait = step.deferred && step.ledgers.values().all(|known| !known.stop_known && !known.concluded);
             let hung = (step.open && !may_wait).then(|| Broken::Hung(token.clone()));
             hung.into_iter().chain(runs.then(|| Broken::RunsStill(token.clone())))
         });
