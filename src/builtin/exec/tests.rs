@@ -219,6 +219,14 @@ async fn a_told_program_that_dies_of_it_has_no_outcome_and_one_that_ends_by_itse
 }
 
 #[tokio::test]
+async fn a_program_is_told_of_a_stop_that_came_before_it_began() {
+    let bench = Bench::new();
+    bench.stop.send_replace(Some(StopReason::PipelineStopped));
+    let error = bench.run("sleep 600").await.expect_err("it was told");
+    assert!(!error.is_permanent(), "{error}");
+}
+
+#[tokio::test]
 async fn a_program_that_does_not_listen_is_killed_after_its_grace() {
     let mut bench = Bench::new();
     bench.grace = Duration::from_millis(200);
