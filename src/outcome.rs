@@ -374,6 +374,9 @@ mod tests {
         let outcome = Outcome::Success(outputs(r#"{"a":1}"#).expect("valid"));
         let text = serde_json::to_string(&outcome).expect("json");
         assert_eq!(serde_json::from_str::<Outcome>(&text).expect("outcome"), outcome);
+        let longest = Reason::new(&"x".repeat(1000));
+        assert_eq!(longest.to_string(), longest.as_str());
+        assert_eq!(serde_json::from_value::<Reason>(json!(longest)).expect("reason"), longest);
         let forged = json!({ "failure": "x".repeat(257) }).to_string();
         assert!(serde_json::from_str::<Outcome>(&forged).is_err());
     }
