@@ -96,6 +96,16 @@ async fn a_record_that_cannot_be_read_is_named_and_the_others_are_read() {
 }
 
 #[tokio::test]
+async fn the_version_of_a_record_is_the_one_that_its_store_compares() {
+    let store = Memory::new();
+    let ledger = ledger(store.clone());
+    let record = written(&ledger, record("abcdefghij")).await;
+    let row = store.get(&record.token).await.expect("read").expect("there");
+    store.put(Row { version: 7, ..row }, Some(1)).await.expect("put");
+    assert_eq!(ledger.load(&record.token).await, Ok(Some(Record { version: 7, ..record })));
+}
+
+#[tokio::test]
 async fn a_ledger_says_that_it_fails_and_that_it_recovered_once_each() {
     let directory = tempfile::tempdir().expect("directory");
     let said = Arc::new(Said::default());
