@@ -89,7 +89,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
         let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
         return Err(OpenError::new(path, problem));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let opened = |uri: String| {
         let connection = Connection::open_with_flags(uri, flags)?;
         connection.busy_timeout(BUSY)?;
