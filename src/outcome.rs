@@ -325,8 +325,18 @@ mod tests {
         for n in 0..50 {
             outputs.insert(format!("o{n}"), "ä".repeat(1024)).expect("within limits");
         }
+        assert_eq!((outputs.len(), outputs.is_empty()), (50, false));
         assert_eq!(outputs.insert("o50", 1), Err(InvalidOutput::TooMany));
         assert_eq!(outputs.insert("o7", 1), Err(InvalidOutput::Twice("o7".into())));
+    }
+
+    #[test]
+    fn outputs_are_found_by_their_names_and_outcomes_named_by_their_kinds() {
+        let outputs = outputs(r#"{"a":1,"b":"two"}"#).expect("valid");
+        assert_eq!((outputs.get("b"), outputs.get("c"), outputs.len()), (Some("two"), None, 2));
+        assert!(Outputs::new().is_empty());
+        assert_eq!(Outcome::Success(outputs).kind(), "success");
+        assert_eq!(Outcome::Failure(Reason::new("x")).kind(), "failure");
     }
 
     #[test]
@@ -343,6 +353,7 @@ mod tests {
         let reason = Reason::with_end_of("exit status 3", &text);
         assert!(reason.as_str().starts_with("exit status 3: …"), "{reason}");
         assert!(reason.as_str().ends_with("the disk is full"), "{reason}");
+        assert_eq!(units(reason.as_str()), Reason::MAX, "as much as there is room for");
         assert_eq!(Reason::with_end_of("exit status 3", "short").as_str(), "exit status 3: short");
     }
 
@@ -363,6 +374,9 @@ mod tests {
         let outcome = Outcome::Success(outputs(r#"{"a":1}"#).expect("valid"));
         let text = serde_json::to_string(&outcome).expect("json");
         assert_eq!(serde_json::from_str::<Outcome>(&text).expect("outcome"), outcome);
+        let longest = Reason::new(&"x".repeat(1000));
+        assert_eq!(longest.to_string(), longest.as_str());
+        assert_eq!(serde_json::from_value::<Reason>(json!(longest)).expect("reason"), longest);
         let forged = json!({ "failure": "x".repeat(257) }).to_string();
         assert!(serde_json::from_str::<Outcome>(&forged).is_err());
     }

@@ -377,7 +377,7 @@ mod tests {
         let arn = json!(ARN);
         for (text, wants) in [
             ("", "not a JSON object"),
-            ("[]", "not a JSON object"),
+            ("[]", "expected an object with token, pipelineExecutionArn"),
             ("{\"token\":", "not a JSON object"),
             ("{}", "no `token`"),
             (&body(&json!("abcdefghi"), &arn, ""), "`token`"),
@@ -408,6 +408,40 @@ mod tests {
         let error = Message::parse(&body(&json!("\u{1b}[2J\n".repeat(100)), &json!(ARN), "")).expect_err("hostile");
         let text = error.to_string();
         assert!(text.len() < 800 && !text.contains('\n') && !text.contains('\u{1b}'), "{text}");
+        assert!(text.ends_with(r#"\u{1b}[2J\n"…"#), "it is recognised: {text}");
+    }
+
+    #[test]
+    fn tokens_and_reasons_are_named_as_programs_and_people_know_them() {
+        use StopReason::{LeaseLost, PipelineStopped, Shutdown, TimeLimit};
+        let names = [PipelineStopped, Shutdown, TimeLimit, LeaseLost].map(StopReason::as_str);
+        assert_eq!(names, ["pipeline_stopped", "shutdown", "time_limit", "lease_lost"]);
+        assert_eq!("abcdefghij".parse::<CallbackToken>().map(|token| token.to_string()), Ok("abcdefghij".into()));
+    }
+
+    #[test]
+    fn an_arn_with_one_part_wrong_is_refused() {
+        let good = "arn:aws:sagemaker:us-east-2:012345678901:pipeline/p/execution/x";
+        assert!(good.parse::<ExecutionArn>().is_ok());
+        for (part, wrong) in [
+            ("arn:", "urn:"),
+            (":aws:", ":aws-:"),
+            (":aws:", ":azure:"),
+            (":sagemaker:", ":sqs:"),
+            (":us-east-2:", "::"),
+            (":012345678901:", ":01234567890:"),
+            (":012345678901:", ":01234567890x:"),
+            ("pipeline/p/", "pipeline/p q/"),
+            ("pipeline/p/", "pipeline//"),
+            ("/execution/x", "/execution/"),
+            ("/execution/x", "/execution/x/y"),
+        ] {
+            let arn = good.replacen(part, wrong, 1);
+            assert!(arn.parse::<ExecutionArn>().is_err(), "{arn}");
+        }
+        let of_length = |length: usize| format!("{good}{}", "x".repeat(length - good.len()));
+        assert!(of_length(2048).parse::<ExecutionArn>().is_ok());
+        assert!(of_length(2049).parse::<ExecutionArn>().is_err());
     }
 
     #[test]

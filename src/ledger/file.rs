@@ -89,7 +89,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
         let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
         return Err(OpenError::new(path, problem));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let opened = |uri: String| {
         let connection = Connection::open_with_flags(uri, flags)?;
         connection.busy_timeout(BUSY)?;
@@ -202,7 +202,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The log is folded back every 4 MiB and does not stay larger than 64 MiB after a burst.
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
-    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "journal_size_limit", 67_108_864)?;
     let schema: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if schema == 0 {
         connection.execute_batch(&format!(
@@ -273,4 +273,36 @@ fn uri(path: &Path) -> String {
         other => format!("%{other:02X}"),
     };
     absolute.as_os_str().as_encoded_bytes().iter().map(escape).collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_file_comes_with_what_to_do_about_it() {
+        for (code, wants) in [
+            (ffi::SQLITE_CORRUPT, "restore it, or move it away"),
+            (ffi::SQLITE_NOTADB, "restore it, or move it away"),
+            (ffi::SQLITE_FULL, "free some space"),
+            (ffi::SQLITE_READONLY, "mend its permissions or its file system"),
+            (ffi::SQLITE_CANTOPEN, "mend the permissions of it and its directory"),
+            (ffi::SQLITE_PERM, "mend the permissions of it and its directory"),
+            (ffi::SQLITE_IOERR, "look at the disk"),
+        ] {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let text = OpenError::of(Path::new("/l/ledger.db"), &error).to_string();
+            assert!(text.starts_with("the ledger /l/ledger.db: ") && text.contains(wants), "{code}: {text}");
+        }
+        for (kind, wants) in [
+            (ErrorKind::ReadOnlyFilesystem, "make its file system writable"),
+            (ErrorKind::StorageFull, "free some space"),
+            (ErrorKind::QuotaExceeded, "free some space"),
+            (ErrorKind::PermissionDenied, "mend the permissions"),
+        ] {
+            assert!(remedy(&kind.into()).starts_with(wants), "{kind}");
+        }
+    }
 }

@@ -5,6 +5,9 @@ mod file;
 mod memory;
 mod sqlite;
 
+#[cfg(test)]
+mod claims;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -135,7 +138,7 @@ impl Ledger {
         })
     }
 
-    /// All records in one of `statuses`, readable ones first; those that cannot be read come as errors.
+    /// All records in one of `statuses`, all where that is empty; those that cannot be read come as errors.
     ///
     /// # Errors
     /// [`LedgerError::Store`] where the list cannot be had at all.

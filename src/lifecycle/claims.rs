@@ -610,6 +610,115 @@ fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_frozen()
     assert_eq!(waiting.feed(Event::Halt), [Effect::Return]);
 }
 
+#[test]
+fn a_settled_step_says_how_and_when_it_ended_and_waits_for_nothing() {
+    let mut bench = Bench::running();
+    bench.feed(Event::ExecutionEnded);
+    bench.answer(CLOSED);
+    bench.pass(Duration::from_secs(5));
+    bench.feed(Event::Ended(End::Failure("no".into())));
+    let record = &bench.state.record;
+    assert_eq!((record.ending, record.settled_at), (Some(Ending::SettledElsewhere), Some(bench.now)));
+    assert_eq!((record.not_before, record.deadline, &record.owner), (None, None, &None));
+}
+
+#[test]
+fn a_message_that_comes_after_the_end_of_its_step_is_deleted_whichever_it_is() {
+    for arrival in [Arrival::Work { redelivered: false }, Arrival::Stop] {
+        let mut bench = Bench::concluded();
+        bench.feed(Event::ReportAccepted);
+        assert_eq!(bench.feed(Event::Delivered(arrival)), [Effect::Delete], "{arrival:?}");
+    }
+}
+
+#[test]
+fn a_copy_of_the_message_of_a_deferred_step_is_deleted() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Ended(End::Deferred));
+    bench.crash();
+    assert_eq!(bench.delivered(true), [Effect::Delete]);
+    assert_eq!(bench.status(), Status::Deferred);
+}
+
+#[test]
+fn a_step_that_waits_for_its_next_attempt_waits_on_after_a_crash_unless_it_is_to_end() {
+    let waiting = || {
+        let mut bench = Bench::running();
+        bench.feed(Event::Ended(End::Again(Duration::from_hours(2))));
+        bench.crash();
+        bench
+    };
+    let mut bench = waiting();
+    let at = bench.state.record.not_before.expect("it waits");
+    assert_eq!(bench.delivered(true), [Effect::Wake(at)]);
+    let mut stopped = waiting();
+    stopped.state.record.stop_requested = Some(Stop { at: stopped.now, closed: false });
+    assert_eq!(stopped.delivered(true), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    let mut overdue = waiting();
+    overdue.pass(POLICY.time_limit);
+    assert_eq!(overdue.delivered(true), [Effect::CleanUp(StopReason::TimeLimit)]);
+}
+
+#[test]
+fn a_step_that_waits_goes_on_where_its_execution_has_not_ended_after_all() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    let at = bench.state.record.not_before.expect("it waits");
+    assert_eq!(bench.feed(Event::ExecutionEnded), [Effect::Ask]);
+    assert_eq!(bench.answer(OPEN), [Effect::Wake(at)]);
+}
+
+#[test]
+fn a_deadline_ends_only_what_is_over_and_runs_nowhere_else() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Ended(End::Deferred));
+    assert_eq!(bench.feed(Event::DeadlineReached), []);
+    bench.pass(POLICY.deferred_limit);
+    assert_eq!(bench.feed(Event::DeadlineReached), [Effect::Report]);
+
+    let mut elsewhere = Bench::running();
+    elsewhere.crash();
+    elsewhere.foreign = Lease::Until(machine::later(elsewhere.now, POLICY.lease));
+    elsewhere.delivered(true);
+    elsewhere.pass(POLICY.time_limit);
+    assert_eq!(elsewhere.feed(Event::DeadlineReached), [], "it is its owner's to end");
+}
+
+#[test]
+fn a_step_whose_stop_came_to_another_worker_while_it_waited_for_a_slot_is_not_run() {
+    let mut bench = Bench::new();
+    bench.delivered(false);
+    // The write finds the record changed, so it is read anew and decided upon again.
+    bench.state.record.status = Status::Owed;
+    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    assert_eq!(bench.feed(Event::SlotFree), [Effect::CleanUp(StopReason::PipelineStopped)]);
+}
+
+#[test]
+fn a_deferral_at_a_shutdown_does_not_outweigh_a_stop_that_another_worker_has_flagged() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Shutdown);
+    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    bench.feed(Event::Ended(End::Deferred));
+    assert_eq!(bench.status(), Status::Deferred);
+    bench.crash();
+    assert_eq!(bench.feed(Event::Found), [Effect::CleanUp(StopReason::PipelineStopped)]);
+}
+
+#[test]
+fn what_people_read_is_named_as_it_is_stored() {
+    use Status::{Claimed, Concluded, Deferred, New, Owed, Settled, Waiting};
+    for status in [New, Owed, Claimed, Waiting, Deferred, Concluded, Settled] {
+        assert_eq!(json!(status), status.as_str());
+    }
+    for ending in [Ending::Success, Ending::Failure, Ending::Deferred, Ending::Stopped, Ending::SettledElsewhere] {
+        assert_eq!(json!(ending), ending.as_str());
+    }
+    assert_eq!([Via::Message, Via::Watch, Via::Ledger].map(Via::as_str), ["message", "watch", "ledger"]);
+    assert_eq!([Here::Running, Here::Winding(StopReason::Shutdown)].map(Here::as_str), ["running", "stopping"]);
+    assert_eq!(WorkerId("me".into()).to_string(), "me");
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let standing = prop_oneof![
         Just(OPEN),

@@ -46,7 +46,6 @@ impl Decision<'_> {
             status: Status::Settled,
             ending: Some(ending),
             settled_at: Some(self.view.now),
-            not_before: None,
             deadline: None,
             ..released(self.state.record.clone())
         };

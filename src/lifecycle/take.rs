@@ -51,10 +51,6 @@ impl Decision<'_> {
     /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a slot.
     pub(super) fn take(&self) -> Transition {
         let record = &self.state.record;
-        // Between the decision and its write, another worker of the ledger may have come first.
-        if matches!(record.status, Status::Concluded | Status::Settled) || self.foreign_until().is_some() {
-            return self.proceed();
-        }
         if record.stop_requested.is_some() {
             return self.clean_up(record.clone(), StopReason::PipelineStopped);
         }

@@ -40,10 +40,8 @@ async fn a_stop_is_answered_with_success_where_that_is_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_ends_by_itself_within_the_grace_keeps_its_outcome() {
-    let scene = Scene::new(
-        "trap 'echo saved=yes >> $STEP_OUTPUT; exit 0' TERM; echo > $FOLDER/ready; while :; do sleep 0.05; done",
-    )
-    .await;
+    let scene =
+        Scene::new("trap 'echo saved=yes >> $STEP_OUTPUT; exit 0' TERM; sleep 300 & echo > $FOLDER/ready; wait").await;
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config().with("handlers.job.stop_grace", "30s"));
     until("it runs", async || scene.path("ready").exists()).await;

@@ -134,13 +134,14 @@ async fn no_more_steps_run_than_the_queue_has_slots_and_all_of_them_run() {
 #[tokio::test(start_paused = true)]
 async fn a_deferred_step_lets_its_message_go_and_fails_when_nobody_completes_it() {
     let mut bench = Bench::new();
+    bench.handler_config.deferred_limit = Duration::from_hours(12);
     let worker = bench.start().await;
     bench.step(TOKEN, &json!({"do": "defer"}));
     until("the queue is empty", || bench.queue.len() == 0).await;
     assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("deferred"));
     until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
     let Outcome::Failure(reason) = &bench.pipelines.accepted()[0].outcome else { panic!("succeeded") };
-    assert_eq!(reason.as_str(), "nobody completed the deferred step within 7days");
+    assert_eq!(reason.as_str(), "nobody completed the deferred step within 12h");
     worker.drain().await;
 }
 

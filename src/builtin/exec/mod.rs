@@ -21,7 +21,7 @@ pub use settings::{Settings, SettingsError};
 
 use self::files::Workspace;
 use self::group::Group;
-use self::program::{Ended, Program};
+use self::program::{Ended, Program, Purpose};
 use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult};
 use crate::outcome::{Outputs, Reason};
 
@@ -56,7 +56,12 @@ impl Exec {
     }
 
     /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when this returns.
-    async fn call(&self, cx: &Context, command: &[String]) -> Result<(Ended, Workspace), HandlerError> {
+    async fn call(
+        &self,
+        cx: &Context,
+        purpose: Purpose,
+        command: &[String],
+    ) -> Result<(Ended, Workspace), HandlerError> {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
         end_remains(cx, &saved).await;
         let workspace = Workspace::new(saved.file.as_deref()).map_err(|error| {
@@ -67,7 +72,7 @@ impl Exec {
         let begun = |group| Saved { group: Some(group), ..saved.clone() };
         let program = Program::spawn(command, async |group| Ok(cx.save_checkpoint(&begun(group)).await?)).await?;
         let saved = begun(program.group().clone());
-        let ended = program.end(cx, stdin(cx), &workspace, saved).await;
+        let ended = program.end(cx, purpose, stdin(cx), &workspace, saved).await;
         Ok((ended, workspace))
     }
 
@@ -84,7 +89,7 @@ impl Handler for Exec {
     type Args = Value;
 
     async fn run(&self, cx: Context, _: Value) -> HandlerResult {
-        let (ended, workspace) = self.call(&cx, &self.settings.command).await?;
+        let (ended, workspace) = self.call(&cx, Purpose::Run, &self.settings.command).await?;
         if ended.by_us {
             // It had no say in how it ended, so this is no outcome.
             return Err(HandlerError::retry("the program was stopped"));
@@ -102,7 +107,7 @@ impl Handler for Exec {
             end_remains(&cx, &cx.checkpoint()?.unwrap_or_default()).await;
             return Ok(());
         };
-        let (ended, _) = self.call(&cx, command).await?;
+        let (ended, _) = self.call(&cx, Purpose::Cleanup, command).await?;
         if ended.status.success() { Ok(()) } else { Err(HandlerError::permanent(ended.reason())) }
     }
 

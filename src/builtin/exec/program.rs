@@ -22,6 +22,15 @@ pub(super) struct Program {
     group: Killed,
 }
 
+/// What a program is started for. A stop may come before the program has begun, so that a stop there is does not tell them apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be told when the step is stopped.
+    Run,
+    /// To clean up once it was.
+    Cleanup,
+}
+
 /// How a program ended.
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
@@ -82,8 +91,16 @@ impl Program {
         &self.group.group
     }
 
-    /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to, and leaves nothing of it alive.
-    pub(super) async fn end(mut self, cx: &Context, stdin: Vec<u8>, workspace: &Workspace, mut saved: Saved) -> Ended {
+    /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to unless it is the answer to that,
+    /// and leaves nothing of it alive.
+    pub(super) async fn end(
+        mut self,
+        cx: &Context,
+        purpose: Purpose,
+        stdin: Vec<u8>,
+        workspace: &Workspace,
+        mut saved: Saved,
+    ) -> Ended {
         let (mut out, mut err) = (VecDeque::new(), VecDeque::new());
         let (feed, stdout, stderr) = (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
         let feeding = async move {
@@ -104,7 +121,6 @@ impl Program {
         };
         let mut streams = Box::pin(async { tokio::join!(feeding, logging_out, logging_err) });
         let mut streaming = true;
-        let in_cleanup = cx.stop_reason().is_some();
         let mut told: Option<Instant> = None;
         let mut killed = false;
         let mut look = interval(LOOK);
@@ -115,7 +131,7 @@ impl Program {
             tokio::select! {
                 status = self.child.wait() => break status,
                 _ = &mut streams, if streaming => streaming = false,
-                reason = cx.stopping(), if told.is_none() && !in_cleanup => {
+                reason = cx.stopping(), if told.is_none() && purpose == Purpose::Run => {
                     tracing::info!(reason = reason.as_str(), "telling the program to end");
                     self.group.group.signal(Signal::SIGTERM);
                     told = Some(Instant::now());

@@ -203,7 +203,8 @@ async fn a_told_program_that_dies_of_it_has_no_outcome_and_one_that_ends_by_itse
     for (script, keeps) in [
         ("echo $$ > $DIR/pid; sleep 600", false),
         ("trap 'kill $!; exit 143' TERM; sleep 600 & echo $$ > $DIR/pid; wait", false),
-        ("trap 'echo done=1 > $STEP_OUTPUT; exit 0' TERM; echo $$ > $DIR/pid; while :; do sleep 0.01; done", true),
+        // A shell that starts a program when it is signalled can lose the signal, so these wait.
+        ("trap 'echo done=1 > $STEP_OUTPUT; exit 0' TERM; sleep 600 & echo $$ > $DIR/pid; wait", true),
     ] {
         let bench = Bench::new();
         let running = bench.exec(script);
@@ -216,6 +217,14 @@ async fn a_told_program_that_dies_of_it_has_no_outcome_and_one_that_ends_by_itse
         assert_eq!(result.is_ok(), keeps, "{script}: {result:?}");
         assert!(keeps || !result.expect_err("no outcome").is_permanent());
     }
+}
+
+#[tokio::test]
+async fn a_program_is_told_of_a_stop_that_came_before_it_began() {
+    let bench = Bench::new();
+    bench.stop.send_replace(Some(StopReason::PipelineStopped));
+    let error = bench.run("sleep 600").await.expect_err("it was told");
+    assert!(!error.is_permanent(), "{error}");
 }
 
 #[tokio::test]
