@@ -241,7 +241,8 @@ impl Driver {
                 foreign: self.shared.ledger.foreign_lease(&self.state.record, self.shared.clock.now()),
                 random: fastrand::f64(),
             };
-            let Transition { write, here, work_seen, refusals, effects } = decide(&self.state, event, &view)?;
+            let Transition { write, here, work_seen, refusals, not_found, effects } =
+                decide(&self.state, event, &view)?;
             if let Some(record) = write {
                 let asked = Instant::now();
                 let write = self.shared.ledger.write(record);
@@ -256,6 +257,7 @@ impl Driver {
             self.state.here = here;
             self.state.work_seen = work_seen;
             self.state.refusals = refusals;
+            self.state.not_found = not_found;
             if !matches!(here, Here::Running | Here::Winding(_)) {
                 self.slot = None;
             }

@@ -53,6 +53,12 @@ impl Bench {
         bench
     }
 
+    fn deferred() -> Self {
+        let mut bench = Self::running();
+        assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::Finish(Ending::Deferred), Effect::Delete]);
+        bench
+    }
+
     fn concluded() -> Self {
         let mut bench = Self::running();
         assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
@@ -77,6 +83,7 @@ impl Bench {
         self.state.here = transition.here;
         self.state.work_seen = transition.work_seen;
         self.state.refusals = transition.refusals;
+        self.state.not_found = transition.not_found;
         Ok(transition.effects)
     }
 
@@ -326,6 +333,51 @@ fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
 }
 
 #[test]
+fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
+    for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
+        for closed in [Closed::Succeeded, Closed::Failed] {
+            let mut bench = Bench::deferred();
+            assert_eq!(bench.feed(event.clone()), [Effect::Ask]);
+            let effects = bench.answer(Standing::Closed(closed));
+            assert_eq!(effects, [Effect::Finish(Ending::SettledElsewhere), Effect::Delete]);
+        }
+        let mut bench = Bench::deferred();
+        bench.feed(event);
+        let stop = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];
+        assert_eq!(bench.answer(Standing::Closed(Closed::Stopped)), stop);
+        let effects = bench.feed(Event::Cleaned(Ok(())));
+        assert_eq!(effects, [Effect::Finish(Ending::SettledElsewhere), Effect::Delete]);
+    }
+}
+
+#[test]
+fn a_deferred_step_is_stopped_by_the_watch_only_if_sagemaker_waits_for_it() {
+    let mut bench = Bench::deferred();
+    let stop = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];
+    for silence in [Answer::Standing(Standing::NotFound), Answer::Unknown("denied".into())] {
+        assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [Effect::Ask]);
+        assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [], "it is being asked");
+        assert_eq!(bench.feed(Event::Answered(silence)), [Effect::Delete]);
+        assert_eq!(bench.status(), Status::Deferred);
+    }
+    bench.feed(Event::ExecutionEnded);
+    assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [], "it is being asked");
+    assert_eq!(bench.answer(OPEN), stop);
+}
+
+#[test]
+fn a_step_that_sagemaker_does_not_find_goes_on() {
+    let mut bench = Bench::running();
+    assert_eq!(bench.feed(Event::ExecutionEnded), [Effect::Ask]);
+    assert_eq!(bench.answer(Standing::NotFound), []);
+    assert_eq!(bench.state.here, Here::Running);
+    let mut bench = Bench::deferred();
+    assert_eq!(bench.feed(Event::ExecutionEnded), [Effect::Ask]);
+    assert_eq!(bench.answer(Standing::NotFound), [Effect::Delete]);
+    assert_eq!(bench.status(), Status::Deferred);
+}
+
+#[test]
 fn a_step_of_a_live_worker_is_left_to_it_and_its_stop_is_flagged() {
     let mut bench = Bench::running();
     bench.crash();
@@ -408,6 +460,12 @@ fn a_refused_report_of_a_step_that_is_not_found_is_sent_again_before_that_is_bel
     for _ in 0..2 {
         bench.feed(Event::ReportRefused("ResourceNotFound".into()));
         assert!(matches!(bench.answer(Standing::NotFound)[..], [Effect::Wake(_)]));
+        bench.feed(Event::Woken);
+    }
+    // One that says otherwise, and it begins anew.
+    for answer in [OPEN, Standing::NotFound, Standing::NotFound] {
+        bench.feed(Event::ReportRefused("ResourceNotFound".into()));
+        assert!(matches!(bench.answer(answer)[..], [Effect::Wake(_)]));
         bench.feed(Event::Woken);
     }
     bench.feed(Event::ReportRefused("ResourceNotFound".into()));

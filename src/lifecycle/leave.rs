@@ -9,7 +9,7 @@ impl Decision<'_> {
         match (self.state.here, self.state.record.status) {
             (Here::Running | Here::Winding(_) | Here::Cleaning(_) | Here::Reporting | Here::Doubting, _)
             | (Here::Sleeping, Status::Concluded) => self.nothing(),
-            (Here::Nothing | Here::Verifying | Here::Asking | Here::Queued | Here::Sleeping, _) => {
+            (Here::Nothing | Here::Verifying | Here::Asking | Here::Confirming | Here::Queued | Here::Sleeping, _) => {
                 self.to(Here::Nothing, [Effect::Return])
             }
         }

@@ -16,6 +16,8 @@ pub struct State {
     pub work_seen: bool,
     /// How often in a row a report was refused.
     pub refusals: u32,
+    /// How often in a row SageMaker did not find the step of a refused report.
+    pub not_found: u32,
 }
 
 /// What is under way here for the step.
@@ -26,6 +28,8 @@ pub enum Here {
     Verifying,
     /// SageMaker is being asked about a stop that is owed, or about a deferred or waiting step whose execution has ended.
     Asking,
+    /// The execution of a deferred step is stopping, and SageMaker is being asked whether somebody has completed the step.
+    Confirming,
     /// The step waits for a work slot.
     Queued,
     /// The handler runs.
@@ -70,6 +74,7 @@ pub struct Transition {
     pub here: Here,
     pub work_seen: bool,
     pub refusals: u32,
+    pub not_found: u32,
     pub effects: Vec<Effect>,
 }
 
@@ -85,7 +90,7 @@ pub struct Illegal {
 impl State {
     #[must_use]
     pub fn new(record: Record) -> Self {
-        Self { record, here: Here::Nothing, work_seen: false, refusals: 0 }
+        Self { record, here: Here::Nothing, work_seen: false, refusals: 0, not_found: 0 }
     }
 }
 
@@ -96,7 +101,7 @@ impl Here {
         match self {
             Self::Nothing => "none",
             Self::Verifying => "verifying",
-            Self::Asking => "asking SageMaker",
+            Self::Asking | Self::Confirming => "asking SageMaker",
             Self::Queued => "waiting for a slot",
             Self::Running => "running",
             Self::Winding(_) => "stopping",
@@ -123,6 +128,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
 
         (Event::Answered(answer), Here::Verifying) => step.verified(answer),
         (Event::Answered(answer), Here::Asking) => step.asked(answer),
+        (Event::Answered(answer), Here::Confirming) => step.stop_confirmed(answer),
         (Event::Answered(answer), Here::Doubting) => step.doubt_answered(answer),
         (Event::Answered(answer), _) => step.execution_end_answered(answer),
 
@@ -194,8 +200,8 @@ impl Decision<'_> {
     }
 
     pub(super) fn to<const N: usize>(&self, here: Here, effects: [Effect; N]) -> Transition {
-        let State { work_seen, refusals, .. } = *self.state;
-        Transition { write: None, here, work_seen, refusals, effects: effects.into() }
+        let State { work_seen, refusals, not_found, .. } = *self.state;
+        Transition { write: None, here, work_seen, refusals, not_found, effects: effects.into() }
     }
 
     pub(super) fn write(&self, record: Record) -> Transition {

@@ -8,7 +8,7 @@ use crate::backoff::Backoff;
 use crate::outcome::Outcome;
 use crate::seam::{Ending as Closed, Standing};
 
-/// How often a refused report of a step that SageMaker does not find is sent again before the step counts as closed: a listing may lag.
+/// How often in a row SageMaker must not find a step whose report it refused, until the step counts as closed: a listing may lag.
 const NOT_FOUND_ENOUGH: u32 = 3;
 
 /// A report that SageMaker refuses while the step waits needs somebody to mend something: slow, but never given up.
@@ -31,14 +31,21 @@ impl Decision<'_> {
                 );
                 self.settle(record.ending.filter(|_| as_ours).unwrap_or(Ending::SettledElsewhere))
             }
-            Answer::Standing(Standing::NotFound) if self.state.refusals >= NOT_FOUND_ENOUGH => {
+            Answer::Standing(Standing::NotFound) if self.state.not_found + 1 >= NOT_FOUND_ENOUGH => {
                 self.settle(Ending::SettledElsewhere)
             }
-            Answer::Standing(Standing::NotFound | Standing::Open { .. }) | Answer::Unknown(_) => {
-                let wait = REFUSED.after(self.state.refusals, self.view.random);
-                self.sleep(Some(later(self.view.now, wait)))
+            Answer::Standing(Standing::NotFound) => {
+                Transition { not_found: self.state.not_found + 1, ..self.report_later() }
+            }
+            Answer::Standing(Standing::Open { .. }) | Answer::Unknown(_) => {
+                Transition { not_found: 0, ..self.report_later() }
             }
         }
+    }
+
+    fn report_later(&self) -> Transition {
+        let wait = REFUSED.after(self.state.refusals, self.view.random);
+        self.sleep(Some(later(self.view.now, wait)))
     }
 
     pub(super) fn settle(&self, ending: Ending) -> Transition {

@@ -2,7 +2,7 @@
 
 use super::machine::{Decision, Here, Transition, later};
 use super::{Answer, Effect, Ending, Record, Status, Stop, Via};
-use crate::seam::Standing;
+use crate::seam::{Ending as Closed, Standing};
 use crate::step::StopReason;
 
 impl Decision<'_> {
@@ -15,6 +15,9 @@ impl Decision<'_> {
                 self.write(record).going(Here::Asking, [Effect::CountStop(via), Effect::Ask])
             }
             (Here::Nothing, Status::Owed) => self.proceed(),
+            // A later step of the execution may be the one that is stopped.
+            (Here::Nothing, Status::Deferred) if via == Via::Watch => self.to(Here::Confirming, [Effect::Ask]),
+            (Here::Asking | Here::Confirming, Status::Deferred) if via == Via::Watch => self.to(Here::Confirming, []),
             _ => self.request_stop(via, false),
         }
     }
@@ -28,7 +31,7 @@ impl Decision<'_> {
         let count = first.then_some(Effect::CountStop(via));
         let transition = match (self.state.here, record.status) {
             // Another worker of the ledger came first while SageMaker was asked.
-            (Here::Verifying | Here::Asking, Status::Settled | Status::Concluded | Status::Owed) => {
+            (Here::Verifying | Here::Asking | Here::Confirming, Status::Settled | Status::Concluded | Status::Owed) => {
                 return self.proceed();
             }
             (_, Status::Settled | Status::Concluded | Status::Owed)
@@ -67,26 +70,49 @@ impl Decision<'_> {
     pub(super) fn execution_ended(&self) -> Transition {
         match (self.state.here, self.state.record.status) {
             (_, Status::Owed | Status::Concluded | Status::Settled)
-            | (Here::Winding(_) | Here::Cleaning(_) | Here::Verifying | Here::Asking, _) => self.nothing(),
+            | (Here::Winding(_) | Here::Cleaning(_) | Here::Verifying | Here::Asking | Here::Confirming, _) => {
+                self.nothing()
+            }
             (Here::Nothing | Here::Sleeping, _) => self.to(Here::Asking, [Effect::Ask]),
             (Here::Running | Here::Queued | Here::Reporting | Here::Doubting, _) => self.effects([Effect::Ask]),
         }
     }
 
+    /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked for in the wrong place.
     pub(super) fn execution_end_answered(&self, answer: &Answer) -> Transition {
-        let ended = matches!(answer, Answer::Standing(Standing::Closed(_) | Standing::NotFound));
-        match self.state.here {
-            Here::Running | Here::Queued | Here::Asking if ended => self.request_stop(Via::Watch, true),
-            Here::Asking => self.proceed(),
+        match (self.state.here, answer) {
+            (Here::Asking, _) if self.completed(answer) => self.settle(Ending::SettledElsewhere),
+            (Here::Running | Here::Queued | Here::Asking, Answer::Standing(Standing::Closed(_))) => {
+                self.request_stop(Via::Watch, true)
+            }
+            (Here::Asking, _) => self.proceed(),
             _ => self.nothing(),
         }
+    }
+
+    /// The execution of a deferred step is stopping. The watch asks again where this answer says nothing.
+    pub(super) fn stop_confirmed(&self, answer: &Answer) -> Transition {
+        match answer {
+            _ if self.completed(answer) => self.settle(Ending::SettledElsewhere),
+            Answer::Standing(Standing::Open { .. }) => self.request_stop(Via::Watch, false),
+            Answer::Standing(Standing::Closed(_)) => self.request_stop(Via::Watch, true),
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.proceed(),
+        }
+    }
+
+    /// Somebody has completed the deferred step, as was the plan: nothing is left to clean up.
+    fn completed(&self, answer: &Answer) -> bool {
+        self.state.record.status == Status::Deferred
+            && matches!(answer, Answer::Standing(Standing::Closed(Closed::Succeeded | Closed::Failed)))
     }
 
     pub(super) fn deadline_reached(&self) -> Transition {
         let record = &self.state.record;
         match (self.state.here, record.status) {
             (Here::Running, _) => self.tell(None, StopReason::TimeLimit),
-            (Here::Nothing | Here::Asking, Status::Deferred) if self.overdue() => self.deferral_over(),
+            (Here::Nothing | Here::Asking | Here::Confirming, Status::Deferred) if self.overdue() => {
+                self.deferral_over()
+            }
             (Here::Sleeping | Here::Queued, Status::Waiting | Status::Claimed) if self.foreign_until().is_none() => {
                 self.take()
             }

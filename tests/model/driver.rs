@@ -125,7 +125,13 @@ impl Turn<'_> {
             let driver = self.driver(worker);
             let record = driver.known.record().clone();
             let resumed = record.resume || record.status == Status::Claimed && record.owner.as_ref() == Some(&me);
-            let state = State { record, here: driver.here, work_seen: driver.work_seen, refusals: driver.refusals };
+            let state = State {
+                record,
+                here: driver.here,
+                work_seen: driver.work_seen,
+                refusals: driver.refusals,
+                not_found: driver.not_found,
+            };
             let lapsed = driver.lapsed;
             let foreign = self.foreign(&state.record, lapsed, worker);
             let view = View { now: NOW, me: &me, policy: &POLICY, foreign, random: 0.5 };
@@ -135,7 +141,7 @@ impl Turn<'_> {
                 mutant.distort(&mut transition, &state, happening);
             }
             self.note(&state, happening, &transition);
-            let Transition { mut write, here, work_seen, refusals, mut effects } = transition;
+            let Transition { mut write, here, work_seen, refusals, not_found, mut effects } = transition;
             if self.setup.mutant == Some(Mutant::RunBeforeWrite) && effects.contains(&Effect::Run) {
                 self.perform(worker, &Effect::Run, resumed);
                 effects.clear();
@@ -156,6 +162,7 @@ impl Turn<'_> {
             driver.work_seen = work_seen;
             // More than enough counts as enough.
             driver.refusals = refusals.min(3);
+            driver.not_found = not_found;
             for effect in &effects {
                 self.perform(worker, effect, resumed);
             }
