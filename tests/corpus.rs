@@ -4,6 +4,9 @@
 
 #[path = "fuzz/properties.rs"]
 mod properties;
+#[cfg(feature = "aws")]
+#[path = "fuzz/sdk.rs"]
+mod sdk;
 
 use std::fs;
 use std::path::Path;
@@ -37,4 +40,10 @@ fn records_survive_being_written_and_whatever_happens_next() {
 #[test]
 fn step_outputs_are_taken_or_refused() {
     replay("outputs", properties::outputs);
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn answers_of_sagemaker_are_taken_for_what_they_say() {
+    replay("answer", sdk::answer);
 }

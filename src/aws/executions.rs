@@ -120,7 +120,7 @@ impl SageMaker {
         let mut next = None;
         for _ in 0..Self::MOST_PAGES {
             let (page, following) = self.page(execution, next).await?;
-            steps.extend(page.into_iter().map(view));
+            steps.extend(page.into_iter().flatten().map(view));
             next = following;
             if next.is_none() {
                 return Ok(steps);

@@ -58,7 +58,7 @@ impl Failure {
             }
             SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
-                match service.err().code() {
+                match service.err().code().filter(|code| !code.is_empty()) {
                     Some(code) => Self::Refusal(Refusal {
                         code: code.to_owned(),
                         message: service.err().message().unwrap_or_default().to_owned(),

@@ -30,12 +30,12 @@ impl SageMaker {
         &self.region
     }
 
-    /// One page of an execution's steps, and where the next begins.
+    /// One page of an execution's steps, if the answer has any, and where the next begins.
     pub(super) async fn page(
         &self,
         execution: &ExecutionArn,
         next: Option<String>,
-    ) -> Result<(Vec<PipelineExecutionStep>, Option<String>), Failed> {
+    ) -> Result<(Option<Vec<PipelineExecutionStep>>, Option<String>), Failed> {
         let call = self
             .client
             .list_pipeline_execution_steps()
@@ -44,7 +44,12 @@ impl SageMaker {
             .set_next_token(next)
             .send();
         let answer = self.calls.send("ListPipelineExecutionSteps", Limit::ANSWER, call).await?;
-        Ok((answer.pipeline_execution_steps.unwrap_or_default(), answer.next_token.filter(|next| !next.is_empty())))
+        Ok((answer.pipeline_execution_steps, answer.next_token.filter(|next| !next.is_empty())))
+    }
+
+    /// An answer that says nothing of steps: it does not say either that there is no such step.
+    fn listless() -> Fault {
+        Fault::new(FaultKind::Transient, "ListPipelineExecutionSteps: an answer without a list")
     }
 
     pub(super) fn endless() -> Fault {
@@ -103,6 +108,7 @@ impl Pipelines for SageMaker {
                     Err(failed) if failed.failure.is_not_found() => return Ok(Standing::NotFound),
                     Err(failed) => return Err(failed.into()),
                 };
+                let Some(steps) = steps else { return Err(Self::listless()) };
                 if let Some(standing) = steps.iter().find_map(|step| standing(step, token)) {
                     return Ok(standing);
                 }
@@ -272,6 +278,7 @@ mod tests {
             (Reply::Raw(400, html, "<html>bad request</html>"), Transient),
             (Reply::Raw(400, "", ""), Transient),
             (Reply::Raw(400, "", "{}"), Transient),
+            (Reply::Raw(400, "", "{\"code\":\"\"}"), Transient),
             (Reply::Raw(404, "", "not here"), Transient),
             (Reply::Raw(403, html, "<html>forbidden</html>"), Denied),
             (Reply::Raw(200, "", "{\"PipelineExecutionArn\": 7"), Transient),
@@ -337,6 +344,14 @@ mod tests {
         assert_eq!(sagemaker.step(&arn(), &token()).await, Ok(Standing::NotFound));
         assert_eq!(sagemaker.execution(&arn()).await, Ok(ExecutionStanding::NotFound));
         assert_eq!(sagemaker.execution(&arn()).await.map_err(|fault| fault.kind), Err(FaultKind::Refused));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_lists_nothing_does_not_say_that_there_is_no_such_step() {
+        let (_server, sagemaker) = scene([Reply::Json(200, json!({})), Reply::Raw(200, "", "")]).await;
+        for _ in 0..2 {
+            assert_eq!(sagemaker.step(&arn(), &token()).await, Err(SageMaker::listless()));
+        }
     }
 
     #[tokio::test]
