@@ -14,7 +14,10 @@ const SENT: Seen<u8> = Seen::Sent { message: 1, about: About::Work(1) };
 const STARTED: Seen<u8> = Seen::Started { worker: WORKER, token: 1 };
 const ENDED: Seen<u8> = Seen::Ended { worker: WORKER, token: 1, own: true };
 const TOLD_TO_END: Seen<u8> = Seen::Ended { worker: WORKER, token: 1, own: false };
-const CLEANED: Seen<u8> = Seen::Cleaned { worker: WORKER, token: 1 };
+const CLEANING: Seen<u8> = Seen::CleanupBegan { worker: WORKER, token: 1 };
+const CLEANED: Seen<u8> = Seen::CleanupEnded { worker: WORKER, token: 1 };
+const STOPPING: Seen<u8> = Seen::Stopping { token: 1 };
+const DEFERRED: Seen<u8> = Seen::Deferred { ledger: 0, token: 1 };
 const CONCLUDED: Seen<u8> = Seen::Concluded { ledger: 0, token: 1 };
 const STOP_KNOWN: Seen<u8> = Seen::StopKnown { ledger: 0, token: 1 };
 const DELETED: Seen<u8> = Seen::Deleted { message: 1 };
@@ -59,8 +62,14 @@ fn a_message_may_go_where_a_copy_is_left_or_the_step_is_deferred_or_closed() {
     assert!(last([OPENED, SENT, copy, DELETED]).is_ok());
     let stop = Seen::Sent { message: 2, about: About::Stop(1) };
     assert_eq!(last([OPENED, SENT, stop, DELETED]), Err(Broken::DeletedTooEarly(1)), "a stop is no copy of the work");
-    assert!(last([OPENED, SENT, Seen::Deferred { ledger: 0, token: 1 }, DELETED]).is_ok());
-    assert!(last([OPENED, SENT, Seen::Closed { token: 1 }, DELETED]).is_ok());
+    assert!(last([OPENED, SENT, DEFERRED, DELETED]).is_ok());
+    assert!(last([OPENED, SENT, Seen::Closed { token: 1, succeeded: false }, DELETED]).is_ok());
+    let stop = Seen::Sent { message: 1, about: About::Stop(1) };
+    assert_eq!(
+        last([OPENED, stop, DEFERRED, DELETED]),
+        Err(Broken::DeletedTooEarly(1)),
+        "it waits for the stop's answer"
+    );
 }
 
 #[test]
@@ -84,12 +93,19 @@ fn a_stop_that_is_forgotten_or_answered_without_cleanup_breaks_p3() {
         last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CONCLUDED, report(WORKER, 7, true)]),
         Err(Broken::NotCleaned(1))
     );
-    assert!(last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CLEANED, CONCLUDED, report(WORKER, 7, true)]).is_ok());
+    let answered = || report(WORKER, 7, true);
+    assert!(last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CLEANING, CLEANED, CONCLUDED, answered()]).is_ok());
+    let interrupted = [OPENED, STOP_KNOWN, CLEANING, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
+    assert_eq!(last(interrupted), Err(Broken::NotCleaned(1)));
+    let forgotten = [OPENED, STARTED, STOP_KNOWN, ENDED, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
+    assert_eq!(last(forgotten), Err(Broken::NotCleaned(1)));
     assert!(last([OPENED, STARTED, STOP_KNOWN, ENDED, CONCLUDED, report(WORKER, 7, true)]).is_ok(), "its own outcome");
 }
 
 #[test]
-fn two_runs_at_once_break_p4_in_one_ledger_and_not_in_two() {
+fn two_calls_at_once_break_p4_in_one_ledger_and_not_in_two() {
+    assert_eq!(last([OPENED, STARTED, CLEANING]), Err(Broken::Overlap(1)));
+    assert_eq!(last([OPENED, CLEANING, Seen::Started { worker: SUCCESSOR, token: 1 }]), Err(Broken::Overlap(1)));
     assert_eq!(last([OPENED, STARTED, Seen::Started { worker: SUCCESSOR, token: 1 }]), Err(Broken::Overlap(1)));
     assert!(last([OPENED, STARTED, Seen::Started { worker: STRANGER, token: 1 }]).is_ok());
 }
@@ -112,9 +128,18 @@ fn what_waits_is_left_over_or_runs_in_the_end_is_named() {
 
 #[test]
 fn a_deferred_step_may_wait_in_the_end_but_not_for_a_stop_or_an_outcome() {
-    let deferred = || Seen::Deferred { ledger: 0, token: 1 };
     let left = |story: [Seen<u8>; 3]| last(story).expect("nothing is broken on the way").in_the_end();
-    assert_eq!(left([OPENED, ENDED, deferred()]), []);
-    assert_eq!(left([OPENED, deferred(), STOP_KNOWN]), [Broken::Hung(1)]);
-    assert_eq!(left([OPENED, deferred(), CONCLUDED]), [Broken::Hung(1)]);
+    assert_eq!(left([OPENED, ENDED, DEFERRED]), []);
+    assert_eq!(left([OPENED, DEFERRED, STOP_KNOWN]), [Broken::Hung(1)]);
+    assert_eq!(left([OPENED, DEFERRED, STOPPING]), [Broken::Hung(1)]);
+    assert_eq!(left([OPENED, DEFERRED, CONCLUDED]), [Broken::Hung(1)]);
+}
+
+#[test]
+fn a_deferred_step_is_not_cleaned_up_once_somebody_has_completed_it() {
+    let closed = |succeeded| Seen::Closed { token: 1, succeeded };
+    assert_eq!(last([OPENED, DEFERRED, closed(true), CLEANING]), Err(Broken::CleanedAfterSuccess(1)));
+    assert!(last([OPENED, DEFERRED, closed(false), CLEANING]).is_ok());
+    assert!(last([OPENED, DEFERRED, STOPPING, closed(true), CLEANING]).is_ok(), "the stop came first");
+    assert!(last([OPENED, STARTED, closed(true), TOLD_TO_END, CLEANING]).is_ok(), "it ran here");
 }

@@ -132,7 +132,9 @@ fn of_log(scene: &Scene, steps: &[Step], events: &mut Events) -> Vec<Timestamp> 
             "cleaning up after the step" => {
                 // By then the run is over: the script of the cleanup looks whether anything of it is alive.
                 events.push((at, Seen::Ended { worker, token: token.clone(), own: false }));
-                events.push((at, Seen::Cleaned { worker, token }));
+                // When it ends is not told; but nothing is reported before.
+                events.push((at, Seen::CleanupBegan { worker, token: token.clone() }));
+                events.push((at, Seen::CleanupEnded { worker, token }));
             }
             "the step is done with" if line["outcome"] == "deferred" => {
                 events.push((at, Seen::Deferred { ledger: 0, token }));

@@ -278,7 +278,7 @@ impl Turn<'_> {
                     return;
                 }
                 self.driver(worker).call = Some(Call { cleanup: true, aborted: false });
-                self.see(&Seen::Cleaned { worker: judged, token: TOKEN });
+                self.see(&Seen::CleanupBegan { worker: judged, token: TOKEN });
             }
             Effect::Report => {
                 let mut report = report_of(self.driver(worker).known.record());

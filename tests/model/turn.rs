@@ -251,6 +251,7 @@ impl<'a> Turn<'a> {
     }
 
     fn cleanup_ends(&mut self, worker: usize, happening: Happening) {
+        self.see(&Seen::CleanupEnded { worker: self.world.judged(worker), token: TOKEN });
         let driver = self.driver(worker);
         driver.call = None;
         driver.grace = false;

@@ -22,6 +22,7 @@ mod judge;
 
 mod disk;
 mod life;
+mod log;
 mod network;
 mod plan;
 mod run;

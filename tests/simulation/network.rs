@@ -23,11 +23,14 @@ use futures_util::stream::{self, StreamExt};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{HeaderMap, Response};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, civil};
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::life::Life;
 use crate::weather::{Lot, When};
+use crate::world::World;
 
 /// All that a process meets of the world through the AWS SDK.
 pub fn outside(life: &Arc<Life>, trouble: f64, credentials: Issuing) -> Outside {
@@ -124,7 +127,7 @@ impl Network {
         let body = request.body().bytes().unwrap_or_default().to_vec();
         let key = key(request.headers().get("authorization").unwrap_or_default()).to_owned();
         life.cross(&format!("{operation}, before")).await;
-        let lot = Lot::draw(world, self.trouble);
+        let lot = Lot::draw(world, self.trouble, &operation);
         if let Some(name) = lot.name() {
             world.count(&name);
         }
@@ -142,6 +145,10 @@ impl Network {
             world.count("path: expired credentials refused");
             return Ok(error(400, "ExpiredTokenException"));
         }
+        if !is_timely(world, request.headers().get("x-amz-date").unwrap_or_default()) {
+            world.count("path: a signature of another time refused");
+            return Ok(dated(world, error(403, "RequestTimeTooSkewed")));
+        }
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-target", target.parse().expect("a header"));
         let answered = life.while_it_lasts(world.service().answer(&headers, &body)).await;
@@ -156,16 +163,20 @@ impl Network {
             Lot::Slow(When::After, time) => life.while_it_lasts(sleep(time)).await,
             _ => {}
         }
-        let (mut head, body) = answered.into_parts();
+        let (head, body) = answered.into_parts();
         let body = BodyExt::collect(body).await.unwrap_or_else(|never: Infallible| match never {}).to_bytes();
-        let now = world.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-        head.headers.insert("date", now.parse().expect("a header"));
+        if ["ReceiptHandleIsInvalid", "MessageNotInflight", "parameter ReceiptHandle is invalid"]
+            .iter()
+            .any(|stale| String::from_utf8_lossy(&body).contains(stale))
+        {
+            world.count("path: a stale receipt refused");
+        }
         let body = match lot {
             Lot::Body(time) => halves(&body, Second::Late(time)),
             Lot::Cut => halves(&body, Second::Never),
             _ => SdkBody::from(body),
         };
-        Ok(HttpResponse::try_from(Response::from_parts(head, body)).expect("a response"))
+        Ok(dated(world, HttpResponse::try_from(Response::from_parts(head, body)).expect("a response")))
     }
 }
 
@@ -206,6 +217,19 @@ fn error(status: u16, code: &str) -> HttpResponse {
     let mut response = HttpResponse::new(status.try_into().expect("a status"), SdkBody::from(body));
     response.headers_mut().insert("content-type", "application/x-amz-json-1.0");
     response
+}
+
+/// With the service's time, by which a client corrects its own.
+fn dated(world: &World, mut response: HttpResponse) -> HttpResponse {
+    let now = world.now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    response.headers_mut().insert("date", now);
+    response
+}
+
+/// AWS takes a signature for five minutes.
+fn is_timely(world: &World, signed: &str) -> bool {
+    let signed = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", signed).and_then(|time| time.to_zoned(TimeZone::UTC));
+    signed.is_ok_and(|signed| signed.timestamp().duration_since(world.now()).abs() <= SignedDuration::from_mins(5))
 }
 
 fn gateway() -> HttpResponse {

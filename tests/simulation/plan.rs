@@ -42,6 +42,9 @@ pub struct Plan {
     pub lives: Vec<Vec<Fate>>,
     pub jumps: Vec<(Duration, i64)>,
     pub revocations: Vec<Duration>,
+    /// Handlers have far more time than the run; but once nothing goes wrong any more all executions are stopped, of which no message
+    /// tells.
+    pub stopped_in_the_end: bool,
     /// Messages that nobody can read, and when they come.
     pub unreadable: Vec<(Duration, String)>,
 }
@@ -118,10 +121,12 @@ impl Plan {
         } else {
             Vec::new()
         };
+        let stopped_in_the_end = dice.one_in(4);
         Self {
             seed,
             fleet,
-            config: config(&mut dice),
+            config: config(&mut dice, stopped_in_the_end),
+            stopped_in_the_end,
             scripts,
             executions,
             undocumented: undocumented(&mut dice),
@@ -155,6 +160,7 @@ impl Plan {
             jumps: Vec::new(),
             revocations: Vec::new(),
             unreadable: Vec::new(),
+            stopped_in_the_end: false,
             ..Self::of(0)
         }
     }
@@ -198,8 +204,11 @@ fn script(dice: &mut Dice) -> Script {
     }
 }
 
+/// Longer than any run lasts, in seconds.
+const FAR: u64 = 7 * 86_400;
+
 /// Where lives end; rare ones by name.
-const EFFECTS: [&str; 10] = [
+const EFFECTS: [&str; 12] = [
     "",
     "",
     "",
@@ -208,6 +217,8 @@ const EFFECTS: [&str; 10] = [
     "SendPipelineExecutionStepFailure",
     "DeleteMessageBatch",
     "ChangeMessageVisibilityBatch",
+    "SendMessage",
+    "ListPipelineExecutionSteps",
     "run",
     "cleanup",
 ];
@@ -223,8 +234,9 @@ fn lives(dice: &mut Dice, window: u64) -> Vec<Fate> {
                 }
                 1 => Ends::After(dice.seconds(0..=window)),
                 _ => {
-                    let most = dice.pick(&[3, 10, 60]);
-                    Ends::AtEffect(dice.pick(&EFFECTS), dice.0.i64(1..=most))
+                    let effect = dice.pick(&EFFECTS);
+                    let most = if effect.is_empty() { dice.pick(&[3, 10, 60]) } else { 3 };
+                    Ends::AtEffect(effect, dice.0.i64(1..=most))
                 }
             };
             Fate { end, pause: dice.seconds(0..=60) }
@@ -278,17 +290,19 @@ fn rules(dice: &mut Dice) -> Vec<Rule> {
     rules
 }
 
-fn config(dice: &mut Dice) -> String {
+fn config(dice: &mut Dice, stopped_in_the_end: bool) -> String {
+    // By nothing else than a stop would a step end that long after.
+    let (limit, deferred) = if stopped_in_the_end { (FAR..=FAR, FAR..=FAR) } else { (60..=600, 1..=3_600) };
     let visibility = dice.number(10..=60);
     let handlers: String = ["plain", "kind"]
         .map(|name| {
             format!(
                 "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = {}\nretry_delay = \"{}s\"\n\
                  retry_delay_max = \"60s\"\ndeferred_limit = \"{}s\"\nstop_grace = \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
-                dice.number(60..=600),
+                dice.number(limit.clone()),
                 dice.number(1..=4),
                 dice.number(1..=30),
-                dice.number(1..=3_600),
+                dice.number(deferred.clone()),
                 dice.number(0..=30),
                 dice.number(5..=60),
                 if name == "kind" { "success" } else { "failure" },
@@ -305,7 +319,7 @@ fn config(dice: &mut Dice) -> String {
         dice.number(3..=30),
         dice.number(1..=6),
         visibility * dice.pick(&[1, 3, 200, 200, 200]),
-        dice.pick(&[0, 1, 5, 10, 30]),
+        dice.pick(if stopped_in_the_end { &[1, 5, 10, 30] } else { &[0, 1, 5, 10, 30] }),
         dice.number(5..=300),
         dice.pick(&["redelivered", "always", "never"]),
     )

@@ -1,6 +1,7 @@
 //! One seed's run: faults, then healing, then quiet, and nothing may be left over.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::log;
 use crate::plan::{Execution, Fleet, Plan};
 use crate::script::PANIC;
 use crate::worker::Keeper;
-use crate::world::{QUEUE_URL, Story, World};
+use crate::world::{LIVE, QUEUE_URL, Story, World};
 
 /// How long everything may take to come to rest once nothing goes wrong any more: every time limit, wait and jump of a clock that a
 /// plan has in it, one after the other.
@@ -24,14 +26,24 @@ const QUIET: Duration = Duration::from_secs(12 * 3_600);
 const LOOK: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// What panicked on this thread although no script said so: a task that nobody may miss.
+    /// What panicked on this thread although no script said so: a task that nobody may miss; or what the daemon called a mistake.
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Fails the run of this thread, wherever in the daemon it is.
+pub fn fail_here(why: &str) {
+    PANICKED.with_borrow_mut(|panicked| {
+        panicked.get_or_insert_with(|| why.to_owned());
+    });
 }
 
 /// Runs a plan on this thread, and nothing else meanwhile.
 pub fn run(plan: Plan) -> Story {
     static WATCHED: Once = Once::new();
-    WATCHED.call_once(watch_panics);
+    WATCHED.call_once(|| {
+        watch_panics();
+        log::listen(LIVE.load(Ordering::SeqCst));
+    });
     PANICKED.take();
     // The engine's jitter and the SDK's ids come from here.
     fastrand::seed(plan.seed);
@@ -46,7 +58,7 @@ fn watch_panics() {
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if panic.payload_as_str() != Some(PANIC) {
-            PANICKED.set(Some(panic.to_string()));
+            fail_here(&panic.to_string());
             loud(panic);
         }
     }));
@@ -72,6 +84,10 @@ async fn play(plan: Arc<Plan>) -> Story {
     workers.close();
     trouble(&plan, &world).await;
     world.heal();
+    if plan.stopped_in_the_end {
+        world.count("path: all stopped without a message");
+        world.stop_all_silently().await;
+    }
     let until = world.elapsed() + QUIET;
     while !world.is_broken() && !world.left_over().is_empty() && world.elapsed() < until {
         sleep(LOOK).await;
@@ -110,8 +126,7 @@ async fn trouble(plan: &Plan, world: &World) {
     });
     let unreadable = plan.unreadable.iter().map(|(at, body)| async move {
         sleep_until(begin + *at).await;
-        world.count("path: unreadable message");
-        world.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
+        world.send_unreadable(body).await;
     });
     tokio::join!(
         join_all(executions),
@@ -144,5 +159,6 @@ async fn start(world: &World, number: usize, execution: &Execution) -> Value {
     let started = json!({"PipelineName": name, "ClientRequestToken": request});
     let arn = world.ask("SageMaker.StartPipelineExecution", started).await["PipelineExecutionArn"].clone();
     assert!(arn.is_string(), "the pipeline was not started");
+    world.started(arn.clone());
     arn
 }

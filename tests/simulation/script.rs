@@ -101,7 +101,7 @@ impl Handler for Scripted {
 
     async fn cleanup(&self, cx: Context, args: Value) -> Result<(), HandlerError> {
         let (life, token) = (&self.life, cx.token().to_string());
-        life.see(&Seen::Cleaned { worker: life.worker, token });
+        let _cleaning = Cleaning::begin(life, &token);
         life.world.count("path: cleanup");
         life.cross("cleanup, begun").await;
         match self.script(&args).cleanup {
@@ -169,6 +169,25 @@ impl End {
             Self::Panic => "panic",
             Self::Hang => "hang",
         }
+    }
+}
+
+/// A cleanup, from its beginning to its end, whether it returns, panics or is dropped.
+struct Cleaning<'a> {
+    life: &'a Life,
+    token: String,
+}
+
+impl<'a> Cleaning<'a> {
+    fn begin(life: &'a Life, token: &str) -> Self {
+        life.see(&Seen::CleanupBegan { worker: life.worker, token: token.to_owned() });
+        Self { life, token: token.to_owned() }
+    }
+}
+
+impl Drop for Cleaning<'_> {
+    fn drop(&mut self) {
+        self.life.see(&Seen::CleanupEnded { worker: self.life.worker, token: self.token.clone() });
     }
 }
 

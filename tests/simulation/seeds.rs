@@ -1,27 +1,25 @@
 //! Many seeds, on all cores, and what they came to.
 
-use std::io::stderr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
-use tracing_subscriber::EnvFilter;
-
 use crate::plan::Plan;
 use crate::run::run;
 use crate::tally::Tally;
-use crate::world::{self, Story};
+use crate::world::{LIVE, Story};
 
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have come across, so that nothing is believed to hold that was never tried.
-const MET: [&str; 79] = [
+const MET: [&str; 91] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
     "fault: AccessDeniedException before",
     "fault: InternalFailure after",
     "fault: InternalFailure before",
+    "fault: ResourceNotFound before",
     "fault: ServiceUnavailable after",
     "fault: ServiceUnavailable before",
     "fault: ThrottlingException before",
@@ -59,8 +57,14 @@ const MET: [&str; 79] = [
     "crash: DeleteMessageBatch, before",
     "crash: ReceiveMessage, after",
     "crash: ReceiveMessage, before",
+    "crash: SendMessage, after",
+    "crash: SendMessage, before",
     "crash: SendPipelineExecutionStepFailure, after",
     "crash: SendPipelineExecutionStepFailure, before",
+    "crash: SendPipelineExecutionStepSuccess, after",
+    "crash: SendPipelineExecutionStepSuccess, before",
+    "crash: cleanup, begun",
+    "crash: cleanup, ended",
     "crash: put, after",
     "crash: put, before",
     "crash: run, begun",
@@ -69,7 +73,10 @@ const MET: [&str; 79] = [
     "path: a run told of pipeline_stopped",
     "path: a run told of shutdown",
     "path: a run told of time_limit",
+    "path: a signature of another time refused",
+    "path: a stale receipt refused",
     "path: a write lost to another",
+    "path: all stopped without a message",
     "path: an answer refused",
     "path: answered by somebody else",
     "path: checkpoint",
@@ -91,6 +98,8 @@ const MET: [&str; 79] = [
     "run: panic",
     "run: retry",
     "run: success",
+    "call: DescribePipelineExecution",
+    "call: ListPipelineExecutionSteps",
     "call: SendMessage",
     "step Failed",
     "step Stopped",
@@ -102,7 +111,8 @@ const SHOWN: usize = 300;
 /// Plays one seed of the environment's choice, or as many as it says, and fails with the first that breaks a promise.
 pub fn play() {
     if let Some(seed) = number("CALLBACKD_SEED") {
-        tell_all();
+        // The trace as it comes about, and between its lines what the daemon logs.
+        LIVE.store(true, Ordering::SeqCst);
         let story = run(Plan::of(seed));
         eprintln!("\n{}", story.tally);
         assert_eq!(story.broken, None, "seed {seed}");
@@ -147,13 +157,6 @@ fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
         }
     });
     (tally.into_inner().expect("not poisoned"), failed.into_inner())
-}
-
-/// The trace as it comes about, and between its lines what the daemon logs.
-fn tell_all() {
-    world::LIVE.store(true, Ordering::SeqCst);
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("callbackd=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).with_writer(stderr).init();
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -30,8 +30,9 @@ pub enum When {
 }
 
 impl Lot {
-    /// Calm, but for this part of all calls.
-    pub fn draw(world: &World, trouble: f64) -> Self {
+    /// Calm, but for this part of all calls. One that only asks may also be told that there is no such thing.
+    pub fn draw(world: &World, trouble: f64, operation: &str) -> Self {
+        let asks = ["DescribePipelineExecution", "ListPipelineExecutionSteps"].contains(&operation);
         if !world.has_faults() || !world.chance(trouble) {
             return Self::Calm;
         }
@@ -43,6 +44,7 @@ impl Lot {
             4 => match world.draw(4) {
                 0 => Self::Error(When::Before, 400, "AccessDeniedException"),
                 1 => Self::Gateway(when),
+                2 if asks => Self::Error(When::Before, 400, "ResourceNotFound"),
                 _ => Self::Error(When::Before, 400, "ThrottlingException"),
             },
             5 => Self::Slow(when, Duration::from_millis(world.draw(15_000))),

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use callbackd::local::clock::{Clock, Time};
+use callbackd::local::undocumented::StoppingMessage;
 use callbackd::local::{Event, EventKind, Options, Rule, Service, Undocumented};
-use callbackd::step::Message;
 use fastrand::Rng;
 use hyper::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
@@ -51,6 +51,9 @@ struct State {
     runs: BTreeMap<String, usize>,
     /// Tokens that somebody else has as well.
     handed_over: BTreeSet<String>,
+    /// Bodies of messages that nobody can read, and their ids.
+    unreadable: BTreeSet<String>,
+    executions: Vec<Value>,
 }
 
 /// How a run went.
@@ -83,6 +86,8 @@ impl World {
             checkpoints: BTreeMap::new(),
             runs: BTreeMap::new(),
             handed_over: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+            executions: Vec::new(),
         };
         Arc::new(Self { service, started: Instant::now(), state: Mutex::new(state) })
     }
@@ -169,8 +174,11 @@ impl World {
         self.state().broken.is_some()
     }
 
+    /// A deferred step has a limit, which a plan leaves time for: so none may wait in the end.
     pub fn left_over(&self) -> Vec<Broken<String>> {
-        self.state().judge.in_the_end()
+        let state = self.state();
+        let open = state.judge.open().map(|token| Broken::Hung(token.clone()));
+        open.chain(state.judge.in_the_end()).collect()
     }
 
     /// An operator's or pipeline's request, which nothing troubles.
@@ -216,21 +224,30 @@ impl World {
     fn happened(&self, kind: EventKind, report: Option<(Worker, &str)>) {
         match kind {
             EventKind::MessageSent { id, body, .. } => {
-                self.see(&Seen::Sent { message: id.to_string(), about: about(&body) });
+                let about = self.about(&body);
+                if about == About::Unreadable {
+                    self.state().unreadable.insert(id.to_string());
+                }
+                self.see(&Seen::Sent { message: id.to_string(), about });
             }
             EventKind::MessageDeleted { id, .. } => self.see(&Seen::Deleted { message: id.to_string() }),
             EventKind::MessageExpired { id, .. } | EventKind::MessageDeadLettered { id, .. } => {
                 self.see(&Seen::Lost { message: id.to_string() });
             }
-            EventKind::MessageReceived { id, receives, .. } => self.note(&format!("received {id} {receives}")),
+            EventKind::MessageReceived { id, receives, .. } => {
+                if self.state().unreadable.contains(&*id) {
+                    self.count("path: unreadable message");
+                }
+                self.note(&format!("received {id} {receives}"));
+            }
             EventKind::StepStarted { token, .. } => {
                 self.count("step");
                 self.see(&Seen::Opened { token });
             }
-            EventKind::StepStopping { token, .. } => self.note(&format!("stopping {token}")),
+            EventKind::StepStopping { token, .. } => self.see(&Seen::Stopping { token }),
             EventKind::StepEnded { token: Some(token), status, .. } => {
                 self.count(&format!("step {status}"));
-                self.see(&Seen::Closed { token });
+                self.see(&Seen::Closed { token, succeeded: status == "Succeeded" });
             }
             EventKind::AnswerAccepted { token, repeated, .. } => {
                 self.count(if repeated { "path: the same answer again" } else { "path: an answer taken" });
@@ -258,6 +275,37 @@ impl World {
                 });
             }
             None => self.fail("an answer came from nowhere"),
+        }
+    }
+
+    /// What a message is about that the pipelines sent, or somebody else.
+    fn about(&self, body: &str) -> About<String> {
+        if self.state().unreadable.contains(body) {
+            return About::Unreadable;
+        }
+        let body: Value = serde_json::from_str(body).expect("SageMaker writes JSON");
+        let token = body["token"].as_str().expect("a token").to_owned();
+        if body["status"] == "Stopping" { About::Stop(token) } else { About::Work(token) }
+    }
+
+    pub async fn send_unreadable(&self, body: &str) {
+        self.state().unreadable.insert(body.to_owned());
+        self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
+    }
+
+    pub fn started(&self, execution: Value) {
+        self.state().executions.push(execution);
+    }
+
+    /// Stops every execution, and no message says so.
+    pub async fn stop_all_silently(&self) {
+        let silent = Undocumented { stopping_message: StoppingMessage::Never, ..self.service.undocumented() };
+        self.service.set_undocumented(silent);
+        let executions = std::mem::take(&mut self.state().executions);
+        for (number, execution) in executions.into_iter().enumerate() {
+            let request = format!("stop-all-{number:0>23}");
+            let body = json!({"PipelineExecutionArn": execution, "ClientRequestToken": request});
+            self.ask("SageMaker.StopPipelineExecution", body).await;
         }
     }
 
@@ -305,13 +353,5 @@ impl World {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("not poisoned")
-    }
-}
-
-fn about(body: &str) -> About<String> {
-    match Message::parse(body) {
-        Ok(Message::Work(step)) if step.execution.account() == "123456789012" => About::Work(step.token.to_string()),
-        Ok(Message::Stop(step)) if step.execution.account() == "123456789012" => About::Stop(step.token.to_string()),
-        Ok(_) | Err(_) => About::Unreadable,
     }
 }

@@ -32,8 +32,10 @@ pub enum About<N> {
 pub enum Seen<N> {
     /// SageMaker waits for an answer.
     Opened { token: N },
-    /// SageMaker waits no longer, and not because of an answer of ours.
-    Closed { token: N },
+    /// SageMaker wants the step stopped, and waits for the answer to that.
+    Stopping { token: N },
+    /// SageMaker waits no longer, whoever answered.
+    Closed { token: N, succeeded: bool },
     /// A message is on the queue, whoever sent it.
     Sent { message: N, about: About<N> },
     /// A worker's deletion took effect.
@@ -51,7 +53,9 @@ pub enum Seen<N> {
     /// A run is over; `own`: with a success or a failure of its own, not because it was told to end or may be tried again.
     Ended { worker: Worker, token: N, own: bool },
     /// A handler's cleanup began.
-    Cleaned { worker: Worker, token: N },
+    CleanupBegan { worker: Worker, token: N },
+    /// A cleanup is over, however it ended.
+    CleanupEnded { worker: Worker, token: N },
     /// SageMaker received a report. `request` names the whole of it: operation, outcome and client request token.
     Reported { worker: Worker, token: N, request: N, accepted: bool },
     /// A worker's process is gone, with all that ran in it.
@@ -73,7 +77,9 @@ pub enum Broken<N: std::fmt::Debug> {
     StartedAfterStop(N),
     #[error("P3: the stop of {0:?} was answered without a cleanup")]
     NotCleaned(N),
-    #[error("P4: two runs of {0:?} overlap in one ledger")]
+    #[error("P3: {0:?} was cleaned up after somebody else had completed it")]
+    CleanedAfterSuccess(N),
+    #[error("P4: two calls of a handler for {0:?} overlap in one ledger")]
     Overlap(N),
     #[error("P5: the unreadable message {0:?} was deleted")]
     UnreadableDeleted(N),
@@ -96,18 +102,21 @@ pub struct Judge<N: Name> {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Step<N> {
     open: bool,
+    stopping: bool,
+    succeeded: bool,
     answer: Option<N>,
-    deferred: bool,
     ledgers: BTreeMap<u8, InLedger<N>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct InLedger<N> {
-    running: BTreeSet<Worker>,
+    /// Who runs it or cleans up after it.
+    calls: BTreeSet<Worker>,
+    deferred: bool,
     stop_known: bool,
     concluded: bool,
-    /// A stop may be answered: its cleanup began, or the run had an outcome of its own.
-    ended: bool,
+    /// By whom a stop may be answered: by whoever cleaned up, or whose run had an outcome of its own.
+    ended: Option<Worker>,
     request: Option<N>,
 }
 
@@ -120,14 +129,14 @@ impl<N: Name> Default for Judge<N> {
 
 impl<N> Default for Step<N> {
     fn default() -> Self {
-        Self { open: false, answer: None, deferred: false, ledgers: BTreeMap::new() }
+        Self { open: false, stopping: false, succeeded: false, answer: None, ledgers: BTreeMap::new() }
     }
 }
 
 impl<N> Default for InLedger<N> {
     fn default() -> Self {
-        let running = BTreeSet::new();
-        Self { running, stop_known: false, concluded: false, ended: false, request: None }
+        let calls = BTreeSet::new();
+        Self { calls, deferred: false, stop_known: false, concluded: false, ended: None, request: None }
     }
 }
 
@@ -139,26 +148,40 @@ impl<N: Name> Judge<N> {
     pub fn see(&mut self, seen: &Seen<N>) -> Result<(), Broken<N>> {
         match seen {
             Seen::Opened { token } => self.step(token).open = true,
-            Seen::Closed { token } => self.step(token).open = false,
+            Seen::Stopping { token } => self.step(token).stopping = true,
+            Seen::Closed { token, succeeded } => {
+                let step = self.step(token);
+                step.open = false;
+                step.succeeded |= succeeded;
+            }
             Seen::Sent { message, about } => drop(self.queue.insert(message.clone(), about.clone())),
             Seen::Lost { message } => drop(self.queue.remove(message)),
             Seen::Deleted { message } => return self.deleted(message),
-            Seen::Deferred { token, .. } => self.step(token).deferred = true,
+            Seen::Deferred { ledger, token } => self.in_ledger(*ledger, token).deferred = true,
             Seen::StopKnown { ledger, token } => self.in_ledger(*ledger, token).stop_known = true,
             Seen::Concluded { ledger, token } => self.in_ledger(*ledger, token).concluded = true,
             Seen::Started { worker, token } => return self.started(*worker, token),
             Seen::Ended { worker, token, own } => {
                 let known = self.in_ledger(worker.ledger, token);
-                known.running.remove(worker);
-                known.ended |= own;
+                known.calls.remove(worker);
+                if *own {
+                    known.ended = Some(*worker);
+                }
             }
-            Seen::Cleaned { worker, token } => self.in_ledger(worker.ledger, token).ended = true,
+            Seen::CleanupBegan { worker, token } => return self.cleanup_began(*worker, token),
+            Seen::CleanupEnded { worker, token } => {
+                let known = self.in_ledger(worker.ledger, token);
+                known.calls.remove(worker);
+                known.ended = Some(*worker);
+            }
             Seen::Reported { worker, token, request, accepted } => {
                 return self.reported(*worker, token, request, *accepted);
             }
             Seen::Died { worker } => {
-                for step in self.steps.values_mut() {
-                    step.ledgers.entry(worker.ledger).or_default().running.remove(worker);
+                for known in self.steps.values_mut().filter_map(|step| step.ledgers.get_mut(&worker.ledger)) {
+                    known.calls.remove(worker);
+                    // What is not in the ledger died with it.
+                    known.ended = known.ended.filter(|ended| known.concluded || ended != worker);
                 }
             }
         }
@@ -168,10 +191,8 @@ impl<N: Name> Judge<N> {
     /// What is broken once faults have ended and the workers have had time: nothing waits, nothing is left over, nothing runs.
     pub fn in_the_end(&self) -> Vec<Broken<N>> {
         let steps = self.steps.iter().flat_map(|(token, step)| {
-            let runs = step.ledgers.values().any(|known| !known.running.is_empty());
-            // A deferred step may wait for somebody else, but neither for the answer to a stop nor for an outcome that there is.
-            let may_wait = step.deferred && step.ledgers.values().all(|known| !known.stop_known && !known.concluded);
-            let hung = (step.open && !may_wait).then(|| Broken::Hung(token.clone()));
+            let runs = step.ledgers.values().any(|known| !known.calls.is_empty());
+            let hung = (step.open && !step.may_wait()).then(|| Broken::Hung(token.clone()));
             hung.into_iter().chain(runs.then(|| Broken::RunsStill(token.clone())))
         });
         let messages = self.queue.values().filter_map(|about| match about {
@@ -182,7 +203,12 @@ impl<N: Name> Judge<N> {
     }
 
     pub fn is_open(&self, token: &N) -> bool {
-        self.steps.get(token).is_some_and(|step| step.open)
+        self.open().any(|open| open == token)
+    }
+
+    /// The steps that SageMaker waits for.
+    pub fn open(&self) -> impl Iterator<Item = &N> {
+        self.steps.iter().filter(|(_, step)| step.open).map(|(token, _)| token)
     }
 
     /// The report that SageMaker took.
@@ -197,24 +223,39 @@ impl<N: Name> Judge<N> {
             About::Unreadable => return Err(Broken::UnreadableDeleted(message.clone())),
             About::Work(token) | About::Stop(token) => token,
         };
-        let waits = self.steps.get(token).is_some_and(|step| step.open && !step.deferred);
+        let excused = |step: &Step<N>| step.is_deferred() && matches!(about, About::Work(_));
+        let waits = self.steps.get(token).is_some_and(|step| step.open && !excused(step));
         let copied = self.queue.values().any(|other| *other == about);
         if waits && !copied { Err(Broken::DeletedTooEarly(token.clone())) } else { Ok(()) }
     }
 
     fn started(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
         let known = self.in_ledger(worker.ledger, token);
-        let broken = if !known.running.is_empty() {
+        let broken = if !known.calls.is_empty() {
             Broken::Overlap
         } else if known.concluded {
             Broken::ComputedAgain
         } else if known.stop_known {
             Broken::StartedAfterStop
         } else {
-            known.running.insert(worker);
+            known.calls.insert(worker);
             return Ok(());
         };
         Err(broken(token.clone()))
+    }
+
+    fn cleanup_began(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
+        let step = self.step(token);
+        let completed = step.succeeded && !step.stopping;
+        let known = step.ledgers.entry(worker.ledger).or_default();
+        if known.deferred && completed {
+            return Err(Broken::CleanedAfterSuccess(token.clone()));
+        }
+        if !known.calls.is_empty() {
+            return Err(Broken::Overlap(token.clone()));
+        }
+        known.calls.insert(worker);
+        Ok(())
     }
 
     fn reported(&mut self, worker: Worker, token: &N, request: &N, accepted: bool) -> Result<(), Broken<N>> {
@@ -225,7 +266,7 @@ impl<N: Name> Judge<N> {
         if known.request.as_ref().is_some_and(|before| before != request) {
             return Err(Broken::TwoRequests(token.clone()));
         }
-        if known.stop_known && !known.ended {
+        if known.stop_known && known.ended.is_none() {
             return Err(Broken::NotCleaned(token.clone()));
         }
         known.request = Some(request.clone());
@@ -246,5 +287,17 @@ impl<N: Name> Judge<N> {
 
     fn in_ledger(&mut self, ledger: u8, token: &N) -> &mut InLedger<N> {
         self.step(token).ledgers.entry(ledger).or_default()
+    }
+}
+
+impl<N> Step<N> {
+    fn is_deferred(&self) -> bool {
+        self.ledgers.values().any(|known| known.deferred)
+    }
+
+    /// A deferred step may wait for somebody else, but neither for the answer to a stop nor for an outcome that there is.
+    fn may_wait(&self) -> bool {
+        let told = self.ledgers.values().any(|known| known.stop_known || known.concluded);
+        self.is_deferred() && !told && !self.stopping
     }
 }
