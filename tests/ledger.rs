@@ -212,6 +212,23 @@ async fn a_torn_or_truncated_file_is_refused_and_never_half_read() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_not_as_it_was_written_is_refused() {
+    for change in ["token = 'abcdefghik'", "version = 2", "status = 'claimed'", "settled_at = 1", "body = '{\"v\":7}'"]
+    {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("ledger.db");
+        let store = sqlite(directory.path());
+        store.put(row("abcdefghij", 1, "settled"), None).await.expect("put");
+        let connection = rusqlite::Connection::open(&path).expect("open");
+        connection.execute_batch(&format!("UPDATE steps SET {change}")).expect("changed");
+        let error = store.list(&[]).await.expect_err("refused").to_string();
+        assert!(error.contains("is not as it was written"), "{change}: {error}");
+        let error = Sqlite::read(&path).expect_err("refused");
+        assert!(told(&error, &path).contains("damaged"), "{change}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_file_lacks_is_taken_from_its_log() {
     let directory = tempfile::tempdir().expect("directory");
     let (path, log) = (directory.path().join("ledger.db"), directory.path().join("ledger.db-wal"));
