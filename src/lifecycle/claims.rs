@@ -287,6 +287,14 @@ fn a_worker_that_dies_while_stopping_a_step_leaves_the_stop_to_be_answered_and_r
 }
 
 #[test]
+fn a_stop_of_a_step_whose_worker_died_is_cleaned_up_after_at_once() {
+    let mut bench = Bench::running();
+    bench.crash();
+    let cleaned = [Effect::CountStop(Via::Message), Effect::CleanUp(StopReason::PipelineStopped)];
+    assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), cleaned);
+}
+
+#[test]
 fn a_stop_for_an_unknown_step_is_owed_and_its_work_is_never_run() {
     let mut bench = Bench::new();
     assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), [Effect::CountStop(Via::Message), Effect::Ask]);
