@@ -157,15 +157,18 @@ fn a_redelivered_step_that_the_ledger_does_not_know_is_asked_about_first() {
 }
 
 #[test]
-fn a_step_that_waits_on_another_queue_is_refused() {
-    let mut bench = Bench::new();
-    bench.delivered(true);
-    let other = Standing::Open {
-        stopping: false,
-        queue_url: Some("https://sqs.us-east-1.amazonaws.com/123456789012/r".into()),
+fn a_step_that_waits_on_another_queue_is_refused_and_one_that_waits_on_its_own_is_run() {
+    let waits_on = |queue_url: &str| {
+        let mut bench = Bench::new();
+        bench.delivered(true);
+        let effects = bench.answer(Standing::Open { stopping: false, queue_url: Some(queue_url.into()) });
+        (bench, effects)
     };
-    assert!(matches!(&bench.answer(other)[..], [Effect::Refuse(_)]));
+    let (bench, effects) = waits_on("https://sqs.us-east-1.amazonaws.com/123456789012/r");
+    assert!(matches!(&effects[..], [Effect::Refuse(_)]));
     assert_eq!(bench.status(), Status::New);
+    let (_, effects) = waits_on("https://queue.amazonaws.com/123456789012/q");
+    assert_eq!(effects, [Effect::AwaitSlot]);
 }
 
 #[test]
