@@ -377,6 +377,15 @@ fn a_deferred_step_is_stopped_by_the_watch_only_if_sagemaker_waits_for_it() {
 }
 
 #[test]
+fn a_stop_message_of_a_deferred_step_is_taken_at_its_word() {
+    let stop = [Effect::CountStop(Via::Message), Effect::CleanUp(StopReason::PipelineStopped)];
+    assert_eq!(Bench::deferred().feed(Event::Delivered(Arrival::Stop)), stop);
+    let mut asking = Bench::deferred();
+    asking.feed(Event::ExecutionEnded);
+    assert_eq!(asking.feed(Event::Delivered(Arrival::Stop)), stop);
+}
+
+#[test]
 fn a_step_that_sagemaker_does_not_find_goes_on() {
     let mut bench = Bench::running();
     assert_eq!(bench.feed(Event::ExecutionEnded), [Effect::Ask]);
@@ -454,9 +463,10 @@ fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unles
 fn a_refused_report_settles_the_step_only_if_it_is_closed() {
     let mut bench = Bench::concluded();
     let request = bench.state.record.client_request_token.clone();
-    for _ in 0..5 {
+    for wait in [2, 4, 8, 16, 32] {
         assert_eq!(bench.feed(Event::ReportRefused("Conflict".into())), [Effect::Ask]);
-        assert!(matches!(bench.answer(OPEN)[..], [Effect::Wake(_)]));
+        let at = machine::later(bench.now, Duration::from_secs(wait));
+        assert_eq!(bench.answer(OPEN), [Effect::Wake(at)]);
         assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
         assert_eq!(bench.state.record.client_request_token, request);
     }
