@@ -193,7 +193,7 @@ async fn a_torn_or_truncated_file_is_refused_and_never_half_read() {
     assert!(whole.len() > 8 * 4096);
     for cut in [10, 100, 4096, 4096 * 3 + 17, whole.len() - 4096, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).expect("write");
-        assert!(refusal(&path).contains("damaged"), "cut at {cut}");
+        assert!(refusal(&path).contains("cut short"), "cut at {cut}");
     }
     let mut refused = 0;
     for torn in (0..whole.len() - 512).step_by(1500) {
@@ -209,6 +209,23 @@ async fn a_torn_or_truncated_file_is_refused_and_never_half_read() {
     assert!(refused > whole.len() / 1500 / 2, "only {refused} refused");
     fs::write(&path, &whole).expect("write");
     assert_eq!(sqlite(directory.path()).list(&[]).await.expect("list").len(), 500);
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_as_it_was_written_is_refused() {
+    for change in ["token = 'abcdefghik'", "version = 2", "status = 'claimed'", "settled_at = 1", "body = '{\"v\":7}'"]
+    {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("ledger.db");
+        let store = sqlite(directory.path());
+        store.put(row("abcdefghij", 1, "settled"), None).await.expect("put");
+        let connection = rusqlite::Connection::open(&path).expect("open");
+        connection.execute_batch(&format!("UPDATE steps SET {change}")).expect("changed");
+        let error = store.list(&[]).await.expect_err("refused").to_string();
+        assert!(error.contains("is not as it was written"), "{change}: {error}");
+        let error = Sqlite::read(&path).expect_err("refused");
+        assert!(told(&error, &path).contains("damaged"), "{change}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -157,15 +157,18 @@ fn a_redelivered_step_that_the_ledger_does_not_know_is_asked_about_first() {
 }
 
 #[test]
-fn a_step_that_waits_on_another_queue_is_refused() {
-    let mut bench = Bench::new();
-    bench.delivered(true);
-    let other = Standing::Open {
-        stopping: false,
-        queue_url: Some("https://sqs.us-east-1.amazonaws.com/123456789012/r".into()),
+fn a_step_that_waits_on_another_queue_is_refused_and_one_that_waits_on_its_own_is_run() {
+    let waits_on = |queue_url: &str| {
+        let mut bench = Bench::new();
+        bench.delivered(true);
+        let effects = bench.answer(Standing::Open { stopping: false, queue_url: Some(queue_url.into()) });
+        (bench, effects)
     };
-    assert!(matches!(&bench.answer(other)[..], [Effect::Refuse(_)]));
+    let (bench, effects) = waits_on("https://sqs.us-east-1.amazonaws.com/123456789012/r");
+    assert!(matches!(&effects[..], [Effect::Refuse(_)]));
     assert_eq!(bench.status(), Status::New);
+    let (_, effects) = waits_on("https://queue.amazonaws.com/123456789012/q");
+    assert_eq!(effects, [Effect::AwaitSlot]);
 }
 
 #[test]
@@ -287,6 +290,14 @@ fn a_worker_that_dies_while_stopping_a_step_leaves_the_stop_to_be_answered_and_r
 }
 
 #[test]
+fn a_stop_of_a_step_whose_worker_died_is_cleaned_up_after_at_once() {
+    let mut bench = Bench::running();
+    bench.crash();
+    let cleaned = [Effect::CountStop(Via::Message), Effect::CleanUp(StopReason::PipelineStopped)];
+    assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), cleaned);
+}
+
+#[test]
 fn a_stop_for_an_unknown_step_is_owed_and_its_work_is_never_run() {
     let mut bench = Bench::new();
     assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), [Effect::CountStop(Via::Message), Effect::Ask]);
@@ -363,6 +374,15 @@ fn a_deferred_step_is_stopped_by_the_watch_only_if_sagemaker_waits_for_it() {
     bench.feed(Event::ExecutionEnded);
     assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [], "it is being asked");
     assert_eq!(bench.answer(OPEN), stop);
+}
+
+#[test]
+fn a_stop_message_of_a_deferred_step_is_taken_at_its_word() {
+    let stop = [Effect::CountStop(Via::Message), Effect::CleanUp(StopReason::PipelineStopped)];
+    assert_eq!(Bench::deferred().feed(Event::Delivered(Arrival::Stop)), stop);
+    let mut asking = Bench::deferred();
+    asking.feed(Event::ExecutionEnded);
+    assert_eq!(asking.feed(Event::Delivered(Arrival::Stop)), stop);
 }
 
 #[test]
@@ -443,9 +463,10 @@ fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unles
 fn a_refused_report_settles_the_step_only_if_it_is_closed() {
     let mut bench = Bench::concluded();
     let request = bench.state.record.client_request_token.clone();
-    for _ in 0..5 {
+    for wait in [2, 4, 8, 16, 32] {
         assert_eq!(bench.feed(Event::ReportRefused("Conflict".into())), [Effect::Ask]);
-        assert!(matches!(bench.answer(OPEN)[..], [Effect::Wake(_)]));
+        let at = machine::later(bench.now, Duration::from_secs(wait));
+        assert_eq!(bench.answer(OPEN), [Effect::Wake(at)]);
         assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
         assert_eq!(bench.state.record.client_request_token, request);
     }
