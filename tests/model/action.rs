@@ -135,9 +135,18 @@ pub enum Reported {
     Refused,
 }
 
+/// What may be hoped for on the course of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hope {
+    /// All that can happen.
+    Anything,
+    /// A handler that is to end does not until it is dropped, and the stop watch notices only a stop that no message tells of.
+    Little,
+}
+
 impl World {
     /// What happens by itself sooner or later, without any fault. What leads to the end comes first.
-    pub fn course(&self, put: &mut impl FnMut(What)) {
+    pub fn course(&self, hope: Hope, put: &mut impl FnMut(What)) {
         for (index, worker) in self.workers.iter().enumerate() {
             self.deletions(index, worker, put);
             match &worker.driver {
@@ -150,8 +159,8 @@ impl World {
                         put(What::SeeLapse { worker: index });
                     }
                 }
-                Some(driver) => self.course_of(index, driver, put),
-                None => self.course_without(index, worker, put),
+                Some(driver) => self.course_of(index, driver, hope, put),
+                None => self.course_without(index, worker, hope, put),
             }
             match worker.phase {
                 Phase::Running => {}
@@ -248,7 +257,7 @@ impl World {
         }
     }
 
-    fn course_of(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
+    fn course_of(&self, worker: usize, driver: &Driver, hope: Hope, put: &mut impl FnMut(What)) {
         if let Some(report) = driver.report {
             self.replies(worker, report, put);
         }
@@ -261,13 +270,15 @@ impl World {
                 }
             }
             Some(call) => {
-                let run = self.judged(worker).process * 8 + driver.known.record().attempt;
-                put(What::RunEnds { worker, end: RunEnd::Success { run } });
                 if call.aborted {
                     put(What::RunEnds { worker, end: RunEnd::Aborted });
                 }
-                for end in [RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred] {
-                    put(What::RunEnds { worker, end });
+                if hope == Hope::Anything || !self.is_to_end(worker, driver) {
+                    let run = self.judged(worker).process * 8 + driver.known.record().attempt;
+                    let success = RunEnd::Success { run };
+                    for end in [success, RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred] {
+                        put(What::RunEnds { worker, end });
+                    }
                 }
             }
             None => {}
@@ -282,7 +293,7 @@ impl World {
             (driver.here, record.status),
             (Here::Running, _) | (Here::Sleeping | Here::Queued, Status::Waiting)
         );
-        let stopping = self.sagemaker == Standing::Open { stopping: true };
+        let stopping = self.watch_may_notice_a_stop(hope);
         let ended = !matches!(self.sagemaker, Standing::Open { .. });
         let works = matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
             && record.stop_requested.is_none();
@@ -295,8 +306,8 @@ impl World {
                 limited && record.deadline.is_some() && !driver.known.is_ahead(Limit::Deadline),
                 What::DeadlineReached { worker },
             ),
-            // One that finds the record as it was changes nothing that is part of this state.
-            (driver.renew && !driver.fresh, What::Renew { worker }),
+            // One that finds its claim as it was changes nothing that is part of this state.
+            (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
             (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
             (works && (stopping || ended && driver.asks.is_empty()), What::Watch { worker }),
         ] {
@@ -306,9 +317,9 @@ impl World {
         }
     }
 
-    fn course_without(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
+    fn course_without(&self, index: usize, worker: &Worker, hope: Hope, put: &mut impl FnMut(What)) {
         let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else { return };
-        let closed_or_stopping = self.sagemaker != Standing::Open { stopping: false };
+        let ended = !matches!(self.sagemaker, Standing::Open { .. });
         let status = known.record().status;
         let due = match status {
             Status::Concluded => true,
@@ -323,7 +334,7 @@ impl World {
         if due {
             put(What::Sweep { worker: index });
         }
-        if status == Status::Deferred && closed_or_stopping {
+        if status == Status::Deferred && (ended || self.watch_may_notice_a_stop(hope)) {
             put(What::Watch { worker: index });
         }
     }
@@ -363,6 +374,21 @@ impl World {
         let ends_yet = theirs.call.is_some_and(|call| theirs.grace || call.aborted);
         !driver.fresh || !theirs.renew && !ends_yet
     }
+
+    /// Something, or somebody, wants the run to end.
+    fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
+        let overdue = driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
+        self.sagemaker != Standing::Open { stopping: false }
+            || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
+            || matches!(driver.here, Here::Winding(_))
+            || overdue
+    }
+
+    fn watch_may_notice_a_stop(&self, hope: Hope) -> bool {
+        let told = self.queue[1] != Copy::Absent;
+        self.sagemaker == Standing::Open { stopping: true } && (hope == Hope::Anything || !told)
+    }
+
     fn is_shared(&self, worker: usize) -> bool {
         self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1
     }

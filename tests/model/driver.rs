@@ -45,7 +45,8 @@ impl Turn<'_> {
     }
 
     fn tell_lifecycle(&mut self, worker: usize, happening: Happening) {
-        if self.setup.mutant == Some(Mutant::KeepRunningWithoutLease) && happening == Happening::LeaseLost {
+        let here = self.driver(worker).here;
+        if self.setup.mutant.is_some_and(|mutant| mutant.ignores(happening, here)) {
             return;
         }
         match self.apply(worker, happening) {

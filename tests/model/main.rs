@@ -19,7 +19,8 @@
 //!
 //! Safety is `judge`'s to say, and that no event is illegal, no handler's run is left without its driver, and no step is tried too
 //! often. That everything ends is shown by a way: from every world reached, some course of events without any further fault leads to a
-//! closed step, an empty queue and idle workers. That is sound where stateright's `eventually` is not (it misses circles), and it is
+//! closed step, an empty queue and idle workers. On that way handlers that are to end do not until they are dropped, and a stop is noticed
+//! in one way only, so that no step ends by luck. That is sound where stateright's `eventually` is not (it misses circles), and it is
 //! enough: the worlds are finitely many, and honest circles (a retry, a redelivery) are left by whoever is fair for long enough.
 //!
 //! Short bounds run with every test. `CALLBACKD_MODEL=large cargo test --no-default-features --test model further -- --nocapture` explores

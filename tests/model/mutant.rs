@@ -1,6 +1,6 @@
 //! The protocol with one mistake in it: each must be found, or the model would find nothing in the shipped one either.
 
-use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition};
+use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition, Via};
 
 use crate::happening::Happening;
 
@@ -13,6 +13,10 @@ pub enum Mutant {
     RecomputeWhenRefused,
     DoNotCountTheAttempt,
     ForgetToWake,
+    NeverTell,
+    NeverAbort,
+    LeaveStopsToTheWatch,
+    LeaveStopsToTheirMessages,
     // Mistakes in carrying them out.
     AnswerStopWithoutCleanup,
     RandomRequest,
@@ -30,6 +34,16 @@ pub enum Mutant {
 }
 
 impl Mutant {
+    /// Whether the mistake is not to hear what happens.
+    pub fn ignores(self, happening: Happening, here: Here) -> bool {
+        match self {
+            Self::KeepRunningWithoutLease => happening == Happening::LeaseLost,
+            Self::LeaveStopsToTheWatch => happening == Happening::Delivered(Arrival::Stop) && here == Here::Running,
+            Self::LeaveStopsToTheirMessages => happening == Happening::StopSeen(Via::Watch),
+            _ => false,
+        }
+    }
+
     /// Makes the mistake, where it is one of decisions.
     pub fn distort(self, transition: &mut Transition, state: &State, happening: Happening) {
         let effects = &mut transition.effects;
@@ -60,6 +74,8 @@ impl Mutant {
                 }
             }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
+            Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
+            Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
             _ => {}
         }
     }

@@ -134,6 +134,27 @@ fn forgetting_to_wake_never_ends() {
 }
 
 #[test]
+fn a_run_that_is_never_told_to_end_never_does() {
+    never_ends(Mutant::NeverTell, ONE, A_STOP);
+    never_ends(Mutant::NeverTell, ONE, Budget { endings: 1, ..NO_FAULT });
+    never_ends(Mutant::NeverTell, ONE, Budget { limits: 1, ..NO_FAULT });
+}
+
+#[test]
+fn a_run_that_will_not_end_and_is_never_dropped_never_does() {
+    never_ends(Mutant::NeverAbort, ONE, A_STOP);
+    never_ends(Mutant::NeverAbort, ONE, Budget { endings: 1, ..NO_FAULT });
+    never_ends(Mutant::NeverAbort, ONE, Budget { limits: 1, ..NO_FAULT });
+    never_ends(Mutant::NeverAbort, ONE, Budget { shutdowns: 1, ..NO_FAULT });
+}
+
+#[test]
+fn a_stop_that_is_left_to_the_watch_or_to_its_message_never_ends() {
+    never_ends(Mutant::LeaveStopsToTheWatch, ONE, A_STOP);
+    never_ends(Mutant::LeaveStopsToTheirMessages, ONE, A_STOP);
+}
+
+#[test]
 fn holding_messages_for_ever_never_ends() {
     never_ends(Mutant::HoldMessagesForEver, SHARED, Budget { leases: 1, ..NO_FAULT });
 }
