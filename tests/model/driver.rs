@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::happening::{Happening, RunEnd};
 use crate::judge::Seen;
-use crate::known::{Known, NOW, POLICY};
+use crate::known::{Known, Limit, NOW, POLICY};
 use crate::mutant::Mutant;
 use crate::turn::{Mood, Turn};
 use crate::witness::Witness;
@@ -124,16 +124,14 @@ impl Turn<'_> {
         let me = self.world.id(worker);
         loop {
             let driver = self.driver(worker);
-            let record = driver.known.record().clone();
+            let record = driver.known.record();
             let resumed = record.resume || record.status == Status::Claimed && record.owner.as_ref() == Some(&me);
-            let state = State {
-                record,
-                here: driver.here,
-                work_seen: driver.work_seen,
-                refusals: driver.refusals,
-                not_found: driver.not_found,
-            };
+            let mut state = driver.state();
             let lapsed = driver.lapsed;
+            let blind = is_anothers_to_answer(driver);
+            if self.setup.mutant == Some(Mutant::AnswerStopBlindly) && blind {
+                state.record.status = Status::Waiting;
+            }
             let foreign = self.foreign(&state.record, lapsed, worker);
             let view = View { now: NOW, me: &me, policy: &POLICY, foreign, random: 0.5 };
             let mut transition =
@@ -157,6 +155,9 @@ impl Turn<'_> {
                         continue;
                     }
                 }
+            }
+            if blind && effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) {
+                self.broken(Broken::AnsweredBlindly);
             }
             let driver = self.driver(worker);
             driver.here = here;
@@ -364,6 +365,15 @@ impl Turn<'_> {
     pub fn driver(&mut self, worker: usize) -> &mut Driver {
         self.world.workers[worker].driver.as_mut().expect("the worker has a driver for the step")
     }
+}
+
+/// This ledger has never run the step, its work is not here, and whoever else runs it has time left to answer its stop.
+fn is_anothers_to_answer(driver: &Driver) -> bool {
+    let record = driver.known.record();
+    let unknown = matches!(record.status, Status::New | Status::Owed);
+    let waited = record.stop_requested.is_some() && !driver.known.is_ahead(Limit::Takeover);
+    let work = driver.messages & !(1 << 1) != 0;
+    unknown && !work && !waited
 }
 
 fn report_of(record: &Record) -> Report {

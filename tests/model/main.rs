@@ -17,8 +17,8 @@
 //! fails as the worker leaves abandons its step. Effects only start what ends in another action, so that a crash between two effects,
 //! or between a write and its effects, is a crash right after all of them.
 //!
-//! Safety is `judge`'s to say, and that no event is illegal, no handler's run is left without its driver, and no step is tried too
-//! often. That everything ends is shown by a way: from every world reached, some course of events without any further fault leads to a
+//! Safety is `judge`'s to say, and that no event is illegal, no handler's run is left without its driver, no step is tried too
+//! often, and none is answered that others may run and have time for. That everything ends is shown by a way: from every world reached, some course of events without any further fault leads to a
 //! closed step, an empty queue and idle workers. On that way handlers that are to end do not until they are dropped, and a stop is noticed
 //! in one way only, so that no step ends by luck. That is sound where stateright's `eventually` is not (it misses circles), and it is
 //! enough: the worlds are finitely many, and honest circles (a retry, a redelivery) are left by whoever is fair for long enough.

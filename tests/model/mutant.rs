@@ -18,6 +18,7 @@ pub enum Mutant {
     LeaveStopsToTheWatch,
     LeaveStopsToTheirMessages,
     // Mistakes in carrying them out.
+    AnswerStopBlindly,
     AnswerStopWithoutCleanup,
     RandomRequest,
     ForgetStop,

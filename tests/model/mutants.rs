@@ -8,6 +8,7 @@ use crate::setup::{ENDS, SAFE, Setup};
 use crate::world::{Broken, Budget, World};
 
 const ONE: &[u8] = &[0];
+const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// The end of the shortest path to what the mutant breaks.
@@ -79,6 +80,12 @@ fn reporting_what_is_not_durable_breaks_p2() {
 #[test]
 fn answering_a_stop_without_cleanup_breaks_p3() {
     breaks(Mutant::AnswerStopWithoutCleanup, ONE, A_STOP, &Promise::NotCleaned(1));
+}
+
+#[test]
+fn answering_a_stop_of_what_others_may_run_is_noticed() {
+    assert_eq!(found(Mutant::AnswerStopBlindly, ONE, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
+    assert_eq!(found(Mutant::AnswerStopBlindly, APART, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
 }
 
 #[test]

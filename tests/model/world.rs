@@ -1,6 +1,6 @@
 //! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to come.
 
-use callbackd::lifecycle::{Here, WorkerId};
+use callbackd::lifecycle::{Here, State, WorkerId};
 
 use crate::happening::{Happening, Standing};
 use crate::judge::{self, Judge};
@@ -83,6 +83,8 @@ pub enum Broken {
     /// The lifecycle refused an event that can happen.
     Illegal(String),
     TooManyAttempts,
+    /// A stop was answered for a step that others may run, before they had their time for it.
+    AnsweredBlindly,
     /// A driver left its step while the handler ran.
     Orphaned,
 }
@@ -202,6 +204,17 @@ impl Driver {
             stop_found: false,
             pending: None,
             phase: Phase::Running,
+        }
+    }
+
+    /// What the lifecycle decides on.
+    pub fn state(&self) -> State {
+        State {
+            record: self.known.record().clone(),
+            here: self.here,
+            work_seen: self.work_seen,
+            refusals: self.refusals,
+            not_found: self.not_found,
         }
     }
 }
