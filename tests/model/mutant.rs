@@ -13,6 +13,7 @@ pub enum Mutant {
     RecomputeWhenRefused,
     DoNotCountTheAttempt,
     ForgetToWake,
+    DeferForEver,
     NeverTell,
     NeverAbort,
     LeaveStopsToTheWatch,
@@ -75,6 +76,9 @@ impl Mutant {
                 }
             }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
+            Self::DeferForEver if state.record.status == Status::Deferred && effects.contains(&Effect::Report) => {
+                *transition = Transition { write: None, here: Here::Nothing, effects: Vec::new(), ..*transition };
+            }
             Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
             Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
             _ => {}

@@ -141,6 +141,11 @@ fn forgetting_to_wake_never_ends() {
 }
 
 #[test]
+fn deferring_for_ever_never_ends() {
+    never_ends(Mutant::DeferForEver, ONE, Budget { limits: 1, ..NO_FAULT });
+}
+
+#[test]
 fn a_run_that_is_never_told_to_end_never_does() {
     never_ends(Mutant::NeverTell, ONE, A_STOP);
     never_ends(Mutant::NeverTell, ONE, Budget { endings: 1, ..NO_FAULT });

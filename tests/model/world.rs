@@ -1,10 +1,10 @@
 //! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to come.
 
-use callbackd::lifecycle::{Here, State, WorkerId};
+use callbackd::lifecycle::{Here, State, Status, WorkerId};
 
 use crate::happening::{Happening, Standing};
 use crate::judge::{self, Judge};
-use crate::known::Known;
+use crate::known::{Known, Limit};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
@@ -237,8 +237,12 @@ impl World {
     /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
     pub fn is_done(&self) -> bool {
         let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0;
-        // A deferred step may wait, but not for the answer to a stop.
-        let stopping = self.sagemaker == Standing::Open { stopping: true };
-        self.broken.is_none() && !stopping && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
+        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit.
+        let overdue = |known: &Known| known.record().status == Status::Deferred && !known.is_ahead(Limit::Deadline);
+        let waits = match self.sagemaker {
+            Standing::Open { stopping } => stopping || self.ledgers.iter().flatten().any(overdue),
+            Standing::Succeeded | Standing::Failed | Standing::Stopped => false,
+        };
+        self.broken.is_none() && !waits && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
     }
 }
