@@ -112,6 +112,8 @@ fn writing_whatever_has_changed_breaks_p4() {
 #[test]
 fn ignoring_a_foreign_lease_breaks_p4() {
     breaks(Mutant::IgnoreForeignLease, SHARED, A_COPY, &Promise::Overlap(1));
+    // That a worker may stand still excuses no overlap before one did.
+    breaks(Mutant::IgnoreForeignLease, SHARED, Budget { freezes: 1, ..A_COPY }, &Promise::Overlap(1));
 }
 
 #[test]

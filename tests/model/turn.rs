@@ -51,8 +51,9 @@ impl<'a> Turn<'a> {
 
     pub fn see(&mut self, seen: &Seen<u64>) {
         if let Err(broken) = self.world.judge.see(seen) {
-            if matches!(broken, judge::Broken::Overlap(_)) && self.setup.budget.freezes > 0 {
-                // Nobody can reach the run of a worker that stands still. All else must hold.
+            let froze = self.world.budget.freezes < self.setup.budget.freezes;
+            if froze && matches!(broken, judge::Broken::Overlap(_)) {
+                // Nobody can reach the run of a worker that stood still. All else must hold.
                 return;
             }
             self.broken(Broken::Promise(broken));
