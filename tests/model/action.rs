@@ -3,7 +3,7 @@
 use callbackd::lifecycle::{Here, Status};
 
 use crate::happening::{Reply, RunEnd, Standing};
-use crate::known::Limit;
+use crate::known::{Known, Limit};
 use crate::turn::Mood;
 use crate::world::{Ask, Budget, Copy, Driver, Phase, Report, Worker, World};
 
@@ -94,6 +94,10 @@ pub enum What {
     Watch {
         worker: usize,
     },
+    /// It asks, and SageMaker does not find the execution.
+    WatchMisled {
+        worker: usize,
+    },
     /// The ledger is looked through.
     Sweep {
         worker: usize,
@@ -160,7 +164,10 @@ impl World {
                     }
                 }
                 Some(driver) => self.course_of(index, driver, hope, put),
-                None => self.course_without(index, worker, hope, put),
+                None => self.course_without(index, worker, put),
+            }
+            if self.is_watched(worker, index) && self.watch_may_notice(worker, hope) {
+                put(What::Watch { worker: index });
             }
             match worker.phase {
                 Phase::Running => {}
@@ -197,7 +204,18 @@ impl World {
     /// What may happen as long as the budget lasts.
     pub fn faults(&self, put: &mut impl FnMut(What)) {
         let Budget {
-            stops, endings, duplicates, crashes, replies, visibility, leases, freezes, shutdowns, limits, ..
+            stops,
+            endings,
+            duplicates,
+            crashes,
+            replies,
+            lies,
+            visibility,
+            leases,
+            freezes,
+            shutdowns,
+            limits,
+            ..
         } = self.budget;
         if let Standing::Open { stopping } = self.sagemaker {
             if !stopping && stops > 0 {
@@ -222,12 +240,18 @@ impl World {
             if shutdowns > 0 && worker.phase == Phase::Running {
                 put(What::Leave { worker: index });
             }
+            if lies > 0 && matches!(self.sagemaker, Standing::Open { .. }) && self.is_watched(worker, index) {
+                put(What::WatchMisled { worker: index });
+            }
             let Some(driver) = driver else { continue };
             if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
                 put(What::SeeFrozen { worker: index });
             }
             if leases > 0 && driver.renew {
                 put(What::LeaseOver { worker: index });
+            }
+            if lies > 0 && driver.pending.is_none() && driver.asks.first() == Some(&Ask::Sent) {
+                put(What::Answer { worker: index, reply: Reply::NotFound });
             }
             if replies > 0 && driver.pending.is_none() {
                 self.bad_replies(index, driver, put);
@@ -293,10 +317,6 @@ impl World {
             (driver.here, record.status),
             (Here::Running, _) | (Here::Sleeping | Here::Queued, Status::Waiting)
         );
-        let stopping = self.watch_may_notice_a_stop(hope);
-        let ended = !matches!(self.sagemaker, Standing::Open { .. });
-        let works = matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
-            && record.stop_requested.is_none();
         for (can, what) in [
             (driver.awaits_slot, What::Slot { worker }),
             (driver.stop_found, What::StopFound { worker }),
@@ -309,7 +329,6 @@ impl World {
             // One that finds its claim as it was changes nothing that is part of this state.
             (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
             (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
-            (works && (stopping || ended && driver.asks.is_empty()), What::Watch { worker }),
         ] {
             if can {
                 put(what);
@@ -317,9 +336,8 @@ impl World {
         }
     }
 
-    fn course_without(&self, index: usize, worker: &Worker, hope: Hope, put: &mut impl FnMut(What)) {
+    fn course_without(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
         let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else { return };
-        let ended = !matches!(self.sagemaker, Standing::Open { .. });
         let status = known.record().status;
         let due = match status {
             Status::Concluded => true,
@@ -333,9 +351,6 @@ impl World {
         };
         if due {
             put(What::Sweep { worker: index });
-        }
-        if status == Status::Deferred && (ended || self.watch_may_notice_a_stop(hope)) {
-            put(What::Watch { worker: index });
         }
     }
 
@@ -358,7 +373,6 @@ impl World {
         }
         if driver.asks.first() == Some(&Ask::Sent) {
             put(What::Answer { worker, reply: Reply::Unknown });
-            put(What::Answer { worker, reply: Reply::NotFound });
             put(What::AnswerLate { worker });
         }
     }
@@ -384,9 +398,28 @@ impl World {
             || overdue
     }
 
-    fn watch_may_notice_a_stop(&self, hope: Hope) -> bool {
-        let told = self.queue[1] != Copy::Absent;
-        self.sagemaker == Standing::Open { stopping: true } && (hope == Hope::Anything || !told)
+    /// The stop watch asks about the step's execution for this worker.
+    fn is_watched(&self, worker: &Worker, index: usize) -> bool {
+        match &worker.driver {
+            Some(Driver { pending: Some(_), .. }) => false,
+            Some(driver) => {
+                let record = driver.known.record();
+                matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
+                    && record.stop_requested.is_none()
+            }
+            None => {
+                let deferred = |known: &Known| known.record().status == Status::Deferred;
+                worker.phase == Phase::Running && self.stored(index).is_some_and(deferred)
+            }
+        }
+    }
+
+    fn watch_may_notice(&self, worker: &Worker, hope: Hope) -> bool {
+        match self.sagemaker {
+            Standing::Open { stopping } => stopping && (hope == Hope::Anything || self.queue[1] == Copy::Absent),
+            // What has been asked already need not be asked again.
+            _ => worker.driver.as_ref().is_none_or(|driver| driver.asks.is_empty()),
+        }
     }
 
     fn is_shared(&self, worker: usize) -> bool {

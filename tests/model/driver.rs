@@ -8,7 +8,7 @@ use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::step::StopReason;
 use jiff::Timestamp;
 
-use crate::happening::{Happening, RunEnd};
+use crate::happening::{Happening, Reply, RunEnd, Standing};
 use crate::judge::Seen;
 use crate::known::{Known, Limit, NOW, POLICY};
 use crate::mutant::Mutant;
@@ -120,7 +120,12 @@ impl Turn<'_> {
     }
 
     fn apply(&mut self, worker: usize, happening: Happening) -> Result<(), NotApplied> {
-        let event = happening.event();
+        let event = match happening {
+            Happening::Answered(Reply::NotFound) if self.setup.mutant == Some(Mutant::BelieveNotFound) => {
+                Happening::Answered(Reply::Standing(Standing::Failed)).event()
+            }
+            _ => happening.event(),
+        };
         let me = self.world.id(worker);
         loop {
             let driver = self.driver(worker);

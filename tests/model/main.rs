@@ -4,8 +4,8 @@
 //! it will, so that one is enough. [`decide`](callbackd::lifecycle::decide) is the shipped one; the rest is modelled:
 //! - SQS: a message is visible, or invisible until it is deleted or comes back, at any moment where nobody holds it; a deletion by an old
 //!   receipt handle may or may not take effect.
-//! - SageMaker: reports are taken, taken with the reply lost, refused, or arrive when their worker is long dead; answers are late,
-//!   missing or wrong.
+//! - SageMaker: reports are taken, taken with the reply lost, refused, or arrive when their worker is long dead; answers are late
+//!   or missing, or say that there is no such step or execution where there is.
 //! - A ledger: a version, conditional writes, and failures before and after the effect.
 //! - Time does not flow: each limit is ahead or over, and comes to be over at any moment. What must hold between limits is said where
 //!   a claim lapses (`World::may_see_lapse`).

@@ -2,7 +2,7 @@
 
 use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition, Via};
 
-use crate::happening::Happening;
+use crate::happening::{Happening, Reply};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -10,6 +10,7 @@ pub enum Mutant {
     DeleteBeforeReport,
     DeleteStopAtOnce,
     SettleWhenRefused,
+    SettleDeferralNotFound,
     RecomputeWhenRefused,
     DoNotCountTheAttempt,
     ForgetToWake,
@@ -19,6 +20,7 @@ pub enum Mutant {
     LeaveStopsToTheWatch,
     LeaveStopsToTheirMessages,
     // Mistakes in carrying them out.
+    BelieveNotFound,
     AnswerStopBlindly,
     AnswerStopWithoutCleanup,
     RandomRequest,
@@ -50,6 +52,7 @@ impl Mutant {
     pub fn distort(self, transition: &mut Transition, state: &State, happening: Happening) {
         let effects = &mut transition.effects;
         let refused = happening == Happening::ReportRefused;
+        let not_found = happening == Happening::Answered(Reply::NotFound);
         match self {
             Self::DeleteBeforeReport if effects.contains(&Effect::Report) => effects.insert(0, Effect::Delete),
             Self::DeleteStopAtOnce
@@ -58,10 +61,9 @@ impl Mutant {
                 *transition =
                     Transition { write: None, here: Here::Nothing, effects: vec![Effect::Delete], ..*transition };
             }
-            Self::SettleWhenRefused if refused => {
-                let record = Record { status: Status::Settled, owner: None, ..state.record.clone() };
-                let effects = vec![Effect::Delete];
-                *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
+            Self::SettleWhenRefused if refused => settle(transition, state),
+            Self::SettleDeferralNotFound if not_found && state.record.status == Status::Deferred => {
+                settle(transition, state);
             }
             Self::RecomputeWhenRefused if refused => {
                 let outcome = None;
@@ -84,4 +86,10 @@ impl Mutant {
             _ => {}
         }
     }
+}
+
+fn settle(transition: &mut Transition, state: &State) {
+    let record = Record { status: Status::Settled, owner: None, ..state.record.clone() };
+    let effects = vec![Effect::Delete];
+    *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
 }

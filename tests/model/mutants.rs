@@ -35,6 +35,7 @@ const NO_FAULT: Budget = Budget {
     duplicates: 0,
     crashes: 0,
     replies: 0,
+    lies: 0,
     writes: 0,
     visibility: 0,
     leases: 0,
@@ -59,6 +60,13 @@ fn deleting_a_stop_at_once_breaks_p1() {
 #[test]
 fn settling_on_a_refusal_breaks_p1() {
     breaks(Mutant::SettleWhenRefused, ONE, A_BAD_REPLY, &Promise::DeletedTooEarly(1));
+}
+
+#[test]
+fn believing_that_there_is_no_step_breaks_p1_and_never_ends() {
+    let lies = Budget { lies: 2, ..NO_FAULT };
+    breaks(Mutant::BelieveNotFound, ONE, lies, &Promise::DeletedTooEarly(1));
+    never_ends(Mutant::SettleDeferralNotFound, ONE, lies);
 }
 
 #[test]

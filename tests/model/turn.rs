@@ -89,12 +89,7 @@ impl<'a> Turn<'a> {
             What::Receive { worker, message } => self.receive(worker, message),
             What::Surface { message } => self.surface(message),
             What::Delete { worker, message, effect } => self.delete(worker, message, effect),
-            What::Answer { worker, reply } => {
-                let late = self.driver(worker).asks.remove(0) != Ask::Sent;
-                let expected = late || reply == Reply::Standing(self.world.sagemaker);
-                self.world.budget.replies -= u8::from(!expected);
-                self.feed(worker, Happening::Answered(reply));
-            }
+            What::Answer { worker, reply } => self.answer(worker, reply),
             What::AnswerLate { worker } => {
                 self.world.budget.replies -= 1;
                 let standing = self.world.sagemaker;
@@ -138,11 +133,15 @@ impl<'a> Turn<'a> {
                 self.driver(worker).lapsed = true;
             }
             What::Watch { worker } => {
-                if self.world.workers[worker].driver.is_none() {
-                    self.spawn(worker);
-                }
                 let stopping = matches!(self.world.sagemaker, Standing::Open { .. });
-                self.feed(worker, if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded });
+                self.watched(
+                    worker,
+                    if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded },
+                );
+            }
+            What::WatchMisled { worker } => {
+                self.world.budget.lies -= 1;
+                self.watched(worker, Happening::ExecutionEnded);
             }
             What::Sweep { worker } => {
                 self.spawn(worker);
@@ -233,6 +232,16 @@ impl<'a> Turn<'a> {
         }
     }
 
+    fn answer(&mut self, worker: usize, reply: Reply) {
+        self.driver(worker).asks.remove(0);
+        match reply {
+            Reply::Standing(_) => {}
+            Reply::NotFound => self.world.budget.lies -= 1,
+            Reply::Unknown => self.world.budget.replies -= 1,
+        }
+        self.feed(worker, Happening::Answered(reply));
+    }
+
     /// A report reaches SageMaker.
     fn arrive(&mut self, worker: judge::Worker, report: Report, accepted: bool) {
         let Report { request, success } = report;
@@ -266,6 +275,13 @@ impl<'a> Turn<'a> {
             driver.renew = false;
             self.feed(worker, Happening::LeaseLost);
         }
+    }
+
+    fn watched(&mut self, worker: usize, happening: Happening) {
+        if self.world.workers[worker].driver.is_none() {
+            self.spawn(worker);
+        }
+        self.feed(worker, happening);
     }
 
     fn crash(&mut self, worker: usize, late: bool) {

@@ -32,8 +32,10 @@ pub struct Budget {
     /// SQS, or the pipeline's own sending, duplicates the Executing message.
     pub duplicates: u8,
     pub crashes: u8,
-    /// Lost replies, refusals for no reason, answers that are late, wrong or missing.
+    /// Lost replies, refusals for no reason, answers that are late or missing.
     pub replies: u8,
+    /// SageMaker does not find what there is.
+    pub lies: u8,
     /// Writes to a ledger that fail, without effect or after it.
     pub writes: u8,
     /// Messages that become visible although they are held.
@@ -65,6 +67,7 @@ impl Budget {
             "duplicates" => &mut self.duplicates,
             "crashes" => &mut self.crashes,
             "replies" => &mut self.replies,
+            "lies" => &mut self.lies,
             "writes" => &mut self.writes,
             "visibility" => &mut self.visibility,
             "leases" => &mut self.leases,
@@ -237,10 +240,13 @@ impl World {
     /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
     pub fn is_done(&self) -> bool {
         let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0;
-        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit.
-        let overdue = |known: &Known| known.record().status == Status::Deferred && !known.is_ahead(Limit::Deadline);
+        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and not forgotten.
+        let hopeless = |known: &Known| match known.record().status {
+            Status::Deferred => !known.is_ahead(Limit::Deadline),
+            status => status == Status::Settled,
+        };
         let waits = match self.sagemaker {
-            Standing::Open { stopping } => stopping || self.ledgers.iter().flatten().any(overdue),
+            Standing::Open { stopping } => stopping || self.ledgers.iter().flatten().any(hopeless),
             Standing::Succeeded | Standing::Failed | Standing::Stopped => false,
         };
         self.broken.is_none() && !waits && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
