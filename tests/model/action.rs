@@ -22,6 +22,8 @@ pub enum What {
     },
     /// The execution is ended by other means.
     EndOtherwise,
+    /// Somebody else completes the deferred step.
+    Complete,
     Duplicate,
     Receive {
         worker: usize,
@@ -224,6 +226,9 @@ impl World {
             }
             if endings > 0 {
                 put(What::EndOtherwise);
+                if self.ledgers.iter().flatten().any(|known| known.record().status == Status::Deferred) {
+                    put(What::Complete);
+                }
             }
             if duplicates > 0 {
                 put(What::Duplicate);

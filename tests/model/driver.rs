@@ -360,6 +360,9 @@ impl Turn<'_> {
             Status::Owed if cleans => self.witness(Witness::DebtPaidHere),
             Status::Waiting if state.record.resume && effects.contains(&Effect::Run) => self.witness(Witness::Resumed),
             Status::Deferred if effects.contains(&Effect::Report) => self.witness(Witness::DeferredTooLong),
+            Status::Deferred if transition.write.as_ref().is_some_and(|to| to.status == Status::Settled) => {
+                self.witness(Witness::CompletedElsewhere);
+            }
             _ => {}
         }
         if effects.contains(&Effect::CleanUp(StopReason::TimeLimit)) {

@@ -77,11 +77,8 @@ impl<'a> Turn<'a> {
                     self.send(1, About::Stop(TOKEN));
                 }
             }
-            What::EndOtherwise => {
-                self.world.budget.endings -= 1;
-                self.world.sagemaker = Standing::Stopped;
-                self.see(&Seen::Closed { token: TOKEN });
-            }
+            What::EndOtherwise => self.close(Standing::Stopped),
+            What::Complete => self.close(Standing::Succeeded),
             What::Duplicate => {
                 self.world.budget.duplicates -= 1;
                 self.send(2, About::Work(TOKEN));
@@ -166,6 +163,13 @@ impl<'a> Turn<'a> {
             What::Leave { worker } => self.leave(worker),
             What::Over { ledger, limit } => self.over(ledger, limit),
         }
+    }
+
+    /// SageMaker waits no longer, and that is not this worker's doing.
+    fn close(&mut self, standing: Standing) {
+        self.world.budget.endings -= 1;
+        self.world.sagemaker = standing;
+        self.see(&Seen::Closed { token: TOKEN });
     }
 
     fn send(&mut self, message: usize, about: About<u64>) {

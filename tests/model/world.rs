@@ -27,7 +27,7 @@ pub struct World {
 pub struct Budget {
     /// The user stops the execution.
     pub stops: u8,
-    /// The execution is ended by other means.
+    /// The execution is ended by other means, or a deferred step completed by somebody else.
     pub endings: u8,
     /// SQS, or the pipeline's own sending, duplicates the Executing message.
     pub duplicates: u8,
