@@ -362,6 +362,25 @@ fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
 }
 
 #[test]
+fn a_step_that_another_worker_deferred_meanwhile_and_somebody_completed_is_not_cleaned_up_either() {
+    let completed = || Standing::Closed(Closed::Succeeded);
+    let settled = [Effect::Finish(Ending::SettledElsewhere), Effect::Delete];
+    for here in [Here::Queued, Here::Sleeping] {
+        for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
+            let mut bench = Bench::deferred();
+            bench.state.here = here;
+            assert_eq!(bench.feed(event), [Effect::Ask]);
+            assert_eq!(bench.answer(completed()), settled);
+        }
+    }
+    let mut bench = Bench::deferred();
+    bench.state.here = Here::Running;
+    assert_eq!(bench.feed(Event::ExecutionEnded), [Effect::Ask]);
+    assert_eq!(bench.answer(completed()), [], "its claim is lost, and says so with its renewal");
+    assert_eq!(bench.state.here, Here::Running);
+}
+
+#[test]
 fn a_deferred_step_is_stopped_by_the_watch_only_if_sagemaker_waits_for_it() {
     let mut bench = Bench::deferred();
     let stop = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];

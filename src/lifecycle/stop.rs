@@ -16,7 +16,9 @@ impl Decision<'_> {
             }
             (Here::Nothing, Status::Owed) => self.proceed(),
             // A later step of the execution may be the one that is stopped.
-            (Here::Nothing, Status::Deferred) if via == Via::Watch => self.to(Here::Confirming, [Effect::Ask]),
+            (Here::Nothing | Here::Queued | Here::Sleeping, Status::Deferred) if via == Via::Watch => {
+                self.to(Here::Confirming, [Effect::Ask])
+            }
             (Here::Asking | Here::Confirming, Status::Deferred) if via == Via::Watch => self.to(Here::Confirming, []),
             _ => self.request_stop(via, false),
         }
@@ -81,7 +83,9 @@ impl Decision<'_> {
     /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked for in the wrong place.
     pub(super) fn execution_end_answered(&self, answer: &Answer) -> Transition {
         match (self.state.here, answer) {
-            (Here::Asking, _) if self.completed(answer) => self.settle(Ending::SettledElsewhere),
+            (Here::Asking | Here::Queued, _) if self.completed(answer) => self.settle(Ending::SettledElsewhere),
+            // Another worker has taken the claim and deferred the step since: this run ends with its next renewal.
+            (Here::Running, _) if self.completed(answer) => self.nothing(),
             (Here::Running | Here::Queued | Here::Asking, Answer::Standing(Standing::Closed(_))) => {
                 self.request_stop(Via::Watch, true)
             }

@@ -3,7 +3,7 @@
 use callbackd::lifecycle::{Here, Status};
 
 use crate::happening::{Reply, RunEnd, Standing};
-use crate::known::Limit;
+use crate::known::{Known, Limit};
 use crate::turn::Mood;
 use crate::world::{Ask, Budget, Copy, Driver, Phase, Report, Worker, World};
 
@@ -22,6 +22,8 @@ pub enum What {
     },
     /// The execution is ended by other means.
     EndOtherwise,
+    /// Somebody else completes the deferred step.
+    Complete,
     Duplicate,
     Receive {
         worker: usize,
@@ -94,6 +96,10 @@ pub enum What {
     Watch {
         worker: usize,
     },
+    /// It asks, and SageMaker does not find the execution.
+    WatchMisled {
+        worker: usize,
+    },
     /// The ledger is looked through.
     Sweep {
         worker: usize,
@@ -135,9 +141,18 @@ pub enum Reported {
     Refused,
 }
 
+/// What may be hoped for on the course of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hope {
+    /// All that can happen.
+    Anything,
+    /// A handler that is to end does not until it is dropped, and the stop watch notices only a stop that no message tells of.
+    Little,
+}
+
 impl World {
     /// What happens by itself sooner or later, without any fault. What leads to the end comes first.
-    pub fn course(&self, put: &mut impl FnMut(What)) {
+    pub fn course(&self, hope: Hope, put: &mut impl FnMut(What)) {
         for (index, worker) in self.workers.iter().enumerate() {
             self.deletions(index, worker, put);
             match &worker.driver {
@@ -150,8 +165,11 @@ impl World {
                         put(What::SeeLapse { worker: index });
                     }
                 }
-                Some(driver) => self.course_of(index, driver, put),
+                Some(driver) => self.course_of(index, driver, hope, put),
                 None => self.course_without(index, worker, put),
+            }
+            if self.is_watched(worker, index) && self.watch_may_notice(worker, hope) {
+                put(What::Watch { worker: index });
             }
             match worker.phase {
                 Phase::Running => {}
@@ -188,7 +206,18 @@ impl World {
     /// What may happen as long as the budget lasts.
     pub fn faults(&self, put: &mut impl FnMut(What)) {
         let Budget {
-            stops, endings, duplicates, crashes, replies, visibility, leases, freezes, shutdowns, limits, ..
+            stops,
+            endings,
+            duplicates,
+            crashes,
+            replies,
+            lies,
+            visibility,
+            leases,
+            freezes,
+            shutdowns,
+            limits,
+            ..
         } = self.budget;
         if let Standing::Open { stopping } = self.sagemaker {
             if !stopping && stops > 0 {
@@ -197,6 +226,9 @@ impl World {
             }
             if endings > 0 {
                 put(What::EndOtherwise);
+                if self.ledgers.iter().flatten().any(|known| known.record().status == Status::Deferred) {
+                    put(What::Complete);
+                }
             }
             if duplicates > 0 {
                 put(What::Duplicate);
@@ -213,12 +245,18 @@ impl World {
             if shutdowns > 0 && worker.phase == Phase::Running {
                 put(What::Leave { worker: index });
             }
+            if lies > 0 && matches!(self.sagemaker, Standing::Open { .. }) && self.is_watched(worker, index) {
+                put(What::WatchMisled { worker: index });
+            }
             let Some(driver) = driver else { continue };
             if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
                 put(What::SeeFrozen { worker: index });
             }
             if leases > 0 && driver.renew {
                 put(What::LeaseOver { worker: index });
+            }
+            if lies > 0 && driver.pending.is_none() && driver.asks.first() == Some(&Ask::Sent) {
+                put(What::Answer { worker: index, reply: Reply::NotFound });
             }
             if replies > 0 && driver.pending.is_none() {
                 self.bad_replies(index, driver, put);
@@ -248,7 +286,7 @@ impl World {
         }
     }
 
-    fn course_of(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
+    fn course_of(&self, worker: usize, driver: &Driver, hope: Hope, put: &mut impl FnMut(What)) {
         if let Some(report) = driver.report {
             self.replies(worker, report, put);
         }
@@ -261,13 +299,15 @@ impl World {
                 }
             }
             Some(call) => {
-                let run = self.judged(worker).process * 8 + driver.known.record().attempt;
-                put(What::RunEnds { worker, end: RunEnd::Success { run } });
                 if call.aborted {
                     put(What::RunEnds { worker, end: RunEnd::Aborted });
                 }
-                for end in [RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred] {
-                    put(What::RunEnds { worker, end });
+                if hope == Hope::Anything || !self.is_to_end(worker, driver) {
+                    let run = self.judged(worker).process * 8 + driver.known.record().attempt;
+                    let success = RunEnd::Success { run };
+                    for end in [success, RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred] {
+                        put(What::RunEnds { worker, end });
+                    }
                 }
             }
             None => {}
@@ -282,10 +322,6 @@ impl World {
             (driver.here, record.status),
             (Here::Running, _) | (Here::Sleeping | Here::Queued, Status::Waiting)
         );
-        let stopping = self.sagemaker == Standing::Open { stopping: true };
-        let ended = !matches!(self.sagemaker, Standing::Open { .. });
-        let works = matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
-            && record.stop_requested.is_none();
         for (can, what) in [
             (driver.awaits_slot, What::Slot { worker }),
             (driver.stop_found, What::StopFound { worker }),
@@ -295,10 +331,9 @@ impl World {
                 limited && record.deadline.is_some() && !driver.known.is_ahead(Limit::Deadline),
                 What::DeadlineReached { worker },
             ),
-            // One that finds the record as it was changes nothing that is part of this state.
-            (driver.renew && !driver.fresh, What::Renew { worker }),
+            // One that finds its claim as it was changes nothing that is part of this state.
+            (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
             (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
-            (works && (stopping || ended && driver.asks.is_empty()), What::Watch { worker }),
         ] {
             if can {
                 put(what);
@@ -308,7 +343,6 @@ impl World {
 
     fn course_without(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
         let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else { return };
-        let closed_or_stopping = self.sagemaker != Standing::Open { stopping: false };
         let status = known.record().status;
         let due = match status {
             Status::Concluded => true,
@@ -322,9 +356,6 @@ impl World {
         };
         if due {
             put(What::Sweep { worker: index });
-        }
-        if status == Status::Deferred && closed_or_stopping {
-            put(What::Watch { worker: index });
         }
     }
 
@@ -347,7 +378,6 @@ impl World {
         }
         if driver.asks.first() == Some(&Ask::Sent) {
             put(What::Answer { worker, reply: Reply::Unknown });
-            put(What::Answer { worker, reply: Reply::NotFound });
             put(What::AnswerLate { worker });
         }
     }
@@ -363,6 +393,40 @@ impl World {
         let ends_yet = theirs.call.is_some_and(|call| theirs.grace || call.aborted);
         !driver.fresh || !theirs.renew && !ends_yet
     }
+
+    /// Something, or somebody, wants the run to end.
+    fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
+        let overdue = driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
+        self.sagemaker != Standing::Open { stopping: false }
+            || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
+            || matches!(driver.here, Here::Winding(_))
+            || overdue
+    }
+
+    /// The stop watch asks about the step's execution for this worker.
+    fn is_watched(&self, worker: &Worker, index: usize) -> bool {
+        match &worker.driver {
+            Some(Driver { pending: Some(_), .. }) => false,
+            Some(driver) => {
+                let record = driver.known.record();
+                matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
+                    && record.stop_requested.is_none()
+            }
+            None => {
+                let deferred = |known: &Known| known.record().status == Status::Deferred;
+                worker.phase == Phase::Running && self.stored(index).is_some_and(deferred)
+            }
+        }
+    }
+
+    fn watch_may_notice(&self, worker: &Worker, hope: Hope) -> bool {
+        match self.sagemaker {
+            Standing::Open { stopping } => stopping && (hope == Hope::Anything || self.queue[1] == Copy::Absent),
+            // What has been asked already need not be asked again.
+            _ => worker.driver.as_ref().is_none_or(|driver| driver.asks.is_empty()),
+        }
+    }
+
     fn is_shared(&self, worker: usize) -> bool {
         self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1
     }

@@ -8,9 +8,9 @@ use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::step::StopReason;
 use jiff::Timestamp;
 
-use crate::happening::{Happening, RunEnd};
+use crate::happening::{Happening, Reply, RunEnd, Standing};
 use crate::judge::Seen;
-use crate::known::{Known, NOW, POLICY};
+use crate::known::{Known, Limit, NOW, POLICY};
 use crate::mutant::Mutant;
 use crate::turn::{Mood, Turn};
 use crate::witness::Witness;
@@ -45,7 +45,8 @@ impl Turn<'_> {
     }
 
     fn tell_lifecycle(&mut self, worker: usize, happening: Happening) {
-        if self.setup.mutant == Some(Mutant::KeepRunningWithoutLease) && happening == Happening::LeaseLost {
+        let here = self.driver(worker).here;
+        if self.setup.mutant.is_some_and(|mutant| mutant.ignores(happening, here)) {
             return;
         }
         match self.apply(worker, happening) {
@@ -119,20 +120,23 @@ impl Turn<'_> {
     }
 
     fn apply(&mut self, worker: usize, happening: Happening) -> Result<(), NotApplied> {
-        let event = happening.event();
+        let event = match happening {
+            Happening::Answered(Reply::NotFound) if self.setup.mutant == Some(Mutant::BelieveNotFound) => {
+                Happening::Answered(Reply::Standing(Standing::Failed)).event()
+            }
+            _ => happening.event(),
+        };
         let me = self.world.id(worker);
         loop {
             let driver = self.driver(worker);
-            let record = driver.known.record().clone();
+            let record = driver.known.record();
             let resumed = record.resume || record.status == Status::Claimed && record.owner.as_ref() == Some(&me);
-            let state = State {
-                record,
-                here: driver.here,
-                work_seen: driver.work_seen,
-                refusals: driver.refusals,
-                not_found: driver.not_found,
-            };
+            let mut state = driver.state();
             let lapsed = driver.lapsed;
+            let blind = is_anothers_to_answer(driver);
+            if self.setup.mutant == Some(Mutant::AnswerStopBlindly) && blind {
+                state.record.status = Status::Waiting;
+            }
             let foreign = self.foreign(&state.record, lapsed, worker);
             let view = View { now: NOW, me: &me, policy: &POLICY, foreign, random: 0.5 };
             let mut transition =
@@ -156,6 +160,9 @@ impl Turn<'_> {
                         continue;
                     }
                 }
+            }
+            if blind && effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) {
+                self.broken(Broken::AnsweredBlindly);
             }
             let driver = self.driver(worker);
             driver.here = here;
@@ -353,6 +360,9 @@ impl Turn<'_> {
             Status::Owed if cleans => self.witness(Witness::DebtPaidHere),
             Status::Waiting if state.record.resume && effects.contains(&Effect::Run) => self.witness(Witness::Resumed),
             Status::Deferred if effects.contains(&Effect::Report) => self.witness(Witness::DeferredTooLong),
+            Status::Deferred if transition.write.as_ref().is_some_and(|to| to.status == Status::Settled) => {
+                self.witness(Witness::CompletedElsewhere);
+            }
             _ => {}
         }
         if effects.contains(&Effect::CleanUp(StopReason::TimeLimit)) {
@@ -363,6 +373,15 @@ impl Turn<'_> {
     pub fn driver(&mut self, worker: usize) -> &mut Driver {
         self.world.workers[worker].driver.as_mut().expect("the worker has a driver for the step")
     }
+}
+
+/// This ledger has never run the step, its work is not here, and whoever else runs it has time left to answer its stop.
+fn is_anothers_to_answer(driver: &Driver) -> bool {
+    let record = driver.known.record();
+    let unknown = matches!(record.status, Status::New | Status::Owed);
+    let waited = record.stop_requested.is_some() && !driver.known.is_ahead(Limit::Takeover);
+    let work = driver.messages & !(1 << 1) != 0;
+    unknown && !work && !waited
 }
 
 fn report_of(record: &Record) -> Report {

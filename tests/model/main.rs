@@ -4,8 +4,8 @@
 //! it will, so that one is enough. [`decide`](callbackd::lifecycle::decide) is the shipped one; the rest is modelled:
 //! - SQS: a message is visible, or invisible until it is deleted or comes back, at any moment where nobody holds it; a deletion by an old
 //!   receipt handle may or may not take effect.
-//! - SageMaker: reports are taken, taken with the reply lost, refused, or arrive when their worker is long dead; answers are late,
-//!   missing or wrong.
+//! - SageMaker: reports are taken, taken with the reply lost, refused, or arrive when their worker is long dead; answers are late
+//!   or missing, or say that there is no such step or execution where there is.
 //! - A ledger: a version, conditional writes, and failures before and after the effect.
 //! - Time does not flow: each limit is ahead or over, and comes to be over at any moment. What must hold between limits is said where
 //!   a claim lapses (`World::may_see_lapse`).
@@ -17,9 +17,10 @@
 //! fails as the worker leaves abandons its step. Effects only start what ends in another action, so that a crash between two effects,
 //! or between a write and its effects, is a crash right after all of them.
 //!
-//! Safety is `judge`'s to say, and that no event is illegal, no handler's run is left without its driver, and no step is tried too
-//! often. That everything ends is shown by a way: from every world reached, some course of events without any further fault leads to a
-//! closed step, an empty queue and idle workers. That is sound where stateright's `eventually` is not (it misses circles), and it is
+//! Safety is `judge`'s to say, and that no event is illegal, no handler's run is left without its driver, no step is tried too
+//! often, and none is answered that others may run and have time for. That everything ends is shown by a way: from every world reached, some course of events without any further fault leads to a
+//! closed step, an empty queue and idle workers. On that way handlers that are to end do not until they are dropped, and a stop is noticed
+//! in one way only, so that no step ends by luck. That is sound where stateright's `eventually` is not (it misses circles), and it is
 //! enough: the worlds are finitely many, and honest circles (a retry, a redelivery) are left by whoever is fair for long enough.
 //!
 //! Short bounds run with every test. `CALLBACKD_MODEL=large cargo test --no-default-features --test model further -- --nocapture` explores

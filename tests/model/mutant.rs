@@ -1,8 +1,8 @@
 //! The protocol with one mistake in it: each must be found, or the model would find nothing in the shipped one either.
 
-use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition};
+use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition, Via};
 
-use crate::happening::Happening;
+use crate::happening::{Happening, Reply};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -10,10 +10,18 @@ pub enum Mutant {
     DeleteBeforeReport,
     DeleteStopAtOnce,
     SettleWhenRefused,
+    SettleDeferralNotFound,
     RecomputeWhenRefused,
     DoNotCountTheAttempt,
     ForgetToWake,
+    DeferForEver,
+    NeverTell,
+    NeverAbort,
+    LeaveStopsToTheWatch,
+    LeaveStopsToTheirMessages,
     // Mistakes in carrying them out.
+    BelieveNotFound,
+    AnswerStopBlindly,
     AnswerStopWithoutCleanup,
     RandomRequest,
     ForgetStop,
@@ -30,10 +38,21 @@ pub enum Mutant {
 }
 
 impl Mutant {
+    /// Whether the mistake is not to hear what happens.
+    pub fn ignores(self, happening: Happening, here: Here) -> bool {
+        match self {
+            Self::KeepRunningWithoutLease => happening == Happening::LeaseLost,
+            Self::LeaveStopsToTheWatch => happening == Happening::Delivered(Arrival::Stop) && here == Here::Running,
+            Self::LeaveStopsToTheirMessages => happening == Happening::StopSeen(Via::Watch),
+            _ => false,
+        }
+    }
+
     /// Makes the mistake, where it is one of decisions.
     pub fn distort(self, transition: &mut Transition, state: &State, happening: Happening) {
         let effects = &mut transition.effects;
         let refused = happening == Happening::ReportRefused;
+        let not_found = happening == Happening::Answered(Reply::NotFound);
         match self {
             Self::DeleteBeforeReport if effects.contains(&Effect::Report) => effects.insert(0, Effect::Delete),
             Self::DeleteStopAtOnce
@@ -42,10 +61,9 @@ impl Mutant {
                 *transition =
                     Transition { write: None, here: Here::Nothing, effects: vec![Effect::Delete], ..*transition };
             }
-            Self::SettleWhenRefused if refused => {
-                let record = Record { status: Status::Settled, owner: None, ..state.record.clone() };
-                let effects = vec![Effect::Delete];
-                *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
+            Self::SettleWhenRefused if refused => settle(transition, state),
+            Self::SettleDeferralNotFound if not_found && state.record.status == Status::Deferred => {
+                settle(transition, state);
             }
             Self::RecomputeWhenRefused if refused => {
                 let outcome = None;
@@ -60,7 +78,18 @@ impl Mutant {
                 }
             }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
+            Self::DeferForEver if state.record.status == Status::Deferred && effects.contains(&Effect::Report) => {
+                *transition = Transition { write: None, here: Here::Nothing, effects: Vec::new(), ..*transition };
+            }
+            Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
+            Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
             _ => {}
         }
     }
+}
+
+fn settle(transition: &mut Transition, state: &State) {
+    let record = Record { status: Status::Settled, owner: None, ..state.record.clone() };
+    let effects = vec![Effect::Delete];
+    *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
 }

@@ -8,6 +8,7 @@ use crate::setup::{ENDS, SAFE, Setup};
 use crate::world::{Broken, Budget, World};
 
 const ONE: &[u8] = &[0];
+const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// The end of the shortest path to what the mutant breaks.
@@ -34,6 +35,7 @@ const NO_FAULT: Budget = Budget {
     duplicates: 0,
     crashes: 0,
     replies: 0,
+    lies: 0,
     writes: 0,
     visibility: 0,
     leases: 0,
@@ -61,6 +63,13 @@ fn settling_on_a_refusal_breaks_p1() {
 }
 
 #[test]
+fn believing_that_there_is_no_step_breaks_p1_and_never_ends() {
+    let lies = Budget { lies: 2, ..NO_FAULT };
+    breaks(Mutant::BelieveNotFound, ONE, lies, &Promise::DeletedTooEarly(1));
+    never_ends(Mutant::SettleDeferralNotFound, ONE, lies);
+}
+
+#[test]
 fn deleting_for_a_deferral_that_is_not_durable_breaks_p1() {
     breaks(Mutant::ForgetDeferral, ONE, NO_FAULT, &Promise::DeletedTooEarly(1));
 }
@@ -79,6 +88,12 @@ fn reporting_what_is_not_durable_breaks_p2() {
 #[test]
 fn answering_a_stop_without_cleanup_breaks_p3() {
     breaks(Mutant::AnswerStopWithoutCleanup, ONE, A_STOP, &Promise::NotCleaned(1));
+}
+
+#[test]
+fn answering_a_stop_of_what_others_may_run_is_noticed() {
+    assert_eq!(found(Mutant::AnswerStopBlindly, ONE, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
+    assert_eq!(found(Mutant::AnswerStopBlindly, APART, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
 }
 
 #[test]
@@ -105,6 +120,8 @@ fn writing_whatever_has_changed_breaks_p4() {
 #[test]
 fn ignoring_a_foreign_lease_breaks_p4() {
     breaks(Mutant::IgnoreForeignLease, SHARED, A_COPY, &Promise::Overlap(1));
+    // That a worker may stand still excuses no overlap before one did.
+    breaks(Mutant::IgnoreForeignLease, SHARED, Budget { freezes: 1, ..A_COPY }, &Promise::Overlap(1));
 }
 
 #[test]
@@ -131,6 +148,32 @@ fn giving_up_on_a_lost_reply_never_ends() {
 #[test]
 fn forgetting_to_wake_never_ends() {
     never_ends(Mutant::ForgetToWake, ONE, NO_FAULT);
+}
+
+#[test]
+fn deferring_for_ever_never_ends() {
+    never_ends(Mutant::DeferForEver, ONE, Budget { limits: 1, ..NO_FAULT });
+}
+
+#[test]
+fn a_run_that_is_never_told_to_end_never_does() {
+    never_ends(Mutant::NeverTell, ONE, A_STOP);
+    never_ends(Mutant::NeverTell, ONE, Budget { endings: 1, ..NO_FAULT });
+    never_ends(Mutant::NeverTell, ONE, Budget { limits: 1, ..NO_FAULT });
+}
+
+#[test]
+fn a_run_that_will_not_end_and_is_never_dropped_never_does() {
+    never_ends(Mutant::NeverAbort, ONE, A_STOP);
+    never_ends(Mutant::NeverAbort, ONE, Budget { endings: 1, ..NO_FAULT });
+    never_ends(Mutant::NeverAbort, ONE, Budget { limits: 1, ..NO_FAULT });
+    never_ends(Mutant::NeverAbort, ONE, Budget { shutdowns: 1, ..NO_FAULT });
+}
+
+#[test]
+fn a_stop_that_is_left_to_the_watch_or_to_its_message_never_ends() {
+    never_ends(Mutant::LeaveStopsToTheWatch, ONE, A_STOP);
+    never_ends(Mutant::LeaveStopsToTheirMessages, ONE, A_STOP);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use stateright::{Model, Property};
 
-use crate::action::{Action, What};
+use crate::action::{Action, Hope, What};
 use crate::driver::TOKEN;
 use crate::happening::Standing;
 use crate::judge::{About, Judge, Seen};
@@ -58,7 +58,8 @@ impl Setup {
     /// Whether there is a way to the end in which nothing more goes wrong.
     ///
     /// Retries and redeliveries are honest circles, so that not every endless path is a defect. But the worlds are finitely many, and
-    /// where from each of them some course of events leads to the end, only one that is unfair for ever can miss it.
+    /// where from each of them some course of events leads to the end, only one that is unfair for ever can miss it. So that no way
+    /// counts that a handler may refuse to go, or that the other of two ways of noticing a stop saves, there is little [`Hope`] on it.
     fn can_end(&self, world: &World) -> bool {
         let world = World { budget: Budget::default(), ..world.clone() };
         let mut seen = HashSet::new();
@@ -92,7 +93,7 @@ impl Setup {
         let mut hasher = DefaultHasher::new();
         world.hash(&mut hasher);
         let mut course = Vec::new();
-        world.course(&mut |what| course.push(what));
+        world.course(Hope::Little, &mut |what| course.push(what));
         (world, hasher.finish(), course.into_iter())
     }
 }
@@ -127,7 +128,7 @@ impl Model for Setup {
         let moods: &[Mood] =
             if world.budget.writes > 0 { &[Mood::Well, Mood::Fails, Mood::FailsAfterEffect] } else { &[Mood::Well] };
         let mut put = |what| actions.extend(moods.iter().map(|mood| Action { what, mood: *mood }));
-        world.course(&mut put);
+        world.course(Hope::Anything, &mut put);
         world.faults(&mut put);
     }
 

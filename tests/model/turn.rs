@@ -51,8 +51,9 @@ impl<'a> Turn<'a> {
 
     pub fn see(&mut self, seen: &Seen<u64>) {
         if let Err(broken) = self.world.judge.see(seen) {
-            if matches!(broken, judge::Broken::Overlap(_)) && self.setup.budget.freezes > 0 {
-                // Nobody can reach the run of a worker that stands still. All else must hold.
+            let froze = self.world.budget.freezes < self.setup.budget.freezes;
+            if froze && matches!(broken, judge::Broken::Overlap(_)) {
+                // Nobody can reach the run of a worker that stood still. All else must hold.
                 return;
             }
             self.broken(Broken::Promise(broken));
@@ -76,11 +77,8 @@ impl<'a> Turn<'a> {
                     self.send(1, About::Stop(TOKEN));
                 }
             }
-            What::EndOtherwise => {
-                self.world.budget.endings -= 1;
-                self.world.sagemaker = Standing::Stopped;
-                self.see(&Seen::Closed { token: TOKEN });
-            }
+            What::EndOtherwise => self.close(Standing::Stopped),
+            What::Complete => self.close(Standing::Succeeded),
             What::Duplicate => {
                 self.world.budget.duplicates -= 1;
                 self.send(2, About::Work(TOKEN));
@@ -88,12 +86,7 @@ impl<'a> Turn<'a> {
             What::Receive { worker, message } => self.receive(worker, message),
             What::Surface { message } => self.surface(message),
             What::Delete { worker, message, effect } => self.delete(worker, message, effect),
-            What::Answer { worker, reply } => {
-                let late = self.driver(worker).asks.remove(0) != Ask::Sent;
-                let expected = late || reply == Reply::Standing(self.world.sagemaker);
-                self.world.budget.replies -= u8::from(!expected);
-                self.feed(worker, Happening::Answered(reply));
-            }
+            What::Answer { worker, reply } => self.answer(worker, reply),
             What::AnswerLate { worker } => {
                 self.world.budget.replies -= 1;
                 let standing = self.world.sagemaker;
@@ -137,11 +130,15 @@ impl<'a> Turn<'a> {
                 self.driver(worker).lapsed = true;
             }
             What::Watch { worker } => {
-                if self.world.workers[worker].driver.is_none() {
-                    self.spawn(worker);
-                }
                 let stopping = matches!(self.world.sagemaker, Standing::Open { .. });
-                self.feed(worker, if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded });
+                self.watched(
+                    worker,
+                    if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded },
+                );
+            }
+            What::WatchMisled { worker } => {
+                self.world.budget.lies -= 1;
+                self.watched(worker, Happening::ExecutionEnded);
             }
             What::Sweep { worker } => {
                 self.spawn(worker);
@@ -166,6 +163,13 @@ impl<'a> Turn<'a> {
             What::Leave { worker } => self.leave(worker),
             What::Over { ledger, limit } => self.over(ledger, limit),
         }
+    }
+
+    /// SageMaker waits no longer, and that is not this worker's doing.
+    fn close(&mut self, standing: Standing) {
+        self.world.budget.endings -= 1;
+        self.world.sagemaker = standing;
+        self.see(&Seen::Closed { token: TOKEN });
     }
 
     fn send(&mut self, message: usize, about: About<u64>) {
@@ -232,6 +236,16 @@ impl<'a> Turn<'a> {
         }
     }
 
+    fn answer(&mut self, worker: usize, reply: Reply) {
+        self.driver(worker).asks.remove(0);
+        match reply {
+            Reply::Standing(_) => {}
+            Reply::NotFound => self.world.budget.lies -= 1,
+            Reply::Unknown => self.world.budget.replies -= 1,
+        }
+        self.feed(worker, Happening::Answered(reply));
+    }
+
     /// A report reaches SageMaker.
     fn arrive(&mut self, worker: judge::Worker, report: Report, accepted: bool) {
         let Report { request, success } = report;
@@ -266,6 +280,13 @@ impl<'a> Turn<'a> {
             driver.renew = false;
             self.feed(worker, Happening::LeaseLost);
         }
+    }
+
+    fn watched(&mut self, worker: usize, happening: Happening) {
+        if self.world.workers[worker].driver.is_none() {
+            self.spawn(worker);
+        }
+        self.feed(worker, happening);
     }
 
     fn crash(&mut self, worker: usize, late: bool) {

@@ -35,10 +35,11 @@ pub enum Witness {
     StaleDelete,
     DeferredMeanwhile,
     EndedMeanwhile,
+    CompletedElsewhere,
 }
 
 impl Witness {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -67,6 +68,7 @@ impl Witness {
         Self::StaleDelete,
         Self::DeferredMeanwhile,
         Self::EndedMeanwhile,
+        Self::CompletedElsewhere,
     ];
 }
 

@@ -1,10 +1,10 @@
 //! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to come.
 
-use callbackd::lifecycle::{Here, WorkerId};
+use callbackd::lifecycle::{Here, State, Status, WorkerId};
 
 use crate::happening::{Happening, Standing};
 use crate::judge::{self, Judge};
-use crate::known::Known;
+use crate::known::{Known, Limit};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
@@ -27,13 +27,15 @@ pub struct World {
 pub struct Budget {
     /// The user stops the execution.
     pub stops: u8,
-    /// The execution is ended by other means.
+    /// The execution is ended by other means, or a deferred step completed by somebody else.
     pub endings: u8,
     /// SQS, or the pipeline's own sending, duplicates the Executing message.
     pub duplicates: u8,
     pub crashes: u8,
-    /// Lost replies, refusals for no reason, answers that are late, wrong or missing.
+    /// Lost replies, refusals for no reason, answers that are late or missing.
     pub replies: u8,
+    /// SageMaker does not find what there is.
+    pub lies: u8,
     /// Writes to a ledger that fail, without effect or after it.
     pub writes: u8,
     /// Messages that become visible although they are held.
@@ -65,6 +67,7 @@ impl Budget {
             "duplicates" => &mut self.duplicates,
             "crashes" => &mut self.crashes,
             "replies" => &mut self.replies,
+            "lies" => &mut self.lies,
             "writes" => &mut self.writes,
             "visibility" => &mut self.visibility,
             "leases" => &mut self.leases,
@@ -83,6 +86,8 @@ pub enum Broken {
     /// The lifecycle refused an event that can happen.
     Illegal(String),
     TooManyAttempts,
+    /// A stop was answered for a step that others may run, before they had their time for it.
+    AnsweredBlindly,
     /// A driver left its step while the handler ran.
     Orphaned,
 }
@@ -204,6 +209,17 @@ impl Driver {
             phase: Phase::Running,
         }
     }
+
+    /// What the lifecycle decides on.
+    pub fn state(&self) -> State {
+        State {
+            record: self.known.record().clone(),
+            here: self.here,
+            work_seen: self.work_seen,
+            refusals: self.refusals,
+            not_found: self.not_found,
+        }
+    }
 }
 
 impl World {
@@ -224,8 +240,15 @@ impl World {
     /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
     pub fn is_done(&self) -> bool {
         let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0;
-        // A deferred step may wait, but not for the answer to a stop.
-        let stopping = self.sagemaker == Standing::Open { stopping: true };
-        self.broken.is_none() && !stopping && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
+        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and not forgotten.
+        let hopeless = |known: &Known| match known.record().status {
+            Status::Deferred => !known.is_ahead(Limit::Deadline),
+            status => status == Status::Settled,
+        };
+        let waits = match self.sagemaker {
+            Standing::Open { stopping } => stopping || self.ledgers.iter().flatten().any(hopeless),
+            Standing::Succeeded | Standing::Failed | Standing::Stopped => false,
+        };
+        self.broken.is_none() && !waits && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
     }
 }
