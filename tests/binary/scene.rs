@@ -157,6 +157,14 @@ impl Scene {
         self.environment().start_in(config, "daemon", variables)
     }
 
+    /// What the daemons said, by file.
+    fn logs(&self) -> Vec<(PathBuf, String)> {
+        let entries = fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let logs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.map(|path| (path.clone(), String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()))
+            .collect()
+    }
+
     /// A step waits at SageMaker; its message is not sent yet.
     pub fn step(&self) -> Step {
         let token = random_token();
@@ -261,18 +269,23 @@ impl Step {
 impl Drop for Scene {
     fn drop(&mut self) {
         let complaints = self.sagemaker.complaints();
+        let logs = self.logs();
         if !std::thread::panicking() {
             assert!(complaints.is_empty(), "SageMaker was sent what it would refuse: {complaints:#?}");
+            let confessions: Vec<&str> = logs.iter().flat_map(|(_, log)| confessions(log)).collect();
+            assert!(confessions.is_empty(), "the daemon was mistaken: {confessions:#?}");
             return;
         }
         eprintln!("invalid requests: {complaints:#?}\nruns: {:?}\ncleanups: {:?}", self.runs(), self.cleanups());
-        for entry in fs::read_dir(self.folder()).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|extension| extension == "log") {
-                let log = fs::read(entry.path()).unwrap_or_default();
-                eprintln!("{}:\n{}", entry.path().display(), String::from_utf8_lossy(&log));
-            }
+        for (path, log) in logs {
+            eprintln!("{}:\n{log}", path.display());
         }
     }
+}
+
+/// What a daemon says only of a defect in it.
+fn confessions(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| line.contains("a mistake in callbackd") || line.contains("panicked at"))
 }
 
 /// Looks again and again until something is so.
