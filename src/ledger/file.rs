@@ -305,4 +305,14 @@ mod tests {
             assert!(remedy(&kind.into()).starts_with(wants), "{kind}");
         }
     }
+
+    #[test]
+    fn a_commit_is_flushed_to_the_disk_before_it_returns() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (connection, _lock) = open(&directory.path().join("ledger.db")).expect("it opens");
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
+        let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
+        // 2 is FULL: with less, the log would be flushed at checkpoints alone.
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
 }
