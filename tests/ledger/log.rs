@@ -8,7 +8,7 @@ use std::sync::Arc;
 use callbackd::ledger::Sqlite;
 use callbackd::seam::{Put, Row, Store};
 
-use super::{row, sqlite};
+use super::{refusal, row, sqlite};
 
 /// SQLite's log beside a ledger: a header, and frames of a header and a page each.
 struct Log(Vec<u8>);
@@ -120,4 +120,18 @@ async fn a_file_that_is_cut_short_beside_its_log_is_made_whole_by_it_or_refused(
         }
     }
     assert!(refused > 0, "none was short of a page that its log has not");
+}
+
+#[tokio::test]
+async fn an_empty_file_beside_a_log_is_refused_and_the_log_is_left_alone() {
+    let directory = tempfile::tempdir().expect("directory");
+    let store = sqlite(directory.path());
+    commit(&store, directory.path(), 1..=1, &mut Vec::new()).await;
+    let left = leave(directory.path());
+    let path = left.path().join("ledger.db");
+    fs::write(&path, "").expect("write");
+    assert!(refusal(&path).contains("move the log away too"));
+    fs::remove_file(&path).expect("remove");
+    assert!(refusal(&path).contains("move the log away too"));
+    assert!(Log::read(left.path()).0 == Log::read(directory.path()).0);
 }
