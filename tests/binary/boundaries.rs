@@ -47,7 +47,7 @@ struct Place {
 impl Place {
     fn all() -> Vec<Self> {
         let mut places = Vec::new();
-        for boundary in BOUNDARIES {
+        for &boundary in BOUNDARIES {
             let stories: &[(Story, usize)] = match boundary {
                 // Told in `ledgers`, where a ledger fails.
                 Boundary::ProbeLedger | Boundary::Write(Status::New) => &[],
