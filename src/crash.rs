@@ -1,7 +1,7 @@
 //! Ends the process at a named boundary between it and the world, so that tests can see that what is durable then is enough.
 //!
-//! Every call through a seam and of a handler is a boundary: the compiler has each method of the traits pass through here. It is in debug
-//! builds alone; a release has no such door.
+//! Every call through a seam and of a handler is a boundary: the compiler has each method of the traits pass through here, and clippy
+//! those that have a body of their own. It is in debug builds alone; a release has no such door.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -46,63 +46,53 @@ pub enum Boundary {
     Reap,
 }
 
-/// Every boundary that there is.
-pub const BOUNDARIES: [Boundary; 20] = [
-    Boundary::Receive,
-    Boundary::SetVisibility,
-    Boundary::DeleteMessages,
-    Boundary::SendMessage,
-    Boundary::Report,
-    Boundary::AskStep,
-    Boundary::AskExecution,
-    Boundary::LoadRecord,
-    Boundary::ListRecords,
-    Boundary::PurgeRecords,
-    Boundary::ProbeLedger,
-    Boundary::Write(Status::Owed),
-    Boundary::Write(Status::Claimed),
-    Boundary::Write(Status::Waiting),
-    Boundary::Write(Status::Deferred),
-    Boundary::Write(Status::Concluded),
-    Boundary::Write(Status::Settled),
-    Boundary::Run,
-    Boundary::CleanUp,
-    Boundary::Reap,
-];
+/// One table for the list and the names, so that the compiler misses in it whatever is a boundary.
+macro_rules! boundaries {
+    ($($boundary:ident $(($status:ident))? = $name:literal,)+) => {
+        /// Every boundary that there is.
+        pub const BOUNDARIES: &[Boundary] = &[$(Boundary::$boundary $((Status::$status))?),+];
+
+        impl Boundary {
+            /// As [`VARIABLE`] names it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$boundary $((Status::$status))? => $name,)+
+                    // Known from its message alone; never written.
+                    Self::Write(Status::New) => "write.new",
+                }
+            }
+        }
+    };
+}
+
+boundaries! {
+    Receive = "receive",
+    SetVisibility = "set_visibility",
+    DeleteMessages = "delete",
+    SendMessage = "send",
+    Report = "report",
+    AskStep = "ask_step",
+    AskExecution = "ask_execution",
+    LoadRecord = "load",
+    ListRecords = "list",
+    PurgeRecords = "purge",
+    ProbeLedger = "probe",
+    Write(Owed) = "write.owed",
+    Write(Claimed) = "write.claimed",
+    Write(Waiting) = "write.waiting",
+    Write(Deferred) = "write.deferred",
+    Write(Concluded) = "write.concluded",
+    Write(Settled) = "write.settled",
+    Run = "run",
+    CleanUp = "clean_up",
+    Reap = "reap",
+}
 
 impl Boundary {
-    /// As [`VARIABLE`] names it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Receive => "receive",
-            Self::SetVisibility => "set_visibility",
-            Self::DeleteMessages => "delete",
-            Self::SendMessage => "send",
-            Self::Report => "report",
-            Self::AskStep => "ask_step",
-            Self::AskExecution => "ask_execution",
-            Self::LoadRecord => "load",
-            Self::ListRecords => "list",
-            Self::PurgeRecords => "purge",
-            Self::ProbeLedger => "probe",
-            // Known from its message alone; never written.
-            Self::Write(Status::New) => "write.new",
-            Self::Write(Status::Owed) => "write.owed",
-            Self::Write(Status::Claimed) => "write.claimed",
-            Self::Write(Status::Waiting) => "write.waiting",
-            Self::Write(Status::Deferred) => "write.deferred",
-            Self::Write(Status::Concluded) => "write.concluded",
-            Self::Write(Status::Settled) => "write.settled",
-            Self::Run => "run",
-            Self::CleanUp => "clean_up",
-            Self::Reap => "reap",
-        }
-    }
-
     fn write_of(row: &Row) -> Self {
         let written = |boundary: &Self| matches!(boundary, Self::Write(status) if status.as_str() == row.status);
-        BOUNDARIES.into_iter().find(written).unwrap_or(Self::Write(Status::New))
+        BOUNDARIES.iter().copied().find(written).unwrap_or(Self::Write(Status::New))
     }
 }
 
@@ -164,6 +154,7 @@ struct Crashing<T> {
     crash: Arc<Crash>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Queue for Crashing<Arc<dyn Queue>> {
     fn receive(
         &self,
@@ -187,6 +178,7 @@ impl Queue for Crashing<Arc<dyn Queue>> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Pipelines for Crashing<Arc<dyn Pipelines>> {
     fn report<'a>(
         &'a self,
@@ -210,6 +202,7 @@ impl Pipelines for Crashing<Arc<dyn Pipelines>> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Store for Crashing<Arc<dyn Store>> {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
         Box::pin(self.crash.around(Boundary::LoadRecord, self.inner.get(token)))
@@ -236,6 +229,7 @@ impl Store for Crashing<Arc<dyn Store>> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Handler for Crashing<DynHandler> {
     type Args = Value;
 

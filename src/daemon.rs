@@ -105,6 +105,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     // Before any step is started: a taken address must not cost a run.
     let status = Arc::new(Status::default());
     let server = Server::bind(&loaded.config.http, status.clone(), metrics).await?;
+    if let Some(server) = &server {
+        tracing::info!(address = %server.address(), "the status server listens");
+    }
     let engine = Engine::start(Parts {
         ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, observer.clone()),
         queues,

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "ledger/log.rs"]
+mod log;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

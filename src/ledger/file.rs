@@ -116,7 +116,17 @@ fn whole(path: &Path) -> Result<(), OpenError> {
     let read = File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
     let (read, length) =
         read.map_err(|error| OpenError::new(path, format!("it cannot be read ({error}): mend its permissions")))?;
-    if length == 0 || !wal_is_empty(path) {
+    let log = !wal_is_empty(path);
+    if length == 0 && log {
+        // SQLite would take it for a new file, and remove the log with all that was ever written to it.
+        let problem = format!(
+            "it is empty or was not there, and its log {0}-wal is not: put back the file that the log belongs to, or move the log away \
+             too, to begin with an empty ledger",
+            path.display()
+        );
+        return Err(OpenError::new(path, problem));
+    }
+    if length == 0 || log {
         return Ok(());
     }
     let page = match u16::from_be_bytes([header[16], header[17]]) {
@@ -304,5 +314,15 @@ mod tests {
         ] {
             assert!(remedy(&kind.into()).starts_with(wants), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_commit_is_flushed_to_the_disk_before_it_returns() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (connection, _lock) = open(&directory.path().join("ledger.db")).expect("it opens");
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
+        let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
+        // 2 is FULL: with less, the log would be flushed at checkpoints alone.
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
     }
 }

@@ -47,7 +47,7 @@ struct Place {
 impl Place {
     fn all() -> Vec<Self> {
         let mut places = Vec::new();
-        for boundary in BOUNDARIES {
+        for &boundary in BOUNDARIES {
             let stories: &[(Story, usize)] = match boundary {
                 // Told in `ledgers`, where a ledger fails.
                 Boundary::ProbeLedger | Boundary::Write(Status::New) => &[],
@@ -58,8 +58,10 @@ impl Place {
                 Boundary::Run | Boundary::Write(Status::Concluded | Status::Settled) => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
                 }
-                // The second is the flag of the stop.
-                Boundary::Write(Status::Claimed) => &[(Story::Success, 1), (Story::Stop, 2), (Story::Stop, 3)],
+                // The claim, and the program's process group; then the flag of the stop, and the same two for the cleanup.
+                Boundary::Write(Status::Claimed) => {
+                    &[(Story::Success, 1), (Story::Success, 2), (Story::Stop, 3), (Story::Stop, 4), (Story::Stop, 5)]
+                }
                 Boundary::Write(Status::Waiting) => &[(Story::Retry, 1)],
                 Boundary::SetVisibility | Boundary::SendMessage | Boundary::AskExecution => &[(Story::Long, 1)],
                 Boundary::Reap => &[(Story::Restart, 1)],
@@ -74,6 +76,36 @@ impl Place {
             }
         }
         places
+    }
+
+    /// The attempts whose programs began, in order; `None` where chance decides.
+    fn attempts(self) -> Option<&'static [u32]> {
+        Some(match (self.story, self.boundary, self.after) {
+            // Asked for beside the program, which may not have begun.
+            (Story::Long, _, _) | (Story::Success, Boundary::PurgeRecords, _) => return None,
+            // Of the messages of the step and of its stop, either may come back first.
+            (Story::Stop, Boundary::Write(Status::Claimed), false) if self.passing == 3 => return None,
+            (Story::StopAlone, _, _) => &[],
+            (Story::Retry | Story::Restart, _, _) => &[1, 2],
+            (Story::Success, Boundary::Write(Status::Claimed), false) if self.passing == 1 => &[1],
+            // It was claimed, and its program did not begin.
+            (Story::Success, Boundary::Write(Status::Claimed), _) | (_, Boundary::Run, false) => &[2],
+            // What the run came to is nowhere yet.
+            (Story::Success, Boundary::Run, true)
+            | (Story::Success, Boundary::Write(Status::Concluded), false)
+            | (Story::Deferred, Boundary::Write(Status::Deferred), false) => &[1, 2],
+            (Story::Success | Story::Stop | Story::Deferred, _, _) => &[1],
+        })
+    }
+
+    /// How often the cleanup began.
+    fn cleanups(self) -> usize {
+        match (self.story, self.boundary, self.after) {
+            (Story::Success | Story::Retry | Story::Long | Story::Restart, _, _) => 0,
+            // That it was done is nowhere yet.
+            (_, Boundary::CleanUp, true) | (_, Boundary::Write(Status::Concluded), false) => 2,
+            (Story::Stop | Story::StopAlone | Story::Deferred, _, _) => 1,
+        }
     }
 
     fn asked_for(self) -> String {
@@ -158,6 +190,7 @@ async fn tell(place: Place) {
     if gone_on {
         killed(&mut daemon).await;
     }
+    scene.records();
     let _successor = scene.start(&config);
     if !gone_on {
         go_on(&scene, place.story, &step).await;
@@ -165,6 +198,10 @@ async fn tell(place: Place) {
     scene.answered_once(&step).await;
     scene.settled(&step).await;
     assert_eq!(scene.lines("alive"), Vec::<String>::new(), "of an earlier run");
+    if let Some(attempts) = place.attempts() {
+        assert_eq!(scene.runs(), attempts.iter().map(|attempt| step.attempt(*attempt)).collect::<Vec<_>>());
+    }
+    assert_eq!(scene.cleanups(), vec![step.cleaned("pipeline_stopped"); place.cleanups()]);
     judge(&scene, &[step]).await;
 }
 

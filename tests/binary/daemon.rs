@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -59,14 +61,9 @@ impl Config {
         self
     }
 
-    /// Serves its status on a port that is free now.
+    /// Serves its status, on whatever port the system gives it.
     pub fn listening(self) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        self.with("http.listen", free.to_string())
-    }
-
-    fn status_address(&self) -> Option<SocketAddr> {
-        self.0["http"]["listen"].as_str()?.parse().ok()
+        self.with("http.listen", "127.0.0.1:0")
     }
 }
 
@@ -86,7 +83,9 @@ pub struct Daemon {
     /// A shell that kills the daemon when the pipe to it is closed, however this process ends.
     guard: Child,
     log: PathBuf,
-    status: Option<SocketAddr>,
+    /// Where its own lines begin: daemons of one name share a log.
+    log_begins: u64,
+    status: OnceLock<SocketAddr>,
 }
 
 impl Environment {
@@ -98,13 +97,14 @@ impl Environment {
     pub fn start_in(&self, config: &Config, name: &str, variables: &[(&str, &str)]) -> Daemon {
         let log = self.folder.join(format!("{name}.log"));
         let stderr = File::options().create(true).append(true).open(&log).expect("a log file");
+        let log_begins = stderr.metadata().expect("it is open").len();
         let mut command = self.command(config, &["run"]);
         command.envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
         let mut guard = Command::new("/bin/sh");
         guard.arg("-c").arg(format!("read line; kill -9 {}", child.id())).stdin(Stdio::piped());
         let guard = guard.spawn().expect("a shell");
-        Daemon { child, guard, log, status: config.status_address() }
+        Daemon { child, guard, log, log_begins, status: OnceLock::new() }
     }
 
     /// Runs a command of the binary to its end.
@@ -161,9 +161,26 @@ impl Daemon {
         fs::read_to_string(&self.log).expect("the log is readable")
     }
 
+    /// Whether it has said that it is.
+    pub fn is_up(&self) -> bool {
+        self.said("callbackd is up").is_some()
+    }
+
+    /// The first line of its own log with this message.
+    fn said(&self, message: &str) -> Option<Value> {
+        let mut log = File::open(&self.log).expect("the log is readable");
+        log.seek(SeekFrom::Start(self.log_begins)).expect("it is a file");
+        let lines = BufReader::new(log).lines().map_while(Result::ok);
+        lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok()).find(|line| line["message"] == message)
+    }
+
     /// What its status server answers; `None` while it does not.
     pub async fn status(&self, path: &str) -> Option<http::Answer> {
-        http::get(self.status.expect("a configuration that listens"), path).await.ok()
+        if self.status.get().is_none() {
+            let address = self.said("the status server listens")?["address"].as_str()?.parse().ok()?;
+            let _ = self.status.set(address);
+        }
+        http::get(*self.status.get()?, path).await.ok()
     }
 
     /// The value of one line of `/metrics`, named with its labels.

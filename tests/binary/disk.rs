@@ -1,6 +1,6 @@
 //! A file system of a test's own, that can be full or read-only, in a namespace that goes with the test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -17,10 +17,20 @@ impl Disk {
         let script = format!("mount -t tmpfs -o size={size} none '{}' && echo mounted && read line", folder.display());
         let mut holder = Command::new("unshare");
         holder.args(["--map-root-user", "--mount", "/bin/sh", "-c", &script]);
-        let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("util-linux is there");
+        holder.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut holder = holder.spawn().unwrap_or_else(|error| panic!("no unshare ({error}): install util-linux"));
         let mut told = String::new();
         BufReader::new(holder.stdout.take().expect("it is piped")).read_line(&mut told).expect("it tells");
-        assert_eq!(told.trim(), "mounted", "this machine lets nobody mount a file system of its own");
+        if told.trim() != "mounted" {
+            let mut why = String::new();
+            let _ = holder.stderr.take().expect("it is piped").read_to_string(&mut why);
+            panic!(
+                "this machine lets user {} mount no file system of its own, which takes a user and a mount namespace: {}; raise \
+                 user.max_user_namespaces, or have AppArmor or seccomp allow unshare(2)",
+                nix::unistd::geteuid(),
+                why.trim()
+            );
+        }
         Self { folder: folder.to_owned(), holder }
     }
 

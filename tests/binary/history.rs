@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::judge::{About, Judge, Seen, Worker};
 use crate::proxy::Exchange;
 use crate::sagemaker::Request;
-use crate::scene::{Scene, Step, until};
+use crate::scene::{Reading, Scene, Step, until};
 
 type Events = Vec<(Timestamp, Seen<String>)>;
 
@@ -26,15 +26,8 @@ pub async fn judge(scene: &Scene, steps: &[Step]) {
         let token = || step.token.clone();
         events.push((step.opened, Seen::Opened { token: token() }));
         of_sagemaker(scene, step, &mut events);
-        let record = scene.record(step);
-        let at = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
-        if let Some(stopped) = record.as_ref().and_then(|record| at(&record["stop_requested"]["at"])) {
-            events.push((stopped, Seen::StopKnown { ledger: 0, token: token() }));
-        }
-        if let Some(concluded) = record.as_ref().and_then(|record| at(&record["concluded_at"])) {
-            events.push((concluded, Seen::Concluded { ledger: 0, token: token() }));
-        }
     }
+    of_ledger(scene, steps, &mut events);
     let lives = of_log(scene, steps, &mut events);
     of_scripts(scene, &lives, &mut events);
     events.sort_by_key(|(at, _)| *at);
@@ -106,6 +99,26 @@ fn of_sagemaker(scene: &Scene, step: &Step, events: &mut Events) {
     }
 }
 
+/// What the ledger was ever seen to hold: what it forgot since, it must not have forgotten.
+fn of_ledger(scene: &Scene, steps: &[Step], events: &mut Events) {
+    scene.records();
+    for step in steps {
+        let token = || step.token.clone();
+        for Reading { at: read, record } in scene.readings(step) {
+            let at = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+            if let Some(stopped) = at(&record["stop_requested"]["at"]) {
+                events.push((stopped, Seen::StopKnown { ledger: 0, token: token() }));
+            }
+            if let Some(concluded) = at(&record["concluded_at"]) {
+                events.push((concluded, Seen::Concluded { ledger: 0, token: token() }));
+            }
+            if record["status"] == "deferred" {
+                events.push((read, Seen::Deferred { ledger: 0, token: token() }));
+            }
+        }
+    }
+}
+
 fn wall(at: Instant) -> Timestamp {
     Timestamp::now() - at.elapsed()
 }
@@ -151,12 +164,20 @@ fn of_log(scene: &Scene, steps: &[Step], events: &mut Events) -> Vec<Timestamp> 
 }
 
 fn of_scripts(scene: &Scene, lives: &[Timestamp], events: &mut Events) {
+    let deferred =
+        |seen: &Seen<String>| if let Seen::Deferred { token, .. } = seen { Some(token.clone()) } else { None };
+    let deferred: BTreeSet<String> = events.iter().filter_map(|(_, seen)| deferred(seen)).collect();
     for line in scene.lines("ends") {
         let [token, status, nanoseconds] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
         let at = Timestamp::from_nanosecond(nanoseconds.parse().expect("a number")).expect("a time");
         let life = lives.iter().filter(|began| **began <= at).count();
         let worker = Worker { ledger: 0, process: u32::try_from(life).expect("few lives") };
-        let own = !["75", "76"].contains(&status);
+        let own = match status {
+            "75" | "76" => false,
+            // Such a program leaves its step to somebody else.
+            "0" => !deferred.contains(token),
+            _ => true,
+        };
         events.push((at, Seen::Ended { worker, token: token.to_owned(), own }));
     }
 }

@@ -1,8 +1,10 @@
 //! What a test begins with: a queue, a SageMaker, wires to both, a folder of scripts, and steps that wait.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,9 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// For all scripts. `until_there FILE` waits for a file of the test's folder, but not for ever, so that none outlives a failed test for
 /// long. `alive PID` says whether a process does anything still: one that waits to be reaped does not. `end STATUS` ends
-/// the script and leaves a line `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`.
+/// the script and leaves a line `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`. What it comes to is another outcome each time, so that
+/// none can be computed again unnoticed.
 const PRELUDE: &str = r#"#!/bin/sh
-end() { echo "$STEP_TOKEN $1 $(date +%s%N)" >> $FOLDER/ends; exit $1; }
+end() {
+    now=$(date +%s%N)
+    echo "$STEP_TOKEN $1 $now" >> $FOLDER/ends
+    if [ $1 = 0 ]; then echo "ended=$now" >> $STEP_OUTPUT; else echo "ended at $now" >&2; fi
+    exit $1
+}
 alive() { grep -q '^State:.[^ZX]' "/proc/$1/status" 2>/dev/null; }
 until_there() { n=0; until [ -e "$FOLDER/$1" ]; do n=$((n+1)); [ $n -lt 2400 ] || exit 99; sleep 0.05; done; }
 "#;
@@ -35,7 +43,15 @@ pub struct Scene {
     pub to_sagemaker: Proxy,
     /// What the ledger lies on, where that is not the folder's own.
     disk: Option<Disk>,
+    readings: Mutex<BTreeMap<(String, u64), Reading>>,
     folder: TempDir,
+}
+
+/// A version of a record as `callbackd steps --json` says it, and by when the ledger held it.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    pub at: Timestamp,
+    pub record: Value,
 }
 
 /// A callback step that waits at SageMaker.
@@ -63,6 +79,7 @@ impl Scene {
             to_sagemaker: Proxy::start(sagemaker.address).await,
             sagemaker,
             disk: None,
+            readings: Mutex::default(),
             folder,
         };
         fs::create_dir(scene.path("ledger")).expect("the folder is writable");
@@ -140,6 +157,14 @@ impl Scene {
         self.environment().start_in(config, "daemon", variables)
     }
 
+    /// What the daemons said, by file.
+    fn logs(&self) -> Vec<(PathBuf, String)> {
+        let entries = fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let logs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.map(|path| (path.clone(), String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()))
+            .collect()
+    }
+
     /// A step waits at SageMaker; its message is not sent yet.
     pub fn step(&self) -> Step {
         let token = random_token();
@@ -161,11 +186,32 @@ impl Scene {
         self.queue.send(&step.stopping()).await;
     }
 
-    /// What `callbackd steps --json` says of a step.
+    /// What the ledger holds of a step.
     pub fn record(&self, step: &Step) -> Option<Value> {
+        self.records().into_iter().find(|record| record["token"] == step.token.as_str())
+    }
+
+    /// What the ledger holds; nothing where it cannot be read. What was read once is remembered for the judge.
+    pub fn records(&self) -> Vec<Value> {
         let output = self.environment().run(&self.config(), &["steps", "--json"]);
-        let records: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
-        records.into_iter().find(|record| record["token"] == step.token.as_str())
+        let at = Timestamp::now();
+        let records: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let mut readings = self.readings.lock().unwrap();
+        for record in &records {
+            let token = record["token"].as_str().expect("a token").to_owned();
+            let version = record["version"].as_u64().expect("a version");
+            readings.entry((token, version)).or_insert_with(|| Reading { at, record: record.clone() });
+        }
+        records
+    }
+
+    /// Every version of a step's record that was read so far, in order.
+    pub fn readings(&self, step: &Step) -> Vec<Reading> {
+        let readings = self.readings.lock().unwrap();
+        readings
+            .range((step.token.clone(), 0)..=(step.token.clone(), u64::MAX))
+            .map(|(_, reading)| reading.clone())
+            .collect()
     }
 
     /// Waits for the answer of a step that SageMaker accepts.
@@ -223,18 +269,23 @@ impl Step {
 impl Drop for Scene {
     fn drop(&mut self) {
         let complaints = self.sagemaker.complaints();
+        let logs = self.logs();
         if !std::thread::panicking() {
             assert!(complaints.is_empty(), "SageMaker was sent what it would refuse: {complaints:#?}");
+            let confessions: Vec<&str> = logs.iter().flat_map(|(_, log)| confessions(log)).collect();
+            assert!(confessions.is_empty(), "the daemon was mistaken: {confessions:#?}");
             return;
         }
         eprintln!("invalid requests: {complaints:#?}\nruns: {:?}\ncleanups: {:?}", self.runs(), self.cleanups());
-        for entry in fs::read_dir(self.folder()).into_iter().flatten().flatten() {
-            if entry.path().extension().is_some_and(|extension| extension == "log") {
-                let log = fs::read(entry.path()).unwrap_or_default();
-                eprintln!("{}:\n{}", entry.path().display(), String::from_utf8_lossy(&log));
-            }
+        for (path, log) in logs {
+            eprintln!("{}:\n{log}", path.display());
         }
     }
+}
+
+/// What a daemon says only of a defect in it.
+fn confessions(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| line.contains("a mistake in callbackd") || line.contains("panicked at"))
 }
 
 /// Looks again and again until something is so.
