@@ -8,7 +8,7 @@ use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::step::StopReason;
 use jiff::Timestamp;
 
-use crate::happening::{Happening, Reply, RunEnd, Standing};
+use crate::happening::{Happening, RunEnd};
 use crate::judge::Seen;
 use crate::known::{Known, Limit, NOW, POLICY};
 use crate::mutant::Mutant;
@@ -120,12 +120,7 @@ impl Turn<'_> {
     }
 
     fn apply(&mut self, worker: usize, happening: Happening) -> Result<(), NotApplied> {
-        let event = match happening {
-            Happening::Answered(Reply::NotFound) if self.setup.mutant == Some(Mutant::BelieveNotFound) => {
-                Happening::Answered(Reply::Standing(Standing::Failed)).event()
-            }
-            _ => happening.event(),
-        };
+        let event = self.setup.mutant.map_or(happening, |mutant| mutant.mishear(happening)).event();
         let me = self.world.id(worker);
         loop {
             let driver = self.driver(worker);

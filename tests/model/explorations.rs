@@ -148,6 +148,7 @@ fn further_bounds_hold_too() {
         "stops=1 crashes=1",
         "stops=1 leases=1 duplicates=1",
         "stops=1 freezes=1",
+        "endings=1 freezes=1 visibility=1",
         "stops=1 shutdowns=1 leases=1",
         "stops=1 endings=1 writes=1",
         "stops=1 limits=1 duplicates=1",

@@ -2,7 +2,7 @@
 
 use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition, Via};
 
-use crate::happening::{Happening, Reply};
+use crate::happening::{Happening, Reply, Standing};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -21,6 +21,7 @@ pub enum Mutant {
     LeaveStopsToTheirMessages,
     // Mistakes in carrying them out.
     BelieveNotFound,
+    CleanUpWhatIsCompleted,
     AnswerStopBlindly,
     AnswerStopWithoutCleanup,
     RandomRequest,
@@ -46,6 +47,19 @@ impl Mutant {
             Self::LeaveStopsToTheirMessages => happening == Happening::StopSeen(Via::Watch),
             _ => false,
         }
+    }
+
+    /// What is heard instead.
+    pub fn mishear(self, happening: Happening) -> Happening {
+        let (heard, instead) = match self {
+            Self::BelieveNotFound => (Reply::NotFound, Standing::Failed),
+            Self::CleanUpWhatIsCompleted => (Reply::Standing(Standing::Succeeded), Standing::Stopped),
+            _ => return happening,
+        };
+        if happening == Happening::Answered(heard) {
+            return Happening::Answered(Reply::Standing(instead));
+        }
+        happening
     }
 
     /// Makes the mistake, where it is one of decisions.

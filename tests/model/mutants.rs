@@ -91,6 +91,12 @@ fn answering_a_stop_without_cleanup_breaks_p3() {
 }
 
 #[test]
+fn cleaning_up_what_somebody_completed_breaks_p3() {
+    let budget = Budget { endings: 1, ..NO_FAULT };
+    breaks(Mutant::CleanUpWhatIsCompleted, ONE, budget, &Promise::CleanedAfterSuccess(1));
+}
+
+#[test]
 fn answering_a_stop_of_what_others_may_run_is_noticed() {
     assert_eq!(found(Mutant::AnswerStopBlindly, ONE, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
     assert_eq!(found(Mutant::AnswerStopBlindly, APART, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));

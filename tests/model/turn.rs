@@ -73,6 +73,7 @@ impl<'a> Turn<'a> {
             What::Stop { told } => {
                 self.world.budget.stops -= 1;
                 self.world.sagemaker = Standing::Open { stopping: true };
+                self.see(&Seen::Stopping { token: TOKEN });
                 if told {
                     self.send(1, About::Stop(TOKEN));
                 }
@@ -169,7 +170,7 @@ impl<'a> Turn<'a> {
     fn close(&mut self, standing: Standing) {
         self.world.budget.endings -= 1;
         self.world.sagemaker = standing;
-        self.see(&Seen::Closed { token: TOKEN });
+        self.see(&Seen::Closed { token: TOKEN, succeeded: standing == Standing::Succeeded });
     }
 
     fn send(&mut self, message: usize, about: About<u64>) {
