@@ -231,12 +231,12 @@ impl<N: Name> Judge<N> {
 
     fn started(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
         let known = self.in_ledger(worker.ledger, token);
-        let broken = if !known.calls.is_empty() {
-            Broken::Overlap
-        } else if known.concluded {
+        let broken = if known.concluded {
             Broken::ComputedAgain
         } else if known.stop_known {
             Broken::StartedAfterStop
+        } else if !known.calls.is_empty() {
+            Broken::Overlap
         } else {
             known.calls.insert(worker);
             return Ok(());
