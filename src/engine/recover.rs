@@ -24,6 +24,7 @@ const LEFT: [Status; 5] = [Status::Concluded, Status::Deferred, Status::Owed, St
 
 /// How often the ledger is looked through; a deferral's limit is kept this exactly.
 const EVERY: Duration = Duration::from_secs(15);
+/// A purge is one look at an index; more often gains nothing where the retention is days.
 const PURGE_EVERY: Duration = Duration::from_hours(1);
 
 /// Ends what handlers left running on this machine when the last process of this worker died. Before anything else runs.
@@ -53,6 +54,7 @@ pub(crate) async fn reap(shared: &Shared) -> Result<(), LedgerError> {
 
 /// Looks through the ledger, now and then, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
+    let every = purge_every(retention);
     let mut purged: Option<Instant> = None;
     let mut first = true;
     loop {
@@ -72,7 +74,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
             }
             Err(error) => tracing::warn!(%error, "the ledger could not be looked through"),
         }
-        if purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+        if purged.is_none_or(|at| at.elapsed() >= every) {
             purged = Some(Instant::now());
             purge(&shared, retention).await;
         }
@@ -105,6 +107,11 @@ fn look_at(shared: &Arc<Shared>, record: Record) {
             "the ledger holds an unreported step of a queue that is not configured any more: configure it again until it is reported"
         ),
     }
+}
+
+/// So that a short retention is kept to: nothing stays for more than a tenth beyond it, give or take [`EVERY`].
+fn purge_every(retention: Duration) -> Duration {
+    PURGE_EVERY.min(retention / 10)
 }
 
 async fn purge(shared: &Shared, retention: Duration) {

@@ -106,6 +106,7 @@ pub struct Bench {
     pub queue_config: QueueConfig,
     pub handler_config: HandlerConfig,
     pub now: Timestamp,
+    pub retention: Duration,
     workers: usize,
 }
 
@@ -127,6 +128,7 @@ impl Bench {
             queue_config: serde_json::from_value(queue_config).expect("config"),
             handler_config: serde_json::from_value(handler_config).expect("config"),
             now: Timestamp::UNIX_EPOCH,
+            retention: Duration::from_hours(14 * 24),
             workers: 0,
         }
     }
@@ -154,7 +156,7 @@ impl Bench {
             observer: Arc::new(()),
             clock: Clock::starting_at(self.now),
             drain_timeout: Duration::from_secs(100),
-            retention: Duration::from_hours(14 * 24),
+            retention: self.retention,
         })
         .await
         .expect("the ledger can be read");

@@ -27,6 +27,23 @@ async fn a_step_is_run_reported_once_and_its_message_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_settled_step_is_kept_for_the_retention_and_not_much_longer() {
+    for retention in [Duration::from_secs(100), Duration::from_hours(24)] {
+        let mut bench = Bench::new();
+        bench.retention = retention;
+        let worker = bench.start().await;
+        bench.step(TOKEN, &json!({}));
+        until("the queue is empty", || bench.queue.len() == 0).await;
+        // It was settled at some time of the last two seconds.
+        sleep(retention - Duration::from_secs(2)).await;
+        assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("settled"));
+        sleep(Duration::from_hours(1).min(retention / 10) + Duration::from_secs(20)).await;
+        assert_eq!(bench.disk.status(TOKEN), None);
+        worker.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_errors_and_panics_fail_the_step_with_their_reason() {
     for (act, reason, runs) in [
         ("fail", "no such table", 1),
