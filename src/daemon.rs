@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
@@ -335,5 +336,6 @@ impl Source for Status {
         metrics.set_oldest_unreported(oldest.and_then(|age| Duration::try_from(age).ok()));
         metrics.set_steps_deferred(monitor.deferred());
         metrics.set_messages_held(monitor.queues().iter().map(|queue| queue.held).sum());
+        metrics.set_tasks(Handle::current().metrics().num_alive_tasks());
     }
 }

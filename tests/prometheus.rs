@@ -49,6 +49,7 @@ fn used() -> Metrics {
     metrics.set_oldest_unreported(Some(Duration::from_secs(7)));
     metrics.set_steps_deferred(3);
     metrics.set_messages_held(100_000);
+    metrics.set_tasks(12);
     metrics.message_unreadable("q");
     metrics.heartbeat_failed();
     metrics.stop("watch");
@@ -77,6 +78,7 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
         ("callbackd_reports_pending", json!({}), 2.0),
         ("callbackd_steps_deferred", json!({}), 3.0),
         ("callbackd_messages_held", json!({}), 100_000.0),
+        ("callbackd_tasks", json!({}), 12.0),
         ("callbackd_messages_unreadable_total", json!({ "queue": "q" }), 1.0),
         ("callbackd_heartbeats_failed_total", json!({}), 1.0),
         ("callbackd_stops_total", json!({ "via": "watch" }), 1.0),

@@ -50,6 +50,7 @@ pub struct Metrics {
     oldest_unreported: Arc<Age>,
     steps_deferred: Gauge,
     messages_held: Gauge,
+    tasks: Gauge,
     messages_unreadable: Family<Labels<1>, Counter>,
     heartbeats_failed: Counter,
     stops: Family<Labels<1>, Counter>,
@@ -101,6 +102,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             messages_held: add.plain("messages_held", "Messages that heartbeats keep invisible", Gauge::default()),
+            tasks: add.plain("tasks", "Asynchronous tasks of this process that have not ended", Gauge::default()),
             messages_unreadable: add.plain(
                 "messages_unreadable",
                 "Received messages that are no callback step's, left to the queue's redrive policy",
@@ -201,6 +203,10 @@ impl Metrics {
 
     pub fn set_messages_held(&self, messages: usize) {
         set(&self.messages_held, messages);
+    }
+
+    pub fn set_tasks(&self, tasks: usize) {
+        set(&self.tasks, tasks);
     }
 
     pub fn message_unreadable(&self, queue: &str) {
