@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::account::Account;
 use crate::judge::{About, Judge, Seen, Worker};
 use crate::proxy::Exchange;
 use crate::sagemaker::Request;
@@ -28,8 +29,7 @@ pub async fn judge(scene: &Scene, steps: &[Step]) {
         of_sagemaker(scene, step, &mut events);
     }
     of_ledger(scene, steps, &mut events);
-    let lives = of_log(scene, steps, &mut events);
-    of_scripts(scene, &lives, &mut events);
+    of_account(scene, steps, &mut events);
     events.sort_by_key(|(at, _)| *at);
 
     let story = || events.iter().map(|(at, seen)| format!("{at} {seen:?}")).collect::<Vec<_>>().join("\n");
@@ -123,61 +123,15 @@ fn wall(at: Instant) -> Timestamp {
     Timestamp::now() - at.elapsed()
 }
 
-/// What the daemons said of themselves; returns when each began.
-fn of_log(scene: &Scene, steps: &[Step], events: &mut Events) -> Vec<Timestamp> {
-    let mut lives = Vec::new();
-    let mut started = BTreeMap::<String, usize>::new();
-    for line in fs::read_to_string(scene.path("daemon.log")).unwrap_or_default().lines() {
-        // A line that a kill cut short says nothing.
-        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-        let Some(at) = line["timestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok()) else { continue };
-        let token = line["token"].as_str().unwrap_or_default().to_owned();
-        let worker = Worker { ledger: 0, process: u32::try_from(lives.len()).expect("few lives") };
-        match line["message"].as_str().unwrap_or_default() {
-            "callbackd is up" => {
-                events.push((at, Seen::Died { worker }));
-                lives.push(at);
-            }
-            "the step is started" => {
-                *started.entry(token.clone()).or_default() += 1;
-                events.push((at, Seen::Started { worker, token }));
-            }
-            "cleaning up after the step" => {
-                // By then the run is over: the script of the cleanup looks whether anything of it is alive.
-                events.push((at, Seen::Ended { worker, token: token.clone(), own: false }));
-                // When it ends is not told; but nothing is reported before.
-                events.push((at, Seen::CleanupBegan { worker, token: token.clone() }));
-                events.push((at, Seen::CleanupEnded { worker, token }));
-            }
-            "the step is done with" if line["outcome"] == "deferred" => {
-                events.push((at, Seen::Deferred { ledger: 0, token }));
-            }
-            _ => {}
-        }
-    }
+/// What the daemons said of themselves, and their scripts.
+fn of_account(scene: &Scene, steps: &[Step], events: &mut Events) {
+    let mut account = Account::of(0);
+    fs::read_to_string(scene.path("daemon.log")).unwrap_or_default().lines().for_each(|line| account.log(line));
+    scene.lines("ends").iter().for_each(|line| account.program(line));
     for step in steps {
         let ran = scene.runs().iter().filter(|run| run.starts_with(&step.token)).count();
-        let said = started.get(&step.token).copied().unwrap_or_default();
+        let said = account.started.get(&step.token).copied().unwrap_or_default();
         assert!(ran <= said, "{} ran {ran} times and was started {said} times", step.token);
     }
-    lives
-}
-
-fn of_scripts(scene: &Scene, lives: &[Timestamp], events: &mut Events) {
-    let deferred =
-        |seen: &Seen<String>| if let Seen::Deferred { token, .. } = seen { Some(token.clone()) } else { None };
-    let deferred: BTreeSet<String> = events.iter().filter_map(|(_, seen)| deferred(seen)).collect();
-    for line in scene.lines("ends") {
-        let [token, status, nanoseconds] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        let at = Timestamp::from_nanosecond(nanoseconds.parse().expect("a number")).expect("a time");
-        let life = lives.iter().filter(|began| **began <= at).count();
-        let worker = Worker { ledger: 0, process: u32::try_from(life).expect("few lives") };
-        let own = match status {
-            "75" | "76" => false,
-            // Such a program leaves its step to somebody else.
-            "0" => !deferred.contains(token),
-            _ => true,
-        };
-        events.push((at, Seen::Ended { worker, token: token.to_owned(), own }));
-    }
+    events.append(&mut account.events);
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "../support/account.rs"]
+mod account;
 #[path = "../support/judge.rs"]
 mod judge;
 #[path = "../support/service_model.rs"]

@@ -10,7 +10,7 @@ const KINDS: [&str; 10] = ["quick", "quick", "quick", "quick", "slow", "failing"
 const UNREADABLE_EVERY: u64 = 100;
 
 pub struct Load {
-    begun: u64,
+    pub begun: usize,
     turns: u64,
     /// Executions that are to be stopped, and in how many turns.
     to_stop: Vec<(String, u64)>,
@@ -21,10 +21,6 @@ pub struct Load {
 impl Load {
     pub fn new() -> Self {
         Self { begun: 0, turns: 0, to_stop: Vec::new(), made: false, random: fastrand::Rng::with_seed(7) }
-    }
-
-    pub fn begun(&self) -> u64 {
-        self.begun
     }
 
     /// One turn: a step begins, and what is due is stopped.

@@ -6,20 +6,30 @@
 //!
 //! Two daemons work on a queue each, of a local endpoint that misbehaves: one that is never restarted, so that a leak shows, and one that is
 //! killed or stopped again and again. Steps of every kind come all the while: short and long ones, failing and trying again, noisy, stopped
-//! early and late, with their Stopping message or without; and messages that are none. SageMaker and SQS are gone for a while now and then.
-//! In the end every step must be answered, the queues empty, and no program left; of the daemon that was never restarted, memory, file
-//! descriptors, threads and series must not have grown beyond what [`verdict`] says. The samples are written to the target folder, as CSV.
+//! early and late, with their Stopping message or without; and messages that are none. SQS, SageMaker or both are gone for a while now and
+//! then. The ledgers forget soon what is settled, so that they too reach their size.
 //!
-//! Without arguments, as in `cargo test`, it runs for half a minute, which is too short for slopes.
+//! In the end every execution that was begun must have ended, each step's token must have been answered once, and the [`judge`] must find no
+//! promise broken in all that the endpoint, ledgers, logs and programs told. Of the daemon that was never restarted, nothing may have grown
+//! beyond what [`samples::COLUMNS`] says, and what it holds for steps must be gone with them. The samples are written to the target
+//! folder, as CSV.
+//!
+//! Without arguments, as in `cargo test`, it runs for half a minute, which is too short for slopes. It keeps some 5 KiB for each step.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
+#[path = "../support/account.rs"]
+mod account;
 #[allow(dead_code, reason = "the soak needs a part of them")]
 #[path = "../binary/daemon.rs"]
 mod daemon;
 #[allow(dead_code, reason = "the soak needs a part of them")]
 #[path = "../binary/http.rs"]
 mod http;
+#[path = "../support/judge.rs"]
+mod judge;
+
+mod history;
 mod load;
 mod samples;
 mod stage;
@@ -30,18 +40,48 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use stage::Stage;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-/// How long one daemon lives before it is killed or stopped.
-const LIFE: Duration = Duration::from_secs(20);
+/// One execution begins in each.
+const PACE: Duration = Duration::from_millis(400);
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Beyond the longest step, back-off and visibility timeout together.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(3);
+/// Connections that nobody uses are closed after a minute.
+const REST: Duration = Duration::from_secs(70);
+
+/// How long things take: shorter where all of it is to be short.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Of the load.
+    pub length: Duration,
+    /// The weather comes again after it.
+    pub cycle: Duration,
+    /// The longest that the battered daemon lives.
+    pub life: Duration,
+    /// The longest step. Its message is replaced meanwhile, if it may take long.
+    pub slow: Duration,
+    /// What is settled is kept for so long, which is more than a message may take to come again.
+    pub retention: Duration,
+}
+
+impl Times {
+    fn of(length: Duration) -> Self {
+        let secs = Duration::from_secs;
+        Self {
+            length,
+            cycle: secs(120).min(length / 3),
+            life: secs(40).min(length / 3),
+            slow: secs(25).min(length / 3),
+            retention: (length / 6).clamp(secs(20), secs(120)),
+        }
+    }
+}
 
 fn length() -> Result<Duration, String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().position(|argument| argument == "--minutes") {
-        None => Ok(Duration::from_secs(30)),
+        None => Ok(Duration::from_secs(20)),
         Some(at) => {
             let minutes = arguments.get(at + 1).and_then(|text| text.parse().ok());
             minutes.map(Duration::from_mins).ok_or_else(|| "--minutes needs a whole number".to_owned())
@@ -62,39 +102,52 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(soak(length))
+    runtime.block_on(soak(Times::of(length)))
 }
 
-async fn soak(length: Duration) -> ExitCode {
-    let mut stage = Stage::set().await;
-    println!("soaking for {} s in {}", length.as_secs(), stage.folder().display());
+async fn soak(times: Times) -> ExitCode {
+    let mut stage = Stage::set(times).await;
+    println!("soaking for {} s in {}", times.length.as_secs(), stage.folder().display());
     let mut load = load::Load::new();
-    let mut weather = weather::Weather::new();
+    let mut weather = weather::Weather::new(times);
+    stage.wait_for_first_samples().await;
     let begun = Instant::now();
-    let (mut sampled, mut born) = (begun, begun);
-    while begun.elapsed() < length {
+    let (mut sampled, mut dies) = (begun, Some(begun + times.life));
+    let mut turn = interval(PACE);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while begun.elapsed() < times.length {
         weather.change(&stage, begun.elapsed());
-        if weather.is_fair() {
+        if weather.leaves_sagemaker() {
             load.more(&stage).await;
         }
         if sampled.elapsed() >= SAMPLE_EVERY {
             sampled = Instant::now();
             stage.sample(begun.elapsed()).await;
         }
-        if born.elapsed() >= LIFE {
-            born = Instant::now();
-            stage.end_a_life().await;
+        if stage.begin_a_life() {
+            dies = Some(Instant::now() + times.life.mul_f64(fastrand::f64()));
         }
-        sleep(Duration::from_millis(200)).await;
-    }
-    weather.clear(&stage);
-    println!("{} executions begun; waiting for their end", load.begun());
-    let ended = Instant::now();
-    while !(stage.all_ended(load.begun()) && stage.messages_left().await == Some(stage.told().unreadable))
-        && ended.elapsed() < PATIENCE
-    {
-        sleep(Duration::from_millis(500)).await;
+        if dies.is_some_and(|at| at <= Instant::now()) {
+            dies = None;
+            stage.end_a_life();
+        }
+        turn.tick().await;
     }
     stage.sample(begun.elapsed()).await;
-    verdict::told(stage, &load, &weather, length).await
+    weather.clear(&stage);
+    println!("{} executions begun; waiting for their end", load.begun);
+    let mut over = false;
+    let ended = Instant::now();
+    while !over && ended.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(500)).await;
+        stage.begin_a_life();
+        stage.look();
+        over = stage.is_over().await;
+    }
+    println!("after {} s", ended.elapsed().as_secs());
+    let ended = Instant::now();
+    while !stage.is_at_rest(begun.elapsed()).await && ended.elapsed() < REST {
+        sleep(Duration::from_millis(500)).await;
+    }
+    verdict::told(stage, &load, &weather, times.length, over).await
 }

@@ -1,48 +1,84 @@
-//! What goes wrong at the endpoint: a little of everything always, and everything now and then.
+//! What goes wrong at the endpoint: a little of everything always, and now and then SQS, SageMaker or both are gone.
 
 use std::time::Duration;
 
 use callbackd::local::faults::{EXECUTING_MESSAGE, STOPPING_MESSAGE};
 use callbackd::local::{Fault, Rule};
 
+use crate::Times;
 use crate::stage::Stage;
 
-/// Of each such time, the last part is an outage of everything.
-const CYCLE: Duration = Duration::from_mins(2);
-const OUTAGE: Duration = Duration::from_secs(15);
+/// Of each cycle, the last part of so many is an outage.
+const OUTAGE: u32 = 6;
+
+/// What the daemons ask of each service, and the load too.
+const SQS: [&str; 5] =
+    ["ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessage", "GetQueueAttributes"];
+const SAGEMAKER: [&str; 7] = [
+    "CreatePipeline",
+    "StartPipelineExecution",
+    "StopPipelineExecution",
+    "DescribePipelineExecution",
+    "ListPipelineExecutionSteps",
+    "SendPipelineExecutionStepSuccess",
+    "SendPipelineExecutionStepFailure",
+];
+
+/// Who is gone, in turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    Sqs,
+    SageMaker,
+    Both,
+}
 
 pub struct Weather {
-    out: Option<bool>,
+    cycle: Duration,
+    /// None before the first rules are set.
+    gone: Option<Option<Gone>>,
     pub outages: u32,
 }
 
 impl Weather {
-    pub fn new() -> Self {
-        Self { out: None, outages: 0 }
+    pub fn new(times: Times) -> Self {
+        Self { cycle: times.cycle, gone: None, outages: 0 }
     }
 
-    pub fn is_fair(&self) -> bool {
-        self.out == Some(false)
+    /// Whether executions can be begun.
+    pub fn leaves_sagemaker(&self) -> bool {
+        matches!(self.gone, Some(None | Some(Gone::Sqs)))
     }
 
     pub fn change(&mut self, stage: &Stage, since: Duration) {
-        let into = Duration::from_secs(since.as_secs() % CYCLE.as_secs());
-        let out = into >= CYCLE.saturating_sub(OUTAGE);
-        if self.out.replace(out) != Some(out) {
-            self.outages += u32::from(out);
-            stage.set_faults(if out { outage() } else { drizzle() });
+        let cycle = since.as_millis() / self.cycle.as_millis();
+        let into = Duration::from_millis(u64::try_from(since.as_millis() % self.cycle.as_millis()).unwrap_or(u64::MAX));
+        let gone = (into >= self.cycle * (OUTAGE - 1) / OUTAGE).then_some(match cycle % 3 {
+            0 => Gone::Sqs,
+            1 => Gone::SageMaker,
+            _ => Gone::Both,
+        });
+        if self.gone.replace(gone) != Some(gone) {
+            self.outages += u32::from(gone.is_some());
+            // Of the connections that are cut, the last rule says how: what is gone does nothing.
+            stage.set_faults(drizzle().into_iter().chain(gone.into_iter().flat_map(outage)).collect());
         }
     }
 
     /// Nothing goes wrong any more.
     pub fn clear(&mut self, stage: &Stage) {
-        self.out = Some(false);
+        self.gone = Some(None);
         stage.set_faults(Vec::new());
     }
 }
 
-fn outage() -> Vec<Rule> {
-    vec![Rule::new("*", Fault::Disconnect { acted: false, reset: true })]
+fn outage(gone: Gone) -> Vec<Rule> {
+    let operations = match gone {
+        Gone::Sqs => SQS.to_vec(),
+        Gone::SageMaker => SAGEMAKER.to_vec(),
+        Gone::Both => [&SQS[..], &SAGEMAKER].concat(),
+    };
+    let reset = |operation| Rule::new(operation, Fault::Disconnect { acted: false, reset: true });
+    operations.into_iter().map(reset).collect()
 }
 
 fn drizzle() -> Vec<Rule> {
