@@ -35,7 +35,7 @@ async fn a_settled_step_is_kept_for_the_retention_and_not_much_longer() {
         bench.step(TOKEN, &json!({}));
         until("the queue is empty", || bench.queue.len() == 0).await;
         // It was settled at some time of the last two seconds.
-        sleep(retention - Duration::from_secs(2)).await;
+        sleep(retention.saturating_sub(Duration::from_secs(2))).await;
         assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("settled"));
         sleep(Duration::from_hours(1).min(retention / 10) + Duration::from_secs(20)).await;
         assert_eq!(bench.disk.status(TOKEN), None);

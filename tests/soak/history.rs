@@ -112,6 +112,10 @@ impl History {
         self.answers.len()
     }
 
+    pub fn answers(&self) -> u32 {
+        self.answers.values().sum()
+    }
+
     pub fn all_ended(&self) -> bool {
         self.executions.values().all(Option::is_some)
     }

@@ -17,28 +17,32 @@ pub struct Column {
     pub left: Option<f64>,
 }
 
-/// In the order of a sample's values. An hour has some 4,500 steps of one queue: what one step in a hundred left behind would
-/// grow by 45.
+/// An hour has some 4,500 steps of one queue. What is there for steps in hand comes and goes with the weather, so that only what every
+/// tenth step left behind would show in its slope; what any eight did shows when all is done.
+const OF_TEN: f64 = 450.0;
+
+/// In the order of a sample's values.
 pub const COLUMNS: [Column; 12] = [
-    // Less than half a KiB a step. What is not anonymous is the program itself, page by page as it is first used.
+    // Less than half a KiB a step: an allocator's arenas get a little more ragged for hours. What is not anonymous is the program
+    // itself, page by page as it is first used.
     column("resident memory", "KiB", 2048.0, None),
     column("anonymous memory", "KiB", 2048.0, None),
-    // One for each connection, and some for each running program: as many as the load has just now. In the end, a pool's idle ones.
-    column("file descriptors", "", 40.0, Some(8.0)),
-    // Those that start programs, write the ledger and work; some come and go with what blocks.
-    column("threads", "", 4.0, Some(4.0)),
-    // As descriptors: one or two for each connection and each step in hand.
-    column("tasks", "", 40.0, Some(8.0)),
-    column("programs", "", 40.0, Some(0.0)),
-    column("steps running", "", 40.0, Some(0.0)),
-    column("messages held", "", 40.0, Some(0.0)),
-    // A code of an error that had not come before makes a new one.
-    column("metric series", "", 20.0, None),
-    // The load comes and goes, and the purge takes many at once: a tenth of the steps that come in is more than that makes.
-    column("records", "", 450.0, None),
+    // Some for each connection and each program. The pools keep idle connections for a minute.
+    column("file descriptors", "", OF_TEN, Some(8.0)),
+    // Those that work, write the ledger and start programs; what blocks has one for a while, and one more in ten minutes is 13 an hour.
+    column("threads", "", 20.0, Some(4.0)),
+    // One or two for each connection and each step in hand.
+    column("tasks", "", OF_TEN, Some(8.0)),
+    column("programs", "", OF_TEN, Some(0.0)),
+    column("steps running", "", OF_TEN, Some(0.0)),
+    column("messages held", "", OF_TEN, Some(0.0)),
+    // Each error of each operation makes one when it first comes. There are some sixty, and rare ones come late.
+    column("metric series", "", 100.0, None),
+    // As many as are settled in a retention, and up to a tenth more until the next purge.
+    column("records", "", OF_TEN, None),
     // Freed pages are used again: it is as large as the most records that there ever were.
     column("ledger", "KiB", 256.0, None),
-    // Written from the beginning again after each 4 MiB; some commits more where a reader is in the way.
+    // Written from the beginning again after 4 MiB; a reader lets it grow by some commits more.
     column("ledger's log", "KiB", 256.0, None),
 ];
 

@@ -30,7 +30,8 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
     let (mut broken, judged) = history.judge(&folders);
     let (begun, steps) = (history.begun(), history.steps());
     println!("{begun} executions begun, {:?}; {judged} events judged", history.endings());
-    println!("{steps} steps, each answered once; {} reports repeated, {} refused", history.repeated, history.refused);
+    let answers = history.answers();
+    println!("{steps} steps, {answers} answers, {} sent again, {} refused", history.repeated, history.refused);
     println!("{} lives, {} outages, faults {:?}", stage.lives, weather.outages, history.faults);
     println!("{} messages that cannot be read, {messages:?} left", history.unreadable);
 
@@ -89,7 +90,8 @@ fn table(samples: &[Sample], rest: Option<&Sample>, length: Duration) -> Vec<Str
             wrong.push(format!("{name}: {slope:.1} {unit} more in an hour, and not at most {growth}"));
         }
         if !column.is_back(before, rest) {
-            wrong.push(format!("{name}: {before} before the load and {rest} after it, not at most {left:?} more"));
+            let left = left.unwrap_or_default();
+            wrong.push(format!("{name}: {before} before the load and {rest} after it, and not at most {left} more"));
         }
     }
     println!();

@@ -24,9 +24,10 @@ const SAGEMAKER: [&str; 7] = [
     "SendPipelineExecutionStepFailure",
 ];
 
-/// Who is gone, in turns.
+/// Who is gone; the last three in turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gone {
+    Nobody,
     Sqs,
     SageMaker,
     Both,
@@ -35,7 +36,7 @@ enum Gone {
 pub struct Weather {
     cycle: Duration,
     /// None before the first rules are set.
-    gone: Option<Option<Gone>>,
+    gone: Option<Gone>,
     pub outages: u32,
 }
 
@@ -46,33 +47,35 @@ impl Weather {
 
     /// Whether executions can be begun.
     pub fn leaves_sagemaker(&self) -> bool {
-        matches!(self.gone, Some(None | Some(Gone::Sqs)))
+        matches!(self.gone, Some(Gone::Nobody | Gone::Sqs))
     }
 
     pub fn change(&mut self, stage: &Stage, since: Duration) {
         let cycle = since.as_millis() / self.cycle.as_millis();
         let into = Duration::from_millis(u64::try_from(since.as_millis() % self.cycle.as_millis()).unwrap_or(u64::MAX));
-        let gone = (into >= self.cycle * (OUTAGE - 1) / OUTAGE).then_some(match cycle % 3 {
+        let gone = match cycle % 3 {
+            _ if into < self.cycle * (OUTAGE - 1) / OUTAGE => Gone::Nobody,
             0 => Gone::Sqs,
             1 => Gone::SageMaker,
             _ => Gone::Both,
-        });
+        };
         if self.gone.replace(gone) != Some(gone) {
-            self.outages += u32::from(gone.is_some());
+            self.outages += u32::from(gone != Gone::Nobody);
             // Of the connections that are cut, the last rule says how: what is gone does nothing.
-            stage.set_faults(drizzle().into_iter().chain(gone.into_iter().flat_map(outage)).collect());
+            stage.set_faults(drizzle().into_iter().chain(outage(gone)).collect());
         }
     }
 
     /// Nothing goes wrong any more.
     pub fn clear(&mut self, stage: &Stage) {
-        self.gone = Some(None);
+        self.gone = Some(Gone::Nobody);
         stage.set_faults(Vec::new());
     }
 }
 
 fn outage(gone: Gone) -> Vec<Rule> {
     let operations = match gone {
+        Gone::Nobody => Vec::new(),
         Gone::Sqs => SQS.to_vec(),
         Gone::SageMaker => SAGEMAKER.to_vec(),
         Gone::Both => [&SQS[..], &SAGEMAKER].concat(),
