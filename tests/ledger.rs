@@ -93,6 +93,29 @@ async fn records_are_listed_by_status_and_purged_once_settled_and_old() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_purged_as_fast_as_it_fills_keeps_its_size() {
+    let size_after = async |rounds: i64| {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = sqlite(directory.path());
+        let mut random = fastrand::Rng::with_seed(1);
+        for round in 0..rounds {
+            let puts = (0..500).map(|_| {
+                let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(10).collect();
+                let settled_at = Timestamp::from_second(round).ok();
+                store.put(Row { settled_at, body: "x".repeat(1000), ..row(&token, 1, "settled") }, None)
+            });
+            futures_util::future::join_all(puts).await;
+            // What came in the last round is kept.
+            store.purge(Timestamp::from_second(round).expect("time")).await.expect("purged");
+        }
+        drop(store);
+        fs::metadata(directory.path().join("ledger.db")).expect("the file").len()
+    };
+    let (soon, late) = (size_after(3).await, size_after(30).await);
+    assert!(late <= soon * 5 / 4, "{soon} bytes after 3 rounds, {late} after 30");
+}
+
+#[tokio::test]
 async fn many_waiting_writes_share_a_commit() {
     let directory = tempfile::tempdir().expect("directory");
     let commits = Arc::new(Commits::default());

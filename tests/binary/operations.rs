@@ -136,6 +136,7 @@ async fn the_status_server_tells_of_a_running_step() {
     let name = scene.queue.url.rsplit('/').next().expect("a name");
     let running = format!("callbackd_steps_running{{queue=\"{name}\",handler=\"job\"}}");
     assert_eq!(daemon.metric(&running).await, Some(1.0));
+    assert!(daemon.metric("callbackd_tasks").await > Some(0.0));
     scene.open("gate");
     scene.answered_once(&step).await;
     let ended = format!("callbackd_steps_total{{queue=\"{name}\",handler=\"job\",outcome=\"success\"}}");
