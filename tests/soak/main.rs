@@ -14,7 +14,7 @@
 //! beyond what [`samples::COLUMNS`] says, and what it holds for steps must be gone with them. The samples are written to the target
 //! folder, as CSV.
 //!
-//! Without arguments, as in `cargo test`, it runs for half a minute, which is too short for slopes. It keeps some 5 KiB for each step.
+//! Without arguments, as in `cargo test`, it runs for half a minute, which is too short to judge slopes. It keeps some 5 KiB for each step.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 

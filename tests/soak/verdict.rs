@@ -13,8 +13,8 @@ use crate::weather::Weather;
 /// Slopes are of what follows the first third: caches, pools and the allocator's arenas have filled by then, and the ledger is as
 /// full as its retention lets it be.
 const WARM: usize = 3;
-/// Below this, what an allocator does by the way is steeper than any leak.
-const LONG_ENOUGH: Duration = Duration::from_mins(5);
+/// In less, chance is steeper than any leak: of some hundred records that come and go in two minutes, ten more or less are nothing.
+const LONG_ENOUGH: Duration = Duration::from_mins(15);
 /// Of each kind of breach; one defect may show in every step.
 const SHOWN: usize = 20;
 
@@ -93,6 +93,9 @@ fn table(samples: &[Sample], rest: Option<&Sample>, length: Duration) -> Vec<Str
             let left = left.unwrap_or_default();
             wrong.push(format!("{name}: {before} before the load and {rest} after it, and not at most {left} more"));
         }
+    }
+    if length < LONG_ENOUGH {
+        println!("(less than {} minutes: too short to judge the slopes)", LONG_ENOUGH.as_secs() / 60);
     }
     println!();
     wrong
