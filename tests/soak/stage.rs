@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -53,6 +55,10 @@ pub struct Stage {
     /// Of the daemon that was never restarted, when all is done.
     pub rest: Option<Sample>,
     pub lives: u32,
+    /// What the battered one was told to die of.
+    asked: Option<Signal>,
+    /// How it died where that was not asked of it.
+    pub crashes: Vec<ExitStatus>,
 }
 
 /// A queue and the daemon that works on it.
@@ -82,6 +88,8 @@ impl Stage {
             samples: Samples::default(),
             rest: None,
             lives: 0,
+            asked: None,
+            crashes: Vec::new(),
         };
         for queue in 0..2 {
             stage.start(queue);
@@ -122,21 +130,22 @@ impl Stage {
     /// The battered one dies: by turns it is killed, and told to stop, which cannot wait for what runs.
     pub fn end_a_life(&mut self) {
         let daemon = self.queues[1].daemon.as_mut().expect("it lives");
-        if self.lives.is_multiple_of(2) {
-            daemon.kill();
-        } else {
-            daemon.signal(Signal::SIGTERM);
-        }
+        let signal = if self.lives.is_multiple_of(2) { Signal::SIGKILL } else { Signal::SIGTERM };
+        daemon.signal(signal);
+        self.asked = Some(signal);
     }
 
     /// Where the battered one is dead, another one takes over.
     pub fn begin_a_life(&mut self) -> bool {
-        let is_dead = self.queues[1].daemon.as_mut().is_some_and(|daemon| daemon.ended().is_some());
-        if is_dead {
-            self.queues[1].daemon = None;
-            self.start(1);
+        let Some(status) = self.queues[1].daemon.as_mut().and_then(Daemon::ended) else { return false };
+        // It dies of SIGTERM where it is only just starting.
+        let is_as_asked = |signal| status.success() || status.signal() == Some(signal as i32);
+        if !self.asked.take().is_some_and(is_as_asked) {
+            self.crashes.push(status);
         }
-        is_dead
+        self.queues[1].daemon = None;
+        self.start(1);
+        true
     }
 
     /// Waits until both daemons are up and have found their way to the endpoint.

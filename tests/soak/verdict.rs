@@ -46,6 +46,7 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
     must(messages == Some(history.unreadable), "what is left is not what cannot be read".to_owned());
     must(unsettled == Some(0), format!("{unsettled:?} steps are not settled in their ledgers"));
     must(codes.iter().all(|code| *code == Some(0)), format!("the daemons ended with {codes:?}"));
+    must(stage.crashes.is_empty(), format!("unasked, daemons ended with {:?}", stage.crashes));
     // Only a run that dies with its daemon before the ledger has word of it may leave its directory.
     let directories: usize = stage.queues.iter().map(Queue::directories_left).sum();
     let lives = usize::try_from(stage.lives).unwrap_or(usize::MAX);
