@@ -27,7 +27,7 @@ pub const COLUMNS: [Column; 12] = [
     // itself, page by page as it is first used.
     column("resident memory", "KiB", 2048.0, None),
     column("anonymous memory", "KiB", 2048.0, None),
-    // Some for each connection and each program. The pools keep idle connections for a minute.
+    // Some for each connection and each program.
     column("file descriptors", "", OF_TEN, Some(8.0)),
     // Those that work, write the ledger and start programs; what blocks has one for a while, and one more in ten minutes is 13 an hour.
     column("threads", "", 20.0, Some(4.0)),
