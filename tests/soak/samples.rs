@@ -18,7 +18,7 @@ pub struct Column {
 }
 
 /// An hour has some 4,500 steps of one queue. What is there for steps in hand comes and goes with the weather, so that only what every
-/// tenth step left behind would show in its slope; what any eight did shows when all is done.
+/// tenth step left behind would show in its slope; what any five did shows when all is done.
 const OF_TEN: f64 = 450.0;
 
 /// In the order of a sample's values.
@@ -27,12 +27,12 @@ pub const COLUMNS: [Column; 12] = [
     // itself, page by page as it is first used.
     column("resident memory", "KiB", 2048.0, None),
     column("anonymous memory", "KiB", 2048.0, None),
-    // Some for each connection and each program.
-    column("file descriptors", "", OF_TEN, Some(8.0)),
+    // Some for each connection and each program. A worker at rest polls on one, and gives back what it cannot read on another or two.
+    column("file descriptors", "", OF_TEN, Some(4.0)),
     // Those that work, write the ledger and start programs; what blocks has one for a while, and one more in ten minutes is 13 an hour.
-    column("threads", "", 20.0, Some(4.0)),
+    column("threads", "", 20.0, Some(2.0)),
     // One or two for each connection and each step in hand.
-    column("tasks", "", OF_TEN, Some(8.0)),
+    column("tasks", "", OF_TEN, Some(4.0)),
     column("programs", "", OF_TEN, Some(0.0)),
     column("steps running", "", OF_TEN, Some(0.0)),
     column("messages held", "", OF_TEN, Some(0.0)),
@@ -60,9 +60,9 @@ pub struct Sample {
 pub struct Samples([Vec<Sample>; 2]);
 
 impl Column {
-    /// Whether no more of it is left than may be.
-    pub fn is_back(&self, before: f64, after: f64) -> bool {
-        self.left.is_none_or(|left| after <= before + left)
+    /// Whether no more of it is left than may be, `leeway` times that where idle connections are not waited for.
+    pub fn is_back(&self, before: f64, after: f64, leeway: f64) -> bool {
+        self.left.is_none_or(|left| after <= before + left * leeway)
     }
 }
 

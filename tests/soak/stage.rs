@@ -178,12 +178,13 @@ impl Stage {
     }
 
     /// Whether the daemon that was never restarted holds no more than before the load; takes the sample that says so.
-    pub async fn is_at_rest(&mut self, at: Duration) -> bool {
+    pub async fn is_at_rest(&mut self, at: Duration, leeway: f64) -> bool {
         let [Some(records), _] = self.look() else { return false };
         let daemon = self.queues[0].daemon.as_ref().expect("it lives");
         self.rest = Sample::of(daemon, &self.queues[0].ledger(), records, at).await;
         let (Some(rest), Some(first)) = (&self.rest, self.samples.of(0).first()) else { return false };
-        COLUMNS.iter().zip(first.values).zip(rest.values).all(|((column, first), rest)| column.is_back(first, rest))
+        let values = first.values.into_iter().zip(rest.values);
+        COLUMNS.iter().zip(values).all(|(column, (first, rest))| column.is_back(first, rest, leeway))
     }
 
     /// Whether every execution has ended and nothing is left on the queues but what nobody can read.

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
+use crate::Times;
 use crate::load::Load;
 use crate::samples::{COLUMNS, Column, Sample, per_hour};
 use crate::stage::{Queue, Stage};
@@ -13,13 +13,11 @@ use crate::weather::Weather;
 /// Slopes are of what follows the first third: caches, pools and the allocator's arenas have filled by then, and the ledger is as
 /// full as its retention lets it be.
 const WARM: usize = 3;
-/// In less, chance is steeper than any leak: of some hundred records that come and go in two minutes, ten more or less are nothing.
-const LONG_ENOUGH: Duration = Duration::from_mins(15);
 /// Of each kind of breach; one defect may show in every step.
 const SHOWN: usize = 20;
 
 /// `over`: whether everything came to its end in time.
-pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Duration, over: bool) -> ExitCode {
+pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, times: Times, over: bool) -> ExitCode {
     let messages = stage.messages_left().await;
     let unsettled = stage.unsettled();
     let codes = stage.close().await;
@@ -54,7 +52,7 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
     drop(history);
     broken.truncate(SHOWN);
     wrong.append(&mut broken);
-    wrong.append(&mut table(stage.samples.of(0), stage.rest.as_ref(), length));
+    wrong.append(&mut table(stage.samples.of(0), stage.rest.as_ref(), times));
 
     let csv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak.csv");
     fs::write(&csv, stage.samples.csv()).expect("the target folder is writable");
@@ -72,7 +70,7 @@ pub async fn told(mut stage: Stage, load: &Load, weather: &Weather, length: Dura
 }
 
 /// Prints what became of each column of the daemon that was never restarted, and returns what is wrong with it.
-fn table(samples: &[Sample], rest: Option<&Sample>, length: Duration) -> Vec<String> {
+fn table(samples: &[Sample], rest: Option<&Sample>, times: Times) -> Vec<String> {
     let warm = &samples[samples.len() / WARM..];
     let (Some(before), [first, .., last], Some(rest)) = (samples.first(), warm, rest) else {
         return vec!["the daemon that is never restarted does not answer".to_owned()];
@@ -87,16 +85,16 @@ fn table(samples: &[Sample], rest: Option<&Sample>, length: Duration) -> Vec<Str
         let values = [before, first, most, last, rest].map(|value| format!("{value:>9.0}")).concat();
         let slope = per_hour(warm, at);
         println!("{name:<18}{values}{slope:>10.1}{growth:>9.0} {unit}");
-        if length >= LONG_ENOUGH && slope > *growth {
+        if times.patient && slope > *growth {
             wrong.push(format!("{name}: {slope:.1} {unit} more in an hour, and not at most {growth}"));
         }
-        if !column.is_back(before, rest) {
-            let left = left.unwrap_or_default();
+        if !column.is_back(before, rest, times.leeway()) {
+            let left = left.unwrap_or_default() * times.leeway();
             wrong.push(format!("{name}: {before} before the load and {rest} after it, and not at most {left} more"));
         }
     }
-    if length < LONG_ENOUGH {
-        println!("(less than {} minutes: too short to judge the slopes)", LONG_ENOUGH.as_secs() / 60);
+    if !times.patient {
+        println!("(too short to judge the slopes)");
     }
     println!();
     wrong
