@@ -61,6 +61,10 @@ impl History {
                 }
                 see(Seen::Sent { message: id.to_string(), about });
             }
+            EventKind::StepStopping { token, .. } => see(Seen::Stopping { token }),
+            EventKind::StepEnded { token: Some(token), status, .. } => {
+                see(Seen::Closed { token, succeeded: status == "Succeeded" });
+            }
             EventKind::MessageDeleted { id, .. } => see(Seen::Deleted { message: id.to_string() }),
             EventKind::MessageExpired { id, .. } | EventKind::MessageDeadLettered { id, .. } => {
                 see(Seen::Lost { message: id.to_string() });
@@ -160,7 +164,7 @@ fn rank(seen: &Seen<String>) -> u8 {
     match seen {
         Seen::Died { .. } => 0,
         Seen::Opened { .. } => 1,
-        Seen::Sent { .. } => 2,
+        Seen::Sent { .. } | Seen::Stopping { .. } => 2,
         Seen::Started { .. } => 3,
         Seen::StopKnown { .. } => 4,
         Seen::Ended { .. } => 5,
