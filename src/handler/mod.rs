@@ -41,7 +41,7 @@ pub enum Completion {
 /// # Guarantees
 /// - No two calls for one token overlap, among workers that share a ledger.
 /// - What [`Context::save_checkpoint`] saved is there at the next attempt and in the cleanup, also after a crash.
-/// - An outcome that was returned is never computed again.
+/// - An outcome that was returned is never computed again once it is in the ledger, which is the next thing that happens to it.
 /// - A panic is caught; it counts like an error that may go away.
 ///
 /// # Assumptions
