@@ -89,8 +89,8 @@ fn made_up() -> impl Strategy<Value = String> {
         text.chars().take(at % (text.len() + 1)).collect()
     }), 1 => any::<String>(), 1 => Just("<html>Bad Gateway</html>".to_owned())];
     (status, collection::vec(header, 0..3), body).prop_map(|(status, headers, body)| {
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
-        format!("{status}\n{headers}\n{body}")
+        let headers: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        format!("{status}\n{}\n{body}", headers.concat())
     })
 }
 

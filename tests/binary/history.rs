@@ -126,6 +126,12 @@ fn wall(at: Instant) -> Timestamp {
 /// What the daemons said of themselves, and their scripts.
 fn of_account(scene: &Scene, steps: &[Step], events: &mut Events) {
     let mut account = Account::of(0);
+    // The ledger says so also where a kill came before the log did.
+    let deferred = |(_, seen): &(_, Seen<String>)| match seen {
+        Seen::Deferred { token, .. } => Some(token.clone()),
+        _ => None,
+    };
+    account.deferred.extend(events.iter().filter_map(deferred));
     fs::read_to_string(scene.path("daemon.log")).unwrap_or_default().lines().for_each(|line| account.log(line));
     scene.lines("ends").iter().for_each(|line| account.program(line));
     for step in steps {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::daemon;
 use crate::judge::{Seen, Worker};
 
 /// The account of one daemon after the other on one ledger.
@@ -13,7 +14,8 @@ pub struct Account {
     pub events: Vec<(Timestamp, Seen<String>)>,
     /// How often each step was started.
     pub started: BTreeMap<String, usize>,
-    deferred: BTreeSet<String>,
+    /// The steps that their programs left to somebody else.
+    pub deferred: BTreeSet<String>,
     ledger: u8,
     /// When each daemon began.
     lives: Vec<Timestamp>,
@@ -36,7 +38,7 @@ impl Account {
         let token = line["token"].as_str().unwrap_or_default().to_owned();
         let (ledger, worker) = (self.ledger, self.worker(self.lives.len()));
         match line["message"].as_str().unwrap_or_default() {
-            "callbackd is up" => {
+            daemon::BEGINS => {
                 self.events.push((at, Seen::Died { worker }));
                 self.lives.push(at);
             }
