@@ -2,15 +2,16 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 
+use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use toml::Table;
 
 use crate::http;
@@ -67,6 +68,9 @@ impl Config {
     }
 }
 
+/// What the log says before the first line of each process: it may do much before it says that it is up.
+pub const BEGINS: &str = "a process is started";
+
 /// What a process of the binary is started with besides its configuration.
 #[derive(Clone)]
 pub struct Environment {
@@ -96,7 +100,11 @@ impl Environment {
     /// With more variables.
     pub fn start_in(&self, config: &Config, name: &str, variables: &[(&str, &str)]) -> Daemon {
         let log = self.folder.join(format!("{name}.log"));
-        let stderr = File::options().create(true).append(true).open(&log).expect("a log file");
+        let mut stderr = File::options().create(true).append(true).open(&log).expect("a log file");
+        // The one before may have been killed in the middle of a line.
+        let end = if stderr.metadata().expect("it is open").len() > 0 { "\n" } else { "" };
+        let begin = json!({ "timestamp": Timestamp::now().to_string(), "level": "INFO", "message": BEGINS });
+        writeln!(stderr, "{end}{begin}").expect("the folder is writable");
         let log_begins = stderr.metadata().expect("it is open").len();
         let mut command = self.command(config, &["run"]);
         command.envs(variables.iter().copied());

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::daemon;
 use crate::judge::{About, Judge, Seen, Worker};
 use crate::proxy::Exchange;
 use crate::sagemaker::Request;
@@ -134,7 +135,7 @@ fn of_log(scene: &Scene, steps: &[Step], events: &mut Events) -> Vec<Timestamp> 
         let token = line["token"].as_str().unwrap_or_default().to_owned();
         let worker = Worker { ledger: 0, process: u32::try_from(lives.len()).expect("few lives") };
         match line["message"].as_str().unwrap_or_default() {
-            "callbackd is up" => {
+            daemon::BEGINS => {
                 events.push((at, Seen::Died { worker }));
                 lives.push(at);
             }
