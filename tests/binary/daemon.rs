@@ -104,7 +104,7 @@ impl Environment {
         // The one before may have been killed in the middle of a line.
         let end = if stderr.metadata().expect("it is open").len() > 0 { "\n" } else { "" };
         let begin = json!({ "timestamp": Timestamp::now().to_string(), "level": "INFO", "message": BEGINS });
-        write!(stderr, "{end}{begin}\n").expect("the folder is writable");
+        writeln!(stderr, "{end}{begin}").expect("the folder is writable");
         let log_begins = stderr.metadata().expect("it is open").len();
         let mut command = self.command(config, &["run"]);
         command.envs(variables.iter().copied());
