@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
-#[path = "../support/world.rs"]
-mod world;
-
 mod bench;
 mod daemon_stops;
 mod faults;
 mod steps_run;
 mod steps_stop;
+mod world;

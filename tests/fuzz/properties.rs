@@ -126,11 +126,17 @@ fn events() -> Vec<Event> {
         Event::Delivered(Arrival::Stop),
         Event::Found,
         Event::SlotFree,
+        Event::Checkpoint(serde_json::json!([1])),
         Event::Ended(End::Success(Outputs::new())),
+        Event::Ended(End::Failure("no such table".to_owned())),
         Event::Ended(End::Retry { after: None, error: "no route".to_owned() }),
         Event::Ended(End::Again(Duration::MAX)),
         Event::Ended(End::Deferred),
+        Event::Ended(End::Aborted),
+        Event::Cleaned(Ok(())),
         Event::Cleaned(Err("no".to_owned())),
+        Event::CleanupAborted,
+        Event::GraceOver,
         Event::DeadlineReached,
         Event::Woken,
         Event::StopSeen(Via::Watch),
@@ -140,7 +146,9 @@ fn events() -> Vec<Event> {
         Event::Renew,
         Event::LeaseLost,
         Event::Drain,
+        Event::Shutdown,
         Event::Halt,
+        Event::Answered(Answer::Unknown("denied".to_owned())),
     ];
     events.extend(standings.map(|standing| Event::Answered(Answer::Standing(standing))));
     events
@@ -155,24 +163,35 @@ pub fn record(data: &[u8]) -> bool {
         within_limits(outcome);
     }
     let me = WorkerId("me".to_owned());
-    for first in events() {
-        for second in events() {
-            let mut state = State::new(record.clone());
-            for event in [&first, &second] {
-                let view = View { now: Timestamp::MAX, me: &me, policy: &POLICY, foreign: Lease::Over, random: 1.0 };
-                let Ok(transition) = decide(&state, event, &view) else { continue };
-                if let Some(written) = transition.write {
-                    round_trip(&written);
-                    if state.record.status == Status::Concluded {
-                        assert_eq!(written.outcome, state.record.outcome, "a frozen outcome changed at {event:?}");
-                    }
-                    state.record = written;
+    let events = events();
+    for foreign in [Lease::Over, Lease::Until(Timestamp::MAX)] {
+        let view = View { now: Timestamp::MAX, me: &me, policy: &POLICY, foreign, random: 1.0 };
+        for first in &events {
+            for second in &events {
+                let mut state = State::new(record.clone());
+                for event in [first, second] {
+                    happens(&mut state, event, &view);
                 }
-                state.here = transition.here;
             }
         }
     }
     true
+}
+
+fn happens(state: &mut State, event: &Event, view: &View<'_>) {
+    let Ok(transition) = decide(state, event, view) else { return };
+    if let Some(written) = transition.write {
+        round_trip(&written);
+        if matches!(state.record.status, Status::Concluded | Status::Settled) {
+            let frozen = |record: &Record| (record.outcome.clone(), record.client_request_token.clone());
+            assert_eq!(frozen(&written), frozen(&state.record), "what was frozen changed at {event:?}");
+        }
+        state.record = written;
+    }
+    state.here = transition.here;
+    state.work_seen = transition.work_seen;
+    state.refusals = transition.refusals;
+    state.not_found = transition.not_found;
 }
 
 fn round_trip(record: &Record) {

@@ -14,6 +14,9 @@ use tokio::time::sleep;
 use crate::judge::Seen;
 use crate::life::Life;
 
+/// What a call on the storage held comes to.
+type BoxOf<T> = BoxFuture<'static, Result<T, StoreError>>;
+
 /// The storage as one process has it open.
 pub struct Disk {
     pub held: Memory,
@@ -69,8 +72,6 @@ impl Disk {
         }
     }
 }
-
-type BoxOf<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 impl Store for Disk {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
