@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use callbackd::ledger::Memory;
 use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::seam::{
     Ending, Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Put, Queue, Received, Row, Standing, Store,
     StoreError,
 };
 use callbackd::step::{CallbackToken, ExecutionArn};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -295,29 +296,32 @@ impl Pipelines for FakePipelines {
 /// A ledger's storage that survives the worker and can be made to fail.
 #[derive(Clone)]
 pub struct Disk {
-    rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
+    held: Memory,
     pub failing: Arc<Mutex<bool>>,
     /// Writes do not come back, whatever becomes of them.
     pub hanging: Arc<Mutex<bool>>,
-    shared: bool,
 }
 
 impl Disk {
     pub fn exclusive() -> Self {
-        Self { rows: Arc::default(), failing: Arc::default(), hanging: Arc::default(), shared: false }
+        Self { held: Memory::new(), failing: Arc::default(), hanging: Arc::default() }
     }
 
     pub fn shared() -> Self {
-        Self { shared: true, ..Self::exclusive() }
+        Self { held: Memory::shared(), ..Self::exclusive() }
     }
 
     pub fn status(&self, token: &str) -> Option<String> {
-        self.rows.lock().unwrap().get(&token.parse().expect("token")).map(|row| row.status.clone())
+        self.row(token).map(|row| row.status)
     }
 
     pub fn body(&self, token: &str) -> serde_json::Value {
-        let rows = self.rows.lock().unwrap();
-        serde_json::from_str(&rows.get(&token.parse().expect("token")).expect("record").body).expect("json")
+        serde_json::from_str(&self.row(token).expect("record").body).expect("json")
+    }
+
+    fn row(&self, token: &str) -> Option<Row> {
+        let token = token.parse().expect("token");
+        self.held.get(&token).now_or_never().expect("memory does not wait").expect("memory does not fail")
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -327,7 +331,7 @@ impl Disk {
 
 impl Store for Disk {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
-        Box::pin(async move { Ok(self.rows.lock().unwrap().get(token).cloned()) })
+        self.held.get(token)
     }
 
     fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
@@ -337,29 +341,16 @@ impl Store for Disk {
             if hangs {
                 std::future::pending::<()>().await;
             }
-            let mut rows = self.rows.lock().unwrap();
-            if rows.get(&row.token).map(|row| row.version) != expected {
-                return Ok(Put::Changed);
-            }
-            rows.insert(row.token.clone(), row);
-            Ok(Put::Done)
+            self.held.put(row, expected).await
         })
     }
 
     fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        Box::pin(async move {
-            let wanted = |row: &&Row| statuses.is_empty() || statuses.contains(&row.status.as_str());
-            Ok(self.rows.lock().unwrap().values().filter(wanted).cloned().collect())
-        })
+        self.held.list(statuses)
     }
 
     fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
-        Box::pin(async move {
-            let mut rows = self.rows.lock().unwrap();
-            let count = rows.len();
-            rows.retain(|_, row| row.settled_at.is_none_or(|at| at >= before));
-            Ok(count - rows.len())
-        })
+        self.held.purge(before)
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -367,6 +358,6 @@ impl Store for Disk {
     }
 
     fn exclusive(&self) -> bool {
-        !self.shared
+        self.held.exclusive()
     }
 }
