@@ -65,7 +65,7 @@ fn of_sqs(exchanges: &[Exchange], events: &mut Events) {
         for message in sent {
             let id = text(&message["MessageId"]);
             if !id.is_empty() && known.insert(id.clone()) {
-                events.push((*at, Seen::Sent { message: id, about: about(&text(&message["Body"])) }));
+                events.push((*at, Seen::Sent { message: id, about: About::of(&text(&message["Body"])) }));
             }
         }
         if operation == "deletemessagebatch" {
@@ -76,15 +76,6 @@ fn of_sqs(exchanges: &[Exchange], events: &mut Events) {
                 }
             }
         }
-    }
-}
-
-fn about(body: &str) -> About<String> {
-    let body: Value = serde_json::from_str(body).unwrap_or_default();
-    match (body["token"].as_str(), body["status"].as_str()) {
-        (Some(token), Some("Stopping")) => About::Stop(token.to_owned()),
-        (Some(token), _) => About::Work(token.to_owned()),
-        (None, _) => About::Unreadable,
     }
 }
 

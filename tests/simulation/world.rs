@@ -283,9 +283,9 @@ impl World {
         if self.state().unreadable.contains(body) {
             return About::Unreadable;
         }
-        let body: Value = serde_json::from_str(body).expect("SageMaker writes JSON");
-        let token = body["token"].as_str().expect("a token").to_owned();
-        if body["status"] == "Stopping" { About::Stop(token) } else { About::Work(token) }
+        let about = About::of(body);
+        assert_ne!(about, About::Unreadable, "SageMaker wrote {body}");
+        about
     }
 
     pub async fn send_unreadable(&self, body: &str) {

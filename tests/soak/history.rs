@@ -8,7 +8,6 @@ use std::path::Path;
 use callbackd::ledger::LedgerError;
 use callbackd::lifecycle::Record;
 use callbackd::local::{Event, EventKind};
-use callbackd::step::Message;
 use jiff::Timestamp;
 
 use crate::account::Account;
@@ -52,7 +51,7 @@ impl History {
                 see(Seen::Opened { token });
             }
             EventKind::MessageSent { queue, id, body } => {
-                let about = about(&body);
+                let about = About::of(&body);
                 match &about {
                     About::Work(token) | About::Stop(token) => {
                         self.ledgers.insert(token.clone(), ledger_of(&queue));
@@ -173,14 +172,6 @@ fn rank(seen: &Seen<String>) -> u8 {
         Seen::Reported { .. } => 8,
         Seen::Closed { .. } => 9,
         Seen::Deleted { .. } | Seen::Lost { .. } => 10,
-    }
-}
-
-fn about(body: &str) -> About<String> {
-    match Message::parse(body) {
-        Ok(Message::Work(step)) => About::Work(step.token.to_string()),
-        Ok(Message::Stop(step)) => About::Stop(step.token.to_string()),
-        Err(_) => About::Unreadable,
     }
 }
 

@@ -27,6 +27,18 @@ pub enum About<N> {
     Unreadable,
 }
 
+impl About<String> {
+    /// What a message with this body is about, by another reading than the worker's own.
+    pub fn of(body: &str) -> Self {
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        match (body["token"].as_str(), body["pipelineExecutionArn"].as_str()) {
+            (Some(token), Some(_)) if body["status"] == "Stopping" => Self::Stop(token.to_owned()),
+            (Some(token), Some(_)) => Self::Work(token.to_owned()),
+            _ => Self::Unreadable,
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen<N> {
