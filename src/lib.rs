@@ -20,7 +20,7 @@
 //! engine                           drives lifecycle, owns every task
 //! ledger  lifecycle                records; decisions, pure
 //! builtin  handler                 programs; the contract
-//! seam  outcome  step  backoff  duration
+//! seam  outcome  step  clock  backoff  duration
 //! ```
 //! Each uses only what stands below it; `tests/architecture.rs` holds the exact list.
 //!
@@ -34,6 +34,7 @@ pub mod backoff;
 pub mod builtin;
 #[cfg(feature = "aws")]
 mod cli;
+pub mod clock;
 pub mod config;
 #[cfg(all(feature = "aws", debug_assertions))]
 #[doc(hidden)]

@@ -14,6 +14,7 @@ use scan::Code;
 /// What each module uses of the others, exactly. A new entry is a decision about the design.
 const LAYERS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
+    ("clock", &[]),
     ("duration", &[]),
     ("step", &[]),
     ("outcome", &["step"]),

@@ -1,0 +1,237 @@
+//! The time that limits run on, and the names that the wall clock gives it.
+//!
+//! All that the worker measures runs on one timeline: it starts at what the wall clock shows when the process starts, and goes on with
+//! the clock that also counts while the machine is suspended. It never jumps. What is stored or shown bears the wall clock's names
+//! instead. When the wall clock is set, the names change and the timeline does not, so what is left of each limit stays left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+/// The clocks of a machine.
+pub trait Source: Send + Sync {
+    /// Time since some moment in the past, suspension included; it never goes back.
+    fn elapsed(&self) -> Duration;
+
+    /// What the wall clock shows.
+    fn wall(&self) -> Timestamp;
+}
+
+/// The clocks of this machine: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`.
+struct Machine(Instant);
+
+impl Source for Machine {
+    fn elapsed(&self) -> Duration {
+        // A kernel without that clock has no suspension to count either.
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or_else(|_| self.0.elapsed(), Duration::from)
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Clocks that agree, and follow tokio's, so that they can be paused.
+struct Steady {
+    wall: Timestamp,
+    began: Instant,
+}
+
+impl Source for Steady {
+    fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn wall(&self) -> Timestamp {
+        after(self.wall, self.began.elapsed())
+    }
+}
+
+/// The worker's timeline; cheap to clone.
+#[derive(Clone)]
+pub struct Clock(Arc<Line>);
+
+struct Line {
+    source: Box<dyn Source>,
+    /// What the wall clock showed at `elapsed`.
+    wall: Timestamp,
+    elapsed: Duration,
+    /// How far the wall clock has been set forward since, in milliseconds.
+    correction: AtomicI64,
+}
+
+/// The wall clock was set: by how much, forward or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Set(pub SignedDuration);
+
+/// Clocks part by less than this between a correction by NTP and the next.
+const TOLERANCE: Duration = Duration::from_secs(5);
+
+impl Clock {
+    /// This machine's clock.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        Self::of(Box::new(Machine(Instant::now())))
+    }
+
+    /// A clock that shows `wall` now and follows tokio's time.
+    #[must_use]
+    pub fn starting_at(wall: Timestamp) -> Self {
+        Self::of(Box::new(Steady { wall, began: Instant::now() }))
+    }
+
+    #[must_use]
+    pub fn of(source: Box<dyn Source>) -> Self {
+        let (wall, elapsed) = (source.wall(), source.elapsed());
+        Self(Arc::new(Line { source, wall, elapsed, correction: AtomicI64::new(0) }))
+    }
+
+    /// The present moment on the timeline.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        after(self.0.wall, self.0.source.elapsed().saturating_sub(self.0.elapsed))
+    }
+
+    /// When it will be `at`; now, if that is past. Never more than a year ahead: timers have an end.
+    ///
+    /// Tokio's timers do not count suspension: whoever sleeps until then looks again when the machine has woken.
+    #[must_use]
+    pub fn instant(&self, at: Timestamp) -> Instant {
+        const FAR: Duration = Duration::from_hours(365 * 24);
+        let ahead = Duration::try_from(at.duration_since(self.now())).unwrap_or(Duration::ZERO);
+        Instant::now() + ahead.min(FAR)
+    }
+
+    /// How long ago `at` was; nothing, if it is ahead.
+    #[must_use]
+    pub fn since(&self, at: Timestamp) -> Duration {
+        Duration::try_from(self.now().duration_since(at)).unwrap_or(Duration::ZERO)
+    }
+
+    /// How far the wall clock's names are ahead of the timeline; negative where they are behind.
+    #[must_use]
+    pub fn correction(&self) -> SignedDuration {
+        SignedDuration::from_millis(self.0.correction.load(Ordering::SeqCst))
+    }
+
+    /// What the wall clock calls a moment of the timeline.
+    #[must_use]
+    pub fn name(&self, at: Timestamp) -> Timestamp {
+        shifted(at, self.correction())
+    }
+
+    /// The moment of the timeline that the wall clock calls `name`.
+    #[must_use]
+    pub fn moment(&self, name: Timestamp) -> Timestamp {
+        shifted(name, -self.correction())
+    }
+
+    /// Looks whether the wall clock was set since the last look, by more than five seconds, and takes up its new names if so.
+    pub fn look(&self) -> Option<Set> {
+        let apart = self.0.source.wall().duration_since(self.name(self.now()));
+        if apart.unsigned_abs() <= TOLERANCE {
+            return None;
+        }
+        let milliseconds = i64::try_from(apart.as_millis()).unwrap_or_default();
+        self.0.correction.fetch_add(milliseconds, Ordering::SeqCst);
+        Some(Set(apart))
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clock").field("now", &self.now()).field("correction", &self.correction()).finish()
+    }
+}
+
+fn after(at: Timestamp, passed: Duration) -> Timestamp {
+    shifted(at, SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX))
+}
+
+fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
+    let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    at.checked_add(by).unwrap_or(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Clocks that are set by hand.
+    #[derive(Clone, Default)]
+    struct Hands(Arc<Mutex<(Duration, SignedDuration)>>);
+
+    impl Hands {
+        fn pass(&self, time: Duration) {
+            self.0.lock().unwrap().0 += time;
+        }
+
+        fn set(&self, by: SignedDuration) {
+            self.0.lock().unwrap().1 += by;
+        }
+    }
+
+    impl Source for Hands {
+        fn elapsed(&self) -> Duration {
+            self.0.lock().unwrap().0
+        }
+
+        fn wall(&self) -> Timestamp {
+            let (elapsed, set) = *self.0.lock().unwrap();
+            shifted(after(Timestamp::UNIX_EPOCH, elapsed), set)
+        }
+    }
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn what_is_left_of_a_limit_stays_left_when_the_clock_is_set() {
+        let hands = Hands::default();
+        let clock = Clock::of(Box::new(hands.clone()));
+        let limit = after(clock.now(), HOUR);
+        hands.set(SignedDuration::from_hours(48));
+        assert_eq!(clock.look(), Some(Set(SignedDuration::from_hours(48))));
+        assert_eq!(limit.duration_since(clock.now()), SignedDuration::from_hours(1));
+        assert_eq!(clock.name(clock.now()), hands.wall());
+        assert_eq!(clock.moment(clock.name(limit)), limit);
+        assert_eq!(clock.look(), None, "it is said once");
+    }
+
+    #[test]
+    fn a_clock_may_be_set_back() {
+        let hands = Hands::default();
+        let clock = Clock::of(Box::new(hands.clone()));
+        hands.pass(HOUR);
+        hands.set(SignedDuration::from_hours(-3));
+        assert!(clock.look().is_some());
+        assert_eq!(clock.now(), after(Timestamp::UNIX_EPOCH, HOUR));
+        assert_eq!(clock.name(clock.now()), hands.wall());
+    }
+
+    #[test]
+    fn small_corrections_are_passed_over() {
+        let hands = Hands::default();
+        let clock = Clock::of(Box::new(hands.clone()));
+        hands.set(SignedDuration::from_secs(5));
+        assert_eq!(clock.look(), None);
+        hands.set(SignedDuration::from_secs(1));
+        assert_eq!(clock.look(), Some(Set(SignedDuration::from_secs(6))));
+    }
+
+    #[tokio::test]
+    async fn suspension_counts() {
+        let hands = Hands::default();
+        let clock = Clock::of(Box::new(hands.clone()));
+        let limit = after(clock.now(), HOUR);
+        hands.pass(2 * HOUR);
+        assert!(clock.instant(limit) <= Instant::now());
+        assert_eq!(clock.since(limit), HOUR);
+        assert_eq!(clock.look(), None);
+    }
+}
