@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Arrival, Effect, Ending, Event, Here, Lease, Local, Phase, Policy, Record, State, Status, Via, WorkerId};
+use super::{Arrival, Effect, Ending, Event, Here, Lease, Local, Phase, Policy, Record, State, Status, WorkerId};
 use crate::step::StopReason;
 
 /// The circumstances of a decision.
