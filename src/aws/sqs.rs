@@ -26,12 +26,7 @@ pub struct Sqs {
 
 impl Sqs {
     pub(super) fn new(account: &Account, url: QueueUrl) -> Self {
-        Self {
-            url,
-            poll: account.poll.clone(),
-            quick: account.quick.clone(),
-            calls: account.calls("sqs"),
-        }
+        Self { url, poll: account.poll.clone(), quick: account.quick.clone(), calls: account.calls("sqs") }
     }
 
     #[must_use]

@@ -429,7 +429,10 @@ mod tests {
 
     #[test]
     fn equality_order_and_hash_are_those_of_the_text() {
-        let (one, again) = (url("https://sqs.us-east-1.amazonaws.com/123456789012/q"), url("https://queue.amazonaws.com/123456789012/q"));
+        let (one, again) = (
+            url("https://sqs.us-east-1.amazonaws.com/123456789012/q"),
+            url("https://queue.amazonaws.com/123456789012/q"),
+        );
         assert_ne!(one, again);
         assert_eq!(one, url("https://SQS.us-east-1.amazonaws.com/123456789012/q/"));
         assert_eq!(one.cmp(&again), one.as_str().cmp(again.as_str()));
