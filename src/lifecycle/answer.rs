@@ -183,9 +183,7 @@ impl Decision<'_> {
         }
         let always = self.view.policy.verify == Verify::Always;
         match answer {
-            Answer::Standing(Standing::Open { queue_url: Some(url), .. })
-                if !url.is_same_queue(&self.record.queue) =>
-            {
+            Answer::Standing(Standing::Open { queue_url: Some(url), .. }) if !url.is_same_queue(&self.record.queue) => {
                 self.refuse("SageMaker waits for this step on another queue")
             }
             Answer::Standing(Standing::Open { stopping: true, .. }) => self.request_stop(Via::Watch, false),

@@ -41,9 +41,8 @@ impl Decision<'_> {
             to.write = None;
             to.effects.retain(|effect| !matches!(effect, Effect::CountStop(_)));
         }
-        to.effects.retain(|effect| {
-            !matches!(effect, Effect::Ask { .. } | Effect::AwaitSlot | Effect::Run | Effect::Wake(_))
-        });
+        to.effects
+            .retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::AwaitSlot | Effect::Run | Effect::Wake(_)));
         to.effects.push(Effect::Return);
         to.local.here = Here::Nothing;
         to

@@ -110,6 +110,12 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::StopSeen(via), _) => step.stop_seen(*via),
         (Event::ExecutionEnded, _) => step.execution_ended(),
 
+        // Another worker of the ledger has settled it since.
+        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Here::Reporting)
+            if state.record.status == Status::Settled =>
+        {
+            step.proceed()
+        }
         (Event::ReportAccepted, Here::Reporting) => {
             step.settle(state.record.ending.unwrap_or(Ending::SettledElsewhere))
         }

@@ -63,9 +63,7 @@ impl Decision<'_> {
             };
         };
         match answer {
-            Answer::Standing(Standing::Open { queue_url: Some(url), .. })
-                if !url.is_same_queue(&self.record.queue) =>
-            {
+            Answer::Standing(Standing::Open { queue_url: Some(url), .. }) if !url.is_same_queue(&self.record.queue) => {
                 self.refuse("SageMaker waits for this step on another queue")
             }
             Answer::Standing(Standing::Open { stopping, .. }) => self.begin_anew(returned, *stopping),

@@ -23,9 +23,6 @@ const DENIED_OFTEN: u32 = 5;
 
 impl Decision<'_> {
     pub(super) fn report_refused(&self, detail: &str) -> Transition {
-        if self.record.status == Status::Settled {
-            return self.proceed();
-        }
         let refused = self.knowing(|local| {
             local.refusals += 1;
             local.failures = 0;
@@ -34,9 +31,6 @@ impl Decision<'_> {
     }
 
     pub(super) fn report_failed(&self, denied: bool, detail: &str) -> Transition {
-        if self.record.status == Status::Settled {
-            return self.proceed();
-        }
         let failed = self.knowing(|local| local.failures += 1);
         let failures = failed.local.failures;
         if denied && failures.is_multiple_of(DENIED_OFTEN) {

@@ -1,6 +1,7 @@
 //! What a delivery or a wake leads to: a step is taken on, left alone, or asked about first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -10,13 +11,11 @@ use super::machine::{Decision, Transition, later};
 use super::{Effect, Here, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
+/// No clock is believed to be off by so much: what is due later still, by a day or by the time limit, is due.
+const LONG_WAIT: Duration = Duration::from_hours(24);
+
 impl Decision<'_> {
-    pub(super) fn work_delivered(
-        &self,
-        receives: u32,
-        sent: Option<Timestamp>,
-        arguments: &Arc<Value>,
-    ) -> Transition {
+    pub(super) fn work_delivered(&self, receives: u32, sent: Option<Timestamp>, arguments: &Arc<Value>) -> Transition {
         if let Some(sent) = self.came_back(sent).filter(|_| self.local.idle()) {
             return self.knowing(|local| local.wanted = true).reopen(sent, arguments);
         }
@@ -140,9 +139,9 @@ impl Decision<'_> {
         self.record.resume || self.record.status == Status::Claimed && self.is_mine()
     }
 
-    /// No wait is longer than the time limit, which would end it: a clock was wrong that set one further ahead.
+    /// No wait is longer than the time limit, which would end it: a clock was wrong that set one much further ahead.
     fn not_before(&self) -> Option<Timestamp> {
-        let most = later(self.view.now, self.view.policy.time_limit);
+        let most = later(self.view.now, self.view.policy.time_limit.max(LONG_WAIT));
         self.record.not_before.filter(|at| *at <= most)
     }
 
