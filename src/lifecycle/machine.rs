@@ -231,7 +231,7 @@ impl Decision<'_> {
         let news = matches!(event, Event::Delivered(Arrival::Work { .. } | Arrival::Stop))
             || self.record.status == Status::New
             || self.local.stop_in_doubt.is_some();
-        durable && news && !to.local.idle() && !to.effects.contains(&Effect::Replace)
+        durable && news && !to.local.idle()
     }
 }
 
