@@ -48,6 +48,20 @@ fn a_step_that_is_run_again_after_its_worker_died_breaks_nothing() {
 }
 
 #[test]
+fn a_token_that_comes_back_is_a_step_of_its_own_and_is_held_to_all_promises_again() {
+    let first = [OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), DELETED, OPENED, SENT];
+    let story = |after: &[Seen<u8>]| {
+        let mut judge = Judge::default();
+        let verdicts: Vec<_> = first.iter().chain(after).map(|seen| judge.see(seen)).collect();
+        assert!(verdicts[..first.len()].iter().all(Result::is_ok), "{verdicts:?}");
+        verdicts.last().cloned().expect("something happened")
+    };
+    assert_eq!(story(&[STARTED, ENDED, CONCLUDED, report(WORKER, 8, true), DELETED]), Ok(()));
+    assert_eq!(story(&[DELETED]), Err(Broken::DeletedTooEarly(1)));
+    assert_eq!(story(&[report(WORKER, 7, true)]), Err(Broken::ReportedUnfrozen(1)));
+}
+
+#[test]
 fn a_message_deleted_before_the_step_is_closed_breaks_p1() {
     assert_eq!(last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]), Err(Broken::DeletedTooEarly(1)));
     assert_eq!(

@@ -42,7 +42,7 @@ impl About<String> {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen<N> {
-    /// SageMaker waits for an answer.
+    /// SageMaker waits for an answer. If it has waited for one before, the step begins anew.
     Opened { token: N },
     /// SageMaker wants the step stopped, and waits for the answer to that.
     Stopping { token: N },
@@ -159,7 +159,7 @@ impl<N: Name> Judge<N> {
     /// The promise that it breaks.
     pub fn see(&mut self, seen: &Seen<N>) -> Result<(), Broken<N>> {
         match seen {
-            Seen::Opened { token } => self.step(token).open = true,
+            Seen::Opened { token } => self.step(token).open(),
             Seen::Stopping { token } => self.step(token).stopping = true,
             Seen::Closed { token, succeeded } => {
                 let step = self.step(token);
@@ -303,6 +303,15 @@ impl<N: Name> Judge<N> {
 }
 
 impl<N> Step<N> {
+    /// What was right or wrong in an earlier time of the token says nothing of this one; only who runs it does.
+    fn open(&mut self) {
+        if !self.open {
+            let calls = |known: &mut InLedger<N>| InLedger { calls: std::mem::take(&mut known.calls), ..InLedger::default() };
+            let ledgers = self.ledgers.iter_mut().map(|(ledger, known)| (*ledger, calls(known))).collect();
+            *self = Self { open: true, ledgers, ..Self::default() };
+        }
+    }
+
     fn is_deferred(&self) -> bool {
         self.ledgers.values().any(|known| known.deferred)
     }
