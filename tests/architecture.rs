@@ -306,15 +306,17 @@ fn product() -> Vec<Source> {
         })
         .collect();
     let mut tests = BTreeSet::new();
+    let mut folders = Vec::new();
     for source in &sources {
         let folder = source.path.strip_suffix("/mod.rs").or_else(|| source.path.strip_suffix(".rs")).expect("a file");
         let folder = if ["src/lib", "src/main"].contains(&folder) { "src" } else { folder };
         for module in &source.code.test_modules {
             tests.insert(format!("{folder}/{module}.rs"));
-            tests.insert(format!("{folder}/{module}/mod.rs"));
+            folders.push(format!("{folder}/{module}/"));
         }
     }
-    sources.retain(|source| !tests.contains(&source.path));
+    let is_test = |path: &String| tests.contains(path) || folders.iter().any(|folder| path.starts_with(folder));
+    sources.retain(|source| !is_test(&source.path));
     sources
 }
 

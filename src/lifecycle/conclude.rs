@@ -61,6 +61,9 @@ impl Decision<'_> {
         if reason == StopReason::LeaseLost || !self.is_mine() {
             return self.to(Here::Nothing, [Effect::LetGo]);
         }
+        // A shutdown does not outweigh a stop.
+        let stopped = reason == StopReason::Shutdown && record.stop_requested.is_some();
+        let reason = if stopped { StopReason::PipelineStopped } else { reason };
         match (reason, finished) {
             (_, true) if closed => self.settle(Ending::SettledElsewhere),
             (_, true) => self.run_ended(end),

@@ -87,6 +87,15 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         }
         (Event::Checkpoint(_), _) => return Err(illegal()),
 
+        // What it came to is frozen: the ledger took it, and did not say so.
+        (Event::Ended(_), Here::Running | Here::Winding(_))
+        | (Event::Cleaned(_) | Event::CleanupAborted, Here::Cleaning(_))
+            if state.record.status == Status::Concluded
+                && step.is_mine()
+                && here != Here::Winding(StopReason::LeaseLost) =>
+        {
+            step.proceed()
+        }
         // Another worker of this ledger has flagged the stop, and nobody has told the run yet.
         (Event::Ended(end), Here::Running) if state.record.stop_requested.is_some() => {
             step.told_run_ended(StopReason::PipelineStopped, end)

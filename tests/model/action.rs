@@ -1,14 +1,12 @@
 //! What can happen next.
 
-use callbackd::lifecycle::{Here, Status, Verify};
+use callbackd::lifecycle::{Here, Status};
 
 use crate::happening::{Reply, RunEnd, Standing};
 use crate::known::{Known, Limit, NOW};
 use crate::setup::Setup;
 use crate::turn::Mood;
-use crate::world::{
-    ANEW, Ask, Budget, Copy, DUPLICATE, Driver, FORGED, Phase, REDRIVE, Report, STOP, WORK, Worker, World,
-};
+use crate::world::{ANEW, Ask, Copy, DUPLICATE, Driver, FORGED, Phase, Report, STOP, WORK, Worker, World};
 
 /// One thing that happens, and how the ledger takes what is written for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -256,107 +254,6 @@ impl World {
         }
     }
 
-    /// What may happen as long as the budget lasts.
-    pub fn faults(&self, setup: &Setup, put: &mut impl FnMut(What)) {
-        let Budget {
-            stops,
-            endings,
-            duplicates,
-            crashes,
-            replies,
-            lies,
-            visibility,
-            leases,
-            freezes,
-            shutdowns,
-            limits,
-            losses,
-            redrives,
-            forgeries,
-            denials,
-            deletions,
-            ..
-        } = self.budget;
-        if let Standing::Open { stopping } = self.sagemaker {
-            if !stopping && stops > 0 {
-                put(What::Stop { told: true });
-                put(What::Stop { told: false });
-            }
-            if endings > 0 {
-                put(What::EndOtherwise);
-                if self.ledgers.iter().flatten().any(|known| known.record().status == Status::Deferred) {
-                    put(What::Complete);
-                }
-            }
-            if duplicates > 0 {
-                put(What::Duplicate);
-            }
-            if deletions > 0 {
-                put(What::Vanish);
-            }
-            if forgeries > 0 && self.queue[FORGED] == Copy::Absent {
-                put(What::Forge { foreign: true });
-                if setup.policy.verify == Verify::Always {
-                    put(What::Forge { foreign: false });
-                }
-            }
-        }
-        if denials > 0 && !self.denying {
-            put(What::Revoke);
-        }
-        if self.may_return() {
-            put(What::Return);
-        }
-        for (message, copy) in self.queue.iter().enumerate() {
-            if losses > 0 && *copy != Copy::Absent && self.may_lose(message, setup) {
-                put(What::Lose { message, redriven: false });
-            }
-            if redrives > 0 && matches!(copy, Copy::Visible { receives: REDRIVE.. }) {
-                put(What::Lose { message, redriven: true });
-            }
-        }
-        for (index, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.phase != Phase::Down) {
-            let driver = worker.driver.as_ref();
-            if crashes > 0 {
-                put(What::Crash { worker: index, late: false });
-                if driver.is_some_and(|driver| driver.report.is_some()) && self.wire.is_none() {
-                    put(What::Crash { worker: index, late: true });
-                }
-            }
-            if shutdowns > 0 && worker.phase == Phase::Running {
-                put(What::Leave { worker: index });
-            }
-            if lies > 0 && matches!(self.sagemaker, Standing::Open { .. }) && self.is_watched(worker, index) {
-                put(What::WatchMisled { worker: index });
-            }
-            let Some(driver) = driver else { continue };
-            if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
-                put(What::SeeFrozen { worker: index });
-            }
-            if leases > 0 && driver.renew {
-                put(What::LeaseOver { worker: index });
-            }
-            if lies > 0 && driver.pending.is_none() && matches!(driver.asks.first(), Some(Ask::Sent { .. })) {
-                put(What::Answer { worker: index, reply: Reply::NotFound });
-            }
-            if replies > 0 && driver.pending.is_none() {
-                self.bad_replies(index, driver, put);
-            }
-        }
-        for (message, copy) in self.queue.iter().enumerate() {
-            if visibility > 0
-                && matches!(copy, Copy::InFlight { receiver, .. } if self.workers[*receiver].held & (1 << message) != 0)
-            {
-                put(What::Surface { message });
-            }
-        }
-        for (ledger, known) in self.ledgers.iter().enumerate() {
-            if limits > 0 && known.as_ref().is_some_and(|known| known.is_ahead(Limit::Deadline)) {
-                put(What::Over { ledger, limit: Limit::Deadline });
-            }
-        }
-    }
-
     fn deletions(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
         for (message, copy) in self.queue.iter().enumerate().filter(|(number, _)| worker.deleting & (1 << number) != 0)
         {
@@ -444,10 +341,11 @@ impl World {
             Status::Claimed | Status::Waiting if known.record().stop_requested.is_some() => {
                 self.is_shared(index) || worker.life > 0
             }
-            // Its message has not been seen for long.
+            // Its message has not been seen for long; another worker may hold it, and if none can be lost, one does.
             Status::Claimed | Status::Waiting => {
                 let seen = [WORK, DUPLICATE, ANEW].map(|message| self.queue[message]);
-                setup.is_exclusive() && !seen.iter().any(|copy| matches!(copy, Copy::Visible { .. }))
+                let lost = setup.budget.losses > 0 || setup.budget.redrives > 0;
+                lost && setup.is_exclusive() && !seen.iter().any(|copy| matches!(copy, Copy::Visible { .. }))
             }
             _ => false,
         };
@@ -470,20 +368,6 @@ impl World {
         }
     }
 
-    fn bad_replies(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
-        if driver.report.is_some() && !self.denying {
-            put(What::Report { worker, reply: Reported::Failed });
-            if self.sagemaker.is_open() {
-                put(What::Report { worker, reply: Reported::AcceptedUnheard });
-                put(What::Report { worker, reply: Reported::Refused });
-            }
-        }
-        if matches!(driver.asks.first(), Some(Ask::Sent { .. })) {
-            put(What::Answer { worker, reply: Reply::Unknown });
-            put(What::AnswerLate { worker });
-        }
-    }
-
     /// A worker whose claim is out has ended its run by then: it gives up after two thirds of a lease, and aborts within what is left;
     /// whoever looks has looked for a whole one. So a claim may lapse before their eyes once its owner has gone as far as it ever will.
     fn may_see_lapse(&self, worker: usize, driver: &Driver) -> bool {
@@ -499,14 +383,15 @@ impl World {
     /// Something, or somebody, wants the run to end.
     fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
         let overdue = driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
-        self.sagemaker != Standing::Open { stopping: false }
+        // Nobody is told of an execution that is not found.
+        !matches!(self.sagemaker, Standing::Open { stopping: false } | Standing::Gone)
             || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
             || matches!(driver.here(), Here::Winding(_))
             || overdue
     }
 
     /// The stop watch asks about the step's execution for this worker.
-    fn is_watched(&self, worker: &Worker, index: usize) -> bool {
+    pub fn is_watched(&self, worker: &Worker, index: usize) -> bool {
         match &worker.driver {
             Some(driver) => {
                 let record = driver.known.record();
@@ -528,30 +413,12 @@ impl World {
         }
     }
 
-    /// A message that is gone is missed only where the ledger holds what it said, and nobody but its workers should.
-    fn may_lose(&self, message: usize, setup: &Setup) -> bool {
-        let known = |known: &Known| !matches!(known.record().status, Status::Settled | Status::Owed);
-        message == STOP || message != FORGED && setup.is_exclusive() && self.ledgers.iter().flatten().any(known)
-    }
-
-    /// The step's first time is over for all, and nothing of it is left on the way.
-    fn may_return(&self) -> bool {
-        let settled = |known: &Known| known.record().status == Status::Settled;
-        let closed = !self.sagemaker.is_open() && self.sagemaker != Standing::Gone;
-        self.budget.returns > 0
-            && closed
-            && self.ledgers.iter().flatten().all(settled)
-            && self.workers.iter().all(|worker| worker.driver.is_none())
-            && self.wire.is_none()
-            && self.queue[STOP] == Copy::Absent
-    }
-
     fn is_shared(&self, worker: usize) -> bool {
         self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1
     }
 
     /// The ledger is shared, and the claim another process's.
-    fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
+    pub fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
         self.is_shared(worker) && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
     }
 }

@@ -52,7 +52,9 @@ pub enum Post {
 /// How SageMaker sees the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
-    Open { stopping: bool },
+    Open {
+        stopping: bool,
+    },
     Succeeded,
     Failed,
     Stopped,

@@ -25,6 +25,8 @@ pub enum Mood {
 pub struct Turn<'a> {
     pub setup: &'a Setup,
     pub world: World,
+    /// The message that was just received.
+    pub delivered: usize,
     mood: Mood,
     struck: bool,
 }
@@ -32,7 +34,7 @@ pub struct Turn<'a> {
 impl<'a> Turn<'a> {
     /// The world after the action; none where the action's trouble with the ledger had nothing to strike.
     pub fn take(setup: &'a Setup, world: &World, action: Action) -> Option<World> {
-        let mut turn = Self { setup, world: world.clone(), mood: action.mood, struck: false };
+        let mut turn = Self { setup, world: world.clone(), delivered: 0, mood: action.mood, struck: false };
         turn.carry_out(action.what);
         if action.mood != Mood::Well {
             if !turn.struck {
@@ -125,6 +127,21 @@ impl<'a> Turn<'a> {
                     self.arrive(worker, report, open);
                 }
             }
+            What::Crash { worker, late } => self.crash(worker, late),
+            What::Start { worker } => {
+                let worker = &mut self.world.workers[worker];
+                worker.life += 1;
+                worker.phase = Phase::Running;
+            }
+            What::Leave { worker } => self.leave(worker),
+            What::Over { ledger, limit } => self.over(ledger, limit),
+            _ => self.befall(what),
+        }
+    }
+
+    /// What happens to one driver.
+    fn befall(&mut self, what: What) {
+        match what {
             What::Slot { worker } => {
                 self.driver(worker).awaits_slot = false;
                 self.feed(worker, Happening::SlotFree);
@@ -186,14 +203,7 @@ impl<'a> Turn<'a> {
                 }
             }
             What::Abandon { worker } => self.abandon(worker),
-            What::Crash { worker, late } => self.crash(worker, late),
-            What::Start { worker } => {
-                let worker = &mut self.world.workers[worker];
-                worker.life += 1;
-                worker.phase = Phase::Running;
-            }
-            What::Leave { worker } => self.leave(worker),
-            What::Over { ledger, limit } => self.over(ledger, limit),
+            _ => unreachable!("it happens to the world"),
         }
     }
 
@@ -228,7 +238,7 @@ impl<'a> Turn<'a> {
             _ => Post::Work { redelivered, anew: message == ANEW },
         };
         self.driver(worker).told_open |= matches!(post, Post::Work { .. });
-        self.driver(worker).delivered = message;
+        self.delivered = message;
         self.feed(worker, Happening::Delivered(post));
     }
 

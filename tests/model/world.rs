@@ -39,9 +39,9 @@ pub const FORGED: usize = 3;
 pub const ANEW: usize = 4;
 
 /// How often a message is received until the redrive policy may take it.
-pub const REDRIVE: u8 = 3;
+pub const REDRIVE: u8 = 2;
 /// How often it was received when it counts as worn.
-pub const WORN: u8 = 2;
+pub const WORN: u8 = 1;
 
 /// Faults, and turns that a pipeline may take or not, that are left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -133,8 +133,10 @@ pub enum Broken {
     StartedUnasked,
     /// A stop that is owed was answered without asking at that moment.
     AnsweredUnasked,
-    /// Somebody was told of a stop that there is not.
-    BelievedAForgery,
+    /// Something is stopped that nobody stops.
+    StoppedForNothing,
+    /// A step was to be started although its worker is on its way out.
+    StartedTooLate,
     /// A message was replaced whose step is not on record, or whose word is not believed.
     ReplacedTooEarly,
     /// A run was not told to end, because the ledger failed.
@@ -194,8 +196,6 @@ pub struct Driver {
     /// A message, or SageMaker, has said to this driver that the step waits.
     pub told_open: bool,
     pub messages: u8,
-    /// The message that was delivered last.
-    pub delivered: usize,
     pub call: Option<Call>,
     pub asks: Vec<Ask>,
     pub awaits_slot: bool,
@@ -252,7 +252,6 @@ impl Driver {
             local: Local::NOTHING,
             told_open: false,
             messages: 0,
-            delivered: 0,
             call: None,
             asks: Vec::new(),
             awaits_slot: false,
@@ -311,7 +310,7 @@ impl World {
 
     /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
     pub fn is_done(&self) -> bool {
-        let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0;
+        let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0 && worker.held == 0;
         // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and not forgotten.
         let hopeless = |known: &Known| match known.record().status {
             Status::Deferred => !known.is_ahead(Limit::Deadline),

@@ -306,7 +306,8 @@ impl<N> Step<N> {
     /// What was right or wrong in an earlier time of the token says nothing of this one; only who runs it does.
     fn open(&mut self) {
         if !self.open {
-            let calls = |known: &mut InLedger<N>| InLedger { calls: std::mem::take(&mut known.calls), ..InLedger::default() };
+            let calls =
+                |known: &mut InLedger<N>| InLedger { calls: std::mem::take(&mut known.calls), ..InLedger::default() };
             let ledgers = self.ledgers.iter_mut().map(|(ledger, known)| (*ledger, calls(known))).collect();
             *self = Self { open: true, ledgers, ..Self::default() };
         }

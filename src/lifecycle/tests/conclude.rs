@@ -116,3 +116,22 @@ fn a_run_that_finishes_after_its_execution_has_ended_is_settled_without_a_report
     let settled = ELSEWHERE;
     assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), settled);
 }
+
+#[test]
+fn what_the_ledger_has_frozen_without_saying_so_is_reported_whatever_has_come_since() {
+    let retry = End::Retry { after: None, error: "no route".into() };
+    for end in [End::Success(Outputs::new()), retry, End::Again(Duration::ZERO), End::Deferred, End::Aborted] {
+        let mut bench = Bench::running();
+        bench.enter(Phase::Stopping);
+        let concluded = Bench::concluded().state.record;
+        bench.state.record = concluded.clone();
+        assert_eq!(bench.feed(Event::Ended(end)), [Effect::Report]);
+        assert_eq!(bench.state.record, concluded);
+    }
+    for event in [Event::Cleaned(Ok(())), Event::CleanupAborted] {
+        let mut bench = Bench::concluded();
+        bench.state.local.here = Here::Cleaning(StopReason::TimeLimit);
+        assert_eq!(bench.feed(event), [Effect::Report]);
+        assert_eq!(bench.state.record, Bench::concluded().state.record);
+    }
+}

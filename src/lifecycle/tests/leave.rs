@@ -92,10 +92,7 @@ fn a_deferral_at_a_shutdown_does_not_outweigh_a_stop_that_another_worker_has_fla
     let mut bench = Bench::running();
     bench.enter(Phase::Stopping);
     bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
-    bench.feed(Event::Ended(End::Deferred));
-    assert_eq!(bench.status(), Status::Deferred);
-    bench.crash();
-    assert_eq!(bench.feed(Event::Found), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::CleanUp(StopReason::PipelineStopped)]);
 }
 
 #[test]
@@ -234,4 +231,13 @@ fn a_concluded_step_is_reported_until_the_worker_leaves_and_then_let_go_of() {
     late.phase = Phase::Leaving;
     assert_eq!(late.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::LetGo]);
     assert_eq!(late.status(), Status::Concluded);
+}
+
+#[test]
+fn a_stopped_run_that_defers_as_the_worker_leaves_keeps_its_stop_and_its_messages() {
+    let mut bench = Bench::running();
+    bench.stop_delivered();
+    bench.enter(Phase::Leaving);
+    assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::Return]);
+    assert!(bench.status() == Status::Waiting && bench.state.record.stop_requested.is_some());
 }

@@ -184,7 +184,11 @@ fn a_step_that_sleeps_for_long_is_woken_to_ask_about_a_stop_in_doubt_and_then_sl
     bench.policy.verify = Verify::Always;
     assert_eq!(bench.stop_delivered(), [CONFIRM]);
     let soon = bench.wakes_in(5);
-    assert_eq!(bench.feed(Event::Ended(End::Again(Duration::from_mins(30)))), [soon.clone()], "not in half an hour");
+    assert_eq!(
+        bench.feed(Event::Ended(End::Again(Duration::from_mins(30)))),
+        std::slice::from_ref(&soon),
+        "not in half an hour"
+    );
     let due = bench.state.record.not_before.expect("it waits");
     assert_eq!(bench.feed(Event::Woken), [soon, CONFIRM]);
     assert!(matches!(bench.answer(Standing::NotFound)[..], [Effect::RefuseStop(_)]));
