@@ -69,7 +69,6 @@ impl Decision<'_> {
     /// What to do with a step for which nothing is under way here.
     pub(super) fn proceed(&self) -> Transition {
         let record = self.record;
-        let doubt = self.doubt().is_some();
         match record.status {
             Status::Settled => self.to(Here::Nothing, [Effect::Delete]),
             Status::Claimed | Status::Concluded if self.foreign_until().is_some() => self.sleep(self.foreign_until()),
@@ -77,7 +76,6 @@ impl Decision<'_> {
             Status::Claimed | Status::Waiting if self.resumable() => self.ask(Here::Resuming),
             Status::New if self.local.wanted => self.take(),
             // Without its message nobody knows what it is about.
-            Status::New if doubt => self.ask(Here::Confirming),
             Status::New => self.to(Here::Nothing, [Effect::LetGo]),
             Status::Claimed => self.take(),
             Status::Waiting
@@ -88,7 +86,7 @@ impl Decision<'_> {
             Status::Waiting => self.take(),
             Status::Deferred if record.stop_requested.is_some() => self.take(),
             Status::Deferred if self.overdue() => self.deferral_over(),
-            Status::Deferred if doubt => self.ask(Here::Confirming),
+            Status::Deferred if self.doubt().is_some() => self.ask(Here::Confirming),
             Status::Deferred => self.to(Here::Nothing, [Effect::Delete]),
             Status::Owed => self.ask(Here::Asking),
         }

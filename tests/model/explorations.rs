@@ -207,7 +207,15 @@ fn further_bounds_hold_too() {
         "stops=1 lies=2",
     ];
     let missing = explore("two ledgers", APART, &budgets);
-    assert_eq!(missing, [&OF_A_SHARED_LEDGER[..], &OF_ONE].concat(), "all else comes to pass");
+    let of_more = [
+        Witness::StopOfAForeignRun,
+        Witness::StopFoundInLedger,
+        Witness::LeaseLostWhileRunning,
+        Witness::LeaseLostWhileCleaning,
+        Witness::DeferredMeanwhile,
+        Witness::Replaced,
+    ];
+    assert_eq!(missing, [&of_more[..], &OF_ONE].concat(), "all else comes to pass");
     let budgets = [
         "stops=1 crashes=1",
         "stops=1 leases=1 duplicates=1",

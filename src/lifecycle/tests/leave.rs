@@ -241,3 +241,19 @@ fn a_stopped_run_that_defers_as_the_worker_leaves_keeps_its_stop_and_its_message
     assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::Return]);
     assert!(bench.status() == Status::Waiting && bench.state.record.stop_requested.is_some());
 }
+
+#[test]
+fn what_runs_is_not_dropped_by_what_waits_for_the_ledger() {
+    let mut bench = Bench::running();
+    bench.phase = Phase::Leaving;
+    assert_eq!((bench.feed(Event::Renew), bench.here()), (vec![], Here::Running));
+    assert_eq!(bench.feed(Event::Phase), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
+}
+
+#[test]
+fn a_run_whose_lease_is_lost_is_let_go_of_also_where_its_outcome_was_frozen() {
+    let mut bench = Bench::running();
+    bench.feed(Event::LeaseLost);
+    bench.state.record = Bench::concluded().state.record;
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::LetGo]);
+}

@@ -166,3 +166,15 @@ fn what_another_worker_has_settled_meanwhile_is_not_settled_again() {
         assert_eq!(bench.written, None);
     }
 }
+
+#[test]
+fn a_report_that_is_refused_at_last_waits_as_refused_ones_do_whatever_came_before() {
+    let mut bench = Bench::concluded();
+    for _ in 0..4 {
+        bench.feed(Event::ReportFailed { denied: true, detail: "AccessDenied".into() });
+        bench.feed(Event::Woken);
+    }
+    bench.feed(Event::ReportRefused("Conflict".into()));
+    let soon = bench.wakes_in(2);
+    assert_eq!(bench.answer(OPEN), [soon]);
+}
