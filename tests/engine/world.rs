@@ -313,7 +313,12 @@ impl Disk {
     }
 
     pub fn body(&self, token: &str) -> serde_json::Value {
-        serde_json::from_str(&self.row(token).expect("record").body).expect("json")
+        let row = self.row(token).expect("record");
+        let mut body: serde_json::Value = serde_json::from_str(&row.body).expect("json");
+        for (name, json) in [("arguments", row.arguments), ("checkpoint", row.checkpoint)] {
+            body[name] = json.map_or(serde_json::Value::Null, |json| serde_json::from_str(&json).expect("json"));
+        }
+        body
     }
 
     fn row(&self, token: &str) -> Option<Row> {
