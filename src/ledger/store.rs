@@ -99,7 +99,7 @@ pub struct Cursor(pub String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub found: Vec<Result<T, Damaged>>,
-    /// Where the next page begins, if there may be one.
+    /// Where the next page begins, if there may be one; also behind a page that is not full, or empty, where few rows match.
     pub next: Option<Cursor>,
 }
 

@@ -106,7 +106,7 @@ impl Inbox {
                     return Some(self.some(state, most));
                 }
                 state.thread = Thread::ForUrgent;
-                self.sleep(state, PATIENCE - waited)
+                self.sleep(state, PATIENCE.saturating_sub(waited))
             };
             state.thread = Thread::Awake;
         }

@@ -78,7 +78,9 @@ impl Sqlite {
                 Some((last, _)) => after = *last,
                 None => return Ok(()),
             }
-            rows.into_iter().for_each(|(_, row)| each(row));
+            for (_, row) in rows {
+                each(row);
+            }
         }
     }
 }
