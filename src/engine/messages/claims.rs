@@ -238,8 +238,8 @@ async fn working(messages: &Messages, sqs: &Sqs, life: impl AsyncFnOnce()) -> Du
     while_working(messages, sqs, &Ledger::default(), life).await
 }
 
-fn about(stop: bool) -> Option<About> {
-    Some(("abcdefghij".parse().expect("a token"), stop))
+fn about(stop: bool) -> About {
+    ("abcdefghij".parse().expect("a token"), stop)
 }
 
 /// So many messages that were just received, with their bodies.
@@ -247,7 +247,7 @@ fn holding(sqs: &Sqs, count: usize) -> (Messages, Vec<String>) {
     let messages = Messages::new(VISIBILITY, REPOST);
     let ids: Vec<String> = (0..count).map(|n| format!("m{n}")).collect();
     for id in &ids {
-        messages.hold(&sqs.receive(id), true, about(false));
+        messages.hold(&sqs.receive(id), true, Some(about(false)));
     }
     (messages, ids)
 }
@@ -365,7 +365,7 @@ async fn a_newer_receipt_handle_replaces_the_older() {
     let gate = sqs.gate("set");
     working(&messages, &sqs, async || {
         sleep(Duration::from_secs(70)).await;
-        messages.hold(&sqs.receive("m0"), true, about(false));
+        messages.hold(&sqs.receive("m0"), true, Some(about(false)));
         sleep(Duration::from_secs(10)).await;
         gate.add_permits(100);
         sleep(Duration::from_mins(10)).await;
@@ -469,7 +469,7 @@ async fn a_message_received_again_while_its_delete_hangs_is_deleted_by_its_newer
     working(&messages, &sqs, async || {
         messages.delete(&ids);
         sleep(VISIBILITY).await;
-        messages.hold(&sqs.receive("m0"), true, about(false));
+        messages.hold(&sqs.receive("m0"), true, Some(about(false)));
         messages.delete(["m0"]);
         sleep(Duration::from_secs(10)).await;
         assert_eq!(sqs.sizes("delete"), [2], "one call for one message");
@@ -490,7 +490,7 @@ async fn a_message_received_again_before_its_failing_delete_is_tried_again_goes_
         while sqs.sizes("delete").len() < 8 {
             sleep(Duration::from_millis(100)).await;
         }
-        messages.hold(&sqs.receive("m0"), true, about(false));
+        messages.hold(&sqs.receive("m0"), true, Some(about(false)));
         sleep(LINGER * 2).await;
         assert_eq!(sqs.left(), 0, "the newer handle need not wait for what the older was due to");
     })
@@ -565,7 +565,7 @@ async fn heartbeats_go_on_while_deletes_and_copies_hang() {
     let (deletes, sends) = (sqs.gate("delete"), sqs.gate("send"));
     for id in &ids[100..] {
         sqs.receive(id);
-        messages.hold(&sqs.receive(id), true, about(false));
+        messages.hold(&sqs.receive(id), true, Some(about(false)));
     }
     working(&messages, &sqs, async || {
         messages.delete(&ids[..100]);
@@ -655,7 +655,7 @@ async fn what_was_released_and_is_received_again_at_once_is_held_anew() {
         messages.release(&ids, Duration::ZERO);
         sleep(Duration::from_secs(1)).await;
         // The call has taken effect, and its answer is late.
-        messages.hold(&sqs.receive("m0"), true, about(false));
+        messages.hold(&sqs.receive("m0"), true, Some(about(false)));
         gate.add_permits(1000);
         sleep(VISIBILITY * 3).await;
         assert_eq!((sqs.visible(), messages.len(), messages.bytes()), (0, 1, "the body of m0".len()));
@@ -672,7 +672,7 @@ async fn what_is_forgotten_during_a_call_and_received_again_is_held_anew() {
         sleep(VISIBILITY / 2 + Duration::from_secs(1)).await;
         messages.forget(&ids);
         assert_eq!((messages.len(), messages.bytes()), (0, 0));
-        messages.hold(&sqs.receive("m0"), false, about(false));
+        messages.hold(&sqs.receive("m0"), false, Some(about(false)));
         assert_eq!((messages.len(), messages.bytes()), (1, 0));
         sleep(VISIBILITY / 2 + Duration::from_secs(1)).await;
         assert_eq!(sqs.sizes("set"), [1], "one call for one message");
@@ -687,11 +687,11 @@ async fn what_is_forgotten_during_a_call_and_received_again_is_held_anew() {
 async fn a_message_that_nears_the_twelve_hours_is_replaced_by_a_copy_and_then_deleted() {
     let sqs = Sqs::default();
     let (messages, _) = holding(&sqs, 1);
-    messages.hold(&sqs.receive("recorded"), true, about(true));
+    messages.hold(&sqs.receive("recorded"), true, Some(about(true)));
     messages.recorded(["recorded", "m9"]);
     assert_eq!(messages.bytes(), "the body of m0".len());
     working(&messages, &sqs, async || {
-        sleep(REPOST - Duration::from_secs(1)).await;
+        sleep(REPOST.saturating_sub(Duration::from_secs(1))).await;
         assert_eq!((sqs.sent().len(), sqs.left()), (0, 2));
         sleep(Duration::from_secs(2)).await;
         assert_eq!(sqs.sent(), ["the body of m0", "recorded of abcdefghij, stop: true"]);
@@ -762,7 +762,7 @@ async fn once_a_copy_was_sent_the_message_is_deleted_whatever_was_decided_meanwh
         sleep(REPOST + Duration::from_secs(1)).await;
         messages.release(&ids[..1], Duration::ZERO);
         messages.forget(&ids[1..2]);
-        messages.hold(&sqs.receive("m2"), true, about(false));
+        messages.hold(&sqs.receive("m2"), true, Some(about(false)));
         gate.add_permits(100);
         sleep(Duration::from_secs(1)).await;
         assert_eq!((sqs.sent().len(), sqs.left(), messages.len()), (3, 0, 0));
@@ -777,7 +777,7 @@ async fn only_worn_messages_that_are_kept_are_replaced() {
     let (messages, ids) = holding(&sqs, 4);
     for id in &ids[1..] {
         sqs.receive(id);
-        messages.hold(&sqs.receive(id), true, about(false));
+        messages.hold(&sqs.receive(id), true, Some(about(false)));
     }
     working(&messages, &sqs, async || {
         messages.delay_releases();
