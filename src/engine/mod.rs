@@ -20,6 +20,8 @@ mod settle;
 mod slots;
 mod steps;
 mod stop;
+#[allow(dead_code, reason = "the engine is being moved over to it")]
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -146,8 +146,15 @@ async fn a_step_that_asks_again_keeps_its_place() {
     let mut room = slots.try_reserve(1);
     assert!(slots.acquire(&token("one"), room.pop()).is_none());
     assert_eq!(slots.usage(), Usage { busy: 1, limit: 1, waiting_new: 0, waiting_resumed: 2 });
+    let mut room = slots.try_reserve(1);
+    for room in [room.pop(), None] {
+        assert!(slots.acquire(&token("new"), room).is_none());
+    }
+    assert_eq!(slots.usage(), Usage { busy: 1, limit: 1, waiting_new: 1, waiting_resumed: 2 });
     drop(slot);
-    assert_eq!(steps.names(), ["0000000one"]);
+    drop(steps.take());
+    drop(steps.take());
+    assert_eq!(steps.names(), ["0000000two"]);
 }
 
 #[tokio::test(start_paused = true)]
