@@ -1,9 +1,11 @@
 //! Thousands of steps at once: what they cost, and that none is lost in the crowd.
 //!
-//! No handler is configured, so that a step fails at once and costs no program. SQS is the local endpoint, which is fast enough.
+//! No route matches them, so that a step fails at once and costs no program. SQS is the local endpoint, which is fast enough.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{fs, iter};
 
@@ -11,13 +13,14 @@ use callbackd::local::{Endpoint, EventKind, Fault as EndpointFault, Options, Rul
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinHandle;
 
 use crate::daemon::{Config, Daemon, Environment};
 use crate::http;
 use crate::sagemaker::{FAILURE, Fault, SageMaker};
-use crate::scene::{random_token, until};
+use crate::scene::{confessions, random_token, until_within};
 
+/// A machine with other work takes minutes for what takes it seconds alone.
+const PATIENCE: Duration = Duration::from_secs(300);
 const KB: u64 = 1;
 const MB: u64 = 1024 * KB;
 
@@ -27,7 +30,7 @@ struct Crowd {
     folder: TempDir,
     queue: String,
     /// Counts the messages that were received more than once.
-    repeated: JoinHandle<usize>,
+    repeated: Arc<AtomicUsize>,
 }
 
 impl Crowd {
@@ -35,15 +38,18 @@ impl Crowd {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
         let mut events = endpoint.events();
-        let repeated = tokio::spawn(async move {
-            let mut repeated = 0;
+        let repeated = Arc::new(AtomicUsize::new(0));
+        let count = repeated.clone();
+        tokio::spawn(async move {
             loop {
                 match events.recv().await {
-                    Ok(event) => {
-                        repeated += usize::from(matches!(event.kind, EventKind::MessageReceived { receives: 2.., .. }));
+                    Ok(event) if matches!(event.kind, EventKind::MessageReceived { receives: 2.., .. }) => {
+                        count.fetch_add(1, Ordering::SeqCst);
                     }
-                    Err(RecvError::Lagged(lost)) => panic!("{lost} events were lost"),
-                    Err(RecvError::Closed) => return repeated,
+                    Ok(_) => {}
+                    // What was lost may have been one: better a test that fails for nothing.
+                    Err(RecvError::Lagged(_)) => drop(count.fetch_add(1, Ordering::SeqCst)),
+                    Err(RecvError::Closed) => return,
                 }
             }
         });
@@ -61,7 +67,10 @@ impl Crowd {
     }
 
     fn config(&self) -> Config {
+        let route =
+            toml::Table::from_iter([("pipeline".to_owned(), "other".into()), ("handler".to_owned(), "job".into())]);
         let config = Config::new(self.folder.path(), &self.queue).listening().without("queues.0.handler");
+        let config = config.with("queues.0.routes", vec![toml::Value::from(route)]);
         config.with("queues.0.stop_watch", "0s").with("queues.0.concurrency", 64)
     }
 
@@ -113,14 +122,28 @@ impl Crowd {
     }
 
     async fn are_held(&self, count: usize) {
-        until("all messages are held", async || self.messages().await == (0, count)).await;
+        until_within(PATIENCE, "all messages are held", async || self.messages().await == (0, count)).await;
     }
 
     async fn are_answered(&self, tokens: &[String]) {
-        until("the queue is empty", async || self.messages().await == (0, 0)).await;
+        until_within(PATIENCE, "the queue is empty", async || self.messages().await == (0, 0)).await;
         for token in tokens {
             assert!(self.sagemaker.accepted(token).is_some(), "{token} is not answered");
         }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let log = fs::read_to_string(self.folder.path().join("daemon.log")).unwrap_or_default();
+        let confessions: Vec<&str> = confessions(&log).collect();
+        if !std::thread::panicking() {
+            assert!(confessions.is_empty(), "the daemon was mistaken: {confessions:#?}");
+            return;
+        }
+        let lines = log.lines().count();
+        let begins = log.lines().take(60).collect::<Vec<_>>().join("\n");
+        eprintln!("{confessions:#?}\n{begins}\n… of {lines} lines");
     }
 }
 
@@ -128,10 +151,10 @@ impl Crowd {
 async fn a_held_step_costs_little_memory() {
     let crowd = Crowd::new().await;
     let config = crowd.config().with("queues.0.visibility_timeout", "20m").with("queues.0.repost_after", "11h");
-    let daemon = crowd.start(&config.with("queues.0.stop_takeover_after", "24h"));
+    let daemon = crowd.start(&config.with("queues.0.stop_takeover_after", "12h"));
     // What is allocated once is there by then.
-    let few = 500;
-    let many = 6_000;
+    let few = 300;
+    let many = 2_000;
     let mut held = 0;
     let mut resident = Vec::new();
     for count in [few, many] {
@@ -139,13 +162,13 @@ async fn a_held_step_costs_little_memory() {
         held += count;
         crowd.are_held(held).await;
         let owed = async || daemon.steps().await.is_some_and(|_| true) && crowd.sagemaker.number_of_requests() >= held;
-        until("SageMaker was asked about each", owed).await;
+        until_within(PATIENCE, "SageMaker was asked about each", owed).await;
         resident.push(daemon.memory("VmRSS:"));
     }
     let each = (resident[1].saturating_sub(resident[0])) * 1024 / many as u64;
     assert!(each < 4 * 1024, "{each} bytes a held step: {resident:?} kB");
     let (status, steps) = daemon.status("/steps").await.expect("it answers");
-    assert_eq!(status, 200);
+    assert_eq!(status, 200, "{steps}");
     assert!(steps.len() < 2_000_000, "/steps is {} bytes", steps.len());
 }
 
@@ -155,12 +178,12 @@ async fn the_page_of_steps_is_small_whatever_their_arguments_are() {
     crowd.sagemaker.always(FAILURE, Fault::Answer(503, "ServiceUnavailable"));
     let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "10m"));
     let tokens = crowd.send(300, "Executing", &json!({ "long": "x".repeat(100_000) })).await;
-    until("all are reported", async || crowd.sagemaker.requests(FAILURE).len() >= tokens.len()).await;
+    until_within(PATIENCE, "all are reported", async || crowd.sagemaker.requests(FAILURE).len() >= tokens.len()).await;
     let look = async || {
         daemon.forget_the_peak();
         let before = daemon.memory("VmRSS:");
         let (status, steps) = daemon.status("/steps").await.expect("it answers");
-        assert_eq!(status, 200);
+        assert_eq!(status, 200, "{steps}");
         assert!(steps.len() < 2_000_000, "/steps is {} bytes", steps.len());
         let grown = daemon.memory("VmHWM:").saturating_sub(before);
         assert!(grown < 20 * MB, "it took {grown} kB to tell of {} steps", tokens.len());
@@ -173,19 +196,20 @@ async fn the_page_of_steps_is_small_whatever_their_arguments_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_their_messages_kept() {
-    const STEPS: usize = 4_000;
+    const STEPS: usize = 1_500;
     let crowd = Crowd::new().await;
     crowd.sagemaker.always(FAILURE, Fault::Late(Duration::from_secs(4)));
     let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "20s"));
     let tokens = crowd.send(STEPS, "Executing", &json!({ "n": 1 })).await;
     crowd.are_held(STEPS).await;
     // Each is heard of: those before the first report is answered make one at once.
-    until("reports are under way", async || crowd.sagemaker.most_at_once(FAILURE) > 0).await;
+    until_within(PATIENCE, "reports are under way", async || crowd.sagemaker.most_at_once(FAILURE) > 0).await;
     let failing =
         EndpointFault::Error { status: 500, code: "InternalFailure".to_owned(), message: String::new(), acted: false };
     let rule = Rule::new("ChangeMessageVisibilityBatch", failing).times(200);
     crowd.endpoint.set_faults(vec![rule]).expect("a rule that can be");
-    until("calls to keep messages have failed", async || crowd.endpoint.faults()[0].struck == 200).await;
+    until_within(PATIENCE, "calls to keep messages have failed", async || crowd.endpoint.faults()[0].struck == 200)
+        .await;
     let most = crowd.sagemaker.most_at_once(FAILURE);
     crowd.sagemaker.heal();
     crowd.are_answered(&tokens).await;
@@ -194,7 +218,5 @@ async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_t
     assert!(complaints.len() <= 200, "{} lines for 200 calls that failed", complaints.len());
     let lines = daemon.log().lines().count();
     assert!(lines <= 6 * STEPS, "{lines} lines for {STEPS} steps");
-    drop(daemon);
-    crowd.endpoint.shutdown().await;
-    assert_eq!(crowd.repeated.await.expect("it counts"), 0, "messages came back");
+    assert_eq!(crowd.repeated.load(Ordering::SeqCst), 0, "messages came back");
 }

@@ -284,15 +284,20 @@ impl Drop for Scene {
 }
 
 /// What a daemon says only of a defect in it.
-fn confessions(log: &str) -> impl Iterator<Item = &str> {
+pub fn confessions(log: &str) -> impl Iterator<Item = &str> {
     log.lines().filter(|line| line.contains("a mistake in callbackd") || line.contains("panicked at"))
 }
 
 /// Looks again and again until something is so.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, is_so).await;
+}
+
+/// [`until`], for what takes longer than all else.
+pub async fn until_within(patience: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
-        assert!(begun.elapsed() < PATIENCE, "it did not come to pass that {what}");
+        assert!(begun.elapsed() < patience, "it did not come to pass that {what}");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }
