@@ -198,11 +198,11 @@ async fn the_page_of_steps_is_small_whatever_their_arguments_are() {
 async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_their_messages_kept() {
     const STEPS: usize = 1_500;
     let crowd = Crowd::new().await;
-    crowd.sagemaker.always(FAILURE, Fault::Late(Duration::from_secs(4)));
-    let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "20s"));
+    // No report is answered until all messages are held and all outcomes wait to be reported.
+    crowd.sagemaker.always(FAILURE, Fault::Hang);
+    let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "40s"));
     let tokens = crowd.send(STEPS, "Executing", &json!({ "n": 1 })).await;
     crowd.are_held(STEPS).await;
-    // Each is heard of: those before the first report is answered make one at once.
     until_within(PATIENCE, "reports are under way", async || crowd.sagemaker.most_at_once(FAILURE) > 0).await;
     let failing =
         EndpointFault::Error { status: 500, code: "InternalFailure".to_owned(), message: String::new(), acted: false };

@@ -157,7 +157,7 @@ async fn a_damaged_record_costs_its_own_step_alone() {
     daemon.kill();
     let ledger = Connection::open(scene.ledger()).expect("a ledger");
     let damaged = &steps[0].token;
-    let changed = ledger.execute("UPDATE steps SET body = '{\"token\": 7' WHERE token = ?1", [damaged]);
+    let changed = ledger.execute("UPDATE steps SET body = substr(body, 1, 9) WHERE token = ?1", [damaged]);
     assert_eq!(changed.expect("a table of steps"), 1);
     drop(ledger);
     scene.open("gate");

@@ -5,7 +5,6 @@ use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -35,8 +34,6 @@ pub enum Fault {
     CloseAfter,
     /// No answer ever, nothing processed.
     Hang,
-    /// It is processed, and answered, only after so long.
-    Late(Duration),
 }
 
 /// A request as it came.
@@ -232,13 +229,6 @@ async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> 
         }
         let scripted = state.script.get_mut(&request.operation).and_then(VecDeque::pop_front);
         scripted.or_else(|| state.lasting.get(&request.operation).copied())
-    };
-    let fault = match fault {
-        Some(Fault::Late(by)) => {
-            tokio::time::sleep(by).await;
-            None
-        }
-        other => other,
     };
     let processed = matches!(fault, None | Some(Fault::CloseAfter));
     let answer = processed.then(|| state.lock().unwrap().process(&request));

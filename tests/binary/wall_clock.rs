@@ -1,5 +1,8 @@
 //! A wall clock that is set while the daemon runs: what was left of each limit stays left.
 
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
 use crate::clocks::Clocks;
 use crate::scene::{Scene, until};
 
@@ -31,15 +34,27 @@ async fn a_job_begun_two_days_behind_has_its_time_limit_and_its_record_after_the
     drop(next);
 }
 
+fn due(record: &Value) -> Timestamp {
+    record["not_before"].as_str().and_then(|at| at.parse().ok()).expect("a time")
+}
+
+fn in_a_minute() -> Timestamp {
+    Timestamp::now() + SignedDuration::from_mins(1)
+}
+
 async fn a_retry_that_was_due_two_days_ahead_comes_in_seconds_after_the_correction() {
     let scene = Scene::new("[ $STEP_ATTEMPT = 1 ] && exit 75").await;
     let clocks = Clocks::ahead_by_days(scene.folder(), 2);
-    let config = scene.config().with("handlers.job.retry_delay", "5s").with("handlers.job.retry_delay_max", "5s");
+    let config = scene.config().with("handlers.job.retry_delay", "25s").with("handlers.job.retry_delay_max", "25s");
     let step = scene.step_sent().await;
     let mut daemon = scene.start_in(&config, &clocks.variables());
     let waits = async || scene.record(&step).is_some_and(|record| record["status"] == "waiting");
     until("it waits for its second attempt", waits).await;
     clocks.correct();
+    // The names of what it has written are put right too by then.
+    until("it is noticed", async || !daemon.complaints(&["WARN"], "the wall clock was set").is_empty()).await;
+    let right = async || scene.record(&step).is_some_and(|record| due(&record) < in_a_minute());
+    until("the record is put right", right).await;
     daemon.kill();
     let _next = scene.start_in(&config, &clocks.variables());
     scene.answered_once(&step).await;
