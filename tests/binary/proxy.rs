@@ -122,11 +122,11 @@ impl Proxy {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let receives = self.exchanges().into_iter().filter(|exchange| exchange.operation == "receivemessage");
         let messages = receives.filter_map(|exchange| exchange.answer["Messages"].as_array().cloned()).flatten();
-        let received = messages.map(|message| Received {
+        let brought = messages.map(|message| Received {
             handle: text(&message["ReceiptHandle"]),
             receives: text(&message["Attributes"]["ApproximateReceiveCount"]).parse().expect("a count is asked for"),
         });
-        received.collect()
+        brought.collect()
     }
 
     /// How many connections were opened for this operation; for any, where it is empty.
