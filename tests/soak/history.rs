@@ -162,10 +162,14 @@ impl History {
 fn rank(seen: &Seen<String>) -> u8 {
     match seen {
         Seen::Died { .. } => 0,
-        Seen::Opened { .. } => 1,
-        Seen::Sent { .. } | Seen::Stopping { .. } => 2,
+        Seen::Opened { .. } | Seen::Allowed { .. } | Seen::Draining { .. } => 1,
+        Seen::Sent { .. }
+        | Seen::Forged { .. }
+        | Seen::Claiming { .. }
+        | Seen::Recorded { .. }
+        | Seen::Stopping { .. } => 2,
         Seen::Started { .. } => 3,
-        Seen::StopKnown { .. } => 4,
+        Seen::StopKnown { .. } | Seen::StopTold { .. } | Seen::Free { .. } => 4,
         Seen::Ended { .. } => 5,
         Seen::CleanupBegan { .. } | Seen::CleanupEnded { .. } => 6,
         Seen::Concluded { .. } | Seen::Deferred { .. } => 7,
