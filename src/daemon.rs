@@ -72,10 +72,10 @@ impl Daemon {
         Self { outside, ..self }
     }
 
-    /// What the wall clock shows when it starts.
+    /// Other clocks than this machine's.
     #[must_use]
-    pub fn starting_at(self, now: Timestamp) -> Self {
-        Self { now: Some(now), ..self }
+    pub fn clock(self, clock: crate::clock::Clock) -> Self {
+        Self { now: Some(clock.name(clock.now())), ..self }
     }
 
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.

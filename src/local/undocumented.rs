@@ -35,6 +35,8 @@ pub struct Undocumented {
     pub outputs_in_arguments: OutputsInArguments,
     /// What `DeleteMessage` does with a handle from an earlier receive; either way it reports success.
     pub old_receipt: OldReceipt,
+    /// What a batch comes to that names one receipt handle twice.
+    pub twice_in_a_batch: TwiceInABatch,
     /// The error of `ChangeMessageVisibility` where the message's visibility timeout is over but nobody received it since.
     pub lapsed_receipt: LapsedReceipt,
 }
@@ -124,6 +126,16 @@ pub enum OldReceipt {
     Ignored,
     /// The message is deleted all the same.
     Deletes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TwiceInABatch {
+    /// It is refused as a whole: `BatchEntryIdsNotDistinct`.
+    #[default]
+    Refused,
+    /// Each entry is done.
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::hardship::Trouble;
 use crate::judge::Seen;
 use crate::life::Life;
 
@@ -33,6 +34,7 @@ impl Disk {
         self.life.cross(&format!("{what}, before")).await;
         let troubled = world.has_faults() && world.chance(self.trouble);
         let kind = if troubled { world.draw(3) } else { 3 };
+        self.spell(what).await?;
         if troubled {
             let how = ["fails", "is slow", "fails after it was done"][usize::try_from(kind).expect("small")];
             world.note(&format!("{} {what} {how}", self.life.name()));
@@ -55,9 +57,43 @@ impl Disk {
         done
     }
 
+    /// What a call meets that writes while the storage is held by somebody else, or takes no more.
+    async fn spell(&self, what: &'static str) -> Result<(), StoreError> {
+        let world = &self.life.world;
+        if !["put", "probe", "purge"].contains(&what) {
+            return Ok(());
+        }
+        if world.is_in(Trouble::LedgerRefuses) {
+            world.count("fault: the ledger refuses");
+            return Err(StoreError("no space is left on the device".to_owned()));
+        }
+        if world.is_in(Trouble::LedgerWaits) {
+            world.count("fault: the ledger waits");
+            while world.is_in(Trouble::LedgerWaits) {
+                sleep(Duration::from_secs(1)).await;
+            }
+            self.life.cross("put, before").await;
+        }
+        Ok(())
+    }
+
+    /// Tells the judge what is asked of the storage.
+    fn asked(&self, row: &Row) {
+        let (worker, token) = (self.life.worker, row.token.to_string());
+        let record: Value = serde_json::from_str(&row.body).expect("a record");
+        if row.status == "claimed" {
+            self.life.see(&Seen::Claiming { worker, token: token.clone() });
+        }
+        if !self.life.is_over() {
+            self.life.world.limits(worker, &token, &record);
+        }
+    }
+
     /// Tells the judge what has just become durable.
     fn durable(&self, row: &Row) {
         let record: Value = serde_json::from_str(&row.body).expect("a record");
+        let recorded = Seen::Recorded { ledger: self.life.worker.ledger, token: row.token.to_string() };
+        self.life.see(&recorded);
         let (ledger, token) = (self.life.worker.ledger, row.token.to_string());
         self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.version, row.status));
         self.life.world.count(&format!("path: written as {}", row.status));
@@ -84,6 +120,7 @@ impl Store for Disk {
             let held = self.held.clone();
             let written = row.clone();
             let life = &self.life;
+            self.asked(&written);
             self.call("put", move || {
                 let put = futures_util::FutureExt::now_or_never(held.put(row, expected)).expect("memory does not wait");
                 if put == Ok(Put::Done) {

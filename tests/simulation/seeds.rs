@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
+use crate::hardship::Hardship;
 use crate::plan::Plan;
 use crate::run::run;
 use crate::tally::Tally;
@@ -113,7 +114,7 @@ pub fn play() {
     if let Some(seed) = number("CALLBACKD_SEED") {
         // The trace as it comes about, and between its lines what the daemon logs.
         LIVE.store(true, Ordering::SeqCst);
-        let story = run(Plan::of(seed));
+        let story = run(Plan::with(seed, only()));
         eprintln!("\n{}", story.tally);
         assert_eq!(story.broken, None, "seed {seed}");
         return;
@@ -121,7 +122,7 @@ pub fn play() {
     let seeds = number("CALLBACKD_SEEDS").unwrap_or(SEEDS);
     let (tally, failed) = play_all(seeds);
     eprintln!("{seeds} seeds:\n{tally}");
-    if failed.is_none() && seeds >= SEEDS {
+    if failed.is_none() && seeds >= SEEDS && only().is_none() {
         let missed: Vec<_> = MET.iter().filter(|what| tally.of(what) == 0).collect();
         assert!(missed.is_empty(), "no seed came across {missed:?}");
     }
@@ -137,18 +138,20 @@ pub fn play() {
 
 fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
     let (next, tally, failed) = (AtomicU64::new(0), Mutex::new(Tally::default()), OnceLock::new());
+    let (only, all) = (only(), std::env::var_os("CALLBACKD_ALL").is_some());
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while failed.get().is_none() {
+                while all || failed.get().is_none() {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
                     if seed >= seeds {
                         return;
                     }
-                    let story = run(Plan::of(seed));
+                    let story = run(Plan::with(seed, only));
                     tally.lock().expect("not poisoned").add(&story.tally);
-                    if story.broken.is_some() {
+                    if let Some(broken) = &story.broken {
+                        eprintln!("seed {seed}: {broken}");
                         // Two at once: one of them will do.
                         let _ = failed.set((seed, story));
                     }
@@ -157,6 +160,13 @@ fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
         }
     });
     (tally.into_inner().expect("not poisoned"), failed.into_inner())
+}
+
+/// The one hardship that is asked for.
+fn only() -> Option<Hardship> {
+    let name = std::env::var("CALLBACKD_ONLY").ok()?;
+    let found = Hardship::ALL.into_iter().find(|hardship| hardship.name() == name);
+    Some(found.unwrap_or_else(|| panic!("{name} is none of {:?}", Hardship::ALL.map(Hardship::name))))
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::hardship::Trouble;
 use crate::world::World;
 
 /// One call's lot.
@@ -20,6 +21,10 @@ pub enum Lot {
     Body(Option<Duration>),
     /// The answer breaks off in its middle.
     Cut,
+    /// No answer ever comes.
+    Hangs(When),
+    /// A listing that has nothing in it.
+    Empty,
 }
 
 /// Before the call took effect, or after.
@@ -30,6 +35,26 @@ pub enum When {
 }
 
 impl Lot {
+    /// What the call meets because something lasts.
+    pub fn of_spell(world: &World, operation: &str) -> Option<Self> {
+        let (lists, describes) = (operation == "ListPipelineExecutionSteps", operation == "DescribePipelineExecution");
+        let reports = operation.starts_with("SendPipelineExecutionStep");
+        let met = |trouble| world.is_in(trouble);
+        Some(if (lists || describes) && met(Trouble::Throttled) {
+            Self::Error(When::Before, 400, "ThrottlingException")
+        } else if reports && met(Trouble::Denied) {
+            Self::Error(When::Before, 400, "AccessDeniedException")
+        } else if lists && met(Trouble::Unlisted) {
+            Self::Empty
+        } else if (lists || describes || reports) && (met(Trouble::NotFound) || met(Trouble::Unlisted)) {
+            Self::Error(When::Before, 400, "ResourceNotFound")
+        } else if operation.starts_with("DeleteMessage") && met(Trouble::DeletesHang) {
+            Self::Hangs(if world.draw(2) == 0 { When::Before } else { When::After })
+        } else {
+            return None;
+        })
+    }
+
     /// Calm, but for this part of all calls. One that only asks may also be told that there is no such thing.
     pub fn draw(world: &World, trouble: f64, operation: &str) -> Self {
         let asks = ["DescribePipelineExecution", "ListPipelineExecutionSteps"].contains(&operation);
@@ -64,6 +89,8 @@ impl Lot {
             Self::Body(Some(_)) => "fault: slow body".to_owned(),
             Self::Body(None) => "fault: stalled body".to_owned(),
             Self::Cut => "fault: body cut".to_owned(),
+            Self::Hangs(when) => format!("fault: hangs {}", when.name()),
+            Self::Empty => "fault: an empty listing".to_owned(),
         })
     }
 }
