@@ -20,7 +20,7 @@ use crate::crash::Crash;
 use crate::engine::{Clock, Engine, HandlerParts, Monitor, Parts, QueueParts};
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::lifecycle::WorkerId;
-use crate::observe::metrics::{Metrics, queue_name};
+use crate::observe::metrics::Metrics;
 use crate::observe::server::{self, Check, Server, Source};
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
@@ -180,15 +180,15 @@ async fn queues(loaded: &Loaded, clients: &aws::Clients, metrics: &Metrics) -> R
     for config in &loaded.config.queues {
         let (region, role) = (config.region.as_deref(), config.role_arn.as_deref());
         let queue = clients.queue(&config.url, region, role).await?;
-        let region = region.or_else(|| aws::region::of_queue(&config.url));
+        let region = region.or_else(|| config.url.region());
         let pipelines = clients.pipelines(region, role).await?;
-        let name = queue_name(&config.url).to_owned();
+        let name = config.url.name().to_owned();
         metrics.expect_queue(&name);
         for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler)) {
             metrics.expect_handler(&name, handler);
         }
         parts.push(QueueParts {
-            account: aws::region::account_of_queue(&config.url).unwrap_or_default().to_owned(),
+            account: config.url.account().to_owned(),
             region: pipelines.region().to_owned(),
             name,
             config: config.clone(),

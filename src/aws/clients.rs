@@ -20,11 +20,11 @@ use super::calls::{Calls, Limit};
 use super::config::Config;
 use super::credentials::{Kept, Provider};
 use super::outside::Outside;
-use super::region;
 use super::role::{Role, session_name};
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
 use crate::seam::Observer;
+use crate::step::QueueUrl;
 
 /// Nothing says which region it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,9 +83,9 @@ impl Clients {
     ///
     /// # Errors
     /// [`NoRegion`] where none of them names one.
-    pub async fn queue(&self, url: &str, region: Option<&str>, role_arn: Option<&str>) -> Result<Sqs, NoRegion> {
-        let region = self.region(region.or_else(|| region::of_queue(url)), url).await?;
-        Ok(Sqs::new(&self.account(region, role_arn).await, url))
+    pub async fn queue(&self, url: &QueueUrl, region: Option<&str>, role_arn: Option<&str>) -> Result<Sqs, NoRegion> {
+        let region = self.region(region.or_else(|| url.region()), url.as_str()).await?;
+        Ok(Sqs::new(&self.account(region, role_arn).await, url.clone()))
     }
 
     /// SageMaker in this region and account; regions as for [`queue`](Self::queue).
@@ -288,12 +288,12 @@ mod tests {
         let text = |key: &str| setup[key].as_str();
         let config = serde_json::from_value(setup["config"].clone()).unwrap_or_default();
         let clients = Clients::new(config, "w 1", Arc::new(()));
-        let url = text("url").unwrap_or(URL);
-        let result = match clients.queue(url, text("region"), text("role")).await {
+        let url: QueueUrl = text("url").unwrap_or(URL).parse().expect("a URL");
+        let result = match clients.queue(&url, text("region"), text("role")).await {
             Err(no_region) => json!({ "no_region": no_region.to_string() }),
             Ok(queue) => {
                 let received = queue.receive(1, Duration::ZERO, Duration::from_secs(30)).await;
-                let pipelines = clients.pipelines(text("region").or(region::of_queue(url)), text("role")).await;
+                let pipelines = clients.pipelines(text("region").or(url.region()), text("role")).await;
                 let standing = pipelines.expect("a region").execution(&ARN.parse().expect("an ARN")).await;
                 json!({
                     "sqs": received.map_err(|fault| format!("{:?} {fault}", fault.kind)).map(|messages| messages.len()),

@@ -14,11 +14,10 @@ use serde_json::Value;
 
 use super::calls::{Failed, Limit};
 use super::clients::{Clients, NoRegion};
-use super::region;
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
 use crate::seam::{Fault, FaultKind};
-use crate::step::ExecutionArn;
+use crate::step::{ExecutionArn, QueueUrl};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +65,7 @@ impl Finding {
 /// One queue as the configuration has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
-    pub url: &'a str,
+    pub url: &'a QueueUrl,
     pub region: Option<&'a str>,
     pub role_arn: Option<&'a str>,
     pub visibility_timeout: Duration,
@@ -78,17 +77,17 @@ pub async fn examine(clients: &Clients, subject: Subject<'_>) -> Vec<Finding> {
         Ok(findings) => findings,
         Err(no_region) => {
             let remedy = "set `region` of the queue, or `aws.region`";
-            vec![Finding::bad(Level::Error, subject.url, no_region.to_string(), remedy)]
+            vec![Finding::bad(Level::Error, subject.url.as_str(), no_region.to_string(), remedy)]
         }
     }
 }
 
 async fn try_examine(clients: &Clients, subject: Subject<'_>) -> Result<Vec<Finding>, NoRegion> {
     let queue = clients.queue(subject.url, subject.region, subject.role_arn).await?;
-    let region = subject.region.or_else(|| region::of_queue(subject.url));
+    let region = subject.region.or_else(|| subject.url.region());
     let pipelines = clients.pipelines(region, subject.role_arn).await?;
     let mut findings = Vec::new();
-    let of_queue = region::account_of_queue(subject.url);
+    let of_queue = subject.url.account();
     let account = match identity(clients, region, subject.role_arn).await? {
         Ok((account, arn)) => {
             findings.push(whose(&account, &arn, of_queue, pipelines.region()));
@@ -102,19 +101,18 @@ async fn try_examine(clients: &Clients, subject: Subject<'_>) -> Result<Vec<Find
             None
         }
     };
-    if let Some(account) = account.as_deref().or(of_queue) {
-        findings.extend(sagemaker(&pipelines, account).await);
-    }
+    findings.extend(sagemaker(&pipelines, account.as_deref().unwrap_or(of_queue)).await);
     findings.extend(attributes(&queue, subject.visibility_timeout).await);
     findings.extend(permissions(&queue).await);
     Ok(findings)
 }
 
 /// The steps of a queue are answered with the credentials that read it.
-fn whose(account: &str, arn: &str, of_queue: Option<&str>, region: &str) -> Finding {
-    match of_queue.filter(|of_queue| *of_queue != account) {
-        None => Finding::ok("credentials", format!("{arn}, region {region}")),
-        Some(of_queue) => Finding::bad(
+fn whose(account: &str, arn: &str, of_queue: &str, region: &str) -> Finding {
+    if account == of_queue {
+        Finding::ok("credentials", format!("{arn}, region {region}"))
+    } else {
+        Finding::bad(
             Level::Warn,
             "credentials",
             format!(
@@ -139,7 +137,7 @@ async fn identity(
 }
 
 async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
-    let url = queue.url();
+    let url = queue.url().as_str();
     let attributes = match read(queue).await {
         Ok(attributes) => attributes,
         Err(failed) if failed.failure.is_not_found() => {
@@ -155,19 +153,19 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
             return vec![finding];
         }
     };
-    let mut findings = judge(url, &attributes, visibility_timeout);
-    if let Some(dead) = attributes.get("RedrivePolicy").and_then(|policy| dead_letters(url, policy)) {
+    let mut findings = judge(queue.url(), &attributes, visibility_timeout);
+    if let Some(dead) = attributes.get("RedrivePolicy").and_then(|policy| dead_letters(queue.url(), policy)) {
         match read(&queue.beside(dead.clone())).await {
-            Ok(attributes) => findings.push(judge_dead_letters(&dead, &attributes)),
+            Ok(attributes) => findings.push(judge_dead_letters(dead.as_str(), &attributes)),
             Err(failed) if failed.failure.is_not_found() => findings.push(Finding::bad(
                 Level::Error,
-                &dead,
+                dead.as_str(),
                 "the redrive policy names a dead-letter queue that does not exist",
                 "create it, or correct the redrive policy",
             )),
             Err(failed) => findings.push(Finding::bad(
                 Level::Warn,
-                &dead,
+                dead.as_str(),
                 format!("the dead-letter queue cannot be looked at: {}", Fault::from(failed)),
                 "allow sqs:GetQueueAttributes on it",
             )),
@@ -178,15 +176,16 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
 
 async fn read(queue: &Sqs) -> Result<BTreeMap<String, String>, Failed> {
     let (client, calls) = queue.client();
-    let call = client.get_queue_attributes().queue_url(queue.url()).attribute_names(QueueAttributeName::All).send();
+    let call = client.get_queue_attributes().queue_url(queue.url().as_str()).attribute_names(QueueAttributeName::All).send();
     let answer = calls.send("GetQueueAttributes", Limit::ANSWER, call).await?;
     let attributes = answer.attributes.unwrap_or_default();
     Ok(attributes.into_iter().map(|(name, value)| (name.as_str().to_owned(), value)).collect())
 }
 
 /// What a queue's attributes mean for callback steps.
-fn judge(url: &str, attributes: &BTreeMap<String, String>, visibility_timeout: Duration) -> Vec<Finding> {
+fn judge(queue: &QueueUrl, attributes: &BTreeMap<String, String>, visibility_timeout: Duration) -> Vec<Finding> {
     const DAY: u64 = 86_400;
+    let url = queue.as_str();
     let number = |name: &str| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
     let warn = |text: String, remedy: &str| Finding::bad(Level::Warn, url, text, remedy);
     let mut findings = Vec::new();
@@ -203,7 +202,7 @@ fn judge(url: &str, attributes: &BTreeMap<String, String>, visibility_timeout: D
             "use a standard queue",
         ));
     }
-    if !url.to_ascii_lowercase().rsplit('/').next().is_some_and(|name| name.contains("sagemaker")) {
+    if !queue.name().to_ascii_lowercase().contains("sagemaker") {
         findings.push(warn(
             "its name lacks \"sagemaker\"; the managed pipelines policy allows sending to queues with that in their name only".to_owned(),
             "see that the pipeline's own role may sqs:SendMessage to it",
@@ -277,18 +276,18 @@ fn most_receives(policy: &str) -> Option<u64> {
 }
 
 /// The URL of the dead-letter queue, which lies in the same account and region as its source.
-fn dead_letters(url: &str, policy: &str) -> Option<String> {
+fn dead_letters(queue: &QueueUrl, policy: &str) -> Option<QueueUrl> {
     let policy: Value = serde_json::from_str(policy).ok()?;
     let name = policy.get("deadLetterTargetArn")?.as_str()?.rsplit(':').next()?;
-    let (before, _) = url.trim_end_matches('/').rsplit_once('/')?;
-    Some(format!("{before}/{name}"))
+    let before = queue.as_str().strip_suffix(queue.name())?;
+    format!("{before}{name}").parse().ok()
 }
 
 /// Tries deleting and hiding with a handle that no message has.
 async fn permissions(queue: &Sqs) -> Vec<Finding> {
     const HANDLE: &str = "callbackd-check";
     let (client, calls) = queue.client();
-    let url = queue.url();
+    let url = queue.url().as_str();
     let hide = ChangeMessageVisibilityBatchRequestEntry::builder().id("0").receipt_handle(HANDLE).visibility_timeout(0);
     let delete = DeleteMessageBatchRequestEntry::builder().id("0").receipt_handle(HANDLE);
     let (Ok(hide), Ok(delete)) = (hide.build(), delete.build()) else { return Vec::new() };
@@ -357,7 +356,7 @@ mod tests {
 
     fn found(url: &str, attributes: &[(&str, &str)]) -> Vec<(Level, String)> {
         let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let findings = judge(url, &attributes, Duration::from_mins(2));
+        let findings = judge(&url.parse().expect("a URL"), &attributes, Duration::from_mins(2));
         assert!(
             findings.iter().all(|finding| (finding.level == Level::Ok) == finding.remedy.is_none()),
             "{findings:?}"
@@ -400,18 +399,18 @@ mod tests {
     #[test]
     fn credentials_of_another_account_than_the_queues_are_told() {
         let level = |of_queue| whose("123456789012", "arn:aws:sts::123456789012:role/r", of_queue, "us-east-1").level;
-        assert_eq!(level(Some("123456789012")), Level::Ok);
-        assert_eq!(level(None), Level::Ok);
-        assert_eq!(level(Some("210987654321")), Level::Warn);
+        assert_eq!(level("123456789012"), Level::Ok);
+        assert_eq!(level("210987654321"), Level::Warn);
     }
 
     #[test]
     fn messages_in_the_dead_letter_queue_are_told() {
-        let dead = dead_letters(URL, REDRIVE).expect("a URL");
+        let dead = dead_letters(&URL.parse().expect("a URL"), REDRIVE).expect("a URL");
+        let dead = dead.as_str();
         assert_eq!(dead, "https://sqs.us-east-1.amazonaws.com/123456789012/dead");
         let with = |count: &str| BTreeMap::from([("ApproximateNumberOfMessages".to_owned(), count.to_owned())]);
-        assert_eq!(judge_dead_letters(&dead, &with("0")).level, Level::Ok);
-        assert_eq!(judge_dead_letters(&dead, &with("3")).level, Level::Warn);
+        assert_eq!(judge_dead_letters(dead, &with("0")).level, Level::Ok);
+        assert_eq!(judge_dead_letters(dead, &with("3")).level, Level::Warn);
     }
 
     #[test]
@@ -438,7 +437,8 @@ mod tests {
     async fn examined(replies: impl IntoIterator<Item = Reply>) -> (Vec<Finding>, Vec<Request>) {
         let server = Server::start(replies).await;
         let clients = Clients::of(server.account()).await;
-        let subject = Subject { url: URL, region: None, role_arn: None, visibility_timeout: Duration::from_mins(2) };
+        let url = URL.parse().expect("a URL");
+        let subject = Subject { url: &url, region: None, role_arn: None, visibility_timeout: Duration::from_mins(2) };
         let findings = examine(&clients, subject).await;
         (findings, server.requests())
     }

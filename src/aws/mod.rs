@@ -3,7 +3,6 @@
 //! | file | holds |
 //! |---|---|
 //! | `config` | what can be set |
-//! | `region` | the region that a queue's URL names |
 //! | `clients` | one set of clients for each region and role, made once and cloned |
 //! | `outside` | the network, the clock and the credentials that they meet |
 //! | `http` | the connections under them |
@@ -23,7 +22,6 @@ mod executions;
 mod faults;
 mod http;
 mod outside;
-pub mod region;
 mod role;
 mod sagemaker;
 mod sqs;

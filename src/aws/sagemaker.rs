@@ -140,7 +140,8 @@ fn standing(step: &PipelineExecutionStep, token: &CallbackToken) -> Option<Stand
         Some(ending) => Standing::Closed(ending),
         None => Standing::Open {
             stopping: step.step_status() == Some(&StepStatus::Stopping),
-            queue_url: callback.sqs_queue_url().map(str::to_owned),
+            // One that cannot be read names no queue that a worker could have: nothing to compare with.
+            queue_url: callback.sqs_queue_url().and_then(|url| url.parse().ok()),
         },
     })
 }
@@ -174,6 +175,7 @@ mod tests {
     use crate::aws::server::{Reply, Request, Server};
     use crate::outcome::{Outputs, Reason};
 
+    const URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/q";
     const ARN: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc";
     const TOKEN: &str = "abcdefghij";
 
@@ -206,7 +208,7 @@ mod tests {
     fn step(status: &str, token: &str) -> Value {
         json!({
             "StepName": "s", "StepStatus": status, "StartTime": 1_700_000_000.5,
-            "Metadata": { "Callback": { "CallbackToken": token, "SqsQueueUrl": "https://q" } },
+            "Metadata": { "Callback": { "CallbackToken": token, "SqsQueueUrl": URL } },
         })
     }
 
@@ -302,7 +304,7 @@ mod tests {
         ])
         .await;
         let standing = sagemaker.step(&arn(), &token()).await;
-        assert_eq!(standing, Ok(Standing::Open { stopping: true, queue_url: Some("https://q".to_owned()) }));
+        assert_eq!(standing, Ok(Standing::Open { stopping: true, queue_url: URL.parse().ok() }));
         let asked: Vec<Value> = server.requests().iter().map(Request::json).collect();
         assert_eq!(
             asked,
@@ -316,7 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_step_is_closed_by_the_statuses_that_end_it_alone() {
-        let open = |stopping| Standing::Open { stopping, queue_url: Some("https://q".to_owned()) };
+        let open = |stopping| Standing::Open { stopping, queue_url: URL.parse().ok() };
         for (status, wants) in [
             ("Starting", open(false)),
             ("Executing", open(false)),

@@ -13,20 +13,21 @@ use super::calls::{Calls, Failed, Limit};
 use super::clients::Account;
 use super::faults::Failure;
 use crate::seam::{Entries, Fault, FaultKind, Queue, Received};
+use crate::step::QueueUrl;
 
 /// One queue. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sqs {
-    url: String,
+    url: QueueUrl,
     poll: aws_sdk_sqs::Client,
     quick: aws_sdk_sqs::Client,
     calls: Calls,
 }
 
 impl Sqs {
-    pub(super) fn new(account: &Account, url: &str) -> Self {
+    pub(super) fn new(account: &Account, url: QueueUrl) -> Self {
         Self {
-            url: url.to_owned(),
+            url,
             poll: account.poll.clone(),
             quick: account.quick.clone(),
             calls: account.calls("sqs"),
@@ -34,12 +35,12 @@ impl Sqs {
     }
 
     #[must_use]
-    pub fn url(&self) -> &str {
+    pub fn url(&self) -> &QueueUrl {
         &self.url
     }
 
     /// The same client, for another queue of the account.
-    pub(super) fn beside(&self, url: String) -> Self {
+    pub(super) fn beside(&self, url: QueueUrl) -> Self {
         Self { url, ..self.clone() }
     }
 
@@ -58,7 +59,7 @@ impl Queue for Sqs {
         let call = self
             .poll
             .receive_message()
-            .queue_url(&self.url)
+            .queue_url(self.url.as_str())
             .max_number_of_messages(i32::try_from(most.clamp(1, 10)).unwrap_or(10))
             // Whole seconds, and never longer than the caller waits.
             .wait_time_seconds(i32::try_from(wait.as_secs().min(20)).unwrap_or(20))
@@ -79,7 +80,7 @@ impl Queue for Sqs {
             if entries.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut call = self.quick.change_message_visibility_batch().queue_url(&self.url);
+            let mut call = self.quick.change_message_visibility_batch().queue_url(self.url.as_str());
             for (index, (handle, visibility)) in entries.iter().enumerate() {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                     .id(index.to_string())
@@ -100,7 +101,7 @@ impl Queue for Sqs {
             if handles.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut call = self.quick.delete_message_batch().queue_url(&self.url);
+            let mut call = self.quick.delete_message_batch().queue_url(self.url.as_str());
             for (index, handle) in handles.iter().enumerate() {
                 let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);
                 call = call.entries(entry.build().map_err(|error| unbuilt(OPERATION, &error))?);
@@ -114,7 +115,7 @@ impl Queue for Sqs {
     fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {
         const OPERATION: &str = "SendMessage";
         Box::pin(async move {
-            let mut call = self.quick.send_message().queue_url(&self.url).message_body(body);
+            let mut call = self.quick.send_message().queue_url(self.url.as_str()).message_body(body);
             if let Some(trace) = trace {
                 let value = MessageSystemAttributeValue::builder().data_type("String").string_value(trace).build();
                 let value = value.map_err(|error| unbuilt(OPERATION, &error))?;
@@ -196,7 +197,7 @@ mod tests {
 
     async fn scene(replies: impl IntoIterator<Item = Reply>) -> (Server, Sqs) {
         let server = Server::start(replies).await;
-        let queue = Sqs::new(&server.account(), URL);
+        let queue = Sqs::new(&server.account(), URL.parse().expect("a URL"));
         (server, queue)
     }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Failure, plain, say};
 use crate::aws::doctor::{self, Finding, Level, Subject};
-use crate::aws::{Clients, region};
+use crate::aws::Clients;
 use crate::config::Loaded;
 use crate::ledger;
 
@@ -33,7 +33,7 @@ pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCo
     for queue in &loaded.config.queues {
         let subject = Subject {
             url: &queue.url,
-            region: queue.region.as_deref().or_else(|| region::of_queue(&queue.url)),
+            region: queue.region.as_deref().or_else(|| queue.url.region()),
             role_arn: queue.role_arn.as_deref(),
             visibility_timeout: queue.visibility_timeout,
         };

@@ -45,9 +45,14 @@ pub(super) fn check(config: &Config, source: &Source, mistakes: &mut Mistakes, w
     }
     for (index, queue) in config.queues.iter().enumerate() {
         check_queue(&format!("queues[{index}]"), queue, config, &mut judge);
-        let twin = config.queues[..index].iter().position(|other| same_queue(&other.url, &queue.url));
-        if let Some(twin) = twin.filter(|_| !queue.url.is_empty()) {
-            judge.wrong(format!("queues[{index}].url"), format!("the same queue as queues[{twin}]; list each once"));
+        let url = format!("queues[{index}].url");
+        // One that is missing or wrong has a stand-in.
+        let is_known = |place: usize| !judge.mistakes.knows(&format!("queues[{place}].url"));
+        let same = |other: &QueueConfig| other.url.is_same_queue(&queue.url);
+        let twin = (0..index).find(|place| is_known(*place) && same(&config.queues[*place]));
+        if let Some(twin) = twin.filter(|_| is_known(index)) {
+            let spelt = if config.queues[twin].url == queue.url { "" } else { " in another spelling" };
+            judge.wrong(url, format!("the same queue as queues[{twin}]{spelt}; list each once"));
         }
     }
     for (name, handler) in &config.handlers {
@@ -91,10 +96,11 @@ fn check_worker(config: &Config, judge: &mut Judge<'_>) {
 
 fn check_queue(key: &str, queue: &QueueConfig, config: &Config, judge: &mut Judge<'_>) {
     let of = |field: &str| format!("{key}.{field}");
-    if let Err(what) = check_url(&queue.url)
-        && !judge.mistakes.knows(&of("url"))
-    {
-        judge.wrong(of("url"), what);
+    if queue.url.is_fifo() {
+        judge.wrong(
+            of("url"),
+            "is a FIFO queue: callback steps send no message group, which such queues require; use a standard queue",
+        );
     }
     if !(1..=MOST_STEPS).contains(&queue.concurrency) {
         judge.wrong(of("concurrency"), format!("{} is not allowed; 1 to {MOST_STEPS} are", queue.concurrency));
@@ -233,39 +239,4 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
     if config.ledger.kind == Kind::Memory {
         warnings.push("ledger.type: \"memory\" forgets everything when the process ends; for trials only".to_owned());
     }
-}
-
-/// What is wrong with a queue's URL, if anything.
-fn check_url(url: &str) -> Result<(), String> {
-    let shape = || format!("{url:?} is not https://sqs.REGION.amazonaws.com/ACCOUNT/NAME");
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).ok_or_else(shape)?;
-    let parts: Vec<&str> = rest.split('/').collect();
-    let [host, account, name] = parts[..] else { return Err(shape()) };
-    if host.is_empty()
-        || host.contains('@')
-        || account.len() != 12
-        || !account.bytes().all(|byte| byte.is_ascii_digit())
-    {
-        return Err(shape());
-    }
-    if std::path::Path::new(name).extension().is_some_and(|extension| extension == "fifo") {
-        return Err(
-            "is a FIFO queue: callback steps send no message group, which such queues require; use a standard queue"
-                .to_owned(),
-        );
-    }
-    if name.is_empty() || name.len() > 80 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
-        return Err(shape());
-    }
-    Ok(())
-}
-
-/// Whether two URLs name one queue: hosts differ in spelling, account, name and region do not.
-fn same_queue(one: &str, other: &str) -> bool {
-    let split = |url: &str| -> Option<(String, String)> {
-        let rest = url.split_once("://")?.1;
-        let (host, path) = rest.split_once('/')?;
-        Some((host.to_ascii_lowercase(), path.trim_end_matches('/').to_owned()))
-    };
-    one == other || split(one).is_some_and(|one| split(other) == Some(one))
 }

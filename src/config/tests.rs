@@ -100,7 +100,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "queues[0].accounts[0]: \"12\" is not the twelve digits",
         "queues[0].handler: there is no [handlers.nobody]; there are: Other, work",
         "queues[1].repost_after: 12h and a visibility_timeout of 2m are more than the 12h",
-        "queues[1].url: the same queue as queues[0]",
+        "queues[1].url: the same queue as queues[0]; list each once",
         "handlers.Other: a handler's name is lower-case",
         "handlers.work.max_attempts: 0 is not allowed",
         "handlers.work.retry_delay: 1h is more than the retry_delay_max of 15m",
@@ -126,14 +126,37 @@ fn a_text_that_is_no_toml_and_a_file_that_is_not_there_say_so() {
 fn unusable_queues_are_refused() {
     for (url, wants) in [
         ("https://sqs.us-east-1.amazonaws.com/123456789012/q.fifo", "FIFO"),
-        ("sqs.us-east-1.amazonaws.com/123456789012/q", "is not https://"),
-        ("https://sqs.us-east-1.amazonaws.com/q", "is not https://"),
-        ("arn:aws:sqs:us-east-1:123456789012:q", "is not https://"),
+        ("sqs.us-east-1.amazonaws.com/123456789012/q", "begins with https://"),
+        ("https://sqs.us-east-1.amazonaws.com/q", "ends in /ACCOUNT/NAME"),
+        ("arn:aws:sqs:us-east-1:123456789012:q", "begins with https://"),
+        ("", "begins with https://"),
     ] {
         let told =
             mistakes(&LEAST.replace("https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks", url));
-        assert!(told.len() == 1 && told[0].contains(wants), "{told:?}");
+        assert!(told.len() == 1 && told[0].starts_with("queues[0].url: ") && told[0].contains(wants), "{told:?}");
     }
+    let two = "[[queues]]\nurl = \"x\"\nhandler = \"work\"\n".repeat(2);
+    let told = mistakes(&format!("{two}[handlers.work]\ntype = \"exec\"\n"));
+    assert!(told.len() == 2 && told[1].starts_with("queues[1].url: a queue's URL begins with"), "{told:?}");
+}
+
+#[test]
+fn one_queue_in_two_spellings_is_refused_and_two_queues_of_one_name_are_not() {
+    let twice = |one: &str, other: &str| {
+        let queue = |url: &str| format!("[[queues]]\nurl = \"{url}\"\nhandler = \"work\"\n");
+        load(&format!("{}{}[handlers.work]\ntype = \"exec\"\n", queue(one), queue(other)))
+    };
+    for (one, other) in [
+        ("https://sqs.us-east-1.amazonaws.com/123456789012/q", "https://queue.amazonaws.com/123456789012/q"),
+        ("https://sqs.eu-west-1.amazonaws.com/123456789012/q", "https://sqs.eu-west-1.api.aws/123456789012/q/"),
+        ("http://127.0.0.1:4100/123456789012/q", "http://localhost:4100/123456789012/q"),
+    ] {
+        let told = twice(one, other).expect_err("one queue").to_string();
+        assert!(told.contains("queues[1].url: the same queue as queues[0] in another spelling"), "{told}");
+    }
+    let (here, there) = ("https://sqs.eu-west-1.amazonaws.com", "https://sqs.us-east-1.amazonaws.com");
+    let name = "123456789012/q";
+    assert!(twice(&format!("{here}/{name}"), &format!("{there}/{name}")).is_ok());
 }
 
 #[test]

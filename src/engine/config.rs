@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use crate::lifecycle::{OnStop, Verify};
+use crate::step::QueueUrl;
 
 /// `[worker]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +26,8 @@ pub struct WorkerConfig {
 #[serde(deny_unknown_fields)]
 pub struct QueueConfig {
     /// `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`.
-    pub url: String,
+    #[schemars(with = "String")]
+    pub url: QueueUrl,
     /// Which handler runs a step that no route matches; without it such a step fails.
     #[serde(default)]
     pub handler: Option<String>,

@@ -59,7 +59,7 @@ pub(crate) async fn deliver(
     };
     let token = step.token.clone();
     let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).map(str::to_owned);
-    let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
+    let record = Record::of_message(step, lane.config.url.to_string(), handler, shared.clock.now());
     let mut input = Input::Message(Delivery {
         id: received.id.clone(),
         arrival,

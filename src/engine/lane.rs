@@ -78,7 +78,7 @@ impl Shared {
 
     /// The lane of a queue, if this worker still has it.
     pub(crate) fn lane(&self, queue_url: &str) -> Option<&Arc<Lane>> {
-        self.lanes.iter().find(|lane| lane.config.url == queue_url)
+        self.lanes.iter().find(|lane| lane.config.url.as_str() == queue_url)
     }
 
     /// The settings that apply to a step of `lane` for which `handler` is chosen.

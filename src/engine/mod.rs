@@ -208,7 +208,7 @@ impl Monitor {
             let (running, concurrency) = lane.slots.usage();
             QueueStatus {
                 name: lane.name.clone(),
-                url: lane.config.url.clone(),
+                url: lane.config.url.to_string(),
                 running,
                 concurrency,
                 held: lane.held.len(),

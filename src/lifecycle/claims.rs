@@ -161,7 +161,7 @@ fn a_step_that_waits_on_another_queue_is_refused_and_one_that_waits_on_its_own_i
     let waits_on = |queue_url: &str| {
         let mut bench = Bench::new();
         bench.delivered(true);
-        let effects = bench.answer(Standing::Open { stopping: false, queue_url: Some(queue_url.into()) });
+        let effects = bench.answer(Standing::Open { stopping: false, queue_url: queue_url.parse().ok() });
         (bench, effects)
     };
     let (bench, effects) = waits_on("https://sqs.us-east-1.amazonaws.com/123456789012/r");

@@ -106,7 +106,7 @@ impl Decision<'_> {
         }
         match answer {
             Answer::Standing(Standing::Open { queue_url: Some(url), .. })
-                if !same_queue(url, &self.state.record.queue) =>
+                if !same_queue(url.as_str(), &self.state.record.queue) =>
             {
                 self.to(Here::Nothing, [Effect::Refuse("SageMaker waits for this step on another queue".to_owned())])
             }

@@ -35,8 +35,8 @@ const COMMIT_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
-/// All metrics of one daemon. Every method is a few atomic operations behind a look-up, fit for the hot path; a queue is named by
-/// [`queue_name`].
+/// All metrics of one daemon. Every method is a few atomic operations behind a look-up, fit for the hot path. A queue is
+/// named by the last segment of its URL: accounts are left out, as a worker rarely has two queues of one name.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -251,12 +251,6 @@ impl Default for Metrics {
     }
 }
 
-/// The last segment of a queue's URL: what a person calls the queue. Accounts are left out; a worker rarely has two queues of a name.
-#[must_use]
-pub fn queue_name(url: &str) -> &str {
-    url.trim_end_matches('/').rsplit('/').next().unwrap_or(url)
-}
-
 struct Add<'a>(&'a mut Registry);
 
 impl Add<'_> {
@@ -400,15 +394,5 @@ mod tests {
                 format!("{} 3", series("other"))
             ]
         );
-    }
-
-    #[test]
-    fn a_queue_is_called_by_the_last_segment_of_its_url() {
-        assert_eq!(
-            queue_name("https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks"),
-            "sagemaker-callbacks"
-        );
-        assert_eq!(queue_name("http://127.0.0.1:4566/queue/"), "queue");
-        assert_eq!(queue_name("odd"), "odd");
     }
 }

@@ -225,7 +225,7 @@ impl Default for FakePipelines {
 
 impl FakePipelines {
     pub fn open(&self, token: &str) {
-        self.stand(token, Standing::Open { stopping: false, queue_url: Some(QUEUE_URL.to_owned()) });
+        self.stand(token, Standing::Open { stopping: false, queue_url: QUEUE_URL.parse().ok() });
     }
 
     pub fn stand(&self, token: &str, standing: Standing) {

@@ -117,7 +117,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
 
 fn events() -> Vec<Event> {
     let standings = [
-        Standing::Open { stopping: true, queue_url: Some("https://sqs/1/q".to_owned()) },
+        Standing::Open { stopping: true, queue_url: "https://sqs/123456789012/q".parse().ok() },
         Standing::Closed(Ending::Failed),
         Standing::NotFound,
     ];

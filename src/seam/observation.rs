@@ -1,0 +1,57 @@
+//! What metrics count, and who is told of it.
+
+use std::time::Duration;
+
+/// Something that metrics count.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation<'a> {
+    AwsCall {
+        service: &'static str,
+        operation: &'static str,
+        result: &'a str,
+    },
+    /// Our own bound on a call fired.
+    AwsTimeout {
+        operation: &'static str,
+    },
+    StepStarted {
+        queue: &'a str,
+        handler: &'a str,
+        pickup: Option<Duration>,
+    },
+    /// A run or cleanup ended here, whatever came of it.
+    StepIdle {
+        queue: &'a str,
+        handler: &'a str,
+    },
+    /// A step is done with: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
+    StepEnded {
+        queue: &'a str,
+        handler: &'a str,
+        outcome: &'a str,
+        took: Option<Duration>,
+    },
+    Unreadable {
+        queue: &'a str,
+    },
+    HeartbeatFailed,
+    /// A stop was noticed: by `message`, `watch` or `ledger`.
+    Stop {
+        via: &'static str,
+    },
+    LedgerCommit {
+        took: Duration,
+    },
+    LedgerFailing(bool),
+    StopWatchInterval(Duration),
+}
+
+/// Who is told of what metrics count. Called on the hot path: it must not block.
+pub trait Observer: Send + Sync {
+    fn observe(&self, observation: Observation<'_>);
+}
+
+/// Nobody.
+impl Observer for () {
+    fn observe(&self, _: Observation<'_>) {}
+}

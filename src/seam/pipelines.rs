@@ -1,0 +1,58 @@
+//! SageMaker, as the engine sees it.
+
+use futures_util::future::BoxFuture;
+
+use super::fault::Fault;
+use crate::outcome::{ClientRequestToken, Outcome};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl};
+
+/// How SageMaker sees one callback step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It waits for an answer; on this queue, if SageMaker names one and it can be read.
+    Open { stopping: bool, queue_url: Option<QueueUrl> },
+    /// It has ended.
+    Closed(Ending),
+    /// The execution has no step with this token, or there is no such execution.
+    NotFound,
+}
+
+/// How a step ended at SageMaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Succeeded,
+    Failed,
+    Stopped,
+}
+
+/// How SageMaker sees one execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecutionStanding {
+    Executing,
+    Stopping,
+    /// Succeeded, failed or stopped.
+    Ended,
+    NotFound,
+}
+
+/// SageMaker, as far as callback steps go.
+pub trait Pipelines: Send + Sync {
+    /// Sends the outcome of a step. [`FaultKind::Refused`](super::fault::FaultKind::Refused) leaves open whether the
+    /// step is closed: ask [`Pipelines::step`].
+    fn report<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+        outcome: &'a Outcome,
+        request: &'a ClientRequestToken,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// Where the step with this token stands.
+    fn step<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Standing, Fault>>;
+
+    /// Where the execution stands.
+    fn execution<'a>(&'a self, execution: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>>;
+}

@@ -1,0 +1,16 @@
+//! What a queue message says: which step, of which execution, to work on or to stop; and the queue
+//! that it came from.
+
+mod arn;
+mod message;
+mod queue_url;
+mod quoted;
+mod stop_reason;
+mod token;
+
+pub use arn::{ExecutionArn, InvalidArn};
+pub use message::{Message, Step, Unreadable};
+pub use queue_url::{InvalidQueueUrl, QueueUrl};
+pub use quoted::Quoted;
+pub use stop_reason::StopReason;
+pub use token::{CallbackToken, InvalidToken};

@@ -1,0 +1,38 @@
+//! Why a run ends before its handler is done.
+
+/// Why a run is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// The pipeline is being stopped, or its execution ended otherwise.
+    PipelineStopped,
+    /// The worker is shutting down. Another worker will run the step, with the checkpoint.
+    Shutdown,
+    /// The handler's `time_limit` is reached.
+    TimeLimit,
+    /// The claim on the step could not be renewed: another worker may start it.
+    LeaseLost,
+}
+
+impl StopReason {
+    /// `pipeline_stopped`, `shutdown`, `time_limit` or `lease_lost`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PipelineStopped => "pipeline_stopped",
+            Self::Shutdown => "shutdown",
+            Self::TimeLimit => "time_limit",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StopReason::{LeaseLost, PipelineStopped, Shutdown, TimeLimit};
+
+    #[test]
+    fn reasons_are_named_as_programs_know_them() {
+        let names = [PipelineStopped, Shutdown, TimeLimit, LeaseLost].map(super::StopReason::as_str);
+        assert_eq!(names, ["pipeline_stopped", "shutdown", "time_limit", "lease_lost"]);
+    }
+}
