@@ -252,11 +252,13 @@ impl Observer for Counting {
                 metrics.step_ended(queue, handler, outcome, took);
             }
             Observation::Unreadable { queue } => metrics.message_unreadable(queue),
-            Observation::HeartbeatFailed => metrics.heartbeat_failed(),
+            Observation::ReportNotFound { queue } => metrics.report_not_found(queue),
+            Observation::HeartbeatFailed { messages, .. } => metrics.heartbeat_failed(messages),
             Observation::Stop { via } => metrics.stop(via),
             Observation::LedgerCommit { took } => metrics.ledger_committed(took),
             Observation::LedgerFailing(failing) => metrics.set_ledger_failing(failing),
             Observation::StopWatchInterval(interval) => metrics.set_stop_watch_interval(interval),
+            Observation::ClockSet => metrics.clock_set(),
         }
     }
 }

@@ -254,7 +254,7 @@ impl Held {
             }
             Err(_) if release && entry.expires <= now => drop(table.remove(&id)),
             Err(fault) => {
-                observer.observe(Observation::HeartbeatFailed);
+                observer.observe(Observation::HeartbeatFailed { queue: "", messages: 1 });
                 if matches!(fault.kind, FaultKind::Stale | FaultKind::Refused) {
                     tracing::warn!(message_id = id, error = %fault, "a message is not ours to keep any more; its step goes on");
                     table.remove(&id);

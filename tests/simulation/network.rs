@@ -35,7 +35,7 @@ use crate::world::World;
 /// All that a process meets of the world through the AWS SDK.
 pub fn outside(life: &Arc<Life>, trouble: f64, credentials: Issuing) -> Outside {
     Outside {
-        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble }),
+        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble }).into(),
         time: SharedTimeSource::new(Shown(Arc::new(Opaque(life.clone())))),
         credentials: Some(SharedCredentialsProvider::new(Issuer {
             life: Arc::new(Opaque(life.clone())),
