@@ -26,6 +26,11 @@ pub struct Undocumented {
     pub failure_while_stopping: FailureWhileStopping,
     /// What becomes of the other steps when one fails.
     pub failed_step: FailedStep,
+    /// The callback token of a step that is started again because its execution is retried.
+    pub retried_token: RetriedToken,
+    /// An answer to a step that was started again with the same token, where it equals the answer to the round before, the
+    /// client request token too.
+    pub repeated_answer: RepeatedAnswer,
     /// How often a step that is stopped is told so.
     pub stopping_message: StoppingMessage,
     /// How long after the stop its message becomes visible, at most 15 minutes.
@@ -97,6 +102,26 @@ pub enum FailedStep {
     Continue,
     /// The execution fails at once; running steps are stopped without a message.
     Cut,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetriedToken {
+    /// Another one; the one before is unknown from then on.
+    #[default]
+    Fresh,
+    /// The one that it had.
+    Same,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepeatedAnswer {
+    /// The step ends with it.
+    #[default]
+    Taken,
+    /// The answer to the first request is given again, and the step goes on waiting.
+    Replayed,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -297,7 +297,16 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Looks again and again for so long, and never finds it so.
+pub async fn never(what: &str, within: Duration, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < within {
+        assert!(!is_so().await, "it came to pass that {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Ten letters and digits that no other test has.
-fn random_token() -> String {
+pub fn random_token() -> String {
     std::iter::repeat_with(fastrand::alphanumeric).take(10).collect()
 }
