@@ -216,3 +216,22 @@ fn a_step_may_wait_whose_message_was_lost_before_any_ledger_had_it() {
     assert!(excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], true), "another ledger may run it");
     assert!(!excused(vec![OPENED, SENT, recorded, CONCLUDED, lost], true), "its outcome is known");
 }
+
+#[test]
+fn a_token_that_comes_back_is_a_step_anew() {
+    let closed = Seen::Closed { token: 1, succeeded: false };
+    let again = Seen::Sent { message: 2, about: About::Work(1) };
+    let first = || {
+        vec![OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), closed.clone(), OPENED, again.clone()]
+    };
+    let with = |rest: &[Seen<u8>]| {
+        let mut judge = Judge::default();
+        let story: Vec<_> = first().into_iter().chain(rest.iter().cloned()).collect();
+        story.iter().try_for_each(|seen| judge.see(seen)).map(|()| judge)
+    };
+    assert!(with(&[DELETED, STARTED, ENDED, CONCLUDED, report(WORKER, 8, true), Seen::Deleted { message: 2 }]).is_ok());
+    assert!(with(&[report(WORKER, 7, false)]).is_ok(), "the reply to the earlier report was lost");
+    assert_eq!(with(&[report(WORKER, 8, false)]), Err(Broken::ReportedUnfrozen(1)));
+    assert_eq!(with(&[DELETED, Seen::Deleted { message: 2 }]), Err(Broken::DeletedTooEarly(1)));
+    assert!(with(&[]).expect("nothing is broken").in_the_end().contains(&Broken::Hung(1)));
+}

@@ -97,6 +97,10 @@ impl Disk {
         let (ledger, token) = (self.life.worker.ledger, row.token.to_string());
         self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.version, row.status));
         self.life.world.count(&format!("path: written as {}", row.status));
+        if row.status == "settled" {
+            // What it was settled with was told before; and if its token has come back, it says nothing of that.
+            return;
+        }
         if !record["stop_requested"].is_null() {
             self.life.see(&Seen::StopKnown { ledger, token: token.clone() });
         }

@@ -34,11 +34,13 @@ pub enum Hardship {
     DeletesHang,
     /// Copies of messages lie on a second queue.
     SecondQueue,
+    /// Executions that have failed are retried, and the steps' tokens come back.
+    Retried,
 }
 
 use Hardship::{
     ClockSet, DeletesHang, Denied, Drained, Forged, LedgerHeld, NotFound, Purge, ReceivedTwice, Redrive, Retention,
-    SecondQueue, Suspended, Throttled,
+    Retried, SecondQueue, Suspended, Throttled,
 };
 
 /// What all calls of some kind meet for a while.
@@ -94,10 +96,12 @@ pub struct Hardships {
     pub second_queue: bool,
     /// When a copy of each open step's message is put on the second queue.
     pub copies: Vec<Duration>,
+    /// When each execution that has failed or was stopped is retried.
+    pub retries: Vec<Duration>,
 }
 
 impl Hardship {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Redrive,
         Retention,
         Purge,
@@ -112,6 +116,7 @@ impl Hardship {
         ReceivedTwice,
         DeletesHang,
         SecondQueue,
+        Retried,
     ];
 
     pub fn name(self) -> String {
@@ -194,6 +199,7 @@ impl Hardships {
             DeletesHang => self.spell(Trouble::DeletesHang, window, dice),
             Drained => {}
             ReceivedTwice => self.received_twice = true,
+            Retried => self.retries = (0..dice.number(1..=4)).map(|_| dice.seconds(0..=window)).collect(),
             SecondQueue => {
                 self.second_queue = true;
                 self.copies = (0..dice.number(1..=3)).map(|_| dice.seconds(0..=window)).collect();

@@ -3,7 +3,7 @@
 //! What is left of a limit stays left when the wall clock is set, as long as the worker that wrote it down lives long enough to give it
 //! its new name. A record that nobody could rename counts by the wall clock, so it may be off by as much as the clock was set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::judge::Worker;
@@ -27,6 +27,8 @@ const RENAMING: Duration = Duration::from_secs(300);
 pub struct Limits {
     limits: BTreeMap<(u8, String, Bound), Limit>,
     ended: BTreeMap<Worker, Duration>,
+    /// Tokens that came back: a record may still tell of the time before.
+    back: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,11 @@ impl Limits {
         limit.or_insert(Limit { end, by, sets: Vec::new() }).by = by;
     }
 
+    pub fn came_back(&mut self, token: &str) {
+        self.limits.retain(|(_, other, _), _| other != token);
+        self.back.insert(token.to_owned());
+    }
+
     pub fn life_ended(&mut self, worker: Worker, at: Duration) {
         self.ended.entry(worker).or_insert(at);
     }
@@ -58,7 +65,8 @@ impl Limits {
     /// Whether it is not over yet.
     pub fn is_early(&self, ledger: u8, token: &str, bound: Bound, now: Duration) -> bool {
         let limit = self.limits.get(&(ledger, token.to_owned(), bound));
-        limit.is_some_and(|limit| now + Self::unsure(&self.ended, limit) + EARLY < limit.end)
+        let early = |limit: &Limit| now + Self::unsure(&self.ended, limit) + EARLY < limit.end;
+        !self.back.contains(token) && limit.is_some_and(early)
     }
 
     /// Whether it is long over for what has gone on since `begun`.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use callbackd::local::faults::{EXECUTING_MESSAGE, STOPPING_MESSAGE};
 use callbackd::local::undocumented::{
-    AlreadyTerminal, FailedStep, FailureWhileStopping, LapsedReceipt, OldReceipt, ReusedRequestToken, StoppingMessage,
-    SuccessWhileStopping, TwiceInABatch, UnknownToken,
+    AlreadyTerminal, FailedStep, FailureWhileStopping, LapsedReceipt, OldReceipt, RepeatedAnswer, RetriedToken,
+    ReusedRequestToken, StoppingMessage, SuccessWhileStopping, TwiceInABatch, UnknownToken,
 };
 use callbackd::local::{Fault, Rule, Undocumented};
 use fastrand::Rng;
@@ -17,7 +17,7 @@ use crate::script::{Cleanup, End, OnStop, Run, Script};
 use crate::world::{QUEUE_URL, SECOND_URL};
 
 /// Whether the configuration can say that several workers with ledgers of their own share a queue.
-const KNOWS_EXCLUSIVE: bool = false;
+const KNOWS_EXCLUSIVE: bool = true;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fleet {
@@ -192,6 +192,11 @@ impl Plan {
         if hardships.received_twice {
             let twice = Rule { probability: 0.5, ..Rule::new("ReceiveMessage", Fault::Duplicate) };
             self.rules.push(twice);
+        }
+        if !hardships.retries.is_empty() {
+            self.undocumented.retried_token = RetriedToken::Same;
+            self.undocumented.repeated_answer =
+                if self.seed.is_multiple_of(4) { RepeatedAnswer::Replayed } else { RepeatedAnswer::Taken };
         }
         self.hardships = hardships;
     }

@@ -161,6 +161,10 @@ async fn trouble(plan: &Plan, world: &World) {
         sleep_until(begin + *at).await;
         world.copy_to_second().await;
     });
+    let retries = hardships.retries.iter().enumerate().map(|(number, at)| async move {
+        sleep_until(begin + *at).await;
+        world.retry_all(number).await;
+    });
     tokio::join!(
         join_all(purges),
         join_all(others),
@@ -168,6 +172,7 @@ async fn trouble(plan: &Plan, world: &World) {
         join_all(sets),
         join_all(suspensions),
         join_all(copies),
+        join_all(retries),
         join_all(executions),
         join_all(jumps),
         join_all(revocations),

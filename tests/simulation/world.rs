@@ -354,6 +354,7 @@ impl World {
             }
             EventKind::StepStarted { token, .. } => {
                 self.count("step");
+                self.opened(&token);
                 self.see(&Seen::Opened { token });
             }
             EventKind::StepStopping { token, .. } => self.see(&Seen::Stopping { token }),
@@ -365,7 +366,9 @@ impl World {
             }
             EventKind::AnswerAccepted { token, repeated, .. } => {
                 self.count(if repeated { "path: the same answer again" } else { "path: an answer taken" });
-                self.reported(report, token, true);
+                // The step has come back, and the answer was to what it was before.
+                let stale = repeated && self.open().contains(&token);
+                self.reported(report, token, !stale);
             }
             EventKind::AnswerRefused { token, .. } => {
                 self.count("path: an answer refused");
@@ -405,6 +408,28 @@ impl World {
     pub async fn send_unreadable(&self, body: &str) {
         self.state().unreadable.insert(body.to_owned());
         self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
+    }
+
+    fn opened(&self, token: &str) {
+        let mut state = self.state();
+        if state.closed.remove(token).is_some() {
+            state.limits.came_back(token);
+            state.due.remove(token);
+            state.checkpoints.retain(|(_, other), _| other != token);
+            drop(state);
+            self.count("fault: a token comes back");
+        }
+    }
+
+    /// Retries every execution that has failed or was stopped.
+    pub async fn retry_all(&self, number: usize) {
+        let executions = self.state().executions.clone();
+        for (place, execution) in executions.into_iter().enumerate() {
+            let request = format!("retry-{number:0>13}-{place:0>13}");
+            let body = json!({"PipelineExecutionArn": execution, "ClientRequestToken": request});
+            // Refused where it has not failed.
+            self.ask("SageMaker.RetryPipelineExecution", body).await;
+        }
     }
 
     fn lost(&self, id: &str) {

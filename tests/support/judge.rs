@@ -42,7 +42,7 @@ impl About<String> {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen<N> {
-    /// SageMaker waits for an answer.
+    /// SageMaker waits for an answer: for the first time, or again because the execution was retried and the token came back.
     Opened { token: N },
     /// SageMaker wants the step stopped, and waits for the answer to that.
     Stopping { token: N },
@@ -177,6 +177,8 @@ struct InLedger<N> {
     /// By whom a stop may be answered: by whoever cleaned up, or whose run had an outcome of its own.
     ended: Option<Worker>,
     request: Option<N>,
+    /// What it sent before the token came back: a reply that was lost has it sent again.
+    earlier: BTreeSet<N>,
 }
 
 // Derived, it would ask for a default of the name too.
@@ -198,8 +200,8 @@ impl<N> Default for InLedger<N> {
     fn default() -> Self {
         let (calls, claimed_in_drain, runs, ran) = (BTreeSet::new(), BTreeSet::new(), 0, false);
         let (recorded, deferred, stop_known, concluded) = (false, false, false, false);
-        let (ended, request) = (None, None);
-        Self { calls, claimed_in_drain, recorded, ran, runs, deferred, stop_known, concluded, ended, request }
+        let (ended, request, earlier) = (None, None, BTreeSet::new());
+        Self { calls, claimed_in_drain, recorded, ran, runs, deferred, stop_known, concluded, ended, request, earlier }
     }
 }
 
@@ -212,6 +214,9 @@ impl<N: Name> Judge<N> {
         match seen {
             Seen::Opened { token } => {
                 let step = self.step(token);
+                if step.given_out && !step.open {
+                    step.begin_anew();
+                }
                 (step.given_out, step.open) = (true, true);
             }
             Seen::Allowed { token, attempts } => self.step(token).attempts = Some(*attempts),
@@ -404,7 +409,12 @@ impl<N: Name> Judge<N> {
 
     fn reported(&mut self, worker: Worker, token: &N, request: &N, accepted: bool) -> Result<(), Broken<N>> {
         self.given_out(token)?;
-        let known = self.in_ledger(worker.ledger, token);
+        let step = self.step(token);
+        let known = step.ledgers.entry(worker.ledger).or_default();
+        if !known.concluded && known.earlier.contains(request) {
+            step.open &= !accepted;
+            return Ok(());
+        }
         if !known.concluded {
             return Err(Broken::ReportedUnfrozen(token.clone()));
         }
@@ -435,7 +445,18 @@ impl<N: Name> Judge<N> {
     }
 }
 
-impl<N> Step<N> {
+impl<N: Name> Step<N> {
+    /// Nothing that happened before counts any more, but runs go on until they are told.
+    fn begin_anew(&mut self) {
+        (self.stopping, self.succeeded, self.lost, self.answer) = (false, false, false, None);
+        for known in self.ledgers.values_mut() {
+            let (calls, recorded) = (std::mem::take(&mut known.calls), known.recorded);
+            let mut earlier = std::mem::take(&mut known.earlier);
+            earlier.extend(known.request.take());
+            *known = InLedger { calls, recorded, earlier, ..InLedger::default() };
+        }
+    }
+
     fn is_deferred(&self) -> bool {
         self.ledgers.values().any(|known| known.deferred)
     }
