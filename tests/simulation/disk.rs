@@ -64,11 +64,11 @@ impl Disk {
             return Ok(());
         }
         if world.is_in(Trouble::LedgerRefuses) {
-            world.count("fault: the ledger refuses");
+            world.count("spell: LedgerRefuses");
             return Err(StoreError("no space is left on the device".to_owned()));
         }
         if world.is_in(Trouble::LedgerWaits) {
-            world.count("fault: the ledger waits");
+            world.count("spell: LedgerWaits");
             while world.is_in(Trouble::LedgerWaits) {
                 sleep(Duration::from_secs(1)).await;
             }

@@ -139,7 +139,7 @@ impl Network {
             Lot::Error(When::Before, status, code) => return Ok(error(status, code)),
             Lot::Gateway(When::Before) => return Ok(gateway()),
             Lot::Empty => return Ok(dated(world, listing_of_none())),
-            Lot::Hangs(When::Before) => std::future::pending().await,
+            Lot::Hangs => std::future::pending().await,
             Lot::Slow(When::Before, time) => life.while_it_lasts(sleep(time)).await,
             _ => {}
         }
@@ -163,7 +163,6 @@ impl Network {
             Lot::Reset(When::After) => return Err(reset()),
             Lot::Error(When::After, status, code) => return Ok(error(status, code)),
             Lot::Gateway(When::After) => return Ok(gateway()),
-            Lot::Hangs(When::After) => std::future::pending().await,
             Lot::Slow(When::After, time) => life.while_it_lasts(sleep(time)).await,
             _ => {}
         }

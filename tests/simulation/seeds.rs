@@ -13,7 +13,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have come across, so that nothing is believed to hold that was never tried.
-const MET: [&str; 91] = [
+const MET: [&str; 113] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -99,6 +99,28 @@ const MET: [&str; 91] = [
     "run: panic",
     "run: retry",
     "run: success",
+    "fault: a copy on another queue",
+    "fault: a message expires",
+    "fault: a message is given up",
+    "fault: a message is purged",
+    "fault: a token comes back",
+    "fault: an empty listing",
+    "fault: completed by others",
+    "fault: forged OthersStop",
+    "fault: forged OthersWork",
+    "fault: forged UnknownStop",
+    "fault: forged UnknownWork",
+    "fault: suspended",
+    "fault: the queue is purged",
+    "fault: the wall clock is set by hours",
+    "path: a run wants another in a drain",
+    "spell: DeletesHang",
+    "spell: Denied",
+    "spell: LedgerRefuses",
+    "spell: LedgerWaits",
+    "spell: NotFound",
+    "spell: Throttled",
+    "spell: Unlisted",
     "call: DescribePipelineExecution",
     "call: ListPipelineExecutionSteps",
     "call: SendMessage",
@@ -123,7 +145,9 @@ pub fn play() {
     let (tally, failed) = play_all(seeds);
     eprintln!("{seeds} seeds:\n{tally}");
     if failed.is_none() && seeds >= SEEDS && only().is_none() {
-        let missed: Vec<_> = MET.iter().filter(|what| tally.of(what) == 0).collect();
+        let hardships = Hardship::ALL.map(|hardship| format!("hardship: {}", hardship.name()));
+        let all = MET.iter().copied().chain(hardships.iter().map(String::as_str));
+        let missed: Vec<_> = all.filter(|what| tally.of(what) == 0).collect();
         assert!(missed.is_empty(), "no seed came across {missed:?}");
     }
     if let Some((seed, story)) = failed {

@@ -21,8 +21,8 @@ pub enum Lot {
     Body(Option<Duration>),
     /// The answer breaks off in its middle.
     Cut,
-    /// No answer ever comes.
-    Hangs(When),
+    /// Nothing is done, and no answer ever comes.
+    Hangs,
     /// A listing that has nothing in it.
     Empty,
 }
@@ -37,22 +37,21 @@ pub enum When {
 impl Lot {
     /// What the call meets because something lasts.
     pub fn of_spell(world: &World, operation: &str) -> Option<Self> {
-        let (lists, describes) = (operation == "ListPipelineExecutionSteps", operation == "DescribePipelineExecution");
+        let lists = operation == "ListPipelineExecutionSteps";
+        let asks = lists || operation == "DescribePipelineExecution";
         let reports = operation.starts_with("SendPipelineExecutionStep");
-        let met = |trouble| world.is_in(trouble);
-        Some(if (lists || describes) && met(Trouble::Throttled) {
-            Self::Error(When::Before, 400, "ThrottlingException")
-        } else if reports && met(Trouble::Denied) {
-            Self::Error(When::Before, 400, "AccessDeniedException")
-        } else if lists && met(Trouble::Unlisted) {
-            Self::Empty
-        } else if (lists || describes || reports) && (met(Trouble::NotFound) || met(Trouble::Unlisted)) {
-            Self::Error(When::Before, 400, "ResourceNotFound")
-        } else if operation.starts_with("DeleteMessage") && met(Trouble::DeletesHang) {
-            Self::Hangs(if world.draw(2) == 0 { When::Before } else { When::After })
-        } else {
-            return None;
-        })
+        let refused = |code| Self::Error(When::Before, 400, code);
+        let spells = [
+            (asks, Trouble::Throttled, refused("ThrottlingException")),
+            (reports, Trouble::Denied, refused("AccessDeniedException")),
+            (lists, Trouble::Unlisted, Self::Empty),
+            (asks || reports, Trouble::Unlisted, refused("ResourceNotFound")),
+            (asks || reports, Trouble::NotFound, refused("ResourceNotFound")),
+            (operation.starts_with("DeleteMessage"), Trouble::DeletesHang, Self::Hangs),
+        ];
+        let (_, trouble, lot) = spells.into_iter().find(|(meets, trouble, _)| *meets && world.is_in(*trouble))?;
+        world.count(&format!("spell: {trouble:?}"));
+        Some(lot)
     }
 
     /// Calm, but for this part of all calls. One that only asks may also be told that there is no such thing.
@@ -89,7 +88,7 @@ impl Lot {
             Self::Body(Some(_)) => "fault: slow body".to_owned(),
             Self::Body(None) => "fault: stalled body".to_owned(),
             Self::Cut => "fault: body cut".to_owned(),
-            Self::Hangs(when) => format!("fault: hangs {}", when.name()),
+            Self::Hangs => "fault: hangs".to_owned(),
             Self::Empty => "fault: an empty listing".to_owned(),
         })
     }
