@@ -235,3 +235,11 @@ fn a_token_that_comes_back_is_a_step_anew() {
     assert_eq!(with(&[DELETED, Seen::Deleted { message: 2 }]), Err(Broken::DeletedTooEarly(1)));
     assert!(with(&[]).expect("nothing is broken").in_the_end().contains(&Broken::Hung(1)));
 }
+
+#[test]
+fn a_message_that_is_copied_without_end_is_named() {
+    let mut judge = Judge::default();
+    let sent = |message| Seen::Sent { message, about: About::Work(1_u16) };
+    assert!((0..=199_u16).all(|message| judge.see(&sent(message)).is_ok()));
+    assert_eq!(judge.see(&sent(200)), Err(Broken::Multiplied(1)));
+}

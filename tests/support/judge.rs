@@ -39,6 +39,9 @@ impl About<String> {
     }
 }
 
+/// More messages than this that say the same are more than duplicates and lost replies make of one.
+const COPIES: usize = 200;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen<N> {
@@ -119,6 +122,8 @@ pub enum Broken<N: std::fmt::Debug> {
     TooManyRuns(N),
     #[error("a run of {0:?} was started in a drain")]
     StartedInDrain(N),
+    #[error("messages of {0:?} are copied without being deleted")]
+    Multiplied(N),
     #[error("a limit of {0:?} acted before its time was over")]
     LimitEarly(N),
     #[error("a limit of {0:?} acted long after its time was over")]
@@ -226,7 +231,10 @@ impl<N: Name> Judge<N> {
                 step.open = false;
                 step.succeeded |= succeeded;
             }
-            Seen::Sent { message, about } => drop(self.queue.insert(message.clone(), about.clone())),
+            Seen::Sent { message, about } => {
+                self.queue.insert(message.clone(), about.clone());
+                return self.sent(about);
+            }
             Seen::Forged { message, token } => {
                 self.step(token).forged = true;
                 self.forged.insert(message.clone(), token.clone());
@@ -337,6 +345,17 @@ impl<N: Name> Judge<N> {
     pub fn is_recorded(&self, ledgers: &[u8], token: &N) -> bool {
         let step = self.steps.get(token);
         ledgers.iter().all(|ledger| step.and_then(|step| step.ledgers.get(ledger)).is_some_and(|known| known.recorded))
+    }
+
+    fn sent(&self, about: &About<N>) -> Result<(), Broken<N>> {
+        match about {
+            About::Work(token) | About::Stop(token)
+                if self.queue.values().filter(|other| *other == about).count() > COPIES =>
+            {
+                Err(Broken::Multiplied(token.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn stop_believed(&mut self, token: &N) -> Result<(), Broken<N>> {
