@@ -14,17 +14,18 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::aws;
+use crate::clock;
 use crate::config::Loaded;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
 use crate::engine::{Clock, Engine, HandlerParts, Monitor, Parts, QueueParts};
-use crate::ledger::{self, Ledger, LedgerError};
+use crate::ledger::{self, Ledger, LedgerError, Store};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::Metrics;
 use crate::observe::server::{self, Check, Server, Source};
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
-use crate::seam::{Observation, Observer, Store};
+use crate::seam::{Observation, Observer};
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,13 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         tracing::info!(address = %server.address(), "the status server listens");
     }
     let engine = Engine::start(Parts {
-        ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, observer.clone()),
+        ledger: Ledger::new(
+            store,
+            me.clone(),
+            loaded.config.ledger.lease,
+            now.map_or_else(clock::Clock::of_this_machine, clock::Clock::starting_at),
+            observer.clone(),
+        ),
         queues,
         handlers,
         observer,

@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("handler", &["outcome", "step"]),
     ("builtin", &["duration", "handler", "outcome", "step"]),
     ("lifecycle", &["backoff", "duration", "outcome", "seam", "step"]),
-    ("ledger", &["duration", "lifecycle", "seam", "step"]),
+    ("ledger", &["clock", "duration", "lifecycle", "seam", "step"]),
     ("engine", &["backoff", "duration", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     ("aws", &["duration", "outcome", "seam", "step"]),
     ("local", &["duration"]),
@@ -30,8 +30,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("config", &["aws", "duration", "engine", "handler", "ledger", "observe"]),
     // Stands between the seams and whoever uses them, in debug builds.
-    ("crash", &["handler", "lifecycle", "outcome", "seam", "step"]),
-    ("daemon", &["aws", "config", "crash", "engine", "handler", "ledger", "lifecycle", "observe", "process", "seam"]),
+    ("crash", &["handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
+    (
+        "daemon",
+        &["aws", "clock", "config", "crash", "engine", "handler", "ledger", "lifecycle", "observe", "process", "seam"],
+    ),
     (
         "cli",
         &[
@@ -62,8 +65,8 @@ const OWNERS: &[&str] = &[
     // The endpoint's own server.
     "src/local/",
     "src/cli/",
-    // The thread that alone writes to the file, and the one that starts programs and must outlive them.
-    "src/ledger/sqlite.rs",
+    // The threads that alone use a connection to the file, and the one that starts programs and must outlive them.
+    "src/ledger/sqlite/thread.rs",
     "src/builtin/exec/spawner.rs",
 ];
 

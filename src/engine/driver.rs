@@ -20,11 +20,11 @@ use super::slots::{Reservation, Slot};
 use super::steps::StepView;
 use crate::backoff::Backoff;
 use crate::handler::{CheckpointError, Task};
-use crate::ledger::{LedgerError, Written};
+use crate::ledger::{Commit, LedgerError, StoreError, Written};
 use crate::lifecycle::{
     Arrival, Effect, Ending, Event, Here, Policy, Record, State, Status, Transition, Via, View, decide,
 };
-use crate::seam::{Observation, StoreError};
+use crate::seam::Observation;
 use crate::step::StopReason;
 
 /// Something that reaches a driver from outside.
@@ -238,14 +238,14 @@ impl Driver {
                 now: self.shared.clock.now(),
                 me: self.shared.ledger.me(),
                 policy: &self.policy,
-                foreign: self.shared.ledger.foreign_lease(&self.state.record, self.shared.clock.now()),
+                foreign: self.shared.ledger.foreign_lease(&self.state.record),
                 random: fastrand::f64(),
             };
             let Transition { write, here, work_seen, refusals, not_found, effects } =
                 decide(&self.state, event, &view)?;
             if let Some(record) = write {
                 let asked = Instant::now();
-                let write = self.shared.ledger.write(record);
+                let write = self.shared.ledger.write(record, Commit::Now);
                 match within(self.patience(asked), write).await? {
                     Written::Done(record) => self.written(*record, asked),
                     Written::Changed => {

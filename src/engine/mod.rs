@@ -34,7 +34,7 @@ pub use clock::Clock;
 pub use lane::{HandlerParts, QueueParts};
 pub use steps::StepView;
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Filter, Ledger, LedgerError};
 use crate::lifecycle::{Record, Status};
 use crate::seam::Observer;
 use lane::{Lane, Shared};
@@ -224,7 +224,7 @@ impl Monitor {
     /// # Errors
     /// Where the ledger cannot be read.
     pub async fn records(&self) -> Result<Vec<Record>, LedgerError> {
-        Ok(self.shared.ledger.list(&[]).await?.into_iter().flatten().collect())
+        records(&self.shared.ledger, &[]).await
     }
 
     /// When each outcome that is not yet known to be accepted was frozen.
@@ -253,5 +253,25 @@ impl Monitor {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+}
+
+/// All records in one of `statuses` that can be read; the ledger has told of the others.
+async fn records(ledger: &Ledger, statuses: &[Status]) -> Result<Vec<Record>, LedgerError> {
+    let mut filter = Filter::of(statuses);
+    let mut records = Vec::new();
+    loop {
+        let page = ledger.outlines(filter.clone()).await?;
+        for outline in page.found.into_iter().flatten() {
+            match ledger.load(&outline.token).await {
+                Ok(record) => records.extend(record),
+                Err(LedgerError::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match page.next {
+            Some(next) => filter.after = Some(next),
+            None => return Ok(records),
+        }
     }
 }

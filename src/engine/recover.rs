@@ -36,7 +36,7 @@ pub(crate) async fn reap(shared: &Shared) -> Result<(), LedgerError> {
         // What another worker runs is none of ours; what we left behind is ended when its step is taken up here.
         return Ok(());
     }
-    for record in shared.ledger.list(&[Status::Claimed]).await?.into_iter().flatten() {
+    for record in super::records(&shared.ledger, &[Status::Claimed]).await? {
         let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(name)) else { continue };
         let (_tell, stop) = watch::channel(Some(StopReason::LeaseLost));
         let task = Task {
@@ -60,16 +60,13 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     loop {
         // In a ledger of its own, a worker leaves no stop behind but when it ends.
         let statuses: &[Status] = if first || shared.ledger.is_shared() { &LEFT } else { &OWED };
-        match shared.ledger.list(statuses).await {
+        match super::records(&shared.ledger, statuses).await {
             Ok(records) => {
                 first = false;
-                let deferred = records.iter().flatten().filter(|record| record.status == Status::Deferred).count();
+                let deferred = records.iter().filter(|record| record.status == Status::Deferred).count();
                 shared.deferred.store(deferred, Ordering::Relaxed);
                 for record in records {
-                    match record {
-                        Ok(record) => look_at(&shared, record),
-                        Err(error) => tracing::error!(%error, "a record is passed over"),
-                    }
+                    look_at(&shared, record);
                 }
             }
             Err(error) => tracing::warn!(%error, "the ledger could not be looked through"),

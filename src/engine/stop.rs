@@ -100,9 +100,9 @@ async fn watched(shared: &Shared) -> BTreeMap<ExecutionArn, Watched> {
             entry(&view.execution, &view.queue, &mut |watched| watched.tokens.push(view.token.clone()));
         }
     }
-    match shared.ledger.list(&[Status::Deferred]).await {
+    match super::records(&shared.ledger, &[Status::Deferred]).await {
         Ok(records) => {
-            for record in records.into_iter().flatten() {
+            for record in records {
                 entry(&record.execution, &record.queue, &mut |watched| watched.deferred.push(record.clone()));
             }
         }

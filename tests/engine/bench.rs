@@ -143,7 +143,13 @@ impl Bench {
         let me = WorkerId(format!("worker-{}", self.workers));
         let lease = Duration::from_mins(1);
         let engine = Engine::start(Parts {
-            ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, Arc::new(())),
+            ledger: Ledger::new(
+                Arc::new(self.disk.clone()),
+                me,
+                lease,
+                callbackd::clock::Clock::starting_at(self.now),
+                Arc::new(()),
+            ),
             queues: vec![QueueParts {
                 config: self.queue_config.clone(),
                 name: "sagemaker-callbacks".into(),

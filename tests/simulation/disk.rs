@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
-use callbackd::seam::{Put, Row, Store, StoreError};
+use callbackd::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use callbackd::step::CallbackToken;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -79,9 +78,9 @@ impl Disk {
 
     /// Tells the judge what is asked of the storage.
     fn asked(&self, row: &Row) {
-        let (worker, token) = (self.life.worker, row.token.to_string());
+        let (worker, token) = (self.life.worker, row.head.token.to_string());
         let record: Value = serde_json::from_str(&row.body).expect("a record");
-        if row.status == "claimed" {
+        if row.head.status == "claimed" {
             self.life.see(&Seen::Claiming { worker, token: token.clone() });
         }
         if !self.life.is_over() {
@@ -92,19 +91,18 @@ impl Disk {
     /// Tells the judge what has just become durable.
     fn durable(&self, row: &Row) {
         let record: Value = serde_json::from_str(&row.body).expect("a record");
-        let recorded = Seen::Recorded { ledger: self.life.worker.ledger, token: row.token.to_string() };
-        self.life.see(&recorded);
-        let (ledger, token) = (self.life.worker.ledger, row.token.to_string());
-        self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.version, row.status));
-        self.life.world.count(&format!("path: written as {}", row.status));
-        if row.status == "settled" {
+        let (ledger, token) = (self.life.worker.ledger, row.head.token.to_string());
+        self.life.see(&Seen::Recorded { ledger, token: token.clone() });
+        self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.head.version, row.head.status));
+        self.life.world.count(&format!("path: written as {}", row.head.status));
+        if row.head.status == "settled" {
             // What it was settled with was told before; and if its token has come back, it says nothing of that.
             return;
         }
         if !record["stop_requested"].is_null() {
             self.life.see(&Seen::StopKnown { ledger, token: token.clone() });
         }
-        if row.status == "deferred" {
+        if row.head.status == "deferred" {
             self.life.see(&Seen::Deferred { ledger, token: token.clone() });
         }
         if !record["outcome"].is_null() {
@@ -114,19 +112,20 @@ impl Disk {
 }
 
 impl Store for Disk {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         let (held, token) = (self.held.clone(), token.clone());
         Box::pin(self.call("get", move || Box::pin(async move { held.get(&token).await })))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
         Box::pin(async move {
             let held = self.held.clone();
             let written = row.clone();
             let life = &self.life;
             self.asked(&written);
             self.call("put", move || {
-                let put = futures_util::FutureExt::now_or_never(held.put(row, expected)).expect("memory does not wait");
+                let put = futures_util::FutureExt::now_or_never(held.put(row, expected, commit))
+                    .expect("memory does not wait");
                 if put == Ok(Put::Done) {
                     self.durable(&written);
                 } else {
@@ -138,20 +137,19 @@ impl Store for Disk {
         })
     }
 
-    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+    fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
         let held = self.held.clone();
-        let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
-        Box::pin(self.call("list", move || {
-            Box::pin(async move {
-                let statuses: Vec<&str> = statuses.iter().map(String::as_str).collect();
-                held.list(&statuses).await
-            })
-        }))
+        Box::pin(self.call("list", move || Box::pin(async move { held.outlines(query).await })))
     }
 
-    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
+    fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
         let held = self.held.clone();
-        Box::pin(self.call("purge", move || Box::pin(async move { held.purge(before).await })))
+        Box::pin(self.call("list", move || Box::pin(async move { held.page(query).await })))
+    }
+
+    fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
+        let held = self.held.clone();
+        Box::pin(self.call("purge", move || Box::pin(async move { held.purge(age).await })))
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -160,5 +158,9 @@ impl Store for Disk {
 
     fn exclusive(&self) -> bool {
         self.held.exclusive()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, String> {
+        self.held.ended()
     }
 }

@@ -76,6 +76,7 @@ struct State {
     lying: BTreeMap<String, String>,
     /// What each message is about that a pipeline sent, and its body.
     works: BTreeMap<String, String>,
+    bounds: BTreeMap<String, Bounds>,
     /// The last receive brings what it received to a process that lives.
     arrives: bool,
     stops: BTreeMap<String, String>,
@@ -125,6 +126,7 @@ impl World {
             executions: Vec::new(),
             lying: BTreeMap::new(),
             works: BTreeMap::new(),
+            bounds: BTreeMap::new(),
             arrives: false,
             stops: BTreeMap::new(),
             due: BTreeMap::new(),
@@ -448,7 +450,9 @@ impl World {
     fn introduce(&self, about: &About<String>, id: &str, body: &str) {
         match about {
             About::Work(token) => {
-                let (token, attempts) = (token.clone(), self.bounds(body).attempts);
+                let (token, bounds) = (token.clone(), self.bounds(body));
+                let attempts = bounds.attempts;
+                self.state().bounds.insert(token.clone(), bounds);
                 self.state().works.insert(id.to_owned(), body.to_owned());
                 self.see(&Seen::Allowed { token, attempts });
             }
@@ -457,7 +461,7 @@ impl World {
         }
     }
 
-    /// What bounds the step of a message or record.
+    /// What bounds the step of a message.
     fn bounds(&self, body: &str) -> Bounds {
         let body: Value = serde_json::from_str(body).unwrap_or_default();
         self.plan.bounds[usize::from(body["arguments"]["kind"] == true)]
@@ -511,9 +515,9 @@ impl World {
     /// What a record that is about to be written says of limits.
     pub fn limits(&self, worker: Worker, token: &str, record: &Value) {
         let now = self.passed();
-        let bounds = self.plan.bounds[usize::from(record["arguments"]["kind"] == true)];
+        let bounds = self.state().bounds.get(token).copied().unwrap_or_default();
         let deferred = record["status"] == "deferred";
-        if !record["deadline"].is_null() {
+        if !record["deadline"].is_null() && !bounds.time_limit.is_zero() {
             let (bound, limit) =
                 if deferred { (Bound::Deferral, bounds.deferred_limit) } else { (Bound::Time, bounds.time_limit) };
             self.state().limits.written(worker, token, bound, now + limit);

@@ -9,6 +9,9 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::rows;
+use super::schema::{self, APPLICATION, SCHEMA};
+
 /// Held for as long as this process has the ledger open; the kernel lets it go with the process.
 pub(super) struct FileLock {
     _file: Flock<File>,
@@ -23,34 +26,8 @@ pub struct OpenError {
     in_use: bool,
 }
 
-/// "cbkd": tells our files from other SQLite databases.
-const APPLICATION: i32 = 0x6362_6b64;
-/// Raised with each change that an older callbackd could not live with.
-const SCHEMA: i32 = 1;
-const TABLES: &str = "
-    CREATE TABLE steps (
-        token      TEXT    NOT NULL PRIMARY KEY,
-        version    INTEGER NOT NULL,
-        status     TEXT    NOT NULL,
-        settled_at INTEGER,           -- milliseconds since 1970, UTC
-        body       TEXT    NOT NULL,  -- the whole record, as JSON
-        digest     TEXT    NOT NULL   -- of all of the above: SQLite does not notice what a torn page does to a text
-    ) STRICT;
-    CREATE INDEX steps_by_status ON steps (status, settled_at);
-    CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT;
-    CREATE VIEW overview AS SELECT
-        token, status,
-        json_extract(body, '$.handler')        AS handler,
-        json_extract(body, '$.attempt')        AS attempt,
-        json_extract(body, '$.owner')          AS owner,
-        json_extract(body, '$.first_seen')     AS first_seen,
-        json_extract(body, '$.outcome')        AS outcome,
-        json_extract(body, '$.last_error')     AS last_error,
-        json_extract(body, '$.execution')      AS execution
-    FROM steps;
-";
-/// A reader may hold the file for a moment.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a call waits for another process's lock. Short: a write that fails is tried again, and all others wait behind it.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Opens the file for writing, or makes it, and takes it for this process.
 pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
@@ -83,8 +60,18 @@ pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
     Ok((connection, lock))
 }
 
-/// Opens the file for reading, beside a daemon that may be writing it.
-pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
+/// Opens the file once more, for reading, beside this process's writer.
+pub(super) fn beside(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(BUSY)?;
+        Ok(connection)
+    });
+    opened.map_err(|error| OpenError::of(path, &error))
+}
+
+/// Opens the file for reading, beside a daemon that may be writing it; with its schema.
+pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> {
     if !path.is_file() {
         let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
         return Err(OpenError::new(path, problem));
@@ -106,7 +93,8 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
         )
         .map_err(|error| OpenError::of(path, &error))?;
     recognise(path, &connection)?;
-    Ok(connection)
+    let schema = schema::of(&connection).map_err(|error| OpenError::of(path, &error))?;
+    Ok((connection, schema))
 }
 
 /// Refuses a file that is shorter than its header says: SQLite would read what is missing as zeros. While there is a log, a
@@ -213,15 +201,8 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // The log is folded back every 4 MiB and does not stay larger than 64 MiB after a burst.
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
     connection.pragma_update(None, "journal_size_limit", 67_108_864)?;
-    let schema: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if schema == 0 {
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;"
-        ))?;
-    }
-    connection
-        .execute("INSERT INTO probe (id, count) VALUES (0, 1) ON CONFLICT DO UPDATE SET count = count + 1", [])?;
-    Ok(())
+    schema::prepare(connection)?;
+    rows::probe(connection)
 }
 
 impl OpenError {
@@ -235,7 +216,7 @@ impl OpenError {
         self.in_use
     }
 
-    pub(super) fn not_in_this_version() -> Self {
+    pub(in crate::ledger) fn not_in_this_version() -> Self {
         Self {
             path: "in DynamoDB".to_owned(),
             problem: "comes with a later version: set ledger.type = \"sqlite\"".to_owned(),
