@@ -92,7 +92,10 @@ impl Disk {
     fn durable(&self, row: &Row) {
         let record: Value = serde_json::from_str(&row.body).expect("a record");
         let (ledger, token) = (self.life.worker.ledger, row.head.token.to_string());
-        self.life.see(&Seen::Recorded { ledger, token: token.clone() });
+        // A settled step may be known to have come back, by a message that is asked about.
+        if row.head.status != "settled" || record.get("returned").is_some_and(|returned| !returned.is_null()) {
+            self.life.see(&Seen::Recorded { ledger, token: token.clone() });
+        }
         self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.head.version, row.head.status));
         self.life.world.count(&format!("path: written as {}", row.head.status));
         if row.head.status == "settled" {

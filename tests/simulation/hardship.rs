@@ -75,6 +75,7 @@ pub enum Forgery {
 }
 
 /// What a seed has of it.
+#[expect(clippy::struct_excessive_bools, reason = "each comes by itself")]
 #[derive(Clone, Debug, Default)]
 pub struct Hardships {
     pub of: Vec<Hardship>,

@@ -25,7 +25,7 @@ const RENAMING: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
 pub struct Limits {
-    limits: BTreeMap<(u8, String, Bound), Limit>,
+    each: BTreeMap<(u8, String, Bound), Limit>,
     ended: BTreeMap<Worker, Duration>,
     /// Tokens that came back: a record may still tell of the time before.
     back: BTreeSet<String>,
@@ -43,12 +43,12 @@ struct Limit {
 impl Limits {
     /// A record with such a bound is about to be written.
     pub fn written(&mut self, by: Worker, token: &str, bound: Bound, end: Duration) {
-        let limit = self.limits.entry((by.ledger, token.to_owned(), bound));
+        let limit = self.each.entry((by.ledger, token.to_owned(), bound));
         limit.or_insert(Limit { end, by, sets: Vec::new() }).by = by;
     }
 
     pub fn came_back(&mut self, token: &str) {
-        self.limits.retain(|(_, other, _), _| other != token);
+        self.each.retain(|(_, other, _), _| other != token);
         self.back.insert(token.to_owned());
     }
 
@@ -57,21 +57,21 @@ impl Limits {
     }
 
     pub fn clock_set(&mut self, at: Duration, by: Duration) {
-        for limit in self.limits.values_mut() {
+        for limit in self.each.values_mut() {
             limit.sets.push((at, by, limit.by));
         }
     }
 
     /// Whether it is not over yet.
     pub fn is_early(&self, ledger: u8, token: &str, bound: Bound, now: Duration) -> bool {
-        let limit = self.limits.get(&(ledger, token.to_owned(), bound));
+        let limit = self.each.get(&(ledger, token.to_owned(), bound));
         let early = |limit: &Limit| now + Self::unsure(&self.ended, limit) + EARLY < limit.end;
         !self.back.contains(token) && limit.is_some_and(early)
     }
 
     /// Whether it is long over for what has gone on since `begun`.
     pub fn is_late(&self, ledger: u8, token: &str, bound: Bound, begun: Duration, now: Duration) -> bool {
-        let limit = self.limits.get(&(ledger, token.to_owned(), bound));
+        let limit = self.each.get(&(ledger, token.to_owned(), bound));
         limit.is_some_and(|limit| now > begun.max(limit.end + Self::unsure(&self.ended, limit)) + LATE)
     }
 

@@ -372,7 +372,7 @@ fn settings(dice: &mut Dice, stopped_in_the_end: bool, fleet: Fleet, hardships: 
     let (limit, deferred) = if stopped_in_the_end { (FAR..=FAR, FAR..=FAR) } else { (60..=600, 1..=3_600) };
     let visibility = dice.number(10..=60);
     let mut bounds = [Bounds::default(); 2];
-    let handlers: String = ["plain", "kind"]
+    let handlers: Vec<String> = ["plain", "kind"]
         .into_iter()
         .zip(&mut bounds)
         .map(|(name, bounds)| {
@@ -413,5 +413,5 @@ fn settings(dice: &mut Dice, stopped_in_the_end: bool, fleet: Fleet, hardships: 
         )
     };
     let second = if hardships.second_queue { queue(SECOND_URL) } else { String::new() };
-    Settings { config: format!("{worker}{}{second}{handlers}", queue(QUEUE_URL)), bounds, verify }
+    Settings { config: format!("{worker}{}{second}{}", queue(QUEUE_URL), handlers.concat()), bounds, verify }
 }

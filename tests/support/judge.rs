@@ -152,6 +152,7 @@ pub struct Judge<N: Name> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "what was seen of it, each by itself")]
 struct Step<N> {
     /// SageMaker has given the token out.
     given_out: bool,
@@ -167,6 +168,7 @@ struct Step<N> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "what was seen of it, each by itself")]
 struct InLedger<N> {
     /// Who runs it or cleans up after it.
     calls: BTreeSet<Worker>,
@@ -469,10 +471,10 @@ impl<N: Name> Step<N> {
     fn begin_anew(&mut self) {
         (self.stopping, self.succeeded, self.lost, self.answer) = (false, false, false, None);
         for known in self.ledgers.values_mut() {
-            let (calls, recorded) = (std::mem::take(&mut known.calls), known.recorded);
+            let calls = std::mem::take(&mut known.calls);
             let mut earlier = std::mem::take(&mut known.earlier);
             earlier.extend(known.request.take());
-            *known = InLedger { calls, recorded, earlier, ..InLedger::default() };
+            *known = InLedger { calls, earlier, ..InLedger::default() };
         }
     }
 
