@@ -229,7 +229,9 @@ impl Hardships {
         };
         if self.has(Redrive) {
             Some((0..dice.number(4..=9)).map(|_| often(&mut dice)).collect())
-        } else if self.has(Drained) || self.alone && (self.has(ClockSet) || self.has(Suspended) || self.has(Purge)) {
+        } else if self.has(Drained)
+            || self.alone && [ClockSet, Suspended, Purge, Retention].into_iter().any(|hardship| self.has(hardship))
+        {
             Some((0..dice.number(1..=3)).map(|_| once(&mut dice)).collect())
         } else {
             self.alone.then(Vec::new)
