@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::account::{Account, REPORT, until};
 use crate::ledger;

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::account::Account;
 use crate::machine::Machine;
 use crate::options::Options;
-use crate::table::{self, Figures, quantile};
+use crate::table::{self, Figures, percentile};
 use crate::worker::{Ledger, Setup, Worker, folder};
 
 /// So that each step meets an idle worker: what is asked is how long one takes, not what a queue of them does.
@@ -55,7 +55,7 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
         ] {
             let mut took = between(&sent[from], &run[to]);
             assert_eq!(took.len(), steps, "every step is noted");
-            let (half, most) = (quantile(&mut took, 0.5), quantile(&mut took, 0.99));
+            let (half, most) = (percentile(&mut took, 50), percentile(&mut took, 99));
             let over = if most > BUDGET + commit { " !" } else { "" };
             lines.push(vec![
                 format!("{what}, {name}"),

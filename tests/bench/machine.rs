@@ -57,6 +57,10 @@ impl fmt::Display for Machine {
                 "\nthere is only one core: the endpoint's caches and ours are the same, and the figures less sure"
             )?;
         }
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        if let Some(load) = load.split(' ').next().filter(|load| load.parse().is_ok_and(|load: f64| load > 0.5)) {
+            write!(f, "\nother work is under way (load {load}): trust ratios and counts, not the wall clock")?;
+        }
         Ok(())
     }
 }

@@ -32,11 +32,11 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// That below which `share` of the values lie.
-pub fn quantile(values: &mut [f64], share: f64) -> f64 {
+/// That below which so many of a hundred lie.
+pub fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    let at = (values.len() as f64 * share).ceil() as usize;
-    values.get(at.clamp(1, values.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
+    let at = (values.len() * percent).div_ceil(100).max(1) - 1;
+    values.get(at).copied().unwrap_or(f64::NAN)
 }
 
 /// Prints lines under their heads, the first column to the left, the others to the right.
