@@ -10,16 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use nix::sys::signal::{Signal, raise};
 use serde_json::Value;
 
 use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult};
+use crate::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use crate::lifecycle::Status;
 use crate::outcome::{ClientRequestToken, Outcome};
-use crate::seam::{
-    Entries, ExecutionStanding, Fault, Pipelines, Put, Queue, Received, Row, Standing, Store, StoreError,
-};
+use crate::seam::{Entries, ExecutionStanding, Fault, Pipelines, Queue, Received, Standing};
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// The variable that asks for a crash: `before` or `after`, the boundary's name, and which passing of it (1 if left out).
@@ -91,7 +89,7 @@ boundaries! {
 
 impl Boundary {
     fn write_of(row: &Row) -> Self {
-        let written = |boundary: &Self| matches!(boundary, Self::Write(status) if status.as_str() == row.status);
+        let written = |boundary: &Self| matches!(boundary, Self::Write(status) if status.as_str() == row.head.status);
         BOUNDARIES.iter().copied().find(written).unwrap_or(Self::Write(Status::New))
     }
 }
@@ -204,20 +202,24 @@ impl Pipelines for Crashing<Arc<dyn Pipelines>> {
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for Crashing<Arc<dyn Store>> {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         Box::pin(self.crash.around(Boundary::LoadRecord, self.inner.get(token)))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
-        Box::pin(self.crash.around(Boundary::write_of(&row), self.inner.put(row, expected)))
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
+        Box::pin(self.crash.around(Boundary::write_of(&row), self.inner.put(row, expected, commit)))
     }
 
-    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        Box::pin(self.crash.around(Boundary::ListRecords, self.inner.list(statuses)))
+    fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
+        Box::pin(self.crash.around(Boundary::ListRecords, self.inner.outlines(query)))
     }
 
-    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
-        Box::pin(self.crash.around(Boundary::PurgeRecords, self.inner.purge(before)))
+    fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
+        Box::pin(self.crash.around(Boundary::ListRecords, self.inner.page(query)))
+    }
+
+    fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
+        Box::pin(self.crash.around(Boundary::PurgeRecords, self.inner.purge(age)))
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -226,6 +228,11 @@ impl Store for Crashing<Arc<dyn Store>> {
 
     fn exclusive(&self) -> bool {
         self.inner.exclusive()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, String> {
+        // Nothing is asked of the world.
+        self.inner.ended()
     }
 }
 

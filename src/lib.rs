@@ -2,15 +2,16 @@
 //! it is reported until SageMaker has taken it.
 //!
 //! # The life of a message
-//! 1. `engine/poll` receives it; `engine/delivery` reads it ([`step`]) and hands it to the driver of its step.
+//! 1. `engine/pollers` receives it; `engine/delivery` reads it ([`step`]) and `engine/dispatch` hands it to the driver of its step.
 //! 2. `engine/driver` loads the step's record ([`ledger`]) and asks [`lifecycle`] what follows.
-//! 3. The step is claimed in the ledger, and `engine/running` runs its [`handler`]; `engine/heartbeat` keeps the message invisible.
+//! 3. The step is claimed in the ledger, and `engine/running` runs its [`handler`]; `engine/messages` keeps the message invisible.
 //! 4. What the handler came to is frozen in the ledger as an [`outcome`], with the client request token that names it.
-//! 5. `engine/settle` sends it until SageMaker accepts it, or says that the step is closed.
-//! 6. The record is settled, and then `engine/settle` deletes the message.
+//! 5. `engine/report` sends it, again and again until SageMaker accepts it or says that the step is closed.
+//! 6. The record is settled, and then `engine/messages` deletes the message.
 //!
-//! A stop comes with a message, from `engine/stop`'s watch, or through a shared ledger; the lifecycle treats all alike. A crash is nothing
-//! but an effect that did not happen: the record says where to go on.
+//! A step that waits needs no driver: it is parked as a row (`engine/inbox`) until its time, its turn, a message or a stop reaches it. A
+//! step whose message is gone goes on from the ledger (`engine/sweep`). A stop comes with a message, from `engine/watch`, or through a
+//! shared ledger; the lifecycle treats all alike. A crash is nothing but an effect that did not happen: the record says where to go on.
 //!
 //! # Layers
 //! ```text

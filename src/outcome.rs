@@ -232,12 +232,23 @@ impl ClientRequestToken {
     /// `hex(SHA-256("callbackd/1" ‖ 0 ‖ execution ARN ‖ 0 ‖ token ‖ 0 ‖ canonical JSON of the outcome))`.
     #[must_use]
     pub fn of(execution: &ExecutionArn, token: &CallbackToken, outcome: &Outcome) -> Self {
+        Self::of_return(execution, token, 0, outcome)
+    }
+
+    /// The same for a token that has come back so many times. An answer that equals an earlier one is no repeat of it, and whether
+    /// SageMaker would take it for one is not published.
+    #[must_use]
+    pub fn of_return(execution: &ExecutionArn, token: &CallbackToken, returns: u32, outcome: &Outcome) -> Self {
         let mut hash = Sha256::new();
         for part in ["callbackd/1", execution.as_str(), token.as_str()] {
             hash.update(part);
             hash.update([0]);
         }
         hash.update(outcome.canonical());
+        if returns > 0 {
+            hash.update([0]);
+            hash.update(returns.to_string());
+        }
         Self(hash.finalize().iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}")))
     }
 

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
 
-use callbackd::local::{Endpoint, Options};
+use callbackd::local::undocumented::TwiceInABatch;
+use callbackd::local::{Endpoint, Options, Undocumented};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -125,7 +126,10 @@ async fn observe(script: &str, url: &str) -> Observations {
 
 async fn both(script: &str) -> (Observations, Observations) {
     let loopback = "127.0.0.1:0".parse().expect("an address");
-    let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
+    // Moto takes one handle twice where it sets visibilities, and refuses it where it deletes.
+    let undocumented = Undocumented { twice_in_a_batch: TwiceInABatch::Done, ..Undocumented::default() };
+    let options = Options { undocumented, ..Options::default() };
+    let endpoint = Endpoint::start(loopback, options).await.expect("a free port");
     // Where moto has no answer it prints a traceback.
     let server = tokio::task::spawn_blocking(|| Moto::start(&[], Stdio::null())).await.expect("moto starts");
     let moto = format!("http://{}", server.address);

@@ -48,6 +48,20 @@ fn a_step_that_is_run_again_after_its_worker_died_breaks_nothing() {
 }
 
 #[test]
+fn a_token_that_comes_back_is_a_step_of_its_own_and_is_held_to_all_promises_again() {
+    let first = [OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), DELETED, OPENED, SENT];
+    let story = |after: &[Seen<u8>]| {
+        let mut judge = Judge::default();
+        let verdicts: Vec<_> = first.iter().chain(after).map(|seen| judge.see(seen)).collect();
+        assert!(verdicts[..first.len()].iter().all(Result::is_ok), "{verdicts:?}");
+        verdicts.last().cloned().expect("something happened")
+    };
+    assert_eq!(story(&[STARTED, ENDED, CONCLUDED, report(WORKER, 8, true), DELETED]), Ok(()));
+    assert_eq!(story(&[DELETED]), Err(Broken::DeletedTooEarly(1)));
+    assert_eq!(story(&[report(WORKER, 8, true)]), Err(Broken::ReportedUnfrozen(1)));
+}
+
+#[test]
 fn a_message_deleted_before_the_step_is_closed_breaks_p1() {
     assert_eq!(last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]), Err(Broken::DeletedTooEarly(1)));
     assert_eq!(
@@ -88,18 +102,24 @@ fn an_outcome_that_is_not_frozen_or_not_the_same_breaks_p2() {
 
 #[test]
 fn a_stop_that_is_forgotten_or_answered_without_cleanup_breaks_p3() {
-    assert_eq!(last([OPENED, STOP_KNOWN, STARTED]), Err(Broken::StartedAfterStop(1)));
+    assert_eq!(last([OPENED, STOPPING, STOP_KNOWN, STARTED]), Err(Broken::StartedAfterStop(1)));
     assert_eq!(
-        last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CONCLUDED, report(WORKER, 7, true)]),
+        last([OPENED, STARTED, STOPPING, STOP_KNOWN, TOLD_TO_END, CONCLUDED, report(WORKER, 7, true)]),
         Err(Broken::NotCleaned(1))
     );
     let answered = || report(WORKER, 7, true);
-    assert!(last([OPENED, STARTED, STOP_KNOWN, TOLD_TO_END, CLEANING, CLEANED, CONCLUDED, answered()]).is_ok());
-    let interrupted = [OPENED, STOP_KNOWN, CLEANING, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
+    assert!(
+        last([OPENED, STARTED, STOPPING, STOP_KNOWN, TOLD_TO_END, CLEANING, CLEANED, CONCLUDED, answered()]).is_ok()
+    );
+    let interrupted = [OPENED, STOPPING, STOP_KNOWN, CLEANING, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
     assert_eq!(last(interrupted), Err(Broken::NotCleaned(1)));
-    let forgotten = [OPENED, STARTED, STOP_KNOWN, ENDED, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
+    let forgotten =
+        [OPENED, STARTED, STOPPING, STOP_KNOWN, ENDED, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
     assert_eq!(last(forgotten), Err(Broken::NotCleaned(1)));
-    assert!(last([OPENED, STARTED, STOP_KNOWN, ENDED, CONCLUDED, report(WORKER, 7, true)]).is_ok(), "its own outcome");
+    assert!(
+        last([OPENED, STARTED, STOPPING, STOP_KNOWN, ENDED, CONCLUDED, report(WORKER, 7, true)]).is_ok(),
+        "its own outcome"
+    );
 }
 
 #[test]
@@ -129,8 +149,9 @@ fn what_waits_is_left_over_or_runs_in_the_end_is_named() {
 #[test]
 fn a_deferred_step_may_wait_in_the_end_but_not_for_a_stop_or_an_outcome() {
     let left = |story: [Seen<u8>; 3]| last(story).expect("nothing is broken on the way").in_the_end();
+    let told = last([OPENED, DEFERRED, STOPPING, STOP_KNOWN]).expect("nothing is broken on the way");
+    assert_eq!(told.in_the_end(), [Broken::Hung(1)]);
     assert_eq!(left([OPENED, ENDED, DEFERRED]), []);
-    assert_eq!(left([OPENED, DEFERRED, STOP_KNOWN]), [Broken::Hung(1)]);
     assert_eq!(left([OPENED, DEFERRED, STOPPING]), [Broken::Hung(1)]);
     assert_eq!(left([OPENED, DEFERRED, CONCLUDED]), [Broken::Hung(1)]);
 }
@@ -142,4 +163,100 @@ fn a_deferred_step_is_not_cleaned_up_once_somebody_has_completed_it() {
     assert!(last([OPENED, DEFERRED, closed(false), CLEANING]).is_ok());
     assert!(last([OPENED, DEFERRED, STOPPING, closed(true), CLEANING]).is_ok(), "the stop came first");
     assert!(last([OPENED, STARTED, closed(true), TOLD_TO_END, CLEANING]).is_ok(), "it ran here");
+}
+
+#[test]
+fn a_stop_that_sagemaker_never_asked_for_is_not_believed() {
+    let told = Seen::StopTold { worker: WORKER, token: 1 };
+    assert_eq!(last([OPENED, STARTED, told.clone()]), Err(Broken::StoppedUnasked(1)));
+    assert_eq!(last([OPENED, STARTED, STOP_KNOWN]), Err(Broken::StoppedUnasked(1)));
+    assert!(last([OPENED, STARTED, STOPPING, STOP_KNOWN, told.clone()]).is_ok());
+    assert!(last([OPENED, STARTED, Seen::Closed { token: 1, succeeded: false }, told]).is_ok(), "nothing waits for it");
+}
+
+#[test]
+fn a_forged_message_is_neither_acted_upon_nor_deleted() {
+    let forged = Seen::Forged { message: 1, token: 1 };
+    assert_eq!(last([forged.clone(), STARTED]), Err(Broken::ForgeryBelieved(1)));
+    assert_eq!(last([forged.clone(), CLEANING]), Err(Broken::ForgeryBelieved(1)));
+    assert_eq!(last([forged.clone(), CONCLUDED, report(WORKER, 7, false)]), Err(Broken::ForgeryBelieved(1)));
+    assert_eq!(last([forged.clone(), DELETED]), Err(Broken::ForgeryDeleted(1)));
+    assert!(last([forged.clone(), Seen::Lost { message: 1 }, DELETED]).is_ok());
+    let judge = last([forged.clone()]).expect("nothing is broken");
+    assert_eq!(judge.in_the_end(), [], "it may lie there");
+    assert!(
+        last([OPENED, Seen::Sent { message: 2, about: About::Work(1) }, forged, STARTED]).is_ok(),
+        "it has a true one"
+    );
+}
+
+#[test]
+fn a_step_is_not_run_more_often_than_its_attempts_allow() {
+    let allowed = |attempts| Seen::Allowed { token: 1, attempts };
+    let again = || [STARTED, TOLD_TO_END];
+    let [a, b] = again();
+    assert_eq!(last([OPENED, allowed(1), a.clone(), b.clone(), STARTED]), Err(Broken::TooManyRuns(1)));
+    assert!(last([OPENED, allowed(2), a.clone(), b.clone(), STARTED]).is_ok());
+    let free = Seen::Free { worker: WORKER, token: 1 };
+    assert!(last([OPENED, allowed(1), a.clone(), free, b, STARTED]).is_ok());
+    let died = Seen::Died { worker: WORKER };
+    let elsewhere = Seen::Started { worker: SUCCESSOR, token: 1 };
+    assert_eq!(last([OPENED, allowed(1), a, died, elsewhere]), Err(Broken::TooManyRuns(1)), "a death counts");
+}
+
+#[test]
+fn a_drain_starts_no_runs_but_lets_one_begin_that_was_claimed_before() {
+    let draining = Seen::Draining { worker: WORKER };
+    let claiming = Seen::Claiming { worker: WORKER, token: 1 };
+    assert_eq!(last([OPENED, draining.clone(), claiming.clone(), STARTED]), Err(Broken::StartedInDrain(1)));
+    assert!(last([OPENED, claiming.clone(), draining.clone(), STARTED]).is_ok());
+    let renewed = [OPENED, STARTED, draining, claiming, TOLD_TO_END];
+    assert!(last(renewed).is_ok(), "a claim is renewed while it is run");
+}
+
+#[test]
+fn a_step_may_wait_whose_message_was_lost_before_any_ledger_had_it() {
+    let lost = Seen::Lost { message: 1 };
+    let recorded = Seen::Recorded { ledger: 0, token: 1 };
+    let excused = |story: Vec<Seen<u8>>, several| {
+        let mut judge = Judge::default();
+        assert!(story.iter().all(|seen| judge.see(seen).is_ok()));
+        judge.is_excused(&1, several)
+    };
+    assert!(excused(vec![OPENED, SENT, lost.clone()], false));
+    assert!(!excused(vec![OPENED, SENT], false), "it is not lost");
+    assert!(!excused(vec![OPENED, SENT, Seen::Sent { message: 2, about: About::Work(1) }, lost.clone()], false));
+    assert!(!excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], false), "its ledger knows all");
+    assert!(excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], true), "another ledger may run it");
+    assert!(!excused(vec![OPENED, SENT, recorded, CONCLUDED, lost], true), "its outcome is known");
+}
+
+#[test]
+fn a_token_that_comes_back_is_a_step_anew() {
+    let closed = Seen::Closed { token: 1, succeeded: false };
+    let again = Seen::Sent { message: 2, about: About::Work(1) };
+    let first = || {
+        vec![OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), closed.clone(), OPENED, again.clone()]
+    };
+    let with = |rest: &[Seen<u8>]| {
+        let mut judge = Judge::default();
+        let story: Vec<_> = first().into_iter().chain(rest.iter().cloned()).collect();
+        story.iter().try_for_each(|seen| judge.see(seen)).map(|()| judge)
+    };
+    assert!(with(&[DELETED, STARTED, ENDED, CONCLUDED, report(WORKER, 8, true), Seen::Deleted { message: 2 }]).is_ok());
+    assert!(with(&[report(WORKER, 7, false)]).is_ok(), "the reply to the earlier report was lost");
+    assert_eq!(with(&[report(WORKER, 8, false)]), Err(Broken::ReportedUnfrozen(1)));
+    assert_eq!(with(&[DELETED, Seen::Deleted { message: 2 }]), Err(Broken::DeletedTooEarly(1)));
+    let judge = with(&[]).expect("nothing is broken");
+    assert!(judge.in_the_end().contains(&Broken::Hung(1)));
+    let lost = with(&[Seen::Lost { message: 1 }, Seen::Lost { message: 2 }]).expect("nothing is broken");
+    assert!(lost.is_excused(&1, false), "no ledger knows that it came back");
+}
+
+#[test]
+fn a_message_that_is_copied_without_end_is_named() {
+    let mut judge = Judge::default();
+    let sent = |message| Seen::Sent { message, about: About::Work(1_u16) };
+    assert!((0..=199_u16).all(|message| judge.see(&sent(message)).is_ok()));
+    assert_eq!(judge.see(&sent(200)), Err(Broken::Multiplied(1)));
 }

@@ -51,7 +51,13 @@ fn used() -> Metrics {
     metrics.set_messages_held(100_000);
     metrics.set_tasks(12);
     metrics.message_unreadable("q");
-    metrics.heartbeat_failed();
+    metrics.heartbeat_failed(10);
+    metrics.report_not_found("q");
+    metrics.set_steps_without_message("q", 4);
+    metrics.set_steps_queued("q", 5, 6);
+    metrics.set_cleanups_waiting("q", 7);
+    metrics.set_reports_waiting("q", 8);
+    metrics.clock_set();
     metrics.stop("watch");
     metrics.set_stop_watch_interval(Duration::from_millis(1500));
     metrics.ledger_committed(Duration::from_micros(120));
@@ -80,7 +86,14 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
         ("callbackd_messages_held", json!({}), 100_000.0),
         ("callbackd_tasks", json!({}), 12.0),
         ("callbackd_messages_unreadable_total", json!({ "queue": "q" }), 1.0),
-        ("callbackd_heartbeats_failed_total", json!({}), 1.0),
+        ("callbackd_heartbeats_failed_total", json!({}), 10.0),
+        ("callbackd_reports_not_found_total", json!({ "queue": "q" }), 1.0),
+        ("callbackd_steps_without_message", json!({ "queue": "q" }), 4.0),
+        ("callbackd_steps_queued", json!({ "queue": "q", "kind": "new" }), 5.0),
+        ("callbackd_steps_queued", json!({ "queue": "q", "kind": "resumed" }), 6.0),
+        ("callbackd_cleanups_waiting", json!({ "queue": "q" }), 7.0),
+        ("callbackd_reports_waiting", json!({ "queue": "q" }), 8.0),
+        ("callbackd_clock_set_total", json!({}), 1.0),
         ("callbackd_stops_total", json!({ "via": "watch" }), 1.0),
         ("callbackd_stop_watch_interval_seconds", json!({}), 1.5),
         ("callbackd_ledger_commit_seconds_count", json!({}), 1.0),

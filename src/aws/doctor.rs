@@ -119,7 +119,7 @@ fn whose(account: &str, arn: &str, of_queue: &str, region: &str) -> Finding {
                 "{arn} belongs to account {account}, the queue to {of_queue}; its steps are answered in account {account}"
             ),
             "set `role_arn` of the queue to a role in the account of its pipelines",
-        ),
+        )
     }
 }
 
@@ -176,7 +176,8 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
 
 async fn read(queue: &Sqs) -> Result<BTreeMap<String, String>, Failed> {
     let (client, calls) = queue.client();
-    let call = client.get_queue_attributes().queue_url(queue.url().as_str()).attribute_names(QueueAttributeName::All).send();
+    let call =
+        client.get_queue_attributes().queue_url(queue.url().as_str()).attribute_names(QueueAttributeName::All).send();
     let answer = calls.send("GetQueueAttributes", Limit::ANSWER, call).await?;
     let attributes = answer.attributes.unwrap_or_default();
     Ok(attributes.into_iter().map(|(name, value)| (name.as_str().to_owned(), value)).collect())

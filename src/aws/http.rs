@@ -1,4 +1,6 @@
-//! The connections under all clients: one pool for SQS, SageMaker, STS and the credential providers.
+//! The connections under all clients.
+//!
+//! Calls of different kinds share none: [`Connections`] says why.
 //!
 //! The SDK's own default cannot be told when to close idle connections, and lets a call that timed out leave an HTTP/2 connection
 //! for the next one to hang on.
@@ -13,7 +15,7 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
@@ -22,10 +24,42 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 /// request on it would hang. No request here is silent for longer than a poll's 30 s, so that keep-alive probes would add nothing.
 const IDLE: Duration = Duration::from_mins(1);
 
+/// A pool of connections for each kind of call, so that none waits for another's.
+///
+/// Over HTTP/2, and through some proxies, all calls of a pool to one host share a connection and what it bears at once; over
+/// HTTP/1.1 each call under way has one of its own, and whoever waits longest gets the next that is free. Polls are silent for
+/// 20 s at a time, and steps that end together bring reports by the thousand: in one pool with them heartbeats would come too
+/// late, and their messages show up again.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Long polls.
+    pub(super) polls: SharedHttpClient,
+    /// What keeps, deletes and copies messages.
+    pub(super) keeping: SharedHttpClient,
+    /// Reports and questions to SageMaker.
+    pub(super) answers: SharedHttpClient,
+    /// Roles and the credential providers, on which all other calls wait.
+    pub(super) others: SharedHttpClient,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        let own = || SharedHttpClient::new(Https::default());
+        Self { polls: own(), keeping: own(), answers: own(), others: own() }
+    }
+}
+
+/// One for all, as a network that is made up has no connections to share.
+impl From<SharedHttpClient> for Connections {
+    fn from(http: SharedHttpClient) -> Self {
+        Self { polls: http.clone(), keeping: http.clone(), answers: http.clone(), others: http }
+    }
+}
+
 /// HTTP/1.1 and 2 over TLS (rustls, the system's roots), through the proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name.
 #[derive(Debug, Default)]
-pub(super) struct Https {
-    // One pool for each pair of time-outs; services share theirs, and credential providers have two or three.
+struct Https {
+    // One pool for each pair of time-outs: the credential providers have two or three.
     pools: Mutex<BTreeMap<Timeouts, SharedHttpConnector>>,
 }
 

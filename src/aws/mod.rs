@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `config` | what can be set |
 //! | `clients` | one set of clients for each region and role, made once and cloned |
+//! | `account` | such a set |
 //! | `outside` | the network, the clock and the credentials that they meet |
 //! | `http` | the connections under them |
 //! | `credentials`, `role` | who we are, kept fresh ahead of time |
@@ -13,6 +14,7 @@
 //! | `executions` | executions started, stopped and shown by the commands |
 //! | `doctor` | whether all of it is there and allowed |
 
+mod account;
 mod calls;
 mod clients;
 mod config;
@@ -32,6 +34,7 @@ mod server;
 pub use clients::{Clients, NoRegion};
 pub use config::Config;
 pub use executions::{Callback, ExecutionView, StepView};
+pub use http::Connections;
 pub use outside::Outside;
 pub use sagemaker::SageMaker;
 pub use sqs::Sqs;

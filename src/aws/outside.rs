@@ -2,23 +2,16 @@
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::time::SharedTimeSource;
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-use super::http::Https;
+use super::http::Connections;
 
 /// By default the real ones. A test that leaves nothing to chance brings its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outside {
     /// Under every client, the credential providers' own included.
-    pub http: SharedHttpClient,
+    pub http: Connections,
     /// By which requests are signed and credentials expire.
     pub time: SharedTimeSource,
     /// Who we are where no role is assumed; by default what the SDK's chain finds.
     pub credentials: Option<SharedCredentialsProvider>,
-}
-
-impl Default for Outside {
-    fn default() -> Self {
-        Self { http: SharedHttpClient::new(Https::default()), time: SharedTimeSource::default(), credentials: None }
-    }
 }

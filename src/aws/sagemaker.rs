@@ -3,8 +3,8 @@
 use aws_sdk_sagemaker::types::{OutputParameter, PipelineExecutionStatus, PipelineExecutionStep, StepStatus};
 use futures_util::future::BoxFuture;
 
+use super::account::Account;
 use super::calls::{Calls, Failed, Limit};
-use super::clients::Account;
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::{Ending, ExecutionStanding, Fault, FaultKind, Pipelines, Standing};
 use crate::step::{CallbackToken, ExecutionArn};

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use aws_config::{Region, SdkConfig};
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,9 +12,9 @@ use tokio::sync::watch;
 #[cfg(feature = "local")]
 use {http_body_util::BodyExt, tokio_util::sync::CancellationToken};
 
-use super::clients::{Account, behavior};
+use super::account::{Account, behavior};
 use super::credentials::Kept;
-use super::http::Https;
+use super::http::Connections;
 use crate::seam::{Observation, Observer};
 
 pub(super) enum Reply {
@@ -31,6 +30,8 @@ pub(super) enum Reply {
 /// One request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
+    /// Which connection it came by, counted from 0 in order of their making.
+    pub connection: usize,
     pub head: String,
     pub body: String,
 }
@@ -96,8 +97,9 @@ impl Server {
         let replies = Mutex::new(replies.into_iter().collect());
         let script = Arc::new(Script { replies, requests: sender, malformed: malformed.clone() });
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, script.clone()));
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                tokio::spawn(serve(stream, connection, script.clone()));
             }
         });
         Self { url, seen: Arc::default(), requests, malformed }
@@ -109,10 +111,9 @@ impl Server {
             .behavior_version(behavior())
             .region(Region::new("us-east-1"))
             .endpoint_url(&self.url)
-            .http_client(SharedHttpClient::new(Https::default()))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .build();
-        Account::new(sdk, "us-east-1", Arc::new(Kept::nothing()), self.seen.clone())
+        Account::new(sdk, "us-east-1", Arc::new(Kept::nothing()), &Connections::default(), self.seen.clone())
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {
@@ -154,8 +155,8 @@ async fn malformed(_: &Request) -> Option<String> {
     None
 }
 
-async fn serve(mut stream: TcpStream, script: Arc<Script>) {
-    while let Some(request) = read(&mut stream).await {
+async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>) {
+    while let Some(request) = read(&mut stream, connection).await {
         if let Some(malformed) = malformed(&request).await {
             script.malformed.lock().expect("not poisoned").push(malformed);
         }
@@ -180,7 +181,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Script>) {
 }
 
 /// The next request on a connection; `None` when it is over.
-async fn read(stream: &mut TcpStream) -> Option<Request> {
+async fn read(stream: &mut TcpStream, connection: usize) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {
         if stream.read_buf(&mut bytes).await.ok()? == 0 {
@@ -188,7 +189,7 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
         }
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
         let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
-        let request = Request { head, body: String::new() };
+        let request = Request { connection, head, body: String::new() };
         let length: usize = request.header("content-length").unwrap_or("0").parse().expect("a length");
         if let Some(body) = bytes.get(end + 4..end + 4 + length) {
             return Some(Request { body: String::from_utf8(body.to_vec()).expect("text"), ..request });

@@ -9,8 +9,8 @@ use aws_sdk_sqs::types::{
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
+use super::account::Account;
 use super::calls::{Calls, Failed, Limit};
-use super::clients::Account;
 use super::faults::Failure;
 use crate::seam::{Entries, Fault, FaultKind, Queue, Received};
 use crate::step::QueueUrl;
@@ -26,12 +26,7 @@ pub struct Sqs {
 
 impl Sqs {
     pub(super) fn new(account: &Account, url: QueueUrl) -> Self {
-        Self {
-            url,
-            poll: account.poll.clone(),
-            quick: account.quick.clone(),
-            calls: account.calls("sqs"),
-        }
+        Self { url, poll: account.poll.clone(), quick: account.quick.clone(), calls: account.calls("sqs") }
     }
 
     #[must_use]

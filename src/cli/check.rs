@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Failure, plain, say};
-use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::aws::Clients;
+use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::config::Loaded;
 use crate::ledger;
 

@@ -1,15 +1,16 @@
 //! `callbackd steps`: what the ledger holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::{Failure, complain, plain, say};
 use crate::config::{Loaded, Mistakes};
-use crate::ledger::{self, Kind};
+use crate::ledger::{self, Damaged, Kind, OpenError};
 use crate::lifecycle::{Record, Status};
 use crate::outcome::Outcome;
 
@@ -36,44 +37,68 @@ pub(super) fn run(arguments: &Arguments, load: impl FnOnce() -> Result<Loaded, M
             config.path
         }
     };
-    let mut records = Vec::new();
-    for record in ledger::read(&path).map_err(Failure::runtime)? {
-        match record {
-            Ok(record) => records.push(record),
-            Err(error) => complain(error),
-        }
-    }
-    if arguments.json {
-        let json = serde_json::to_string_pretty(&records).map_err(Failure::runtime)?;
-        say(json);
-        return Ok(ExitCode::SUCCESS);
-    }
-    table(&records, Timestamp::now());
+    if arguments.json { list(&path) } else { table(&path, Timestamp::now()) }.map_err(Failure::runtime)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(records: &[Record], now: Timestamp) {
-    if records.is_empty() {
-        return say("the ledger holds no steps");
+/// Each is printed as it is read: all of a ledger may be more than fits into memory.
+fn list(path: &Path) -> Result<(), OpenError> {
+    let mut open = "[";
+    ledger::read(path, |record| {
+        let json = match record {
+            Ok(record) => serde_json::to_string_pretty(&record),
+            Err(Damaged { token, detail }) => serde_json::to_string_pretty(&json!({ "token": token, "error": detail })),
+        };
+        match json {
+            Ok(json) => say(format_args!("{open}\n{json}")),
+            Err(error) => return complain(error),
+        }
+        open = ",";
+    })?;
+    say(if open == "[" { "[]" } else { "]" });
+    Ok(())
+}
+
+fn table(path: &Path, now: Timestamp) -> Result<(), OpenError> {
+    let mut empty = true;
+    ledger::read(path, |record| {
+        if std::mem::take(&mut empty) {
+            say(format_args!(
+                "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} DETAIL",
+                "TOKEN", "STATUS", "HANDLER", "TRY", "AGE", "PIPELINE"
+            ));
+        }
+        say(plain(&match record {
+            Ok(record) => line(&record, now),
+            Err(Damaged { token, detail }) => format!(
+                "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} the record cannot be read: {detail}",
+                token.as_deref().unwrap_or("-"),
+                "damaged",
+                "-",
+                "-",
+                "-",
+                "-",
+            ),
+        }));
+    })?;
+    if empty {
+        say("the ledger holds no steps");
     }
-    say(format_args!(
-        "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} DETAIL",
-        "TOKEN", "STATUS", "HANDLER", "TRY", "AGE", "PIPELINE"
-    ));
-    for record in records {
-        let age = Duration::try_from(now.duration_since(record.first_seen)).unwrap_or_default();
-        let handler = record.handler.as_deref().unwrap_or("-");
-        say(plain(&format!(
-            "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} {}",
-            record.token.as_str(),
-            record.status.as_str(),
-            handler,
-            record.attempt,
-            coarse(age),
-            record.execution.pipeline(),
-            detail(record),
-        )));
-    }
+    Ok(())
+}
+
+fn line(record: &Record, now: Timestamp) -> String {
+    let age = Duration::try_from(now.duration_since(record.first_seen)).unwrap_or_default();
+    format!(
+        "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} {}",
+        record.token.as_str(),
+        record.status.as_str(),
+        record.handler.as_deref().unwrap_or("-"),
+        record.attempt,
+        coarse(age),
+        record.execution.pipeline(),
+        detail(record),
+    )
 }
 
 fn detail(record: &Record) -> String {

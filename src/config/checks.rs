@@ -124,6 +124,7 @@ fn check_queue(key: &str, queue: &QueueConfig, config: &Config, judge: &mut Judg
         judge.within(of("stop_watch"), queue.stop_watch, Duration::from_secs(1), SQS_CEILING);
     }
     judge.within(of("stop_takeover_after"), queue.stop_takeover_after, Duration::from_secs(5), SQS_CEILING);
+    judge.within(of("gone_after"), queue.gone_after, Duration::from_mins(1), FAR);
     for (index, account) in queue.accounts.iter().enumerate() {
         if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
             judge.wrong(

@@ -51,6 +51,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     let queue = &loaded.config.queues[0];
     assert_eq!((queue.concurrency, queue.verify), (16, Verify::Redelivered));
     assert_eq!(queue.repost_after, Duration::from_secs(41_400));
+    assert_eq!((queue.exclusive, queue.gone_after), (true, Duration::from_hours(24)));
     assert_eq!(loaded.config.handlers["work"].deferred_limit, Duration::from_secs(7 * 86_400));
     assert_eq!(loaded.warnings, Vec::<String>::new());
     assert!(loaded.handlers.contains_key("work"));
@@ -73,6 +74,8 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         visibility_timeout = 90
         concurrency = 0
         stop_watch = "100ms"
+        gone_after = "59s"
+        exclusive = "yes"
         accounts = ["12"]
         [[queues]]
         url = "https://sqs.us-east-1.amazonaws.com/123456789012/q"
@@ -97,6 +100,8 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "ledger.lease: 1s is not allowed; 3s to 12h are",
         "queues[0].concurrency: 0 is not allowed; 1 to 100000 are",
         "queues[0].stop_watch: 100ms is not allowed",
+        "queues[0].gone_after: 59s is not allowed; 1m to ",
+        "queues[0].exclusive: invalid type: string \"yes\", expected a boolean",
         "queues[0].accounts[0]: \"12\" is not the twelve digits",
         "queues[0].handler: there is no [handlers.nobody]; there are: Other, work",
         "queues[1].repost_after: 12h and a visibility_timeout of 2m are more than the 12h",
@@ -179,6 +184,7 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
             ("CALLBACKD_QUEUES__0__CONCURRENCY", "40"),
             ("CALLBACKD_QUEUES__0__ACCOUNTS", "000000000012,012345678901"),
             ("CALLBACKD_QUEUES__0__VERIFY", "always"),
+            ("CALLBACKD_QUEUES__0__EXCLUSIVE", "false"),
             ("CALLBACKD_WORKER__ID", "007"),
             ("CALLBACKD_WORKER__DRAIN_TIMEOUT", "5s"),
             ("CALLBACKD_HANDLERS__WORK__ON_STOP", "success"),
@@ -190,7 +196,7 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
     let loaded = loaded.expect("valid");
     assert_eq!(loaded.warnings, ["CALLBACKD_PORT: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]);
     let config = loaded.config;
-    assert_eq!(config.queues[0].concurrency, 40);
+    assert_eq!((config.queues[0].concurrency, config.queues[0].exclusive), (40, false));
     assert_eq!(config.queues[0].accounts, ["000000000012", "012345678901"]);
     assert_eq!(config.worker.id.as_deref(), Some("007"));
     assert_eq!(config.worker.drain_timeout, Duration::from_secs(5));
@@ -291,7 +297,9 @@ fn a_dump_reads_back_and_hides_what_may_be_a_secret() {
 #[test]
 fn the_schema_describes_every_section() {
     let schema = Config::schema().to_string();
-    for key in ["visibility_timeout", "retry_delay_max", "drain_timeout", "retention", "listen"] {
+    for key in
+        ["visibility_timeout", "gone_after", "exclusive", "retry_delay_max", "drain_timeout", "retention", "listen"]
+    {
         assert!(schema.contains(key), "{key}");
     }
 }

@@ -53,6 +53,14 @@ pub struct QueueConfig {
     #[serde(with = "crate::duration", default = "defaults::stop_takeover_after")]
     #[schemars(with = "String")]
     pub stop_takeover_after: Duration,
+    /// Whether no other worker reads this queue, so that a step whose message does not come back is taken up from the ledger;
+    /// where workers share a ledger, they do so whatever this says.
+    #[serde(default = "defaults::exclusive")]
+    pub exclusive: bool,
+    /// How long SageMaker must not have found a step whose report it refuses, before the step counts as closed; at least 1 min.
+    #[serde(with = "crate::duration", default = "defaults::gone_after")]
+    #[schemars(with = "String")]
+    pub gone_after: Duration,
     /// Whether SageMaker is asked before a step is started.
     #[serde(default)]
     pub verify: Verify,
@@ -152,6 +160,14 @@ mod defaults {
 
     pub fn stop_takeover_after() -> Duration {
         minutes(5)
+    }
+
+    pub fn exclusive() -> bool {
+        true
+    }
+
+    pub fn gone_after() -> Duration {
+        minutes(24 * 60)
     }
 
     pub fn time_limit() -> Duration {

@@ -1,51 +1,24 @@
-//! A received message on its way to the driver of its step.
+//! A received message on its way to its step.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::{Delivery, Driver, Input};
-use super::lane::{Lane, Shared};
-use super::phase::Phase;
-use super::slots::Reservation;
-use super::steps::Undelivered;
+use super::dispatch::send_or_start;
+use super::driver::Origin;
+use super::gates::Reservation;
+use super::inbox::{Delivery, Held, Input};
+use super::lane::Lane;
+use super::shared::Shared;
 use crate::backoff::Backoff;
-use crate::lifecycle::{Arrival, Record};
+use crate::lifecycle::{Arrival, Phase, Record};
 use crate::seam::{Observation, Received};
 use crate::step::Message;
 
 /// How long a message that cannot be read stays away, by how often it was received.
 const UNREADABLE: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(15));
 
-/// Which unreadable messages were already complained of.
-#[derive(Default)]
-pub(crate) struct Complaints(Mutex<VecDeque<String>>);
-
-impl Complaints {
-    /// More than a queue's redrive policy leaves around at once; beyond it a message is merely complained of again.
-    const KEPT: usize = 1000;
-
-    fn is_new(&self, id: &str) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.iter().any(|other| other == id) {
-            return false;
-        }
-        if known.len() == Self::KEPT {
-            known.pop_front();
-        }
-        known.push_back(id.to_owned());
-        true
-    }
-}
-
-/// Hands a message to its step's driver, which is started if there is none. From here on the message is held.
-pub(crate) async fn deliver(
-    shared: &Arc<Shared>,
-    lane: &Arc<Lane>,
-    received: Received,
-    reservation: Option<Reservation>,
-) {
-    lane.held.hold(&received);
+/// Hands a message to its step. From here on the message is held.
+pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received, reservation: Option<Reservation>) {
     let message = match Message::parse(&received.body) {
         Ok(message) => message,
         Err(error) => return refuse(shared, lane, &received, &error.to_string()),
@@ -53,43 +26,40 @@ pub(crate) async fn deliver(
     if let Some(why) = lane.foreign(&message.step().execution) {
         return refuse(shared, lane, &received, &why);
     }
-    let (arrival, step) = match message {
-        Message::Work(step) => (Arrival::Work { redelivered: received.receives > 1 }, step),
-        Message::Stop(step) => (Arrival::Stop, step),
-    };
+    let is_stop = matches!(message, Message::Stop(_));
+    lane.messages.hold(&received, true, Some((message.step().token.clone(), is_stop)));
+    if shared.phase() != Phase::Running {
+        return lane.messages.release([&received.id], Duration::ZERO);
+    }
+    let weight = shared.bodies.weigh(received.body.len());
+    let (Message::Work(step) | Message::Stop(step)) = message;
     let token = step.token.clone();
     let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).map(str::to_owned);
-    let record = Record::of_message(step, lane.config.url.to_string(), handler, shared.clock.now());
-    let mut input = Input::Message(Delivery {
-        id: received.id.clone(),
+    let execution = step.execution.clone();
+    let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
+    let arrival = if is_stop {
+        Arrival::Stop
+    } else {
+        Arrival::Work { receives: received.receives, sent: received.sent, arguments: record.arguments.clone() }
+    };
+    let delivery = Delivery {
+        held: Held { lane: lane.index, id: received.id.into(), stop: is_stop, receives: received.receives },
+        execution,
         arrival,
         sent: received.sent,
-        trace: received.trace.clone(),
+        trace: received.trace,
         // A stop needs no slot.
-        reservation: reservation.filter(|_| arrival != Arrival::Stop),
-    });
-    loop {
-        input = match shared.steps.send(&token, input) {
-            Ok(()) => return,
-            Err(Undelivered::Full(input, inbox)) => {
-                // Waits for room, not for this message's turn: the driver may be gone by then.
-                let _ = inbox.reserve().await;
-                input
-            }
-            Err(Undelivered::Absent(_)) if shared.phase() != Phase::Running => {
-                return lane.held.release([received.id], Duration::ZERO);
-            }
-            Err(Undelivered::Absent(input)) => match Driver::spawn(shared, lane, record.clone(), input) {
-                Ok(()) => return,
-                Err(input) => input,
-            },
-        };
-    }
+        reservation: reservation.filter(|_| !is_stop),
+        weight,
+    };
+    shared.orphans.found(&token);
+    send_or_start(shared, &token, Input::Message(delivery), Origin::Message(Box::new(record), lane.clone()));
 }
 
 fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {
+    lane.messages.hold(received, false, None);
     shared.observer.observe(Observation::Unreadable { queue: &lane.name });
-    if lane.unreadable.is_new(&received.id) {
+    if lane.complaints.is_new(&received.id) {
         tracing::warn!(
             queue = lane.name,
             message_id = received.id,
@@ -98,6 +68,5 @@ fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {
             "a message cannot be worked on; it stays on the queue, for its redrive policy"
         );
     }
-    let away = UNREADABLE.after(received.receives, fastrand::f64());
-    lane.held.release([received.id.clone()], away);
+    lane.messages.release([&received.id], UNREADABLE.after(received.receives, fastrand::f64()));
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::lane::Shared;
-use super::phase::Phase;
+use super::shared::Shared;
+use crate::lifecycle::Phase;
 
 /// Beyond the longest grace: handlers enforce their own, and outcomes of the last second are sent.
 const MARGIN: Duration = Duration::from_secs(3);
@@ -13,7 +13,7 @@ const MARGIN: Duration = Duration::from_secs(3);
 /// Walks the engine through its phases until no step is left. Each `hurry` that resolves ends a wait early.
 pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl AsyncFnMut()) {
     for lane in &shared.lanes {
-        lane.held.delay_releases();
+        lane.messages.delay_releases();
     }
     shared.phases.enter(Phase::Draining);
     tracing::info!(steps = shared.steps.len(), "draining: no new steps are taken; waiting for those that run");

@@ -1,25 +1,17 @@
-//! One queue and all that belongs to it, and what the lanes share.
+//! One queue, and all that belongs to it alone.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio_util::task::TaskTracker;
-
-use super::clock::Clock;
 use super::config::{HandlerConfig, QueueConfig};
-use super::heartbeat::Held;
-use super::phase::{Phase, Phases};
+use super::gates::{Gate, Slots};
+use super::inbox::Turn;
+use super::messages::Messages;
+use super::polls::Polls;
 use super::route::Routes;
-use super::settle::Deletes;
-use super::slots::Slots;
-use super::steps::Steps;
-use crate::backoff::Backoff;
+use super::said::Said;
 use crate::handler::DynHandler;
-use crate::ledger::Ledger;
-use crate::lifecycle::Policy;
-use crate::seam::{Observer, Pipelines, Queue};
+use crate::seam::{Pipelines, Queue};
 use crate::step::ExecutionArn;
 
 /// One queue, as the engine is given it.
@@ -41,22 +33,9 @@ pub struct HandlerParts {
     pub handler: DynHandler,
 }
 
-/// What all tasks of the engine share.
-pub(crate) struct Shared {
-    pub(crate) clock: Clock,
-    pub(crate) ledger: Ledger,
-    pub(crate) handlers: BTreeMap<String, HandlerParts>,
-    pub(crate) lanes: Vec<Arc<Lane>>,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) steps: Steps,
-    pub(crate) phases: Phases,
-    /// As of the last look through the ledger.
-    pub(crate) deferred: AtomicUsize,
-    /// Owns the drivers of steps and their handlers' tasks.
-    pub(crate) tasks: TaskTracker,
-}
-
 pub(crate) struct Lane {
+    /// Its place among the lanes.
+    pub(crate) index: usize,
     pub(crate) name: String,
     pub(crate) config: QueueConfig,
     pub(crate) account: String,
@@ -65,49 +44,38 @@ pub(crate) struct Lane {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) pipelines: Arc<dyn Pipelines>,
     pub(crate) slots: Slots,
-    pub(crate) held: Held,
-    pub(crate) deletes: Deletes,
-    pub(crate) polls: super::poll::Polls,
-    pub(crate) unreadable: super::delivery::Complaints,
+    pub(crate) asks: Gate,
+    pub(crate) reports: Gate,
+    pub(crate) cleanups: Gate,
+    pub(crate) messages: Messages,
+    pub(crate) polls: Polls,
+    pub(crate) complaints: Complaints,
+    pub(crate) said: Said,
 }
 
-impl Shared {
-    pub(crate) fn phase(&self) -> Phase {
-        self.phases.now()
-    }
+/// Reports under way at once: at 20 ms each they end 3,000 steps a second, and leave sockets for the heartbeats.
+const REPORTS: usize = 64;
+/// Questions under way at once: SageMaker's limits for listing steps are not published.
+const ASKS: usize = 16;
 
-    /// The lane of a queue, if this worker still has it.
-    pub(crate) fn lane(&self, queue_url: &str) -> Option<&Arc<Lane>> {
-        self.lanes.iter().find(|lane| lane.config.url.as_str() == queue_url)
-    }
-
-    /// The settings that apply to a step of `lane` for which `handler` is chosen.
-    pub(crate) fn policy(&self, lane: &Lane, handler: Option<&str>) -> Policy {
-        let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
-        let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
-        Policy {
-            max_attempts: handler.map_or(1, |config| config.max_attempts),
-            retry: Backoff::new(or(|config| config.retry_delay), or(|config| config.retry_delay_max)),
-            time_limit: or(|config| config.time_limit),
-            deferred_limit: or(|config| config.deferred_limit),
-            on_stop: handler.map(|config| config.on_stop).unwrap_or_default(),
-            verify: lane.config.verify,
-            stop_takeover_after: lane.config.stop_takeover_after,
-            ask_every: ask_every(lane.config.stop_watch),
-            lease: self.ledger.lease(),
-        }
-    }
-}
+/// The messages that were complained of.
+#[derive(Default)]
+pub(crate) struct Complaints(Mutex<VecDeque<String>>);
 
 impl Lane {
-    pub(crate) fn new(parts: QueueParts) -> Self {
+    pub(crate) fn new(index: usize, parts: QueueParts) -> Self {
         Self {
+            index,
             routes: Routes::new(&parts.config),
             slots: Slots::new(parts.config.concurrency),
-            held: Held::new(parts.config.visibility_timeout, parts.config.repost_after),
-            deletes: Deletes::new(),
-            polls: super::poll::Polls::default(),
-            unreadable: super::delivery::Complaints::default(),
+            asks: Gate::new(ASKS),
+            reports: Gate::new(REPORTS),
+            // As many as may run: a thousand stops at once are cleaned up after in order.
+            cleanups: Gate::new(parts.config.concurrency),
+            messages: Messages::new(parts.config.visibility_timeout, parts.config.repost_after),
+            polls: Polls::default(),
+            complaints: Complaints::default(),
+            said: Said::default(),
             name: parts.name,
             config: parts.config,
             account: parts.account,
@@ -115,6 +83,19 @@ impl Lane {
             queue: parts.queue,
             pipelines: parts.pipelines,
         }
+    }
+
+    pub(crate) fn gate(&self, turn: Turn) -> &Gate {
+        match turn {
+            Turn::Ask => &self.asks,
+            Turn::Report => &self.reports,
+            Turn::CleanUp => &self.cleanups,
+        }
+    }
+
+    /// Whether its pipelines are asked about with the credentials of this account.
+    pub(crate) fn is_of_account(&self, account: &str) -> bool {
+        self.account == account
     }
 
     /// Why executions like this one are not worked on from this queue, if so.
@@ -136,23 +117,19 @@ impl Lane {
     }
 }
 
-/// A count that goes up and down with what it counts.
-pub(crate) struct Counted<'a>(&'a AtomicUsize);
+impl Complaints {
+    /// More than a queue's redrive policy leaves around at once; beyond it a message is merely complained of again.
+    const MAX: usize = 1000;
 
-impl<'a> Counted<'a> {
-    pub(crate) fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
+    pub(crate) fn is_new(&self, id: &str) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.iter().any(|other| other == id) {
+            return false;
+        }
+        if known.len() == Self::MAX {
+            known.pop_front();
+        }
+        known.push_back(id.to_owned());
+        true
     }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// As often as the stop watch would ask, within what SageMaker's unpublished limits bear.
-fn ask_every(stop_watch: Duration) -> Duration {
-    if stop_watch.is_zero() { Duration::from_secs(30) } else { stop_watch }
 }

@@ -1,44 +1,64 @@
 //! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes, drains.
+//!
+//! The files, in the order of use, each knowing only those before it: `config route phase claim said budget gates messages watch polls
+//! inbox orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
+//! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to the drivers.
 
 pub mod config;
 
 mod ask;
-mod clock;
+mod bodies;
+mod budget;
+mod claim;
 mod delivery;
+mod dispatch;
 mod drain;
 mod driver;
-mod heartbeat;
+mod due;
+mod gates;
+mod inbox;
 mod lane;
+mod looks;
+mod messages;
+mod monitor;
+mod orphans;
 mod phase;
-mod poll;
-mod recover;
+mod pollers;
+mod polls;
+mod reap;
+mod report;
 pub mod route;
 mod running;
-mod settle;
-mod slots;
-mod steps;
-mod stop;
+mod said;
+mod shared;
+mod sweep;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use clock::Clock;
+pub use inbox::Face;
 pub use lane::{HandlerParts, QueueParts};
-pub use steps::StepView;
+pub use monitor::{Monitor, QueueStatus};
 
-use crate::ledger::{Ledger, LedgerError};
-use crate::lifecycle::{Record, Status};
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::lifecycle::Phase;
 use crate::seam::Observer;
-use lane::{Lane, Shared};
-use phase::{Phase, Phases};
+use budget::Budget;
+use dispatch::{FreeSlots, Turns};
+use gates::{Grants, Permit, Slot};
+use inbox::Turn;
+use lane::Lane;
+use shared::Shared;
 
 /// All that an engine works with.
 pub struct Parts {
@@ -58,13 +78,12 @@ pub struct Parts {
 /// releases what it has, unwatched.
 pub struct Engine {
     _leaves: Leaves,
+    _hooks: Hooks,
     shared: Arc<Shared>,
     drain_timeout: Duration,
-    pollers: TaskTracker,
-    background: Vec<JoinHandle<()>>,
-    /// Ends the deletes once no driver is left that could order one.
-    settled: CancellationToken,
-    keepers: Vec<JoinHandle<()>>,
+    pollers: JoinSet<&'static str>,
+    background: JoinSet<&'static str>,
+    keepers: JoinSet<&'static str>,
 }
 
 /// Has the tasks end whose engine is dropped.
@@ -76,102 +95,108 @@ impl Drop for Leaves {
     }
 }
 
-/// How one queue fares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueStatus {
-    pub name: String,
-    pub url: String,
-    pub running: usize,
-    pub concurrency: usize,
-    pub held: usize,
-    /// How long ago it was last polled with success.
-    pub polled_ago: Option<Duration>,
-    /// Its pollers get on, whatever the queue answers.
-    pub turning: bool,
+/// What the gates call when a turn has come; they hold it weakly.
+struct Hooks {
+    _turns: [(Turn, Arc<dyn Grants<Permit>>); 3],
+    _slots: Arc<dyn Grants<Slot>>,
 }
 
-/// A turn of a poller takes a long poll, or a call that times out, and a back-off.
-const TURN: Duration = Duration::from_mins(2);
-/// What deletes and releases may still take at the end, where the queue does not answer; the messages then come back by themselves.
+/// What deletes and releases may still take at the end, if the queue does not answer; the messages then come back by themselves.
 const LAST_CALLS: Duration = Duration::from_secs(10);
+/// How many bytes of bodies may be in memory before polls wait.
+const BODIES: usize = 128 << 20;
+/// How many due steps read their records at once: more would only wait for the ledger.
+const WAKING: usize = 256;
 
 impl Engine {
-    /// Ends what the last process left running, then starts to work.
-    ///
-    /// # Errors
-    /// Where the ledger cannot be read.
-    pub async fn start(parts: Parts) -> Result<Self, LedgerError> {
+    /// Starts to work. Must be called within a tokio runtime.
+    #[must_use]
+    pub fn start(parts: Parts) -> Self {
+        let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
+        let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
             handlers: parts.handlers,
-            lanes: parts.queues.into_iter().map(|queue| Arc::new(Lane::new(queue))).collect(),
+            lanes: parts.queues.into_iter().enumerate().map(lane).collect(),
             observer: parts.observer,
-            steps: steps::Steps::default(),
-            phases: Phases::default(),
-            deferred: AtomicUsize::new(0),
+            steps: inbox::Steps::default(),
+            watch: watch::Watch::new(watches),
+            orphans: orphans::Orphans::default(),
+            deferred: shared::Deferred::default(),
+            unseen: AtomicBool::new(true),
+            unreported: shared::Unreported::default(),
+            said: said::Said::default(),
+            bodies: Budget::new(BODIES),
+            phases: phase::Phases::default(),
+            waking: Arc::new(Semaphore::new(WAKING)),
+            reaped: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        recover::reap(&shared).await?;
-        let mut engine = Self {
+        let hooks = Hooks::set(&shared);
+        let (mut pollers, mut background, mut keepers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        for lane in &shared.lanes {
+            let poll = pollers::poll(shared.clone(), lane.clone());
+            pollers.spawn(named("the polling of a queue", poll));
+            let (ledger, kept) = (shared.clone(), lane.clone());
+            keepers.spawn(named("the keeping of a queue's messages", async move {
+                let (queue, observer) = (kept.queue.as_ref(), ledger.observer.as_ref());
+                kept.messages.work(queue, ledger.as_ref(), observer, &kept.name).await;
+            }));
+        }
+        background.spawn(named("the waking of steps", due::wake_due(shared.clone())));
+        background.spawn(named("the comparing of clocks", due::keep_time(shared.clone())));
+        background.spawn(named("the look through the ledger", sweep::sweep(shared.clone(), parts.retention)));
+        let looks = looks::Watching(shared.clone());
+        background.spawn(named("the stop watch", async move {
+            looks.0.watch.work(&looks).await;
+        }));
+        let left = shared.clone();
+        shared.tasks.spawn(async move { reap::reap(&left).await });
+        Self {
             _leaves: Leaves(shared.clone()),
-            background: vec![
-                tokio::spawn(recover::sweep(shared.clone(), parts.retention)),
-                tokio::spawn(stop::watch(shared.clone())),
-            ],
-            keepers: Vec::new(),
-            pollers: TaskTracker::new(),
-            settled: CancellationToken::new(),
+            _hooks: hooks,
+            pollers,
+            background,
+            keepers,
             drain_timeout: parts.drain_timeout,
             shared,
-        };
-        for lane in &engine.shared.lanes {
-            let (shared, beating, deleting) = (engine.shared.clone(), lane.clone(), lane.clone());
-            let settled = engine.settled.clone();
-            engine.keepers.push(tokio::spawn(async move {
-                beating.held.beat(beating.queue.as_ref(), &beating.deletes, shared.observer.as_ref()).await;
-            }));
-            engine.keepers.push(tokio::spawn(async move {
-                deleting.deletes.work(deleting.queue.as_ref(), &deleting.held, settled.cancelled()).await;
-            }));
-            engine.pollers.spawn(poll::poll(engine.shared.clone(), lane.clone(), engine.pollers.clone()));
         }
-        Ok(engine)
+    }
+
+    /// Resolves if a part of the engine that has to go on has ended, with what it is. The worker cannot go on without it. Cancel safe.
+    pub async fn broken(&mut self) -> String {
+        let ended = tokio::select! {
+            biased;
+            Some(ended) = self.pollers.join_next() => ended,
+            Some(ended) = self.background.join_next() => ended,
+            Some(ended) = self.keepers.join_next() => ended,
+            why = self.shared.ledger.ended() => return why,
+        };
+        match ended {
+            Ok(name) => format!("{name} has ended"),
+            Err(error) => format!("a task of the engine has failed: {error}"),
+        }
     }
 
     /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the rest, gives messages back.
     /// Each time that `hurry` resolves, a wait is cut short.
-    pub async fn drain(self, hurry: impl AsyncFnMut()) {
+    pub async fn drain(mut self, hurry: impl AsyncFnMut()) {
         drain::drain(&self.shared, self.drain_timeout, hurry).await;
-        for task in self.background {
-            task.abort();
-            // Aborted on purpose.
-            let _ = task.await;
-        }
+        self.background.shutdown().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.pollers.close();
         // Bounded by one long poll each: whatever it brings is given back.
-        self.pollers.wait().await;
-        self.settled.cancel();
+        join(&mut self.pollers).await;
         for lane in &self.shared.lanes {
-            lane.held.open_releases();
-            lane.held.close();
+            lane.messages.open_releases();
+            lane.messages.close();
         }
-        let mut keepers = self.keepers;
-        let done = timeout(LAST_CALLS, async {
-            for keeper in &mut keepers {
-                // A keeper that panicked has been logged by the panic hook.
-                let _ = keeper.await;
-            }
-        });
-        if done.await.is_err() {
+        if timeout(LAST_CALLS, join(&mut self.keepers)).await.is_err() {
             tracing::warn!(
                 "messages could not be deleted or given back in time; they come back when their visibility timeout is over"
             );
-            for keeper in &keepers {
-                keeper.abort();
-            }
+            self.keepers.shutdown().await;
         }
         tracing::info!("drained");
     }
@@ -179,79 +204,31 @@ impl Engine {
     /// What can be seen while it works, and while it drains; it does not keep the engine alive.
     #[must_use]
     pub fn monitor(&self) -> Monitor {
-        Monitor { shared: self.shared.clone() }
+        Monitor::new(self.shared.clone())
     }
 }
 
-/// A look into a running engine; cheap to clone.
-#[derive(Clone)]
-pub struct Monitor {
-    shared: Arc<Shared>,
-}
-
-impl Monitor {
-    /// The steps that this worker is busy with.
-    #[must_use]
-    pub fn steps(&self) -> Vec<StepView> {
-        self.shared.steps.views()
-    }
-
-    /// How many slots are taken, of all queues.
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.shared.lanes.iter().map(|lane| lane.slots.usage().0).sum()
-    }
-
-    #[must_use]
-    pub fn queues(&self) -> Vec<QueueStatus> {
-        let status = |lane: &Arc<Lane>| {
-            let (running, concurrency) = lane.slots.usage();
-            QueueStatus {
-                name: lane.name.clone(),
-                url: lane.config.url.to_string(),
-                running,
-                concurrency,
-                held: lane.held.len(),
-                polled_ago: lane.polls.since_success(),
-                turning: self.is_draining() || lane.polls.are_turning(TURN),
+impl Hooks {
+    fn set(shared: &Arc<Shared>) -> Self {
+        let turns = [Turn::Ask, Turn::Report, Turn::CleanUp]
+            .map(|turn| (turn, Arc::new(Turns::new(shared, turn)) as Arc<dyn Grants<Permit>>));
+        let slots: Arc<dyn Grants<Slot>> = Arc::new(FreeSlots::new(shared));
+        for lane in &shared.lanes {
+            for (turn, grants) in &turns {
+                lane.gate(*turn).grants_to(Arc::downgrade(grants));
             }
-        };
-        self.shared.lanes.iter().map(status).collect()
+            lane.slots.grants_to(Arc::downgrade(&slots));
+        }
+        Self { _turns: turns, _slots: slots }
     }
+}
 
-    /// All that the ledger holds, of the settled steps those that it still keeps; what cannot be read is left out.
-    ///
-    /// # Errors
-    /// Where the ledger cannot be read.
-    pub async fn records(&self) -> Result<Vec<Record>, LedgerError> {
-        Ok(self.shared.ledger.list(&[]).await?.into_iter().flatten().collect())
-    }
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
 
-    /// When each outcome that is not yet known to be accepted was frozen.
-    #[must_use]
-    pub fn unreported(&self) -> Vec<Option<Timestamp>> {
-        let views = self.shared.steps.views().into_iter();
-        views.filter(|view| view.status == Status::Concluded).map(|view| view.concluded_at).collect()
-    }
-
-    /// How many steps were deferred when the ledger was last looked through.
-    #[must_use]
-    pub fn deferred(&self) -> usize {
-        self.shared.deferred.load(Ordering::Relaxed)
-    }
-
-    #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.shared.phase() != Phase::Running
-    }
-
-    #[must_use]
-    pub fn ledger_is_failing(&self) -> bool {
-        self.shared.ledger.is_failing()
-    }
-
-    #[must_use]
-    pub fn now(&self) -> Timestamp {
-        self.shared.clock.now()
-    }
+async fn join(tasks: &mut JoinSet<&'static str>) {
+    // A task that panicked has been logged by the panic hook.
+    while tasks.join_next().await.is_some() {}
 }

@@ -6,17 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::Notify;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    Running,
-    /// No new work; what runs goes on.
-    Draining,
-    /// Runs are told to end.
-    Stopping,
-    /// Whatever still runs is dropped.
-    Leaving,
-}
+use crate::lifecycle::Phase;
 
 /// The present phase. It only ever moves on.
 #[derive(Default)]

@@ -94,7 +94,7 @@ mod tests {
 
     fn routes() -> Routes {
         let config = json!({
-            "url": "u", "handler": "other",
+            "url": "https://sqs.us-east-1.amazonaws.com/123456789012/q", "handler": "other",
             "routes": [
                 {"pipeline": "train-*", "arguments": {"task": "spark", "size": 5}, "handler": "spark"},
                 {"pipeline": "train-*", "handler": "train"},

@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::driver::Input;
-use super::lane::Shared;
+use super::inbox::Seat;
 use crate::handler::{CheckpointError, Completion, Context, DynHandler, HandlerResult, Keeper, Progress, Task};
 use crate::lifecycle::{End, Event};
-use crate::step::{CallbackToken, StopReason};
+use crate::step::StopReason;
 
 /// A handler's run or cleanup under way.
 pub(crate) struct Call {
@@ -111,23 +110,17 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// The way from a handler's context to its step's driver.
-pub(crate) struct ToDriver {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) token: CallbackToken,
-    pub(crate) inbox: mpsc::Sender<Input>,
-}
+pub(crate) struct ToDriver(pub(crate) Arc<Seat>);
 
 impl Keeper for ToDriver {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
-            let gone = || CheckpointError("the step is not run here any more".to_owned());
-            let (reply, saved) = oneshot::channel();
-            self.inbox.send(Input::Save(checkpoint, reply)).await.map_err(|_| gone())?;
-            saved.await.map_err(|_| gone())?
+            let gone = |_| CheckpointError("the step is not run here any more".to_owned());
+            self.0.save(checkpoint).await.map_err(gone)?
         })
     }
 
     fn progress(&self, progress: Progress) {
-        self.shared.steps.update(&self.token, |view| view.progress = Some(progress));
+        self.0.show(|face| face.progress = Some(progress));
     }
 }

@@ -1,46 +1,57 @@
 //! The durable records of steps: what the lifecycle decided, over a store that knows nothing of it.
+//!
+//! All times outside are on the worker's timeline; all times in a store bear the wall clock's names. This is where one becomes the
+//! other. A row says which process wrote it and how far the clock had been set by then, so a process reads its own times back exactly,
+//! whatever becomes of the clock; those of an earlier process count by the wall clock.
 
 mod config;
-mod file;
+mod form;
 mod memory;
 mod sqlite;
+pub mod store;
 
 #[cfg(test)]
-mod claims;
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use tokio::time::Instant;
+use futures_util::future::try_join_all;
+use jiff::{SignedDuration, Timestamp};
 
 pub use config::{Config, Kind};
-pub use file::OpenError;
+pub use form::Outline;
 pub use memory::Memory;
-pub use sqlite::Sqlite;
+pub use sqlite::{OpenError, Sqlite};
+pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError};
 
+use crate::clock::Clock;
 use crate::lifecycle::{Lease, Record, Status, WorkerId};
-use crate::seam::{Observation, Observer, Put, Row, Store, StoreError};
+use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
+use store::{Age, Head, Put, Query, Row, Writer};
 
 /// One worker's access to its ledger.
 pub struct Ledger {
     store: Arc<dyn Store>,
     me: WorkerId,
     lease: Duration,
+    clock: Clock,
     observer: Arc<dyn Observer>,
     /// Since when each foreign claim has been seen at its version, by our own clock: the owner's clock may be wrong.
-    watched: Mutex<BTreeMap<CallbackToken, (u64, Instant)>>,
+    watched: Mutex<BTreeMap<CallbackToken, (u64, Timestamp)>>,
     failing: AtomicBool,
+    /// What was said to be damaged, so that it is said once.
+    damaged: Mutex<BTreeSet<Option<String>>>,
 }
 
 /// Opens the storage that the configuration asks for.
 ///
 /// # Errors
-/// [`OpenError`] where it cannot be used.
+/// [`OpenError`] if it cannot be used.
 pub fn open(config: &Config, observer: Arc<dyn Observer>) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match config.kind {
         Kind::Sqlite => Arc::new(Sqlite::open(&config.path, observer)?),
@@ -49,12 +60,12 @@ pub fn open(config: &Config, observer: Arc<dyn Observer>) -> Result<Arc<dyn Stor
     })
 }
 
-/// All records of a SQLite ledger, which a daemon may have open at the same time.
+/// Calls `each` for all records of a SQLite ledger, which a daemon may have open at the same time. Their times are the wall clock's.
 ///
 /// # Errors
-/// [`OpenError`] where the file cannot be read; a single record that cannot is an error in the list.
-pub fn read(path: &Path) -> Result<Vec<Result<Record, LedgerError>>, OpenError> {
-    Ok(Sqlite::read(path)?.into_iter().map(decode).collect())
+/// [`OpenError`] if the file cannot be read.
+pub fn read(path: &Path, mut each: impl FnMut(Result<Record, Damaged>)) -> Result<(), OpenError> {
+    Sqlite::read(path, |row| each(row.and_then(form::record)))
 }
 
 /// Why the ledger did not do what it was asked to.
@@ -64,8 +75,8 @@ pub enum LedgerError {
     #[error("the ledger failed: {0}")]
     Store(#[from] StoreError),
     /// This record will not get better by itself.
-    #[error("the ledger's record of the step {token} cannot be read: {detail}")]
-    Corrupt { token: CallbackToken, detail: String },
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
 }
 
 /// What became of a write.
@@ -77,10 +88,55 @@ pub enum Written {
     Changed,
 }
 
+/// Which records to list; each condition narrows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// In one of these; in any if empty.
+    pub statuses: Vec<Status>,
+    /// Of this pipeline's executions, whose name is compared without regard to case.
+    pub pipeline: Option<String>,
+    pub handler: Option<String>,
+    /// Behind another page.
+    pub after: Option<Cursor>,
+    /// At most so many: 1 to [`Filter::MOST`].
+    pub limit: usize,
+}
+
+impl Filter {
+    /// The largest page.
+    pub const MOST: usize = Query::MOST;
+
+    /// The steps in one of `statuses`, in the largest pages.
+    #[must_use]
+    pub fn of(statuses: &[Status]) -> Self {
+        Self { statuses: statuses.to_vec(), limit: Self::MOST, ..Self::default() }
+    }
+
+    fn query(self) -> Query {
+        let statuses = self.statuses.iter().map(|status| status.as_str().to_owned()).collect();
+        let Self { pipeline, handler, after, limit, .. } = self;
+        Query { statuses, pipeline, handler, after, limit }
+    }
+}
+
+/// All but settled, for what a process may have to do with its records.
+const UNSETTLED: [Status; 5] = [Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred, Status::Concluded];
+/// Records that are renamed at a time; they are in memory as a whole.
+const RENAMED: usize = 100;
+/// Damaged records that are named one by one.
+const NAMED: usize = 1000;
+
 impl Ledger {
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, me: WorkerId, lease: Duration, observer: Arc<dyn Observer>) -> Self {
-        Self { store, me, lease, observer, watched: Mutex::default(), failing: AtomicBool::new(false) }
+    pub fn new(
+        store: Arc<dyn Store>,
+        me: WorkerId,
+        lease: Duration,
+        clock: Clock,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let failing = AtomicBool::new(false);
+        Self { store, me, lease, clock, observer, watched: Mutex::default(), failing, damaged: Mutex::default() }
     }
 
     /// Who this worker is in the ledger.
@@ -107,30 +163,35 @@ impl Ledger {
         self.failing.load(Ordering::Relaxed)
     }
 
+    /// How many records were found damaged.
+    #[must_use]
+    pub fn damaged(&self) -> usize {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Resolves if the ledger can serve nothing any more, and says why.
+    pub async fn ended(&self) -> String {
+        self.store.ended().await
+    }
+
     /// The record of a step.
     ///
     /// # Errors
-    /// [`LedgerError`] where it cannot be read.
+    /// [`LedgerError`] if it cannot be read.
     pub async fn load(&self, token: &CallbackToken) -> Result<Option<Record>, LedgerError> {
-        self.store.get(token).await?.map(decode).transpose()
+        let found = self.store.get(token).await?;
+        Ok(found.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?)
     }
 
     /// Writes a record if it is stored at the version that `record` has (0: not at all). Durable when it returns `Done`.
     ///
     /// # Errors
     /// [`LedgerError::Store`]; nothing is known of the write then, and the same write may be tried again.
-    pub async fn write(&self, mut record: Record) -> Result<Written, LedgerError> {
+    pub async fn write(&self, mut record: Record, commit: Commit) -> Result<Written, LedgerError> {
         let expected = (record.version > 0).then_some(record.version);
         record.version += 1;
-        let body = serde_json::to_string(&record).map_err(|error| StoreError(error.to_string()))?;
-        let row = Row {
-            token: record.token.clone(),
-            version: record.version,
-            status: record.status.as_str().to_owned(),
-            settled_at: record.settled_at,
-            body,
-        };
-        let put = self.store.put(row, expected).await;
+        let row = self.row(&mut record)?;
+        let put = self.store.put(row, expected, commit).await;
         self.note(put.as_ref().err());
         Ok(match put? {
             Put::Done => Written::Done(Box::new(record)),
@@ -138,13 +199,26 @@ impl Ledger {
         })
     }
 
-    /// All records in one of `statuses`, all where that is empty; those that cannot be read come as errors.
+    /// A page of what the ledger holds, as far as it need not be read as a whole.
     ///
     /// # Errors
-    /// [`LedgerError::Store`] where the list cannot be had at all.
-    pub async fn list(&self, statuses: &[Status]) -> Result<Vec<Result<Record, LedgerError>>, LedgerError> {
-        let names: Vec<&str> = statuses.iter().map(|status| status.as_str()).collect();
-        Ok(self.store.list(&names).await?.into_iter().map(decode).collect())
+    /// [`LedgerError::Store`] if the list cannot be had at all; a damaged record is an error in it.
+    pub async fn outlines(&self, filter: Filter) -> Result<Page<Outline>, LedgerError> {
+        let page = self.store.outlines(filter.query()).await?;
+        Ok(self.decoded(page, |head| {
+            let by = self.correction_of(&head);
+            let outline = form::outline(head)?;
+            Ok(Outline { due: outline.due.map(|at| form::shifted(at, -by)), ..outline })
+        }))
+    }
+
+    /// A page of records without their arguments and checkpoints, which may be large.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`] if the list cannot be had at all; a damaged record is an error in it.
+    pub async fn page(&self, filter: Filter) -> Result<Page<Record>, LedgerError> {
+        let page = self.store.page(filter.query()).await?;
+        Ok(self.decoded(page, |row| self.record(row)))
     }
 
     /// Removes what was settled before `before`, and says how many.
@@ -152,7 +226,46 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`].
     pub async fn purge(&self, before: Timestamp) -> Result<usize, LedgerError> {
-        Ok(self.store.purge(before).await?)
+        let age = Age { named: self.clock.name(before), me: self.me.0.clone(), moment: before };
+        Ok(self.store.purge(age).await?)
+    }
+
+    /// Gives the times that this process wrote, in records that are not settled, the names that the wall clock has for them now. To
+    /// be called when it was set, so that the next process finds them right. Says how many.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`]; what is left may be renamed by another call.
+    pub async fn rename(&self) -> Result<usize, LedgerError> {
+        let mut filter = Filter::of(&UNSETTLED);
+        let mut count = 0;
+        loop {
+            let page = self.store.outlines(filter.clone().query()).await?;
+            let stale: Vec<Head> = page.found.into_iter().flatten().filter(|head| self.bears_old_names(head)).collect();
+            for some in stale.chunks(RENAMED) {
+                let renamed = try_join_all(some.iter().map(|head| self.rename_one(head))).await?;
+                count += renamed.into_iter().filter(|renamed| *renamed).count();
+            }
+            match page.next {
+                Some(next) => filter.after = Some(next),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    async fn rename_one(&self, head: &Head) -> Result<bool, LedgerError> {
+        let Some(Ok(row)) = self.store.get(&head.token).await? else { return Ok(false) };
+        if row.head != *head {
+            // Whoever wrote it since knew the new names.
+            return Ok(false);
+        }
+        let Ok(mut record) = self.record(row) else { return Ok(false) };
+        // The record is the same, and so is its version: whoever holds it need not read it again.
+        let row = self.row(&mut record)?;
+        Ok(self.store.put(row, Some(record.version), Commit::Now).await? == Put::Done)
+    }
+
+    fn bears_old_names(&self, head: &Head) -> bool {
+        head.writer.id.as_ref() == Some(&self.me.0) && head.writer.correction != milliseconds(self.clock.correction())
     }
 
     /// Finds out whether the ledger can be written again; [`is_failing`](Self::is_failing) tells.
@@ -163,21 +276,73 @@ impl Ledger {
 
     /// How the claim on a step stands, if another process holds it. In a ledger that only this process can have open, the other is
     /// dead; elsewhere it is, once the record has not changed for a whole lease before our eyes.
-    pub fn foreign_lease(&self, record: &Record, now: Timestamp) -> Lease {
+    pub fn foreign_lease(&self, record: &Record) -> Lease {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if record.owner.is_none() || record.owner.as_ref() == Some(&self.me) || !self.is_shared() {
             watched.remove(&record.token);
             return Lease::Over;
         }
-        let seen = watched.entry(record.token.clone()).or_insert((record.version, Instant::now()));
+        let now = self.clock.now();
+        let seen = watched.entry(record.token.clone()).or_insert((record.version, now));
         if seen.0 != record.version {
-            *seen = (record.version, Instant::now());
+            *seen = (record.version, now);
         }
-        let over = seen.1 + self.lease;
-        match over.checked_duration_since(Instant::now()) {
-            Some(left) if !left.is_zero() => Lease::Until(now.checked_add(left).unwrap_or(Timestamp::MAX)),
-            _ => Lease::Over,
+        let over = seen.1.checked_add(self.lease).unwrap_or(Timestamp::MAX);
+        if over > now { Lease::Until(over) } else { Lease::Over }
+    }
+
+    /// The record with its times as the wall clock names them now.
+    #[must_use]
+    pub fn named(&self, record: &Record) -> Record {
+        let mut named = record.clone();
+        form::shift(&mut named, self.clock.correction());
+        named
+    }
+
+    /// The row of a record, with the names that the wall clock has now.
+    fn row(&self, record: &mut Record) -> Result<Row, StoreError> {
+        let correction = self.clock.correction();
+        let writer = Writer { id: Some(self.me.0.clone()), correction: milliseconds(correction) };
+        if correction.is_zero() {
+            return form::row(record, writer);
         }
+        let mut named = record.clone();
+        form::shift(&mut named, correction);
+        form::row(&mut named, writer)
+    }
+
+    fn record(&self, row: Row) -> Result<Record, Damaged> {
+        let by = self.correction_of(&row.head);
+        let mut record = form::record(row)?;
+        form::shift(&mut record, -by);
+        Ok(record)
+    }
+
+    /// How far the names in a row are ahead of the timeline.
+    fn correction_of(&self, head: &Head) -> SignedDuration {
+        let mine = head.writer.id.as_ref() == Some(&self.me.0);
+        if mine { SignedDuration::from_millis(head.writer.correction) } else { self.clock.correction() }
+    }
+
+    fn decoded<T, U>(&self, page: Page<T>, decode: impl Fn(T) -> Result<U, Damaged>) -> Page<U> {
+        let found = page.found.into_iter().map(|found| self.noticed(found.and_then(&decode))).collect();
+        Page { found, next: page.next }
+    }
+
+    /// Says once that a record is damaged.
+    fn noticed<T>(&self, found: Result<T, Damaged>) -> Result<T, Damaged> {
+        let Err(damaged) = &found else { return found };
+        let mut known = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < NAMED && known.insert(damaged.token.clone()) {
+            let token = damaged.token.as_deref().unwrap_or("unknown");
+            tracing::error!(
+                token,
+                detail = damaged.detail,
+                "the ledger's record of this step is damaged, so the step is left alone, and all others go on: restore the ledger, or \
+                 delete this row of its table `steps`, and the step is taken up anew from its message"
+            );
+        }
+        found
     }
 
     fn note(&self, error: Option<&StoreError>) {
@@ -188,16 +353,13 @@ impl Ledger {
         match error {
             Some(error) => tracing::error!(
                 %error,
-                "the ledger cannot be written: no new steps are taken until it can; free space on its disk or mend its permissions"
+                "the ledger cannot be written: no new steps are taken until it can; free space on its disk or fix its permissions"
             ),
             None => tracing::info!("the ledger can be written again"),
         }
     }
 }
 
-fn decode(row: Row) -> Result<Record, LedgerError> {
-    match serde_json::from_str::<Record>(&row.body) {
-        Ok(record) => Ok(Record { version: row.version, ..record }),
-        Err(error) => Err(LedgerError::Corrupt { token: row.token, detail: error.to_string() }),
-    }
+fn milliseconds(correction: SignedDuration) -> i64 {
+    i64::try_from(correction.as_millis()).unwrap_or_default()
 }

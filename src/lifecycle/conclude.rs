@@ -1,15 +1,18 @@
 //! What the end of a run or cleanup leads to: an outcome that is frozen, another attempt, or a release.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::machine::{Decision, Here, Transition, later, released};
-use super::{Effect, End, Ending, OnStop, Record, Status};
+use serde_json::Value;
+
+use super::machine::{Decision, Transition, later, released};
+use super::{Effect, End, Ending, Here, OnStop, Record, Status};
 use crate::outcome::{ClientRequestToken, Outcome, Outputs, Reason};
 use crate::step::StopReason;
 
 impl Decision<'_> {
     pub(super) fn run_ended(&self, end: &End) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
         if !self.is_mine() {
             return self.to(Here::Nothing, [Effect::LetGo]);
         }
@@ -27,7 +30,7 @@ impl Decision<'_> {
             End::Deferred => {
                 let until = later(self.view.now, self.view.policy.deferred_limit);
                 let record = Record { status: Status::Deferred, deadline: Some(until), ..released(record.clone()) };
-                self.write(record).going(Here::Nothing, [Effect::Finish(Ending::Deferred), Effect::Delete])
+                self.deferred(record)
             }
             End::Aborted => {
                 let error = "the run was aborted".to_owned();
@@ -36,14 +39,31 @@ impl Decision<'_> {
         }
     }
 
+    /// Somebody else will complete the step, so that nothing is held for it, unless its stop is in doubt.
+    fn deferred(&self, record: Record) -> Transition {
+        let there = match self.doubt() {
+            Some(_) => self.ask(Here::Confirming),
+            None => self.to(Here::Nothing, [Effect::Delete]),
+        };
+        let there = there.first(Some(Effect::Finish(Ending::Deferred)));
+        Transition { write: self.write(record).write, ..there }
+    }
+
+    pub(super) fn checkpoint(&self, value: &Value) -> Transition {
+        self.write(Record { checkpoint: Some(Arc::new(value.clone())), ..self.record.clone() })
+    }
+
     /// The run had been told to end. An outcome of its own is kept; all else is what the order was.
     pub(super) fn told_run_ended(&self, reason: StopReason, end: &End) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
         let closed = record.stop_requested.is_some_and(|stop| stop.closed);
         let finished = matches!(end, End::Success(_) | End::Failure(_));
         if reason == StopReason::LeaseLost || !self.is_mine() {
             return self.to(Here::Nothing, [Effect::LetGo]);
         }
+        // A shutdown does not outweigh a stop.
+        let stopped = reason == StopReason::Shutdown && record.stop_requested.is_some();
+        let reason = if stopped { StopReason::PipelineStopped } else { reason };
         match (reason, finished) {
             (_, true) if closed => self.settle(Ending::SettledElsewhere),
             (_, true) => self.run_ended(end),
@@ -60,7 +80,7 @@ impl Decision<'_> {
     }
 
     pub(super) fn cleaned(&self, reason: StopReason, failure: Option<&String>) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
         let but = failure.map(|text| format!("; the cleanup failed: {text}")).unwrap_or_default();
         if !self.is_mine() {
             return self.to(Here::Nothing, [Effect::LetGo]);
@@ -84,9 +104,10 @@ impl Decision<'_> {
     }
 
     pub(super) fn conclude(&self, outcome: Outcome, ending: Ending) -> Transition {
-        let mut record = self.leased(self.state.record.clone());
+        let mut record = self.leased(self.record.clone());
         record.status = Status::Concluded;
-        record.client_request_token = Some(ClientRequestToken::of(&record.execution, &record.token, &outcome));
+        let request = ClientRequestToken::of_return(&record.execution, &record.token, record.returns, &outcome);
+        record.client_request_token = Some(request);
         record.outcome = Some(outcome);
         record.ending = Some(ending);
         record.concluded_at = Some(self.view.now);
@@ -104,7 +125,7 @@ impl Decision<'_> {
     /// Gives the step back untouched: the attempt goes on elsewhere, or here after a restart.
     pub(super) fn release(&self) -> Transition {
         if self.is_mine() {
-            self.give_back(Record { resume: true, ..self.state.record.clone() })
+            self.give_back(Record { resume: true, ..self.record.clone() })
         } else {
             self.to(Here::Nothing, [Effect::LetGo])
         }

@@ -1,7 +1,9 @@
 //! What can happen to a step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::outcome::Outputs;
@@ -28,7 +30,7 @@ pub enum Event {
     CleanupAborted,
     /// A run that was told to end has used up its grace.
     GraceOver,
-    /// The record's deadline is reached.
+    /// The time that [`State::deadline`](super::State::deadline) names is reached.
     DeadlineReached,
     /// The time of the last [`Effect::Wake`](super::Effect::Wake) has come.
     Woken,
@@ -40,26 +42,38 @@ pub enum Event {
     ReportAccepted,
     /// SageMaker refused the report in a way that leaves open whether the step is closed.
     ReportRefused(String),
+    /// The report did not arrive, or was not allowed: the same may work later.
+    ReportFailed {
+        /// There is no permission to report.
+        denied: bool,
+        detail: String,
+    },
     /// The claim is to be renewed.
     Renew,
     /// The claim could not be renewed in time, or is another's.
     LeaseLost,
-    /// The worker takes no new work.
-    Drain,
-    /// The worker has waited long enough: runs are to end and be released.
-    Shutdown,
-    /// The worker leaves now.
-    Halt,
+    /// [`View::phase`](super::View::phase) has moved on.
+    Phase,
 }
 
 /// A message of the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Arrival {
-    /// `redelivered`: it was received before.
+    /// The step waits for its outcome.
     Work {
-        redelivered: bool,
+        /// How often the message has been received, this time included.
+        receives: u32,
+        /// By SQS's clock.
+        sent: Option<Timestamp>,
+        /// As this message has them: those of the record may be of an earlier time that the token waited.
+        arguments: Arc<Value>,
     },
+    /// The pipeline is being stopped.
     Stop,
+    /// The same, sent before the newest Executing message that was taken on: it may be of an earlier time that the token waited.
+    EarlierStop,
+    /// The message has this step's token and names another execution.
+    Foreign,
 }
 
 /// How a stop was noticed.

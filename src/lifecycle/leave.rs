@@ -1,40 +1,112 @@
 //! What the end of the worker, or of its claim, leads to: steps are given back, never failed.
+//!
+//! How far the worker is on its way out is no event that happens once: it bears on whatever is decided from then on.
 
-use super::machine::{Decision, Here, Transition};
-use super::{Effect, Status};
+use super::machine::{Decision, Transition, Write, released};
+use super::{Effect, Here, Phase, Record, Status, Urgency};
 use crate::step::StopReason;
 
 impl Decision<'_> {
-    pub(super) fn drain(&self) -> Transition {
-        match (self.state.here, self.state.record.status) {
-            (Here::Running | Here::Winding(_) | Here::Cleaning(_) | Here::Reporting | Here::Doubting, _)
-            | (Here::Sleeping, Status::Concluded) => self.nothing(),
-            (Here::Nothing | Here::Verifying | Here::Asking | Here::Confirming | Here::Queued | Here::Sleeping, _) => {
-                self.to(Here::Nothing, [Effect::Return])
-            }
+    /// What is left of a transition, as the worker is on its way out.
+    pub(super) fn in_phase(&self, to: Transition) -> Transition {
+        match self.view.phase {
+            Phase::Running => to,
+            Phase::Draining => self.given_back(to),
+            Phase::Stopping => told(self.given_back(to)),
+            Phase::Leaving => self.left(self.given_back(to)),
         }
     }
 
-    pub(super) fn halt(&self) -> Transition {
-        match self.state.here {
-            // The claim is lost, and with it the right to give the step back.
-            Here::Winding(StopReason::LeaseLost) => self.effects([Effect::Abort]),
-            Here::Running | Here::Winding(_) => {
-                self.to(Here::Winding(StopReason::Shutdown), [Effect::Tell(StopReason::Shutdown), Effect::Abort])
-            }
-            Here::Cleaning(_) => self.effects([Effect::Abort]),
-            // The outcome is in the ledger and will be sent from there; another ledger's worker would compute it again.
-            Here::Reporting | Here::Doubting => self.to(Here::Nothing, [Effect::LetGo]),
-            Here::Sleeping if self.state.record.status == Status::Concluded => self.to(Here::Nothing, [Effect::LetGo]),
-            _ => self.drain(),
+    /// Nothing is started, waited for or asked about any more.
+    fn given_back(&self, mut to: Transition) -> Transition {
+        let starts = to.effects.contains(&Effect::Run);
+        let status = to.write.as_ref().map_or(self.record.status, |write| write.record.status);
+        let under_way = match to.local.here {
+            Here::Nothing | Here::Winding(_) | Here::Cleaning(_) | Here::Reporting | Here::Doubting => true,
+            Here::Running => !starts,
+            Here::Sleeping => status == Status::Concluded,
+            Here::Verifying
+            | Here::Unverified
+            | Here::Asking
+            | Here::Confirming
+            | Here::Resuming
+            | Here::Reopening
+            | Here::Queued => false,
+        };
+        if under_way {
+            return to;
         }
+        if starts || self.record.status == Status::New {
+            // What the ledger does not know yet it need not learn: the message tells it to whoever gets it next.
+            to.write = None;
+            to.effects.retain(|effect| !matches!(effect, Effect::CountStop(_)));
+        }
+        to.effects
+            .retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::AwaitSlot | Effect::Run | Effect::Wake(_)));
+        to.effects.push(Effect::Return);
+        to.local.here = Here::Nothing;
+        to
+    }
+
+    /// Nothing goes on: what runs is dropped, what is frozen is left to the ledger.
+    fn left(&self, mut to: Transition) -> Transition {
+        match to.local.here {
+            Here::Cleaning(_) if to.effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) => {
+                return self.uncleaned(to);
+            }
+            Here::Running | Here::Winding(_) | Here::Cleaning(_) if waits(&to) => {}
+            // The claim is lost, and with it the right to give the step back.
+            Here::Winding(StopReason::LeaseLost) | Here::Cleaning(_) => to.effects.push(Effect::Abort),
+            Here::Running | Here::Winding(_) => {
+                if to.local.here != Here::Winding(StopReason::Shutdown) {
+                    to.local.here = Here::Winding(StopReason::Shutdown);
+                    to.effects.push(Effect::Tell(StopReason::Shutdown));
+                }
+                to.effects.push(Effect::Abort);
+            }
+            // The outcome is in the ledger and will be sent from there; another ledger's worker would compute it again.
+            Here::Reporting | Here::Doubting | Here::Sleeping => {
+                to.effects.retain(|effect| !matches!(effect, Effect::Report | Effect::Ask { .. } | Effect::Wake(_)));
+                to.effects.push(Effect::LetGo);
+                to.local.here = Here::Nothing;
+            }
+            _ => {}
+        }
+        to
+    }
+
+    /// A cleanup that would begin now is left to whoever takes the step next, with all that is known.
+    fn uncleaned(&self, to: Transition) -> Transition {
+        let given_back = self.to(Here::Nothing, [Effect::Return]);
+        let status = match self.record.status {
+            Status::New | Status::Owed => return given_back,
+            Status::Deferred => Status::Deferred,
+            _ => Status::Waiting,
+        };
+        let stop_requested = to.write.and_then(|write| write.record.stop_requested);
+        let record = Record { status, stop_requested, resume: true, ..released(self.record.clone()) };
+        Transition { write: Some(Write { record, urgency: Urgency::First }), ..given_back }
     }
 
     pub(super) fn lease_lost(&self) -> Transition {
-        match self.state.here {
+        match self.local.here {
             Here::Running | Here::Winding(_) => self.tell(None, StopReason::LeaseLost),
             Here::Cleaning(_) => self.to(Here::Winding(StopReason::LeaseLost), [Effect::Abort]),
             _ => self.nothing(),
         }
     }
+}
+
+/// Whatever runs is told to end.
+fn told(mut to: Transition) -> Transition {
+    if to.local.here == Here::Running && !waits(&to) {
+        to.local.here = Here::Winding(StopReason::Shutdown);
+        to.effects.push(Effect::Tell(StopReason::Shutdown));
+    }
+    to
+}
+
+/// The effects wait for the ledger. A run is not told by the way then: [`Event::Phase`](super::Event::Phase) tells it at once.
+fn waits(to: &Transition) -> bool {
+    to.write.as_ref().is_some_and(|write| write.urgency != Urgency::Along)
 }

@@ -4,47 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Arrival, Effect, Ending, Event, Policy, Record, Status, Via, WorkerId};
+use super::{Arrival, Effect, Ending, Event, Here, Lease, Local, Phase, Policy, Record, State, Status, WorkerId};
 use crate::step::StopReason;
-
-/// What this worker knows of a step: the durable record, and what is under way here, which dies with the process.
-#[derive(Clone, Debug, PartialEq)]
-pub struct State {
-    pub record: Record,
-    pub here: Here,
-    /// An Executing message of the step is held here.
-    pub work_seen: bool,
-    /// How often in a row a report was refused.
-    pub refusals: u32,
-    /// How often in a row SageMaker did not find the step of a refused report.
-    pub not_found: u32,
-}
-
-/// What is under way here for the step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Here {
-    Nothing,
-    /// SageMaker is being asked before the step is started.
-    Verifying,
-    /// SageMaker is being asked about a stop that is owed, or about a deferred or waiting step whose execution has ended.
-    Asking,
-    /// The execution of a deferred step is stopping, and SageMaker is being asked whether somebody has completed the step.
-    Confirming,
-    /// The step waits for a work slot.
-    Queued,
-    /// The handler runs.
-    Running,
-    /// The handler was told to end and has not yet.
-    Winding(StopReason),
-    /// The handler's cleanup runs.
-    Cleaning(StopReason),
-    /// The outcome is being sent.
-    Reporting,
-    /// The report was refused, and SageMaker is being asked why.
-    Doubting,
-    /// A wake is arranged.
-    Sleeping,
-}
 
 /// The circumstances of a decision.
 #[derive(Clone, Debug)]
@@ -56,26 +17,37 @@ pub struct View<'a> {
     pub foreign: Lease,
     /// In `0.0..1.0`, for waits that must not coincide.
     pub random: f64,
-}
-
-/// How a claim stands, as whoever looks at it can tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lease {
-    Over,
-    /// It may be renewed; look again then.
-    Until(Timestamp),
+    /// How far the worker is on its way out.
+    pub phase: Phase,
+    /// SageMaker is asked in the account of the step's execution. Elsewhere it finds no step, whether there is one or not.
+    pub own_account: bool,
 }
 
 /// What to write and then to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
-    /// The record to write before anything else; none where nothing durable changes.
-    pub write: Option<Record>,
-    pub here: Here,
-    pub work_seen: bool,
-    pub refusals: u32,
-    pub not_found: u32,
+    /// None where nothing durable changes.
+    pub write: Option<Write>,
+    pub local: Local,
     pub effects: Vec<Effect>,
+}
+
+/// A record to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub record: Record,
+    pub urgency: Urgency,
+}
+
+/// What waits for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Urgency {
+    /// Local state and effects: they take place once it is durable.
+    First,
+    /// The same, and it may wait some milliseconds for others to be written with.
+    Lazy,
+    /// Nothing: local state and effects take place at once, and the record is written as soon as the ledger takes it.
+    Along,
 }
 
 /// An event that cannot happen where the step is: a mistake in the driver.
@@ -87,60 +59,44 @@ pub struct Illegal {
     here: Here,
 }
 
-impl State {
-    #[must_use]
-    pub fn new(record: Record) -> Self {
-        Self { record, here: Here::Nothing, work_seen: false, refusals: 0, not_found: 0 }
-    }
-}
-
-impl Here {
-    /// For people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Nothing => "none",
-            Self::Verifying => "verifying",
-            Self::Asking | Self::Confirming => "asking SageMaker",
-            Self::Queued => "waiting for a slot",
-            Self::Running => "running",
-            Self::Winding(_) => "stopping",
-            Self::Cleaning(_) => "cleaning up",
-            Self::Reporting => "reporting",
-            Self::Doubting => "asking after a refusal",
-            Self::Sleeping => "waiting",
-        }
-    }
-}
-
 /// Decides what follows from an event.
 ///
 /// # Errors
 /// [`Illegal`] where the event cannot have happened.
 pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transition, Illegal> {
-    let step = Decision { state, view };
-    let illegal = || Illegal { event: Box::new(event.clone()), status: state.record.status, here: state.here };
-    Ok(match (event, state.here) {
-        (Event::Delivered(Arrival::Work { redelivered }), _) => step.work_delivered(*redelivered),
-        (Event::Delivered(Arrival::Stop), _) => step.stop_seen(Via::Message),
-        (Event::Found, Here::Nothing) => step.proceed(),
+    let step = Decision { record: &state.record, local: state.local, view };
+    let here = state.local.here;
+    let illegal = || Illegal { event: Box::new(event.clone()), status: state.record.status, here };
+    let transition = match (event, here) {
+        (Event::Delivered(Arrival::Work { receives, sent, arguments }), _) => {
+            step.work_delivered(*receives, *sent, arguments)
+        }
+        (Event::Delivered(Arrival::Stop), _) => step.stop_delivered(),
+        (Event::Delivered(Arrival::EarlierStop), _) => step.earlier_stop_delivered(),
+        (Event::Delivered(Arrival::Foreign), _) => step.foreign_delivered(),
+        (Event::Found, Here::Nothing) => step.found(),
         (Event::Found, _) => step.nothing(),
 
-        (Event::Answered(answer), Here::Verifying) => step.verified(answer),
-        (Event::Answered(answer), Here::Asking) => step.asked(answer),
-        (Event::Answered(answer), Here::Confirming) => step.stop_confirmed(answer),
-        (Event::Answered(answer), Here::Doubting) => step.doubt_answered(answer),
-        (Event::Answered(answer), _) => step.execution_end_answered(answer),
+        (Event::Answered(answer), _) => step.answered(answer),
 
         (Event::SlotFree, Here::Queued) => step.start(),
         // The step was stopped, or given back, while it waited for the slot.
         (Event::SlotFree, _) => step.nothing(),
 
         (Event::Checkpoint(value), Here::Running | Here::Winding(_) | Here::Cleaning(_)) if step.is_mine() => {
-            step.write(Record { checkpoint: Some(value.clone()), ..state.record.clone() })
+            step.checkpoint(value)
         }
         (Event::Checkpoint(_), _) => return Err(illegal()),
 
+        // What it came to is frozen: the ledger took it, and did not say so.
+        (Event::Ended(_), Here::Running | Here::Winding(_))
+        | (Event::Cleaned(_) | Event::CleanupAborted, Here::Cleaning(_))
+            if state.record.status == Status::Concluded
+                && step.is_mine()
+                && here != Here::Winding(StopReason::LeaseLost) =>
+        {
+            step.proceed()
+        }
         // Another worker of this ledger has flagged the stop, and nobody has told the run yet.
         (Event::Ended(end), Here::Running) if state.record.stop_requested.is_some() => {
             step.told_run_ended(StopReason::PipelineStopped, end)
@@ -160,76 +116,101 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::GraceOver, Here::Winding(_)) => step.effects([Effect::Abort]),
         (Event::GraceOver, _) => step.nothing(),
         (Event::DeadlineReached, _) => step.deadline_reached(),
-        (Event::Woken, Here::Sleeping) => step.proceed(),
-        (Event::Woken, _) => step.nothing(),
+        (Event::Woken, _) => step.woken(),
         (Event::StopSeen(via), _) => step.stop_seen(*via),
         (Event::ExecutionEnded, _) => step.execution_ended(),
 
+        // Another worker of the ledger has settled it since.
+        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Here::Reporting)
+            if state.record.status == Status::Settled =>
+        {
+            step.proceed()
+        }
         (Event::ReportAccepted, Here::Reporting) => {
             step.settle(state.record.ending.unwrap_or(Ending::SettledElsewhere))
         }
-        (Event::ReportAccepted, _) => return Err(illegal()),
         (Event::ReportRefused(detail), Here::Reporting) => step.report_refused(detail),
-        (Event::ReportRefused(_), _) => return Err(illegal()),
+        (Event::ReportFailed { denied, detail }, Here::Reporting) => step.report_failed(*denied, detail),
+        // It was let go of as the worker left.
+        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Here::Nothing)
+            if view.phase == Phase::Leaving =>
+        {
+            step.nothing()
+        }
+        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, _) => return Err(illegal()),
 
         (Event::Renew, _) if step.is_mine() => step.write(step.leased(state.record.clone())),
         // Another worker has taken it since; the driver sees that in the record.
         (Event::Renew, _) => step.nothing(),
         (Event::LeaseLost, _) => step.lease_lost(),
-        (Event::Drain, _) => step.drain(),
-        (Event::Shutdown, Here::Running) => step.tell(None, StopReason::Shutdown),
-        (Event::Shutdown, _) => step.nothing(),
-        (Event::Halt, _) => step.halt(),
-    })
+        // What it means is seen to below, as for every other event.
+        (Event::Phase, _) => step.nothing(),
+    };
+    let transition = step.with_doubt(transition);
+    let transition = step.in_phase(transition);
+    Ok(step.finished(event, transition))
 }
 
 /// One decision in the making. Its stages lie in the files beside this one.
+#[derive(Clone, Copy)]
 pub(super) struct Decision<'a> {
-    pub(super) state: &'a State,
+    pub(super) record: &'a Record,
+    pub(super) local: Local,
     pub(super) view: &'a View<'a>,
 }
 
 /// The pieces that transitions are made of.
 impl Decision<'_> {
+    /// The same decision, knowing something more.
+    pub(super) fn knowing(self, change: impl FnOnce(&mut Local)) -> Self {
+        let mut local = self.local;
+        change(&mut local);
+        Self { local, ..self }
+    }
+
     pub(super) fn nothing(&self) -> Transition {
         self.effects([])
     }
 
     pub(super) fn effects<const N: usize>(&self, effects: [Effect; N]) -> Transition {
-        self.to(self.state.here, effects)
+        self.to(self.local.here, effects)
     }
 
     pub(super) fn to<const N: usize>(&self, here: Here, effects: [Effect; N]) -> Transition {
-        let State { work_seen, refusals, not_found, .. } = *self.state;
-        Transition { write: None, here, work_seen, refusals, not_found, effects: effects.into() }
+        Transition { write: None, local: Local { here, ..self.local }, effects: effects.into() }
     }
 
     pub(super) fn write(&self, record: Record) -> Transition {
-        Transition { write: Some(record), ..self.nothing() }
+        Transition { write: Some(Write { record, urgency: Urgency::First }), ..self.nothing() }
     }
 
     pub(super) fn sleep(&self, until: Option<Timestamp>) -> Transition {
         self.to(Here::Sleeping, [Effect::Wake(until.unwrap_or(self.view.now))])
     }
 
+    /// A question, whose answer also says whether the execution is stopping where a stop is in doubt.
+    pub(super) fn ask(&self, here: Here) -> Transition {
+        self.to(here, [Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }])
+    }
+
     pub(super) fn is_mine(&self) -> bool {
-        self.state.record.owner.as_ref() == Some(self.view.me)
+        self.record.owner.as_ref() == Some(self.view.me)
     }
 
     /// When to look again at a step that another live worker owns.
     pub(super) fn foreign_until(&self) -> Option<Timestamp> {
         match self.view.foreign {
-            Lease::Until(until) if self.state.record.owner.is_some() && !self.is_mine() => Some(until),
+            Lease::Until(until) if self.record.owner.is_some() && !self.is_mine() => Some(until),
             Lease::Until(_) | Lease::Over => None,
         }
     }
 
     pub(super) fn overdue(&self) -> bool {
-        self.state.record.deadline.is_some_and(|deadline| deadline <= self.view.now)
+        self.record.deadline.is_some_and(|deadline| deadline <= self.view.now)
     }
 
     pub(super) fn takeover_at(&self) -> Timestamp {
-        let since = self.state.record.stop_requested.map_or(self.view.now, |stop| stop.at);
+        let since = self.record.stop_requested.map_or(self.view.now, |stop| stop.at);
         later(since, self.view.policy.stop_takeover_after)
     }
 
@@ -238,11 +219,43 @@ impl Decision<'_> {
         let until = later(self.view.now, self.view.policy.lease);
         Record { owner: Some(self.view.me.clone()), lease_end: Some(until), ..record }
     }
+
+    /// What every transition has in common, once it is known where it leads.
+    fn finished(&self, event: &Event, mut transition: Transition) -> Transition {
+        if let Some(write) = &mut transition.write {
+            write.record.sent = write.record.sent.max(transition.local.sent);
+        }
+        if self.may_replace(event, &transition) {
+            transition.effects.push(Effect::Replace);
+        }
+        if transition.local.idle() {
+            transition.local = Local::NOTHING;
+        }
+        transition
+    }
+
+    /// Only what is on record goes on without its message, and what is not believed must not outlive the queue's redrive policy.
+    fn may_replace(&self, event: &Event, to: &Transition) -> bool {
+        let status = to.write.as_ref().map_or(self.record.status, |write| write.record.status);
+        let durable = !matches!(status, Status::New | Status::Settled) && to.local.stop_in_doubt.is_none();
+        let news = matches!(event, Event::Delivered(Arrival::Work { .. } | Arrival::Stop | Arrival::EarlierStop))
+            || self.record.status == Status::New
+            || self.local.stop_in_doubt.is_some();
+        durable && news && !to.local.idle()
+    }
 }
 
 impl Transition {
-    pub(super) fn going<const N: usize>(self, here: Here, effects: [Effect; N]) -> Self {
-        Self { here, effects: effects.into(), ..self }
+    pub(super) fn going<const N: usize>(mut self, here: Here, effects: [Effect; N]) -> Self {
+        self.local.here = here;
+        Self { effects: effects.into(), ..self }
+    }
+
+    pub(super) fn urgent(mut self, urgency: Urgency) -> Self {
+        if let Some(write) = &mut self.write {
+            write.urgency = urgency;
+        }
+        self
     }
 
     pub(super) fn first(mut self, effect: Option<Effect>) -> Self {

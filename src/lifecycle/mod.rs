@@ -1,26 +1,43 @@
 //! The pure machine of one callback step: every decision about a step is made here, and nothing is done here.
 //!
-//! [`decide`] takes what is known ([`State`]), what happened ([`Event`]) and the circumstances ([`View`]), and says what to write to
-//! the ledger and what to do once that is durable ([`Transition`]). It does no I/O, reads no clock and awaits nothing. Whoever drives it
-//! writes first, then performs the effects in order, then feeds back what came of them; a crash is nothing but effects that did not
-//! happen. A write that finds the record changed is no failure: the driver reads the record anew and asks again.
+//! [`decide`] takes what is known ([`State`]), what happened ([`Event`]) and the circumstances ([`View`]), and
+//! says what to write to the ledger and what to do ([`Transition`]). It does no I/O, reads no clock and awaits
+//! nothing.
+//!
+//! # What a driver does
+//! - It writes first, then takes over [`Transition::local`] and performs the effects in order, then feeds back
+//!   what came of them. Where the write is [`Urgency::Along`], nothing waits for it: the record counts in memory
+//!   at once. A crash is nothing but effects that did not happen.
+//! - A write that finds the record changed is no failure: the driver reads the record anew and decides on the same
+//!   event again. While a write is not taken, the event waits; [`Event::GraceOver`], [`Event::DeadlineReached`],
+//!   [`Event::StopSeen`], [`Event::LeaseLost`] and [`Event::Phase`] need none for a run, and are decided meanwhile.
+//! - It says [`Event::Phase`] each time that the worker's [`Phase`] moves on.
+//! - It may forget a step whose [`Local::idle`] holds. It may drop the record, and not [`Local`], of a step that is
+//!   [`Here::Queued`] or [`Here::Sleeping`], and reads it anew before the next event; but not of a step that the
+//!   ledger does not know ([`Status::New`]).
 
+mod answer;
 mod conclude;
 mod effect;
 mod event;
 mod leave;
 mod machine;
+mod phase;
 mod policy;
 mod record;
+mod resume;
 mod settle;
+mod state;
 mod stop;
 mod take;
 
 #[cfg(test)]
-mod claims;
+mod tests;
 
 pub use effect::Effect;
 pub use event::{Answer, Arrival, End, Event, Via};
-pub use machine::{Here, Illegal, Lease, State, Transition, View, decide};
+pub use machine::{Illegal, Transition, Urgency, View, Write, decide};
+pub use phase::Phase;
 pub use policy::{OnStop, Policy, Verify};
-pub use record::{Ending, Record, Status, Stop, WorkerId};
+pub use record::{Ending, Record, Returned, Status, Stop, WorkerId};
+pub use state::{Here, Lease, Local, State};

@@ -17,6 +17,8 @@ pub struct Policy {
     pub on_stop: OnStop,
     pub verify: Verify,
     pub stop_takeover_after: Duration,
+    /// How long SageMaker must not find the step of a refused report, without a break, until the step counts as closed.
+    pub gone_after: Duration,
     /// How often SageMaker is asked about a stop that is owed.
     pub ask_every: Duration,
     /// How long a claim holds without renewal.
@@ -39,7 +41,8 @@ pub enum Verify {
     /// Those whose message was received before. Where SageMaker does not know or may not be asked, the step is run.
     #[default]
     Redelivered,
-    /// All. Where SageMaker does not know or may not be asked, the step is refused, and its message kept.
+    /// All, and stops before they are believed. What SageMaker does not know is refused, and its message kept; where
+    /// SageMaker may not be asked or does not answer, the message is held and SageMaker asked again.
     Always,
     Never,
 }

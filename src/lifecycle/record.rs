@@ -1,24 +1,26 @@
 //! The durable part of a step's lifecycle, one record for each callback token.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::{ClientRequestToken, Outcome};
-use crate::step::{CallbackToken, ExecutionArn, Step};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step};
 
 /// What the ledger knows of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub token: CallbackToken,
     pub execution: ExecutionArn,
-    /// The URL of the queue that the step's message came from.
-    pub queue: String,
+    /// The queue that the step's message came from.
+    pub queue: QueueUrl,
     /// The handler's name in the configuration; none where no route matched.
     pub handler: Option<String>,
-    pub arguments: Value,
+    /// Null once the step is settled: nothing needs them any more.
+    pub arguments: Arc<Value>,
     pub status: Status,
     /// Who runs or reports it.
     pub owner: Option<WorkerId>,
@@ -32,7 +34,7 @@ pub struct Record {
     pub not_before: Option<Timestamp>,
     /// When the time limit, or that of a deferral, is reached.
     pub deadline: Option<Timestamp>,
-    pub checkpoint: Option<Value>,
+    pub checkpoint: Option<Arc<Value>>,
     pub stop_requested: Option<Stop>,
     /// What was computed; frozen.
     pub outcome: Option<Outcome>,
@@ -45,6 +47,18 @@ pub struct Record {
     /// When the outcome was frozen.
     pub concluded_at: Option<Timestamp>,
     pub settled_at: Option<Timestamp>,
+    /// When the newest Executing message that was taken on was sent, by SQS's clock.
+    #[serde(default)]
+    pub sent: Option<Timestamp>,
+    /// Since when SageMaker has not found the step whose outcome it does not take.
+    #[serde(default)]
+    pub missing_since: Option<Timestamp>,
+    /// What a newer Executing message says of a settled step, until SageMaker has said whether the step waits again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<Returned>,
+    /// How often the token has come back after it was settled.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub returns: u32,
     /// As stored; 0 where the step is known from its message only.
     pub version: u64,
 }
@@ -77,6 +91,14 @@ pub struct Stop {
     pub closed: bool,
 }
 
+/// A token that seems to have come back: pipelines can be tried again, and their steps then wait once more.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Returned {
+    /// When the message was sent, by SQS's clock.
+    pub sent: Timestamp,
+    pub arguments: Arc<Value>,
+}
+
 /// How a step ended; the `outcome` label of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -96,7 +118,7 @@ pub struct WorkerId(pub String);
 impl Record {
     /// What a message says of a step that the ledger does not know.
     #[must_use]
-    pub fn of_message(step: Step, queue: String, handler: Option<String>, now: Timestamp) -> Self {
+    pub fn of_message(step: Step, queue: QueueUrl, handler: Option<String>, now: Timestamp) -> Self {
         Self {
             token: step.token,
             execution: step.execution,
@@ -119,6 +141,10 @@ impl Record {
             first_seen: now,
             concluded_at: None,
             settled_at: None,
+            sent: None,
+            missing_since: None,
+            returned: None,
+            returns: 0,
             version: 0,
         }
     }
@@ -126,7 +152,8 @@ impl Record {
     /// The step as its message described it.
     #[must_use]
     pub fn step(&self) -> Step {
-        Step { token: self.token.clone(), execution: self.execution.clone(), arguments: self.arguments.clone() }
+        let arguments = self.arguments.clone();
+        Step { token: self.token.clone(), execution: self.execution.clone(), arguments }
     }
 }
 
@@ -163,4 +190,9 @@ impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }

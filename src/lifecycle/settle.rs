@@ -1,28 +1,55 @@
-//! What the answer to a report leads to: the step is settled, or SageMaker is asked why it refused.
+//! What the answer to a report leads to: the step is settled, or the report is sent again, or SageMaker is asked why it is not taken.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::machine::{Decision, Here, Transition, later, released};
-use super::{Answer, Effect, Ending, Record, Status};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::machine::{Decision, Transition, later, released};
+use super::{Answer, Effect, Ending, Here, Record, Status, Urgency};
 use crate::backoff::Backoff;
 use crate::outcome::Outcome;
 use crate::seam::{Ending as Closed, Standing};
 
-/// How often in a row SageMaker must not find a step whose report it refused, until the step counts as closed: a listing may lag.
-const NOT_FOUND_ENOUGH: u32 = 3;
-
+/// Soon, then patiently: throttling and outages end by themselves.
+const FAILED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
+/// Somebody has to mend a policy first.
+const DENIED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
 /// A report that SageMaker refuses while the step waits needs somebody to mend something: slow, but never given up.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(5));
+/// After so many failures in a row, the permission may never come, and the step may long be closed: SageMaker is asked.
+const DENIED_OFTEN: u32 = 5;
 
 impl Decision<'_> {
     pub(super) fn report_refused(&self, detail: &str) -> Transition {
-        let record = Record { last_error: Some(detail.to_owned()), ..self.state.record.clone() };
-        let transition = self.write(record).going(Here::Doubting, [Effect::Ask]);
-        Transition { refusals: self.state.refusals + 1, ..transition }
+        let refused = self.knowing(|local| {
+            local.refusals += 1;
+            local.failures = 0;
+        });
+        refused.doubt_report(detail)
+    }
+
+    pub(super) fn report_failed(&self, denied: bool, detail: &str) -> Transition {
+        let failed = self.knowing(|local| local.failures += 1);
+        let failures = failed.local.failures;
+        if denied && failures.is_multiple_of(DENIED_OFTEN) {
+            return failed.doubt_report(detail);
+        }
+        let backoff = if denied { DENIED } else { FAILED };
+        failed.sleep(Some(later(self.view.now, backoff.after(failures, self.view.random))))
+    }
+
+    fn doubt_report(&self, detail: &str) -> Transition {
+        let record = Record { last_error: Some(detail.to_owned()), ..self.record.clone() };
+        Transition { write: self.write(record).write, ..self.ask(Here::Doubting) }
     }
 
     pub(super) fn doubt_answered(&self, answer: &Answer) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
+        if record.status != Status::Concluded {
+            return self.proceed();
+        }
         match answer {
             Answer::Standing(Standing::Closed(how)) => {
                 let as_ours = matches!(
@@ -31,21 +58,36 @@ impl Decision<'_> {
                 );
                 self.settle(record.ending.filter(|_| as_ours).unwrap_or(Ending::SettledElsewhere))
             }
-            Answer::Standing(Standing::NotFound) if self.state.not_found + 1 >= NOT_FOUND_ENOUGH => {
-                self.settle(Ending::SettledElsewhere)
-            }
-            Answer::Standing(Standing::NotFound) => {
-                Transition { not_found: self.state.not_found + 1, ..self.report_later() }
-            }
-            Answer::Standing(Standing::Open { .. }) | Answer::Unknown(_) => {
-                Transition { not_found: 0, ..self.report_later() }
-            }
+            Answer::Standing(Standing::NotFound) => self.missing(),
+            Answer::Standing(Standing::Open { .. }) => self.report_later(None),
+            Answer::Unknown(_) => self.report_later(record.missing_since),
         }
     }
 
-    fn report_later(&self) -> Transition {
-        let wait = REFUSED.after(self.state.refusals, self.view.random);
-        self.sleep(Some(later(self.view.now, wait)))
+    /// Not found is not closed: a listing may lag, a permission or an endpoint may be wrong. But one that stays so is gone.
+    fn missing(&self) -> Transition {
+        let since = match self.record.missing_since {
+            // Where it cannot be found, not to find it says nothing.
+            known if !self.view.own_account => known,
+            Some(since) if later(since, self.view.policy.gone_after) <= self.view.now => {
+                return self.settle(Ending::SettledElsewhere);
+            }
+            Some(since) => Some(since),
+            None => Some(self.view.now),
+        };
+        self.report_later(since).first(Some(Effect::Missing))
+    }
+
+    fn report_later(&self, missing_since: Option<Timestamp>) -> Transition {
+        let wait = match self.local.failures {
+            0 => REFUSED.after(self.local.refusals, self.view.random),
+            denials => DENIED.after(denials, self.view.random),
+        };
+        let sleep = self.sleep(Some(later(self.view.now, wait)));
+        if self.record.missing_since == missing_since {
+            return sleep;
+        }
+        Transition { write: self.write(Record { missing_since, ..self.record.clone() }).write, ..sleep }
     }
 
     pub(super) fn settle(&self, ending: Ending) -> Transition {
@@ -54,8 +96,12 @@ impl Decision<'_> {
             ending: Some(ending),
             settled_at: Some(self.view.now),
             deadline: None,
-            ..released(self.state.record.clone())
+            arguments: Arc::new(Value::Null),
+            checkpoint: None,
+            ..released(self.record.clone())
         };
-        self.write(record).going(Here::Nothing, [Effect::Finish(ending), Effect::Delete])
+        // A settlement that is lost is found out again: the report is the same, and so is what SageMaker says of it.
+        let effects = [Effect::Finish(ending), Effect::Delete];
+        self.write(record).urgent(Urgency::Lazy).going(Here::Nothing, effects)
     }
 }

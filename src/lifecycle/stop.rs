@@ -1,50 +1,92 @@
 //! What a stop leads to, whether the step runs here, elsewhere, nowhere yet, or its execution has ended.
 
-use super::machine::{Decision, Here, Transition, later};
-use super::{Answer, Effect, Ending, Record, Status, Stop, Via};
-use crate::seam::{Ending as Closed, Standing};
+use super::machine::{Decision, Transition, Write, later};
+use super::{Answer, Effect, Here, Record, Status, Stop, Urgency, Verify, Via};
+use crate::seam::Standing;
 use crate::step::StopReason;
 
 impl Decision<'_> {
+    /// A Stopping message is believed, confirmed first, or held with the step that it is about.
+    pub(super) fn stop_delivered(&self) -> Transition {
+        self.stop_delivered_of(self.view.policy.verify == Verify::Always)
+    }
+
+    /// The execution may have been stopped, and retried since.
+    pub(super) fn earlier_stop_delivered(&self) -> Transition {
+        self.stop_delivered_of(true)
+    }
+
+    fn stop_delivered_of(&self, doubtful: bool) -> Transition {
+        let open = matches!(self.record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred);
+        match self.local.here {
+            // Of the time before or after the step came back: what is being asked will tell.
+            Here::Reopening => {
+                let since = self.local.stop_in_doubt.unwrap_or(self.view.now);
+                self.knowing(|local| local.stop_in_doubt = Some(since)).nothing()
+            }
+            _ if open && self.record.stop_requested.is_none() && doubtful => self.doubt_stop(),
+            _ => self.stop_seen(Via::Message),
+        }
+    }
+
     pub(super) fn stop_seen(&self, via: Via) -> Transition {
-        match (self.state.here, self.state.record.status) {
-            (Here::Nothing, Status::Settled | Status::Concluded) => self.proceed(),
+        let watch = via == Via::Watch;
+        match (self.local.here, self.record.status) {
+            // That the execution is stopping does not say that it has such a step.
+            (Here::Verifying | Here::Unverified | Here::Confirming, Status::New)
+                if self.view.policy.verify == Verify::Always =>
+            {
+                self.nothing()
+            }
+            (Here::Nothing, Status::Settled | Status::Concluded | Status::Owed) => self.proceed(),
             (Here::Nothing, Status::New) => {
-                let stop = Some(Stop { at: self.view.now, closed: false });
-                let record = Record { status: Status::Owed, stop_requested: stop, ..self.state.record.clone() };
-                self.write(record).going(Here::Asking, [Effect::CountStop(via), Effect::Ask])
+                self.write(self.owed()).going(Here::Asking, [Effect::CountStop(via), self.question()])
             }
-            (Here::Nothing, Status::Owed) => self.proceed(),
             // A later step of the execution may be the one that is stopped.
-            (Here::Nothing | Here::Queued | Here::Sleeping, Status::Deferred) if via == Via::Watch => {
-                self.to(Here::Confirming, [Effect::Ask])
+            (Here::Nothing | Here::Queued | Here::Sleeping, Status::Deferred) if watch => self.ask(Here::Confirming),
+            (Here::Asking | Here::Confirming, Status::Deferred) if watch => self.to(Here::Confirming, []),
+            (Here::Resuming, _) if watch => self.nothing(),
+            (Here::Nothing | Here::Sleeping, _) if watch && self.resumable() => {
+                self.to(Here::Resuming, [Effect::Ask { confirm_stop: true }])
             }
-            (Here::Asking | Here::Confirming, Status::Deferred) if via == Via::Watch => self.to(Here::Confirming, []),
             _ => self.request_stop(via, false),
         }
     }
 
     /// Records that the step is to end, and has it end as far as that is up to this worker.
     pub(super) fn request_stop(&self, via: Via, closed: bool) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
         let first = record.stop_requested.is_none();
         let stop = record.stop_requested.unwrap_or(Stop { at: self.view.now, closed: false });
         let flagged = Record { stop_requested: Some(Stop { closed: stop.closed || closed, ..stop }), ..record.clone() };
         let count = first.then_some(Effect::CountStop(via));
-        let transition = match (self.state.here, record.status) {
+        let transition = match (self.local.here, record.status) {
             // Another worker of the ledger came first while SageMaker was asked.
-            (Here::Verifying | Here::Asking | Here::Confirming, Status::Settled | Status::Concluded | Status::Owed) => {
+            (
+                Here::Verifying | Here::Unverified | Here::Asking | Here::Confirming | Here::Resuming,
+                Status::Settled | Status::Concluded | Status::Owed,
+            ) => {
                 return self.proceed();
             }
             (_, Status::Settled | Status::Concluded | Status::Owed)
-            | (Here::Cleaning(_) | Here::Winding(StopReason::LeaseLost | StopReason::PipelineStopped), _) => {
+            | (Here::Cleaning(_) | Here::Winding(StopReason::LeaseLost), _) => {
                 return self.nothing();
             }
+            // It is told already. If the ledger does not know, the record was changed before that was written.
+            (Here::Winding(StopReason::PipelineStopped), _) if first => {
+                return self.write(flagged).urgent(Urgency::Along);
+            }
+            (Here::Winding(StopReason::PipelineStopped), _) => return self.nothing(),
             (Here::Running | Here::Winding(_), _) => self.tell(Some(flagged), StopReason::PipelineStopped),
+            // Only the stop is known, and SageMaker has just said that it is true.
+            (Here::Confirming, Status::New) if !self.local.wanted => {
+                let owed = self.write(self.owed());
+                owed.going(Here::Sleeping, [Effect::Wake(self.owed_until())])
+            }
             // Another live worker owns it, and learns of the flag with its next renewal.
             (_, Status::Claimed) if self.foreign_until().is_some() => {
                 let sleep = self.sleep(self.foreign_until());
-                Transition { write: first.then_some(flagged), ..sleep }
+                Transition { write: self.write(flagged).write.filter(|_| first), ..sleep }
             }
             (_, Status::New | Status::Claimed | Status::Waiting | Status::Deferred) => {
                 self.clean_up(flagged, StopReason::PipelineStopped)
@@ -53,71 +95,76 @@ impl Decision<'_> {
         transition.first(count)
     }
 
-    /// A stop is owed for a step that is not known to run anywhere, or an execution has ended under a step.
+    /// Asked about a stop that is owed for a step not known to run anywhere, or about one whose execution has ended.
     pub(super) fn asked(&self, answer: &Answer) -> Transition {
-        let record = &self.state.record;
-        if record.status != Status::Owed {
-            return self.execution_end_answered(answer);
+        match (self.record.status, answer) {
+            (
+                Status::New | Status::Owed | Status::Claimed | Status::Waiting | Status::Deferred,
+                Answer::Standing(Standing::Closed(how)),
+            ) => self.closed(*how),
+            (Status::Owed, _) if self.local.wanted || self.takeover_at() <= self.view.now => self.take(),
+            (Status::Owed, _) => self.sleep(Some(self.owed_until())),
+            _ if self.resumable() => self.resumed(answer),
+            _ => self.proceed(),
         }
-        if matches!(answer, Answer::Standing(Standing::Closed(_))) {
-            return self.settle(Ending::SettledElsewhere);
-        }
-        let takeover = self.takeover_at();
-        if takeover <= self.view.now {
-            return self.take();
-        }
-        self.sleep(Some(takeover.min(later(self.view.now, self.view.policy.ask_every))))
+    }
+
+    /// The debt of a stop, for a step that this ledger has never run.
+    fn owed(&self) -> Record {
+        let stop = Some(Stop { at: self.view.now, closed: false });
+        Record { status: Status::Owed, stop_requested: stop, ..self.record.clone() }
+    }
+
+    /// When to ask next about a stop that is owed.
+    fn owed_until(&self) -> jiff::Timestamp {
+        self.takeover_at().min(later(self.view.now, self.view.policy.ask_every))
+    }
+
+    fn question(&self) -> Effect {
+        Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }
     }
 
     pub(super) fn execution_ended(&self) -> Transition {
-        match (self.state.here, self.state.record.status) {
+        match (self.local.here, self.record.status) {
             (_, Status::Owed | Status::Concluded | Status::Settled)
-            | (Here::Winding(_) | Here::Cleaning(_) | Here::Verifying | Here::Asking | Here::Confirming, _) => {
-                self.nothing()
-            }
-            (Here::Nothing | Here::Sleeping, _) => self.to(Here::Asking, [Effect::Ask]),
-            (Here::Running | Here::Queued | Here::Reporting | Here::Doubting, _) => self.effects([Effect::Ask]),
-        }
-    }
-
-    /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked for in the wrong place.
-    pub(super) fn execution_end_answered(&self, answer: &Answer) -> Transition {
-        match (self.state.here, answer) {
-            (Here::Asking | Here::Queued, _) if self.completed(answer) => self.settle(Ending::SettledElsewhere),
-            // Another worker has taken the claim and deferred the step since: this run ends with its next renewal.
-            (Here::Running, _) if self.completed(answer) => self.nothing(),
-            (Here::Running | Here::Queued | Here::Asking, Answer::Standing(Standing::Closed(_))) => {
-                self.request_stop(Via::Watch, true)
-            }
-            (Here::Asking, _) => self.proceed(),
-            _ => self.nothing(),
+            | (
+                Here::Winding(_)
+                | Here::Cleaning(_)
+                | Here::Verifying
+                | Here::Unverified
+                | Here::Asking
+                | Here::Confirming
+                | Here::Resuming
+                | Here::Reopening,
+                _,
+            ) => self.nothing(),
+            // It is asked about anyway, as often as makes sense.
+            (Here::Sleeping, _) if self.resumable() && self.local.failures > 0 => self.nothing(),
+            (Here::Nothing | Here::Sleeping, _) if self.resumable() => self.ask(Here::Resuming),
+            (Here::Nothing | Here::Sleeping, _) => self.ask(Here::Asking),
+            (here @ (Here::Running | Here::Queued | Here::Reporting | Here::Doubting), _) => self.ask(here),
         }
     }
 
     /// The execution of a deferred step is stopping. The watch asks again where this answer says nothing.
     pub(super) fn stop_confirmed(&self, answer: &Answer) -> Transition {
         match answer {
-            _ if self.completed(answer) => self.settle(Ending::SettledElsewhere),
             Answer::Standing(Standing::Open { .. }) => self.request_stop(Via::Watch, false),
-            Answer::Standing(Standing::Closed(_)) => self.request_stop(Via::Watch, true),
+            Answer::Standing(Standing::Closed(how)) => self.closed(*how),
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.proceed(),
         }
     }
 
-    /// Somebody has completed the deferred step, as was the plan: nothing is left to clean up.
-    fn completed(&self, answer: &Answer) -> bool {
-        self.state.record.status == Status::Deferred
-            && matches!(answer, Answer::Standing(Standing::Closed(Closed::Succeeded | Closed::Failed)))
-    }
-
     pub(super) fn deadline_reached(&self) -> Transition {
-        let record = &self.state.record;
-        match (self.state.here, record.status) {
+        match (self.local.here, self.record.status) {
             (Here::Running, _) => self.tell(None, StopReason::TimeLimit),
             (Here::Nothing | Here::Asking | Here::Confirming, Status::Deferred) if self.overdue() => {
                 self.deferral_over()
             }
-            (Here::Sleeping | Here::Queued, Status::Waiting | Status::Claimed) if self.foreign_until().is_none() => {
+            // One that nobody has said to wait is asked about first.
+            (Here::Sleeping | Here::Queued, Status::Waiting | Status::Claimed)
+                if self.overdue() && self.local.wanted && self.foreign_until().is_none() =>
+            {
                 self.take()
             }
             _ => self.nothing(),
@@ -129,7 +176,9 @@ impl Decision<'_> {
         self.fail(&format!("nobody completed the deferred step within {limit}"))
     }
 
+    /// Telling never waits for the ledger.
     pub(super) fn tell(&self, write: Option<Record>, reason: StopReason) -> Transition {
+        let write = write.map(|record| Write { record, urgency: Urgency::Along });
         Transition { write, ..self.to(Here::Winding(reason), [Effect::Tell(reason)]) }
     }
 }

@@ -1,56 +1,100 @@
 //! What a delivery or a wake leads to: a step is taken on, left alone, or asked about first.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
 use super::conclude::gave_up;
-use super::machine::{Decision, Here, Transition, later};
-use super::{Answer, Effect, Ending, Record, Status, Verify, Via};
-use crate::seam::Standing;
+use super::machine::{Decision, Transition, later};
+use super::{Effect, Here, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
+/// No clock is believed to be off by so much: what is due later still, by a day or by the time limit, is due.
+const LONG_WAIT: Duration = Duration::from_hours(24);
+
 impl Decision<'_> {
-    pub(super) fn work_delivered(&self, redelivered: bool) -> Transition {
-        let record = &self.state.record;
-        let seen = |transition| Transition { work_seen: true, ..transition };
-        match (self.state.here, record.status) {
-            (Here::Nothing, Status::New) => {
+    pub(super) fn work_delivered(&self, receives: u32, sent: Option<Timestamp>, arguments: &Arc<Value>) -> Transition {
+        if let Some(sent) = self.came_back(sent).filter(|_| self.local.idle()) {
+            return self.knowing(|local| local.wanted = true).reopen(sent, arguments);
+        }
+        let step = self.knowing(|local| {
+            local.wanted = true;
+            local.sent = local.sent.max(sent);
+        });
+        match (self.local.here, self.record.status) {
+            (Here::Nothing | Here::Confirming, Status::New) => {
                 let verify = match self.view.policy.verify {
                     Verify::Always => true,
-                    Verify::Redelivered => redelivered,
+                    Verify::Redelivered => receives > 1,
                     Verify::Never => false,
                 };
-                seen(if verify { self.to(Here::Verifying, [Effect::Ask]) } else { self.take() })
+                if verify { step.ask(Here::Verifying) } else { step.take() }
             }
             // The step whose stop is owed has come: it was never run here, and will not be.
-            (Here::Nothing | Here::Asking | Here::Sleeping, Status::Owed) => seen(self.take()),
-            (Here::Nothing, _) => seen(self.proceed()),
-            _ => seen(self.nothing()),
+            (Here::Nothing | Here::Sleeping, Status::Owed) => step.ask(Here::Asking),
+            (Here::Nothing, _) => step.proceed(),
+            // What was asked, or waited for, was whether SageMaker waits for the step. Its message says so.
+            (Here::Resuming | Here::Confirming, Status::Claimed | Status::Waiting) => step.proceed(),
+            (Here::Sleeping, _) if self.resumable() => step.proceed(),
+            _ => step.nothing(),
+        }
+    }
+
+    pub(super) fn foreign_delivered(&self) -> Transition {
+        let why = "the message has this step's token, and names another execution than the step's";
+        self.effects([Effect::RefuseDelivery(why.to_owned())])
+    }
+
+    pub(super) fn woken(&self) -> Transition {
+        match self.local.here {
+            Here::Sleeping => {
+                let mut there = self.proceed();
+                let asks = there.effects.iter().any(|effect| matches!(effect, Effect::Ask { .. }));
+                if self.doubt().is_some() && !asks && !there.local.idle() {
+                    there.effects.push(Effect::Ask { confirm_stop: true });
+                }
+                there
+            }
+            Here::Unverified => self.ask(Here::Verifying),
+            Here::Reopening => self.ask(Here::Reopening),
+            here if self.doubt().is_some() => self.ask(here),
+            // What was in doubt is so no more: another worker of the ledger has decided it.
+            Here::Confirming => self.proceed(),
+            _ => self.nothing(),
         }
     }
 
     /// What to do with a step for which nothing is under way here.
     pub(super) fn proceed(&self) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
         match record.status {
             Status::Settled => self.to(Here::Nothing, [Effect::Delete]),
             Status::Claimed | Status::Concluded if self.foreign_until().is_some() => self.sleep(self.foreign_until()),
             Status::Concluded => self.to(Here::Reporting, [Effect::Report]),
-            Status::Claimed | Status::New => self.take(),
+            Status::Claimed | Status::Waiting if self.resumable() => self.ask(Here::Resuming),
+            Status::New if self.local.wanted => self.take(),
+            // Without its message nobody knows what it is about.
+            Status::New => self.to(Here::Nothing, [Effect::LetGo]),
+            Status::Claimed => self.take(),
             Status::Waiting
-                if record.stop_requested.is_none() && record.not_before > Some(self.view.now) && !self.overdue() =>
+                if record.stop_requested.is_none() && self.not_before() > Some(self.view.now) && !self.overdue() =>
             {
-                self.sleep(record.not_before)
+                self.sleep(self.not_before())
             }
             Status::Waiting => self.take(),
             Status::Deferred if record.stop_requested.is_some() => self.take(),
             Status::Deferred if self.overdue() => self.deferral_over(),
+            Status::Deferred if self.doubt().is_some() => self.ask(Here::Confirming),
             Status::Deferred => self.to(Here::Nothing, [Effect::Delete]),
-            Status::Owed if self.state.work_seen || self.takeover_at() <= self.view.now => self.take(),
-            Status::Owed => self.to(Here::Asking, [Effect::Ask]),
+            Status::Owed => self.ask(Here::Asking),
         }
     }
 
     /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a slot.
     pub(super) fn take(&self) -> Transition {
-        let record = &self.state.record;
+        let record = self.record;
         if record.stop_requested.is_some() {
             return self.clean_up(record.clone(), StopReason::PipelineStopped);
         }
@@ -74,78 +118,39 @@ impl Decision<'_> {
     /// Claims the step and runs it, if it is still to be run: much may have happened while it waited for its slot.
     pub(super) fn start(&self) -> Transition {
         let now = self.proceed();
-        if now.here != Here::Queued {
+        if now.local.here != Here::Queued {
             return now;
         }
-        let mut record = self.leased(self.state.record.clone());
+        let mut record = self.leased(self.record.clone());
         record.attempt += u32::from(!self.goes_on());
         record.status = Status::Claimed;
         record.resume = false;
         record.not_before = None;
-        record.deadline = record.deadline.or(Some(later(self.view.now, self.view.policy.time_limit)));
+        let limit = later(self.view.now, self.view.policy.time_limit);
+        record.deadline = Some(record.deadline.map_or(limit, |deadline| deadline.min(limit)));
         self.write(record).going(Here::Running, [Effect::Run])
     }
 
     /// The next run goes on with the last attempt, which was given back, or which this very process claimed and does not run: the
     /// claim was lost, or the ledger's word that it was made.
     fn goes_on(&self) -> bool {
-        self.state.record.resume || self.state.record.status == Status::Claimed && self.is_mine()
+        self.record.resume || self.record.status == Status::Claimed && self.is_mine()
+    }
+
+    /// No wait is longer than the time limit, which would end it: a clock was wrong that set one much further ahead.
+    fn not_before(&self) -> Option<Timestamp> {
+        let most = later(self.view.now, self.view.policy.time_limit.max(LONG_WAIT));
+        self.record.not_before.filter(|at| *at <= most)
     }
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
         let mut record = self.leased(record);
         record.status = Status::Claimed;
         record.not_before = None;
+        if reason == StopReason::PipelineStopped {
+            // Whoever told the run may not have waited until that was on record.
+            record.stop_requested.get_or_insert(Stop { at: self.view.now, closed: false });
+        }
         self.write(record).going(Here::Cleaning(reason), [Effect::CleanUp(reason)])
-    }
-
-    pub(super) fn verified(&self, answer: &Answer) -> Transition {
-        if self.state.record.status != Status::New {
-            // Another worker of the ledger has taken it since it was asked about.
-            return self.proceed();
-        }
-        match answer {
-            Answer::Standing(Standing::Open { queue_url: Some(url), .. })
-                if !same_queue(url.as_str(), &self.state.record.queue) =>
-            {
-                self.to(Here::Nothing, [Effect::Refuse("SageMaker waits for this step on another queue".to_owned())])
-            }
-            Answer::Standing(Standing::Open { stopping: true, .. }) => self.request_stop(Via::Watch, false),
-            Answer::Standing(Standing::Open { .. }) => self.take(),
-            Answer::Standing(Standing::Closed(_)) => self.settle(Ending::SettledElsewhere),
-            Answer::Standing(Standing::NotFound) => self.unverified("SageMaker knows no such step"),
-            Answer::Unknown(why) => self.unverified(why),
-        }
-    }
-
-    pub(super) fn unverified(&self, why: &str) -> Transition {
-        match self.view.policy.verify {
-            Verify::Always => {
-                self.to(Here::Nothing, [Effect::Refuse(format!("the step could not be verified: {why}"))])
-            }
-            Verify::Redelivered | Verify::Never => self.take(),
-        }
-    }
-}
-
-/// Whether two queue URLs name one queue; hosts may differ (endpoints of a VPC, legacy names), account and name may not.
-fn same_queue(one: &str, other: &str) -> bool {
-    let tail = |url: &str| {
-        let mut parts = url.trim_end_matches('/').rsplit('/').map(str::to_owned);
-        (parts.next(), parts.next())
-    };
-    tail(one) == tail(other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same_queue;
-
-    #[test]
-    fn queues_are_told_apart_by_account_and_name_not_by_host() {
-        let one = "https://sqs.us-east-1.amazonaws.com/123456789012/q";
-        assert!(same_queue(one, "https://queue.amazonaws.com/123456789012/q/"));
-        assert!(!same_queue(one, "https://sqs.us-east-1.amazonaws.com/123456789012/r"));
-        assert!(!same_queue(one, "https://sqs.us-east-1.amazonaws.com/210987654321/q"));
     }
 }

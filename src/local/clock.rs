@@ -1,6 +1,8 @@
 //! The endpoint's time: the wall clock's at its start, carried on by `tokio::time`, so that tests can pause and move it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -10,11 +12,13 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
-/// Tells [`Time`].
-#[derive(Clone, Copy, Debug)]
+/// Tells [`Time`]; its clones tell the same.
+#[derive(Clone, Debug)]
 pub struct Clock {
     epoch: Time,
     started: Instant,
+    /// Milliseconds that have passed while `tokio::time` stood still.
+    skipped: Arc<AtomicU64>,
 }
 
 impl Time {
@@ -69,16 +73,26 @@ impl Clock {
 
     /// A clock that begins at a time of one's choice.
     pub fn start_at(epoch: Time) -> Self {
-        Self { epoch, started: Instant::now() }
+        Self { epoch, started: Instant::now(), skipped: Arc::default() }
     }
 
     pub fn now(&self) -> Time {
-        self.epoch.plus(self.started.elapsed())
+        self.epoch.plus(self.started.elapsed() + self.skipped())
+    }
+
+    /// Lets time pass for which `tokio::time` stands still, as it does while a client's machine is suspended. Who waits for a moment
+    /// that is skipped waits on until `tokio::time` has come there.
+    pub fn skip(&self, duration: Duration) {
+        self.skipped.fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    fn skipped(&self) -> Duration {
+        Duration::from_millis(self.skipped.load(Ordering::SeqCst))
     }
 
     /// The moment to sleep until; when it has come, [`now`](Self::now) is at least `time`.
     pub fn instant(&self, time: Time) -> Instant {
-        self.started + time.since(self.epoch)
+        self.started + time.since(self.epoch).saturating_sub(self.skipped())
     }
 }
 
@@ -93,6 +107,14 @@ mod tests {
         tokio::time::sleep_until(clock.instant(later)).await;
         assert!(clock.now() >= later);
         assert!(clock.now().since(later) <= Duration::from_millis(2), "the clock ran on to {}", clock.now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_is_skipped_has_passed() {
+        let clock = Clock::start_at(Time::from_millis(1_700_000_000_000));
+        clock.clone().skip(Duration::from_secs(3_600));
+        assert_eq!(clock.now(), Time::from_millis(1_700_003_600_000));
+        assert!(clock.instant(clock.now()) <= Instant::now());
     }
 
     #[test]

@@ -86,6 +86,11 @@ pub enum EventKind {
         execution: Arc<str>,
         request_token: String,
     },
+    /// Its failed and stopped steps are started again.
+    ExecutionRetried {
+        execution: Arc<str>,
+        request_token: String,
+    },
     /// `status` is `Succeeded`, `Failed` or `Stopped`.
     ExecutionEnded {
         execution: Arc<str>,

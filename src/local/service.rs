@@ -432,6 +432,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_retried_execution_asks_for_its_failed_step_again_with_the_same_token_or_a_fresh_one() {
+        use crate::local::undocumented::RetriedToken;
+        for (retried_token, same) in [(RetriedToken::Fresh, false), (RetriedToken::Same, true)] {
+            let undocumented = Undocumented { retried_token, ..Undocumented::default() };
+            let bench = Bench::new(Options { undocumented, ..Options::default() }).await;
+            let arn = bench.start().await;
+            let first = bench.step_messages().await[0]["token"].clone();
+            let retry = json!({"PipelineExecutionArn": arn, "ClientRequestToken": REQUEST_TOKEN});
+            let too_soon = bench.sagemaker("RetryPipelineExecution", retry.clone()).await.expect_err("it runs");
+            assert_eq!(too_soon.code, "ConflictException");
+            let fail = |token: &Value| json!({"CallbackToken": token, "FailureReason": "broken", "ClientRequestToken": REQUEST_TOKEN});
+            bench.sagemaker("SendPipelineExecutionStepFailure", fail(&first)).await.expect("accepted");
+            assert_eq!(bench.status(&arn).await, "Failed");
+            for _ in 0..2 {
+                let retried = bench.sagemaker("RetryPipelineExecution", retry.clone()).await.expect("retried");
+                assert_eq!(retried["PipelineExecutionArn"], json!(arn));
+            }
+            assert_eq!(bench.status(&arn).await, "Executing");
+            let messages = bench.step_messages().await;
+            assert_eq!((messages.len(), messages[0]["token"] == first), (1, same));
+            assert_eq!(messages[0]["arguments"], json!({"n": 1}));
+            let again = bench.sagemaker("SendPipelineExecutionStepFailure", fail(&first)).await;
+            assert!(again.is_ok(), "an equal answer is taken, or was seen before: {again:?}");
+            assert_eq!(bench.status(&arn).await, if same { "Failed" } else { "Executing" });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_stopping_message_comes_as_often_and_as_late_as_it_is_told_to() {
         use crate::local::undocumented::StoppingMessage;
         for (stopping_message, messages) in

@@ -26,6 +26,11 @@ pub struct Undocumented {
     pub failure_while_stopping: FailureWhileStopping,
     /// What becomes of the other steps when one fails.
     pub failed_step: FailedStep,
+    /// The callback token of a step that is started again because its execution is retried.
+    pub retried_token: RetriedToken,
+    /// An answer to a step that was started again with the same token, where it equals the answer to the round before, the
+    /// client request token too.
+    pub repeated_answer: RepeatedAnswer,
     /// How often a step that is stopped is told so.
     pub stopping_message: StoppingMessage,
     /// How long after the stop its message becomes visible, at most 15 minutes.
@@ -35,6 +40,8 @@ pub struct Undocumented {
     pub outputs_in_arguments: OutputsInArguments,
     /// What `DeleteMessage` does with a handle from an earlier receive; either way it reports success.
     pub old_receipt: OldReceipt,
+    /// What a batch comes to that names one receipt handle twice.
+    pub twice_in_a_batch: TwiceInABatch,
     /// The error of `ChangeMessageVisibility` where the message's visibility timeout is over but nobody received it since.
     pub lapsed_receipt: LapsedReceipt,
 }
@@ -99,6 +106,26 @@ pub enum FailedStep {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub enum RetriedToken {
+    /// Another one; the one before is unknown from then on.
+    #[default]
+    Fresh,
+    /// The one that it had.
+    Same,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepeatedAnswer {
+    /// The step ends with it.
+    #[default]
+    Taken,
+    /// The answer to the first request is given again, and the step goes on waiting.
+    Replayed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StoppingMessage {
     #[default]
     Once,
@@ -124,6 +151,16 @@ pub enum OldReceipt {
     Ignored,
     /// The message is deleted all the same.
     Deletes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TwiceInABatch {
+    /// It is refused as a whole: `BatchEntryIdsNotDistinct`.
+    #[default]
+    Refused,
+    /// Each entry is done.
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -32,6 +32,10 @@ const PICKUP_SECONDS: [f64; 14] =
 /// From a commit that others waited with to a disk that is about to fail.
 const COMMIT_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// The kinds of steps that wait for a slot.
+const NEW: &str = "new";
+const RESUMED: &str = "resumed";
+
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
@@ -52,11 +56,17 @@ pub struct Metrics {
     messages_held: Gauge,
     tasks: Gauge,
     messages_unreadable: Family<Labels<1>, Counter>,
+    reports_not_found: Family<Labels<1>, Counter>,
+    steps_without_message: Family<Labels<1>, Gauge>,
+    steps_queued: Family<Labels<2>, Gauge>,
+    cleanups_waiting: Family<Labels<1>, Gauge>,
+    reports_waiting: Family<Labels<1>, Gauge>,
     heartbeats_failed: Counter,
     stops: Family<Labels<1>, Counter>,
     stop_watch_interval: Gauge<f64, std::sync::atomic::AtomicU64>,
     ledger_commit: Histogram,
     ledger_failing: Gauge,
+    clock_set: Counter,
 }
 
 impl Metrics {
@@ -108,6 +118,27 @@ impl Metrics {
                 "Received messages that are no callback step's, left to the queue's redrive policy",
                 Family::default(),
             ),
+            reports_not_found: add.plain(
+                "reports_not_found",
+                "Reports that were refused for a step that SageMaker does not find",
+                Family::default(),
+            ),
+            steps_without_message: add.plain(
+                "steps_without_message",
+                "Steps that nobody runs and whose message has not come back, on a queue that other workers read, too",
+                Family::default(),
+            ),
+            steps_queued: add.plain(
+                "steps_queued",
+                "Steps that wait for a slot: new ones, and those that ran before",
+                Family::default(),
+            ),
+            cleanups_waiting: add.plain("cleanups_waiting", "Cleanups that wait for others to end", Family::default()),
+            reports_waiting: add.plain(
+                "reports_waiting",
+                "Outcomes that wait for other reports under way before they are sent",
+                Family::default(),
+            ),
             heartbeats_failed: add.plain(
                 "heartbeats_failed",
                 "Messages that a heartbeat could not keep invisible",
@@ -129,6 +160,11 @@ impl Metrics {
                 "1 while the ledger cannot be written, so that no new step is taken",
                 Gauge::default(),
             ),
+            clock_set: add.plain(
+                "clock_set",
+                "How often the wall clock was found to have been set while we ran",
+                Counter::default(),
+            ),
             registry,
         };
         for via in ["message", "watch", "ledger"] {
@@ -139,7 +175,15 @@ impl Metrics {
 
     /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first happens is what alerts miss.
     pub fn expect_queue(&self, queue: &str) {
-        drop(self.messages_unreadable.get_or_create(&queue_label(queue)));
+        let label = queue_label(queue);
+        drop(self.messages_unreadable.get_or_create(&label));
+        drop(self.reports_not_found.get_or_create(&label));
+        for gauge in [&self.steps_without_message, &self.cleanups_waiting, &self.reports_waiting] {
+            drop(gauge.get_or_create(&label));
+        }
+        for kind in [NEW, RESUMED] {
+            drop(self.steps_queued.get_or_create(&kind_labels(queue, kind)));
+        }
     }
 
     /// The same for a handler that a queue's steps may run.
@@ -213,8 +257,40 @@ impl Metrics {
         self.messages_unreadable.get_or_create(&queue_label(queue)).inc();
     }
 
-    pub fn heartbeat_failed(&self) {
-        self.heartbeats_failed.inc();
+    /// A report was refused, and SageMaker does not find its step.
+    pub fn report_not_found(&self, queue: &str) {
+        self.reports_not_found.get_or_create(&queue_label(queue)).inc();
+    }
+
+    /// One call that could not keep this many messages invisible.
+    pub fn heartbeat_failed(&self, messages: usize) {
+        self.heartbeats_failed.inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
+    }
+
+    /// The wall clock was set.
+    pub fn clock_set(&self) {
+        self.clock_set.inc();
+    }
+
+    /// Steps that are not started, as their message has not come back and other workers may have it.
+    pub fn set_steps_without_message(&self, queue: &str, steps: usize) {
+        set(&self.steps_without_message.get_or_create(&queue_label(queue)), steps);
+    }
+
+    /// Steps that wait for a slot: those that never ran, and those that go on.
+    pub fn set_steps_queued(&self, queue: &str, new: usize, resumed: usize) {
+        set(&self.steps_queued.get_or_create(&kind_labels(queue, NEW)), new);
+        set(&self.steps_queued.get_or_create(&kind_labels(queue, RESUMED)), resumed);
+    }
+
+    /// Cleanups that wait for others to end.
+    pub fn set_cleanups_waiting(&self, queue: &str, cleanups: usize) {
+        set(&self.cleanups_waiting.get_or_create(&queue_label(queue)), cleanups);
+    }
+
+    /// Outcomes that wait for other reports under way.
+    pub fn set_reports_waiting(&self, queue: &str, reports: usize) {
+        set(&self.reports_waiting.get_or_create(&queue_label(queue)), reports);
     }
 
     /// A stop was noticed: by `message`, `watch` or `ledger`.
@@ -289,6 +365,10 @@ fn outcome_labels(queue: &str, handler: &str, outcome: &str) -> Labels<3> {
     [queue, handler, ("outcome", outcome.to_owned().into())]
 }
 
+fn kind_labels(queue: &str, kind: &'static str) -> Labels<2> {
+    [("queue", queue.to_owned().into()), ("kind", kind.into())]
+}
+
 fn queue_label(queue: &str) -> Labels<1> {
     [("queue", queue.to_owned().into())]
 }
@@ -356,11 +436,37 @@ mod tests {
             lines(&metrics, "callbackd_messages_unreadable_total{"),
             ["callbackd_messages_unreadable_total{queue=\"q\"} 0"]
         );
+        for of_queue in ["reports_not_found_total", "steps_without_message", "cleanups_waiting", "reports_waiting"] {
+            assert_eq!(value(&metrics, &format!("callbackd_{of_queue}{{queue=\"q\"}}")), 0.0, "{of_queue}");
+        }
+        assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
         assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
-        for single in ["callbackd_reports_pending", "callbackd_heartbeats_failed_total", "callbackd_ledger_failing"] {
+        for single in [
+            "callbackd_reports_pending",
+            "callbackd_heartbeats_failed_total",
+            "callbackd_ledger_failing",
+            "callbackd_clock_set_total",
+        ] {
             assert_eq!(value(&metrics, single), 0.0, "{single}");
         }
+    }
+
+    #[test]
+    fn a_call_that_fails_counts_each_of_its_messages() {
+        let metrics = Metrics::new();
+        metrics.heartbeat_failed(10);
+        metrics.heartbeat_failed(1);
+        assert_eq!(value(&metrics, "callbackd_heartbeats_failed_total"), 11.0);
+    }
+
+    #[test]
+    fn what_waits_is_as_many_as_was_last_told() {
+        let metrics = Metrics::new();
+        metrics.set_steps_queued("q", 3, 4);
+        metrics.set_steps_queued("q", 0, 5);
+        assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"new\"}"), 0.0);
+        assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"resumed\"}"), 5.0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
@@ -21,7 +22,7 @@ use futures_util::stream::FuturesUnordered;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,11 +52,61 @@ pub trait Source: Send + Sync {
     /// `/readyz`: whether it takes and answers steps now.
     fn readiness(&self) -> Vec<Check>;
 
-    /// `/steps`: what the ledger holds, or one line on why it cannot be read.
-    fn steps(&self) -> BoxFuture<'_, Result<Value, String>>;
+    /// `/steps`: a page of what the ledger holds.
+    fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>>;
+
+    /// `/steps/TOKEN`: all that the ledger holds of one step.
+    fn step<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Value, Problem>>;
 
     /// Called before `/metrics` is rendered, to set the gauges that are not kept up to date on the way.
     fn refresh(&self, _metrics: &Metrics) {}
+}
+
+/// Which steps `/steps` is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepsQuery {
+    /// In one of these, separated by commas.
+    pub status: Option<String>,
+    pub pipeline: Option<String>,
+    pub handler: Option<String>,
+    /// At most so many.
+    pub limit: Option<usize>,
+    /// Behind another page: what its `Link` says.
+    pub after: Option<String>,
+}
+
+/// A page of steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steps {
+    /// Without arguments and checkpoints, which may be large.
+    pub rows: Vec<Value>,
+    /// Where the next page begins, if there may be one.
+    pub next: Option<String>,
+}
+
+/// Why a question is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    reason: String,
+}
+
+impl Problem {
+    /// The question is wrong.
+    pub fn bad(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: reason.into() }
+    }
+
+    /// There is no such thing.
+    pub fn not_found(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, reason: reason.into() }
+    }
+
+    /// It may be answered later.
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, reason: reason.into() }
+    }
 }
 
 /// One thing that is well or not.
@@ -175,13 +226,14 @@ fn router(shared: Shared) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/steps", get(steps))
+        .route("/steps/{token}", get(step))
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
 }
 
 async fn index() -> Response {
-    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it takes steps\n/metrics  for Prometheus\n/steps    what its ledger holds\n";
+    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it takes steps\n/metrics  for Prometheus\n/steps    what its ledger holds; /steps/TOKEN one step\n";
     answer(StatusCode::OK, "text/plain; charset=utf-8", text)
 }
 
@@ -201,12 +253,62 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn steps(State(shared): State<Shared>) -> Response {
-    match timeout(PATIENCE, shared.source.steps()).await {
-        Ok(Ok(steps)) => json_answer(StatusCode::OK, &steps),
-        Ok(Err(reason)) => problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
-        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("the ledger did not answer within {PATIENCE:?}")),
+async fn steps(State(shared): State<Shared>, query: Result<Query<StepsQuery>, QueryRejection>) -> Response {
+    let Query(query) = match query {
+        Ok(query) => query,
+        Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let asked = query.clone();
+    match in_time(shared.source.steps(query)).await {
+        Ok(Steps { rows, next }) => {
+            let mut response = json_answer(StatusCode::OK, &Value::Array(rows));
+            let link = next.map(|next| format!("<{}>; rel=\"next\"", following(&asked, &next)));
+            if let Some(Ok(link)) = link.map(|link| HeaderValue::from_str(&link)) {
+                response.headers_mut().insert(header::LINK, link);
+            }
+            response
+        }
+        Err(Problem { status, reason }) => problem(status, &reason),
     }
+}
+
+async fn step(State(shared): State<Shared>, Path(token): Path<String>) -> Response {
+    match in_time(shared.source.step(&token)).await {
+        Ok(step) => json_answer(StatusCode::OK, &step),
+        Err(Problem { status, reason }) => problem(status, &reason),
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let late = |_| Problem::unavailable(format!("the ledger did not answer within {PATIENCE:?}"));
+    timeout(PATIENCE, answer).await.map_err(late)?
+}
+
+/// The address of the page that begins at `next`.
+fn following(query: &StepsQuery, next: &str) -> String {
+    let limit = query.limit.map(|limit| limit.to_string());
+    let parts = [
+        ("status", query.status.as_deref()),
+        ("pipeline", query.pipeline.as_deref()),
+        ("handler", query.handler.as_deref()),
+        ("limit", limit.as_deref()),
+        ("after", Some(next)),
+    ];
+    let given: Vec<String> = parts
+        .into_iter()
+        .filter_map(|(name, value)| value.map(|value| format!("{name}={}", percent_encoded(value))))
+        .collect();
+    format!("/steps?{}", given.join("&"))
+}
+
+/// As a value in an address: all but unreserved characters (RFC 3986) as their bytes.
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 async fn unknown() -> Response {
@@ -309,11 +411,18 @@ mod tests {
             self.checks.lock().expect("not poisoned").clone()
         }
 
-        fn steps(&self) -> BoxFuture<'_, Result<Value, String>> {
-            Box::pin(async {
+        fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
+            Box::pin(async move {
                 self.asked.notify_one();
                 self.may_answer.notified().await;
-                Ok(json!([{ "token": "abcdefghij" }]))
+                let next = query.limit.map(|_| "b c".to_owned());
+                Ok(Steps { rows: vec![json!({ "token": "abcdefghij", "after": query.after })], next })
+            })
+        }
+
+        fn step<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Value, Problem>> {
+            Box::pin(async move {
+                if token == "abcdefghij" { Ok(json!({ "token": token })) } else { Err(Problem::not_found("none")) }
             })
         }
 

@@ -34,7 +34,15 @@ pub enum Observation<'a> {
     Unreadable {
         queue: &'a str,
     },
-    HeartbeatFailed,
+    /// A report was refused, and SageMaker does not find its step.
+    ReportNotFound {
+        queue: &'a str,
+    },
+    /// A call could not keep this many messages invisible.
+    HeartbeatFailed {
+        queue: &'a str,
+        messages: usize,
+    },
     /// A stop was noticed: by `message`, `watch` or `ledger`.
     Stop {
         via: &'static str,
@@ -44,6 +52,8 @@ pub enum Observation<'a> {
     },
     LedgerFailing(bool),
     StopWatchInterval(Duration),
+    /// The wall clock was set while we ran.
+    ClockSet,
 }
 
 /// Who is told of what metrics count. Called on the hot path: it must not block.

@@ -4,6 +4,7 @@
 //! policy decides.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -19,7 +20,7 @@ pub struct Step {
     pub token: CallbackToken,
     pub execution: ExecutionArn,
     /// Any JSON; an empty object where the message has none.
-    pub arguments: Value,
+    pub arguments: Arc<Value>,
 }
 
 /// What a queue message asks for.
@@ -65,8 +66,8 @@ impl Message {
             token: token.parse().map_err(|InvalidToken(quoted)| Unreadable::Token(quoted))?,
             execution: execution.parse().map_err(|InvalidArn(quoted)| Unreadable::Execution(quoted))?,
             arguments: match fields.arguments {
-                None | Some(Value::Null) => Value::Object(Map::new()),
-                Some(arguments) => arguments,
+                None | Some(Value::Null) => Arc::new(Value::Object(Map::new())),
+                Some(arguments) => Arc::new(arguments),
             },
         };
         match fields.status {
@@ -75,6 +76,23 @@ impl Message {
             Some(Value::String(status)) if status.eq_ignore_ascii_case("stopping") => Ok(Self::Stop(step)),
             Some(other) => Err(Unreadable::Status(Quoted::new(&other.to_string()))),
         }
+    }
+
+    /// The body that says the same, with SageMaker's own keys.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        let status = match self {
+            Self::Work(_) => "Executing",
+            Self::Stop(_) => "Stopping",
+        };
+        let Step { token, execution, arguments } = self.step();
+        serde_json::json!({
+            "token": token.as_str(),
+            "pipelineExecutionArn": execution.as_str(),
+            "arguments": arguments,
+            "status": status,
+        })
+        .to_string()
     }
 
     /// The step that the message is about.
@@ -178,7 +196,15 @@ mod tests {
     fn keys_match_without_regard_to_case_and_status_may_be_absent() {
         let parsed = Message::parse(&body(&json!("abcdefghij"), &json!(ARN), r#","Arguments":null,"x":[1]"#));
         let Ok(Message::Work(step)) = parsed else { panic!("{parsed:?}") };
-        assert_eq!(step.arguments, json!({}));
+        assert_eq!(*step.arguments, json!({}));
+    }
+
+    #[test]
+    fn a_message_reads_back_from_the_body_that_says_the_same() {
+        for text in [EXECUTING, STOPPING] {
+            let message = Message::parse(text).expect("message");
+            assert_eq!(Message::parse(&message.to_body()), Ok(message));
+        }
     }
 
     #[test]

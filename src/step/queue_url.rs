@@ -164,22 +164,21 @@ impl FromStr for QueueUrl {
 
 /// A host name, an IPv4 address or a bracketed IPv6 one, and a port or none.
 fn is_authority(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let Some((address, after)) = rest.split_once(']') else { return false };
-            if address.parse::<std::net::Ipv6Addr>().is_err() {
-                return false;
-            }
-            ("", after)
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let (is_host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        // Whoever connects reads it whole.
+        Some(Some((address, port))) => (
+            address.contains(':') && address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte)),
+            port,
+        ),
+        Some(None) => (false, ""),
+        None => {
+            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (host.split('.').all(is_label), port)
         }
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    let has_host = text.starts_with('[')
-        || host.split('.').all(|label| {
-            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        });
-    let has_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-    has_host && has_port
+    is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 fn is_port(text: &str) -> bool {
@@ -429,7 +428,10 @@ mod tests {
 
     #[test]
     fn equality_order_and_hash_are_those_of_the_text() {
-        let (one, again) = (url("https://sqs.us-east-1.amazonaws.com/123456789012/q"), url("https://queue.amazonaws.com/123456789012/q"));
+        let (one, again) = (
+            url("https://sqs.us-east-1.amazonaws.com/123456789012/q"),
+            url("https://queue.amazonaws.com/123456789012/q"),
+        );
         assert_ne!(one, again);
         assert_eq!(one, url("https://SQS.us-east-1.amazonaws.com/123456789012/q/"));
         assert_eq!(one.cmp(&again), one.as_str().cmp(again.as_str()));

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use crate::moto::Queue;
 use crate::sagemaker::{FAILURE, Fault, SUCCESS};
-use crate::scene::{Scene, until};
+use crate::scene::{Scene, random_token, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_exits_with_0_succeeds_its_step_with_its_outputs() {
@@ -94,6 +95,32 @@ async fn a_message_received_before_whose_step_is_closed_is_deleted_and_not_run()
     scene.queue_is_empty().await;
     assert!(scene.runs().is_empty());
     assert!(scene.sagemaker.reports(&step.token).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_message_is_on_two_queues_is_run_and_answered_once() {
+    let scene = Scene::new("until_there gate").await;
+    let other = Queue::create(&format!("sagemaker-{}", random_token())).await;
+    let step = scene.step_sent().await;
+    other.send(&step.executing()).await;
+    let _daemon = scene.start(&scene.config().beside(&other.url));
+    until("both are held", async || scene.queue.invisible().await == 1 && other.invisible().await == 1).await;
+    // Both are kept invisible, each by its own receipt handle.
+    let kept = || {
+        let exchanges = scene.to_sqs.exchanges();
+        let kept = exchanges.iter().filter(|exchange| exchange.operation == "changemessagevisibilitybatch");
+        let of = |url: &str| kept.clone().filter(|exchange| exchange.request["QueueUrl"] == url).count();
+        (of(&scene.queue.url), of(&other.url))
+    };
+    until("both are kept", async || kept().0 >= 3 && kept().1 >= 3).await;
+    assert_eq!(scene.to_sqs.received().len(), 2, "neither came back");
+    scene.open("gate");
+    scene.answered_once(&step).await;
+    until("the other queue is empty", async || other.is_empty().await).await;
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+    for exchange in scene.to_sqs.exchanges().iter().filter(|exchange| exchange.request["Entries"].is_array()) {
+        assert!(exchange.answer["Failed"].as_array().is_none_or(Vec::is_empty), "each queue has its own: {exchange:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,8 @@ const CLEANUP: &str = "[ -e $FOLDER/pid ] && alive $(cat $FOLDER/pid) && echo $$
 fn config(scene: &Scene, story: Story) -> Config {
     let config = scene.config().with("handlers.job.max_attempts", 5);
     match story {
+        // Old records are looked for after a tenth of it.
+        Story::Success => config.with("ledger.retention", "1m"),
         Story::Long => config.with("queues.0.repost_after", "10s"),
         Story::Deferred => config.with("handlers.job.settings.deferred", true),
         _ => config,

@@ -50,15 +50,35 @@ impl Config {
     /// Sets one key, named by its path: `queues.0.concurrency`, `handlers.job.max_attempts`.
     pub fn with(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
         let (parent, key) = path.rsplit_once('.').expect("a section and a key");
-        let mut place = self.0.get_mut(parent.split('.').next().expect("a section")).expect("a section that is there");
-        for part in parent.split('.').skip(1) {
+        self.table(parent).insert(key.to_owned(), value.into());
+        self
+    }
+
+    fn table(&mut self, path: &str) -> &mut Table {
+        let mut place = self.0.get_mut(path.split('.').next().expect("a section")).expect("a section that is there");
+        for part in path.split('.').skip(1) {
             let next = match part.parse::<usize>() {
                 Ok(at) => place.get_mut(at),
                 Err(_) => place.get_mut(part),
             };
             place = next.unwrap_or_else(|| panic!("{path} has no {part}"));
         }
-        place.as_table_mut().expect("a table").insert(key.to_owned(), value.into());
+        place.as_table_mut().expect("a table")
+    }
+
+    /// Takes one key out.
+    pub fn without(mut self, path: &str) -> Self {
+        let (parent, key) = path.rsplit_once('.').expect("a section and a key");
+        self.table(parent).remove(key);
+        self
+    }
+
+    /// With a second queue that is set like the first.
+    pub fn beside(mut self, queue_url: &str) -> Self {
+        let queues = self.0["queues"].as_array_mut().expect("an array of tables");
+        let mut other = queues[0].clone();
+        other.as_table_mut().expect("a table").insert("url".to_owned(), queue_url.into());
+        queues.push(other);
         self
     }
 
@@ -195,6 +215,36 @@ impl Daemon {
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let (_, text) = self.status("/metrics").await?;
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// The sum of a metric over all its labels; nothing where it has no series.
+    pub async fn sum(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.status("/metrics").await?;
+        let of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values: Vec<f64> =
+            text.lines().filter(of_it).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// The lines of its own log at this level or worse, of those that bear `part`.
+    pub fn complaints(&self, levels: &[&str], part: &str) -> Vec<Value> {
+        let mut log = File::open(&self.log).expect("the log is readable");
+        log.seek(SeekFrom::Start(self.log_begins)).expect("it is a file");
+        let lines = BufReader::new(log).lines().map_while(Result::ok).filter(|line| line.contains(part));
+        let lines = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        lines.filter(|line| levels.contains(&line["level"].as_str().unwrap_or_default())).collect()
+    }
+
+    /// A figure in kilobytes of `/proc/PID/status`: `VmRSS`, or `VmHWM`, its peak.
+    pub fn memory(&self, figure: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is alive");
+        let line = status.lines().find_map(|line| line.strip_prefix(figure)).expect("such a line");
+        line.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("a number")
+    }
+
+    /// The peak begins anew at what is resident now.
+    pub fn forget_the_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("it is ours");
     }
 
     pub async fn steps(&self) -> Option<Value> {

@@ -81,6 +81,9 @@ fn of_sqs(exchanges: &[Exchange], events: &mut Events) {
 
 fn of_sagemaker(scene: &Scene, step: &Step, events: &mut Events) {
     let accepted = scene.sagemaker.accepted(&step.token);
+    if let Some(at) = scene.sagemaker.stopped(&step.arn) {
+        events.push((wall(at), Seen::Stopping { token: step.token.clone() }));
+    }
     for report in scene.sagemaker.reports(&step.token) {
         let same = |taken: &Request| taken.operation == report.operation && taken.body == report.body;
         let accepted = accepted.as_ref().is_some_and(|taken| same(taken) && taken.at <= report.at);

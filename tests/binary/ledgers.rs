@@ -4,6 +4,8 @@ use std::fs;
 #[cfg(debug_assertions)]
 use std::os::unix::process::ExitStatusExt;
 
+use rusqlite::Connection;
+
 use crate::history::judge;
 use crate::scene::{Scene, until};
 
@@ -112,4 +114,67 @@ async fn a_ledger_that_is_torn_is_refused_and_nothing_is_run_on_it() {
     fs::write(&path, whole).expect("the folder is writable");
     let _daemon = scene.start(&config);
     scene.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_another_process_holds_the_write_lock_runs_are_told_of_stops_and_limits() {
+    let run = "trap 'echo $STEP_TOKEN >> $FOLDER/told; exit 143' TERM; echo >> $FOLDER/ready; sleep 300 & wait";
+    let scene = Scene::new(run).await;
+    let steps = [scene.step_sent().await, scene.step_sent().await];
+    let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "15s"));
+    until("both run", async || scene.lines("ready").len() == 2).await;
+    let other = Connection::open(scene.ledger()).expect("a ledger");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the lock is free at times");
+    scene.stop(&steps[0]).await;
+    until("the stop is told", async || !scene.lines("told").is_empty()).await;
+    assert_eq!(scene.lines("told"), [steps[0].token.as_str()]);
+    until("the time limit is told", async || scene.lines("told").len() == 2).await;
+    assert!(scene.sagemaker.reports(&steps[0].token).is_empty(), "what is not frozen is not sent");
+    other.execute_batch("ROLLBACK").expect("it is held");
+    for (step, reason) in steps.iter().zip(["the pipeline was stopped", "time limit of 15s"]) {
+        let told = scene.answer(step).await.reason();
+        assert!(told.contains(reason), "{told}");
+    }
+    scene.queue_is_empty().await;
+    let mut cleanups = [steps[0].cleaned("pipeline_stopped"), steps[1].cleaned("time_limit")];
+    cleanups.sort();
+    let mut seen = scene.cleanups();
+    seen.sort();
+    assert_eq!(seen, cleanups);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_costs_its_own_step_alone() {
+    let scene = Scene::new("[ -e $FOLDER/gate ] || exit 76\nend 0").await;
+    let config = scene.config().with("handlers.job.settings.poll_interval", "1s");
+    let steps = [scene.step_sent().await, scene.step_sent().await];
+    let mut daemon = scene.start(&config);
+    until("both wait", async || {
+        let waiting = scene.records().iter().filter(|record| record["status"] == "waiting").count();
+        waiting == 2
+    })
+    .await;
+    daemon.kill();
+    let ledger = Connection::open(scene.ledger()).expect("a ledger");
+    let damaged = &steps[0].token;
+    let changed = ledger.execute("UPDATE steps SET body = substr(body, 1, 9) WHERE token = ?1", [damaged]);
+    assert_eq!(changed.expect("a table of steps"), 1);
+    drop(ledger);
+    scene.open("gate");
+    let runs = scene.runs();
+    let next = scene.start(&config);
+    scene.answer(&steps[1]).await;
+    let fresh = scene.step_sent().await;
+    scene.answer(&fresh).await;
+    scene.settled(&fresh).await;
+    until("it is said", async || !next.complaints(&["ERROR"], damaged).is_empty()).await;
+    let output = scene.environment().run(&config, &["steps"]);
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    for step in steps.iter().chain([&fresh]) {
+        assert!(told.contains(&step.token), "{} is not shown: {told}", step.token);
+    }
+    let again = scene.runs().iter().skip(runs.len()).filter(|run| run.starts_with(damaged)).count();
+    assert_eq!(again, 0, "nobody knows where it stands");
+    assert!(scene.sagemaker.reports(damaged).is_empty());
+    assert_eq!(scene.queue.size().await, 1, "its message is kept");
 }

@@ -11,6 +11,7 @@ mod service_model;
 #[path = "../support/venv.rs"]
 mod venv;
 
+mod clocks;
 mod daemon;
 mod disk;
 mod history;
@@ -24,10 +25,21 @@ mod answers;
 #[cfg(debug_assertions)]
 mod boundaries;
 mod crashes;
+#[cfg(feature = "local")]
+mod crowds;
+mod deletes;
 mod handlers;
+mod health;
 mod kills;
 mod ledgers;
+mod missing;
+mod names;
 mod operations;
 mod outages;
+mod redrive;
+#[cfg(feature = "local")]
+mod retried;
 mod stops;
 mod untrusted;
+mod verify;
+mod wall_clock;

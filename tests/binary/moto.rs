@@ -52,6 +52,27 @@ impl Queue {
         call("SendMessage", &json!({ "QueueUrl": self.url, "MessageBody": body })).await;
     }
 
+    /// From now on, what was received `most` times and not deleted goes to another queue, which is returned.
+    pub async fn redrive(&self, most: u32) -> Self {
+        let name = self.url.rsplit('/').next().expect("a name");
+        let dead = Self::create(&format!("{name}-dead")).await;
+        let target = format!("arn:aws:sqs:us-east-1:123456789012:{name}-dead");
+        let policy = json!({ "deadLetterTargetArn": target, "maxReceiveCount": most }).to_string();
+        let input = json!({ "QueueUrl": self.url, "Attributes": { "RedrivePolicy": policy } });
+        call("SetQueueAttributes", &input).await;
+        dead
+    }
+
+    pub async fn purge(&self) {
+        call("PurgeQueue", &json!({ "QueueUrl": self.url })).await;
+    }
+
+    /// Makes a message visible at once, whoever holds it; nothing if it is there no more, or visible.
+    pub async fn show(&self, handle: &str) {
+        let input = json!({ "QueueUrl": self.url, "ReceiptHandle": handle, "VisibilityTimeout": 0 });
+        ask("ChangeMessageVisibility", &input).await;
+    }
+
     /// Receives a message as another worker would that gives it back at once, and returns its body.
     pub async fn glance(&self) -> String {
         let input = json!({ "QueueUrl": self.url, "VisibilityTimeout": 0 });
@@ -92,11 +113,15 @@ impl Queue {
 }
 
 async fn call(operation: &str, input: &Value) -> Value {
+    let (status, body) = ask(operation, input).await;
+    assert_eq!(status, 200, "{operation}: {body}");
+    serde_json::from_str(&body).unwrap_or_default()
+}
+
+async fn ask(operation: &str, input: &Value) -> http::Answer {
     let headers = format!(
         "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 \
          Credential=test/20260101/us-east-1/sqs/aws4_request, SignedHeaders=host, Signature=0\r\n"
     );
-    let (status, body) = http::post(address(), &headers, &input.to_string()).await.expect("moto answers");
-    assert_eq!(status, 200, "{operation}: {body}");
-    serde_json::from_str(&body).unwrap_or_default()
+    http::post(address(), &headers, &input.to_string()).await.expect("moto answers")
 }

@@ -1,6 +1,9 @@
 //! Starting, watching and stopping the daemon.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
 use crate::daemon::Daemon;
 use crate::sagemaker::{Fault, SUCCESS};
@@ -50,6 +53,63 @@ async fn a_run_that_outlasts_the_drain_is_released_and_not_failed() {
     let _next = scene.start(&config);
     scene.answered_once(&step).await;
     assert_eq!(scene.runs(), [step.attempt(1), step.attempt(1)], "a shutdown is no failed attempt");
+}
+
+async fn a_job_that_exits_while_the_daemon_drains_is_not_started_again(status: u32) {
+    let scene = Scene::new(&format!("until_there gate; exit {status}")).await;
+    let step = scene.step_sent().await;
+    let config = scene.config().listening().with("worker.drain_timeout", "80s").with("handlers.job.max_attempts", 100);
+    let mut daemon = scene.start(&config.with("handlers.job.settings.poll_interval", "1s"));
+    until("it runs", async || scene.runs().len() == 1).await;
+    daemon.signal(Signal::SIGTERM);
+    draining(&daemon).await;
+    let late = scene.step_sent().await;
+    scene.open("gate");
+    let began = Instant::now();
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(40), "nothing is left to wait for: {:?}", began.elapsed());
+    assert_eq!(scene.runs(), [step.attempt(1)], "with {status}");
+    assert!(scene.sagemaker.reports(&step.token).is_empty() && scene.sagemaker.reports(&late.token).is_empty());
+    until("both messages are visible", async || scene.queue.visible().await == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_to_be_tried_again_or_looked_at_again_is_left_to_the_next_worker_when_the_daemon_drains() {
+    tokio::join!(
+        a_job_that_exits_while_the_daemon_drains_is_not_started_again(75),
+        a_job_that_exits_while_the_daemon_drains_is_not_started_again(76),
+    );
+}
+
+/// `after` the message is received, the daemon is told to end.
+async fn a_step_begun_at_the_last_moment_hears_of_the_shutdown(after: Duration) {
+    let run = "trap 'echo told >> $FOLDER/told' TERM; echo ready >> $FOLDER/ready; until_there gate; until_there gate";
+    let scene = Scene::new(run).await;
+    let step = scene.step_sent().await;
+    let config = scene.config().with("worker.drain_timeout", "2s").with("handlers.job.stop_grace", "3s");
+    let mut daemon = scene.start(&config);
+    until("it is received", async || !scene.to_sqs.received().is_empty()).await;
+    tokio::time::sleep(after).await;
+    daemon.signal(Signal::SIGTERM);
+    // Lets an open poll end.
+    scene.step_sent().await;
+    let began = Instant::now();
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    assert!(
+        began.elapsed() < Duration::from_secs(40),
+        "{:?} after the signal, {after:?} after the receive",
+        began.elapsed()
+    );
+    assert_eq!(scene.lines("told").len(), scene.lines("ready").len(), "{after:?} after the receive");
+    assert!(scene.sagemaker.reports(&step.token).is_empty());
+    until("both messages are visible", async || scene.queue.visible().await == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_begun_just_before_a_shutdown_is_told_of_it() {
+    let after =
+        |milliseconds| a_step_begun_at_the_last_moment_hears_of_the_shutdown(Duration::from_millis(milliseconds));
+    tokio::join!(after(0), after(5), after(15), after(40), after(100));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::sagemaker::{Fault, SUCCESS};
+use crate::sagemaker::{Fault, LIST, SUCCESS};
 use crate::scene::{Scene, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,5 +111,20 @@ async fn a_message_that_grows_old_is_replaced_and_its_job_runs_once() {
     until("the copy is held", async || scene.queue.invisible().await == 1 && scene.queue.visible().await == 0).await;
     scene.open("gate");
     scene.answered_once(&step).await;
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_denied_for_ever_is_done_with_once_its_step_is_closed() {
+    let scene = Scene::new("").await;
+    scene.sagemaker.always(SUCCESS, Fault::Answer(400, "AccessDeniedException"));
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("queues.0.stop_watch", "0s"));
+    until("a report is denied", async || !scene.sagemaker.reports(&step.token).is_empty()).await;
+    assert_eq!(scene.queue.invisible().await, 1, "the message is kept");
+    scene.sagemaker.close(&step.arn, "Stopped");
+    scene.settled(&step).await;
+    scene.queue_is_empty().await;
+    assert!(!scene.sagemaker.requests(LIST).is_empty(), "SageMaker was asked");
     assert_eq!(scene.runs(), [step.attempt(1)]);
 }

@@ -29,6 +29,14 @@ pub struct Exchange {
     pub at: Timestamp,
 }
 
+/// A message as one receive brought it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub handle: String,
+    /// How often it had been received by then.
+    pub receives: u32,
+}
+
 #[derive(Default)]
 struct State {
     exchanges: Vec<Exchange>,
@@ -39,6 +47,8 @@ struct State {
     down: bool,
     /// Operations whose requests are reset before they are forwarded, until healed.
     refused: Vec<String>,
+    /// Operations whose requests wait, and are forwarded once healed.
+    held: Vec<String>,
     /// Operations the next request of which is forwarded and processed, and its connection reset instead of answered.
     cut: Vec<String>,
 }
@@ -75,6 +85,16 @@ impl Proxy {
         self.state.lock().unwrap().refused.push(operation.to_owned());
     }
 
+    /// Keeps what asks for this operation from the service, without a word, until healed.
+    pub fn hold(&self, operation: &str) {
+        self.state.lock().unwrap().held.push(operation.to_owned());
+    }
+
+    /// Lets what was held of this operation go.
+    pub fn let_go(&self, operation: &str) {
+        self.state.lock().unwrap().held.retain(|held| held != operation);
+    }
+
     /// Resets the connection of the next request for this operation once the service has answered it.
     pub fn cut_the_answer_of(&self, operation: &str) {
         self.state.lock().unwrap().cut.push(operation.to_owned());
@@ -85,6 +105,7 @@ impl Proxy {
         let mut state = self.state.lock().unwrap();
         state.down = false;
         state.refused.clear();
+        state.held.clear();
     }
 
     /// Whether something was forwarded that is not yet among the exchanges; a long poll counts once it is answered.
@@ -94,6 +115,18 @@ impl Proxy {
 
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.state.lock().unwrap().exchanges.clone()
+    }
+
+    /// What all receives brought, in order.
+    pub fn received(&self) -> Vec<Received> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let receives = self.exchanges().into_iter().filter(|exchange| exchange.operation == "receivemessage");
+        let messages = receives.filter_map(|exchange| exchange.answer["Messages"].as_array().cloned()).flatten();
+        let brought = messages.map(|message| Received {
+            handle: text(&message["ReceiptHandle"]),
+            receives: text(&message["Attributes"]["ApproximateReceiveCount"]).parse().expect("a count is asked for"),
+        });
+        brought.collect()
     }
 
     /// How many connections were opened for this operation; for any, where it is empty.
@@ -123,6 +156,9 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
     };
     if refused {
         return client.set_zero_linger();
+    }
+    while state.lock().unwrap().held.contains(&operation) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut upstream = TcpStream::connect(service).await?;
     if cut {

@@ -1,6 +1,6 @@
 //! A SageMaker that does as it is told, judges every request, and remembers all of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -59,6 +59,10 @@ struct State {
     script: BTreeMap<String, VecDeque<Fault>>,
     /// For every request, after the script, until healed.
     lasting: BTreeMap<String, Fault>,
+    /// Executions whose step is neither listed nor found.
+    hidden: BTreeSet<String>,
+    /// Requests that are not answered yet, by operation, and the most of them that there ever were.
+    open: BTreeMap<String, (usize, usize)>,
     /// What no request may be.
     invalid: Vec<String>,
 }
@@ -66,6 +70,8 @@ struct State {
 struct Execution {
     status: &'static str,
     steps: Vec<Step>,
+    /// Since when it is being stopped.
+    stopped: Option<Instant>,
 }
 
 struct Step {
@@ -95,7 +101,7 @@ impl SageMaker {
     pub fn begin(&self, arn: &str, token: &str, queue_url: &str) {
         let step =
             Step { token: token.to_owned(), queue_url: queue_url.to_owned(), status: "Executing", accepted: None };
-        let execution = Execution { status: "Executing", steps: vec![step] };
+        let execution = Execution { status: "Executing", steps: vec![step], stopped: None };
         self.state.lock().unwrap().executions.insert(arn.to_owned(), execution);
     }
 
@@ -104,9 +110,15 @@ impl SageMaker {
         let mut state = self.state.lock().unwrap();
         let execution = state.executions.get_mut(arn).expect("an execution");
         execution.status = "Stopping";
+        execution.stopped = Some(Instant::now());
         for step in execution.steps.iter_mut().filter(|step| step.status == "Executing") {
             step.status = "Stopping";
         }
+    }
+
+    /// Since when the execution is being stopped.
+    pub fn stopped(&self, arn: &str) -> Option<Instant> {
+        self.state.lock().unwrap().executions.get(arn)?.stopped
     }
 
     /// The step and its execution end without an answer of ours.
@@ -117,6 +129,20 @@ impl SageMaker {
         for step in &mut execution.steps {
             step.status = status;
         }
+    }
+
+    /// The step of an execution is not found from now on, though it waits.
+    pub fn hide(&self, arn: &str) {
+        self.state.lock().unwrap().hidden.insert(arn.to_owned());
+    }
+
+    pub fn show(&self, arn: &str) {
+        self.state.lock().unwrap().hidden.remove(arn);
+    }
+
+    /// The most requests for an operation that were open at once.
+    pub fn most_at_once(&self, operation: &str) -> usize {
+        self.state.lock().unwrap().open.get(operation).map_or(0, |(_, most)| *most)
     }
 
     /// Faults for the next requests for an operation, one each.
@@ -202,17 +228,18 @@ async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> 
     let operation = target.strip_prefix("SageMaker.").unwrap_or_default().to_owned();
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
     let request = Request { operation, body: String::from_utf8_lossy(&body).into_owned(), at: Instant::now() };
-    let (fault, answer) = {
+    let _open = Open::new(&state, &request.operation);
+    let fault = {
         let mut state = state.lock().unwrap();
         state.requests.push(request.clone());
         for why in wrong_with(&request) {
             state.invalid.push(format!("{}: {why}: {}", request.operation, request.body));
         }
         let scripted = state.script.get_mut(&request.operation).and_then(VecDeque::pop_front);
-        let fault = scripted.or_else(|| state.lasting.get(&request.operation).copied());
-        let answer = matches!(fault, None | Some(Fault::CloseAfter)).then(|| state.process(&request));
-        (fault, answer)
+        scripted.or_else(|| state.lasting.get(&request.operation).copied())
     };
+    let processed = matches!(fault, None | Some(Fault::CloseAfter));
+    let answer = processed.then(|| state.lock().unwrap().process(&request));
     match (fault, answer) {
         (Some(Fault::Answer(status, code)), _) => Ok(error(status, code, "as scripted")),
         (Some(Fault::Hang), _) => pending().await,
@@ -223,6 +250,28 @@ async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> 
         }
         (None, Some(Err((code, message)))) => Ok(error(400, code, &message)),
         _ => Err(io::ErrorKind::ConnectionReset.into()),
+    }
+}
+
+/// A request that is not answered yet.
+struct Open<'a>(&'a Mutex<State>, &'a str);
+
+impl<'a> Open<'a> {
+    fn new(state: &'a Mutex<State>, operation: &'a str) -> Self {
+        let mut held = state.lock().unwrap();
+        let (now, most) = held.open.entry(operation.to_owned()).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        drop(held);
+        Self(state, operation)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        if let Some((now, _)) = self.0.lock().unwrap().open.get_mut(self.1) {
+            *now -= 1;
+        }
     }
 }
 
@@ -261,7 +310,8 @@ impl State {
             }
             LIST => {
                 let execution = self.executions.get(arn).ok_or_else(|| not_found(arn))?;
-                let steps: Vec<Value> = execution.steps.iter().map(Step::listed).collect();
+                let listed = execution.steps.iter().filter(|_| !self.hidden.contains(arn));
+                let steps: Vec<Value> = listed.map(Step::listed).collect();
                 Ok(json!({ "PipelineExecutionSteps": steps }))
             }
             _ => self.take(request, body["CallbackToken"].as_str().unwrap_or_default()),
@@ -270,9 +320,12 @@ impl State {
 
     /// Takes an answer: one for each token, and the same again as often as it comes.
     fn take(&mut self, request: &Request, token: &str) -> Result<Value, (&'static str, String)> {
-        let has = |execution: &Execution| execution.steps.iter().any(|step| step.token == token);
+        let hidden = &self.hidden;
+        let has = |arn: &String, execution: &Execution| {
+            !hidden.contains(arn) && execution.steps.iter().any(|step| step.token == token)
+        };
         let (arn, execution) =
-            self.executions.iter_mut().find(|(_, execution)| has(execution)).ok_or_else(|| not_found(token))?;
+            self.executions.iter_mut().find(|(arn, execution)| has(arn, execution)).ok_or_else(|| not_found(token))?;
         let stopping = execution.status == "Stopping";
         for step in execution.steps.iter_mut().filter(|step| step.token == token) {
             match &step.accepted {

@@ -199,7 +199,8 @@ impl Scene {
         let mut readings = self.readings.lock().unwrap();
         for record in &records {
             let token = record["token"].as_str().expect("a token").to_owned();
-            let version = record["version"].as_u64().expect("a version");
+            // A damaged record has none.
+            let Some(version) = record["version"].as_u64() else { continue };
             readings.entry((token, version)).or_insert_with(|| Reading { at, record: record.clone() });
         }
         records
@@ -284,20 +285,35 @@ impl Drop for Scene {
 }
 
 /// What a daemon says only of a defect in it.
-fn confessions(log: &str) -> impl Iterator<Item = &str> {
-    log.lines().filter(|line| line.contains("a mistake in callbackd") || line.contains("panicked at"))
+pub fn confessions(log: &str) -> impl Iterator<Item = &str> {
+    log.lines()
+        .filter(|line| line.contains("internal error: this is a bug in callbackd") || line.contains("panicked at"))
 }
 
 /// Looks again and again until something is so.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(PATIENCE, what, is_so).await;
+}
+
+/// [`until`], for what takes longer than all else.
+pub async fn until_within(patience: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {
-        assert!(begun.elapsed() < PATIENCE, "it did not come to pass that {what}");
+        assert!(begun.elapsed() < patience, "it did not come to pass that {what}");
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
 }
 
+/// Looks again and again for so long, and never finds it so.
+pub async fn never(what: &str, within: Duration, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < within {
+        assert!(!is_so().await, "it came to pass that {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Ten letters and digits that no other test has.
-fn random_token() -> String {
+pub fn random_token() -> String {
     std::iter::repeat_with(fastrand::alphanumeric).take(10).collect()
 }

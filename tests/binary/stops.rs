@@ -1,9 +1,12 @@
 //! Every stop is answered, after the cleanup, whether its message comes, comes first, or never comes.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::sagemaker::{FAILURE, LIST, SUCCESS};
-use crate::scene::{Scene, until};
+use crate::scene::{Scene, Step, never, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_step_is_stopped_cleaned_up_after_and_answered() {
@@ -171,4 +174,75 @@ async fn a_step_that_ends_elsewhere_while_it_runs_is_cancelled_and_not_answered(
     scene.queue_is_empty().await;
     assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
     assert!(scene.sagemaker.reports(&step.token).is_empty());
+}
+
+/// When the ledger took note of a stop that is owed.
+fn owed_since(scene: &Scene, step: &Step) -> Option<Timestamp> {
+    let record = scene.record(step).filter(|record| record["status"] == "owed")?;
+    record["stop_requested"]["at"].as_str()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_its_owner_closes_just_before_it_would_be_taken_over_is_not_cleaned_up_after() {
+    let scene = Scene::new("").await;
+    let takeover = Duration::from_secs(8);
+    let _daemon = scene.start(&scene.config().with("queues.0.stop_takeover_after", "8s"));
+    // Many, since each is looked at in times of its own.
+    let steps: Vec<Step> = (0..12).map(|_| scene.step()).collect();
+    for step in &steps {
+        scene.stop(step).await;
+    }
+    let mut owed = Vec::new();
+    for step in &steps {
+        until("the stop is on record", async || owed_since(&scene, step).is_some()).await;
+        owed.push((owed_since(&scene, step).expect("it is on record") + takeover, step));
+    }
+    owed.sort_by_key(|(at, _)| *at);
+    let mut closed = Vec::new();
+    for (at, step) in owed {
+        let just_before = at - Duration::from_millis(500);
+        tokio::time::sleep(just_before.duration_since(Timestamp::now()).try_into().unwrap_or_default()).await;
+        scene.sagemaker.close(&step.arn, "Stopped");
+        // On a busy machine it may have come too late, which would show nothing.
+        if Timestamp::now() < at - Duration::from_millis(100) {
+            closed.push(step);
+        }
+    }
+    scene.queue_is_empty().await;
+    assert!(!closed.is_empty(), "the machine is too busy for this test");
+    for step in closed {
+        assert!(!scene.cleanups().contains(&step.cleaned("pipeline_stopped")), "its owner has cleaned up");
+        assert!(scene.sagemaker.reports(&step.token).is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_fifty_stops_at_once_a_few_are_cleaned_up_after_at_a_time_and_none_holds_up_a_running_step() {
+    let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; echo > $FOLDER/ready; sleep 300 & wait";
+    let cleanup = "echo +1 >> $FOLDER/cleaning; until_there gate; echo -1 >> $FOLDER/cleaning";
+    let scene = Scene::with_cleanup(run, cleanup).await;
+    let running = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("queues.0.concurrency", 2));
+    until("a step runs", async || scene.path("ready").exists()).await;
+    let steps: Vec<Step> = (0..50).map(|_| scene.step()).collect();
+    for step in &steps {
+        scene.stop(step).await;
+    }
+    until("the first are cleaned up after", async || !scene.lines("cleaning").is_empty()).await;
+    scene.stop(&running).await;
+    until("the running one is told", async || scene.lines("told") == ["told"]).await;
+    // Not one of the cleanups has ended: what is begun, is begun at once.
+    let many = async || scene.lines("cleaning").len() > 4;
+    never("more are cleaned up after at once", Duration::from_secs(6), many).await;
+    scene.open("gate");
+    for step in steps.iter().chain([&running]) {
+        scene.answer(step).await;
+    }
+    scene.queue_is_empty().await;
+    let most = scene.lines("cleaning").iter().fold((0, 0), |(now, most): (i32, i32), line| {
+        let now = now + line.parse::<i32>().expect("a number");
+        (now, most.max(now))
+    });
+    assert!(most.1 <= 4, "{} cleanups at once", most.1);
+    assert_eq!(scene.cleanups().len(), 51, "one for each");
 }

@@ -5,12 +5,13 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use callbackd::clock::Clock;
 use callbackd::engine::config::{HandlerConfig, QueueConfig};
-use callbackd::engine::{Clock, Engine, HandlerParts, Monitor, Parts, QueueParts};
+use callbackd::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
 use callbackd::handler::{DynHandler, Registry};
 use callbackd::ledger::Ledger;
 use callbackd::lifecycle::WorkerId;
-use callbackd::seam::{Pipelines, Queue};
+use callbackd::seam::{Observer, Pipelines, Queue};
 use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -63,6 +64,14 @@ impl Handler for Scripted {
                 }
             }
             "sleep" => sleep(Duration::from_secs(seconds)).await,
+            "again after a sleep" => {
+                sleep(Duration::from_secs(seconds)).await;
+                return Ok(Completion::Again(Duration::from_millis(10)));
+            }
+            "error after a sleep" => {
+                sleep(Duration::from_secs(seconds)).await;
+                return Err(HandlerError::retry("no route"));
+            }
             "wait" => {
                 cx.save_checkpoint(&json!({"job": cx.token().as_str()})).await?;
                 tokio::select! {
@@ -107,6 +116,7 @@ pub struct Bench {
     pub handler_config: HandlerConfig,
     pub now: Timestamp,
     pub retention: Duration,
+    pub observer: Arc<dyn Observer>,
     workers: usize,
 }
 
@@ -129,10 +139,12 @@ impl Bench {
             handler_config: serde_json::from_value(handler_config).expect("config"),
             now: Timestamp::UNIX_EPOCH,
             retention: Duration::from_hours(14 * 24),
+            observer: Arc::new(()),
             workers: 0,
         }
     }
 
+    #[expect(clippy::unused_async, reason = "a worker starts within a runtime")]
     pub async fn start(&mut self) -> Worker {
         self.workers += 1;
         let (log, go) = (self.log.clone(), self.go.clone());
@@ -142,8 +154,9 @@ impl Bench {
         let handler: DynHandler = registry.build("scripted", Value::Null).expect("no settings");
         let me = WorkerId(format!("worker-{}", self.workers));
         let lease = Duration::from_mins(1);
+        let clock = Clock::starting_at(self.now);
         let engine = Engine::start(Parts {
-            ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, Arc::new(())),
+            ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, clock.clone(), Arc::new(())),
             queues: vec![QueueParts {
                 config: self.queue_config.clone(),
                 name: "sagemaker-callbacks".into(),
@@ -153,13 +166,11 @@ impl Bench {
                 pipelines: self.pipelines.clone() as Arc<dyn Pipelines>,
             }],
             handlers: BTreeMap::from([("h".to_owned(), HandlerParts { config: self.handler_config.clone(), handler })]),
-            observer: Arc::new(()),
-            clock: Clock::starting_at(self.now),
+            observer: self.observer.clone(),
+            clock,
             drain_timeout: Duration::from_secs(100),
             retention: self.retention,
-        })
-        .await
-        .expect("the ledger can be read");
+        });
         let monitor = engine.monitor();
         Worker { engine, monitor }
     }

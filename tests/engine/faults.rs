@@ -98,7 +98,10 @@ async fn two_workers_of_one_ledger_never_run_a_step_at_once() {
     let id = bench.step(TOKEN, &json!({"do": "sleep", "seconds": 600}));
     for _ in 0..20 {
         sleep(Duration::from_secs(10)).await;
-        bench.queue.duplicate(&id);
+        // Worn by its third receive, it is replaced by a copy.
+        if bench.queue.receives(&id).is_some() {
+            bench.queue.duplicate(&id);
+        }
     }
     until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
     assert_eq!(bench.log.entries(), ["run 1"]);

@@ -4,6 +4,7 @@
 
 mod bench;
 mod daemon_stops;
+mod edges;
 mod faults;
 mod steps_run;
 mod steps_stop;

@@ -97,7 +97,10 @@ async fn five_copies_of_a_message_run_one_handler() {
     let id = bench.step(TOKEN, &json!({"do": "wait"}));
     for _ in 0..4 {
         bench.queue.put(&body(TOKEN, &json!({"do": "wait"}), "Executing"));
-        bench.queue.duplicate(&id);
+        // Worn by its third receive, it is replaced by a copy.
+        if bench.queue.receives(&id).is_some() {
+            bench.queue.duplicate(&id);
+        }
         sleep(Duration::from_secs(1)).await;
     }
     until("it runs", || bench.log.count("run 1") == 1).await;

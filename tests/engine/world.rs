@@ -5,14 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
+use callbackd::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use callbackd::outcome::{ClientRequestToken, Outcome};
-use callbackd::seam::{
-    Ending, Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Put, Queue, Received, Row, Standing, Store,
-    StoreError,
-};
+use callbackd::seam::{Ending, Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Queue, Received, Standing};
 use callbackd::step::{CallbackToken, ExecutionArn};
 use futures_util::future::{BoxFuture, FutureExt};
-use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -60,6 +57,11 @@ impl FakeQueue {
     pub fn duplicate(&self, id: &str) {
         self.messages.lock().unwrap().get_mut(id).expect("message").visible_at = Instant::now();
         self.changed.notify_waiters();
+    }
+
+    /// The message is gone: purged, expired, or moved to a dead-letter queue.
+    pub fn lose(&self, id: &str) {
+        self.messages.lock().unwrap().remove(id);
     }
 
     pub fn len(&self) -> usize {
@@ -312,16 +314,22 @@ impl Disk {
     }
 
     pub fn status(&self, token: &str) -> Option<String> {
-        self.row(token).map(|row| row.status)
+        self.row(token).map(|row| row.head.status)
     }
 
     pub fn body(&self, token: &str) -> serde_json::Value {
-        serde_json::from_str(&self.row(token).expect("record").body).expect("json")
+        let row = self.row(token).expect("record");
+        let mut body: serde_json::Value = serde_json::from_str(&row.body).expect("json");
+        for (name, part) in [("arguments", &row.arguments), ("checkpoint", &row.checkpoint)] {
+            body[name] = part.as_deref().map(|part| serde_json::from_str(part).expect("json")).unwrap_or_default();
+        }
+        body
     }
 
     fn row(&self, token: &str) -> Option<Row> {
         let token = token.parse().expect("token");
-        self.held.get(&token).now_or_never().expect("memory does not wait").expect("memory does not fail")
+        let found = self.held.get(&token).now_or_never().expect("memory does not wait").expect("memory does not fail");
+        found.map(|found| found.expect("memory is not damaged"))
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -330,27 +338,31 @@ impl Disk {
 }
 
 impl Store for Disk {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         self.held.get(token)
     }
 
-    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
         Box::pin(async move {
             self.check()?;
             let hangs = *self.hanging.lock().unwrap();
             if hangs {
                 std::future::pending::<()>().await;
             }
-            self.held.put(row, expected).await
+            self.held.put(row, expected, commit).await
         })
     }
 
-    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
-        self.held.list(statuses)
+    fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
+        self.held.outlines(query)
     }
 
-    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
-        self.held.purge(before)
+    fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
+        self.held.page(query)
+    }
+
+    fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
+        self.held.purge(age)
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -359,5 +371,9 @@ impl Store for Disk {
 
     fn exclusive(&self) -> bool {
         self.held.exclusive()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, String> {
+        self.held.ended()
     }
 }

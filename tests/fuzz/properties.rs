@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each target has one of them")]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use callbackd::Registry;
@@ -10,7 +10,8 @@ use callbackd::backoff::Backoff;
 use callbackd::builtin::{self, exec::outputs_of};
 use callbackd::config::Loaded;
 use callbackd::lifecycle::{
-    Answer, Arrival, End, Event, Lease, OnStop, Policy, Record, State, Status, Verify, Via, View, WorkerId, decide,
+    Answer, Arrival, End, Event, Lease, OnStop, Phase, Policy, Record, State, Status, Verify, Via, View, WorkerId,
+    Write, decide,
 };
 use callbackd::outcome::{Outcome, Outputs, Reason};
 use callbackd::seam::{Ending, Standing};
@@ -111,6 +112,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     on_stop: OnStop::Failure,
     verify: Verify::Redelivered,
     stop_takeover_after: Duration::from_mins(5),
+    gone_after: Duration::from_hours(24),
     ask_every: Duration::from_secs(30),
     lease: Duration::MAX,
 });
@@ -122,8 +124,14 @@ fn events() -> Vec<Event> {
         Standing::NotFound,
     ];
     let mut events = vec![
-        Event::Delivered(Arrival::Work { redelivered: true }),
+        Event::Delivered(Arrival::Work {
+            receives: 3,
+            sent: Some(Timestamp::MAX),
+            arguments: Arc::new(serde_json::json!({ "task": 7 })),
+        }),
         Event::Delivered(Arrival::Stop),
+        Event::Delivered(Arrival::EarlierStop),
+        Event::Delivered(Arrival::Foreign),
         Event::Found,
         Event::SlotFree,
         Event::Checkpoint(serde_json::json!([1])),
@@ -145,9 +153,8 @@ fn events() -> Vec<Event> {
         Event::ReportRefused("no".to_owned()),
         Event::Renew,
         Event::LeaseLost,
-        Event::Drain,
-        Event::Shutdown,
-        Event::Halt,
+        Event::ReportFailed { denied: true, detail: "no".to_owned() },
+        Event::Phase,
         Event::Answered(Answer::Unknown("denied".to_owned())),
     ];
     events.extend(standings.map(|standing| Event::Answered(Answer::Standing(standing))));
@@ -164,8 +171,14 @@ pub fn record(data: &[u8]) -> bool {
     }
     let me = WorkerId("me".to_owned());
     let events = events();
-    for foreign in [Lease::Over, Lease::Until(Timestamp::MAX)] {
-        let view = View { now: Timestamp::MAX, me: &me, policy: &POLICY, foreign, random: 1.0 };
+    for (foreign, phase) in [
+        (Lease::Over, Phase::Running),
+        (Lease::Until(Timestamp::MAX), Phase::Running),
+        (Lease::Over, Phase::Draining),
+        (Lease::Over, Phase::Leaving),
+    ] {
+        let now = Timestamp::MAX;
+        let view = View { now, me: &me, policy: &POLICY, foreign, random: 1.0, phase, own_account: true };
         for first in &events {
             for second in &events {
                 let mut state = State::new(record.clone());
@@ -180,18 +193,17 @@ pub fn record(data: &[u8]) -> bool {
 
 fn happens(state: &mut State, event: &Event, view: &View<'_>) {
     let Ok(transition) = decide(state, event, view) else { return };
-    if let Some(written) = transition.write {
+    if let Some(Write { record: written, .. }) = transition.write {
         round_trip(&written);
-        if matches!(state.record.status, Status::Concluded | Status::Settled) {
+        // Only a token that waits again begins anew.
+        let anew = state.record.returned.is_some() && written.returned.is_none() && written.outcome.is_none();
+        if matches!(state.record.status, Status::Concluded | Status::Settled) && !anew {
             let frozen = |record: &Record| (record.outcome.clone(), record.client_request_token.clone());
             assert_eq!(frozen(&written), frozen(&state.record), "what was frozen changed at {event:?}");
         }
         state.record = written;
     }
-    state.here = transition.here;
-    state.work_seen = transition.work_seen;
-    state.refusals = transition.refusals;
-    state.not_found = transition.not_found;
+    state.local = transition.local;
 }
 
 fn round_trip(record: &Record) {

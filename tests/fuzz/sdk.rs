@@ -126,7 +126,7 @@ impl Scene {
         let parrot = Parrot::default();
         let keys = Credentials::new("AKIAEXAMPLE", "secretKEY", Some("session".to_owned()), None, "fuzz");
         let outside = Outside {
-            http: SharedHttpClient::new(parrot.clone()),
+            http: SharedHttpClient::new(parrot.clone()).into(),
             credentials: Some(SharedCredentialsProvider::new(keys)),
             ..Outside::default()
         };

@@ -418,6 +418,20 @@ class Executions(Pipelines):
         with self.assertRaises(self.sagemaker.exceptions.ConflictException):
             self.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
 
+    def test_a_failed_execution_is_retried_with_its_own_arn_and_another_token(self):
+        arn = self.start(self.step("a"))
+        first = self.message()["token"]
+        token = str(uuid.uuid4())
+        with self.assertRaises(self.sagemaker.exceptions.ConflictException):
+            self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+        self.sagemaker.send_pipeline_execution_step_failure(CallbackToken=first, FailureReason="broken")
+        retried = self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+        self.assertEqual(retried["PipelineExecutionArn"], arn)
+        second = self.message()["token"]
+        self.assertNotEqual(first, second)
+        self.succeed(second)
+        self.assertEqual(self.status(arn), "Succeeded")
+
     def test_the_same_start_again_starts_nothing(self):
         token = uuid.uuid4().hex
         arn = self.start(self.step("a"), ClientRequestToken=token)

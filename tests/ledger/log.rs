@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use callbackd::ledger::Sqlite;
-use callbackd::seam::{Put, Row, Store};
+use callbackd::ledger::store::{self, Put, Row, Store};
 
-use super::{refusal, row, sqlite};
+use super::{everything, list, refusal, row, sqlite};
 
 /// SQLite's log beside a ledger: a header, and frames of a header and a page each.
 struct Log(Vec<u8>);
@@ -43,8 +43,8 @@ async fn commit(store: &Sqlite, directory: &Path, versions: RangeInclusive<u64>,
             let body = format!("{{\"v\":{version},\"arguments\":\"{}\"}}", token.repeat(700));
             let row = Row { body, ..row(token, version, if version % 3 == 0 { "concluded" } else { "claimed" }) };
             let expected = version.checked_sub(1).filter(|before| *before > 0);
-            assert_eq!(store.put(row, expected).await, Ok(Put::Done));
-            commits.push((Log::read(directory).end(), store.list(&[]).await.expect("list")));
+            assert_eq!(store.put(row, expected, store::Commit::Now).await, Ok(Put::Done));
+            commits.push((Log::read(directory).end(), list(store, everything()).await));
         }
     }
 }
@@ -73,18 +73,18 @@ async fn of_a_log_that_is_cut_or_torn_all_commits_before_that_are_there_and_noth
             for (what, bytes) in [("cut", &log.0[..at]), ("torn", &torn)] {
                 let left = leave(directory.path());
                 fs::write(Log::path(left.path()), bytes).expect("write");
-                let rows = sqlite(left.path()).list(&[]).await.expect("list");
+                let rows = list(&sqlite(left.path()), everything()).await;
                 assert!(
                     Some(&rows) == there,
                     "{what} at {at}: {:?}",
-                    rows.iter().map(|row| row.version).collect::<Vec<_>>()
+                    rows.iter().map(|row| row.head.version).collect::<Vec<_>>()
                 );
             }
         }
         // All is folded back into the file, and the log begins anew over its old frames.
         let connection = rusqlite::Connection::open(directory.path().join("ledger.db")).expect("open");
         connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).expect("checkpoint");
-        commits = vec![(0, store.list(&[]).await.expect("list"))];
+        commits = vec![(0, list(&store, everything()).await)];
     }
 }
 
@@ -113,7 +113,7 @@ async fn a_file_that_is_cut_short_beside_its_log_is_made_whole_by_it_or_refused(
                     refused += 1;
                 }
                 Ok(store) => {
-                    let rows = store.list(&[]).await.expect("list");
+                    let rows = list(&store, everything()).await;
                     assert!(Some(&rows) == commits.last().map(|(_, rows)| rows), "cut at {cut}");
                 }
             }

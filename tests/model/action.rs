@@ -3,9 +3,10 @@
 use callbackd::lifecycle::{Here, Status};
 
 use crate::happening::{Reply, RunEnd, Standing};
-use crate::known::{Known, Limit};
+use crate::known::{Known, Limit, NOW};
+use crate::setup::Setup;
 use crate::turn::Mood;
-use crate::world::{Ask, Budget, Copy, Driver, Phase, Report, Worker, World};
+use crate::world::{ANEW, Ask, Copy, DUPLICATE, Driver, FORGED, Phase, Report, STOP, WORK, Worker, World};
 
 /// One thing that happens, and how the ledger takes what is written for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +25,24 @@ pub enum What {
     EndOtherwise,
     /// Somebody else completes the deferred step.
     Complete,
+    /// The execution is deleted.
+    Vanish,
+    /// The token waits again, and says so.
+    Return,
     Duplicate,
+    /// Somebody sends a Stopping message; `foreign`: it names another execution.
+    Forge {
+        foreign: bool,
+    },
+    /// A message is gone for good: purged, or taken by the redrive policy.
+    Lose {
+        message: usize,
+        redriven: bool,
+    },
+    /// SageMaker permits no report any more.
+    Revoke,
+    /// It does again.
+    Mend,
     Receive {
         worker: usize,
         message: usize,
@@ -78,6 +96,18 @@ pub enum What {
         worker: usize,
     },
     Renew {
+        worker: usize,
+    },
+    /// The worker hears of its new phase.
+    Hear {
+        worker: usize,
+    },
+    /// The ledger takes what is to be written along.
+    Flush {
+        worker: usize,
+    },
+    /// A stop has been in doubt for long.
+    DoubtOver {
         worker: usize,
     },
     /// A claim could not be renewed in time.
@@ -139,6 +169,9 @@ pub enum Reported {
     /// It has happened, and the reply is lost.
     AcceptedUnheard,
     Refused,
+    /// It did not arrive.
+    Failed,
+    Denied,
 }
 
 /// What may be hoped for on the course of events.
@@ -152,7 +185,7 @@ pub enum Hope {
 
 impl World {
     /// What happens by itself sooner or later, without any fault. What leads to the end comes first.
-    pub fn course(&self, hope: Hope, put: &mut impl FnMut(What)) {
+    pub fn course(&self, hope: Hope, setup: &Setup, put: &mut impl FnMut(What)) {
         for (index, worker) in self.workers.iter().enumerate() {
             self.deletions(index, worker, put);
             match &worker.driver {
@@ -164,9 +197,13 @@ impl World {
                     if self.may_see_lapse(index, driver) {
                         put(What::SeeLapse { worker: index });
                     }
+                    self.course_meanwhile(index, driver, put);
                 }
-                Some(driver) => self.course_of(index, driver, hope, put),
-                None => self.course_without(index, worker, put),
+                Some(driver) => {
+                    self.course_of(index, driver, hope, put);
+                    self.course_meanwhile(index, driver, put);
+                }
+                None => self.course_without(index, worker, setup, put),
             }
             if self.is_watched(worker, index) && self.watch_may_notice(worker, hope) {
                 put(What::Watch { worker: index });
@@ -178,7 +215,12 @@ impl World {
                 Phase::Leaving => {}
                 Phase::Down => put(What::Start { worker: index }),
             }
-            if worker.phase == Phase::Running && worker.driver.as_ref().is_none_or(|driver| driver.pending.is_none()) {
+            let takes = match &worker.driver {
+                // A poll that is open as the worker begins to leave is finished.
+                Some(driver) => driver.pending.is_none() && matches!(worker.phase, Phase::Running | Phase::Draining),
+                None => worker.phase == Phase::Running,
+            };
+            if takes {
                 for (message, copy) in self.queue.iter().enumerate() {
                     if matches!(copy, Copy::Visible { .. }) {
                         put(What::Receive { worker: index, message });
@@ -187,92 +229,28 @@ impl World {
             }
         }
         for (ledger, known) in self.ledgers.iter().enumerate() {
-            for limit in [Limit::Wait, Limit::Takeover] {
-                if known.as_ref().is_some_and(|known| known.is_ahead(limit)) {
+            for limit in [Limit::Wait, Limit::Takeover, Limit::Gone] {
+                // What is there is found at least once in so long.
+                let may_be = limit != Limit::Gone || self.sagemaker == Standing::Gone;
+                if may_be && known.as_ref().is_some_and(|known| known.is_ahead(limit)) {
                     put(What::Over { ledger, limit });
                 }
             }
         }
         for (message, copy) in self.queue.iter().enumerate() {
-            if matches!(copy, Copy::InFlight { receiver } if self.workers[*receiver].held & (1 << message) == 0) {
+            if matches!(copy, Copy::InFlight { receiver, .. } if self.workers[*receiver].held & (1 << message) == 0) {
                 put(What::Surface { message });
             }
+        }
+        if matches!(self.queue[FORGED], Copy::Visible { receives: 1.. }) {
+            put(What::Lose { message: FORGED, redriven: true });
+        }
+        // Nobody can report where that is not permitted, so somebody has to see to it. A closed step must do without.
+        if self.denying && self.sagemaker.is_open() {
+            put(What::Mend);
         }
         if self.wire.is_some() {
             put(What::ReportLate);
-        }
-    }
-
-    /// What may happen as long as the budget lasts.
-    pub fn faults(&self, put: &mut impl FnMut(What)) {
-        let Budget {
-            stops,
-            endings,
-            duplicates,
-            crashes,
-            replies,
-            lies,
-            visibility,
-            leases,
-            freezes,
-            shutdowns,
-            limits,
-            ..
-        } = self.budget;
-        if let Standing::Open { stopping } = self.sagemaker {
-            if !stopping && stops > 0 {
-                put(What::Stop { told: true });
-                put(What::Stop { told: false });
-            }
-            if endings > 0 {
-                put(What::EndOtherwise);
-                if self.ledgers.iter().flatten().any(|known| known.record().status == Status::Deferred) {
-                    put(What::Complete);
-                }
-            }
-            if duplicates > 0 {
-                put(What::Duplicate);
-            }
-        }
-        for (index, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.phase != Phase::Down) {
-            let driver = worker.driver.as_ref();
-            if crashes > 0 {
-                put(What::Crash { worker: index, late: false });
-                if driver.is_some_and(|driver| driver.report.is_some()) && self.wire.is_none() {
-                    put(What::Crash { worker: index, late: true });
-                }
-            }
-            if shutdowns > 0 && worker.phase == Phase::Running {
-                put(What::Leave { worker: index });
-            }
-            if lies > 0 && matches!(self.sagemaker, Standing::Open { .. }) && self.is_watched(worker, index) {
-                put(What::WatchMisled { worker: index });
-            }
-            let Some(driver) = driver else { continue };
-            if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
-                put(What::SeeFrozen { worker: index });
-            }
-            if leases > 0 && driver.renew {
-                put(What::LeaseOver { worker: index });
-            }
-            if lies > 0 && driver.pending.is_none() && driver.asks.first() == Some(&Ask::Sent) {
-                put(What::Answer { worker: index, reply: Reply::NotFound });
-            }
-            if replies > 0 && driver.pending.is_none() {
-                self.bad_replies(index, driver, put);
-            }
-        }
-        for (message, copy) in self.queue.iter().enumerate() {
-            if visibility > 0
-                && matches!(copy, Copy::InFlight { receiver } if self.workers[*receiver].held & (1 << message) != 0)
-            {
-                put(What::Surface { message });
-            }
-        }
-        for (ledger, known) in self.ledgers.iter().enumerate() {
-            if limits > 0 && known.as_ref().is_some_and(|known| known.is_ahead(Limit::Deadline)) {
-                put(What::Over { ledger, limit: Limit::Deadline });
-            }
         }
     }
 
@@ -280,7 +258,7 @@ impl World {
         for (message, copy) in self.queue.iter().enumerate().filter(|(number, _)| worker.deleting & (1 << number) != 0)
         {
             put(What::Delete { worker: index, message, effect: true });
-            if *copy != Copy::Absent && *copy != (Copy::InFlight { receiver: index }) {
+            if *copy != Copy::Absent && !copy.is_held_by(index) {
                 put(What::Delete { worker: index, message, effect: false });
             }
         }
@@ -314,23 +292,19 @@ impl World {
         }
         match driver.asks.first() {
             Some(Ask::Answered(standing)) => put(What::Answer { worker, reply: Reply::Standing(*standing) }),
-            Some(Ask::Sent) => put(What::Answer { worker, reply: Reply::Standing(self.sagemaker) }),
+            Some(Ask::Sent { confirm }) => {
+                put(What::Answer { worker, reply: Reply::Standing(self.sagemaker) });
+                if self.sagemaker == (Standing::Open { stopping: true }) && !confirm {
+                    // The listing says only how the step itself stands.
+                    put(What::Answer { worker, reply: Reply::Standing(Standing::Open { stopping: false }) });
+                }
+            }
             None => {}
         }
-        let record = driver.known.record();
-        let limited = matches!(
-            (driver.here, record.status),
-            (Here::Running, _) | (Here::Sleeping | Here::Queued, Status::Waiting)
-        );
         for (can, what) in [
             (driver.awaits_slot, What::Slot { worker }),
-            (driver.stop_found, What::StopFound { worker }),
             (driver.wake, What::Wake { worker }),
-            (driver.grace, What::GraceOver { worker }),
-            (
-                limited && record.deadline.is_some() && !driver.known.is_ahead(Limit::Deadline),
-                What::DeadlineReached { worker },
-            ),
+            (driver.local.stop_in_doubt == Some(NOW), What::DoubtOver { worker }),
             // One that finds its claim as it was changes nothing that is part of this state.
             (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
             (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
@@ -341,7 +315,22 @@ impl World {
         }
     }
 
-    fn course_without(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
+    /// What does not wait for the ledger.
+    fn course_meanwhile(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
+        for (can, what) in [
+            (driver.phase != self.workers[worker].phase, What::Hear { worker }),
+            (driver.along, What::Flush { worker }),
+            (driver.stop_found, What::StopFound { worker }),
+            (driver.grace, What::GraceOver { worker }),
+            (driver.is_overdue(), What::DeadlineReached { worker }),
+        ] {
+            if can {
+                put(what);
+            }
+        }
+    }
+
+    fn course_without(&self, index: usize, worker: &Worker, setup: &Setup, put: &mut impl FnMut(What)) {
         let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else { return };
         let status = known.record().status;
         let due = match status {
@@ -349,8 +338,14 @@ impl World {
             Status::Deferred => !known.is_ahead(Limit::Deadline),
             Status::Owed => !known.is_ahead(Limit::Takeover),
             // Where nobody else writes the ledger, it is looked through for these as a process starts.
+            Status::Claimed | Status::Waiting if known.record().stop_requested.is_some() => {
+                self.is_shared(index) || worker.life > 0
+            }
+            // Its message has not been seen for long; another worker may hold it, and if none can be lost, one does.
             Status::Claimed | Status::Waiting => {
-                known.record().stop_requested.is_some() && (self.is_shared(index) || worker.life > 0)
+                let seen = [WORK, DUPLICATE, ANEW].map(|message| self.queue[message]);
+                let lost = setup.budget.losses > 0 || setup.budget.redrives > 0;
+                lost && setup.is_exclusive() && !seen.iter().any(|copy| matches!(copy, Copy::Visible { .. }))
             }
             _ => false,
         };
@@ -360,25 +355,16 @@ impl World {
     }
 
     fn replies(&self, worker: usize, report: Report, put: &mut impl FnMut(What)) {
-        let open = matches!(self.sagemaker, Standing::Open { .. });
+        if self.denying {
+            return put(What::Report { worker, reply: Reported::Denied });
+        }
+        let open = self.sagemaker.is_open();
         // Whether a request that was taken before is taken again or refused as closed is not known.
         if open || self.judge.answer(&crate::driver::TOKEN) == Some(&report.request) {
             put(What::Report { worker, reply: Reported::Accepted });
         }
         if !open {
             put(What::Report { worker, reply: Reported::Refused });
-        }
-    }
-
-    fn bad_replies(&self, worker: usize, driver: &Driver, put: &mut impl FnMut(What)) {
-        let open = matches!(self.sagemaker, Standing::Open { .. });
-        if driver.report.is_some() && open {
-            put(What::Report { worker, reply: Reported::AcceptedUnheard });
-            put(What::Report { worker, reply: Reported::Refused });
-        }
-        if driver.asks.first() == Some(&Ask::Sent) {
-            put(What::Answer { worker, reply: Reply::Unknown });
-            put(What::AnswerLate { worker });
         }
     }
 
@@ -397,16 +383,16 @@ impl World {
     /// Something, or somebody, wants the run to end.
     fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
         let overdue = driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
-        self.sagemaker != Standing::Open { stopping: false }
+        // Nobody is told of an execution that is not found.
+        !matches!(self.sagemaker, Standing::Open { stopping: false } | Standing::Gone)
             || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
-            || matches!(driver.here, Here::Winding(_))
+            || matches!(driver.here(), Here::Winding(_))
             || overdue
     }
 
     /// The stop watch asks about the step's execution for this worker.
-    fn is_watched(&self, worker: &Worker, index: usize) -> bool {
+    pub fn is_watched(&self, worker: &Worker, index: usize) -> bool {
         match &worker.driver {
-            Some(Driver { pending: Some(_), .. }) => false,
             Some(driver) => {
                 let record = driver.known.record();
                 matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
@@ -421,7 +407,7 @@ impl World {
 
     fn watch_may_notice(&self, worker: &Worker, hope: Hope) -> bool {
         match self.sagemaker {
-            Standing::Open { stopping } => stopping && (hope == Hope::Anything || self.queue[1] == Copy::Absent),
+            Standing::Open { stopping } => stopping && (hope == Hope::Anything || self.queue[STOP] == Copy::Absent),
             // What has been asked already need not be asked again.
             _ => worker.driver.as_ref().is_none_or(|driver| driver.asks.is_empty()),
         }
@@ -432,7 +418,7 @@ impl World {
     }
 
     /// The ledger is shared, and the claim another process's.
-    fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
+    pub fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
         self.is_shared(worker) && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
     }
 }

@@ -3,18 +3,20 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use callbackd::lifecycle::{Effect, Here, Lease, Record, State, Status, Transition, Via, View, decide};
+use callbackd::lifecycle::{
+    self, Effect, Here, Lease, Local, Record, Status, Transition, Urgency, Via, View, Write, decide,
+};
 use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::step::StopReason;
 use jiff::Timestamp;
 
-use crate::happening::{Happening, RunEnd};
+use crate::happening::{Happening, Standing};
 use crate::judge::Seen;
-use crate::known::{Known, Limit, NOW, POLICY};
+use crate::known::{Known, Limit, NOW};
 use crate::mutant::Mutant;
 use crate::turn::{Mood, Turn};
 use crate::witness::Witness;
-use crate::world::{Ask, Broken, Call, Copy, Driver, Phase, Report};
+use crate::world::{Ask, Broken, Call, Copy, Driver, FORGED, Phase, Report, STOP, WORN};
 
 /// The token of the one step.
 pub const TOKEN: u64 = 1;
@@ -44,8 +46,18 @@ impl Turn<'_> {
         self.go_on(worker);
     }
 
+    /// The same of what a driver hears while another event waits for the ledger. What would have to wait too comes again by itself.
+    pub fn feed_meanwhile(&mut self, worker: usize, happening: Happening) {
+        if self.driver(worker).pending.is_none() {
+            return self.feed(worker, happening);
+        }
+        if let Err(NotApplied::Illegal(text)) = self.apply(worker, happening) {
+            self.broken(Broken::Illegal(text));
+        }
+    }
+
     fn tell_lifecycle(&mut self, worker: usize, happening: Happening) {
-        let here = self.driver(worker).here;
+        let here = self.driver(worker).here();
         if self.setup.mutant.is_some_and(|mutant| mutant.ignores(happening, here)) {
             return;
         }
@@ -58,28 +70,17 @@ impl Turn<'_> {
         }
     }
 
-    /// Hears of a new phase, and leaves the step once nothing is under way for it.
+    /// Leaves the step once nothing is under way for it.
     pub fn go_on(&mut self, worker: usize) {
         loop {
-            let now = self.world.workers[worker].phase;
             let Some(driver) = &mut self.world.workers[worker].driver else { return };
             if driver.pending.is_some() || self.world.broken.is_some() {
                 return;
             }
-            if driver.phase != now {
-                driver.phase = now;
-                self.tell_lifecycle(
-                    worker,
-                    match now {
-                        Phase::Running | Phase::Draining => Happening::Drain,
-                        Phase::Stopping => Happening::Shutdown,
-                        Phase::Leaving | Phase::Down => Happening::Halt,
-                    },
-                );
-                continue;
-            }
-            if driver.here != Here::Nothing {
-                if !self.setup.shared && driver.here != Here::Sleeping {
+            if !driver.local.idle() {
+                let asleep =
+                    matches!(driver.here(), Here::Sleeping | Here::Unverified | Here::Reopening | Here::Confirming);
+                if !self.setup.shared && !asleep && driver.local.stop_in_doubt.is_none() {
                     // A wake that finds the step elsewhere does nothing; where the ledger is shared, it reads the record anew.
                     driver.wake = false;
                 }
@@ -115,60 +116,112 @@ impl Turn<'_> {
             self.see(&seen);
         }
         self.witness(Witness::AbandonedAtHalt);
-        self.let_go(worker);
+        self.let_go(worker, u8::MAX);
         self.world.workers[worker].driver = None;
     }
 
     fn apply(&mut self, worker: usize, happening: Happening) -> Result<(), NotApplied> {
-        let event = self.setup.mutant.map_or(happening, |mutant| mutant.mishear(happening)).event();
+        let mutant = self.setup.mutant;
+        let event = mutant.map_or(happening, |mutant| mutant.mishear(happening)).event();
         let me = self.world.id(worker);
         loop {
             let driver = self.driver(worker);
             let record = driver.known.record();
             let resumed = record.resume || record.status == Status::Claimed && record.owner.as_ref() == Some(&me);
             let mut state = driver.state();
-            let lapsed = driver.lapsed;
-            let blind = is_anothers_to_answer(driver);
-            if self.setup.mutant == Some(Mutant::AnswerStopBlindly) && blind {
+            let (lapsed, waiting) = (driver.lapsed, driver.pending.is_some());
+            let (blind, owed) = (is_anothers_to_answer(driver), record.status == Status::Owed);
+            if mutant == Some(Mutant::AnswerStopBlindly) && blind {
                 state.record.status = Status::Waiting;
             }
+            if let Some(mutant) = mutant {
+                mutant.misremember(&mut state, happening);
+            }
             let foreign = self.foreign(&state.record, lapsed, worker);
-            let view = View { now: NOW, me: &me, policy: &POLICY, foreign, random: 0.5 };
+            let policy = mutant.map_or(self.setup.policy, |mutant| mutant.misread(self.setup.policy, happening));
+            let view = View {
+                now: NOW,
+                me: &me,
+                policy: &policy,
+                foreign,
+                random: 0.5,
+                phase: self.phase(worker),
+                own_account: true,
+            };
             let mut transition =
                 decide(&state, &event, &view).map_err(|illegal| NotApplied::Illegal(illegal.to_string()))?;
-            if let Some(mutant) = self.setup.mutant {
+            if let Some(mutant) = mutant {
                 mutant.distort(&mut transition, &state, happening);
             }
             self.note(&state, happening, &transition);
-            let Transition { mut write, here, work_seen, refusals, not_found, mut effects } = transition;
-            if self.setup.mutant == Some(Mutant::RunBeforeWrite) && effects.contains(&Effect::Run) {
+            let Transition { mut write, local, mut effects } = transition;
+            if mutant == Some(Mutant::RunBeforeWrite) && effects.contains(&Effect::Run) {
                 self.perform(worker, &Effect::Run, resumed);
                 effects.clear();
             }
-            if let Some(record) = write.take() {
-                match self.write(worker, record) {
+            match write.take() {
+                None => {}
+                Some(Write { record, urgency: Urgency::Along }) => {
+                    let driver = self.driver(worker);
+                    driver.known = Known::new(record);
+                    driver.along = true;
+                }
+                // It comes again, and by then the ledger may have taken what the driver waits for.
+                Some(_) if waiting => return Ok(()),
+                Some(Write { record, .. }) => match self.write(worker, record) {
                     Written::Done => {}
-                    Written::Failed => return Err(NotApplied::Ledger),
+                    Written::Failed => {
+                        if effects.iter().any(|effect| matches!(effect, Effect::Tell(_))) {
+                            self.broken(Broken::ToldTooLate);
+                        }
+                        return Err(NotApplied::Ledger);
+                    }
                     Written::Changed => {
                         self.witness(Witness::DecidedAnew);
                         self.read_again(worker);
                         continue;
                     }
-                }
+                },
             }
-            if blind && effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) {
+            let cleans = effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_)));
+            if blind && cleans {
                 self.broken(Broken::AnsweredBlindly);
             }
-            let driver = self.driver(worker);
-            driver.here = here;
-            driver.work_seen = work_seen;
-            // More than enough counts as enough.
-            driver.refusals = refusals.min(3);
-            driver.not_found = not_found;
+            if cleans && owed && !matches!(happening, Happening::Answered(_)) {
+                self.broken(Broken::AnsweredUnasked);
+            }
+            // How many there were only spaces the next. One denial counts as so many that it is asked about next.
+            let failures = if local.failures == 0 { 0 } else { 4 };
+            self.driver(worker).local = Local { refusals: local.refusals.min(1), failures, ..local };
             for effect in &effects {
                 self.perform(worker, effect, resumed);
             }
             return Ok(());
+        }
+    }
+
+    /// As the lifecycle sees it.
+    fn phase(&self, worker: usize) -> lifecycle::Phase {
+        if self.setup.mutant == Some(Mutant::ForgetThePhase) {
+            return lifecycle::Phase::Running;
+        }
+        match self.world.workers[worker].phase {
+            Phase::Running => lifecycle::Phase::Running,
+            Phase::Draining => lifecycle::Phase::Draining,
+            Phase::Stopping => lifecycle::Phase::Stopping,
+            Phase::Leaving | Phase::Down => lifecycle::Phase::Leaving,
+        }
+    }
+
+    /// Writes what was to be written along.
+    pub fn flush(&mut self, worker: usize) {
+        let record = self.driver(worker).known.record().clone();
+        match self.write(worker, record) {
+            Written::Done | Written::Failed => {}
+            Written::Changed => {
+                self.witness(Witness::DecidedAnew);
+                self.read_again(worker);
+            }
         }
     }
 
@@ -206,6 +259,7 @@ impl Turn<'_> {
             return Written::Failed;
         }
         driver.known = known;
+        driver.along = false;
         driver.fresh = !lost;
         driver.lapsed = false;
         driver.renew = mine;
@@ -215,10 +269,12 @@ impl Turn<'_> {
     fn store(&mut self, worker: usize, known: &Known) {
         let ledger = self.world.workers[worker].ledger;
         let record = known.record();
-        if record.stop_requested.is_some() {
+        // What is settled tells of a time that is over, while the token may have come back.
+        let goes_on = record.status != Status::Settled;
+        if goes_on && record.stop_requested.is_some() {
             self.see(&Seen::StopKnown { ledger, token: TOKEN });
         }
-        if record.outcome.is_some() {
+        if goes_on && record.outcome.is_some() {
             self.see(&Seen::Concluded { ledger, token: TOKEN });
         }
         if record.status == Status::Deferred {
@@ -237,8 +293,9 @@ impl Turn<'_> {
         let stop = driver.known.record().stop_requested.is_some();
         driver.lapsed &= driver.fresh;
         driver.fresh = true;
+        driver.along = false;
         driver.known = known;
-        if !stop && driver.known.record().stop_requested.is_some() && driver.here == Here::Running {
+        if !stop && driver.known.record().stop_requested.is_some() && driver.here() == Here::Running {
             driver.stop_found = true;
             self.witness(Witness::StopFoundInLedger);
         }
@@ -254,18 +311,36 @@ impl Turn<'_> {
     fn perform(&mut self, worker: usize, effect: &Effect, resumed: bool) {
         let judged = self.world.judged(worker);
         match effect {
-            Effect::Ask => self.driver(worker).asks.push(Ask::Sent),
-            Effect::AwaitSlot => self.driver(worker).awaits_slot = true,
+            Effect::Ask { confirm_stop } => {
+                // While one and the same question waits for its answer, time does not come for the next.
+                let (ask, asks) = (Ask::Sent { confirm: *confirm_stop }, &mut self.driver(worker).asks);
+                if !asks.contains(&ask) {
+                    asks.push(ask);
+                }
+            }
+            Effect::AwaitSlot => {
+                if self.world.workers[worker].phase != Phase::Running {
+                    self.broken(Broken::StartedTooLate);
+                }
+                self.driver(worker).awaits_slot = true;
+            }
             Effect::Run => {
+                if self.world.workers[worker].phase != Phase::Running {
+                    self.broken(Broken::StartedTooLate);
+                }
+                if !self.driver(worker).told_open {
+                    self.broken(Broken::StartedUnasked);
+                }
                 self.driver(worker).call = Some(Call { cleanup: false, aborted: false });
                 self.see(&Seen::Started { worker: judged, token: TOKEN });
                 let attempts = &mut self.world.attempts[usize::from(judged.ledger)];
                 *attempts += u32::from(!resumed);
-                if *attempts > POLICY.max_attempts {
+                if *attempts > self.setup.policy.max_attempts {
                     self.broken(Broken::TooManyAttempts);
                 }
             }
-            Effect::Tell(_) => {
+            Effect::Tell(reason) => {
+                self.believe(*reason);
                 let driver = self.driver(worker);
                 driver.grace |= driver.call.is_some();
             }
@@ -274,7 +349,8 @@ impl Turn<'_> {
                     call.aborted = true;
                 }
             }
-            Effect::CleanUp(_) => {
+            Effect::CleanUp(reason) => {
+                self.believe(*reason);
                 if self.setup.mutant == Some(Mutant::AnswerStopWithoutCleanup) {
                     self.driver(worker).pending = Some(Happening::Cleaned { well: true });
                     return;
@@ -298,70 +374,51 @@ impl Turn<'_> {
                 let messages = std::mem::take(&mut self.driver(worker).messages);
                 self.world.workers[worker].held &= !messages;
                 for (number, copy) in self.world.queue.iter_mut().enumerate() {
-                    if messages & (1 << number) != 0 && *copy == (Copy::InFlight { receiver: worker }) {
-                        *copy = Copy::Visible { received: true };
+                    if messages & (1 << number) != 0 && copy.is_held_by(worker) {
+                        *copy = Copy::Visible { receives: copy.receives() };
                     }
                 }
             }
-            Effect::LetGo | Effect::Refuse(_) => self.let_go(worker),
-            Effect::CountStop(_) | Effect::Finish(_) => {}
+            Effect::LetGo | Effect::Refuse(_) => self.let_go(worker, u8::MAX),
+            Effect::RefuseDelivery(_) => self.let_go(worker, 1 << self.delivered),
+            Effect::RefuseStop(_) => self.let_go(worker, 1 << STOP | 1 << FORGED),
+            Effect::Replace => self.replace(worker),
+            Effect::Missing | Effect::CountStop(_) | Effect::Finish(_) => {}
+        }
+    }
+
+    /// Whoever asks, or hears of this step's stop alone, believes no stop that there is not.
+    fn believe(&mut self, reason: StopReason) {
+        if reason == StopReason::PipelineStopped && self.world.sagemaker == (Standing::Open { stopping: false }) {
+            self.broken(Broken::StoppedForNothing);
+        }
+    }
+
+    /// The fresh copy is on the queue before the worn one is deleted, and is received like any other.
+    fn replace(&mut self, worker: usize) {
+        let known = &self.driver(worker).known;
+        let stored = known.is_stored() && known.record().status != Status::Settled;
+        if !stored || self.driver(worker).local.stop_in_doubt.is_some() {
+            self.broken(Broken::ReplacedTooEarly);
+        }
+        if self.setup.budget.redrives == 0 {
+            return;
+        }
+        let messages = self.driver(worker).messages;
+        for (number, copy) in self.world.queue.iter_mut().enumerate() {
+            if messages & (1 << number) != 0 && copy.is_held_by(worker) && copy.receives() >= WORN {
+                *copy = Copy::InFlight { receiver: worker, receives: 0 };
+                self.setup.witnesses.note(Witness::Replaced);
+            }
         }
     }
 
     /// The messages come back when their visibility timeout is over.
-    fn let_go(&mut self, worker: usize) {
-        let messages = std::mem::take(&mut self.driver(worker).messages);
+    fn let_go(&mut self, worker: usize, which: u8) {
+        let messages = self.driver(worker).messages & which;
+        self.driver(worker).messages &= !which;
         if self.setup.mutant != Some(Mutant::HoldMessagesForEver) {
             self.world.workers[worker].held &= !messages;
-        }
-    }
-
-    fn note(&self, state: &State, happening: Happening, transition: &Transition) {
-        let Transition { here, effects, .. } = transition;
-        let status = state.record.status;
-        match (happening, state.here) {
-            (Happening::LeaseLost, Here::Running) => self.witness(Witness::LeaseLostWhileRunning),
-            (Happening::LeaseLost, Here::Cleaning(_)) => self.witness(Witness::LeaseLostWhileCleaning),
-            (Happening::StopSeen(_) | Happening::Delivered(callbackd::lifecycle::Arrival::Stop), _) => match status {
-                Status::New => self.witness(Witness::StopBeforeWork),
-                Status::Concluded => self.witness(Witness::StopAfterConclusion),
-                Status::Settled => self.witness(Witness::StopAfterSettlement),
-                Status::Deferred => self.witness(Witness::StopWhileDeferred),
-                Status::Claimed if *here == Here::Sleeping => self.witness(Witness::StopOfAForeignRun),
-                _ => {}
-            },
-            (Happening::Ended(end), Here::Winding(StopReason::PipelineStopped)) if end.is_own() => {
-                self.witness(Witness::OutcomeKeptWithinGrace);
-            }
-            (Happening::Ended(RunEnd::Retry), _) if effects.contains(&Effect::Report) => {
-                self.witness(Witness::GaveUpAfterItsAttempts);
-            }
-            (Happening::SlotFree | Happening::Woken, Here::Queued | Here::Sleeping) if status == Status::Deferred => {
-                self.witness(Witness::DeferredMeanwhile);
-            }
-            (Happening::SlotFree, Here::Queued) if status == Status::Settled => self.witness(Witness::EndedMeanwhile),
-            (Happening::Answered(_), Here::Verifying) => self.witness(Witness::Verified),
-            (Happening::Answered(_), Here::Doubting) if effects.contains(&Effect::Delete) => {
-                self.witness(Witness::RefusedBecauseClosed);
-            }
-            _ => {}
-        }
-        let cleans = effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_)));
-        let foreign =
-            state.record.owner.is_some() && transition.write.as_ref().is_some_and(|to| to.owner != state.record.owner);
-        match status {
-            Status::Claimed if foreign && cleans => self.witness(Witness::CleanupTakenOver),
-            Status::Claimed if foreign && effects.contains(&Effect::Run) => self.witness(Witness::RunTakenOver),
-            Status::Owed if cleans => self.witness(Witness::DebtPaidHere),
-            Status::Waiting if state.record.resume && effects.contains(&Effect::Run) => self.witness(Witness::Resumed),
-            Status::Deferred if effects.contains(&Effect::Report) => self.witness(Witness::DeferredTooLong),
-            Status::Deferred if transition.write.as_ref().is_some_and(|to| to.status == Status::Settled) => {
-                self.witness(Witness::CompletedElsewhere);
-            }
-            _ => {}
-        }
-        if effects.contains(&Effect::CleanUp(StopReason::TimeLimit)) {
-            self.witness(Witness::TimeLimitReached);
         }
     }
 
@@ -375,7 +432,7 @@ fn is_anothers_to_answer(driver: &Driver) -> bool {
     let record = driver.known.record();
     let unknown = matches!(record.status, Status::New | Status::Owed);
     let waited = record.stop_requested.is_some() && !driver.known.is_ahead(Limit::Takeover);
-    let work = driver.messages & !(1 << 1) != 0;
+    let work = driver.messages & !(1 << STOP | 1 << FORGED) != 0;
     unknown && !work && !waited
 }
 

@@ -1,15 +1,22 @@
 //! The lifecycle's events, in a form that can be part of a state.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::lifecycle::{Answer, Arrival, End, Event, Via};
 use callbackd::outcome::Outputs;
 use callbackd::seam;
+use jiff::Timestamp;
+use serde_json::json;
+
+/// By SQS's clock.
+const SENT: Timestamp = Timestamp::UNIX_EPOCH;
+const SENT_ANEW: Timestamp = Timestamp::MAX;
 
 /// An [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Happening {
-    Delivered(Arrival),
+    Delivered(Post),
     Found,
     Answered(Reply),
     SlotFree,
@@ -23,20 +30,42 @@ pub enum Happening {
     ExecutionEnded,
     ReportAccepted,
     ReportRefused,
+    ReportFailed { denied: bool },
     Renew,
     LeaseLost,
-    Drain,
-    Shutdown,
-    Halt,
+    Phase,
+}
+
+/// What a message is, as the driver hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Post {
+    /// `anew`: sent when the token came back.
+    Work {
+        redelivered: bool,
+        anew: bool,
+    },
+    Stop,
+    /// It names another execution.
+    Foreign,
 }
 
 /// How SageMaker sees the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Standing {
-    Open { stopping: bool },
+    Open {
+        stopping: bool,
+    },
     Succeeded,
     Failed,
     Stopped,
+    /// Deleted, so that nobody will ever be told of it again.
+    Gone,
+}
+
+impl Standing {
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Open { .. })
+    }
 }
 
 /// What came of asking.
@@ -63,7 +92,7 @@ pub enum RunEnd {
 impl Happening {
     pub fn event(self) -> Event {
         match self {
-            Self::Delivered(arrival) => Event::Delivered(arrival),
+            Self::Delivered(post) => Event::Delivered(post.arrival()),
             Self::Found => Event::Found,
             Self::Answered(reply) => Event::Answered(reply.answer()),
             Self::SlotFree => Event::SlotFree,
@@ -85,11 +114,24 @@ impl Happening {
             Self::ExecutionEnded => Event::ExecutionEnded,
             Self::ReportAccepted => Event::ReportAccepted,
             Self::ReportRefused => Event::ReportRefused("refused".to_owned()),
+            Self::ReportFailed { denied } => Event::ReportFailed { denied, detail: "failed".to_owned() },
             Self::Renew => Event::Renew,
             Self::LeaseLost => Event::LeaseLost,
-            Self::Drain => Event::Drain,
-            Self::Shutdown => Event::Shutdown,
-            Self::Halt => Event::Halt,
+            Self::Phase => Event::Phase,
+        }
+    }
+}
+
+impl Post {
+    fn arrival(self) -> Arrival {
+        match self {
+            Self::Work { redelivered, anew } => Arrival::Work {
+                receives: 1 + u32::from(redelivered),
+                sent: Some(if anew { SENT_ANEW } else { SENT }),
+                arguments: Arc::new(json!({})),
+            },
+            Self::Stop => Arrival::Stop,
+            Self::Foreign => Arrival::Foreign,
         }
     }
 }
@@ -101,7 +143,7 @@ impl Reply {
             Self::Standing(Standing::Succeeded) => seam::Standing::Closed(seam::Ending::Succeeded),
             Self::Standing(Standing::Failed) => seam::Standing::Closed(seam::Ending::Failed),
             Self::Standing(Standing::Stopped) => seam::Standing::Closed(seam::Ending::Stopped),
-            Self::NotFound => seam::Standing::NotFound,
+            Self::Standing(Standing::Gone) | Self::NotFound => seam::Standing::NotFound,
             Self::Unknown => return Answer::Unknown("throttled".to_owned()),
         })
     }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 /// The one moment of the model. Time does not flow: each limit is either ahead of it or over, and which is part of the state.
 pub const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const AHEAD: Timestamp = Timestamp::MAX;
-const LONG_AGO: Timestamp = Timestamp::MIN;
+pub const LONG_AGO: Timestamp = Timestamp::MIN;
 
 pub const POLICY: Policy = Policy {
     max_attempts: 2,
@@ -24,6 +24,7 @@ pub const POLICY: Policy = Policy {
     on_stop: OnStop::Failure,
     verify: Verify::Redelivered,
     stop_takeover_after: Duration::from_mins(5),
+    gone_after: Duration::from_hours(24),
     ask_every: Duration::from_secs(30),
     lease: Duration::from_mins(1),
 };
@@ -32,7 +33,7 @@ pub const POLICY: Policy = Policy {
 static STEP: LazyLock<Known> = LazyLock::new(|| {
     let step =
         Message::parse(include_str!("../fixtures/executing.json")).expect("the fixture is a message").step().clone();
-    let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".to_owned();
+    let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
     Known::new(Record::of_message(step, queue, Some("handler".to_owned()), NOW))
 });
 
@@ -51,6 +52,8 @@ pub enum Limit {
     Deadline,
     /// How long a stop is owed before whoever holds it answers.
     Takeover,
+    /// How long a step is not found before it counts as closed.
+    Gone,
 }
 
 impl Known {
@@ -68,6 +71,7 @@ impl Known {
         (record.status, &record.owner, record.attempt, record.resume, record.not_before, record.deadline)
             .hash(&mut hasher);
         (record.stop_requested, &record.ending, &record.last_error, record.version).hash(&mut hasher);
+        (record.sent, record.missing_since, record.returned.is_some()).hash(&mut hasher);
         record.client_request_token.as_ref().map(ClientRequestToken::as_str).hash(&mut hasher);
         Self { hash: hasher.finish(), record: Arc::new(record) }
     }
@@ -89,6 +93,7 @@ impl Known {
             Limit::Wait => self.record.not_before == Some(AHEAD),
             Limit::Deadline => self.record.deadline == Some(AHEAD),
             Limit::Takeover => self.record.stop_requested.is_some_and(|stop| stop.at > LONG_AGO),
+            Limit::Gone => self.record.missing_since.is_some_and(|since| since > LONG_AGO),
         }
     }
 
@@ -104,6 +109,7 @@ impl Known {
             Limit::Takeover => {
                 record.stop_requested = record.stop_requested.map(|stop| Stop { at: LONG_AGO, ..stop });
             }
+            Limit::Gone => record.missing_since = Some(LONG_AGO),
         }
         Self::new(record)
     }

@@ -1,8 +1,11 @@
 //! The protocol with one mistake in it: each must be found, or the model would find nothing in the shipped one either.
 
-use callbackd::lifecycle::{Arrival, Effect, Here, Record, State, Status, Transition, Via};
+use callbackd::lifecycle::{
+    Effect, Here, Local, Policy, Record, State, Status, Transition, Urgency, Verify, Via, Write,
+};
 
-use crate::happening::{Happening, Reply, Standing};
+use crate::happening::{Happening, Post, Reply, Standing};
+use crate::known::NOW;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -19,6 +22,21 @@ pub enum Mutant {
     NeverAbort,
     LeaveStopsToTheWatch,
     LeaveStopsToTheirMessages,
+    StartWhatIsFound,
+    LeaveWhatIsFound,
+    SettleMissingAtOnce,
+    NeverGone,
+    NeverAskWhenDenied,
+    RefuseWhatIsUnknown,
+    BelieveStops,
+    BelieveForeignStops,
+    TakeOverUnasked,
+    ForgetThePhase,
+    TellOnceWritten,
+    ReplaceAtOnce,
+    NeverReplace,
+    DeleteWhatReturns,
+    NeverRefuseStops,
     // Mistakes in carrying them out.
     BelieveNotFound,
     CleanUpWhatIsCompleted,
@@ -43,7 +61,8 @@ impl Mutant {
     pub fn ignores(self, happening: Happening, here: Here) -> bool {
         match self {
             Self::KeepRunningWithoutLease => happening == Happening::LeaseLost,
-            Self::LeaveStopsToTheWatch => happening == Happening::Delivered(Arrival::Stop) && here == Here::Running,
+            Self::LeaveStopsToTheWatch => happening == Happening::Delivered(Post::Stop) && here == Here::Running,
+            Self::LeaveWhatIsFound => happening == Happening::Found,
             Self::LeaveStopsToTheirMessages => happening == Happening::StopSeen(Via::Watch),
             _ => false,
         }
@@ -51,6 +70,9 @@ impl Mutant {
 
     /// What is heard instead.
     pub fn mishear(self, happening: Happening) -> Happening {
+        if self == Self::BelieveForeignStops && happening == Happening::Delivered(Post::Foreign) {
+            return Happening::Delivered(Post::Stop);
+        }
         let (heard, instead) = match self {
             Self::BelieveNotFound => (Reply::NotFound, Standing::Failed),
             Self::CleanUpWhatIsCompleted => (Reply::Standing(Standing::Succeeded), Standing::Stopped),
@@ -62,48 +84,97 @@ impl Mutant {
         happening
     }
 
+    /// What is believed to be known instead.
+    pub fn misremember(self, state: &mut State, happening: Happening) {
+        let found = matches!(happening, Happening::Found | Happening::Woken);
+        match self {
+            Self::StartWhatIsFound if found => state.local.wanted = true,
+            Self::TakeOverUnasked
+                if happening == Happening::Woken && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>
+            {
+                state.record.status = Status::Waiting;
+            }
+            _ => {}
+        }
+    }
+
+    /// The settings that are believed to be.
+    pub fn misread(self, policy: Policy, happening: Happening) -> Policy {
+        match self {
+            Self::BelieveStops if happening == Happening::Delivered(Post::Stop) => {
+                Policy { verify: Verify::Redelivered, ..policy }
+            }
+            _ => policy,
+        }
+    }
+
     /// Makes the mistake, where it is one of decisions.
     pub fn distort(self, transition: &mut Transition, state: &State, happening: Happening) {
         let effects = &mut transition.effects;
         let refused = happening == Happening::ReportRefused;
         let not_found = happening == Happening::Answered(Reply::NotFound);
+        let here = state.local.here;
         match self {
             Self::DeleteBeforeReport if effects.contains(&Effect::Report) => effects.insert(0, Effect::Delete),
-            Self::DeleteStopAtOnce
-                if happening == Happening::Delivered(Arrival::Stop) && state.here == Here::Nothing =>
-            {
-                *transition =
-                    Transition { write: None, here: Here::Nothing, effects: vec![Effect::Delete], ..*transition };
+            Self::DeleteStopAtOnce if happening == Happening::Delivered(Post::Stop) && here == Here::Nothing => {
+                *transition = idle(None, Effect::Delete);
             }
-            Self::SettleWhenRefused if refused => settle(transition, state),
+            Self::SettleWhenRefused if refused => *transition = settled(state),
             Self::SettleDeferralNotFound if not_found && state.record.status == Status::Deferred => {
-                settle(transition, state);
+                *transition = settled(state);
+            }
+            Self::SettleMissingAtOnce if effects.contains(&Effect::Missing) => *transition = settled(state),
+            Self::NeverGone if here == Here::Doubting && effects.contains(&Effect::Delete) => {
+                transition.write = None;
+                transition.local = Local { here: Here::Sleeping, ..state.local };
+                transition.effects = vec![Effect::Wake(jiff::Timestamp::MAX)];
+            }
+            Self::NeverAskWhenDenied if matches!(happening, Happening::ReportFailed { .. }) => {
+                transition.write = None;
+                transition.local.here = Here::Sleeping;
+                transition.effects = vec![Effect::Wake(jiff::Timestamp::MAX)];
+            }
+            Self::RefuseWhatIsUnknown if transition.local.here == Here::Unverified => {
+                *transition = idle(None, Effect::Refuse("there is no answer".to_owned()));
             }
             Self::RecomputeWhenRefused if refused => {
                 let outcome = None;
                 let record =
                     Record { status: Status::Waiting, owner: None, outcome, resume: true, ..state.record.clone() };
-                let effects = vec![Effect::Return];
-                *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
+                *transition = idle(Some(record), Effect::Return);
             }
             Self::DoNotCountTheAttempt if effects.contains(&Effect::Run) => {
-                if let Some(record) = &mut transition.write {
-                    record.attempt = state.record.attempt;
+                if let Some(write) = &mut transition.write {
+                    write.record.attempt = state.record.attempt;
                 }
             }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
             Self::DeferForEver if state.record.status == Status::Deferred && effects.contains(&Effect::Report) => {
-                *transition = Transition { write: None, here: Here::Nothing, effects: Vec::new(), ..*transition };
+                *transition = Transition { write: None, local: Local::NOTHING, effects: Vec::new() };
             }
             Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
             Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
+            Self::TellOnceWritten => {
+                if let Some(write) = &mut transition.write {
+                    write.urgency = Urgency::First;
+                }
+            }
+            Self::ReplaceAtOnce if matches!(happening, Happening::Delivered(_)) => effects.push(Effect::Replace),
+            Self::NeverReplace => effects.retain(|effect| *effect != Effect::Replace),
+            Self::DeleteWhatReturns if transition.local.here == Here::Reopening => {
+                *transition = idle(None, Effect::Delete);
+            }
+            Self::NeverRefuseStops => effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_))),
             _ => {}
         }
     }
 }
 
-fn settle(transition: &mut Transition, state: &State) {
-    let record = Record { status: Status::Settled, owner: None, ..state.record.clone() };
-    let effects = vec![Effect::Delete];
-    *transition = Transition { write: Some(record), here: Here::Nothing, effects, ..*transition };
+fn idle(record: Option<Record>, effect: Effect) -> Transition {
+    let write = record.map(|record| Write { record, urgency: Urgency::First });
+    Transition { write, local: Local::NOTHING, effects: vec![effect] }
+}
+
+fn settled(state: &State) -> Transition {
+    idle(Some(Record { status: Status::Settled, owner: None, ..state.record.clone() }), Effect::Delete)
 }

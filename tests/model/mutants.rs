@@ -2,6 +2,7 @@
 
 use stateright::{Checker, Model};
 
+use crate::driver::TOKEN;
 use crate::judge::Broken as Promise;
 use crate::mutant::Mutant;
 use crate::setup::{ENDS, SAFE, Setup};
@@ -13,7 +14,11 @@ const SHARED: &[u8] = &[0, 0];
 
 /// The end of the shortest path to what the mutant breaks.
 fn found(mutant: Mutant, ledgers: &'static [u8], budget: Budget, property: &'static str) -> World {
-    let checker = Setup::new(ledgers, budget).hunt(mutant, property).checker().spawn_bfs().join();
+    found_in(Setup::new(ledgers, budget), mutant, property)
+}
+
+fn found_in(setup: Setup, mutant: Mutant, property: &'static str) -> World {
+    let checker = setup.hunt(mutant, property).checker().spawn_bfs().join();
     let path = checker.discovery(property).unwrap_or_else(|| panic!("{mutant:?} was not found"));
     let world = path.last_state().clone();
     println!("{mutant:?}: {property:?} is violated after {} actions: {:?}", path.into_actions().len(), world.broken);
@@ -22,6 +27,10 @@ fn found(mutant: Mutant, ledgers: &'static [u8], budget: Budget, property: &'sta
 
 fn breaks(mutant: Mutant, ledgers: &'static [u8], budget: Budget, promise: &Promise<u64>) {
     assert_eq!(found(mutant, ledgers, budget, SAFE).broken, Some(Broken::Promise(promise.clone())));
+}
+
+fn does(mutant: Mutant, ledgers: &'static [u8], budget: Budget, broken: &Broken) {
+    assert_eq!(found(mutant, ledgers, budget, SAFE).broken.as_ref(), Some(broken));
 }
 
 fn never_ends(mutant: Mutant, ledgers: &'static [u8], budget: Budget) {
@@ -42,6 +51,12 @@ const NO_FAULT: Budget = Budget {
     freezes: 0,
     shutdowns: 0,
     limits: 0,
+    losses: 0,
+    redrives: 0,
+    forgeries: 0,
+    denials: 0,
+    deletions: 0,
+    returns: 0,
 };
 const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
 const A_BAD_REPLY: Budget = Budget { replies: 1, ..NO_FAULT };
@@ -63,9 +78,10 @@ fn settling_on_a_refusal_breaks_p1() {
 }
 
 #[test]
-fn believing_that_there_is_no_step_breaks_p1_and_never_ends() {
+fn believing_that_there_is_no_step_is_noticed_breaks_p1_and_never_ends() {
     let lies = Budget { lies: 2, ..NO_FAULT };
-    breaks(Mutant::BelieveNotFound, ONE, lies, &Promise::DeletedTooEarly(1));
+    does(Mutant::BelieveNotFound, ONE, lies, &Broken::StoppedForNothing);
+    breaks(Mutant::SettleMissingAtOnce, ONE, Budget { replies: 1, lies: 1, ..NO_FAULT }, &Promise::DeletedTooEarly(1));
     never_ends(Mutant::SettleDeferralNotFound, ONE, lies);
 }
 
@@ -191,4 +207,68 @@ fn holding_messages_for_ever_never_ends() {
 fn dropping_what_a_failing_ledger_did_not_take_never_ends() {
     let budget = Budget { leases: 1, writes: 1, ..NO_FAULT };
     never_ends(Mutant::DropWhatTheLedgerDidNotTake, SHARED, budget);
+}
+
+#[test]
+fn starting_what_is_found_without_asking_is_noticed_and_leaving_it_never_ends() {
+    let budget = Budget { losses: 1, crashes: 1, ..NO_FAULT };
+    does(Mutant::StartWhatIsFound, ONE, budget, &Broken::StartedUnasked);
+    never_ends(Mutant::LeaveWhatIsFound, ONE, budget);
+}
+
+#[test]
+fn looking_for_what_is_gone_for_good_never_ends() {
+    never_ends(Mutant::NeverGone, ONE, Budget { deletions: 1, ..NO_FAULT });
+}
+
+#[test]
+fn reporting_what_is_denied_without_ever_asking_never_ends() {
+    never_ends(Mutant::NeverAskWhenDenied, ONE, Budget { denials: 1, endings: 1, ..NO_FAULT });
+}
+
+#[test]
+fn refusing_what_sagemaker_does_not_say_feeds_the_redrive_policy_and_never_ends() {
+    let budget = Budget { replies: 2, redrives: 1, ..NO_FAULT };
+    let world = found_in(Setup::new(ONE, budget).verifying(), Mutant::RefuseWhatIsUnknown, ENDS);
+    assert!(world.broken.is_none());
+}
+
+#[test]
+fn believing_a_stop_that_must_be_verified_is_noticed() {
+    let forged = Budget { forgeries: 1, ..NO_FAULT };
+    let world = found_in(Setup::new(ONE, forged).verifying(), Mutant::BelieveStops, SAFE);
+    assert_eq!(world.broken, Some(Broken::Promise(Promise::StoppedUnasked(TOKEN))));
+    breaks(Mutant::BelieveForeignStops, ONE, forged, &Promise::StoppedUnasked(TOKEN));
+}
+
+#[test]
+fn holding_a_stop_that_is_not_believed_never_ends() {
+    let forged = Setup::new(ONE, Budget { forgeries: 1, ..NO_FAULT }).verifying();
+    assert!(found_in(forged, Mutant::NeverRefuseStops, ENDS).broken.is_none());
+}
+
+#[test]
+fn taking_a_stop_over_without_asking_is_noticed() {
+    does(Mutant::TakeOverUnasked, ONE, A_STOP, &Broken::AnsweredUnasked);
+}
+
+#[test]
+fn forgetting_that_the_worker_is_on_its_way_out_is_noticed() {
+    does(Mutant::ForgetThePhase, ONE, Budget { shutdowns: 1, ..NO_FAULT }, &Broken::StartedTooLate);
+}
+
+#[test]
+fn telling_only_what_is_written_is_noticed() {
+    does(Mutant::TellOnceWritten, ONE, Budget { writes: 1, ..A_STOP }, &Broken::ToldTooLate);
+}
+
+#[test]
+fn replacing_what_is_not_on_record_is_noticed_and_replacing_nothing_never_ends() {
+    does(Mutant::ReplaceAtOnce, ONE, NO_FAULT, &Broken::ReplacedTooEarly);
+    never_ends(Mutant::NeverReplace, APART, Budget { crashes: 2, redrives: 1, ..NO_FAULT });
+}
+
+#[test]
+fn deleting_the_message_of_a_token_that_comes_back_breaks_p1() {
+    breaks(Mutant::DeleteWhatReturns, ONE, Budget { returns: 1, ..NO_FAULT }, &Promise::DeletedTooEarly(1));
 }

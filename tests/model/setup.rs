@@ -5,12 +5,14 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 
+use callbackd::lifecycle::{Policy, Verify};
 use stateright::{Model, Property};
 
 use crate::action::{Action, Hope, What};
 use crate::driver::TOKEN;
 use crate::happening::Standing;
 use crate::judge::{About, Judge, Seen};
+use crate::known::POLICY;
 use crate::mutant::Mutant;
 use crate::turn::{Mood, Turn};
 use crate::witness::Witnesses;
@@ -27,6 +29,7 @@ pub struct Setup {
     pub ledgers: &'static [u8],
     /// Other processes can have the ledger open.
     pub shared: bool,
+    pub policy: Policy,
     pub budget: Budget,
     pub mutant: Option<Mutant>,
     /// The one property that is checked; else all.
@@ -42,12 +45,23 @@ impl Setup {
         Self {
             ledgers,
             shared,
+            policy: POLICY,
             budget,
             mutant: None,
             only: None,
             witnesses: Witnesses::default(),
             ending: Mutex::default(),
         }
+    }
+
+    /// Steps and stops are verified before they are believed.
+    pub fn verifying(self) -> Self {
+        Self { policy: Policy { verify: Verify::Always, ..POLICY }, ..self }
+    }
+
+    /// All workers on the queue share one ledger, so that a step of the ledger may go on without its message.
+    pub fn is_exclusive(&self) -> bool {
+        self.ledgers.iter().all(|ledger| *ledger == self.ledgers[0])
     }
 
     /// Looks for the shortest way in which a mutant violates one property.
@@ -88,12 +102,11 @@ impl Setup {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "reads like the rest")]
     fn node(&self, world: World) -> (World, u64, std::vec::IntoIter<What>) {
         let mut hasher = DefaultHasher::new();
         world.hash(&mut hasher);
         let mut course = Vec::new();
-        world.course(Hope::Little, &mut |what| course.push(what));
+        world.course(Hope::Little, self, &mut |what| course.push(what));
         (world, hasher.finish(), course.into_iter())
     }
 }
@@ -110,7 +123,9 @@ impl Model for Setup {
         let stores = self.ledgers.iter().max().map_or(0, |last| usize::from(*last) + 1);
         vec![World {
             sagemaker: Standing::Open { stopping: false },
-            queue: [Copy::Visible { received: false }, Copy::Absent, Copy::Absent],
+            queue: [Copy::Visible { receives: 0 }, Copy::Absent, Copy::Absent, Copy::Absent, Copy::Absent],
+            foreign: false,
+            denying: false,
             ledgers: vec![None; stores],
             workers: self.ledgers.iter().map(|ledger| Worker::new(*ledger)).collect(),
             wire: None,
@@ -128,8 +143,8 @@ impl Model for Setup {
         let moods: &[Mood] =
             if world.budget.writes > 0 { &[Mood::Well, Mood::Fails, Mood::FailsAfterEffect] } else { &[Mood::Well] };
         let mut put = |what| actions.extend(moods.iter().map(|mood| Action { what, mood: *mood }));
-        world.course(Hope::Anything, &mut put);
-        world.faults(&mut put);
+        world.course(Hope::Anything, self, &mut put);
+        world.faults(self, &mut put);
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {

@@ -1,16 +1,16 @@
 //! One action, carried out on a copy of the world.
 
-use callbackd::lifecycle::{Arrival, Via};
+use callbackd::lifecycle::Via;
 
 use crate::action::{Action, Reported, What};
 use crate::driver::TOKEN;
-use crate::happening::{Happening, Reply, RunEnd, Standing};
+use crate::happening::{Happening, Post, Reply, RunEnd, Standing};
 use crate::judge::{self, About, Seen};
-use crate::known::Limit;
+use crate::known::{LONG_AGO, Limit};
 use crate::mutant::Mutant;
 use crate::setup::Setup;
 use crate::witness::Witness;
-use crate::world::{Ask, Broken, Copy, Phase, Report, World};
+use crate::world::{ANEW, Ask, Broken, Copy, DUPLICATE, FORGED, Phase, REDRIVE, Report, STOP, World};
 
 /// How the ledger takes the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub enum Mood {
 pub struct Turn<'a> {
     pub setup: &'a Setup,
     pub world: World,
+    /// The message that was just received.
+    pub delivered: usize,
     mood: Mood,
     struck: bool,
 }
@@ -32,7 +34,7 @@ pub struct Turn<'a> {
 impl<'a> Turn<'a> {
     /// The world after the action; none where the action's trouble with the ledger had nothing to strike.
     pub fn take(setup: &'a Setup, world: &World, action: Action) -> Option<World> {
-        let mut turn = Self { setup, world: world.clone(), mood: action.mood, struck: false };
+        let mut turn = Self { setup, world: world.clone(), delivered: 0, mood: action.mood, struck: false };
         turn.carry_out(action.what);
         if action.mood != Mood::Well {
             if !turn.struck {
@@ -75,15 +77,39 @@ impl<'a> Turn<'a> {
                 self.world.sagemaker = Standing::Open { stopping: true };
                 self.see(&Seen::Stopping { token: TOKEN });
                 if told {
-                    self.send(1, About::Stop(TOKEN));
+                    self.send(STOP, About::Stop(TOKEN));
                 }
             }
             What::EndOtherwise => self.close(Standing::Stopped),
             What::Complete => self.close(Standing::Succeeded),
             What::Duplicate => {
                 self.world.budget.duplicates -= 1;
-                self.send(2, About::Work(TOKEN));
+                self.send(DUPLICATE, About::Work(TOKEN));
             }
+            What::Vanish => {
+                self.world.budget.deletions -= 1;
+                self.world.sagemaker = Standing::Gone;
+                self.see(&Seen::Closed { token: TOKEN, succeeded: false });
+            }
+            What::Return => {
+                self.world.budget.returns -= 1;
+                self.world.sagemaker = Standing::Open { stopping: false };
+                self.world.attempts = [0; 2];
+                self.see(&Seen::Opened { token: TOKEN });
+                self.send(ANEW, About::Work(TOKEN));
+            }
+            What::Forge { foreign } => {
+                self.world.budget.forgeries -= 1;
+                self.world.foreign = foreign;
+                // The judge need not know of it: nothing may come of it, and it may be deleted or not.
+                self.world.queue[FORGED] = Copy::Visible { receives: 0 };
+            }
+            What::Lose { message, redriven } => self.lose(message, redriven),
+            What::Revoke => {
+                self.world.budget.denials -= 1;
+                self.world.denying = true;
+            }
+            What::Mend => self.world.denying = false,
             What::Receive { worker, message } => self.receive(worker, message),
             What::Surface { message } => self.surface(message),
             What::Delete { worker, message, effect } => self.delete(worker, message, effect),
@@ -96,11 +122,26 @@ impl<'a> Turn<'a> {
             What::Report { worker, reply } => self.report(worker, reply),
             What::ReportLate => {
                 if let Some((worker, report)) = self.world.wire.take() {
-                    let open = matches!(self.world.sagemaker, Standing::Open { .. });
+                    let open = self.world.sagemaker.is_open();
                     self.witness(Witness::ReportArrivedLate);
                     self.arrive(worker, report, open);
                 }
             }
+            What::Crash { worker, late } => self.crash(worker, late),
+            What::Start { worker } => {
+                let worker = &mut self.world.workers[worker];
+                worker.life += 1;
+                worker.phase = Phase::Running;
+            }
+            What::Leave { worker } => self.leave(worker),
+            What::Over { ledger, limit } => self.over(ledger, limit),
+            _ => self.befall(what),
+        }
+    }
+
+    /// What happens to one driver.
+    fn befall(&mut self, what: What) {
+        match what {
             What::Slot { worker } => {
                 self.driver(worker).awaits_slot = false;
                 self.feed(worker, Happening::SlotFree);
@@ -110,9 +151,9 @@ impl<'a> Turn<'a> {
             What::CleanupAborted { worker } => self.cleanup_ends(worker, Happening::CleanupAborted),
             What::GraceOver { worker } => {
                 self.driver(worker).grace = false;
-                self.feed(worker, Happening::GraceOver);
+                self.feed_meanwhile(worker, Happening::GraceOver);
             }
-            What::DeadlineReached { worker } => self.feed(worker, Happening::DeadlineReached),
+            What::DeadlineReached { worker } => self.feed_meanwhile(worker, Happening::DeadlineReached),
             What::Wake { worker } => {
                 self.driver(worker).wake = false;
                 if self.setup.shared {
@@ -120,6 +161,13 @@ impl<'a> Turn<'a> {
                 }
                 self.feed(worker, Happening::Woken);
             }
+            What::Hear { worker } => {
+                let phase = self.world.workers[worker].phase;
+                self.driver(worker).phase = phase;
+                self.feed_meanwhile(worker, Happening::Phase);
+            }
+            What::Flush { worker } => self.flush(worker),
+            What::DoubtOver { worker } => self.driver(worker).local.stop_in_doubt = Some(LONG_AGO),
             What::Renew { worker } => self.renew(worker),
             What::LeaseOver { worker } => {
                 self.world.budget.leases -= 1;
@@ -131,7 +179,7 @@ impl<'a> Turn<'a> {
                 self.driver(worker).lapsed = true;
             }
             What::Watch { worker } => {
-                let stopping = matches!(self.world.sagemaker, Standing::Open { .. });
+                let stopping = self.world.sagemaker.is_open();
                 self.watched(
                     worker,
                     if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded },
@@ -147,7 +195,7 @@ impl<'a> Turn<'a> {
             }
             What::StopFound { worker } => {
                 self.driver(worker).stop_found = false;
-                self.feed(worker, Happening::StopSeen(Via::Ledger));
+                self.feed_meanwhile(worker, Happening::StopSeen(Via::Ledger));
             }
             What::Retry { worker } => {
                 if let Some(happening) = self.driver(worker).pending.take() {
@@ -155,14 +203,7 @@ impl<'a> Turn<'a> {
                 }
             }
             What::Abandon { worker } => self.abandon(worker),
-            What::Crash { worker, late } => self.crash(worker, late),
-            What::Start { worker } => {
-                let worker = &mut self.world.workers[worker];
-                worker.life += 1;
-                worker.phase = Phase::Running;
-            }
-            What::Leave { worker } => self.leave(worker),
-            What::Over { ledger, limit } => self.over(ledger, limit),
+            _ => unreachable!("it happens to the world"),
         }
     }
 
@@ -174,37 +215,56 @@ impl<'a> Turn<'a> {
     }
 
     fn send(&mut self, message: usize, about: About<u64>) {
-        self.world.queue[message] = Copy::Visible { received: false };
+        self.world.queue[message] = Copy::Visible { receives: 0 };
         self.see(&Seen::Sent { message: message as u64, about });
     }
 
     fn receive(&mut self, worker: usize, message: usize) {
-        let redelivered = self.world.queue[message] == Copy::Visible { received: true };
+        let receives = self.world.queue[message].receives();
+        let redelivered = receives > 0;
         if redelivered && self.world.workers[worker].life > 0 && self.world.stored(worker).is_some() {
             self.witness(Witness::RedeliveredAfterACrash);
         }
-        self.world.queue[message] = Copy::InFlight { receiver: worker };
+        let most = if self.setup.budget.redrives > 0 { REDRIVE } else { 1 };
+        self.world.queue[message] = Copy::InFlight { receiver: worker, receives: most.min(receives + 1) };
         self.world.workers[worker].held |= 1 << message;
         if self.world.workers[worker].driver.is_none() {
             self.spawn(worker);
         }
         self.driver(worker).messages |= 1 << message;
-        let arrival = if message == 1 { Arrival::Stop } else { Arrival::Work { redelivered } };
-        self.feed(worker, Happening::Delivered(arrival));
+        let post = match message {
+            FORGED if self.world.foreign => Post::Foreign,
+            FORGED | STOP => Post::Stop,
+            _ => Post::Work { redelivered, anew: message == ANEW },
+        };
+        self.driver(worker).told_open |= matches!(post, Post::Work { .. });
+        self.delivered = message;
+        self.feed(worker, Happening::Delivered(post));
+    }
+
+    fn lose(&mut self, message: usize, redriven: bool) {
+        let budget = &mut self.world.budget;
+        match (message, redriven) {
+            (FORGED, _) => {}
+            (_, true) => budget.redrives -= 1,
+            (_, false) => budget.losses -= 1,
+        }
+        self.world.queue[message] = Copy::Absent;
+        self.see(&Seen::Lost { message: message as u64 });
     }
 
     fn surface(&mut self, message: usize) {
-        if let Copy::InFlight { receiver } = self.world.queue[message] {
+        if let Copy::InFlight { receiver, receives } = self.world.queue[message] {
             let held = self.world.workers[receiver].held & (1 << message) != 0;
             self.world.budget.visibility -= u8::from(held);
+            self.world.queue[message] = Copy::Visible { receives };
         }
-        self.world.queue[message] = Copy::Visible { received: true };
     }
 
     fn delete(&mut self, worker: usize, message: usize, effect: bool) {
         self.world.workers[worker].deleting &= !(1 << message);
         self.world.workers[worker].held &= !(1 << message);
-        if self.world.queue[message] != (Copy::InFlight { receiver: worker }) {
+        if !self.world.queue[message].is_held_by(worker) {
             self.witness(Witness::StaleDelete);
         }
         if effect {
@@ -215,23 +275,25 @@ impl<'a> Turn<'a> {
 
     fn report(&mut self, worker: usize, reply: Reported) {
         let Some(report) = self.driver(worker).report else { return };
-        let open = matches!(self.world.sagemaker, Standing::Open { .. });
-        self.arrive(self.world.judged(worker), report, reply != Reported::Refused);
+        let open = self.world.sagemaker.is_open();
+        if !matches!(reply, Reported::Failed | Reported::Denied) {
+            self.arrive(self.world.judged(worker), report, reply != Reported::Refused);
+        }
+        self.driver(worker).report = None;
         match reply {
-            Reported::Accepted => {
-                self.driver(worker).report = None;
-                self.feed(worker, Happening::ReportAccepted);
-            }
-            Reported::AcceptedUnheard => {
-                self.witness(Witness::ReplyLost);
+            Reported::Accepted => self.feed(worker, Happening::ReportAccepted),
+            Reported::AcceptedUnheard | Reported::Failed => {
                 self.world.budget.replies -= 1;
-                if self.setup.mutant == Some(Mutant::GiveUpOnALostReply) {
-                    self.driver(worker).report = None;
+                if reply == Reported::AcceptedUnheard {
+                    self.witness(Witness::ReplyLost);
+                }
+                if self.setup.mutant != Some(Mutant::GiveUpOnALostReply) {
+                    self.feed(worker, Happening::ReportFailed { denied: false });
                 }
             }
+            Reported::Denied => self.feed(worker, Happening::ReportFailed { denied: true }),
             Reported::Refused => {
                 self.world.budget.replies -= u8::from(open);
-                self.driver(worker).report = None;
                 self.feed(worker, Happening::ReportRefused);
             }
         }
@@ -240,7 +302,7 @@ impl<'a> Turn<'a> {
     fn answer(&mut self, worker: usize, reply: Reply) {
         self.driver(worker).asks.remove(0);
         match reply {
-            Reply::Standing(_) => {}
+            Reply::Standing(standing) => self.driver(worker).told_open |= standing.is_open(),
             Reply::NotFound => self.world.budget.lies -= 1,
             Reply::Unknown => self.world.budget.replies -= 1,
         }
@@ -250,7 +312,7 @@ impl<'a> Turn<'a> {
     /// A report reaches SageMaker.
     fn arrive(&mut self, worker: judge::Worker, report: Report, accepted: bool) {
         let Report { request, success } = report;
-        if accepted && matches!(self.world.sagemaker, Standing::Open { .. }) {
+        if accepted && self.world.sagemaker.is_open() {
             self.world.sagemaker = if success { Standing::Succeeded } else { Standing::Failed };
         }
         self.see(&Seen::Reported { worker, token: TOKEN, request, accepted });
@@ -287,7 +349,11 @@ impl<'a> Turn<'a> {
         if self.world.workers[worker].driver.is_none() {
             self.spawn(worker);
         }
-        self.feed(worker, happening);
+        match happening {
+            Happening::StopSeen(_) => self.feed_meanwhile(worker, happening),
+            _ if self.driver(worker).pending.is_some() => {}
+            _ => self.feed(worker, happening),
+        }
     }
 
     fn crash(&mut self, worker: usize, late: bool) {
@@ -322,7 +388,6 @@ impl<'a> Turn<'a> {
             Phase::Stopping => Phase::Leaving,
             Phase::Leaving | Phase::Down => return self.down(worker),
         };
-        self.go_on(worker);
     }
 
     fn over(&mut self, ledger: usize, limit: Limit) {

@@ -36,10 +36,20 @@ pub enum Witness {
     DeferredMeanwhile,
     EndedMeanwhile,
     CompletedElsewhere,
+    Replaced,
+    AskedAgain,
+    WentOnWithoutItsMessage,
+    CameBack,
+    AskedWhenDenied,
+    GoneForGood,
+    GivenBack,
+    StopRefused,
+    StopConfirmed,
+    StopConfirmedWhileRunning,
 }
 
 impl Witness {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 39] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -69,6 +79,16 @@ impl Witness {
         Self::DeferredMeanwhile,
         Self::EndedMeanwhile,
         Self::CompletedElsewhere,
+        Self::Replaced,
+        Self::AskedAgain,
+        Self::WentOnWithoutItsMessage,
+        Self::CameBack,
+        Self::AskedWhenDenied,
+        Self::GoneForGood,
+        Self::GivenBack,
+        Self::StopRefused,
+        Self::StopConfirmed,
+        Self::StopConfirmedWhileRunning,
     ];
 }
 

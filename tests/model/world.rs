@@ -1,16 +1,21 @@
 //! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to come.
 
-use callbackd::lifecycle::{Here, State, Status, WorkerId};
+use callbackd::lifecycle::{Here, Local, State, Status, WorkerId};
+use jiff::Timestamp;
 
 use crate::happening::{Happening, Standing};
 use crate::judge::{self, Judge};
-use crate::known::{Known, Limit};
+use crate::known::{Known, Limit, NOW};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     pub sagemaker: Standing,
-    /// The Executing message, the Stopping message, and the Executing message's duplicate.
-    pub queue: [Copy; 3],
+    /// By the numbers below.
+    pub queue: [Copy; 5],
+    /// The forged message names another execution.
+    pub foreign: bool,
+    /// SageMaker permits no report.
+    pub denying: bool,
     pub ledgers: Vec<Option<Known>>,
     pub workers: Vec<Worker>,
     /// A report of a worker that has died since, not yet at SageMaker.
@@ -21,6 +26,22 @@ pub struct World {
     pub judge: Judge<u64>,
     pub broken: Option<Broken>,
 }
+
+/// The Executing message.
+pub const WORK: usize = 0;
+/// The Stopping message.
+pub const STOP: usize = 1;
+/// The Executing message's duplicate.
+pub const DUPLICATE: usize = 2;
+/// A Stopping message that SageMaker has not sent.
+pub const FORGED: usize = 3;
+/// The Executing message of a token that has come back.
+pub const ANEW: usize = 4;
+
+/// How often a message is received until the redrive policy may take it.
+pub const REDRIVE: u8 = 2;
+/// How often it was received when it counts as worn.
+pub const WORN: u8 = 1;
 
 /// Faults, and turns that a pipeline may take or not, that are left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,6 +68,18 @@ pub struct Budget {
     pub shutdowns: u8,
     /// Time limits, and limits of deferrals, that are reached.
     pub limits: u8,
+    /// Messages that are purged, or whose retention is over.
+    pub losses: u8,
+    /// Messages that the redrive policy takes.
+    pub redrives: u8,
+    /// Stopping messages that SageMaker has not sent.
+    pub forgeries: u8,
+    /// Permissions to report that are withdrawn.
+    pub denials: u8,
+    /// Executions that are deleted.
+    pub deletions: u8,
+    /// Tokens that come back once they are settled.
+    pub returns: u8,
 }
 
 impl Budget {
@@ -74,6 +107,12 @@ impl Budget {
             "freezes" => &mut self.freezes,
             "shutdowns" => &mut self.shutdowns,
             "limits" => &mut self.limits,
+            "losses" => &mut self.losses,
+            "redrives" => &mut self.redrives,
+            "forgeries" => &mut self.forgeries,
+            "denials" => &mut self.denials,
+            "deletions" => &mut self.deletions,
+            "returns" => &mut self.returns,
             _ => return None,
         })
     }
@@ -90,6 +129,18 @@ pub enum Broken {
     AnsweredBlindly,
     /// A driver left its step while the handler ran.
     Orphaned,
+    /// A step was started though neither a message nor SageMaker had said that it waits.
+    StartedUnasked,
+    /// A stop that is owed was answered without asking at that moment.
+    AnsweredUnasked,
+    /// Something is stopped that nobody stops.
+    StoppedForNothing,
+    /// A step was to be started although its worker is on its way out.
+    StartedTooLate,
+    /// A message was replaced whose step is not on record, or whose word is not believed.
+    ReplacedTooEarly,
+    /// A run was not told to end, because the ledger failed.
+    ToldTooLate,
 }
 
 /// One message on the queue.
@@ -98,11 +149,12 @@ pub enum Copy {
     /// Not sent, or deleted.
     Absent,
     Visible {
-        received: bool,
+        receives: u8,
     },
     /// Invisible; the worker has the newest receipt handle.
     InFlight {
         receiver: usize,
+        receives: u8,
     },
 }
 
@@ -138,10 +190,11 @@ pub struct Driver {
     pub fresh: bool,
     /// The foreign claim in `known` has been seen unchanged for a whole lease.
     pub lapsed: bool,
-    pub here: Here,
-    pub work_seen: bool,
-    pub refusals: u32,
-    pub not_found: u32,
+    /// `known` holds what is to be written as soon as the ledger takes it.
+    pub along: bool,
+    pub local: Local,
+    /// A message, or SageMaker, has said to this driver that the step waits.
+    pub told_open: bool,
     pub messages: u8,
     pub call: Option<Call>,
     pub asks: Vec<Ask>,
@@ -168,7 +221,10 @@ pub struct Call {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {
-    Sent,
+    Sent {
+        /// It is about the execution too.
+        confirm: bool,
+    },
     /// SageMaker has answered, and the answer is late.
     Answered(Standing),
 }
@@ -192,10 +248,9 @@ impl Driver {
             known,
             fresh: true,
             lapsed: false,
-            here: Here::Nothing,
-            work_seen: false,
-            refusals: 0,
-            not_found: 0,
+            along: false,
+            local: Local::NOTHING,
+            told_open: false,
             messages: 0,
             call: None,
             asks: Vec::new(),
@@ -212,12 +267,28 @@ impl Driver {
 
     /// What the lifecycle decides on.
     pub fn state(&self) -> State {
-        State {
-            record: self.known.record().clone(),
-            here: self.here,
-            work_seen: self.work_seen,
-            refusals: self.refusals,
-            not_found: self.not_found,
+        State { record: self.known.record().clone(), local: self.local }
+    }
+
+    pub fn here(&self) -> Here {
+        self.local.here
+    }
+
+    /// Whether the deadline ends anything here, and is reached.
+    pub fn is_overdue(&self) -> bool {
+        self.state().deadline().is_some_and(|deadline: Timestamp| deadline <= NOW)
+    }
+}
+
+impl Copy {
+    pub fn is_held_by(self, worker: usize) -> bool {
+        matches!(self, Self::InFlight { receiver, .. } if receiver == worker)
+    }
+
+    pub fn receives(self) -> u8 {
+        match self {
+            Self::Absent => 0,
+            Self::Visible { receives } | Self::InFlight { receives, .. } => receives,
         }
     }
 }
@@ -239,7 +310,7 @@ impl World {
 
     /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
     pub fn is_done(&self) -> bool {
-        let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0;
+        let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0 && worker.held == 0;
         // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and not forgotten.
         let hopeless = |known: &Known| match known.record().status {
             Status::Deferred => !known.is_ahead(Limit::Deadline),
@@ -247,7 +318,7 @@ impl World {
         };
         let waits = match self.sagemaker {
             Standing::Open { stopping } => stopping || self.ledgers.iter().flatten().any(hopeless),
-            Standing::Succeeded | Standing::Failed | Standing::Stopped => false,
+            Standing::Succeeded | Standing::Failed | Standing::Stopped | Standing::Gone => false,
         };
         self.broken.is_none() && !waits && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
     }

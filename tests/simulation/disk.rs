@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
-use callbackd::seam::{Put, Row, Store, StoreError};
+use callbackd::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use callbackd::step::CallbackToken;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::hardship::Trouble;
 use crate::judge::Seen;
 use crate::life::Life;
 
@@ -33,6 +33,7 @@ impl Disk {
         self.life.cross(&format!("{what}, before")).await;
         let troubled = world.has_faults() && world.chance(self.trouble);
         let kind = if troubled { world.draw(3) } else { 3 };
+        self.spell(what).await?;
         if troubled {
             let how = ["fails", "is slow", "fails after it was done"][usize::try_from(kind).expect("small")];
             world.note(&format!("{} {what} {how}", self.life.name()));
@@ -55,16 +56,53 @@ impl Disk {
         done
     }
 
+    /// What a call meets that writes while the storage is held by somebody else, or takes no more.
+    async fn spell(&self, what: &'static str) -> Result<(), StoreError> {
+        let world = &self.life.world;
+        if !["put", "probe", "purge"].contains(&what) {
+            return Ok(());
+        }
+        if world.is_in(Trouble::LedgerRefuses) {
+            world.count("spell: LedgerRefuses");
+            return Err(StoreError("no space is left on the device".to_owned()));
+        }
+        if world.is_in(Trouble::LedgerWaits) {
+            world.count("spell: LedgerWaits");
+            while world.is_in(Trouble::LedgerWaits) {
+                sleep(Duration::from_secs(1)).await;
+            }
+            self.life.cross("put, before").await;
+        }
+        Ok(())
+    }
+
+    /// Tells the judge what is asked of the storage.
+    fn asked(&self, row: &Row) {
+        let (worker, token) = (self.life.worker, row.head.token.to_string());
+        if row.head.status == "claimed" {
+            self.life.see(&Seen::Claiming { worker, token });
+        }
+    }
+
     /// Tells the judge what has just become durable.
-    fn durable(&self, row: &Row) {
+    fn durable(&self, row: &Row, asked: Duration) {
         let record: Value = serde_json::from_str(&row.body).expect("a record");
-        let (ledger, token) = (self.life.worker.ledger, row.token.to_string());
-        self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.version, row.status));
-        self.life.world.count(&format!("path: written as {}", row.status));
+        let (ledger, token) = (self.life.worker.ledger, row.head.token.to_string());
+        self.life.world.limits(self.life.worker, &token, &record, asked);
+        // A settled step may be known to have come back, by a message that is asked about.
+        if row.head.status != "settled" || record.get("returned").is_some_and(|returned| !returned.is_null()) {
+            self.life.see(&Seen::Recorded { ledger, token: token.clone() });
+        }
+        self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.head.version, row.head.status));
+        self.life.world.count(&format!("path: written as {}", row.head.status));
+        if row.head.status == "settled" {
+            // What it was settled with was told before; and if its token has come back, it says nothing of that.
+            return;
+        }
         if !record["stop_requested"].is_null() {
             self.life.see(&Seen::StopKnown { ledger, token: token.clone() });
         }
-        if row.status == "deferred" {
+        if row.head.status == "deferred" {
             self.life.see(&Seen::Deferred { ledger, token: token.clone() });
         }
         if !record["outcome"].is_null() {
@@ -74,20 +112,23 @@ impl Disk {
 }
 
 impl Store for Disk {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Row>, StoreError>> {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         let (held, token) = (self.held.clone(), token.clone());
         Box::pin(self.call("get", move || Box::pin(async move { held.get(&token).await })))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
         Box::pin(async move {
             let held = self.held.clone();
             let written = row.clone();
             let life = &self.life;
+            self.asked(&written);
+            let asked = self.life.world.passed();
             self.call("put", move || {
-                let put = futures_util::FutureExt::now_or_never(held.put(row, expected)).expect("memory does not wait");
+                let put = futures_util::FutureExt::now_or_never(held.put(row, expected, commit))
+                    .expect("memory does not wait");
                 if put == Ok(Put::Done) {
-                    self.durable(&written);
+                    self.durable(&written, asked);
                 } else {
                     life.world.count("path: a write lost to another");
                 }
@@ -97,20 +138,19 @@ impl Store for Disk {
         })
     }
 
-    fn list<'a>(&'a self, statuses: &'a [&'a str]) -> BoxFuture<'a, Result<Vec<Row>, StoreError>> {
+    fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
         let held = self.held.clone();
-        let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
-        Box::pin(self.call("list", move || {
-            Box::pin(async move {
-                let statuses: Vec<&str> = statuses.iter().map(String::as_str).collect();
-                held.list(&statuses).await
-            })
-        }))
+        Box::pin(self.call("list", move || Box::pin(async move { held.outlines(query).await })))
     }
 
-    fn purge(&self, before: Timestamp) -> BoxFuture<'_, Result<usize, StoreError>> {
+    fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
         let held = self.held.clone();
-        Box::pin(self.call("purge", move || Box::pin(async move { held.purge(before).await })))
+        Box::pin(self.call("list", move || Box::pin(async move { held.page(query).await })))
+    }
+
+    fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
+        let held = self.held.clone();
+        Box::pin(self.call("purge", move || Box::pin(async move { held.purge(age).await })))
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -119,5 +159,9 @@ impl Store for Disk {
 
     fn exclusive(&self) -> bool {
         self.held.exclusive()
+    }
+
+    fn ended(&self) -> BoxFuture<'_, String> {
+        self.held.ended()
     }
 }

@@ -4,7 +4,7 @@
 //! crash is exactly that: an effect that did not happen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ pub struct Life {
     pub worker: Worker,
     pub world: Arc<World>,
     over: CancellationToken,
+    draining: AtomicBool,
     /// Boundaries of effects that are still to be crossed.
     left: AtomicI64,
     /// How the names of those begin that count.
@@ -29,7 +30,8 @@ impl Life {
     pub fn new(world: &Arc<World>, worker: Worker, end: Option<(&'static str, i64)>) -> Arc<Self> {
         let (counted, crossings) = end.unwrap_or(("", i64::MAX));
         let (over, left) = (CancellationToken::new(), AtomicI64::new(crossings));
-        Arc::new(Self { worker, world: world.clone(), over, left, counted })
+        let draining = AtomicBool::new(false);
+        Arc::new(Self { worker, world: world.clone(), over, draining, left, counted })
     }
 
     pub fn name(&self) -> String {
@@ -69,8 +71,19 @@ impl Life {
         if !self.is_over() {
             self.world.note(&format!("{} dies: {place}", self.name()));
             self.world.see(&Seen::Died { worker: self.worker });
+            self.world.life_ended(self.worker);
             self.over.cancel();
         }
+    }
+
+    /// It was told to drain.
+    pub fn drains(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.see(&Seen::Draining { worker: self.worker });
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     pub fn is_over(&self) -> bool {

@@ -27,7 +27,7 @@ impl<S: Subscriber> Layer<S> for Mistakes {
         if *event.metadata().level() == Level::ERROR {
             let mut text = Text(String::new());
             event.record(&mut text);
-            if text.0.contains("a mistake in callbackd") {
+            if text.0.contains("internal error: this is a bug in callbackd") {
                 fail_here(&text.0);
             }
         }

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! CALLBACKD_SEED=123 cargo test --test simulation -- --nocapture       one seed, with its trace
+//! CALLBACKD_ONLY=forged CALLBACKD_SEEDS=100 cargo test --test simulation no_seed   those with one hardship and nothing beside it
 //! CALLBACKD_SEEDS=100000 cargo test --release --test simulation        a night of them
 //! ```
 
@@ -20,8 +21,11 @@
 #[path = "../support/judge.rs"]
 mod judge;
 
+mod clocks;
 mod disk;
+mod hardship;
 mod life;
+mod limits;
 mod log;
 mod network;
 mod plan;

@@ -35,7 +35,7 @@ use crate::world::World;
 /// All that a process meets of the world through the AWS SDK.
 pub fn outside(life: &Arc<Life>, trouble: f64, credentials: Issuing) -> Outside {
     Outside {
-        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble }),
+        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble }).into(),
         time: SharedTimeSource::new(Shown(Arc::new(Opaque(life.clone())))),
         credentials: Some(SharedCredentialsProvider::new(Issuer {
             life: Arc::new(Opaque(life.clone())),
@@ -127,7 +127,7 @@ impl Network {
         let body = request.body().bytes().unwrap_or_default().to_vec();
         let key = key(request.headers().get("authorization").unwrap_or_default()).to_owned();
         life.cross(&format!("{operation}, before")).await;
-        let lot = Lot::draw(world, self.trouble, &operation);
+        let lot = Lot::of_spell(world, &operation).unwrap_or_else(|| Lot::draw(world, self.trouble, &operation));
         if let Some(name) = lot.name() {
             world.count(&name);
         }
@@ -138,6 +138,8 @@ impl Network {
             Lot::Reset(When::Before) => return Err(reset()),
             Lot::Error(When::Before, status, code) => return Ok(error(status, code)),
             Lot::Gateway(When::Before) => return Ok(gateway()),
+            Lot::Empty => return Ok(dated(world, listing_of_none())),
+            Lot::Hangs => std::future::pending().await,
             Lot::Slow(When::Before, time) => life.while_it_lasts(sleep(time)).await,
             _ => {}
         }
@@ -152,6 +154,7 @@ impl Network {
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-target", target.parse().expect("a header"));
         let answered = life.while_it_lasts(world.service().answer(&headers, &body)).await;
+        world.receives(lot == Lot::Calm && !life.is_over());
         let report = format!("{operation} {}", String::from_utf8_lossy(&body));
         world.hear(Some((life.worker, &report)));
         life.cross(&format!("{operation}, after")).await;
@@ -216,6 +219,13 @@ fn error(status: u16, code: &str) -> HttpResponse {
     let body = json!({"__type": code, "message": "as the weather has it"}).to_string();
     let mut response = HttpResponse::new(status.try_into().expect("a status"), SdkBody::from(body));
     response.headers_mut().insert("content-type", "application/x-amz-json-1.0");
+    response
+}
+
+fn listing_of_none() -> HttpResponse {
+    let body = json!({"PipelineExecutionSteps": []}).to_string();
+    let mut response = HttpResponse::new(200.try_into().expect("a status"), SdkBody::from(body));
+    response.headers_mut().insert("content-type", "application/x-amz-json-1.1");
     response
 }
 

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use callbackd::local::faults::{EXECUTING_MESSAGE, STOPPING_MESSAGE};
 use callbackd::local::undocumented::{
-    AlreadyTerminal, FailedStep, FailureWhileStopping, LapsedReceipt, OldReceipt, ReusedRequestToken, StoppingMessage,
-    SuccessWhileStopping, UnknownToken,
+    AlreadyTerminal, FailedStep, FailureWhileStopping, LapsedReceipt, OldReceipt, RepeatedAnswer, RetriedToken,
+    ReusedRequestToken, StoppingMessage, SuccessWhileStopping, TwiceInABatch, UnknownToken,
 };
 use callbackd::local::{Fault, Rule, Undocumented};
 use fastrand::Rng;
 
+use crate::hardship::{Hardship, Hardships};
 use crate::network::Issuing;
 use crate::script::{Cleanup, End, OnStop, Run, Script};
-use crate::world::QUEUE_URL;
+use crate::world::{QUEUE_URL, SECOND_URL};
+
+/// Whether the configuration can say that several workers with ledgers of their own share a queue.
+const KNOWS_EXCLUSIVE: bool = true;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fleet {
@@ -47,6 +51,19 @@ pub struct Plan {
     pub stopped_in_the_end: bool,
     /// Messages that nobody can read, and when they come.
     pub unreadable: Vec<(Duration, String)>,
+    /// What lasts, or comes from people and machines.
+    pub hardships: Hardships,
+    /// What the configuration bounds, for each of the two handlers.
+    pub bounds: [Bounds; 2],
+    pub verify: &'static str,
+}
+
+/// What a handler's steps are bounded by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    pub time_limit: Duration,
+    pub deferred_limit: Duration,
+    pub attempts: u32,
 }
 
 /// How a life ends, and how long until the next one begins.
@@ -78,28 +95,33 @@ pub struct Execution {
 }
 
 /// A seed's own chance.
-struct Dice(Rng);
+pub struct Dice(pub Rng);
 
 impl Dice {
-    fn one_in(&mut self, n: u32) -> bool {
+    pub fn one_in(&mut self, n: u32) -> bool {
         self.0.u32(..n) == 0
     }
 
-    fn number(&mut self, range: RangeInclusive<u64>) -> u64 {
+    pub fn number(&mut self, range: RangeInclusive<u64>) -> u64 {
         self.0.u64(range)
     }
 
-    fn seconds(&mut self, range: RangeInclusive<u64>) -> Duration {
+    pub fn seconds(&mut self, range: RangeInclusive<u64>) -> Duration {
         Duration::from_millis(self.0.u64(range.start() * 1_000..=range.end() * 1_000))
     }
 
-    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.0.usize(..choices.len())]
     }
 }
 
 impl Plan {
     pub fn of(seed: u64) -> Self {
+        Self::with(seed, None)
+    }
+
+    /// A seed's plan; with no other hardship than this one, and nothing beside it, where there is one.
+    pub fn with(seed: u64, only: Option<Hardship>) -> Self {
         let mut dice = Dice(Rng::with_seed(seed));
         let fleet = dice.pick(&[Fleet::Single, Fleet::Single, Fleet::Apart, Fleet::Sharing]);
         let faults = dice.seconds(30..=600);
@@ -122,10 +144,14 @@ impl Plan {
             Vec::new()
         };
         let stopped_in_the_end = dice.one_in(4);
-        Self {
+        let hardships = Hardships::of(seed, window, only);
+        let Settings { config, bounds, verify } = settings(&mut dice, stopped_in_the_end, fleet, &hardships);
+        let mut plan = Self {
             seed,
             fleet,
-            config: config(&mut dice, stopped_in_the_end),
+            config,
+            bounds,
+            verify,
             stopped_in_the_end,
             scripts,
             executions,
@@ -139,7 +165,46 @@ impl Plan {
             jumps,
             revocations,
             unreadable,
+            hardships: Hardships::default(),
+        };
+        plan.befall(hardships);
+        plan
+    }
+
+    /// Brings the hardships in, and takes the weather away from those that come alone.
+    fn befall(&mut self, hardships: Hardships) {
+        if hardships.has(Hardship::Redrive) {
+            self.faults = self.faults.max(Duration::from_secs(500));
         }
+        if let Some(last) = hardships.spells.iter().map(|spell| spell.until).max() {
+            self.faults = self.faults.max(last);
+        }
+        if let Some(lives) = hardships.lives(self.seed, self.faults.as_secs()) {
+            for (number, each) in self.lives.iter_mut().enumerate() {
+                // The second worker's are not at the same moments.
+                *each = lives.iter().copied().skip(number).collect();
+            }
+        }
+        if hardships.alone {
+            (self.network, self.disk, self.issuing.trouble) = (0.0, 0.0, 0.0);
+            (self.rules, self.jumps, self.revocations) = (Vec::new(), Vec::new(), Vec::new());
+        }
+        if hardships.received_twice {
+            let twice = Rule { probability: 0.5, ..Rule::new("ReceiveMessage", Fault::Duplicate) };
+            self.rules.push(twice);
+        }
+        if !hardships.retries.is_empty() {
+            self.undocumented.retried_token = RetriedToken::Same;
+            // Workers with a ledger each cannot know of one another's answers, which theirs may repeat.
+            let replayed = self.seed.is_multiple_of(4) && self.fleet != Fleet::Apart;
+            self.undocumented.repeated_answer = if replayed { RepeatedAnswer::Replayed } else { RepeatedAnswer::Taken };
+        }
+        self.hardships = hardships;
+    }
+
+    /// Whether nothing but the hardship itself keeps a worker from doing at once what it has to do.
+    pub fn is_prompt(&self) -> bool {
+        self.hardships.alone || self.network == 0.0 && self.disk == 0.0 && self.hardships.of.is_empty()
     }
 
     /// One worker, one step, and nothing goes wrong.
@@ -147,8 +212,14 @@ impl Plan {
         let run = Run { work: Duration::from_secs(30), checkpoints: 1, end: End::Success };
         let script = Script { runs: vec![run], on_stop: OnStop::Ends, cleanup: Cleanup::Works(Duration::ZERO) };
         let execution = Execution { start: Duration::from_secs(1), stop: None, steps: vec![0], chained: false };
+        let mut dice = Dice(Rng::with_seed(0));
+        let settings = settings(&mut dice, false, Fleet::Single, &Hardships::default());
         Self {
             fleet: Fleet::Single,
+            config: settings.config,
+            bounds: settings.bounds,
+            verify: settings.verify,
+            hardships: Hardships::default(),
             scripts: vec![script],
             executions: vec![execution],
             undocumented: Undocumented::default(),
@@ -260,6 +331,7 @@ fn undocumented(dice: &mut Dice) -> Undocumented {
         ]),
         stopping_delay: if dice.one_in(3) { dice.seconds(0..=120) } else { Duration::ZERO },
         old_receipt: dice.pick(&[OldReceipt::Ignored, OldReceipt::Deletes]),
+        twice_in_a_batch: dice.pick(&[TwiceInABatch::Refused, TwiceInABatch::Refused, TwiceInABatch::Done]),
         lapsed_receipt: dice.pick(&[LapsedReceipt::NotInFlight, LapsedReceipt::InvalidParameter]),
         ..Undocumented::default()
     }
@@ -290,37 +362,57 @@ fn rules(dice: &mut Dice) -> Vec<Rule> {
     rules
 }
 
-fn config(dice: &mut Dice, stopped_in_the_end: bool) -> String {
+struct Settings {
+    config: String,
+    bounds: [Bounds; 2],
+    verify: &'static str,
+}
+
+fn settings(dice: &mut Dice, stopped_in_the_end: bool, fleet: Fleet, hardships: &Hardships) -> Settings {
     // By nothing else than a stop would a step end that long after.
     let (limit, deferred) = if stopped_in_the_end { (FAR..=FAR, FAR..=FAR) } else { (60..=600, 1..=3_600) };
     let visibility = dice.number(10..=60);
-    let handlers: String = ["plain", "kind"]
-        .map(|name| {
+    let mut bounds = [Bounds::default(); 2];
+    let handlers: Vec<String> = ["plain", "kind"]
+        .into_iter()
+        .zip(&mut bounds)
+        .map(|(name, bounds)| {
+            bounds.time_limit = Duration::from_secs(dice.number(limit.clone()));
+            bounds.attempts = u32::try_from(dice.number(1..=4)).expect("small");
+            let retry_delay = dice.number(1..=30);
+            bounds.deferred_limit = Duration::from_secs(dice.number(deferred.clone()));
             format!(
-                "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = {}\nretry_delay = \"{}s\"\n\
+                "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = {}\nretry_delay = \"{retry_delay}s\"\n\
                  retry_delay_max = \"60s\"\ndeferred_limit = \"{}s\"\nstop_grace = \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
-                dice.number(limit.clone()),
-                dice.number(1..=4),
-                dice.number(1..=30),
-                dice.number(deferred.clone()),
+                bounds.time_limit.as_secs(),
+                bounds.attempts,
+                bounds.deferred_limit.as_secs(),
                 dice.number(0..=30),
                 dice.number(5..=60),
                 if name == "kind" { "success" } else { "failure" },
             )
         })
-        .concat();
-    format!(
+        .collect();
+    let worker = format!(
         "[worker]\nid = \"sim\"\ndrain_timeout = \"{}s\"\n[aws]\nendpoint_url = \"http://world.invalid\"\nregion = \"us-east-1\"\n\
-         [http]\nlisten = \"off\"\n[ledger]\ntype = \"memory\"\nlease = \"{}s\"\n\
-         [[queues]]\nurl = \"{QUEUE_URL}\"\nhandler = \"plain\"\nconcurrency = {}\nvisibility_timeout = \"{visibility}s\"\n\
-         repost_after = \"{}s\"\nstop_watch = \"{}s\"\nstop_takeover_after = \"{}s\"\nverify = \"{}\"\n\
-         [[queues.routes]]\narguments = {{ kind = true }}\nhandler = \"kind\"\n{handlers}",
+         [http]\nlisten = \"off\"\n[ledger]\ntype = \"memory\"\nlease = \"{}s\"\n",
         dice.number(0..=60),
-        dice.number(3..=30),
-        dice.number(1..=6),
-        visibility * dice.pick(&[1, 3, 200, 200, 200]),
-        dice.pick(if stopped_in_the_end { &[1, 5, 10, 30] } else { &[0, 1, 5, 10, 30] }),
-        dice.number(5..=300),
-        dice.pick(&["redelivered", "always", "never"]),
-    )
+        dice.number(3..=30)
+    );
+    let concurrency = dice.number(1..=6);
+    let repost_after = visibility * dice.pick(&[1, 3, 200, 200, 200]);
+    let stop_watch = dice.pick(if stopped_in_the_end { &[1, 5, 10, 30] } else { &[0, 1, 5, 10, 30] });
+    let takeover = dice.number(5..=300);
+    let verify = dice.pick(&["redelivered", "always", "never"]);
+    let verify = hardships.verify().unwrap_or(verify);
+    let exclusive = if KNOWS_EXCLUSIVE && fleet == Fleet::Apart { "exclusive = false\n" } else { "" };
+    let queue = |url: &str| {
+        format!(
+            "[[queues]]\nurl = \"{url}\"\nhandler = \"plain\"\nconcurrency = {concurrency}\nvisibility_timeout = \"{visibility}s\"\n\
+             repost_after = \"{repost_after}s\"\nstop_watch = \"{stop_watch}s\"\nstop_takeover_after = \"{takeover}s\"\n\
+             verify = \"{verify}\"\n{exclusive}[[queues.routes]]\narguments = {{ kind = true }}\nhandler = \"kind\"\n"
+        )
+    };
+    let second = if hardships.second_queue { queue(SECOND_URL) } else { String::new() };
+    Settings { config: format!("{worker}{}{second}{}", queue(QUEUE_URL), handlers.concat()), bounds, verify }
 }

@@ -65,13 +65,17 @@ fn watch_panics() {
 }
 
 async fn play(plan: Arc<Plan>) -> Story {
-    let world = World::new(plan.seed, plan.undocumented.clone(), plan.rules.clone());
+    let world = World::new(plan.clone());
     world.count(match plan.fleet {
         Fleet::Single => "fleet: one worker",
         Fleet::Apart => "fleet: two workers, a ledger each",
         Fleet::Sharing => "fleet: two workers, one ledger",
     });
-    world.create_queue().await;
+    for hardship in &plan.hardships.of {
+        world.count(&format!("hardship: {}", hardship.name()));
+    }
+    world.count(&format!("setting: verify = {}", plan.verify));
+    world.create_queues().await;
     let (workers, finish) = (TaskTracker::new(), CancellationToken::new());
     let shared = if plan.fleet == Fleet::Sharing { Memory::shared() } else { Memory::new() };
     for number in 0..plan.lives.len() {
@@ -90,6 +94,9 @@ async fn play(plan: Arc<Plan>) -> Story {
     }
     let until = world.elapsed() + QUIET;
     while !world.is_broken() && !world.left_over().is_empty() && world.elapsed() < until {
+        if plan.hardships.denied_for_good {
+            world.complete_all().await;
+        }
         sleep(LOOK).await;
     }
     for broken in world.left_over().into_iter().filter(|_| !world.is_broken()) {
@@ -128,7 +135,44 @@ async fn trouble(plan: &Plan, world: &World) {
         sleep_until(begin + *at).await;
         world.send_unreadable(body).await;
     });
+    let hardships = &plan.hardships;
+    let purges = hardships.purges.iter().map(|at| async move {
+        sleep_until(begin + *at).await;
+        world.purge().await;
+    });
+    let others = hardships.others.iter().map(|at| async move {
+        sleep_until(begin + *at).await;
+        world.complete_all().await;
+    });
+    let forgeries = hardships.forgeries.iter().map(|(at, forgery)| async move {
+        sleep_until(begin + *at).await;
+        world.forge(*forgery).await;
+    });
+    let sets = hardships.sets.iter().map(|(at, seconds)| async move {
+        sleep_until(begin + *at).await;
+        world.count("fault: the wall clock is set by hours");
+        world.jump(SignedDuration::from_secs(*seconds));
+    });
+    let suspensions = hardships.suspensions.iter().map(|(at, time)| async move {
+        sleep_until(begin + *at).await;
+        world.suspend(*time);
+    });
+    let copies = hardships.copies.iter().map(|at| async move {
+        sleep_until(begin + *at).await;
+        world.copy_to_second().await;
+    });
+    let retries = hardships.retries.iter().enumerate().map(|(number, at)| async move {
+        sleep_until(begin + *at).await;
+        world.retry_all(number).await;
+    });
     tokio::join!(
+        join_all(purges),
+        join_all(others),
+        join_all(forgeries),
+        join_all(sets),
+        join_all(suspensions),
+        join_all(copies),
+        join_all(retries),
         join_all(executions),
         join_all(jumps),
         join_all(revocations),

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::judge::Seen;
 use crate::life::Life;
+use crate::limits::Bound;
 
 /// What one step's handler does.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ impl Handler for Scripted {
 
     async fn run(&self, cx: Context, args: Value) -> HandlerResult {
         let (life, token) = (&self.life, cx.token().to_string());
-        let running = Running::begin(life, &token);
+        let mut running = Running::begin(life, &token);
         life.cross("run, begun").await;
         let script = self.script(&args);
         let run = &script.runs[life.world.next_run(&token).min(script.runs.len() - 1)];
@@ -89,18 +90,20 @@ impl Handler for Scripted {
         let result = tokio::select! {
             biased;
             reason = cx.stopping(), if script.on_stop != OnStop::Ignores => {
+                running.told(reason);
                 life.world.count(&format!("path: a run told of {}", reason.as_str()));
                 told(script.on_stop, reason).await
             }
             result = work(life, &cx, run, checkpoint) => result,
         };
         life.cross("run, ended").await;
-        running.end(&result);
+        running.end(&result, life.is_draining());
         result
     }
 
     async fn cleanup(&self, cx: Context, args: Value) -> Result<(), HandlerError> {
         let (life, token) = (&self.life, cx.token().to_string());
+        life.world.cleaning(life.worker, &token);
         let _cleaning = Cleaning::begin(life, &token);
         life.world.count("path: cleanup");
         life.cross("cleanup, begun").await;
@@ -196,15 +199,45 @@ struct Running<'a> {
     life: &'a Life,
     token: String,
     own: bool,
+    told: Option<StopReason>,
+    /// By the clock that counts suspension, and tokio's.
+    begun: (Duration, Duration),
+    /// It returned rather than being dropped.
+    returned: bool,
+    /// It counts as no attempt.
+    free: bool,
 }
 
 impl<'a> Running<'a> {
     fn begin(life: &'a Life, token: &str) -> Self {
         life.see(&Seen::Started { worker: life.worker, token: token.to_owned() });
-        Self { life, token: token.to_owned(), own: false }
+        let begun = (life.world.passed(), life.world.elapsed());
+        Self { life, token: token.to_owned(), own: false, told: None, begun, returned: false, free: false }
     }
 
-    fn end(mut self, result: &HandlerResult) {
+    fn told(&mut self, reason: StopReason) {
+        self.told = Some(reason);
+        let (life, token) = (self.life, self.token.clone());
+        if life.is_over() {
+            return;
+        }
+        match reason {
+            StopReason::PipelineStopped => life.see(&Seen::StopTold { worker: life.worker, token: token.clone() }),
+            StopReason::TimeLimit => life.world.limit_acted(life.worker, &token, Bound::Time),
+            StopReason::Shutdown | StopReason::LeaseLost => {}
+        }
+        life.world.run_ends(life.worker, &token, self.begun);
+    }
+
+    fn end(mut self, result: &HandlerResult, draining: bool) {
+        self.returned = true;
+        let given_back = matches!(self.told, Some(StopReason::Shutdown | StopReason::LeaseLost));
+        self.free = given_back || matches!(result, Ok(Completion::Again(_)));
+        let wants_more =
+            matches!(result, Ok(Completion::Again(_))) || matches!(result, Err(error) if !error.is_permanent());
+        if draining && self.told.is_none() && wants_more {
+            self.life.world.count("path: a run wants another in a drain");
+        }
         self.own = match result {
             Ok(Completion::Success(_)) => true,
             Ok(_) => false,
@@ -216,6 +249,16 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let (worker, token, own) = (self.life.worker, self.token.clone(), self.own);
+        if !self.life.is_over() {
+            // Who drops a run has told it before, though not all listen: at a shutdown, or as the lease was lost.
+            let dropped = !self.returned && !std::thread::panicking();
+            if self.told.is_none() && !dropped {
+                self.life.world.run_ends(worker, &token, self.begun);
+            }
+            if self.free || dropped {
+                self.life.see(&Seen::Free { worker, token: token.clone() });
+            }
+        }
         self.life.see(&Seen::Ended { worker, token, own });
     }
 }

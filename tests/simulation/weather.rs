@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::hardship::Trouble;
 use crate::world::World;
 
 /// One call's lot.
@@ -20,6 +21,10 @@ pub enum Lot {
     Body(Option<Duration>),
     /// The answer breaks off in its middle.
     Cut,
+    /// Nothing is done, and no answer ever comes.
+    Hangs,
+    /// A listing that has nothing in it.
+    Empty,
 }
 
 /// Before the call took effect, or after.
@@ -30,6 +35,25 @@ pub enum When {
 }
 
 impl Lot {
+    /// What the call meets because something lasts.
+    pub fn of_spell(world: &World, operation: &str) -> Option<Self> {
+        let lists = operation == "ListPipelineExecutionSteps";
+        let asks = lists || operation == "DescribePipelineExecution";
+        let reports = operation.starts_with("SendPipelineExecutionStep");
+        let refused = |code| Self::Error(When::Before, 400, code);
+        let spells = [
+            (asks, Trouble::Throttled, refused("ThrottlingException")),
+            (reports, Trouble::Denied, refused("AccessDeniedException")),
+            (lists, Trouble::Unlisted, Self::Empty),
+            (asks || reports, Trouble::Unlisted, refused("ResourceNotFound")),
+            (asks || reports, Trouble::NotFound, refused("ResourceNotFound")),
+            (operation.starts_with("DeleteMessage"), Trouble::DeletesHang, Self::Hangs),
+        ];
+        let (_, trouble, lot) = spells.into_iter().find(|(meets, trouble, _)| *meets && world.is_in(*trouble))?;
+        world.count(&format!("spell: {trouble:?}"));
+        Some(lot)
+    }
+
     /// Calm, but for this part of all calls. One that only asks may also be told that there is no such thing.
     pub fn draw(world: &World, trouble: f64, operation: &str) -> Self {
         let asks = ["DescribePipelineExecution", "ListPipelineExecutionSteps"].contains(&operation);
@@ -64,6 +88,8 @@ impl Lot {
             Self::Body(Some(_)) => "fault: slow body".to_owned(),
             Self::Body(None) => "fault: stalled body".to_owned(),
             Self::Cut => "fault: body cut".to_owned(),
+            Self::Hangs => "fault: hangs".to_owned(),
+            Self::Empty => "fault: an empty listing".to_owned(),
         })
     }
 }

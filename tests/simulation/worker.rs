@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::Registry;
+use callbackd::clock::Clock;
 use callbackd::config::Loaded;
 use callbackd::daemon::{Daemon, DaemonError};
 use callbackd::ledger::Memory;
@@ -13,6 +14,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::clocks::Machine;
 use crate::disk::Disk;
 use crate::judge::{Seen, Worker};
 use crate::life::Life;
@@ -73,7 +75,7 @@ impl Keeper {
         let daemon = Daemon::new(self.loaded(&life))
             .store(Arc::new(disk))
             .outside(outside(&life, self.plan.network, self.plan.issuing))
-            .starting_at(self.world.shown());
+            .clock(Clock::of(Box::new(Machine(self.world.clone()))));
         let signal = Arc::new(Notify::new());
         let asked = signal.clone();
         let task = tokio::spawn(daemon.run(async move || asked.notified().await));
@@ -107,7 +109,7 @@ impl Keeper {
         tokio::select! {
             biased;
             () = process.life.ended() => process.task.abort(),
-            ended = &mut process.task => self.ended(process, ended),
+            ended = &mut process.task => self.ended(process, &ended),
             () = self.finish.cancelled() => {
                 self.drain(process, None).await;
                 return true;
@@ -128,18 +130,14 @@ impl Keeper {
     }
 
     /// It ended by itself: it could not start.
-    fn ended(&self, process: &Process, ended: Result<Result<(), DaemonError>, JoinError>) {
-        match ended {
-            Ok(Err(DaemonError::Ledger(_))) if self.plan.disk > 0.0 => {
-                self.world.count("path: no start without a ledger");
-            }
-            other => self.world.fail(&format!("the daemon ended by itself: {other:?}")),
-        }
+    fn ended(&self, process: &Process, ended: &Result<Result<(), DaemonError>, JoinError>) {
+        self.world.fail(&format!("the daemon ended by itself: {ended:?}"));
         process.life.end("it could not start");
     }
 
     async fn drain(&self, process: &mut Process, hurry: Option<Duration>) {
         self.world.note(&format!("{} is told to end", process.life.name()));
+        process.life.drains();
         process.signal.notify_one();
         let hurried = process.signal.clone();
         let drained = async {
@@ -164,7 +162,6 @@ impl Keeper {
                 self.world.note(&format!("{} has drained", process.life.name()));
                 self.world.see(&Seen::Died { worker: process.life.worker });
             }
-            Ok(Some(Ok(Err(DaemonError::Ledger(_))))) if self.plan.disk > 0.0 => {}
             Ok(Some(other)) => self.world.fail(&format!("the drain ended with {other:?}")),
             Err(_) => self.world.fail("the drain hangs"),
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use callbackd::ledger::LedgerError;
+use callbackd::ledger::Damaged;
 use callbackd::lifecycle::Record;
 use callbackd::local::{Event, EventKind};
 use jiff::Timestamp;
@@ -95,7 +95,7 @@ impl History {
     }
 
     /// What a ledger holds now. To be looked at more often than it is purged.
-    pub fn look(&mut self, ledger: u8, records: &[Result<Record, LedgerError>]) {
+    pub fn look(&mut self, ledger: u8, records: &[Result<Record, Damaged>]) {
         for record in records.iter().flatten() {
             let token = record.token.to_string();
             if let Some(stop) = record.stop_requested.filter(|_| self.held.insert((token.clone(), false))) {
@@ -162,10 +162,14 @@ impl History {
 fn rank(seen: &Seen<String>) -> u8 {
     match seen {
         Seen::Died { .. } => 0,
-        Seen::Opened { .. } => 1,
-        Seen::Sent { .. } | Seen::Stopping { .. } => 2,
+        Seen::Opened { .. } | Seen::Allowed { .. } | Seen::Draining { .. } => 1,
+        Seen::Sent { .. }
+        | Seen::Forged { .. }
+        | Seen::Claiming { .. }
+        | Seen::Recorded { .. }
+        | Seen::Stopping { .. } => 2,
         Seen::Started { .. } => 3,
-        Seen::StopKnown { .. } => 4,
+        Seen::StopKnown { .. } | Seen::StopTold { .. } | Seen::Free { .. } => 4,
         Seen::Ended { .. } => 5,
         Seen::CleanupBegan { .. } | Seen::CleanupEnded { .. } => 6,
         Seen::Concluded { .. } | Seen::Deferred { .. } => 7,

@@ -171,7 +171,8 @@ impl Stage {
     /// Takes note of what the ledgers hold, and returns how many records that is; none where one cannot be read just now.
     pub fn look(&self) -> [Option<usize>; 2] {
         [0_u8, 1].map(|number| {
-            let records = ledger::read(&self.queues[usize::from(number)].ledger()).ok()?;
+            let mut records = Vec::new();
+            ledger::read(&self.queues[usize::from(number)].ledger(), |record| records.push(record)).ok()?;
             self.history().look(number, &records);
             Some(records.len())
         })
@@ -196,7 +197,11 @@ impl Stage {
     pub fn unsettled(&self) -> Option<usize> {
         let is_open =
             |record: &Result<Record, _>| !record.as_ref().is_ok_and(|record| record.status == Status::Settled);
-        let open = |queue: &Queue| Some(ledger::read(&queue.ledger()).ok()?.into_iter().filter(is_open).count());
+        let open = |queue: &Queue| {
+            let mut open = 0;
+            ledger::read(&queue.ledger(), |record| open += usize::from(is_open(&record))).ok()?;
+            Some(open)
+        };
         self.queues.iter().map(open).sum()
     }
 

@@ -39,10 +39,13 @@ impl About<String> {
     }
 }
 
+/// More messages than this that say the same are more than duplicates and lost replies make of one.
+const COPIES: usize = 200;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen<N> {
-    /// SageMaker waits for an answer.
+    /// SageMaker waits for an answer: for the first time, or again because the execution was retried and the token came back.
     Opened { token: N },
     /// SageMaker wants the step stopped, and waits for the answer to that.
     Stopping { token: N },
@@ -52,8 +55,16 @@ pub enum Seen<N> {
     Sent { message: N, about: About<N> },
     /// A worker's deletion took effect.
     Deleted { message: N },
-    /// The message is gone without a worker's doing: its retention is over, or the redrive policy moved it.
+    /// The message is gone without a worker's doing: its retention is over, the redrive policy moved it, or the queue was purged.
     Lost { message: N },
+    /// A message that neither a pipeline nor a worker has sent names the token, or an execution that is not the token's.
+    Forged { message: N, token: N },
+    /// How many attempts a step's handler is allowed.
+    Allowed { token: N, attempts: u32 },
+    /// The ledger holds the step, durably.
+    Recorded { ledger: u8, token: N },
+    /// A worker is about to ask its ledger for the step, to run it or to clean up after it.
+    Claiming { worker: Worker, token: N },
     /// The ledger holds, durably, that the step is to be stopped.
     StopKnown { ledger: u8, token: N },
     /// The ledger holds an outcome, durably.
@@ -64,12 +75,18 @@ pub enum Seen<N> {
     Started { worker: Worker, token: N },
     /// A run is over; `own`: with a success or a failure of its own, not because it was told to end or may be tried again.
     Ended { worker: Worker, token: N, own: bool },
+    /// A run was told that its pipeline is stopped.
+    StopTold { worker: Worker, token: N },
+    /// The run that is about to end counts as no attempt: it asked to be called again, or was given back.
+    Free { worker: Worker, token: N },
     /// A handler's cleanup began.
     CleanupBegan { worker: Worker, token: N },
     /// A cleanup is over, however it ended.
     CleanupEnded { worker: Worker, token: N },
     /// SageMaker received a report. `request` names the whole of it: operation, outcome and client request token.
     Reported { worker: Worker, token: N, request: N, accepted: bool },
+    /// A worker was told to end: it starts nothing any more.
+    Draining { worker: Worker },
     /// A worker's process is gone, with all that ran in it.
     Died { worker: Worker },
 }
@@ -91,6 +108,26 @@ pub enum Broken<N: std::fmt::Debug> {
     NotCleaned(N),
     #[error("P3: {0:?} was cleaned up after somebody else had completed it")]
     CleanedAfterSuccess(N),
+    #[error("P3: {0:?} was cleaned up by a worker that never ran it, long after it was closed")]
+    CleanedAfterClose(N),
+    #[error("P3: the run of {0:?} was told of its stop too late")]
+    ToldLate(N),
+    #[error("a stop of {0:?} was believed that SageMaker never asked for")]
+    StoppedUnasked(N),
+    #[error("a forged message of {0:?}, which SageMaker never gave out, was acted upon")]
+    ForgeryBelieved(N),
+    #[error("a forged message of {0:?} was deleted")]
+    ForgeryDeleted(N),
+    #[error("{0:?} was run more often than its attempts allow")]
+    TooManyRuns(N),
+    #[error("a run of {0:?} was started in a drain")]
+    StartedInDrain(N),
+    #[error("messages of {0:?} are copied without being deleted")]
+    Multiplied(N),
+    #[error("a limit of {0:?} acted before its time was over")]
+    LimitEarly(N),
+    #[error("a limit of {0:?} acted long after its time was over")]
+    LimitLate(N),
     #[error("P4: two calls of a handler for {0:?} overlap in one ledger")]
     Overlap(N),
     #[error("P5: the unreadable message {0:?} was deleted")]
@@ -109,46 +146,72 @@ pub enum Broken<N: std::fmt::Debug> {
 pub struct Judge<N: Name> {
     steps: BTreeMap<N, Step<N>>,
     queue: BTreeMap<N, About<N>>,
+    /// Messages on the queue that are forged, and the tokens that they name.
+    forged: BTreeMap<N, N>,
+    draining: BTreeSet<Worker>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "what was seen of it, each by itself")]
 struct Step<N> {
+    /// SageMaker has given the token out.
+    given_out: bool,
     open: bool,
+    forged: bool,
+    /// A message with which it is started was lost.
+    lost: bool,
+    attempts: Option<u32>,
     stopping: bool,
+    /// A ledger holds a stop of the time before the token came back, and does not know that it did.
+    stopped_before: bool,
     succeeded: bool,
     answer: Option<N>,
     ledgers: BTreeMap<u8, InLedger<N>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "what was seen of it, each by itself")]
 struct InLedger<N> {
     /// Who runs it or cleans up after it.
     calls: BTreeSet<Worker>,
+    /// Who asked for it while it drained.
+    claimed_in_drain: BTreeSet<Worker>,
+    recorded: bool,
+    ran: bool,
+    /// Runs that count as attempts, where those are bounded.
+    runs: u32,
     deferred: bool,
     stop_known: bool,
     concluded: bool,
     /// By whom a stop may be answered: by whoever cleaned up, or whose run had an outcome of its own.
     ended: Option<Worker>,
     request: Option<N>,
+    /// What it sent before the token came back: a reply that was lost has it sent again.
+    earlier: BTreeSet<N>,
 }
 
 // Derived, it would ask for a default of the name too.
 impl<N: Name> Default for Judge<N> {
     fn default() -> Self {
-        Self { steps: BTreeMap::new(), queue: BTreeMap::new() }
+        Self { steps: BTreeMap::new(), queue: BTreeMap::new(), forged: BTreeMap::new(), draining: BTreeSet::new() }
     }
 }
 
 impl<N> Default for Step<N> {
     fn default() -> Self {
-        Self { open: false, stopping: false, succeeded: false, answer: None, ledgers: BTreeMap::new() }
+        let (ledgers, attempts, answer) = (BTreeMap::new(), None, None);
+        let (given_out, open, forged, lost) = (false, false, false, false);
+        let (stopping, stopped_before, succeeded) = (false, false, false);
+        Self { given_out, open, forged, lost, attempts, stopping, stopped_before, succeeded, answer, ledgers }
     }
 }
 
 impl<N> Default for InLedger<N> {
     fn default() -> Self {
-        let calls = BTreeSet::new();
-        Self { calls, deferred: false, stop_known: false, concluded: false, ended: None, request: None }
+        let (calls, claimed_in_drain, runs, ran) = (BTreeSet::new(), BTreeSet::new(), 0, false);
+        let (recorded, deferred, stop_known, concluded) = (false, false, false, false);
+        let (ended, request, earlier) = (None, None, BTreeSet::new());
+        Self { calls, claimed_in_drain, recorded, ran, runs, deferred, stop_known, concluded, ended, request, earlier }
     }
 }
 
@@ -159,26 +222,62 @@ impl<N: Name> Judge<N> {
     /// The promise that it breaks.
     pub fn see(&mut self, seen: &Seen<N>) -> Result<(), Broken<N>> {
         match seen {
-            Seen::Opened { token } => self.step(token).open = true,
+            Seen::Opened { token } => {
+                let step = self.step(token);
+                if step.given_out && !step.open {
+                    step.begin_anew();
+                }
+                (step.given_out, step.open) = (true, true);
+            }
+            Seen::Allowed { token, attempts } => self.step(token).attempts = Some(*attempts),
             Seen::Stopping { token } => self.step(token).stopping = true,
             Seen::Closed { token, succeeded } => {
                 let step = self.step(token);
                 step.open = false;
                 step.succeeded |= succeeded;
             }
-            Seen::Sent { message, about } => drop(self.queue.insert(message.clone(), about.clone())),
-            Seen::Lost { message } => drop(self.queue.remove(message)),
+            Seen::Sent { message, about } => {
+                self.queue.insert(message.clone(), about.clone());
+                return self.sent(about);
+            }
+            Seen::Forged { message, token } => {
+                self.step(token).forged = true;
+                self.forged.insert(message.clone(), token.clone());
+            }
+            Seen::Lost { message } => {
+                self.forged.remove(message);
+                if let Some(About::Work(token)) = self.queue.remove(message) {
+                    self.step(&token).lost = true;
+                }
+            }
             Seen::Deleted { message } => return self.deleted(message),
             Seen::Deferred { ledger, token } => self.in_ledger(*ledger, token).deferred = true,
-            Seen::StopKnown { ledger, token } => self.in_ledger(*ledger, token).stop_known = true,
+            Seen::Recorded { ledger, token } => self.in_ledger(*ledger, token).recorded = true,
+            Seen::StopKnown { ledger, token } => {
+                self.in_ledger(*ledger, token).stop_known = true;
+                return self.stop_believed(token);
+            }
+            Seen::StopTold { token, .. } => return self.stop_believed(token),
             Seen::Concluded { ledger, token } => self.in_ledger(*ledger, token).concluded = true,
+            Seen::Claiming { worker, token } => {
+                let draining = self.draining.contains(worker);
+                let known = self.in_ledger(worker.ledger, token);
+                if draining && !known.calls.contains(worker) {
+                    known.claimed_in_drain.insert(*worker);
+                }
+            }
             Seen::Started { worker, token } => return self.started(*worker, token),
             Seen::Ended { worker, token, own } => {
                 let known = self.in_ledger(worker.ledger, token);
                 known.calls.remove(worker);
+                known.claimed_in_drain.remove(worker);
                 if *own {
                     known.ended = Some(*worker);
                 }
+            }
+            Seen::Free { worker, token } => {
+                let known = self.in_ledger(worker.ledger, token);
+                known.runs = known.runs.saturating_sub(1);
             }
             Seen::CleanupBegan { worker, token } => return self.cleanup_began(*worker, token),
             Seen::CleanupEnded { worker, token } => {
@@ -189,9 +288,12 @@ impl<N: Name> Judge<N> {
             Seen::Reported { worker, token, request, accepted } => {
                 return self.reported(*worker, token, request, *accepted);
             }
+            Seen::Draining { worker } => drop(self.draining.insert(*worker)),
             Seen::Died { worker } => {
+                self.draining.remove(worker);
                 for known in self.steps.values_mut().filter_map(|step| step.ledgers.get_mut(&worker.ledger)) {
                     known.calls.remove(worker);
+                    known.claimed_in_drain.remove(worker);
                     // What is not in the ledger died with it.
                     known.ended = known.ended.filter(|ended| known.concluded || ended != worker);
                 }
@@ -228,7 +330,59 @@ impl<N: Name> Judge<N> {
         self.steps.get(token)?.answer.as_ref()
     }
 
+    /// Whether the step may wait in the end, because a message of it was lost and none is left: no ledger has ever held it; or, with
+    /// several ledgers on a queue, none holds more than that it is to be run.
+    pub fn is_excused(&self, token: &N, several: bool) -> bool {
+        let of_it = |about: &About<N>| matches!(about, About::Work(other) | About::Stop(other) if other == token);
+        let Some(step) = self.steps.get(token) else { return false };
+        let owed = |known: &InLedger<N>| known.deferred || known.stop_known || known.concluded;
+        let owed = step.ledgers.values().any(|known| if several { owed(known) } else { known.recorded });
+        step.lost && !owed && !self.queue.values().any(of_it)
+    }
+
+    /// Whether some worker of the ledger has run the step, or deferred it.
+    pub fn has_run(&self, ledger: u8, token: &N) -> bool {
+        let known = self.steps.get(token).and_then(|step| step.ledgers.get(&ledger));
+        known.is_some_and(|known| known.ran || known.deferred)
+    }
+
+    /// Whether each of these ledgers has the step.
+    pub fn is_recorded(&self, ledgers: &[u8], token: &N) -> bool {
+        let step = self.steps.get(token);
+        ledgers.iter().all(|ledger| step.and_then(|step| step.ledgers.get(ledger)).is_some_and(|known| known.recorded))
+    }
+
+    fn sent(&self, about: &About<N>) -> Result<(), Broken<N>> {
+        match about {
+            About::Work(token) | About::Stop(token)
+                if self.queue.values().filter(|other| *other == about).count() > COPIES =>
+            {
+                Err(Broken::Multiplied(token.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn stop_believed(&mut self, token: &N) -> Result<(), Broken<N>> {
+        let step = self.step(token);
+        if step.given_out && step.open && !step.stopping && !step.stopped_before {
+            return Err(Broken::StoppedUnasked(token.clone()));
+        }
+        Ok(())
+    }
+
+    /// Nobody may act on a token that only a forger has given out.
+    fn given_out(&mut self, token: &N) -> Result<(), Broken<N>> {
+        let step = self.step(token);
+        if step.forged && !step.given_out { Err(Broken::ForgeryBelieved(token.clone())) } else { Ok(()) }
+    }
+
     fn deleted(&mut self, message: &N) -> Result<(), Broken<N>> {
+        if let Some(token) = self.forged.remove(message) {
+            // A copy that is left is as good to the queue's redrive policy.
+            let copied = self.forged.values().any(|other| *other == token);
+            return if copied { Ok(()) } else { Err(Broken::ForgeryDeleted(token)) };
+        }
         // A message that was deleted before, or never was there: that changes nothing.
         let Some(about) = self.queue.remove(message) else { return Ok(()) };
         let token = match &about {
@@ -242,6 +396,8 @@ impl<N: Name> Judge<N> {
     }
 
     fn started(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
+        self.given_out(token)?;
+        let attempts = self.step(token).attempts;
         let known = self.in_ledger(worker.ledger, token);
         let broken = if known.concluded {
             Broken::ComputedAgain
@@ -249,14 +405,21 @@ impl<N: Name> Judge<N> {
             Broken::StartedAfterStop
         } else if !known.calls.is_empty() {
             Broken::Overlap
+        } else if known.claimed_in_drain.contains(&worker) {
+            Broken::StartedInDrain
+        } else if attempts.is_some_and(|most| known.runs >= most) {
+            Broken::TooManyRuns
         } else {
             known.calls.insert(worker);
+            known.ran = true;
+            known.runs += u32::from(attempts.is_some());
             return Ok(());
         };
         Err(broken(token.clone()))
     }
 
     fn cleanup_began(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
+        self.given_out(token)?;
         let step = self.step(token);
         let completed = step.succeeded && !step.stopping;
         let known = step.ledgers.entry(worker.ledger).or_default();
@@ -271,7 +434,13 @@ impl<N: Name> Judge<N> {
     }
 
     fn reported(&mut self, worker: Worker, token: &N, request: &N, accepted: bool) -> Result<(), Broken<N>> {
-        let known = self.in_ledger(worker.ledger, token);
+        self.given_out(token)?;
+        let step = self.step(token);
+        let known = step.ledgers.entry(worker.ledger).or_default();
+        if !known.concluded && known.earlier.contains(request) {
+            step.open &= !accepted;
+            return Ok(());
+        }
         if !known.concluded {
             return Err(Broken::ReportedUnfrozen(token.clone()));
         }
@@ -302,7 +471,19 @@ impl<N: Name> Judge<N> {
     }
 }
 
-impl<N> Step<N> {
+impl<N: Name> Step<N> {
+    /// Nothing that happened before counts any more, but runs go on until they are told.
+    fn begin_anew(&mut self) {
+        self.stopped_before = self.ledgers.values().any(|known| known.stop_known && !known.concluded);
+        (self.stopping, self.succeeded, self.lost, self.answer) = (false, false, false, None);
+        for known in self.ledgers.values_mut() {
+            let calls = std::mem::take(&mut known.calls);
+            let mut earlier = std::mem::take(&mut known.earlier);
+            earlier.extend(known.request.take());
+            *known = InLedger { calls, earlier, ..InLedger::default() };
+        }
+    }
+
     fn is_deferred(&self) -> bool {
         self.ledgers.values().any(|known| known.deferred)
     }

@@ -51,7 +51,7 @@ impl Bench {
             panic!("message")
         };
         let mut step = message.step().clone();
-        step.arguments = self.arguments.clone();
+        step.arguments = Arc::new(self.arguments.clone());
         let checkpoint = self.kept.0.lock().unwrap().clone();
         let task = Task { step, queue_url: "https://q".into(), attempt: 2, stop_grace: self.grace, checkpoint };
         Context::new(task, self.stop.subscribe(), self.kept.clone())
@@ -294,7 +294,11 @@ async fn the_group_is_on_record_before_the_program_begins() {
 impl Bench {
     fn cx_step(&self) -> crate::step::Step {
         let cx = self.cx();
-        crate::step::Step { token: cx.token().clone(), execution: cx.execution().clone(), arguments: Value::Null }
+        crate::step::Step {
+            token: cx.token().clone(),
+            execution: cx.execution().clone(),
+            arguments: Arc::new(Value::Null),
+        }
     }
 }
 

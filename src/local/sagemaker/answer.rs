@@ -6,7 +6,7 @@ use super::execution::Status;
 use super::requests::Seen;
 use super::shape::{conflict, invalid, not_found};
 use crate::local::protocol::ApiError;
-use crate::local::undocumented::{AlreadyTerminal, ReusedRequestToken, Undocumented, UnknownToken};
+use crate::local::undocumented::{AlreadyTerminal, RepeatedAnswer, ReusedRequestToken, Undocumented, UnknownToken};
 
 /// What is to be done about an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,12 @@ pub enum Verdict {
 /// token's step, if there is one.
 pub fn judge(seen: Seen, step: Option<(&str, Status)>, undocumented: &Undocumented) -> Verdict {
     match (seen, step) {
+        // A step that was answered and waits again was retried and kept its token.
+        (Seen::Same(_), Some((_, status)))
+            if !status.is_terminal() && undocumented.repeated_answer == RepeatedAnswer::Taken =>
+        {
+            Verdict::Accept
+        }
         (Seen::Same(response), _) => Verdict::Repeat(response),
         (Seen::Other(response), _) => match reused(undocumented) {
             Some(error) => Verdict::Refuse(error),
@@ -78,6 +84,14 @@ mod tests {
     fn the_same_request_again_is_answered_as_before_though_the_step_has_ended() {
         let verdict = judge(Seen::Same(json!(1)), Some(("a", Status::Succeeded)), &Undocumented::default());
         assert_eq!(verdict, Verdict::Repeat(json!(1)));
+    }
+
+    #[test]
+    fn the_same_request_to_a_step_that_waits_again_is_taken_or_answered_as_before() {
+        let waiting = Some(("a", Status::Executing));
+        assert_eq!(judge(Seen::Same(json!(1)), waiting, &Undocumented::default()), Verdict::Accept);
+        let set = Undocumented { repeated_answer: RepeatedAnswer::Replayed, ..Undocumented::default() };
+        assert_eq!(judge(Seen::Same(json!(1)), waiting, &set), Verdict::Repeat(json!(1)));
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn call(
         "ListPipelines" => pipelines::list(body, sagemaker),
         "StartPipelineExecution" => executions::start(body, sagemaker, queues, call),
         "StopPipelineExecution" => executions::stop(body, sagemaker, queues, call),
+        "RetryPipelineExecution" => executions::retry(body, sagemaker, queues, call),
         "DescribePipelineExecution" => executions::describe(body, sagemaker),
         "ListPipelineExecutions" => executions::list(body, sagemaker),
         "ListPipelineExecutionSteps" => executions::list_steps(body, sagemaker),

@@ -202,6 +202,22 @@ impl Execution {
         open
     }
 
+    /// Begins again with the steps that failed or were stopped; what has succeeded stays so. Gives the tokens that they had, which
+    /// [`ready`](Self::ready) may give them again.
+    pub fn retry(&mut self, parallelism: Option<usize>, now: Time) -> Vec<String> {
+        self.status = Status::Executing;
+        self.failure = None;
+        self.modified = now;
+        self.parallelism = parallelism.or(self.parallelism);
+        let ended = |run: &&mut StepRun| matches!(run.status, Some(Status::Failed | Status::Stopped));
+        let again = self.steps.iter_mut().filter(ended);
+        let tokens = again.filter_map(|run| {
+            *run = StepRun { token: run.token.take(), ..StepRun::default() };
+            run.token.clone()
+        });
+        tokens.collect()
+    }
+
     /// An open step is answered.
     pub fn answer(&mut self, index: usize, answer: Answer, now: Time, undocumented: &Undocumented) {
         let stopping = self.steps.get(index).is_some_and(|run| run.status == Some(Status::Stopping));
@@ -446,6 +462,25 @@ mod tests {
             succeed(&mut execution, 0, "1", &set);
             assert_eq!((execution.status, execution.steps[0].status), (Status::Stopped, Some(step)));
         }
+    }
+
+    #[test]
+    fn a_retry_starts_what_failed_and_what_came_after_it_again() {
+        let set = Undocumented::default();
+        let mut execution = execution(&[("a", &[], json!({})), ("b", &["a"], json!({})), ("c", &["b"], json!({}))]);
+        start(&mut execution, &set);
+        succeed(&mut execution, 0, "1", &set);
+        assert_eq!(start(&mut execution, &set), ["b"]);
+        fail(&mut execution, 1, &set);
+        assert_eq!(execution.status, Status::Failed);
+        assert_eq!(execution.retry(None, NOW), ["token00001"]);
+        assert_eq!((execution.status, execution.failure.as_deref()), (Status::Executing, None));
+        assert_eq!(statuses(&execution), [Some(Status::Succeeded), None, None]);
+        assert_eq!(start(&mut execution, &set), ["b"]);
+        succeed(&mut execution, 1, "1", &set);
+        assert_eq!(start(&mut execution, &set), ["c"]);
+        succeed(&mut execution, 2, "1", &set);
+        assert_eq!(execution.status, Status::Succeeded);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::local::events::EventKind;
 use crate::local::faults::{EXECUTING_MESSAGE, STOPPING_MESSAGE};
 use crate::local::protocol::ApiError;
 use crate::local::sqs::{Content, Queues};
-use crate::local::undocumented::StoppingMessage;
+use crate::local::undocumented::{RetriedToken, StoppingMessage};
 
 /// Executions that have not ended; a load test with a step in each is thought of.
 pub const MAX_RUNNING: usize = 250_000;
@@ -104,6 +104,30 @@ impl Executions {
         Ok(())
     }
 
+    /// Starts the failed and stopped steps of an execution again.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn retry(
+        &mut self,
+        arn: &str,
+        parallelism: Option<usize>,
+        queues: &mut Queues,
+        call: &mut Call<'_>,
+    ) -> Result<(), ApiError> {
+        let unknown = || not_found(format!("Pipeline execution '{arn}' does not exist."));
+        let number = *self.by_arn.get(arn).ok_or_else(unknown)?;
+        let tokens = self.by_number.get_mut(&number).ok_or_else(unknown)?.retry(parallelism, call.now);
+        if call.undocumented.retried_token == RetriedToken::Fresh {
+            for token in tokens {
+                self.by_token.remove(&token);
+            }
+        }
+        self.ended.remove(&number);
+        self.drive(number, queues, call);
+        Ok(())
+    }
+
     /// Answers an open step.
     pub fn answer(&mut self, token: &str, answer: Answer, queues: &mut Queues, call: &mut Call<'_>) {
         let Some(&(number, index)) = self.by_token.get(token) else { return };
@@ -119,7 +143,11 @@ impl Executions {
         tell(execution, call);
         while let Some((index, arguments)) = execution.ready(call.now, call.undocumented) {
             let url = execution.step(index).map_or("", |step| &step.queue_url).to_owned();
-            let token = call.ids.callback_token();
+            let before = execution.steps.get(index).and_then(|run| run.token.clone());
+            let token = match before.filter(|_| call.undocumented.retried_token == RetriedToken::Same) {
+                Some(token) => token,
+                None => call.ids.callback_token(),
+            };
             let body = body(&token, &execution.arn, &arguments, Status::Executing);
             match send(EXECUTING_MESSAGE, &url, body, Duration::ZERO, queues, call) {
                 Ok(()) => {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::error;
 use crate::local::call::Call;
 use crate::local::protocol::ApiError;
+use crate::local::undocumented::TwiceInABatch;
 
 /// SQS takes no more entries in a call.
 const MAX_ENTRIES: usize = 10;
@@ -14,6 +15,11 @@ const MAX_ENTRIES: usize = 10;
 /// An entry of a batch, named by the client.
 pub trait Entry {
     fn id(&self) -> &str;
+
+    /// The message that it is about, where it names one.
+    fn receipt(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Does each entry; what fails fails alone. `each` gives the members of a successful entry's result beside its `Id`.
@@ -26,6 +32,9 @@ pub fn run<E: Entry>(
     mut each: impl FnMut(E, &mut Call<'_>) -> Result<Value, ApiError>,
 ) -> Result<Value, ApiError> {
     check(&entries)?;
+    if call.undocumented.twice_in_a_batch == TwiceInABatch::Refused {
+        check_receipts(&entries)?;
+    }
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for (index, entry) in entries.into_iter().enumerate() {
         let id = entry.id().to_owned();
@@ -69,9 +78,34 @@ fn check<E: Entry>(entries: &[E]) -> Result<(), ApiError> {
     Ok(())
 }
 
+fn check_receipts<E: Entry>(entries: &[E]) -> Result<(), ApiError> {
+    let mut receipts = BTreeSet::new();
+    let twice = entries.iter().find(|entry| entry.receipt().is_some_and(|receipt| !receipts.insert(receipt)));
+    twice.map_or(Ok(()), |entry| Err(error::ids_not_distinct(entry.id())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Delete(&'static str, &'static str);
+
+    impl Entry for Delete {
+        fn id(&self) -> &str {
+            self.0
+        }
+
+        fn receipt(&self) -> Option<&str> {
+            Some(self.1)
+        }
+    }
+
+    #[test]
+    fn a_receipt_handle_stands_in_a_batch_once() {
+        let refusal = check_receipts(&[Delete("a", "x"), Delete("b", "x")]).expect_err("twice");
+        assert_eq!(refusal.code, "BatchEntryIdsNotDistinct");
+        assert_eq!(check_receipts(&[Delete("a", "x"), Delete("b", "y")]), Ok(()));
+    }
 
     impl Entry for &str {
         fn id(&self) -> &str {

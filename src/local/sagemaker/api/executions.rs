@@ -1,4 +1,4 @@
-//! Start, stop, describe and list executions, and list their steps.
+//! Start, stop, retry, describe and list executions, and list their steps.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::super::executions::MAX_RUNNING;
 use super::super::parameter::bind;
 use super::super::requests::{Fingerprint, Seen};
 use super::super::shape::{
-    Constraints, EXECUTION_ARN, EXECUTION_NAME, PARAMETER_NAME, PIPELINE_NAME_OR_ARN, invalid, unserved,
+    Constraints, EXECUTION_ARN, EXECUTION_NAME, PARAMETER_NAME, PIPELINE_NAME_OR_ARN, conflict, invalid, unserved,
 };
 use super::pipelines::Parallelism;
 use super::{REQUEST_TOKEN, check_list, listed, without_nulls};
@@ -25,6 +25,9 @@ use crate::local::sqs::Queues;
 
 /// The scope of `StartPipelineExecution`'s client request tokens.
 const SCOPE: &str = "StartPipelineExecution";
+
+/// The scope of `RetryPipelineExecution`'s.
+const RETRY_SCOPE: &str = "RetryPipelineExecution";
 
 /// Members that AWS acts on and the local endpoint does not.
 const UNSERVED: [&str; 4] = ["SelectiveExecutionConfig", "PipelineVersionId", "PipelineVersionAlias", "RoleArn"];
@@ -53,6 +56,7 @@ struct Parameter {
 struct OfExecution {
     pipeline_execution_arn: Option<String>,
     client_request_token: Option<String>,
+    parallelism_configuration: Option<Parallelism>,
     next_token: Option<String>,
     max_results: Option<i64>,
     sort_order: Option<String>,
@@ -133,8 +137,7 @@ pub fn start(
         start.pipeline_parameters.into_iter().filter_map(|parameter| parameter.name.zip(parameter.value)).collect();
     let parameters = bind(&pipeline.definition.parameters, &given).map_err(invalid)?;
     if sagemaker.executions.running() >= MAX_RUNNING {
-        let message = format!("the local endpoint runs at most {MAX_RUNNING} executions at once");
-        return Err(ApiError::new("ResourceLimitExceeded", message));
+        return Err(too_many());
     }
     pipeline.last_run = Some(call.now);
     let id = call.ids.execution();
@@ -188,6 +191,51 @@ pub fn stop(
         }
     }
     Ok(json!({"PipelineExecutionArn": arn}))
+}
+
+pub fn retry(
+    body: &Value,
+    sagemaker: &mut SageMaker,
+    queues: &mut Queues,
+    call: &mut Call<'_>,
+) -> Result<Value, ApiError> {
+    let retry: OfExecution = input(body.clone())?;
+    let token = retry.client_request_token.as_ref();
+    let mut constraints = Constraints::default();
+    constraints.required("clientRequestToken", token).text("clientRequestToken", token, REQUEST_TOKEN, None);
+    if let Some(parallelism) = retry.parallelism_configuration {
+        parallelism.check(&mut constraints);
+    }
+    constraints.check()?;
+    let arn = retry.arn()?;
+    let token = token.cloned().unwrap_or_default();
+    let fingerprint = Fingerprint::of(RETRY_SCOPE, body);
+    match sagemaker.requests.seen(RETRY_SCOPE, &token, &fingerprint) {
+        Seen::Never => {}
+        Seen::Same(answer) => return Ok(answer),
+        Seen::Other(answer) => return reused(call.undocumented).map_or(Ok(answer), Err),
+    }
+    let execution = sagemaker.executions.get(arn)?;
+    if !matches!(execution.status, Status::Failed | Status::Stopped) {
+        // That it is refused is clear from the operation's purpose; the code is a choice among those that the model has for it.
+        let status = execution.status.name();
+        return Err(conflict(format!("Pipeline execution {arn} is {status}: it has nothing to retry")));
+    }
+    if sagemaker.executions.running() >= MAX_RUNNING {
+        return Err(too_many());
+    }
+    let (execution, request_token) = (execution.arn.clone(), token.clone());
+    call.tell(|| EventKind::ExecutionRetried { execution, request_token });
+    let parallelism = retry.parallelism_configuration.and_then(Parallelism::most);
+    sagemaker.executions.retry(arn, parallelism, queues, call)?;
+    let output = json!({"PipelineExecutionArn": arn});
+    sagemaker.requests.remember(RETRY_SCOPE, &token, fingerprint, output.clone());
+    Ok(output)
+}
+
+fn too_many() -> ApiError {
+    let message = format!("the local endpoint runs at most {MAX_RUNNING} executions at once");
+    ApiError::new("ResourceLimitExceeded", message)
 }
 
 pub fn describe(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {

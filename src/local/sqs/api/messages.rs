@@ -85,6 +85,10 @@ impl Entry for DeleteMessage {
     fn id(&self) -> &str {
         &self.id
     }
+
+    fn receipt(&self) -> Option<&str> {
+        self.receipt_handle.as_deref()
+    }
 }
 
 impl Part for DeleteMessage {}
@@ -92,6 +96,10 @@ impl Part for DeleteMessage {}
 impl Entry for ChangeMessageVisibility {
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn receipt(&self) -> Option<&str> {
+        self.receipt_handle.as_deref()
     }
 }
 

@@ -1,0 +1,108 @@
+//! The clients of one account in one region.
+
+use std::sync::Arc;
+
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::{AppName, BehaviorVersion, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_types::sdk_ua_metadata::FrameworkMetadata;
+
+use super::calls::{Calls, Limit};
+use super::credentials::{Kept, Provider};
+use super::http::Connections;
+use crate::seam::Observer;
+
+/// The clients of one account in one region. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Account {
+    pub sdk: SdkConfig,
+    pub region: String,
+    pub credentials: Arc<Kept>,
+    /// Two of SQS: a client's time-out and connections are fixed when it is made, and an override would be built anew for
+    /// every call.
+    pub poll: aws_sdk_sqs::Client,
+    pub quick: aws_sdk_sqs::Client,
+    pub sagemaker: aws_sdk_sagemaker::Client,
+    pub sts: aws_sdk_sts::Client,
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Account {
+    /// `sdk` says everything but who we are.
+    pub(super) fn new(
+        sdk: SdkConfig,
+        region: &str,
+        credentials: Arc<Kept>,
+        http: &Connections,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let mut builder = sdk
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(Provider(credentials.clone())))
+            // `Kept` is the cache.
+            .identity_cache(IdentityCache::no_cache())
+            // See `calls`.
+            .retry_config(RetryConfig::disabled())
+            // It cuts off a body that stands still for seconds. A long poll does nothing else, and every call has its time-out.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        // `app/callbackd lib/callbackd/VERSION` in the user agent: in the account's trail it is seen who called.
+        builder.set_app_name(AppName::new("callbackd").ok());
+        builder.set_framework_metadata(FrameworkMetadata::new("callbackd", Some(env!("CARGO_PKG_VERSION"))).ok());
+        let sdk = builder.build();
+        let sqs = |limit: Limit, http: &SharedHttpClient| {
+            let config = aws_sdk_sqs::config::Builder::from(&sdk).timeout_config(limit.of_the_sdk());
+            aws_sdk_sqs::Client::from_conf(config.http_client(http.clone()).build())
+        };
+        let answer = Limit::ANSWER.of_the_sdk();
+        let sagemaker = aws_sdk_sagemaker::config::Builder::from(&sdk)
+            .timeout_config(answer.clone())
+            .http_client(http.answers.clone())
+            .build();
+        let sts =
+            aws_sdk_sts::config::Builder::from(&sdk).timeout_config(answer).http_client(http.others.clone()).build();
+        Self {
+            region: region.to_owned(),
+            credentials,
+            poll: sqs(Limit::POLL, &http.polls),
+            quick: sqs(Limit::QUICK, &http.keeping),
+            sagemaker: aws_sdk_sagemaker::Client::from_conf(sagemaker),
+            sts: aws_sdk_sts::Client::from_conf(sts),
+            observer,
+            sdk,
+        }
+    }
+
+    pub(super) fn calls(&self, service: &'static str) -> Calls {
+        Calls::new(service, self.credentials.clone(), self.observer.clone())
+    }
+}
+
+/// Dated, so that a newer SDK changes nothing about time-outs, retries or connections until somebody has looked.
+pub(super) fn behavior() -> BehaviorVersion {
+    BehaviorVersion::v2026_01_12()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::aws::server::{Reply, Server};
+
+    #[tokio::test]
+    async fn heartbeats_and_deletes_share_no_connection_with_polls_or_with_reports() {
+        let server = Server::start((0..6).map(|_| Reply::Json(200, json!({})))).await;
+        let account = server.account();
+        let (url, arn) = ("http://q", "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc");
+        for _ in 0..2 {
+            account.poll.receive_message().queue_url(url).send().await.expect("an answer");
+            account.quick.delete_message_batch().queue_url(url).send().await.expect("an answer");
+            let ask = account.sagemaker.describe_pipeline_execution().pipeline_execution_arn(arn);
+            ask.send().await.expect("an answer");
+        }
+        let connections: Vec<usize> = server.requests().iter().map(|request| request.connection).collect();
+        assert_eq!(connections, [0, 1, 2, 0, 1, 2]);
+    }
+}

@@ -1,0 +1,241 @@
+//! Wires a checked configuration into a running worker, and takes it down again.
+
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::aws;
+use crate::clock::Clock;
+use crate::config::Loaded;
+#[cfg(debug_assertions)]
+use crate::crash::Crash;
+use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
+use crate::ledger::{self, Ledger, Store};
+use crate::lifecycle::WorkerId;
+use crate::observe::metrics::Metrics;
+use crate::observe::server::{self, Server};
+use crate::process::protection::hold_while_running;
+use crate::process::systemd::Manager;
+use crate::seam::Observer;
+use status::{Counting, Status};
+
+/// Why the worker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    Open(#[from] ledger::OpenError),
+    #[error(transparent)]
+    Region(#[from] aws::NoRegion),
+    #[error(transparent)]
+    Bind(#[from] server::BindError),
+    /// A part of it has ended that must not; the service manager starts it anew.
+    #[error("internal error: {0}; this is a bug in callbackd, please report it")]
+    Broken(String),
+}
+
+/// What a drain may take beyond its time-out and the longest grace: a long poll, and the last calls.
+const LAST_WORDS: Duration = Duration::from_secs(45);
+/// How often the number of running steps is looked at for the container's scale-in protection.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A worker that is yet to run. What it meets is real unless it is given something else, as a test does that leaves nothing to chance.
+pub struct Daemon {
+    loaded: Loaded,
+    store: Option<Arc<dyn Store>>,
+    outside: aws::Outside,
+    clock: Option<Clock>,
+}
+
+impl Daemon {
+    #[must_use]
+    pub fn new(loaded: Loaded) -> Self {
+        Self { loaded, store: None, outside: aws::Outside::default(), clock: None }
+    }
+
+    /// Another ledger than the configured one.
+    #[must_use]
+    pub fn store(self, store: Arc<dyn Store>) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
+    /// Another network, clock and source of credentials for the AWS clients.
+    #[must_use]
+    pub fn outside(self, outside: aws::Outside) -> Self {
+        Self { outside, ..self }
+    }
+
+    /// Another clock than this machine's.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    /// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.
+    ///
+    /// # Errors
+    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no region is known, the status address is taken.
+    pub async fn run(self, stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
+        run(self, stop).await
+    }
+}
+
+async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
+    let Daemon { loaded, store, outside, clock } = daemon;
+    let clock = clock.unwrap_or_else(Clock::of_this_machine);
+    let metrics = Arc::new(Metrics::new());
+    let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
+    let me = worker_id(loaded.config.worker.id.as_deref());
+    let store = match store {
+        Some(store) => store,
+        None => ledger::open(&loaded.config.ledger, observer.clone())?,
+    };
+    let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
+    let queues = queues(&loaded, &clients, &metrics).await?;
+    let handlers = handlers(&loaded);
+    #[cfg(debug_assertions)]
+    let (store, queues, handlers) = may_crash(store, queues, handlers);
+    let monitored = CancellationToken::new();
+
+    // Before any step is started: a taken address must not cost a run.
+    let status = Arc::new(Status::default());
+    let server = Server::bind(&loaded.config.http, status.clone(), metrics).await?;
+    if let Some(server) = &server {
+        tracing::info!(address = %server.address(), "the status server listens");
+    }
+    let mut engine = Engine::start(Parts {
+        ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, clock.clone(), observer.clone()),
+        queues,
+        handlers,
+        observer,
+        clock,
+        drain_timeout: loaded.config.worker.drain_timeout,
+        retention: loaded.config.ledger.retention,
+    });
+    let monitor = status.watch(engine.monitor());
+    let mut tasks: Vec<JoinHandle<()>> =
+        server.into_iter().map(|server| tokio::spawn(server.run(monitored.clone()))).collect();
+    if std::env::var_os("ECS_AGENT_URI").is_some() {
+        tasks.push(protect(monitor.clone(), monitored.clone()));
+    }
+    tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
+    let manager = Manager::of_this_process();
+    manager.ready("polling").await;
+
+    tokio::select! {
+        biased;
+        () = stop() => {}
+        what = engine.broken() => {
+            tracing::error!(what, "the worker cannot go on, and ends; what it had in hand goes on from the ledger after a restart");
+            return Err(DaemonError::Broken(what));
+        }
+        () = manager.watchdog(|| is_turning(&monitor)) => {}
+        () = clients.keep_credentials() => {}
+    }
+    manager.stopping("draining").await;
+    let longest = loaded.config.handlers.values().map(|handler| handler.stop_grace).max().unwrap_or_default();
+    let until = Instant::now() + loaded.config.worker.drain_timeout + longest + LAST_WORDS;
+    tokio::select! {
+        biased;
+        () = engine.drain(stop) => {}
+        // Beyond its own bounds a drain hangs, and systemd may end it.
+        () = manager.keep_extending(|| Instant::now() < until) => {}
+        () = manager.watchdog(|| Instant::now() < until) => {}
+        () = clients.keep_credentials() => {}
+    }
+    monitored.cancel();
+    for task in tasks {
+        // A task that panicked has been logged by the panic hook.
+        let _ = task.await;
+    }
+    Ok(())
+}
+
+/// The task that keeps ECS from stopping this one while steps run.
+fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
+    let (count, running) = watch::channel(0);
+    tokio::spawn(async move {
+        let counting = async {
+            let mut look = interval(LOOK);
+            while !until.is_cancelled() {
+                look.tick().await;
+                let now = monitor.running();
+                count.send_if_modified(|before| std::mem::replace(before, now) != now);
+            }
+            drop(count);
+        };
+        tokio::join!(counting, hold_while_running(running));
+    })
+}
+
+fn is_turning(monitor: &Monitor) -> bool {
+    monitor.queues().iter().all(|queue| queue.turning)
+}
+
+async fn queues(loaded: &Loaded, clients: &aws::Clients, metrics: &Metrics) -> Result<Vec<QueueParts>, aws::NoRegion> {
+    let mut parts = Vec::new();
+    for config in &loaded.config.queues {
+        let (region, role) = (config.region.as_deref(), config.role_arn.as_deref());
+        let queue = clients.queue(&config.url, region, role).await?;
+        let region = region.or_else(|| config.url.region());
+        let pipelines = clients.pipelines(region, role).await?;
+        let name = config.url.name().to_owned();
+        metrics.expect_queue(&name);
+        for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler)) {
+            metrics.expect_handler(&name, handler);
+        }
+        parts.push(QueueParts {
+            account: config.url.account().to_owned(),
+            region: pipelines.region().to_owned(),
+            name,
+            config: config.clone(),
+            queue: Arc::new(queue),
+            pipelines: Arc::new(pipelines),
+        });
+    }
+    Ok(parts)
+}
+
+fn handlers(loaded: &Loaded) -> BTreeMap<String, HandlerParts> {
+    let parts = |(name, handler): (&String, &crate::handler::DynHandler)| {
+        let config = loaded.config.handlers.get(name)?.clone();
+        Some((name.clone(), HandlerParts { config, handler: handler.clone() }))
+    };
+    loaded.handlers.iter().filter_map(parts).collect()
+}
+
+/// Puts the crash that the environment asks for in the way.
+#[cfg(debug_assertions)]
+fn may_crash(
+    store: Arc<dyn Store>,
+    queues: Vec<QueueParts>,
+    handlers: BTreeMap<String, HandlerParts>,
+) -> (Arc<dyn Store>, Vec<QueueParts>, BTreeMap<String, HandlerParts>) {
+    let Some(crash) = Crash::planned(std::env::var_os(crate::crash::VARIABLE)) else {
+        return (store, queues, handlers);
+    };
+    let queue = |parts: QueueParts| QueueParts {
+        queue: crash.queue(parts.queue),
+        pipelines: crash.pipelines(parts.pipelines),
+        ..parts
+    };
+    let handler = |parts: HandlerParts| HandlerParts { handler: crash.handler(parts.handler), ..parts };
+    (
+        crash.store(store),
+        queues.into_iter().map(queue).collect(),
+        handlers.into_iter().map(|(name, parts)| (name, handler(parts))).collect(),
+    )
+}
+
+/// One for each process: a name that says where it runs, and a suffix that no other process has.
+fn worker_id(configured: Option<&str>) -> WorkerId {
+    let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = configured.map(str::to_owned).or_else(host).unwrap_or_else(|| "callbackd".to_owned());
+    WorkerId(format!("{name}/{:08x}", fastrand::u32(..)))
+}

@@ -1,0 +1,195 @@
+//! What is told of the running worker: by the status server, and in metrics.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as BadValue, StrDeserializer};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::engine::Monitor;
+use crate::ledger::{Cursor, Filter};
+use crate::lifecycle::{Record, Status as StepStatus};
+use crate::observe::metrics::Metrics;
+use crate::observe::server::{Check, Problem, Source, Steps, StepsQuery};
+use crate::seam::{Observation, Observer};
+
+/// A queue whose last successful poll is older than this is not being polled: a long poll takes 20 s, a failing one backs off.
+const POLLED_LATELY: Duration = Duration::from_mins(2);
+/// Steps on a page of `/steps` unless another number is asked for.
+const PAGE: usize = 500;
+
+/// What the engine and the clients tell, as metrics.
+pub(super) struct Counting(pub(super) Arc<Metrics>);
+
+impl Observer for Counting {
+    fn observe(&self, observation: Observation<'_>) {
+        let metrics = &self.0;
+        match observation {
+            Observation::AwsCall { service, operation, result } => metrics.aws_request(service, operation, result),
+            Observation::AwsTimeout { operation } => metrics.timeout(operation),
+            Observation::StepStarted { queue, handler, pickup } => metrics.step_started(queue, handler, pickup),
+            Observation::StepIdle { queue, handler } => metrics.step_idle(queue, handler),
+            Observation::StepEnded { queue, handler, outcome, took } => {
+                metrics.step_ended(queue, handler, outcome, took);
+            }
+            Observation::Unreadable { queue } => metrics.message_unreadable(queue),
+            Observation::ReportNotFound { queue } => metrics.report_not_found(queue),
+            Observation::HeartbeatFailed { messages, .. } => metrics.heartbeat_failed(messages),
+            Observation::Stop { via } => metrics.stop(via),
+            Observation::LedgerCommit { took } => metrics.ledger_committed(took),
+            Observation::LedgerFailing(failing) => metrics.set_ledger_failing(failing),
+            Observation::StopWatchInterval(interval) => metrics.set_stop_watch_interval(interval),
+            Observation::ClockSet => metrics.clock_set(),
+        }
+    }
+}
+
+/// What the status server tells of the engine, once there is one.
+#[derive(Default)]
+pub(super) struct Status(OnceLock<Monitor>);
+
+impl Status {
+    /// Tells of this engine from now on.
+    pub(super) fn watch(&self, monitor: Monitor) -> Monitor {
+        self.0.get_or_init(|| monitor).clone()
+    }
+
+    fn monitor(&self) -> Result<&Monitor, Problem> {
+        self.0.get().ok_or_else(|| Problem::unavailable("the engine is being started"))
+    }
+
+    fn starting() -> Vec<Check> {
+        vec![Check { name: "engine", ok: false, detail: "it is being started".to_owned() }]
+    }
+}
+
+impl Source for Status {
+    fn health(&self) -> Vec<Check> {
+        let Some(monitor) = self.0.get() else { return Self::starting() };
+        let stuck: Vec<String> =
+            monitor.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
+        let detail =
+            if stuck.is_empty() { "the pollers turn".to_owned() } else { format!("stuck: {}", stuck.join(", ")) };
+        vec![Check { name: "engine", ok: stuck.is_empty(), detail }]
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        let Some(monitor) = self.0.get() else { return Self::starting() };
+        let failing = monitor.ledger_is_failing();
+        let draining = monitor.is_draining();
+        let queues = monitor.queues();
+        let silent: Vec<&str> = queues
+            .iter()
+            .filter(|queue| queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY) && queue.running < queue.concurrency)
+            .map(|queue| queue.name.as_str())
+            .collect();
+        let told = |ok: bool, well: &str, ill: String| if ok { well.to_owned() } else { ill };
+        vec![
+            Check {
+                name: "ledger",
+                ok: !failing,
+                detail: told(!failing, "it is written", "it cannot be written; see the log".to_owned()),
+            },
+            Check {
+                name: "queues",
+                ok: silent.is_empty(),
+                detail: told(
+                    silent.is_empty(),
+                    "all are polled",
+                    format!("not polled lately: {}; see the log", silent.join(", ")),
+                ),
+            },
+            Check { name: "running", ok: !draining, detail: told(!draining, "takes new steps", "draining".to_owned()) },
+        ]
+    }
+
+    fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
+        Box::pin(async move {
+            let monitor = self.monitor()?;
+            let page = monitor.page(filter(query)?).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+            let row = |found| match found {
+                Ok(record) => {
+                    let mut row = described(monitor, &record);
+                    if let Some(row) = row.as_object_mut() {
+                        row.remove("arguments");
+                        row.remove("checkpoint");
+                    }
+                    row
+                }
+                Err(damaged @ crate::ledger::Damaged { .. }) => {
+                    json!({ "token": damaged.token, "error": damaged.to_string() })
+                }
+            };
+            Ok(Steps { rows: page.found.into_iter().map(row).collect(), next: page.next.map(|next| next.0) })
+        })
+    }
+
+    fn step<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Value, Problem>> {
+        Box::pin(async move {
+            let monitor = self.monitor()?;
+            let token = token.parse().map_err(|error| Problem::bad(format!("{error}")))?;
+            match monitor.record(&token).await {
+                Ok(Some(record)) => Ok(described(monitor, &record)),
+                Ok(None) => Err(Problem::not_found(format!("the ledger holds no step {token}"))),
+                Err(error) => Err(Problem::unavailable(error.to_string())),
+            }
+        })
+    }
+
+    fn refresh(&self, metrics: &Metrics) {
+        let Some(monitor) = self.0.get() else { return };
+        let (unreported, oldest) = monitor.unreported();
+        metrics.set_reports_pending(unreported);
+        let age = oldest.map(|at| monitor.now().duration_since(at));
+        metrics.set_oldest_unreported(age.and_then(|age| Duration::try_from(age).ok()));
+        metrics.set_steps_deferred(monitor.deferred());
+        metrics.set_tasks(Handle::current().metrics().num_alive_tasks());
+        let queues = monitor.queues();
+        metrics.set_messages_held(queues.iter().map(|queue| queue.held).sum());
+        for queue in queues {
+            metrics.set_steps_without_message(&queue.name, queue.without_message);
+            metrics.set_steps_queued(&queue.name, queue.queued[0], queue.queued[1]);
+            metrics.set_cleanups_waiting(&queue.name, queue.cleanups_waiting);
+            metrics.set_reports_waiting(&queue.name, queue.reports_waiting);
+        }
+    }
+}
+
+/// All that is known of a step, its times as the wall clock names them.
+fn described(monitor: &Monitor, record: &Record) -> Value {
+    let face = monitor.face(&record.token).unwrap_or_default();
+    let mut row = serde_json::to_value(monitor.named(record)).unwrap_or_default();
+    row["activity"] = face.activity.map_or(Value::Null, |activity| activity.as_str().into());
+    row["started_at"] = json!(face.started_at.map(|at| monitor.name(at)));
+    row["progress"] = json!(face.progress);
+    row
+}
+
+fn filter(query: StepsQuery) -> Result<Filter, Problem> {
+    let limit = query.limit.unwrap_or(PAGE);
+    if !(1..=Filter::MOST).contains(&limit) {
+        return Err(Problem::bad(format!("`limit` is 1 to {}, not {limit}", Filter::MOST)));
+    }
+    let statuses: Result<Vec<StepStatus>, Problem> =
+        query.status.iter().flat_map(|statuses| statuses.split(',')).map(status).collect();
+    Ok(Filter {
+        statuses: statuses?,
+        pipeline: query.pipeline,
+        handler: query.handler,
+        after: query.after.map(Cursor),
+        limit,
+    })
+}
+
+fn status(name: &str) -> Result<StepStatus, Problem> {
+    let name_read: StrDeserializer<'_, BadValue> = name.into_deserializer();
+    StepStatus::deserialize(name_read).map_err(|_| {
+        Problem::bad(format!(
+            "there is no status {name:?}; there are owed, claimed, waiting, deferred, concluded and settled"
+        ))
+    })
+}

@@ -1,0 +1,345 @@
+//! What happened, decided and written: the order of events, and what a ledger that is slow or fails does to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::super::claim::{self, Term};
+use super::super::inbox::Held;
+use super::super::shared::Shared;
+use super::{Driver, Reply};
+use crate::backoff::Backoff;
+use crate::handler::CheckpointError;
+use crate::ledger::{Commit, LedgerError, StoreError, Written};
+use crate::lifecycle::{
+    Event, Here, Illegal, Local, Phase, Record, Status, Transition, Urgency, Via, View, Write, decide,
+};
+
+const LEDGER: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+
+/// What belongs to an event beside what the lifecycle is told.
+pub(super) enum With {
+    Nothing,
+    /// Who waits for the checkpoint to be durable.
+    Reply(Reply),
+    /// The message that was delivered.
+    Message(Held),
+}
+
+/// What the ledger is asked for, or will be asked again.
+pub(super) enum Pending {
+    Nothing,
+    Writing(Box<Writing>),
+    Reading { event: Option<Event>, with: With, read: BoxFuture<'static, Result<Option<Record>, LedgerError>> },
+    Retrying { event: Option<Event>, with: With, at: Instant },
+}
+
+/// A write under way, and what follows from it.
+pub(super) struct Writing {
+    /// None where the record is written as it is.
+    event: Option<Event>,
+    with: With,
+    then: Transition,
+    /// Where the step was when this was decided.
+    from: Local,
+    /// When the write was begun.
+    asked: Timestamp,
+    write: BoxFuture<'static, Result<Written, LedgerError>>,
+}
+
+/// What the ledger answered.
+pub(super) enum Outcome {
+    Written(Result<Written, LedgerError>),
+    Read(Box<Result<Option<Record>, LedgerError>>),
+    /// It is time to try again.
+    Again,
+}
+
+impl Pending {
+    /// Cancel safe: what is under way is kept.
+    pub(super) async fn outcome(&mut self) -> Outcome {
+        match self {
+            Self::Nothing => std::future::pending().await,
+            Self::Writing(writing) => Outcome::Written((&mut writing.write).await),
+            Self::Reading { read, .. } => Outcome::Read(Box::new(read.await)),
+            Self::Retrying { at, .. } => {
+                sleep_until(*at).await;
+                Outcome::Again
+            }
+        }
+    }
+}
+
+impl Driver {
+    /// Takes on what has happened: decides it at once if its turn has come, or if a run is to hear of it whatever the ledger does.
+    pub(super) fn take_on(&mut self, event: Event, with: With) {
+        let in_turn = matches!(self.pending, Pending::Nothing) && self.backlog.is_empty();
+        if in_turn {
+            return self.decide_on(event, with);
+        }
+        let urgent = self.call.is_some() || event == Event::LeaseLost;
+        if !(urgent && matches!(with, With::Nothing) && self.decided_without_the_ledger(&event)) {
+            self.backlog.push_back((event, with));
+        }
+    }
+
+    /// Decides what is left to decide, until the ledger has to answer first.
+    pub(super) fn advance(&mut self) {
+        while matches!(self.pending, Pending::Nothing) {
+            if let Some((event, with)) = self.backlog.pop_front() {
+                self.decide_on(event, with);
+            } else if self.unwritten.is_some() {
+                let then = Transition { write: None, local: self.state.local, effects: Vec::new() };
+                self.write(None, With::Nothing, then, self.state.record.clone(), Commit::Now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn decided(&self, event: &Event) -> Result<Transition, Illegal> {
+        let view = View {
+            now: self.shared.clock.now(),
+            me: self.shared.ledger.me(),
+            policy: &self.policy,
+            foreign: self.shared.ledger.foreign_lease(&self.state.record),
+            random: fastrand::f64(),
+            phase: self.shared.phase(),
+            own_account: self.lane.is_of_account(self.state.record.execution.account()),
+        };
+        decide(&self.state, event, &view)
+    }
+
+    fn decide_on(&mut self, event: Event, with: With) {
+        let mut then = match self.decided(&event) {
+            Ok(then) => then,
+            Err(illegal) => {
+                tracing::error!(error = %illegal, "internal error: this is a bug in callbackd, please report it");
+                return;
+            }
+        };
+        match then.write.take() {
+            None => self.enact(then, &with),
+            Some(Write { record, urgency: Urgency::Along }) => {
+                self.state.record = record;
+                self.unwritten = Some(event);
+                self.enact(then, &with);
+            }
+            Some(Write { record, urgency }) => {
+                let commit = if urgency == Urgency::Lazy { Commit::Soon } else { Commit::Now };
+                self.write(Some(event), with, then, record, commit);
+            }
+        }
+    }
+
+    /// Decides an event while the ledger is busy, if nothing has to be durable first.
+    fn decided_without_the_ledger(&mut self, event: &Event) -> bool {
+        let Ok(mut then) = self.decided(event) else { return false };
+        match then.write.take() {
+            None => {}
+            Some(Write { record, urgency: Urgency::Along }) => {
+                self.state.record = record;
+                self.unwritten = Some(event.clone());
+            }
+            Some(_) => return false,
+        }
+        self.enact(then, &With::Nothing);
+        true
+    }
+
+    fn write(&mut self, event: Option<Event>, with: With, then: Transition, record: Record, commit: Commit) {
+        let asked = self.shared.clock.now();
+        let (shared, until) = (self.shared.clone(), self.patience(asked));
+        let write = Box::pin(async move { within(until, shared.ledger.write(record, commit)).await });
+        let from = self.state.local;
+        self.pending = Pending::Writing(Box::new(Writing { event, with, then, from, asked, write }));
+    }
+
+    /// Reads the record anew before `event` is decided.
+    pub(super) fn read(&mut self, event: Option<Event>, with: With) {
+        let (shared, until) = (self.shared.clone(), self.patience(self.shared.clock.now()));
+        let token = self.state.record.token.clone();
+        let read = Box::pin(async move { within(until, shared.ledger.load(&token)).await });
+        self.pending = Pending::Reading { event, with, read };
+    }
+
+    pub(super) fn ledger_answered(&mut self, outcome: Outcome) {
+        match (std::mem::replace(&mut self.pending, Pending::Nothing), outcome) {
+            (Pending::Writing(writing), Outcome::Written(written)) => self.written(*writing, written),
+            (Pending::Reading { event, with, .. }, Outcome::Read(read)) => self.was_read(event, with, *read),
+            (Pending::Retrying { event: Some(event), with, .. }, _) => self.decide_on(event, with),
+            // What is unwritten is written in its turn.
+            (pending, _) => drop(pending),
+        }
+    }
+
+    fn written(&mut self, writing: Writing, written: Result<Written, LedgerError>) {
+        let Writing { event, with, then, from, asked, .. } = writing;
+        match written {
+            Ok(Written::Done(record)) => {
+                self.failures = 0;
+                self.durable(*record, event.is_none(), asked);
+                // A run may have been told to end meanwhile; a checkpoint or a renewal does not undo that.
+                let local = if then.local == from { self.state.local } else { then.local };
+                self.enact(Transition { local, ..then }, &with);
+                if let With::Reply(reply) = with {
+                    // The handler may have been dropped while it waited.
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Ok(Written::Changed) => {
+                let event = event.or_else(|| self.unwritten.take());
+                self.read(event, with);
+            }
+            Err(error) => self.ledger_failed(event, with, &error),
+        }
+    }
+
+    /// Takes up a record that is durable now, with what has been flagged since.
+    fn durable(&mut self, record: Record, all: bool, asked: Timestamp) {
+        let flagged = self.state.record.stop_requested;
+        let first = self.state.record.version == 0;
+        self.state.record = record;
+        if all || self.unwritten.is_some() && self.state.record.stop_requested == flagged {
+            self.unwritten = None;
+        } else if self.unwritten.is_some() && self.state.record.status == Status::Claimed {
+            self.state.record.stop_requested = flagged;
+        } else {
+            // The step has gone on: what was flagged for its run is past.
+            self.unwritten = None;
+        }
+        if first {
+            for held in &self.messages {
+                self.shared.lane_at(held).messages.recorded([&held.id]);
+            }
+        }
+        let mine = self.shared.ledger.is_shared() && self.state.record.owner.as_ref() == Some(self.shared.ledger.me());
+        self.term = mine.then(|| Term::from(asked, self.shared.ledger.lease()));
+    }
+
+    fn was_read(&mut self, event: Option<Event>, with: With, read: Result<Option<Record>, LedgerError>) {
+        let record = match read {
+            Ok(Some(record)) => record,
+            Ok(None) => Record { version: 0, status: Status::New, ..self.state.record.clone() },
+            Err(error) => return self.ledger_failed(event, with, &error),
+        };
+        self.failures = 0;
+        let flagged = self.state.record.stop_requested.is_some();
+        self.state.record = record;
+        self.policy = self.shared.policy(&self.lane, self.state.record.handler.as_deref());
+        if !flagged && self.state.record.stop_requested.is_some() && self.state.local.here == Here::Running {
+            // Another worker of this ledger has the Stopping message.
+            self.backlog.push_front((Event::StopSeen(Via::Ledger), With::Nothing));
+        }
+        if let Some(cause) = self.unwritten.take() {
+            self.backlog.push_front((cause, With::Nothing));
+        }
+        match event {
+            Some(event) if self.backlog.is_empty() => self.decide_on(event, with),
+            Some(event) => self.backlog.push_back((event, with)),
+            None => {}
+        }
+    }
+
+    fn ledger_failed(&mut self, event: Option<Event>, with: With, error: &LedgerError) {
+        self.failures += 1;
+        if let Some(more) = self.shared.said.again("unwritten") {
+            tracing::warn!(
+                %error,
+                failures = self.failures,
+                more,
+                "the ledger did not take a step's record; its messages are kept and it is tried again"
+            );
+        }
+        if let With::Reply(reply) = with {
+            let _ = reply.send(Err(CheckpointError(error.to_string())));
+            return;
+        }
+        if event == Some(Event::Renew) {
+            return;
+        }
+        let wait = LEDGER.after(self.failures, fastrand::f64());
+        self.pending = Pending::Retrying { event, with, at: Instant::now() + wait };
+    }
+
+    fn enact(&mut self, then: Transition, with: &With) {
+        self.state.local = then.local;
+        let here = then.local.here;
+        if !matches!(here, Here::Running | Here::Winding(_) | Here::Cleaning(_)) {
+            self.slot = None;
+        }
+        if !matches!(here, Here::Cleaning(_)) {
+            self.cleanup = None;
+            self.wants.cleanup = None;
+        }
+        self.wants.report &= here == Here::Reporting;
+        for effect in then.effects {
+            self.perform(effect, with);
+        }
+        if !self.keeps_reservation() {
+            self.reservation = None;
+        }
+        self.show();
+    }
+
+    /// Ends the run, if there is one: its claim is out. Nothing is written for it.
+    pub(super) fn lose_lease(&mut self) {
+        tracing::error!(
+            "the claim on the step could not be renewed; its run is cancelled, as another worker may start it"
+        );
+        self.term = None;
+        self.take_on(Event::LeaseLost, With::Nothing);
+    }
+
+    /// Until when the ledger may take over what is asked of it, where others share it.
+    fn patience(&self, now: Timestamp) -> Option<Instant> {
+        let until = claim::patience(self.term, now, self.shared.ledger.lease());
+        self.shared.ledger.is_shared().then(|| self.shared.clock.instant(until))
+    }
+}
+
+/// Reads a record before anything is decided, for as long as it takes; none if the worker leaves first.
+pub(super) async fn load(
+    shared: &Arc<Shared>,
+    token: &crate::step::CallbackToken,
+) -> Option<Result<Option<Record>, LedgerError>> {
+    let mut failures = 0;
+    loop {
+        let error = match shared.ledger.load(token).await {
+            Ok(record) => return Some(Ok(record)),
+            Err(error @ LedgerError::Damaged(_)) => return Some(Err(error)),
+            Err(error) => error,
+        };
+        failures += 1;
+        if let Some(more) = shared.said.again("unread") {
+            tracing::error!(
+                %error,
+                failures,
+                more,
+                "a step's record could not be read; its messages are kept and it is tried again"
+            );
+        }
+        if shared.phase() == Phase::Leaving {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            () = shared.phases.reached(Phase::Leaving) => {}
+            () = sleep_until(Instant::now() + LEDGER.after(failures, fastrand::f64())) => {}
+        }
+    }
+}
+
+/// What the ledger answers until then.
+async fn within<T>(
+    until: Option<Instant>,
+    call: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    let Some(until) = until else { return call.await };
+    let late =
+        |_| Err(LedgerError::Store(StoreError("it did not answer while the claim on the step lasts".to_owned())));
+    timeout_at(until, call).await.unwrap_or_else(late)
+}

@@ -1,0 +1,291 @@
+//! Drives one step: tells the lifecycle what happened, has its record written, and does what was decided.
+//!
+//! Events are decided in order, each once the record of the one before it is durable. What must not wait for the ledger does not: a
+//! run is told to end at once, whatever is still to be written.
+
+mod apply;
+mod perform;
+mod start;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::budget::Weight;
+use super::claim::Term;
+use super::gates::{Permit, Reservation, Slot};
+use super::inbox::{Delivery, Held, Input, Parked, Seat, Turn, Wants};
+use super::lane::Lane;
+use super::running::Call;
+use super::shared::Shared;
+use super::watch::Kind;
+use crate::handler::CheckpointError;
+use crate::lifecycle::{Arrival, Event, Here, Phase, Policy, State, Status};
+use crate::seam::Observation;
+use apply::{Pending, With};
+pub(crate) use start::{Origin, spawn};
+use timers::Timer;
+
+/// How long the worker waits for the ledger once it leaves: what is durable is right, and the service manager is not patient.
+const LAST_WRITE: Duration = Duration::from_secs(10);
+
+type Reply = oneshot::Sender<Result<(), CheckpointError>>;
+
+struct Driver {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    seat: Arc<Seat>,
+    state: State,
+    policy: Policy,
+    /// The phase that the lifecycle was last told of.
+    phase: Phase,
+    messages: Vec<Held>,
+    /// When the newest Executing message was sent, until the run has begun.
+    sent: Option<Timestamp>,
+    /// The share of the step's body in the memory that bodies may take.
+    weight: Option<Weight>,
+    reservation: Option<Reservation>,
+    slot: Option<Slot>,
+    /// Leave to clean up, of a step that has no slot.
+    cleanup: Option<Permit>,
+    call: Option<Call>,
+    /// Calls to SageMaker under way.
+    asked: FuturesUnordered<BoxFuture<'static, Event>>,
+    wants: Wants,
+    pending: Pending,
+    /// What has happened and is yet to be decided.
+    backlog: VecDeque<(Event, With)>,
+    /// What made the record differ from the ledger's, where it may be written later.
+    unwritten: Option<Event>,
+    /// How often in a row the ledger failed.
+    failures: u32,
+    wake: Option<Timestamp>,
+    grace: Option<Timestamp>,
+    /// The term of the claim; only in a ledger that others share.
+    term: Option<Term>,
+    watched: Option<Kind>,
+    /// Its place is given up.
+    left: bool,
+}
+
+/// What a driver waited for.
+enum Happened {
+    PhaseMoved,
+    Ended(Event),
+    Ledger(apply::Outcome),
+    Answer(Event),
+    Input(Input),
+    Timer(Timer),
+}
+
+impl Driver {
+    async fn drive(mut self) {
+        loop {
+            while let Some(input) = self.seat.try_next() {
+                self.take_in(input);
+                self.advance();
+            }
+            if self.phase != self.shared.phase() {
+                self.phase = self.shared.phase();
+                self.take_on(Event::Phase, With::Nothing);
+            }
+            self.advance();
+            if self.is_stuck_at_the_end() {
+                return self.abandon().await;
+            }
+            if self.is_idle() && self.leave() || self.may_park() && self.park() {
+                return;
+            }
+            let patience = if self.phase == Phase::Leaving { LAST_WRITE } else { Duration::MAX };
+            let Ok(happened) = timeout(patience, self.happened()).await else { return self.abandon().await };
+            match happened {
+                Happened::PhaseMoved => {}
+                Happened::Ended(event) => {
+                    self.call = None;
+                    self.grace = None;
+                    self.shared
+                        .observer
+                        .observe(Observation::StepIdle { queue: &self.lane.name, handler: self.handler_name() });
+                    self.take_on(event, With::Nothing);
+                }
+                Happened::Ledger(outcome) => self.ledger_answered(outcome),
+                Happened::Answer(event) => self.take_on(event, With::Nothing),
+                Happened::Input(input) => self.take_in(input),
+                Happened::Timer(timer) => self.timer_fired(timer),
+            }
+        }
+    }
+
+    async fn happened(&mut self) -> Happened {
+        let timer = self.next_timer();
+        let until = timer.map_or_else(Instant::now, |(at, _)| self.shared.clock.instant(at));
+        tokio::select! {
+            biased;
+            () = self.shared.phases.beyond(self.phase) => Happened::PhaseMoved,
+            event = ended(&mut self.call) => Happened::Ended(event),
+            outcome = self.pending.outcome() => Happened::Ledger(outcome),
+            Some(event) = self.asked.next(), if !self.asked.is_empty() => Happened::Answer(event),
+            input = self.seat.next() => Happened::Input(input),
+            () = sleep_until(until), if timer.is_some() => {
+                timer.map_or(Happened::PhaseMoved, |(_, timer)| Happened::Timer(timer))
+            }
+        }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Message(delivery) => self.delivered(delivery),
+            Input::Event(event) => self.take_on(event, With::Nothing),
+            Input::Save(checkpoint, reply) => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
+            Input::Slot(slot) => {
+                if self.state.local.here == Here::Queued {
+                    self.slot = Some(slot);
+                    self.take_on(Event::SlotFree, With::Nothing);
+                }
+            }
+            Input::Turn(turn, permit) => self.turn_has_come(turn, permit),
+            Input::Look => {}
+        }
+    }
+
+    fn delivered(&mut self, delivery: Delivery) {
+        let held = delivery.held;
+        let foreign = delivery.execution != self.state.record.execution;
+        if !foreign {
+            self.messages.retain(|other| (other.lane, &other.id) != (held.lane, &held.id));
+            self.messages.push(held.clone());
+            if self.state.record.version > 0 {
+                self.shared.lane_at(&held).messages.recorded([&held.id]);
+            }
+            if !held.stop {
+                self.sent = self.sent.max(delivery.sent);
+            }
+            self.weight.get_or_insert(delivery.weight);
+            if held.lane == self.lane.index {
+                self.reservation = self.reservation.take().or(delivery.reservation);
+            }
+        }
+        let earlier = held.stop && delivery.sent.is_some() && delivery.sent < self.state.record.sent;
+        let arrival = match delivery.arrival {
+            _ if foreign => Arrival::Foreign,
+            Arrival::Stop if earlier => Arrival::EarlierStop,
+            arrival => arrival,
+        };
+        self.take_on(Event::Delivered(arrival), With::Message(held));
+    }
+
+    /// Nothing is under way here, and nothing is to be written.
+    fn is_idle(&self) -> bool {
+        self.state.local.here == Here::Nothing && self.is_at_rest()
+    }
+
+    fn is_at_rest(&self) -> bool {
+        matches!(self.pending, Pending::Nothing) && self.backlog.is_empty() && self.unwritten.is_none()
+    }
+
+    /// Whether the ledger holds all that the step needs until something reaches it.
+    fn may_park(&self) -> bool {
+        let waits = matches!(self.state.local.here, Here::Queued | Here::Sleeping) || self.wants != Wants::default();
+        waits
+            && self.is_at_rest()
+            && self.state.record.version > 0
+            && self.state.record.status != Status::New
+            && self.call.is_none()
+            && self.asked.is_empty()
+            && self.term.is_none()
+            && self.slot.is_none()
+            && self.cleanup.is_none()
+            && self.next_timer().is_none_or(|(at, _)| at > self.shared.clock.now())
+    }
+
+    fn park(&mut self) -> bool {
+        let row = Parked {
+            local: self.state.local,
+            status: self.state.record.status,
+            wants: self.wants,
+            messages: self.messages.clone(),
+            sent: self.sent,
+            wake: self.wake,
+            due: self.next_timer().map(|(at, _)| at),
+        };
+        self.left = self.shared.steps.park(&self.state.record.token, &self.seat, row);
+        self.left
+    }
+
+    /// Gives up the step's place, unless something has just come for it.
+    fn leave(&mut self) -> bool {
+        let token = &self.state.record.token;
+        if !self.shared.steps.leave(token, &self.seat) {
+            return false;
+        }
+        self.left = true;
+        self.leave_gates();
+        self.shared.watch_for(&self.state, &mut self.watched, true);
+        self.shared.unreported.settled(token);
+        true
+    }
+
+    fn leave_gates(&self) {
+        let token = &self.state.record.token;
+        self.lane.slots.leave(token);
+        for turn in [Turn::Ask, Turn::Report, Turn::CleanUp] {
+            self.lane.gate(turn).leave(token);
+        }
+    }
+
+    /// The worker leaves, and the ledger does not take what is left to write.
+    fn is_stuck_at_the_end(&self) -> bool {
+        self.shared.phase() == Phase::Leaving && matches!(self.pending, Pending::Retrying { .. })
+    }
+
+    /// Leaves a step behind whose record the ledger does not take: what is durable is still right.
+    async fn abandon(mut self) {
+        if let Some(mut call) = self.call.take() {
+            call.abort();
+            call.ended().await;
+        }
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        for held in std::mem::take(&mut self.messages) {
+            self.shared.lane_at(&held).messages.forget([&held.id]);
+        }
+    }
+}
+
+/// A driver that panics, or gives up, leaves nothing behind that would stand in the step's way.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.left {
+            return;
+        }
+        // The sweep finds it again.
+        self.shared.unseen.store(true, Ordering::SeqCst);
+        self.let_go();
+        self.leave_gates();
+        self.shared.watch.leave(&self.state.record.execution, &self.state.record.token);
+        self.shared.unreported.settled(&self.state.record.token);
+        for input in std::iter::from_fn(|| self.seat.try_next()) {
+            if let Input::Message(delivery) = input {
+                self.shared.lane_at(&delivery.held).messages.forget([&delivery.held.id]);
+            }
+        }
+        self.shared.steps.strike(&self.state.record.token);
+    }
+}
+
+async fn ended(call: &mut Option<Call>) -> Event {
+    match call {
+        Some(call) => call.ended().await,
+        None => std::future::pending().await,
+    }
+}

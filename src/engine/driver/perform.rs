@@ -1,0 +1,271 @@
+//! What the lifecycle decided, done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::super::inbox::Turn;
+use super::super::lane::HandlerParts;
+use super::super::running::{Call, ToDriver};
+use super::super::{ask, report};
+use super::Driver;
+use super::apply::With;
+use crate::backoff::Backoff;
+use crate::handler::Task;
+use crate::lifecycle::{Effect, End, Ending, Event, Here};
+use crate::outcome::Outcome;
+use crate::seam::Observation;
+use crate::step::StopReason;
+
+/// How long a message that is refused stays away.
+const REFUSED: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_mins(15));
+/// After a run was told to end, its handler has this much longer than its grace to enforce it itself.
+const GRACE_MARGIN: Duration = Duration::from_secs(1);
+
+impl Driver {
+    pub(super) fn perform(&mut self, effect: Effect, with: &With) {
+        match effect {
+            Effect::Ask { confirm_stop } => self.take_turn(Turn::Ask, |driver| driver.wants.ask = Some(confirm_stop)),
+            Effect::Report => self.take_turn(Turn::Report, |driver| driver.wants.report = true),
+            Effect::CleanUp(reason) if self.slot.is_some() => self.clean_up(reason),
+            Effect::CleanUp(reason) => self.take_turn(Turn::CleanUp, |driver| driver.wants.cleanup = Some(reason)),
+            Effect::AwaitSlot => {
+                self.slot = self.lane.slots.acquire(&self.state.record.token, self.reservation.take());
+                if self.slot.is_some() {
+                    self.backlog.push_front((Event::SlotFree, With::Nothing));
+                }
+            }
+            Effect::Run => self.run(),
+            Effect::Tell(reason) => self.tell(reason),
+            Effect::Abort => self.abort(),
+            Effect::Wake(at) => self.wake = Some(at),
+            Effect::Delete => {
+                for held in std::mem::take(&mut self.messages) {
+                    self.shared.lane_at(&held).messages.delete([&held.id]);
+                }
+            }
+            Effect::Return => self.release(Duration::ZERO),
+            Effect::LetGo => self.let_go(),
+            Effect::Refuse(why) => {
+                tracing::warn!(
+                    why,
+                    "the step is not worked on; its message is kept and left to the queue's redrive policy"
+                );
+                self.release(self.lane.config.visibility_timeout);
+            }
+            Effect::RefuseDelivery(why) => self.refuse_delivery(&why, with),
+            Effect::RefuseStop(why) => self.refuse_stops(&why),
+            Effect::Replace => {
+                // A stop that is not believed is left to the queue's redrive policy.
+                let stopped = self.state.record.stop_requested.is_some();
+                for held in self.messages.iter().filter(|held| stopped || !held.stop) {
+                    self.shared.lane_at(held).messages.replace([&held.id]);
+                }
+            }
+            Effect::Missing => {
+                tracing::error!(
+                    "SageMaker refuses the report and does not find the step; the outcome is kept and it is asked again: \
+                     check the account, the region and the role of this queue"
+                );
+                self.shared.observer.observe(Observation::ReportNotFound { queue: &self.lane.name });
+            }
+            Effect::CountStop(via) => {
+                tracing::info!(via = via.as_str(), "the step is to be stopped");
+                self.shared.observer.observe(Observation::Stop { via: via.as_str() });
+            }
+            Effect::Finish(ending) => self.finish(ending),
+        }
+    }
+
+    /// Has the driver do something that is bounded per queue: now, or once its turn has come.
+    fn take_turn(&mut self, turn: Turn, want: impl FnOnce(&mut Self)) {
+        want(self);
+        if let Some(permit) = self.lane.gate(turn).enter(&self.state.record.token) {
+            self.turn_has_come(turn, permit);
+        }
+    }
+
+    pub(super) fn turn_has_come(&mut self, turn: Turn, permit: super::super::gates::Permit) {
+        match turn {
+            Turn::Ask => {
+                let Some(confirm_stop) = self.wants.ask.take() else { return };
+                let (lane, record) = (self.lane.clone(), &self.state.record);
+                let (execution, token) = (record.execution.clone(), record.token.clone());
+                self.asked.push(Box::pin(async move {
+                    let _permit = permit;
+                    Event::Answered(ask::step(&lane, &execution, &token, confirm_stop).await)
+                }));
+            }
+            Turn::Report => {
+                if std::mem::take(&mut self.wants.report) {
+                    let (lane, record) = (self.lane.clone(), self.state.record.clone());
+                    self.asked.push(Box::pin(async move {
+                        let _permit = permit;
+                        report::once(&lane, &record).await
+                    }));
+                }
+            }
+            Turn::CleanUp => {
+                if let Some(reason) = self.wants.cleanup.take() {
+                    self.cleanup = Some(permit);
+                    self.clean_up(reason);
+                }
+            }
+        }
+    }
+
+    /// Whether the room that a poll has reserved is still needed.
+    pub(super) fn keeps_reservation(&self) -> bool {
+        self.state.local.here.is_verifying()
+    }
+
+    fn release(&mut self, visible_in: Duration) {
+        for held in std::mem::take(&mut self.messages) {
+            self.shared.lane_at(&held).messages.release([&held.id], visible_in);
+        }
+    }
+
+    fn refuse_delivery(&mut self, why: &str, with: &With) {
+        let With::Message(refused) = with else { return };
+        self.messages.retain(|held| (held.lane, &held.id) != (refused.lane, &refused.id));
+        let lane = self.shared.lane_at(refused);
+        self.shared.observer.observe(Observation::Unreadable { queue: &lane.name });
+        if lane.complaints.is_new(&refused.id) {
+            tracing::warn!(
+                queue = lane.name,
+                message_id = %refused.id,
+                why,
+                "a message is refused; it stays on the queue, for its redrive policy"
+            );
+        }
+        lane.messages.release([&refused.id], REFUSED.after(refused.receives, fastrand::f64()));
+    }
+
+    /// Gives back the Stopping messages whose stop is not confirmed.
+    fn refuse_stops(&mut self, why: &str) {
+        tracing::warn!(why, "a stop is not confirmed; its message stays on the queue, for its redrive policy");
+        let away = self.lane.config.visibility_timeout;
+        for held in self.messages.extract_if(.., |held| held.stop) {
+            self.shared.lane_at(&held).messages.release([&held.id], away);
+        }
+    }
+
+    fn run(&mut self) {
+        let record = &self.state.record;
+        tracing::Span::current().record("attempt", record.attempt);
+        let Some(parts) = self.handler() else {
+            let error = "the handler is not configured any more".to_owned();
+            return self.backlog.push_front((Event::Ended(End::Failure(error)), With::Nothing));
+        };
+        let pickup = self
+            .sent
+            .take()
+            .filter(|_| record.attempt == 1)
+            .map(|sent| self.shared.clock.since(self.shared.clock.moment(sent)));
+        tracing::info!(attempt = record.attempt, "the step is started");
+        self.observe_start(pickup);
+        let now = self.shared.clock.now();
+        self.seat.show(|face| {
+            face.started_at = Some(now);
+            face.progress = None;
+        });
+        self.call = Some(Call::run(&self.shared.tasks, &parts.handler, self.task(&parts), self.keeper()));
+    }
+
+    fn clean_up(&mut self, reason: StopReason) {
+        let Some(parts) = self.handler() else {
+            return self.backlog.push_front((Event::Cleaned(Ok(())), With::Nothing));
+        };
+        tracing::info!(reason = reason.as_str(), "cleaning up after the step");
+        self.observe_start(None);
+        let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
+        self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.keeper(), reason, limit));
+    }
+
+    fn observe_start(&self, pickup: Option<Duration>) {
+        self.shared.observer.observe(Observation::StepStarted {
+            queue: &self.lane.name,
+            handler: self.handler_name(),
+            pickup,
+        });
+    }
+
+    fn abort(&mut self) {
+        match &self.call {
+            Some(call) => call.abort(),
+            // Its turn to clean up has not come.
+            None if matches!(self.state.local.here, Here::Cleaning(_)) => {
+                self.backlog.push_front((Event::CleanupAborted, With::Nothing));
+            }
+            None => {}
+        }
+    }
+
+    fn tell(&mut self, reason: StopReason) {
+        let Some(call) = &self.call else { return };
+        tracing::info!(reason = reason.as_str(), "the run is told to end");
+        call.tell(reason);
+        let now = self.shared.clock.now();
+        let grace = self.handler().map_or(Duration::ZERO, |parts| parts.config.stop_grace) + GRACE_MARGIN;
+        let grace = match reason {
+            StopReason::LeaseLost => grace.min(self.grace_of_loss(now)),
+            _ => grace,
+        };
+        let until =
+            now.checked_add(SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX);
+        self.grace = Some(self.grace.map_or(until, |before| before.min(until)));
+    }
+
+    fn finish(&self, ending: Ending) {
+        let record = &self.state.record;
+        let took = (ending != Ending::SettledElsewhere).then(|| self.shared.clock.since(record.first_seen));
+        let reason = match &record.outcome {
+            Some(Outcome::Failure(reason)) => Some(reason.as_str()),
+            Some(Outcome::Success(_)) | None => None,
+        };
+        tracing::info!(
+            outcome = ending.as_str(),
+            reason,
+            took = took.map(tracing::field::debug),
+            "the step is done with"
+        );
+        self.shared.observer.observe(Observation::StepEnded {
+            queue: &self.lane.name,
+            handler: self.handler_name(),
+            outcome: ending.as_str(),
+            took,
+        });
+    }
+
+    fn handler(&self) -> Option<HandlerParts> {
+        self.shared.handlers.get(self.state.record.handler.as_deref()?).cloned()
+    }
+
+    pub(super) fn handler_name(&self) -> &str {
+        self.state.record.handler.as_deref().unwrap_or("none")
+    }
+
+    fn task(&self, parts: &HandlerParts) -> Task {
+        let record = &self.state.record;
+        Task {
+            step: record.step(),
+            queue_url: record.queue.as_str().to_owned(),
+            attempt: record.attempt.max(1),
+            stop_grace: parts.config.stop_grace,
+            checkpoint: record.checkpoint.as_deref().cloned(),
+        }
+    }
+
+    fn keeper(&self) -> Arc<ToDriver> {
+        Arc::new(ToDriver(self.seat.clone()))
+    }
+
+    /// Shows what is under way to whoever looks.
+    pub(super) fn show(&mut self) {
+        let here = self.state.local.here;
+        self.seat.show(|face| face.activity = Some(here));
+        self.shared.unreported.note(&self.state.record);
+        self.shared.watch_for(&self.state, &mut self.watched, false);
+    }
+}

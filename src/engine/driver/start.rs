@@ -1,0 +1,150 @@
+//! The start of a driver: its record is read before anything is decided.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+
+use super::super::inbox::{Input, Parked, Seat, Start, Wants};
+use super::super::lane::Lane;
+use super::super::shared::Shared;
+use super::Driver;
+use super::apply::{Pending, load};
+use crate::lifecycle::{Phase, Record, State, Status};
+use crate::step::CallbackToken;
+
+/// What is known of a step before its record is read.
+pub(crate) enum Origin {
+    /// What its message says.
+    Message(Box<Record>, Arc<Lane>),
+    /// It is in the ledger.
+    Ledger,
+}
+
+/// Starts a driver in the place that was made for it.
+pub(crate) fn spawn(
+    shared: &Arc<Shared>,
+    token: CallbackToken,
+    start: Start,
+    origin: Origin,
+    waking: Option<OwnedSemaphorePermit>,
+) {
+    // Of the highest level, so that no filter takes the token from a line.
+    let span = tracing::error_span!(
+        "step",
+        token = %token,
+        execution = tracing::field::Empty,
+        queue = tracing::field::Empty,
+        handler = tracing::field::Empty,
+        attempt = tracing::field::Empty,
+        trace = start.seat.trace(),
+    );
+    let place = Place { shared: shared.clone(), token, seat: start.seat, parked: start.parked, taken: false };
+    let driven = async move {
+        if let Some(driver) = place.driver(origin).await {
+            drop(waking);
+            driver.drive().await;
+        }
+    };
+    shared.tasks.spawn(driven.instrument(span));
+}
+
+/// A place that has no driver yet.
+struct Place {
+    shared: Arc<Shared>,
+    token: CallbackToken,
+    seat: Arc<Seat>,
+    parked: Option<Parked>,
+    taken: bool,
+}
+
+impl Place {
+    /// The driver of the step, once its record is read; none if there is nothing to drive.
+    async fn driver(mut self, origin: Origin) -> Option<Box<Driver>> {
+        let stored = match load(&self.shared, &self.token).await? {
+            Ok(stored) => stored,
+            Err(error) => {
+                // The ledger has said so, once.
+                tracing::debug!(%error, "the step is passed over");
+                return None;
+            }
+        };
+        let (known, received_by) = match origin {
+            Origin::Message(record, lane) => (Some(*record), Some(lane)),
+            Origin::Ledger => (None, None),
+        };
+        let mut record = stored.or(known)?;
+        let lane = self.shared.lane(&record.queue).cloned().or(received_by)?;
+        if record.status == Status::Claimed && record.owner.as_ref() != Some(self.shared.ledger.me()) {
+            // What its run has left behind is ended first.
+            self.shared.reaped.cancelled().await;
+        }
+        if !record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(name)) {
+            // The configuration has changed since; a handler that is gone cannot be called.
+            record.handler = lane.routes.handler(record.execution.pipeline(), &record.arguments).map(str::to_owned);
+        }
+        self.taken = true;
+        Some(Box::new(self.seated(record, lane)))
+    }
+
+    fn seated(&mut self, record: Record, lane: Arc<Lane>) -> Driver {
+        let span = tracing::Span::current();
+        span.record("execution", record.execution.as_str());
+        span.record("queue", lane.name.as_str());
+        span.record("handler", record.handler.as_deref().unwrap_or("none"));
+        let parked = self.parked.take();
+        let mut driver = Driver {
+            policy: self.shared.policy(&lane, record.handler.as_deref()),
+            phase: parked.as_ref().map_or_else(|| self.shared.phase(), |_| Phase::Running),
+            messages: Vec::new(),
+            sent: None,
+            wants: Wants::default(),
+            wake: None,
+            weight: None,
+            reservation: None,
+            slot: None,
+            cleanup: None,
+            call: None,
+            asked: FuturesUnordered::new(),
+            pending: Pending::Nothing,
+            backlog: VecDeque::new(),
+            unwritten: None,
+            failures: 0,
+            grace: None,
+            term: None,
+            watched: None,
+            left: false,
+            shared: self.shared.clone(),
+            seat: self.seat.clone(),
+            lane,
+            state: State::new(record),
+        };
+        if let Some(row) = parked {
+            driver.state.local = row.local;
+            driver.messages = row.messages;
+            (driver.sent, driver.wants, driver.wake) = (row.sent, row.wants, row.wake);
+        }
+        driver.show();
+        driver
+    }
+}
+
+/// Without a driver, what came for the step is let go of, and comes back by itself.
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.taken {
+            return;
+        }
+        for held in self.parked.iter().flat_map(|row| &row.messages) {
+            self.shared.lane_at(held).messages.forget([&held.id]);
+        }
+        for input in std::iter::from_fn(|| self.seat.try_next()) {
+            if let Input::Message(delivery) = input {
+                self.shared.lane_at(&delivery.held).messages.forget([&delivery.held.id]);
+            }
+        }
+        self.shared.steps.strike(&self.token);
+    }
+}

@@ -1,0 +1,74 @@
+//! What a step waits for by the clock.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::super::claim::{self, Term};
+use super::Driver;
+use super::apply::{Pending, With};
+use crate::lifecycle::Event;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Wake,
+    Grace,
+    Deadline,
+    Renew,
+    Lost,
+}
+
+impl Driver {
+    /// What comes first, and when.
+    pub(super) fn next_timer(&self) -> Option<(Timestamp, Timer)> {
+        // Once the run is over, the end of its time waits for what the run came to.
+        let limited = self.call.is_some() || matches!(self.pending, Pending::Nothing);
+        [
+            self.wake.map(|at| (at, Timer::Wake)),
+            self.grace.map(|at| (at, Timer::Grace)),
+            self.state.deadline().filter(|_| limited).map(|at| (at, Timer::Deadline)),
+            self.term.map(|term| (term.renew, Timer::Renew)),
+            self.term.map(|term| (term.lost, Timer::Lost)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    pub(super) fn timer_fired(&mut self, timer: Timer) {
+        match timer {
+            Timer::Wake => {
+                self.wake = None;
+                if self.shared.ledger.is_shared() && matches!(self.pending, Pending::Nothing) {
+                    self.read(Some(Event::Woken), With::Nothing);
+                } else {
+                    self.take_on(Event::Woken, With::Nothing);
+                }
+            }
+            Timer::Grace => {
+                self.grace = None;
+                self.take_on(Event::GraceOver, With::Nothing);
+            }
+            Timer::Deadline => self.take_on(Event::DeadlineReached, With::Nothing),
+            Timer::Renew => self.renew(),
+            Timer::Lost => self.lose_lease(),
+        }
+    }
+
+    fn renew(&mut self) {
+        let (now, lease) = (self.shared.clock.now(), self.shared.ledger.lease());
+        if self.state.record.owner.as_ref() != Some(self.shared.ledger.me()) {
+            self.term = None;
+            return self.take_on(Event::LeaseLost, With::Nothing);
+        }
+        self.term = self.term.map(|term: Term| term.tried(now, lease));
+        if matches!(self.pending, Pending::Nothing) {
+            self.take_on(Event::Renew, With::Nothing);
+        }
+    }
+
+    /// How long a run may take to end whose claim is lost.
+    pub(super) fn grace_of_loss(&self, now: Timestamp) -> Duration {
+        claim::grace_of_loss(self.term, now, self.shared.ledger.lease())
+    }
+}

@@ -1,0 +1,76 @@
+//! Wakes parked steps when their time has come, when the worker's phase moves, and when the clock was set.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::dispatch::wake;
+use super::inbox::{Absent, Input};
+use super::shared::Shared;
+use crate::clock::Set;
+use crate::lifecycle::{Event, Phase};
+use crate::seam::Observation;
+
+/// How often the clocks are compared.
+const LOOK: Duration = Duration::from_secs(5);
+/// A timer may be late by as much as this before the machine counts as having been suspended.
+const LATE: Duration = Duration::from_secs(2);
+
+/// Wakes what is due, until dropped.
+pub(crate) async fn wake_due(shared: Arc<Shared>) {
+    let mut phase = Phase::Running;
+    loop {
+        while let Some(token) = shared.steps.pop_due(shared.clock.now()) {
+            wake(&shared, &token, Input::Look, Absent::Skip).await;
+        }
+        let next = shared.steps.first_due().map(|due| shared.clock.instant(due));
+        tokio::select! {
+            biased;
+            () = shared.phases.beyond(phase) => {
+                phase = shared.phase();
+                wake_all(&shared, || Input::Look).await;
+            }
+            () = shared.steps.due_changed() => {}
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
+    }
+}
+
+/// Compares the clocks now and then, until dropped: the wall clock may be set, and tokio's timers do not count suspension.
+pub(crate) async fn keep_time(shared: Arc<Shared>) {
+    let (mut ticks, mut moment) = (Instant::now(), shared.clock.now());
+    loop {
+        sleep(LOOK).await;
+        let passed = shared.clock.since(moment);
+        let slept = passed.saturating_sub(ticks.elapsed());
+        (ticks, moment) = (Instant::now(), shared.clock.now());
+        let set = shared.clock.look();
+        if slept > LATE {
+            tracing::warn!(?slept, "the machine was suspended; limits that have passed meanwhile count as reached");
+        }
+        if let Some(Set(by)) = set {
+            tracing::warn!(
+                by = crate::duration::text(Duration::from_secs(by.unsigned_abs().as_secs())),
+                ahead = by.is_positive(),
+                "the wall clock was set; what is left of each limit stays left"
+            );
+            shared.observer.observe(Observation::ClockSet);
+            shared.unseen.store(true, Ordering::SeqCst);
+            if let Err(error) = shared.ledger.rename().await {
+                tracing::warn!(%error, "the ledger's records bear the old clock's times until they are next written");
+            }
+        }
+        if set.is_some() || slept > LATE {
+            shared.steps.look_again();
+            wake_all(&shared, || Input::Event(Event::Woken)).await;
+        }
+    }
+}
+
+async fn wake_all(shared: &Arc<Shared>, input: impl Fn() -> Input) {
+    for token in shared.steps.tokens() {
+        wake(shared, &token, input(), Absent::Skip).await;
+    }
+}

@@ -1,0 +1,227 @@
+//! How many steps of a queue run here at once, and how those that wait share what comes free.
+//!
+//! A poll reserves room before it asks for messages. A step that goes on after a wait takes a slot before any reservation, so that an
+//! idle long poll holds nobody up; what the poll then brings beyond the limit waits, invisible, for the next free slot.
+//!
+//! New steps and those that go on take turns where both wait. So that new ones can wait at all while steps that go on fill the slots,
+//! polls may then hold room for half the limit beyond it.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::grants::{Grants, Hook};
+use super::line::Line;
+use crate::step::CallbackToken;
+
+/// The work slots of one queue; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Slots(Arc<Inner>);
+
+struct Inner {
+    limit: usize,
+    state: Mutex<State>,
+    /// There may be room for a poll. Whoever takes of it wakes the next if some is left, as two calls may wake only one.
+    room: Notify,
+    hook: Hook<Slot>,
+}
+
+#[derive(Default)]
+struct State {
+    busy: usize,
+    reserved: usize,
+    /// Those that a poll has brought.
+    new: Line,
+    /// Those that go on after a wait.
+    resumed: Line,
+    /// A new one was the last to be served.
+    new_was_last: bool,
+    /// Somebody is serving the lines, and looks at them again before it ends.
+    serving: bool,
+}
+
+/// Room that a poll has reserved for one message; given back when dropped.
+#[must_use = "room that is dropped is given back"]
+pub(crate) struct Reservation(Option<Arc<Inner>>);
+
+/// A step's leave to run; given back when dropped.
+#[must_use = "a slot that is dropped is given back"]
+pub(crate) struct Slot(Arc<Inner>);
+
+/// How a queue's slots are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) busy: usize,
+    pub(crate) limit: usize,
+    /// Steps that a poll has brought and that wait for a slot.
+    pub(crate) waiting_new: usize,
+    /// Steps that wait for a slot to go on.
+    pub(crate) waiting_resumed: usize,
+}
+
+impl Slots {
+    /// That many slots, at least one.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(Arc::new(Inner { limit: limit.max(1), state: Mutex::default(), room: Notify::new(), hook: Hook::new() }))
+    }
+
+    /// Says who takes the slots of those that had to wait; once, before anybody waits.
+    pub(crate) fn grants_to(&self, grants: Weak<dyn Grants<Slot>>) {
+        self.0.hook.set(grants);
+    }
+
+    /// Waits until there is room, and reserves as much as there is: at most `most`, at least one.
+    pub(crate) async fn reserve(&self, most: usize) -> Vec<Reservation> {
+        loop {
+            let reserved = self.try_reserve(most.max(1));
+            if !reserved.is_empty() {
+                return reserved;
+            }
+            self.0.room.notified().await;
+        }
+    }
+
+    /// As [`reserve`](Self::reserve), then goes on for as long as `patience` while there is not room for `most`, so that a receive on
+    /// a busy queue brings more than one message.
+    pub(crate) async fn reserve_up_to(&self, most: usize, patience: Duration) -> Vec<Reservation> {
+        let most = most.clamp(1, self.0.limit);
+        let mut reserved = self.reserve(most).await;
+        let until = Instant::now() + patience;
+        while reserved.len() < most && timeout_at(until, self.0.room.notified()).await.is_ok() {
+            reserved.extend(self.try_reserve(most - reserved.len()));
+        }
+        reserved
+    }
+
+    /// Reserves as much room as there is, at most `most`; perhaps none.
+    pub(crate) fn try_reserve(&self, most: usize) -> Vec<Reservation> {
+        let mut state = self.0.lock();
+        let room = state.room(self.0.limit).min(most);
+        state.reserved += room;
+        self.0.unlock(state);
+        (0..room).map(|_| Reservation(Some(self.0.clone()))).collect()
+    }
+
+    /// A slot, if one is free and nobody waits. If none is, the token waits in line, as a new step if a poll's reservation comes with
+    /// it; where it does so already, it keeps its place.
+    pub(crate) fn acquire(&self, token: &CallbackToken, reservation: Option<Reservation>) -> Option<Slot> {
+        let new = reservation.is_some();
+        // A message of the same step may have come from another queue.
+        let (ours, others) = match reservation {
+            Some(mut room) if room.is_of(self) => (room.0.take().is_some(), None),
+            others => (false, others),
+        };
+        drop(others);
+        let mut state = self.0.lock();
+        state.reserved -= usize::from(ours);
+        let free = state.busy < self.0.limit && state.new.is_empty() && state.resumed.is_empty();
+        if free {
+            state.busy += 1;
+        } else if new && !state.resumed.contains(token) {
+            state.new.push(token);
+        } else if !new && !state.new.contains(token) {
+            state.resumed.push(token);
+        }
+        self.0.unlock(state);
+        free.then(|| Slot(self.0.clone()))
+    }
+
+    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been granted a slot.
+    pub(crate) fn leave(&self, token: &CallbackToken) -> bool {
+        let mut state = self.0.lock();
+        let was_in = state.new.remove(token) || state.resumed.remove(token);
+        self.0.unlock(state);
+        was_in
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let state = self.0.lock();
+        Usage {
+            busy: state.busy,
+            limit: self.0.limit,
+            waiting_new: state.new.len(),
+            waiting_resumed: state.resumed.len(),
+        }
+    }
+}
+
+impl State {
+    /// How much more polls may reserve.
+    fn room(&self, limit: usize) -> usize {
+        let brought = self.reserved + self.new.len();
+        let free = limit.saturating_sub(self.busy + brought);
+        let share = if self.resumed.is_empty() { 0 } else { (limit / 2).max(1) };
+        free.max(share.saturating_sub(brought))
+    }
+
+    /// Takes out who is next: where both kinds wait, one of the kind that was not served last.
+    fn pop(&mut self) -> Option<CallbackToken> {
+        let new = if self.new_was_last { self.resumed.is_empty() } else { !self.new.is_empty() };
+        let next = if new { self.new.pop() } else { self.resumed.pop() };
+        if next.is_some() {
+            self.new_was_last = new;
+        }
+        next
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a change of the state: a poll hears of it if there is room.
+    fn unlock(&self, state: MutexGuard<'_, State>) {
+        let room = state.room(self.limit) > 0;
+        drop(state);
+        if room {
+            self.room.notify_one();
+        }
+    }
+
+    /// Takes who is next into a free slot.
+    fn next(&self) -> Option<CallbackToken> {
+        let mut state = self.lock();
+        let next = if state.busy < self.limit { state.pop() } else { None };
+        state.busy += usize::from(next.is_some());
+        state.serving = next.is_some();
+        self.unlock(state);
+        next
+    }
+}
+
+impl Reservation {
+    fn is_of(&self, slots: &Slots) -> bool {
+        self.0.as_ref().is_some_and(|inner| Arc::ptr_eq(inner, &slots.0))
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(inner) = self.0.take() {
+            let mut state = inner.lock();
+            state.reserved -= 1;
+            inner.unlock(state);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        {
+            let mut state = self.0.lock();
+            state.busy -= 1;
+            if std::mem::replace(&mut state.serving, true) {
+                return;
+            }
+        }
+        while let Some(token) = self.0.next() {
+            self.0.hook.give(token, Slot(self.0.clone()));
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Who is busy with which step, and what reaches them: a step has a driver with an inbox, or is parked as a row until something reaches it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::{Notify, oneshot};
+
+use super::gates::{Permit, Reservation, Slot};
+use crate::handler::{CheckpointError, Progress};
+use crate::lifecycle::{Arrival, Event, Here, Local, Status};
+use crate::step::{CallbackToken, ExecutionArn, StopReason};
+
+/// Something that reaches a step from outside.
+pub(crate) enum Input {
+    Message(Delivery),
+    Event(Event),
+    /// A handler saves a checkpoint.
+    Save(Value, oneshot::Sender<Result<(), CheckpointError>>),
+    /// A work slot has come free for it.
+    Slot(Slot),
+    /// Its turn has come.
+    Turn(Turn, Permit),
+    /// A time that it waits for has come, or the clock was set: look at the timers.
+    Look,
+}
+
+/// A message that is held for a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Held {
+    /// Which lane holds it.
+    pub(crate) lane: usize,
+    pub(crate) id: Arc<str>,
+    /// It is a Stopping message.
+    pub(crate) stop: bool,
+    pub(crate) receives: u32,
+}
+
+/// One message of the step, as it was received.
+pub(crate) struct Delivery {
+    pub(crate) held: Held,
+    pub(crate) execution: ExecutionArn,
+    pub(crate) arrival: Arrival,
+    /// By SQS's clock.
+    pub(crate) sent: Option<Timestamp>,
+    /// SQS's trace header, which the step's log lines carry.
+    pub(crate) trace: Option<String>,
+    /// Kept by the first who needs it, given back by all others.
+    pub(crate) reservation: Option<Reservation>,
+    /// The body's share of the memory that bodies may take.
+    pub(crate) weight: super::budget::Weight,
+}
+
+/// What a step may have to wait for its turn to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Ask,
+    Report,
+    CleanUp,
+}
+
+/// What a step waits to do until its turn comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    /// Whether the execution is to be asked about too.
+    pub(crate) ask: Option<bool>,
+    pub(crate) report: bool,
+    pub(crate) cleanup: Option<StopReason>,
+}
+
+/// A driver's place: what reaches it, and what can be seen of it.
+#[derive(Default)]
+pub(crate) struct Seat {
+    inputs: Mutex<VecDeque<Input>>,
+    news: Notify,
+    face: Mutex<Face>,
+}
+
+/// What can be seen of a step that has a driver, beside its record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Face {
+    /// What is under way here.
+    pub activity: Option<Here>,
+    /// When the handler was last started here.
+    pub started_at: Option<Timestamp>,
+    pub progress: Option<Progress>,
+}
+
+/// A step that waits and needs no driver meanwhile.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Parked {
+    pub(crate) local: Local,
+    pub(crate) status: Status,
+    pub(crate) wants: Wants,
+    pub(crate) messages: Vec<Held>,
+    pub(crate) sent: Option<Timestamp>,
+    pub(crate) wake: Option<Timestamp>,
+    /// When it must be looked at.
+    pub(crate) due: Option<Timestamp>,
+}
+
+/// What to start a driver with.
+pub(crate) struct Start {
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) parked: Option<Parked>,
+}
+
+/// The steps that this worker is busy with.
+#[derive(Default)]
+pub(crate) struct Steps {
+    table: Mutex<Table>,
+    gone: Notify,
+    /// A row was parked that is due before all others.
+    due: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    places: BTreeMap<CallbackToken, Place>,
+    due: BTreeSet<(Timestamp, CallbackToken)>,
+}
+
+enum Place {
+    Driven(Arc<Seat>),
+    Parked(Box<Parked>),
+}
+
+impl Seat {
+    fn push(&self, input: Input) {
+        lock(&self.inputs).push_back(input);
+        self.news.notify_one();
+    }
+
+    /// The next input. Cancel safe.
+    pub(crate) async fn next(&self) -> Input {
+        loop {
+            if let Some(input) = self.try_next() {
+                return input;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    pub(crate) fn try_next(&self) -> Option<Input> {
+        lock(&self.inputs).pop_front()
+    }
+
+    pub(crate) fn save(&self, checkpoint: Value) -> oneshot::Receiver<Result<(), CheckpointError>> {
+        let (reply, saved) = oneshot::channel();
+        self.push(Input::Save(checkpoint, reply));
+        saved
+    }
+
+    /// The trace header of the message that waits, if one does.
+    pub(crate) fn trace(&self) -> Option<String> {
+        lock(&self.inputs).iter().find_map(|input| match input {
+            Input::Message(delivery) => delivery.trace.clone(),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn show(&self, change: impl FnOnce(&mut Face)) {
+        change(&mut lock(&self.face));
+    }
+}
+
+impl Steps {
+    /// Hands an input to the step's driver. If it has none, the caller starts one, for which the input waits; none is started for a
+    /// step that is not here at all, unless `absent` says so.
+    pub(crate) fn send(&self, token: &CallbackToken, input: Input, absent: Absent) -> Option<Start> {
+        let mut table = lock(&self.table);
+        match table.places.get(token) {
+            Some(Place::Driven(seat)) => {
+                seat.push(input);
+                return None;
+            }
+            None if absent == Absent::Skip => return None,
+            Some(Place::Parked(_)) | None => {}
+        }
+        let seat = Arc::new(Seat::default());
+        seat.push(input);
+        let parked = match table.places.insert(token.clone(), Place::Driven(seat.clone())) {
+            Some(Place::Parked(parked)) => {
+                if let Some(due) = parked.due {
+                    table.due.remove(&(due, token.clone()));
+                }
+                Some(*parked)
+            }
+            Some(Place::Driven(_)) | None => None,
+        };
+        Some(Start { seat, parked })
+    }
+
+    /// Gives up a driver's place, unless something has just come for it; then says so.
+    pub(crate) fn leave(&self, token: &CallbackToken, seat: &Seat) -> bool {
+        let mut table = lock(&self.table);
+        if !lock(&seat.inputs).is_empty() {
+            return false;
+        }
+        table.places.remove(token);
+        drop(table);
+        self.gone.notify_waiters();
+        true
+    }
+
+    /// Gives up the place of a driver that panicked.
+    pub(crate) fn strike(&self, token: &CallbackToken) {
+        lock(&self.table).places.remove(token);
+        self.gone.notify_waiters();
+    }
+
+    /// Leaves a row in a driver's place, unless something has just come for it; says whether it did.
+    pub(crate) fn park(&self, token: &CallbackToken, seat: &Seat, row: Parked) -> bool {
+        let mut table = lock(&self.table);
+        if !lock(&seat.inputs).is_empty() {
+            return false;
+        }
+        let first = row.due.is_some_and(|due| table.due.first().is_none_or(|(first, _)| due < *first));
+        if let Some(due) = row.due {
+            table.due.insert((due, token.clone()));
+        }
+        table.places.insert(token.clone(), Place::Parked(Box::new(row)));
+        drop(table);
+        if first {
+            self.due.notify_one();
+        }
+        true
+    }
+
+    /// When the first parked row is due.
+    pub(crate) fn first_due(&self) -> Option<Timestamp> {
+        lock(&self.table).due.first().map(|(due, _)| *due)
+    }
+
+    /// The first row that is due by `now`. It stays parked, and is due no more until something is sent to it.
+    pub(crate) fn pop_due(&self, now: Timestamp) -> Option<CallbackToken> {
+        let mut table = lock(&self.table);
+        let (due, token) = table.due.first().filter(|(due, _)| *due <= now).cloned()?;
+        table.due.remove(&(due, token.clone()));
+        if let Some(Place::Parked(row)) = table.places.get_mut(&token) {
+            row.due = None;
+        }
+        Some(token)
+    }
+
+    /// Resolves when a row may be due sooner than [`first_due`](Self::first_due) last said.
+    pub(crate) async fn due_changed(&self) {
+        self.due.notified().await;
+    }
+
+    /// Has whoever waits for the first due row look again: the clock went on without tokio's timers.
+    pub(crate) fn look_again(&self) {
+        self.due.notify_one();
+    }
+
+    /// Every step that is here.
+    pub(crate) fn tokens(&self) -> Vec<CallbackToken> {
+        lock(&self.table).places.keys().cloned().collect()
+    }
+
+    pub(crate) fn contains(&self, token: &CallbackToken) -> bool {
+        lock(&self.table).places.contains_key(token)
+    }
+
+    /// What can be seen of a step that is here.
+    pub(crate) fn face(&self, token: &CallbackToken) -> Option<Face> {
+        match lock(&self.table).places.get(token)? {
+            Place::Driven(seat) => Some(lock(&seat.face).clone()),
+            Place::Parked(row) => Some(Face { activity: Some(row.local.here), ..Face::default() }),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.table).places.len()
+    }
+
+    /// Resolves once no step is left.
+    pub(crate) async fn none_left(&self) {
+        loop {
+            let gone = self.gone.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if lock(&self.table).places.is_empty() {
+                return;
+            }
+            gone.await;
+        }
+    }
+}
+
+/// What to do about a step that is not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    Start,
+    Skip,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,50 @@
+//! What the stop watch does at each look: asks SageMaker about the execution, and tells its steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::dispatch::send_or_start;
+use super::driver::Origin;
+use super::inbox::Input;
+use super::shared::Shared;
+use super::watch::Looks;
+use crate::lifecycle::{Event, Via};
+use crate::seam::{ExecutionStanding, Observation};
+use crate::step::{CallbackToken, ExecutionArn};
+
+/// Looks through the pipelines of the lanes.
+pub(crate) struct Watching(pub(crate) Arc<Shared>);
+
+impl Looks for Watching {
+    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Option<Event>> {
+        Box::pin(async move {
+            let lane = self.0.lanes.get(lane)?;
+            match lane.pipelines.execution(execution).await {
+                Ok(ExecutionStanding::Executing) => None,
+                Ok(ExecutionStanding::Stopping) => Some(Event::StopSeen(Via::Watch)),
+                Ok(ExecutionStanding::Ended | ExecutionStanding::NotFound) => Some(Event::ExecutionEnded),
+                Err(fault) => {
+                    if let Some(more) = lane.said.again("watch") {
+                        tracing::warn!(
+                            %execution,
+                            error = %fault,
+                            more,
+                            "SageMaker does not say whether the execution is being stopped"
+                        );
+                    }
+                    None
+                }
+            }
+        })
+    }
+
+    fn tell(&self, token: &CallbackToken, event: Event) {
+        send_or_start(&self.0, token, Input::Event(event), Origin::Ledger);
+    }
+
+    fn observe_interval(&self, interval: Duration) {
+        self.0.observer.observe(Observation::StopWatchInterval(interval));
+    }
+}

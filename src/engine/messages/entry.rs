@@ -1,0 +1,206 @@
+//! One held message: its receipt handle, what is to become of it, and which call is under way for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::seam::Received;
+use crate::step::CallbackToken;
+
+/// How long the first message of a batch of deletes waits for others. A step costs a tenth of a call then.
+pub(super) const LINGER: Duration = Duration::from_millis(50);
+
+/// A message's id, shared between the table and its schedules.
+pub(super) type Id = Arc<str>;
+
+/// The step that a message is about, and whether the message is a stop.
+pub(crate) type About = (CallbackToken, bool);
+
+/// What is to become of a message. It has exactly one fate at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is kept invisible.
+    Keep,
+    /// A fresh copy is sent, and then this message is deleted.
+    Copy,
+    /// It is made visible, after so long.
+    Release(Duration),
+    /// It is deleted. Nothing changes this.
+    Delete,
+    /// It is not held any more: the entry stays only until the call that is under way has returned.
+    Forget,
+}
+
+/// A call for one message. At most one is under way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Job {
+    Extend,
+    Release,
+    Delete,
+    Copy,
+}
+
+/// What holds for all messages of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) visibility: Duration,
+    pub(super) repost_after: Duration,
+    /// Messages are made visible only once no poll of ours could take them again.
+    pub(super) releases_wait: bool,
+    /// No copy is begun any more, and deletes do not wait for company.
+    pub(super) closing: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) handle: Box<str>,
+    /// Absent once the ledger holds what it says.
+    pub(super) body: Option<Arc<str>>,
+    pub(super) trace: Option<Box<str>>,
+    pub(super) about: Option<About>,
+    /// When it becomes visible unless it is extended.
+    pub(super) expires: Instant,
+    /// Absent if there is nothing to make a copy from.
+    repost_at: Option<Instant>,
+    pub(super) fate: Fate,
+    pub(super) call: Option<Job>,
+    /// When its visibility is to be set next.
+    pub(super) beat_at: Instant,
+    /// When it is to be deleted or copied, if that is its fate.
+    pub(super) act_at: Instant,
+    /// How often its deletion has failed in a row.
+    pub(super) failures: u32,
+    pub(super) receives: u32,
+    /// A batch with it was refused as a whole: it goes by itself next, which shows who is to blame.
+    pub(super) alone: bool,
+}
+
+impl Entry {
+    pub(super) fn new(
+        received: &Received,
+        body: Option<Arc<str>>,
+        about: Option<About>,
+        terms: &Terms,
+        now: Instant,
+    ) -> Self {
+        let mut entry = Self {
+            handle: received.handle.as_str().into(),
+            trace: received.trace.as_deref().map(Into::into),
+            body,
+            about,
+            expires: now,
+            repost_at: None,
+            fate: Fate::Keep,
+            call: None,
+            beat_at: now,
+            act_at: now,
+            failures: 0,
+            receives: received.receives,
+            alone: false,
+        };
+        entry.begin(terms, now);
+        entry
+    }
+
+    /// It came once more, with a newer handle.
+    pub(super) fn received_again(
+        &mut self,
+        received: &Received,
+        body: Option<Arc<str>>,
+        about: Option<About>,
+        terms: &Terms,
+        now: Instant,
+    ) {
+        // Released or forgotten, it was bound to come back, and is held anew.
+        if matches!(self.fate, Fate::Release(_) | Fate::Forget) {
+            let call = self.call;
+            *self = Self { call, ..Self::new(received, body, about, terms, now) };
+            return;
+        }
+        self.handle = received.handle.as_str().into();
+        self.receives = received.receives;
+        self.about = about.or(self.about.take());
+        if self.fate == Fate::Delete {
+            (self.failures, self.act_at) = (0, now + LINGER);
+        }
+        // The body of a message is always the same.
+        if body.is_none() {
+            self.drop_body();
+        }
+        self.begin(terms, now);
+    }
+
+    /// Its times count from now.
+    fn begin(&mut self, terms: &Terms, now: Instant) {
+        self.expires = now + terms.visibility;
+        let can_be_copied = self.body.is_some() || self.about.is_some();
+        self.repost_at = can_be_copied.then(|| now + terms.repost_after);
+        self.beat(terms, now);
+    }
+
+    /// The ledger can give the body from now on.
+    pub(super) fn drop_body(&mut self) {
+        if self.about.is_some() {
+            self.body = None;
+        }
+    }
+
+    pub(super) fn copy(&mut self, now: Instant) {
+        if self.fate == Fate::Keep && self.repost_at.is_some() {
+            self.fate = Fate::Copy;
+            self.act_at = now;
+        }
+    }
+
+    /// Has it deleted at `at`, unless that has been decided before. What is deleted is never copied.
+    pub(super) fn delete(&mut self, at: Instant) {
+        if !matches!(self.fate, Fate::Delete | Fate::Forget) {
+            self.fate = Fate::Delete;
+            self.act_at = at;
+            self.failures = 0;
+            self.body = None;
+            self.trace = None;
+        }
+    }
+
+    /// A copy of it is on the queue, so it is deleted whatever was decided meanwhile.
+    pub(super) fn replaced(&mut self, at: Instant) {
+        if self.fate != Fate::Delete {
+            self.fate = Fate::Keep;
+            self.delete(at);
+        }
+    }
+
+    pub(super) fn release(&mut self, visible_in: Duration, terms: &Terms, now: Instant) {
+        if !matches!(self.fate, Fate::Delete | Fate::Forget) {
+            self.fate = Fate::Release(visible_in);
+            self.body = None;
+            if !terms.releases_wait {
+                self.beat_at = now;
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        if self.fate != Fate::Delete {
+            self.fate = Fate::Forget;
+            self.body = None;
+        }
+    }
+
+    /// Sets when its visibility is set next in the ordinary course: at half of its time, or at once to release it.
+    pub(super) fn beat(&mut self, terms: &Terms, now: Instant) {
+        let half = self.expires.checked_sub(terms.visibility / 2).unwrap_or(self.expires);
+        self.beat_at = match (self.fate, self.repost_at) {
+            (Fate::Release(_), _) if !terms.releases_wait => now,
+            (Fate::Keep, Some(repost_at)) if !terms.closing => half.min(repost_at),
+            _ => half,
+        };
+    }
+
+    /// Its time to be replaced by a fresh copy has come.
+    pub(super) fn is_old(&self, terms: &Terms, now: Instant) -> bool {
+        self.fate == Fate::Keep && !terms.closing && self.repost_at.is_some_and(|at| at <= now)
+    }
+}

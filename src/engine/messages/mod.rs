@@ -1,0 +1,117 @@
+//! The messages of one queue that this worker holds: kept invisible, made visible again, replaced by fresh copies, or deleted.
+//!
+//! One table has one entry for each message, with one fate. While a call is under way for a message there is no other for it, and
+//! what was decided meanwhile is done when the call has returned.
+
+mod answers;
+mod calls;
+#[cfg(test)]
+mod claims;
+mod complaints;
+mod desk;
+mod entry;
+mod table;
+mod work;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub(crate) use entry::About;
+pub(crate) use work::Bodies;
+
+use crate::seam::{Observer, Queue, Received};
+use desk::Desk;
+use entry::{Entry, LINGER, Terms};
+use table::Table;
+use work::World;
+
+/// A message received so often is near to the dead-letter queue of a usual redrive policy.
+const WORN: u32 = 3;
+
+/// The messages of one queue that are held here, by message id.
+pub(crate) struct Messages(Desk);
+
+impl Messages {
+    /// Messages are kept invisible for `visibility` at a time, and replaced by fresh copies `repost_after` they were received.
+    pub(crate) fn new(visibility: Duration, repost_after: Duration) -> Self {
+        Self(Desk::new(Table::new(visibility, repost_after)))
+    }
+
+    /// Holds a message that was just received.
+    ///
+    /// A message that is held already gets the newer receipt handle and keeps its fate: one that is being deleted is deleted by
+    /// the newer handle. One that was being released was released thereby, and is held anew.
+    ///
+    /// `keep_body` says that no ledger holds what the body says, yet (see [`recorded`](Self::recorded)). Without a body and
+    /// `about` it cannot be replaced by a copy.
+    pub(crate) fn hold(&self, received: &Received, keep_body: bool, about: Option<About>) {
+        self.0.change(|table, now| table.hold(received, keep_body, about, now));
+    }
+
+    /// The ledger holds what the bodies of these messages say: they are dropped here, and copies are made from the ledger.
+    pub(crate) fn recorded(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, |entry, _, _| entry.drop_body());
+    }
+
+    /// Has messages deleted. They are held until they are; nothing takes this back.
+    pub(crate) fn delete(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, |entry, _, now| entry.delete(now + LINGER));
+    }
+
+    /// Makes messages visible after `visible_in` and holds them no longer.
+    pub(crate) fn release(&self, ids: impl IntoIterator<Item = impl AsRef<str>>, visible_in: Duration) {
+        self.each(ids, |entry, terms, now| entry.release(visible_in, terms, now));
+    }
+
+    /// Holds messages no longer, unless they are being deleted; they come back when their visibility timeout is over.
+    pub(crate) fn forget(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, |entry, _, _| entry.forget());
+    }
+
+    /// Replaces those that were received three times or more by fresh copies.
+    pub(crate) fn replace(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, |entry, _, now| {
+            if entry.receives >= WORN {
+                entry.copy(now);
+            }
+        });
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.look(|table| table.sums.held)
+    }
+
+    /// Bytes of the bodies that are held in memory.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.0.look(|table| table.sums.bytes)
+    }
+
+    /// From now on, releases wait for [`open_releases`](Self::open_releases).
+    pub(crate) fn delay_releases(&self) {
+        self.0.change(|table, _| table.terms.releases_wait = true);
+    }
+
+    pub(crate) fn open_releases(&self) {
+        self.0.change(Table::open);
+    }
+
+    /// Lets [`work`](Self::work) end once nothing is left to delete or release.
+    pub(crate) fn close(&self) {
+        self.0.change(|table, _| table.terms.closing = true);
+    }
+
+    /// Makes the calls for these messages until closed.
+    pub(crate) async fn work(&self, queue: &dyn Queue, bodies: &dyn Bodies, observer: &dyn Observer, queue_name: &str) {
+        work::work(&self.0, World { queue, bodies, observer, queue_name }).await;
+    }
+
+    fn each(&self, ids: impl IntoIterator<Item = impl AsRef<str>>, change: impl Fn(&mut Entry, &Terms, Instant)) {
+        self.0.change(|table, now| {
+            for id in ids {
+                table.change(id.as_ref(), |entry, terms| change(entry, terms, now));
+            }
+        });
+    }
+}

@@ -1,0 +1,142 @@
+//! What can be seen of an engine from outside, while it works and while it drains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::inbox::Face;
+use super::shared::Shared;
+use crate::ledger::{Filter, LedgerError, Page};
+use crate::lifecycle::{Phase, Record};
+use crate::step::CallbackToken;
+
+/// A look into a running engine; cheap to clone. It does not keep the engine alive.
+#[derive(Clone)]
+pub struct Monitor(Arc<Shared>);
+
+/// How one queue fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    pub name: String,
+    pub url: String,
+    /// Slots that are taken.
+    pub running: usize,
+    pub concurrency: usize,
+    /// Steps that wait for a slot: those whose message has just come, and those that go on after a wait.
+    pub queued: [usize; 2],
+    pub cleanups_waiting: usize,
+    pub reports_waiting: usize,
+    /// Messages that are kept invisible.
+    pub held: usize,
+    /// Steps in the ledger whose message should have come back and has not.
+    pub without_message: usize,
+    /// How long ago it was last polled with success.
+    pub polled_ago: Option<Duration>,
+    /// Its pollers get on, whatever the queue answers.
+    pub turning: bool,
+}
+
+/// A turn of a poll takes a long poll or a call that times out.
+const TURN: Duration = Duration::from_mins(2);
+
+impl Monitor {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// What is under way for a step here; none if the worker is not busy with it.
+    #[must_use]
+    pub fn face(&self, token: &CallbackToken) -> Option<Face> {
+        self.0.steps.face(token)
+    }
+
+    /// How many steps this worker is busy with, parked ones included.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.0.steps.len()
+    }
+
+    /// How many slots are taken, of all queues.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.0.lanes.iter().map(|lane| lane.slots.usage().busy).sum()
+    }
+
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueStatus> {
+        let now = self.0.clock.now();
+        let status = |lane: &Arc<super::lane::Lane>| {
+            let usage = lane.slots.usage();
+            QueueStatus {
+                name: lane.name.clone(),
+                url: lane.config.url.as_str().to_owned(),
+                running: usage.busy,
+                concurrency: usage.limit,
+                queued: [usage.waiting_new, usage.waiting_resumed],
+                cleanups_waiting: lane.cleanups.waiting(),
+                reports_waiting: lane.reports.waiting(),
+                held: lane.messages.len(),
+                without_message: self.0.orphans.count(lane.index, now),
+                polled_ago: lane.polls.since_success(),
+                turning: self.is_draining() || lane.polls.are_turning(TURN),
+            }
+        };
+        self.0.lanes.iter().map(status).collect()
+    }
+
+    /// A page of what the ledger holds, of the settled steps those that it still keeps, without arguments and checkpoints.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub async fn page(&self, filter: Filter) -> Result<Page<Record>, LedgerError> {
+        self.0.ledger.page(filter).await
+    }
+
+    /// All that the ledger holds of one step.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub async fn record(&self, token: &CallbackToken) -> Result<Option<Record>, LedgerError> {
+        self.0.ledger.load(token).await
+    }
+
+    /// A record with its times as the wall clock names them.
+    #[must_use]
+    pub fn named(&self, record: &Record) -> Record {
+        self.0.ledger.named(record)
+    }
+
+    /// What the wall clock calls a moment of a record that was read here.
+    #[must_use]
+    pub fn name(&self, moment: Timestamp) -> Timestamp {
+        self.0.clock.name(moment)
+    }
+
+    /// How many outcomes are not yet known to be accepted, and when the oldest was frozen.
+    #[must_use]
+    pub fn unreported(&self) -> (usize, Option<Timestamp>) {
+        self.0.unreported.summary()
+    }
+
+    /// How many steps wait here for somebody else to complete them.
+    #[must_use]
+    pub fn deferred(&self) -> usize {
+        self.0.deferred.len()
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.0.phase() != Phase::Running
+    }
+
+    #[must_use]
+    pub fn ledger_is_failing(&self) -> bool {
+        self.0.ledger.is_failing()
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+}

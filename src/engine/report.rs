@@ -1,0 +1,38 @@
+//! Sends a frozen outcome once; when it is sent again is the lifecycle's to decide.
+
+use super::lane::Lane;
+use crate::lifecycle::{Event, Record};
+use crate::seam::FaultKind;
+
+/// Sends a concluded record's outcome. Every send is the identical request.
+pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
+    let (Some(outcome), Some(request)) = (&record.outcome, &record.client_request_token) else {
+        return Event::ReportRefused("the record has no outcome".to_owned());
+    };
+    let fault = match lane.pipelines.report(&record.token, outcome, request).await {
+        Ok(()) => return Event::ReportAccepted,
+        Err(fault) => fault,
+    };
+    match fault.kind {
+        FaultKind::Refused | FaultKind::Stale => {
+            tracing::warn!(error = %fault, "SageMaker refused the report; asking where the step stands");
+            Event::ReportRefused(fault.detail)
+        }
+        FaultKind::Denied => {
+            if let Some(more) = lane.said.again("denied") {
+                tracing::error!(
+                    error = %fault,
+                    more,
+                    "no permission to report the outcome, so the pipeline waits: allow sagemaker:SendPipelineExecutionStep*"
+                );
+            }
+            Event::ReportFailed { denied: true, detail: fault.detail }
+        }
+        FaultKind::Transient => {
+            if let Some(more) = lane.said.again("unreported") {
+                tracing::warn!(error = %fault, more, "the outcome could not be reported yet; it is sent again");
+            }
+            Event::ReportFailed { denied: false, detail: fault.detail }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The same trouble of many steps is said once, and then counted: a log in proportion to causes, not to messages.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often the same kind of trouble is said at most.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// When each kind of trouble was last said, and how often it came since.
+#[derive(Default)]
+pub(crate) struct Said(Mutex<BTreeMap<&'static str, (Instant, u64)>>);
+
+impl Said {
+    /// How many more there were since it was last said, if it is to be said now.
+    pub(crate) fn again(&self, kind: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match said.get_mut(kind) {
+            Some((at, more)) if now.duration_since(*at) < EVERY => {
+                *more += 1;
+                None
+            }
+            Some((at, more)) => {
+                *at = now;
+                Some(std::mem::take(more))
+            }
+            None => {
+                said.insert(kind, (now, 0));
+                Some(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_of_one_kind_is_said_at_once_and_then_counted() {
+        let said = Said::default();
+        assert_eq!((said.again("late"), said.again("late"), said.again("denied")), (Some(0), None, Some(0)));
+        advance(EVERY).await;
+        assert_eq!((said.again("late"), said.again("late")), (Some(1), None));
+    }
+}

@@ -1,0 +1,185 @@
+//! What all tasks of the engine share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::budget::Budget;
+use super::config::HandlerConfig;
+use super::inbox::{Held, Steps};
+use super::lane::{HandlerParts, Lane};
+use super::orphans::Orphans;
+use super::phase::Phases;
+use super::said::Said;
+use super::watch::{Kind, Watch};
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::lifecycle::{Here, Phase, Policy, Record, State, Status};
+use crate::seam::Observer;
+use crate::step::{CallbackToken, QueueUrl};
+
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) ledger: Ledger,
+    /// By their names in the configuration.
+    pub(crate) handlers: BTreeMap<String, HandlerParts>,
+    pub(crate) lanes: Vec<Arc<Lane>>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) steps: Steps,
+    pub(crate) watch: Watch,
+    pub(crate) orphans: Orphans,
+    pub(crate) unreported: Unreported,
+    pub(crate) deferred: Deferred,
+    /// The ledger is to be looked through as a whole.
+    pub(crate) unseen: AtomicBool,
+    pub(crate) said: Said,
+    pub(crate) bodies: Budget,
+    pub(crate) phases: Phases,
+    /// Leave to read the record of a step that is due.
+    pub(crate) waking: Arc<Semaphore>,
+    /// What the last process of this worker left running is ended.
+    pub(crate) reaped: CancellationToken,
+    /// Owns the drivers of steps and their handlers' tasks.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The deferred steps of this worker's queues, and when their time is over.
+#[derive(Default)]
+pub(crate) struct Deferred(Mutex<Deferrals>);
+
+#[derive(Default)]
+struct Deferrals {
+    limits: BTreeMap<CallbackToken, Timestamp>,
+    due: BTreeSet<(Timestamp, CallbackToken)>,
+}
+
+impl Deferred {
+    pub(crate) fn add(&self, token: &CallbackToken, limit: Timestamp) {
+        let mut deferrals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = deferrals.limits.insert(token.clone(), limit) {
+            deferrals.due.remove(&(before, token.clone()));
+        }
+        deferrals.due.insert((limit, token.clone()));
+    }
+
+    pub(crate) fn remove(&self, token: &CallbackToken) {
+        let mut deferrals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(limit) = deferrals.limits.remove(token) {
+            deferrals.due.remove(&(limit, token.clone()));
+        }
+    }
+
+    /// Those whose time is over by `now`.
+    pub(crate) fn over(&self, now: Timestamp) -> Vec<CallbackToken> {
+        let deferrals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        deferrals.due.iter().take_while(|(limit, _)| *limit <= now).map(|(_, token)| token.clone()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).limits.len()
+    }
+}
+
+/// The outcomes that SageMaker is not known to have accepted, oldest first.
+#[derive(Default)]
+pub(crate) struct Unreported(Mutex<BTreeSet<(Timestamp, CallbackToken)>>, Mutex<BTreeMap<CallbackToken, Timestamp>>);
+
+impl Unreported {
+    pub(crate) fn note(&self, record: &Record) {
+        match record.concluded_at.filter(|_| record.status == Status::Concluded) {
+            Some(at) => {
+                let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+                if known.insert(record.token.clone(), at).is_none() {
+                    self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((at, record.token.clone()));
+                }
+            }
+            None => self.settled(&record.token),
+        }
+    }
+
+    pub(crate) fn settled(&self, token: &CallbackToken) {
+        let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = known.remove(token) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(at, token.clone()));
+        }
+    }
+
+    /// How many there are, and when the oldest was frozen.
+    pub(crate) fn summary(&self) -> (usize, Option<Timestamp>) {
+        let oldest_first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (oldest_first.len(), oldest_first.first().map(|(at, _)| *at))
+    }
+}
+
+impl Shared {
+    pub(crate) fn phase(&self) -> Phase {
+        self.phases.now()
+    }
+
+    /// The lane of a queue, if this worker has it: of the same URL, or of one that names the same queue.
+    pub(crate) fn lane(&self, queue: &QueueUrl) -> Option<&Arc<Lane>> {
+        let same = |lane: &&Arc<Lane>| lane.config.url.is_same_queue(queue);
+        self.lanes.iter().find(|lane| lane.config.url == *queue).or_else(|| self.lanes.iter().find(same))
+    }
+
+    /// The lane that holds a message.
+    pub(crate) fn lane_at(&self, held: &Held) -> &Arc<Lane> {
+        &self.lanes[held.lane]
+    }
+
+    /// The settings that apply to a step of `lane` for which `handler` is chosen.
+    pub(crate) fn policy(&self, lane: &Lane, handler: Option<&str>) -> Policy {
+        let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
+        let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
+        Policy {
+            max_attempts: handler.map_or(1, |config| config.max_attempts),
+            retry: Backoff::new(or(|config| config.retry_delay), or(|config| config.retry_delay_max)),
+            time_limit: or(|config| config.time_limit),
+            deferred_limit: or(|config| config.deferred_limit),
+            on_stop: handler.map(|config| config.on_stop).unwrap_or_default(),
+            verify: lane.config.verify,
+            stop_takeover_after: lane.config.stop_takeover_after,
+            gone_after: lane.config.gone_after,
+            ask_every: ask_every(lane.config.stop_watch),
+            lease: self.ledger.lease(),
+        }
+    }
+
+    /// Has the step's execution watched for as long as the step can be stopped. `leaves`: it has no driver any more.
+    pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
+        let record = &state.record;
+        match record.status {
+            Status::Deferred => self.deferred.add(&record.token, record.deadline.unwrap_or(Timestamp::MAX)),
+            _ => self.deferred.remove(&record.token),
+        }
+        let kind = match record.status {
+            _ if record.stop_requested.is_some() => None,
+            Status::Deferred => Some(Kind::Deferred),
+            Status::New | Status::Claimed | Status::Waiting if !leaves && state.local.here != Here::Nothing => {
+                Some(Kind::Active)
+            }
+            _ => None,
+        };
+        if *watched == kind && !leaves {
+            return;
+        }
+        *watched = kind;
+        let lane = self.lane(&record.queue).map(|lane| lane.index);
+        match (kind, lane) {
+            (Some(kind), Some(lane)) => self.watch.enter(&record.execution, lane, &record.token, kind),
+            _ => self.watch.leave(&record.execution, &record.token),
+        }
+    }
+}
+
+/// As often as the stop watch would ask, within what SageMaker's unpublished limits bear.
+fn ask_every(stop_watch: Duration) -> Duration {
+    if stop_watch.is_zero() { Duration::from_secs(30) } else { stop_watch }
+}

@@ -1,0 +1,165 @@
+//! What the ledger holds that no message need bring: outcomes not yet reported, stops not yet answered, deferred steps past their limit,
+//! steps whose message is gone, and records too old to keep.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, sleep};
+
+use super::dispatch::wake;
+use super::inbox::{Absent, Input};
+use super::orphans::Orphan;
+use super::shared::Shared;
+use super::watch::Kind;
+use crate::ledger::{Filter, Outline};
+use crate::lifecycle::{Event, Status};
+use crate::step::CallbackToken;
+
+/// All that is not settled.
+const UNSETTLED: [Status; 5] = [Status::Concluded, Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred];
+/// How often the ledger is looked through; a deferral's limit is kept this exactly.
+const EVERY: Duration = Duration::from_secs(15);
+/// A purge is one look at an index; more often gains nothing where the retention is days.
+const PURGE_EVERY: Duration = Duration::from_hours(1);
+/// How much longer than a visibility timeout a message may take to come back.
+const MARGIN: Duration = Duration::from_secs(30);
+
+struct Sweep {
+    shared: Arc<Shared>,
+    /// Queues that are not configured, and were told of.
+    unknown: BTreeSet<String>,
+    /// Steps without a message that were told of.
+    said: BTreeSet<CallbackToken>,
+}
+
+/// Looks through the ledger, now and then, until dropped.
+pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
+    let mut sweep = Sweep { shared, unknown: BTreeSet::new(), said: BTreeSet::new() };
+    let every = PURGE_EVERY.min(retention / 10);
+    // Not at once: a clock that is wrong after a boot is corrected within minutes.
+    let mut purged = Instant::now();
+    sweep.look_through(&[Status::Settled]).await;
+    loop {
+        if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
+            sweep.look_through(&UNSETTLED).await;
+        }
+        for token in sweep.shared.deferred.over(sweep.shared.clock.now()) {
+            wake(&sweep.shared, &token, Input::Event(Event::Found), Absent::Start).await;
+        }
+        sweep.resume_orphans().await;
+        if purged.elapsed() >= every {
+            purged = Instant::now();
+            sweep.purge(retention).await;
+        }
+        sleep(EVERY.min(every)).await;
+    }
+}
+
+impl Sweep {
+    /// Looks at all that has one of these statuses.
+    async fn look_through(&mut self, statuses: &[Status]) {
+        let mut filter = Filter::of(statuses);
+        loop {
+            let page = match self.shared.ledger.outlines(filter.clone()).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(%error, "the ledger could not be looked through");
+                    return self.shared.unseen.store(true, Ordering::SeqCst);
+                }
+            };
+            for outline in page.found.into_iter().flatten() {
+                self.look_at(outline).await;
+            }
+            match page.next {
+                Some(next) => filter.after = Some(next),
+                None => return,
+            }
+        }
+    }
+
+    async fn look_at(&mut self, step: Outline) {
+        if step.status == Status::Settled && !step.flagged {
+            return;
+        }
+        let Some(lane) = self.shared.lane(&step.queue).cloned() else {
+            if self.unknown.insert(step.queue.as_str().to_owned()) {
+                tracing::warn!(
+                    token = %step.token,
+                    queue = step.queue.as_str(),
+                    "the ledger holds steps of a queue that is not configured; configure it again until they are \
+                     settled: `callbackd steps` shows them"
+                );
+            }
+            return;
+        };
+        if self.shared.steps.contains(&step.token) {
+            return;
+        }
+        let now = self.shared.clock.now();
+        let found = match step.status {
+            Status::Concluded | Status::Owed => true,
+            Status::Deferred => {
+                self.shared.deferred.add(&step.token, step.due.unwrap_or(Timestamp::MAX));
+                self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Deferred);
+                step.flagged
+            }
+            // Of the settled ones, those whose token may have come back.
+            Status::Claimed | Status::Waiting | Status::Settled => step.flagged,
+            Status::New => false,
+        };
+        if found {
+            wake(&self.shared, &step.token, Input::Event(Event::Found), Absent::Start).await;
+        } else if matches!(step.status, Status::Claimed | Status::Waiting) {
+            let resumes = lane.config.exclusive || self.shared.ledger.is_shared();
+            if resumes {
+                self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Active);
+            }
+            let overdue = later(now, lane.config.visibility_timeout + MARGIN);
+            self.shared.orphans.add(step.token, Orphan { lane: lane.index, execution: step.execution, overdue });
+        }
+    }
+
+    /// Goes on with steps whose messages have not come back, where no other worker can have them.
+    async fn resume_orphans(&mut self) {
+        let mut counts = vec![0_usize; self.shared.lanes.len()];
+        for (token, orphan) in self.shared.orphans.overdue(self.shared.clock.now()) {
+            if self.shared.steps.contains(&token) {
+                self.shared.orphans.found(&token);
+                continue;
+            }
+            let lane = &self.shared.lanes[orphan.lane];
+            if lane.config.exclusive || self.shared.ledger.is_shared() {
+                self.shared.orphans.found(&token);
+                tracing::warn!(%token, queue = lane.name, "the step's message has not come back; the step goes on from the ledger");
+                wake(&self.shared, &token, Input::Event(Event::Found), Absent::Start).await;
+            } else if self.said.insert(token) {
+                counts[orphan.lane] += 1;
+            }
+        }
+        for (lane, count) in self.shared.lanes.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            tracing::warn!(
+                queue = lane.name,
+                steps = count,
+                "steps in the ledger have no message on the queue, and another worker may have them; they are not \
+                 started here: `callbackd steps` shows them; set exclusive = true if no other worker reads this queue"
+            );
+        }
+    }
+
+    async fn purge(&self, retention: Duration) {
+        let kept = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
+        let Ok(before) = self.shared.clock.now().checked_sub(kept) else { return };
+        match self.shared.ledger.purge(before).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "removed settled steps older than the retention"),
+            Err(error) => tracing::warn!(%error, "old records could not be removed"),
+        }
+    }
+}
+
+fn later(at: Timestamp, wait: Duration) -> Timestamp {
+    SignedDuration::try_from(wait).ok().and_then(|wait| at.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,350 @@
+//! The stop watch: notices that an execution is stopping, or has ended, if no Stopping message says so.
+//!
+//! The engine enters the steps that it has; each execution is asked about once per its queue's `stop_watch`, however many steps it has
+//! here. All calls together stay below two a second, so with many executions the interval stretches. Those with a step that runs or
+//! waits come first: a deferred step's stop costs nothing while it goes unnoticed, a running one's does.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::lifecycle::Event;
+use crate::step::{CallbackToken, ExecutionArn};
+
+/// Calls of all watching together stay below two a second; no rate limit is published.
+const GAP: Duration = Duration::from_millis(500);
+/// A look that takes longer is given up. As looks do not wait for each other, at most forty are under way.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// So many calls for executions with active steps may pass by one that has only deferred steps and is due.
+const PASSED: u32 = 3;
+
+/// What the watch needs of whoever has it.
+pub(crate) trait Looks: Send + Sync {
+    /// Asks how the execution stands, through the lane's account: what its steps are to be told, if anything. A call that fails tells
+    /// nothing.
+    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Option<Event>>;
+
+    /// Tells a step. What it does not take now is told again by the next look, for as long as it is watched.
+    fn tell(&self, token: &CallbackToken, event: Event);
+
+    /// The interval that executions with active steps are asked at has changed.
+    fn observe_interval(&self, interval: Duration);
+}
+
+/// How a step is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It runs, waits or is about to go on here.
+    Active,
+    /// Whoever it was deferred to has it.
+    Deferred,
+}
+
+/// The executions that are watched.
+pub(crate) struct Watch {
+    /// Each lane's `stop_watch`; zero if it is off.
+    every: Vec<Duration>,
+    table: Mutex<Table>,
+    /// An execution has become the next of its kind.
+    sooner: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    /// By their ARNs, as text: in its parts an ARN is half as large again.
+    executions: BTreeMap<Arc<str>, Watched>,
+    due: Due,
+}
+
+struct Watched {
+    lane: usize,
+    due: Instant,
+    /// It is being asked about, and therefore not due.
+    looking: bool,
+    steps: Steps,
+    /// How many of them are active.
+    active: usize,
+}
+
+/// The steps of an execution; nearly all have one.
+enum Steps {
+    None,
+    One(CallbackToken, Kind),
+    Many(BTreeMap<CallbackToken, Kind>),
+}
+
+/// Who is asked about when.
+#[derive(Default)]
+struct Due {
+    active: BTreeSet<(Instant, Arc<str>)>,
+    deferred: BTreeSet<(Instant, Arc<str>)>,
+    /// How often active ones went before deferred ones that were due.
+    passed: u32,
+}
+
+impl Watch {
+    /// A watch over the steps of lanes with these `stop_watch`es, zero for off.
+    pub(crate) fn new(every: Vec<Duration>) -> Self {
+        Self { every, table: Mutex::default(), sooner: Notify::new() }
+    }
+
+    /// Watches a step of a lane from now on; one that is watched already, as this kind. Does nothing if the lane's watch is off.
+    pub(crate) fn enter(&self, execution: &ExecutionArn, lane: usize, token: &CallbackToken, kind: Kind) {
+        let every = self.every(lane);
+        if every.is_zero() {
+            return;
+        }
+        let due = Instant::now() + jittered(every);
+        let mut table = self.lock();
+        let Table { executions, due: queues } = &mut *table;
+        let name = executions.get_key_value(execution.as_str()).map(|(name, _)| name.clone());
+        let name = name.unwrap_or_else(|| Arc::from(execution.as_str()));
+        let watched = executions.entry(name.clone()).or_insert_with(|| Watched::new(lane, due));
+        queues.remove(&name, watched);
+        watched.insert(token, kind);
+        if every < self.every(watched.lane) {
+            watched.lane = lane;
+            watched.due = watched.due.min(due);
+        }
+        let sooner = queues.add(&name, watched);
+        drop(table);
+        if sooner {
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Watches a step no longer.
+    pub(crate) fn leave(&self, execution: &ExecutionArn, token: &CallbackToken) {
+        let mut table = self.lock();
+        let Table { executions, due: queues } = &mut *table;
+        let Some((name, _)) = executions.get_key_value(execution.as_str()) else { return };
+        let name = name.clone();
+        let Some(watched) = executions.get_mut(&name) else { return };
+        queues.remove(&name, watched);
+        watched.remove(token);
+        if watched.is_over() {
+            executions.remove(&name);
+        } else {
+            queues.add(&name, watched);
+        }
+    }
+
+    /// Looks, until dropped; to be called once. Sleeps while nothing is watched.
+    pub(crate) async fn work(&self, looks: &dyn Looks) {
+        let mut under_way = FuturesUnordered::new();
+        let mut free = Instant::now();
+        let mut said = None;
+        let mut late = false;
+        loop {
+            let (next, interval) = self.outlook();
+            if let Some(interval) = interval.filter(|interval| said != Some(*interval)) {
+                said = Some(interval);
+                looks.observe_interval(interval);
+            }
+            tokio::select! {
+                biased;
+                Some((name, answer)) = under_way.next(), if !under_way.is_empty() => {
+                    match &answer {
+                        Some(_) => late = false,
+                        None if !late => {
+                            late = true;
+                            tracing::warn!(execution = %name, "SageMaker does not say in time whether the execution is being stopped");
+                        }
+                        None => {}
+                    }
+                    self.looked(&name, answer.flatten(), looks);
+                }
+                () = self.sooner.notified() => {}
+                () = sleep_until(next.map_or(free, |due| due.max(free))), if next.is_some() => {
+                    if let Some((name, lane)) = self.begin() {
+                        free = Instant::now() + GAP;
+                        under_way.push(ask(looks, name, lane));
+                    }
+                }
+            }
+        }
+    }
+
+    /// When the next execution is due, and how far apart those with active steps are asked about now; `None` if all watches are off.
+    fn outlook(&self) -> (Option<Instant>, Option<Duration>) {
+        let table = self.lock();
+        let deferred = table.due.deferred.len();
+        let active = table.executions.len() - deferred;
+        // Deferred ones take what they need, and at most every fourth call.
+        let calls = active + deferred.min(active.div_ceil(PASSED as usize));
+        let stretched = GAP.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
+        let shortest = self.every.iter().filter(|every| !every.is_zero()).min();
+        (table.due.next(), shortest.map(|shortest| stretched.max(*shortest)))
+    }
+
+    /// Takes out the execution whose turn it is, if one is due.
+    fn begin(&self) -> Option<(Arc<str>, usize)> {
+        let now = Instant::now();
+        let mut table = self.lock();
+        let name = table.due.pop(now)?;
+        let watched = table.executions.get_mut(&name)?;
+        watched.looking = true;
+        watched.due = now + jittered(self.every(watched.lane));
+        Some((name, watched.lane))
+    }
+
+    /// Puts an execution back, and tells its steps.
+    fn looked(&self, name: &Arc<str>, event: Option<Event>, looks: &dyn Looks) {
+        let mut table = self.lock();
+        let Table { executions, due } = &mut *table;
+        let Some(watched) = executions.get_mut(name) else { return };
+        watched.looking = false;
+        let told = if event.is_some() { watched.steps.tokens() } else { Vec::new() };
+        if watched.is_over() {
+            executions.remove(name);
+        } else {
+            due.add(name, watched);
+        }
+        drop(table);
+        if let Some(event) = event {
+            for token in &told {
+                looks.tell(token, event.clone());
+            }
+        }
+    }
+
+    fn every(&self, lane: usize) -> Duration {
+        self.every.get(lane).copied().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks about an execution. `None` in place of an answer: it took too long.
+async fn ask(looks: &dyn Looks, name: Arc<str>, lane: usize) -> (Arc<str>, Option<Option<Event>>) {
+    let answer = match name.parse::<ExecutionArn>() {
+        Ok(execution) => timeout(PATIENCE, looks.look(&execution, lane)).await.ok(),
+        // It was the text of one.
+        Err(_) => Some(None),
+    };
+    (name, answer)
+}
+
+/// Up to a quarter less, so that a fleet that started together does not ask together.
+fn jittered(every: Duration) -> Duration {
+    every.mul_f64(0.75 + fastrand::f64() / 4.0)
+}
+
+impl Watched {
+    fn new(lane: usize, due: Instant) -> Self {
+        Self { lane, due, looking: false, steps: Steps::None, active: 0 }
+    }
+
+    fn insert(&mut self, token: &CallbackToken, kind: Kind) {
+        let was = self.steps.insert(token, kind);
+        self.active += usize::from(kind == Kind::Active);
+        self.active -= usize::from(was == Some(Kind::Active));
+    }
+
+    fn remove(&mut self, token: &CallbackToken) {
+        let was = self.steps.remove(token);
+        self.active -= usize::from(was == Some(Kind::Active));
+    }
+
+    /// Nobody watches it, and nobody is about to put it back.
+    fn is_over(&self) -> bool {
+        let empty = match &self.steps {
+            Steps::None => true,
+            Steps::One(..) => false,
+            Steps::Many(steps) => steps.is_empty(),
+        };
+        empty && !self.looking
+    }
+}
+
+impl Steps {
+    /// The kind that the step had.
+    fn insert(&mut self, token: &CallbackToken, kind: Kind) -> Option<Kind> {
+        match self {
+            Self::None => {
+                *self = Self::One(token.clone(), kind);
+                None
+            }
+            Self::One(one, was) if one == token => Some(std::mem::replace(was, kind)),
+            Self::One(one, was) => {
+                *self = Self::Many(BTreeMap::from([(one.clone(), *was), (token.clone(), kind)]));
+                None
+            }
+            Self::Many(steps) => steps.insert(token.clone(), kind),
+        }
+    }
+
+    /// The kind that the step had.
+    fn remove(&mut self, token: &CallbackToken) -> Option<Kind> {
+        match self {
+            Self::One(one, was) if one == token => {
+                let was = *was;
+                *self = Self::None;
+                Some(was)
+            }
+            Self::Many(steps) => steps.remove(token),
+            Self::None | Self::One(..) => None,
+        }
+    }
+
+    fn tokens(&self) -> Vec<CallbackToken> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(token, _) => vec![token.clone()],
+            Self::Many(steps) => steps.keys().cloned().collect(),
+        }
+    }
+}
+
+impl Due {
+    fn of(&mut self, watched: &Watched) -> &mut BTreeSet<(Instant, Arc<str>)> {
+        if watched.active > 0 { &mut self.active } else { &mut self.deferred }
+    }
+
+    /// Whether it is now the next of its kind.
+    fn add(&mut self, name: &Arc<str>, watched: &Watched) -> bool {
+        if watched.looking {
+            return false;
+        }
+        let due = self.of(watched);
+        due.insert((watched.due, name.clone()));
+        due.first().is_some_and(|(at, _)| *at == watched.due)
+    }
+
+    fn remove(&mut self, name: &Arc<str>, watched: &Watched) {
+        self.of(watched).remove(&(watched.due, name.clone()));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.active.first().into_iter().chain(self.deferred.first()).map(|(at, _)| *at).min()
+    }
+
+    /// Whose turn it is, of those that are due: active ones first, in due order, but every fourth call is for a deferred one.
+    fn pop(&mut self, now: Instant) -> Option<Arc<str>> {
+        let is_due = |due: &BTreeSet<(Instant, Arc<str>)>| due.first().is_some_and(|(at, _)| *at <= now);
+        let (active, deferred) = (is_due(&self.active), is_due(&self.deferred));
+        let from = match (active, deferred) {
+            (false, false) => return None,
+            (true, true) if self.passed < PASSED => {
+                self.passed += 1;
+                &mut self.active
+            }
+            (_, true) => {
+                self.passed = 0;
+                &mut self.deferred
+            }
+            (true, false) => &mut self.active,
+        };
+        from.pop_first().map(|(_, name)| name)
+    }
+}

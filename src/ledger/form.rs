@@ -1,0 +1,155 @@
+//! A record as a row, and a row as a record.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
+use serde::Serialize;
+use serde::de::{Deserialize, DeserializeOwned, IntoDeserializer};
+
+use super::store::{Damaged, Head, Row, StoreError, Writer};
+use crate::lifecycle::{Record, Status, WorkerId};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl};
+
+/// What a step's row says without being read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    pub token: CallbackToken,
+    pub version: u64,
+    pub status: Status,
+    pub queue: QueueUrl,
+    pub execution: ExecutionArn,
+    pub handler: Option<String>,
+    pub owner: Option<WorkerId>,
+    /// The earlier of the step's deadline and its next attempt; up to a millisecond later, never earlier.
+    pub due: Option<Timestamp>,
+    /// Somebody asked for a stop, or the token may have come back.
+    pub flagged: bool,
+}
+
+/// The row of a record, whose times `writer` has named. The record is as it was afterwards.
+pub(super) fn row(record: &mut Record, writer: Writer) -> Result<Row, StoreError> {
+    // They lie beside the body, so that a list need not read them.
+    let arguments = std::mem::take(&mut record.arguments);
+    let checkpoint = record.checkpoint.take();
+    let row = parts(record, &arguments, checkpoint.as_ref(), writer);
+    record.arguments = arguments;
+    record.checkpoint = checkpoint;
+    row.map_err(|error| StoreError(error.to_string()))
+}
+
+fn parts<T: Serialize>(
+    record: &Record,
+    arguments: &T,
+    checkpoint: Option<&T>,
+    writer: Writer,
+) -> serde_json::Result<Row> {
+    let due = [record.deadline, record.not_before].into_iter().flatten().min();
+    Ok(Row {
+        head: Head {
+            token: record.token.clone(),
+            version: record.version,
+            status: record.status.as_str().to_owned(),
+            queue: record.queue.as_str().to_owned(),
+            execution: record.execution.as_str().to_owned(),
+            handler: record.handler.clone(),
+            owner: record.owner.as_ref().map(|owner| owner.0.clone()),
+            due: due.map(|at| milliseconds(at, RoundMode::Ceil)),
+            flagged: record.stop_requested.is_some() || record.returned.is_some(),
+            settled_at: record.settled_at.map(|at| milliseconds(at, RoundMode::Floor)),
+            writer,
+        },
+        body: serde_json::to_string(record)?,
+        arguments: Some(serde_json::to_string(arguments)?).filter(|json| json != "null"),
+        checkpoint: checkpoint.map(serde_json::to_string).transpose()?,
+    })
+}
+
+/// The record of a row, with the times that its writer named.
+pub(super) fn record(row: Row) -> Result<Record, Damaged> {
+    let Row { head, body, arguments, checkpoint } = row;
+    let read = || {
+        let mut record: Record = parsed(&body)?;
+        if let Some(json) = arguments {
+            record.arguments = parsed(&json)?;
+        }
+        if let Some(json) = checkpoint {
+            record.checkpoint = Some(parsed(&json)?);
+        }
+        Ok(Record { version: head.version, ..record })
+    };
+    read().map_err(|detail| damaged(&head.token, detail))
+}
+
+fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, String> {
+    serde_json::from_str(json).map_err(|error| error.to_string())
+}
+
+/// What a row's head says, with the times that its writer named.
+pub(super) fn outline(head: Head) -> Result<Outline, Damaged> {
+    let Head { token, version, status, queue, execution, handler, owner, due, flagged, .. } = head;
+    let read = || {
+        let status: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+            status.as_str().into_deserializer();
+        Ok((Status::deserialize(status).map_err(|error| error.to_string())?, part(&queue)?, part(&execution)?))
+    };
+    let (status, queue, execution) = read().map_err(|detail: String| damaged(&token, detail))?;
+    Ok(Outline { token, version, status, queue, execution, handler, owner: owner.map(WorkerId), due, flagged })
+}
+
+fn part<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Moves all times of a record. SQS's own stay: they are that service's names.
+pub(super) fn shift(record: &mut Record, by: SignedDuration) {
+    // Whole, so that whoever adds a field decides about it.
+    let Record {
+        token: _,
+        execution: _,
+        queue: _,
+        handler: _,
+        arguments: _,
+        status: _,
+        owner: _,
+        lease_end,
+        attempt: _,
+        resume: _,
+        not_before,
+        deadline,
+        checkpoint: _,
+        stop_requested,
+        outcome: _,
+        client_request_token: _,
+        ending: _,
+        last_error: _,
+        first_seen,
+        concluded_at,
+        settled_at,
+        sent: _,
+        missing_since,
+        returned: _,
+        returns: _,
+        version: _,
+    } = record;
+    *first_seen = shifted(*first_seen, by);
+    for at in [lease_end, not_before, deadline, concluded_at, settled_at, missing_since].into_iter().flatten() {
+        *at = shifted(*at, by);
+    }
+    if let Some(stop) = stop_requested {
+        stop.at = shifted(stop.at, by);
+    }
+}
+
+pub(super) fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
+    let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    at.checked_add(by).unwrap_or(end)
+}
+
+fn damaged(token: &CallbackToken, detail: String) -> Damaged {
+    Damaged { token: Some(token.as_str().to_owned()), detail }
+}
+
+fn milliseconds(at: Timestamp, mode: RoundMode) -> Timestamp {
+    at.round(TimestampRound::new().smallest(Unit::Millisecond).mode(mode)).unwrap_or(at)
+}

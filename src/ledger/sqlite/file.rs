@@ -1,0 +1,309 @@
+//! The file of a SQLite ledger: made, taken, and looked over before it is trusted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::rows;
+use super::schema::{self, APPLICATION, SCHEMA};
+
+/// Held for as long as this process has the ledger open; the kernel lets it go with the process.
+pub(super) struct FileLock {
+    _file: Flock<File>,
+}
+
+/// A file cannot be used as a ledger.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ledger {path}: {problem}")]
+pub struct OpenError {
+    path: String,
+    problem: String,
+    in_use: bool,
+}
+
+/// How long a call waits for another process's lock. Short: a write that fails is tried again, and all others wait behind it.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// Opens the file for writing, or makes it, and takes it for this process.
+pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        let problem = format!(
+            "its directory does not exist: create {} for the user that callbackd runs as, or set ledger.path",
+            directory.display()
+        );
+        return Err(OpenError::new(path, problem));
+    }
+    let lock = lock(path)?;
+    // Made here, so that its outcomes and arguments are for its owner alone.
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error))))?;
+    whole(path)?;
+    let connection = Connection::open(path).and_then(|connection| {
+        connection.busy_timeout(BUSY)?;
+        Ok(connection)
+    });
+    let connection = connection.map_err(|error| OpenError::of(path, &error))?;
+    recognise(path, &connection)?;
+    prepare(&connection).map_err(|error| OpenError::of(path, &error))?;
+    Ok((connection, lock))
+}
+
+/// Opens the file once more, for reading, beside this process's writer.
+pub(super) fn beside(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(BUSY)?;
+        Ok(connection)
+    });
+    opened.map_err(|error| OpenError::of(path, &error))
+}
+
+/// Opens the file for reading, beside a daemon that may be writing it; with its schema.
+pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> {
+    if !path.is_file() {
+        let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
+        return Err(OpenError::new(path, problem));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let opened = |uri: String| {
+        let connection = Connection::open_with_flags(uri, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    };
+    let name = uri(path);
+    let connection = opened(format!("file:{name}?mode=ro"))
+        // Whoever may not write the directory cannot share the daemon's index of the log. A ledger that nobody has open needs none.
+        .or_else(
+            |error: rusqlite::Error| {
+                if wal_is_empty(path) { opened(format!("file:{name}?immutable=1")) } else { Err(error) }
+            },
+        )
+        .map_err(|error| OpenError::of(path, &error))?;
+    recognise(path, &connection)?;
+    let schema = schema::of(&connection).map_err(|error| OpenError::of(path, &error))?;
+    Ok((connection, schema))
+}
+
+/// Refuses a file that is shorter than its header says: SQLite would read what is missing as zeros. While there is a log, a
+/// checkpoint may have been cut short, and the log makes up for it.
+fn whole(path: &Path) -> Result<(), OpenError> {
+    let mut header = [0; 32];
+    let read = File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
+    let (read, length) =
+        read.map_err(|error| OpenError::new(path, format!("it cannot be read ({error}): mend its permissions")))?;
+    let log = !wal_is_empty(path);
+    if length == 0 && log {
+        // SQLite would take it for a new file, and remove the log with all that was ever written to it.
+        let problem = format!(
+            "it is empty or was not there, and its log {0}-wal is not: put back the file that the log belongs to, or move the log away \
+             too, to begin with an empty ledger",
+            path.display()
+        );
+        return Err(OpenError::new(path, problem));
+    }
+    if length == 0 || log {
+        return Ok(());
+    }
+    let page = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
+    if read < header.len() || length < page * pages {
+        return Err(OpenError::damaged(path, "it is cut short"));
+    }
+    Ok(())
+}
+
+fn wal_is_empty(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(PathBuf::from(wal)).map_or(true, |wal| wal.len() == 0)
+}
+
+fn lock(path: &Path) -> Result<FileLock, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&name).map_err(
+        |error| {
+            let problem = format!("{} cannot be written ({error}): {}", name.display(), remedy(&error));
+            OpenError::new(path, problem)
+        },
+    )?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            // For people who wonder; the lock itself is the kernel's.
+            let _ =
+                file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+            Ok(FileLock { _file: file })
+        }
+        Err((mut file, _)) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let problem = format!(
+                "another callbackd (process {}) has it open: stop that one, or give each worker a ledger.path of its own",
+                holder.trim()
+            );
+            Err(OpenError { in_use: true, ..OpenError::new(path, problem) })
+        }
+    }
+}
+
+/// Refuses what is not a whole ledger of a schema that we know.
+fn recognise(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let known = || -> rusqlite::Result<(i32, i32, i64)> {
+        let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        Ok((number("application_id")?, number("user_version")?, tables))
+    };
+    let (application, schema, tables) = known().map_err(|error| OpenError::of(path, &error))?;
+    if tables == 0 && application == 0 {
+        return Ok(());
+    }
+    if application != APPLICATION {
+        return Err(OpenError::new(
+            path,
+            "it is a database of something else: set ledger.path to a file of callbackd's own",
+        ));
+    }
+    if schema > SCHEMA {
+        let problem = format!(
+            "it was written by a newer callbackd (schema {schema}; this one knows {SCHEMA}): run that version again"
+        );
+        return Err(OpenError::new(path, problem));
+    }
+    let verdict: Result<String, _> = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    match verdict {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(verdict) => Err(OpenError::damaged(path, &verdict)),
+        Err(error) => Err(OpenError::of(path, &error)),
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit is on the disk when it returns, whatever then happens to process or machine.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The log is folded back every 4 MiB and does not stay larger than 64 MiB after a burst.
+    connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    connection.pragma_update(None, "journal_size_limit", 67_108_864)?;
+    schema::prepare(connection)?;
+    rows::probe(connection)
+}
+
+impl OpenError {
+    pub(super) fn new(path: &Path, problem: impl Into<String>) -> Self {
+        Self { path: path.display().to_string(), problem: problem.into(), in_use: false }
+    }
+
+    /// The file is whole, and another process works with it.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.in_use
+    }
+
+    pub(in crate::ledger) fn not_in_this_version() -> Self {
+        Self {
+            path: "in DynamoDB".to_owned(),
+            problem: "comes with a later version: set ledger.type = \"sqlite\"".to_owned(),
+            in_use: false,
+        }
+    }
+
+    pub(super) fn of(path: &Path, error: &rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::damaged(path, &error.to_string()),
+            Some(ErrorCode::DiskFull) => Self::new(path, format!("its disk is full ({error}): free some space")),
+            Some(ErrorCode::ReadOnly) => Self::new(
+                path,
+                format!("it is read-only ({error}): mend its permissions or its file system, or set ledger.path"),
+            ),
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                Self::new(path, format!("it cannot be opened ({error}): mend the permissions of it and its directory"))
+            }
+            _ => Self::new(path, format!("{error}: look at the disk that it is on")),
+        }
+    }
+
+    pub(super) fn damaged(path: &Path, detail: &str) -> Self {
+        let problem = format!(
+            "it is damaged or no ledger ({detail}): restore it, or move it away to begin with an empty one; steps that were running \
+             are then taken up anew from their messages"
+        );
+        Self::new(path, problem)
+    }
+}
+
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "make its file system writable, or set ledger.path",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+        _ => "mend the permissions of it and its directory, or set ledger.path",
+    }
+}
+
+/// A path as a file: URI of SQLite's.
+fn uri(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let escape = |byte: &u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => char::from(*byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    absolute.as_os_str().as_encoded_bytes().iter().map(escape).collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_file_comes_with_what_to_do_about_it() {
+        for (code, wants) in [
+            (ffi::SQLITE_CORRUPT, "restore it, or move it away"),
+            (ffi::SQLITE_NOTADB, "restore it, or move it away"),
+            (ffi::SQLITE_FULL, "free some space"),
+            (ffi::SQLITE_READONLY, "mend its permissions or its file system"),
+            (ffi::SQLITE_CANTOPEN, "mend the permissions of it and its directory"),
+            (ffi::SQLITE_PERM, "mend the permissions of it and its directory"),
+            (ffi::SQLITE_IOERR, "look at the disk"),
+        ] {
+            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+            let text = OpenError::of(Path::new("/l/ledger.db"), &error).to_string();
+            assert!(text.starts_with("the ledger /l/ledger.db: ") && text.contains(wants), "{code}: {text}");
+        }
+        for (kind, wants) in [
+            (ErrorKind::ReadOnlyFilesystem, "make its file system writable"),
+            (ErrorKind::StorageFull, "free some space"),
+            (ErrorKind::QuotaExceeded, "free some space"),
+            (ErrorKind::PermissionDenied, "mend the permissions"),
+        ] {
+            assert!(remedy(&kind.into()).starts_with(wants), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_flushed_to_the_disk_before_it_returns() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (connection, _lock) = open(&directory.path().join("ledger.db")).expect("it opens");
+        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
+        let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
+        // 2 is FULL: with less, the log would be flushed at checkpoints alone.
+        assert_eq!((mode.as_str(), synchronous), ("wal", 2));
+    }
+}

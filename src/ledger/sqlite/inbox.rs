@@ -1,0 +1,164 @@
+//! What waits for a thread of the store: jobs that are to be done at once, and such as may wait for others.
+
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::ledger::store::StoreError;
+
+/// How to answer once it is known whether the transaction was committed.
+pub(super) type Answer = Box<dyn FnOnce(Option<&StoreError>)>;
+/// Does what was asked, or is told why it is not done.
+type Act = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Answer + Send>;
+
+/// Something to do on a connection.
+pub(super) struct Job {
+    /// It may wait for another to ride along with.
+    pub(super) patient: bool,
+    pub(super) act: Act,
+}
+
+/// Jobs from many tasks for one thread.
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    ready: Condvar,
+    room: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: Vec<Job>,
+    /// How many of them are not patient.
+    urgent: usize,
+    thread: Thread,
+    closed: bool,
+}
+
+/// What the thread sleeps for, so that it is woken once and for nothing less.
+#[derive(Clone, Copy, Default)]
+enum Thread {
+    #[default]
+    Awake,
+    /// Any job; it then minds the patience of those that have some.
+    ForAny,
+    /// One that is not patient.
+    ForUrgent,
+    /// So many jobs.
+    ForCompany(usize),
+}
+
+/// Jobs that wait; whoever comes next waits for room.
+const ROOM: usize = 4096;
+/// How long a patient job waits for another.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::default(), ready: Condvar::new(), room: Semaphore::new(ROOM) }
+    }
+
+    /// Adds a job; false if nobody will do it.
+    pub(super) async fn push(&self, job: Job) -> bool {
+        match self.room.acquire().await {
+            Ok(room) => room.forget(),
+            Err(_) => return false,
+        }
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        state.urgent += usize::from(!job.patient);
+        state.jobs.push(job);
+        let wake = match state.thread {
+            Thread::Awake => false,
+            Thread::ForAny => true,
+            Thread::ForUrgent => state.urgent > 0,
+            Thread::ForCompany(count) => state.jobs.len() >= count,
+        };
+        if wake {
+            state.thread = Thread::Awake;
+            self.ready.notify_one();
+        }
+        true
+    }
+
+    /// Waits for jobs and takes up to `most`; none once it is closed and all were taken.
+    pub(super) fn take(&self, most: usize) -> Option<Vec<Job>> {
+        let mut patient_since = None;
+        let mut state = self.lock();
+        loop {
+            if state.urgent > 0 || (state.closed && !state.jobs.is_empty()) {
+                return Some(self.some(state, most));
+            }
+            if state.closed {
+                return None;
+            }
+            state = if state.jobs.is_empty() {
+                state.thread = Thread::ForAny;
+                self.ready.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let waited = patient_since.get_or_insert_with(Instant::now).elapsed();
+                if waited >= PATIENCE {
+                    return Some(self.some(state, most));
+                }
+                state.thread = Thread::ForUrgent;
+                self.sleep(state, PATIENCE.saturating_sub(waited))
+            };
+            state.thread = Thread::Awake;
+        }
+    }
+
+    /// What has come meanwhile, up to `most`; waits until there are `company`, but not beyond `until`.
+    pub(super) fn more(&self, most: usize, company: usize, until: Instant) -> Vec<Job> {
+        let mut state = self.lock();
+        while state.jobs.len() < company && !state.closed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state.thread = Thread::ForCompany(company);
+            state = self.sleep(state, left);
+            state.thread = Thread::Awake;
+        }
+        self.some(state, most)
+    }
+
+    /// Nothing is taken in any more; what waits is still done.
+    pub(super) fn close(&self) {
+        self.room.close();
+        self.lock().closed = true;
+        self.ready.notify_one();
+    }
+
+    /// The thread has ended: who waits for an answer is let go. Says whether it was to end.
+    pub(super) fn abandon(&self) -> bool {
+        self.room.close();
+        let mut state = self.lock();
+        let jobs = mem::take(&mut state.jobs);
+        let closed = mem::replace(&mut state.closed, true);
+        drop(state);
+        drop(jobs);
+        closed
+    }
+
+    fn some(&self, mut state: MutexGuard<'_, State>, most: usize) -> Vec<Job> {
+        let rest = if state.jobs.len() > most { state.jobs.split_off(most) } else { Vec::new() };
+        let jobs = mem::replace(&mut state.jobs, rest);
+        state.urgent = state.jobs.iter().filter(|job| !job.patient).count();
+        drop(state);
+        self.room.add_permits(jobs.len());
+        jobs
+    }
+
+    fn sleep<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        self.ready.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,148 @@
+//! Records in one SQLite file: durable at commit, with the commits of many waiting writes folded into one.
+//!
+//! Each connection has a thread of its own: one writes; one reads single records, and so never waits for the disk's flush; one makes
+//! lists, and so holds up neither. In SQLite's write-ahead mode a reader sees all that was committed before it began.
+
+mod file;
+mod inbox;
+mod old;
+mod rows;
+mod schema;
+mod thread;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use self::file::FileLock;
+pub use self::file::OpenError;
+use self::inbox::Inbox;
+use self::thread::{Ended, Thread};
+use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
+use crate::seam::Observer;
+use crate::step::CallbackToken;
+
+/// A ledger file that this process alone has open.
+pub struct Sqlite {
+    // The writer is dropped last: the last connection to close folds the log back, which the others may not.
+    lists: Thread,
+    reader: Thread,
+    writer: Thread,
+    ended: watch::Receiver<Option<String>>,
+    _lock: FileLock,
+}
+
+/// Rows of a file that are read at a time, so that a slow reader holds up nobody.
+const AT_ONCE: usize = 100;
+
+impl Sqlite {
+    /// Opens the file, or makes it, and takes it for this process alone.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file cannot be used as a ledger: it names the file and what to do.
+    pub fn open(path: &Path, observer: Arc<dyn Observer>) -> Result<Self, OpenError> {
+        let (connection, lock) = file::open(path)?;
+        let (ended, seen) = watch::channel(None);
+        let ended = Ended::new(ended);
+        let not_started = |error: std::io::Error| OpenError::new(path, format!("a thread could not start: {error}"));
+        let reader = |name| {
+            let connection = file::beside(path)?;
+            Thread::start(name, connection, ended.clone(), read).map_err(not_started)
+        };
+        let (lists, reader) = (reader("ledger-lists")?, reader("ledger-reads")?);
+        let write = move |connection: Connection, inbox: &Inbox| writer::serve(&connection, inbox, observer.as_ref());
+        let writer = Thread::start("ledger", connection, ended, write).map_err(not_started)?;
+        Ok(Self { lists, reader, writer, ended: seen, _lock: lock })
+    }
+
+    /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub fn read(path: &Path, mut each: impl FnMut(Result<Row, Damaged>)) -> Result<(), OpenError> {
+        let (connection, schema) = file::open_to_read(path)?;
+        let mut after = i64::MIN;
+        loop {
+            let rows = match schema {
+                // Not begun.
+                0 => Ok(Vec::new()),
+                1 => old::in_order(&connection, "steps", after, AT_ONCE),
+                _ => rows::in_order(&connection, after, AT_ONCE),
+            };
+            let rows = rows.map_err(|error| OpenError::of(path, &error))?;
+            match rows.last() {
+                Some((last, _)) => after = *last,
+                None => return Ok(()),
+            }
+            for (_, row) in rows {
+                each(row);
+            }
+        }
+    }
+}
+
+impl Store for Sqlite {
+    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+        let token = token.clone();
+        Box::pin(self.reader.ask(false, move |connection| rows::get(connection, token.as_str())))
+    }
+
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
+        Box::pin(self.writer.ask(commit == Commit::Soon, move |connection| rows::put(connection, &row, expected)))
+    }
+
+    fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
+        Box::pin(self.lists.ask(false, move |connection| rows::page(connection, &query, |row| row.head)))
+    }
+
+    fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
+        Box::pin(self.lists.ask(false, move |connection| rows::page(connection, &query, |row| row)))
+    }
+
+    fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
+        Box::pin(async move {
+            let mut all = 0;
+            loop {
+                let age = age.clone();
+                let count = self.writer.ask(false, move |connection| rows::purge(connection, &age)).await?;
+                all += count;
+                if count < rows::PURGED {
+                    return Ok(all);
+                }
+            }
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.writer.ask(false, rows::probe))
+    }
+
+    fn exclusive(&self) -> bool {
+        true
+    }
+
+    fn ended(&self) -> BoxFuture<'_, String> {
+        let mut ended = self.ended.clone();
+        Box::pin(async move {
+            match ended.wait_for(Option::is_some).await.map(|text| text.clone()) {
+                Ok(Some(text)) => text,
+                // Its threads end with it, and nobody can ask any more.
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// Serves jobs that only read, until nobody can ask for any.
+#[expect(clippy::needless_pass_by_value, reason = "the connection is closed with its thread")]
+fn read(connection: Connection, inbox: &Inbox) {
+    while let Some(jobs) = inbox.take(1) {
+        for job in jobs {
+            (job.act)(Ok(&connection))(None);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The thread that writes: whatever waits for it goes into one transaction, so that the disk's one flush serves them all.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::time::Instant;
+
+use super::inbox::{Answer, Inbox, Job};
+use crate::ledger::store::StoreError;
+use crate::seam::{Observation, Observer};
+
+/// Jobs in one transaction: some milliseconds of work beside the flush.
+const FOLDED: usize = 512;
+/// How long a commit waits for company, if the last one had some: less than a flush takes.
+const COMPANY: Duration = Duration::from_micros(300);
+
+/// Serves jobs until nobody can ask for any.
+pub(super) fn serve(connection: &Connection, inbox: &Inbox, observer: &dyn Observer) {
+    let mut expected = 0;
+    while let Some(jobs) = inbox.take(FOLDED) {
+        let began = Instant::now();
+        let mut fold = Fold::default();
+        let failure = fold.write(connection, jobs, inbox, expected).err().map(|error| StoreError(error.to_string()));
+        observer.observe(Observation::LedgerCommit { took: began.elapsed() });
+        expected = fold.urgent;
+        for answer in fold.answers {
+            answer(failure.as_ref());
+        }
+    }
+}
+
+/// What one commit is to serve.
+#[derive(Default)]
+struct Fold {
+    answers: Vec<Answer>,
+    /// How many of them would not have waited.
+    urgent: usize,
+}
+
+impl Fold {
+    /// Commits `jobs`, and what comes in time. As many as last time are `expected`; one alone expects no other.
+    fn write(
+        &mut self,
+        connection: &Connection,
+        jobs: Vec<Job>,
+        inbox: &Inbox,
+        expected: usize,
+    ) -> rusqlite::Result<()> {
+        let transaction = match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                // Another process holds the lock. Whoever came meanwhile need not wait for it once more.
+                let jobs = jobs.into_iter().chain(inbox.more(usize::MAX, 0, Instant::now()));
+                let failure = StoreError(error.to_string());
+                self.answers.extend(jobs.map(|job| (job.act)(Err(&failure))));
+                return Err(error);
+            }
+        };
+        self.perform(&transaction, jobs);
+        let until = Instant::now() + COMPANY;
+        while self.answers.len() < FOLDED {
+            let company = if expected > 1 { expected.saturating_sub(self.urgent) } else { 0 };
+            let jobs = inbox.more(FOLDED - self.answers.len(), company, until);
+            if jobs.is_empty() {
+                break;
+            }
+            self.perform(&transaction, jobs);
+        }
+        transaction.commit()
+    }
+
+    fn perform(&mut self, transaction: &Transaction<'_>, jobs: Vec<Job>) {
+        for job in jobs {
+            self.urgent += usize::from(!job.patient);
+            // A full disk makes SQLite roll back by itself; what came after would be committed one by one then.
+            let broken = transaction.is_autocommit().then(|| StoreError("the transaction was rolled back".to_owned()));
+            self.answers.push((job.act)(broken.as_ref().map_or(Ok(&**transaction), Err)));
+        }
+    }
+}

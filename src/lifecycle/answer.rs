@@ -1,0 +1,217 @@
+//! What SageMaker's answer to a question leads to, whatever was asked: who is asked about next, and which stop is believed.
+//!
+//! Several questions can be under way for a step: before it is started, about a stop that is in doubt, about an execution that
+//! has ended. An answer says the same whichever it is to, so that each is taken for all of them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::machine::{Decision, Transition, later};
+use super::{Answer, Effect, Ending, Here, Record, Status, Verify, Via};
+use crate::backoff::Backoff;
+use crate::seam::{Ending as Closed, Standing};
+
+/// A question whose answer decided nothing is asked again: soon at first, for SageMaker may only have been busy.
+const ASK: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
+
+/// What an answer says of a Stopping message that is in doubt.
+enum Verdict {
+    Believed,
+    /// The step is closed, so that the message is right or does no harm.
+    Closed,
+    Refused(String),
+    Undecided,
+}
+
+impl Decision<'_> {
+    pub(super) fn answered(&self, answer: &Answer) -> Transition {
+        let Some(since) = self.doubt() else { return self.answered_here(answer) };
+        let certain = self.knowing(|local| local.stop_in_doubt = None);
+        match self.verdict(since, answer) {
+            Verdict::Believed => certain.believed(answer),
+            Verdict::Closed => certain.answered_here(answer),
+            Verdict::Refused(why) => {
+                let there = match self.local.here {
+                    Here::Confirming => certain.left_alone(),
+                    _ => certain.answered_here(answer),
+                };
+                there.first(Some(Effect::RefuseStop(why)))
+            }
+            Verdict::Undecided => self.undecided(answer),
+        }
+    }
+
+    /// Takes the answer for what was asked last.
+    fn answered_here(&self, answer: &Answer) -> Transition {
+        match self.local.here {
+            Here::Verifying | Here::Unverified => self.verified(answer),
+            Here::Asking => self.asked(answer),
+            Here::Confirming => self.stop_confirmed(answer),
+            Here::Resuming => self.resumed(answer),
+            Here::Reopening => self.reopened(answer),
+            Here::Doubting => self.doubt_answered(answer),
+            Here::Nothing
+            | Here::Queued
+            | Here::Running
+            | Here::Winding(_)
+            | Here::Cleaning(_)
+            | Here::Reporting
+            | Here::Sleeping => self.execution_end_answered(answer),
+        }
+    }
+
+    /// Since when a Stopping message that is not believed yet is held, if that matters still.
+    pub(super) fn doubt(&self) -> Option<Timestamp> {
+        self.local.stop_in_doubt.filter(|_| matters(self.record, self.local.here))
+    }
+
+    /// A Stopping message has come that is believed only once SageMaker confirms it. Until then nobody is told.
+    pub(super) fn doubt_stop(&self) -> Transition {
+        if self.doubt().is_some() {
+            return self.nothing();
+        }
+        let here = if self.local.idle() { Here::Confirming } else { self.local.here };
+        self.knowing(|local| local.stop_in_doubt = Some(self.view.now)).ask(here)
+    }
+
+    fn verdict(&self, since: Timestamp, answer: &Answer) -> Verdict {
+        match answer {
+            Answer::Standing(Standing::Open { stopping: true, .. }) => Verdict::Believed,
+            Answer::Standing(Standing::Closed(_)) => Verdict::Closed,
+            Answer::Standing(Standing::NotFound) => {
+                Verdict::Refused("SageMaker knows no such step, so that its stop is not believed".to_owned())
+            }
+            // A stop that is true is noticed by the stop watch, whatever becomes of its message.
+            Answer::Standing(Standing::Open { .. })
+                if later(since, self.view.policy.stop_takeover_after) <= self.view.now =>
+            {
+                Verdict::Refused("SageMaker does not stop this step, so that its stop is not believed".to_owned())
+            }
+            Answer::Standing(Standing::Open { .. }) | Answer::Unknown(_) => Verdict::Undecided,
+        }
+    }
+
+    fn believed(&self, answer: &Answer) -> Transition {
+        match self.local.here {
+            Here::Verifying | Here::Unverified | Here::Resuming | Here::Reopening => self.answered_here(answer),
+            _ => self.request_stop(Via::Message, false),
+        }
+    }
+
+    /// The answer may have decided something else, and not whether the stop is true.
+    fn undecided(&self, answer: &Answer) -> Transition {
+        let mut there = match self.local.here {
+            Here::Confirming => self.nothing(),
+            _ => self.answered_here(answer),
+        };
+        if there.local.idle() {
+            return there;
+        }
+        // What would ask again at once does so later.
+        there.effects.retain(|effect| !matches!(effect, Effect::Ask { .. }) || there.local.here != Here::Confirming);
+        there.local.failures = there.local.failures.max(self.local.failures + 1);
+        if !there.effects.iter().any(|effect| matches!(effect, Effect::Wake(_))) {
+            let again = self.again_at(there.local.failures);
+            there.effects.push(Effect::Wake(again));
+        }
+        there
+    }
+
+    /// A stop in doubt is asked about in time, however long the step itself sleeps, and for no longer than it matters.
+    pub(super) fn with_doubt(&self, mut to: Transition) -> Transition {
+        let record = to.write.as_ref().map_or(self.record, |write| &write.record);
+        to.local.stop_in_doubt = to.local.stop_in_doubt.filter(|_| matters(record, to.local.here));
+        if to.local.stop_in_doubt.is_some() {
+            let again = self.again_at(to.local.failures.max(1));
+            for effect in &mut to.effects {
+                if let Effect::Wake(at) = effect {
+                    *at = again.min(*at);
+                }
+            }
+        }
+        to
+    }
+
+    /// When to ask again after so many answers in a row that decided nothing.
+    pub(super) fn again_at(&self, failures: u32) -> Timestamp {
+        later(self.view.now, ASK.after(failures, self.view.random))
+    }
+
+    /// The answer decided nothing: the same is asked again, ever more slowly.
+    pub(super) fn ask_later(&self, here: Here) -> Transition {
+        let failures = self.local.failures + 1;
+        self.knowing(|local| local.failures = failures).to(here, [Effect::Wake(self.again_at(failures))])
+    }
+
+    /// SageMaker was asked about nothing but a stop, and the step is not to be stopped.
+    fn left_alone(&self) -> Transition {
+        match self.record.status {
+            Status::Deferred => self.proceed(),
+            _ => self.to(Here::Nothing, []),
+        }
+    }
+
+    /// SageMaker shows the step closed, and that is not this worker's doing: what ran here is cleaned up after.
+    pub(super) fn closed(&self, how: Closed) -> Transition {
+        let ran = self.record.attempt > 0;
+        match self.record.status {
+            Status::New | Status::Owed => self.settle(Ending::SettledElsewhere),
+            Status::Waiting if !ran => self.settle(Ending::SettledElsewhere),
+            Status::Deferred if is_completed(self.record, how) => self.settle(Ending::SettledElsewhere),
+            _ => self.request_stop(Via::Watch, true),
+        }
+    }
+
+    /// An answer that nothing waits for but, perhaps, a step whose execution has ended.
+    ///
+    /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked for in the wrong place.
+    fn execution_end_answered(&self, answer: &Answer) -> Transition {
+        let Answer::Standing(Standing::Closed(how)) = answer else { return self.nothing() };
+        match self.local.here {
+            // Another worker has taken the claim and deferred the step since: this run ends with its next renewal.
+            Here::Running if is_completed(self.record, *how) => self.nothing(),
+            Here::Running | Here::Queued | Here::Sleeping => self.closed(*how),
+            _ => self.nothing(),
+        }
+    }
+
+    pub(super) fn verified(&self, answer: &Answer) -> Transition {
+        if self.record.status != Status::New {
+            // Another worker of the ledger has taken it since it was asked about.
+            return self.proceed();
+        }
+        let always = self.view.policy.verify == Verify::Always;
+        match answer {
+            Answer::Standing(Standing::Open { queue_url: Some(url), .. }) if !url.is_same_queue(&self.record.queue) => {
+                self.refuse("SageMaker waits for this step on another queue")
+            }
+            Answer::Standing(Standing::Open { stopping: true, .. }) => self.request_stop(Via::Watch, false),
+            Answer::Standing(Standing::Open { .. }) => self.knowing(|local| local.failures = 0).take(),
+            Answer::Standing(Standing::Closed(how)) => self.closed(*how),
+            Answer::Standing(Standing::NotFound) if always => self.refuse("SageMaker knows no such step"),
+            // It says nothing of the step, and the message has done nothing wrong.
+            Answer::Unknown(_) if always => self.ask_later(Here::Unverified),
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.take(),
+        }
+    }
+
+    pub(super) fn refuse(&self, why: &str) -> Transition {
+        self.to(Here::Nothing, [Effect::Refuse(why.to_owned())])
+    }
+}
+
+/// Somebody has completed the deferred step, as was the plan: nothing is left to clean up.
+fn is_completed(record: &Record, how: Closed) -> bool {
+    record.status == Status::Deferred && matches!(how, Closed::Succeeded | Closed::Failed)
+}
+
+/// Whether it makes a difference if a stop is true.
+fn matters(record: &Record, here: Here) -> bool {
+    let unknown = record.stop_requested.is_none() && !matches!(here, Here::Cleaning(_));
+    match record.status {
+        Status::New | Status::Claimed | Status::Waiting | Status::Deferred => unknown,
+        Status::Settled => here == Here::Reopening,
+        Status::Owed | Status::Concluded => false,
+    }
+}

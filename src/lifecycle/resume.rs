@@ -1,0 +1,122 @@
+//! Steps that go on without their message, and steps that come back although they were settled. SageMaker is asked first.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::machine::{Decision, Transition, released};
+use super::{Answer, Effect, Here, Record, Returned, Status, Urgency, Via};
+use crate::seam::Standing;
+
+impl Decision<'_> {
+    /// The ledger holds the step for whoever takes it on, and nobody has said in this life that SageMaker still waits for it.
+    pub(super) fn resumable(&self) -> bool {
+        matches!(self.record.status, Status::Waiting | Status::Claimed)
+            && !self.local.wanted
+            && self.record.stop_requested.is_none()
+            && self.foreign_until().is_none()
+    }
+
+    /// The ledger holds work for the step. A settled one may wait again, as a message said that is gone.
+    pub(super) fn found(&self) -> Transition {
+        match self.record.status {
+            Status::Settled if self.record.returned.is_some() => self.ask(Here::Reopening),
+            _ => self.proceed(),
+        }
+    }
+
+    pub(super) fn resumed(&self, answer: &Answer) -> Transition {
+        if !self.resumable() {
+            // Another worker of the ledger has gone on with it since it was asked about.
+            return self.proceed();
+        }
+        match answer {
+            Answer::Standing(Standing::Open { stopping: true, .. }) => self.request_stop(Via::Watch, false),
+            Answer::Standing(Standing::Open { .. }) => {
+                let wanted = self.knowing(|local| {
+                    local.wanted = true;
+                    local.failures = 0;
+                });
+                wanted.proceed()
+            }
+            Answer::Standing(Standing::Closed(how)) => self.closed(*how),
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.ask_later(Here::Sleeping),
+        }
+    }
+
+    /// The message of a settled step was sent later than any that was taken on: the token may have come back.
+    pub(super) fn came_back(&self, sent: Option<Timestamp>) -> Option<Timestamp> {
+        let known = self.record.sent.or(self.record.settled_at);
+        sent.filter(|sent| self.record.status == Status::Settled && known.is_none_or(|known| *sent > known))
+    }
+
+    /// Keeps what the message says in the record, where it survives all that can happen until SageMaker has answered.
+    pub(super) fn reopen(&self, sent: Timestamp, arguments: &Arc<Value>) -> Transition {
+        let asking = self.ask(Here::Reopening);
+        let returned = Some(Returned { sent, arguments: arguments.clone() });
+        if self.record.returned == returned {
+            return asking;
+        }
+        let record = Record { returned, ..self.record.clone() };
+        Transition { write: self.write(record).write, ..asking }
+    }
+
+    pub(super) fn reopened(&self, answer: &Answer) -> Transition {
+        let Some(returned) = self.record.returned.as_ref().filter(|_| self.record.status == Status::Settled) else {
+            // Another worker of the ledger was asked the same, and has decided.
+            return match self.record.status {
+                Status::Settled => self.to(Here::Nothing, [Effect::Return]),
+                _ => self.knowing(|local| local.wanted = true).proceed(),
+            };
+        };
+        match answer {
+            Answer::Standing(Standing::Open { queue_url: Some(url), .. }) if !url.is_same_queue(&self.record.queue) => {
+                self.refuse("SageMaker waits for this step on another queue")
+            }
+            Answer::Standing(Standing::Open { stopping, .. }) => self.begin_anew(returned, *stopping),
+            Answer::Standing(Standing::Closed(_)) => {
+                let record = Record { returned: None, sent: Some(returned.sent), ..self.record.clone() };
+                self.write(record).urgent(Urgency::Lazy).going(Here::Nothing, [Effect::Delete])
+            }
+            Answer::Standing(Standing::NotFound) => self.refuse("SageMaker knows no such step"),
+            Answer::Unknown(_) => self.ask_later(Here::Reopening),
+        }
+    }
+
+    /// Nothing of the step's earlier time counts.
+    fn begin_anew(&self, returned: &Returned, stopping: bool) -> Transition {
+        let old = self.record.clone();
+        let fresh = Record {
+            arguments: returned.arguments.clone(),
+            status: Status::Waiting,
+            attempt: 0,
+            resume: false,
+            not_before: None,
+            deadline: None,
+            checkpoint: None,
+            stop_requested: None,
+            outcome: None,
+            client_request_token: None,
+            ending: None,
+            last_error: None,
+            first_seen: self.view.now,
+            concluded_at: None,
+            settled_at: None,
+            sent: Some(returned.sent),
+            missing_since: None,
+            returned: None,
+            returns: old.returns + 1,
+            ..released(old)
+        };
+        let mut local = self.local;
+        local.wanted = true;
+        local.failures = 0;
+        let anew = Decision { record: &fresh, local, view: self.view };
+        let mut there = if stopping { anew.request_stop(Via::Watch, false) } else { anew.take() };
+        if there.write.is_none() {
+            there.write = anew.write(fresh.clone()).write;
+        }
+        there
+    }
+}

@@ -1,0 +1,137 @@
+//! Claims about how runs end.
+
+use super::*;
+
+#[test]
+fn an_outcome_is_frozen_before_it_is_sent_and_survives_a_crash() {
+    let mut bench = Bench::concluded();
+    let frozen = (bench.state.record.outcome.clone(), bench.state.record.client_request_token.clone());
+    assert!(frozen.0.is_some() && frozen.1.is_some());
+    bench.crash();
+    assert_eq!(bench.delivered(true), [Effect::Report]);
+    assert_eq!((bench.state.record.outcome.clone(), bench.state.record.client_request_token.clone()), frozen);
+    assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Success), Effect::Delete]);
+    assert_eq!(bench.status(), Status::Settled);
+    bench.crash();
+    assert_eq!(bench.delivered(true), [Effect::Delete]);
+}
+
+#[test]
+fn an_error_is_tried_again_after_a_growing_wait_and_then_fails_the_step() {
+    let mut bench = Bench::running();
+    let error = || Event::Ended(End::Retry { after: None, error: "no route".into() });
+    for (attempt, wait) in [(1, 10), (2, 20)] {
+        assert_eq!(bench.state.record.attempt, attempt);
+        let at = machine::later(bench.now, Duration::from_secs(wait));
+        assert_eq!(bench.feed(error()), [Effect::Wake(at)]);
+        assert_eq!(bench.status(), Status::Waiting);
+        bench.pass(Duration::from_secs(wait));
+        assert_eq!(bench.feed(Event::Woken), [Effect::AwaitSlot]);
+        assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
+    }
+    assert_eq!(bench.feed(error()), [Effect::Report]);
+    assert_eq!(bench.reason(), "gave up after 3 attempts: no route");
+}
+
+#[test]
+fn a_job_that_is_not_done_yet_counts_no_attempt_but_its_time_limit_runs_on() {
+    let mut bench = Bench::running();
+    for _ in 0..10 {
+        bench.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+        bench.pass(Duration::from_mins(5));
+        assert_eq!(bench.feed(Event::Woken), [Effect::AwaitSlot]);
+        assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
+        assert_eq!(bench.state.record.attempt, 1);
+    }
+    bench.feed(Event::Ended(End::Again(Duration::from_mins(30))));
+    bench.pass(Duration::from_mins(10));
+    assert_eq!(bench.feed(Event::DeadlineReached), [Effect::CleanUp(StopReason::TimeLimit)]);
+    assert_eq!(bench.feed(Event::Cleaned(Ok(()))), [Effect::Report]);
+    assert_eq!(bench.reason(), "the time limit of 1h was reached");
+}
+
+#[test]
+fn a_deferred_step_lets_go_of_its_message_only_once_that_is_recorded() {
+    let mut bench = Bench::running();
+    let effects = bench.feed(Event::Ended(End::Deferred));
+    assert_eq!(effects, [Effect::Finish(Ending::Deferred), Effect::Delete]);
+    assert_eq!(bench.status(), Status::Deferred);
+    bench.pass(Duration::from_hours(24));
+    assert_eq!(bench.feed(Event::Found), [Effect::Report]);
+    assert_eq!(bench.reason(), "nobody completed the deferred step within 1day");
+}
+
+#[test]
+fn a_run_that_ends_by_itself_within_its_grace_keeps_its_outcome() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Delivered(Arrival::Stop));
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.state.record.outcome, Some(Outcome::Success(Outputs::new())));
+}
+
+#[test]
+fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unless_it_has_an_outcome() {
+    let retry = End::Retry { after: None, error: "no route".into() };
+    for end in [retry, End::Again(Duration::from_secs(1)), End::Aborted, End::Deferred] {
+        let mut bench = Bench::running();
+        bench.state.record.attempt = POLICY.max_attempts;
+        bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+        assert_eq!(bench.feed(Event::Ended(end.clone())), [Effect::CleanUp(StopReason::PipelineStopped)], "{end:?}");
+    }
+    let mut bench = Bench::running();
+    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.state.record.ending, Some(Ending::Success));
+}
+
+#[test]
+fn a_checkpoint_is_kept_for_the_next_attempt() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Checkpoint(json!({"job": 7})));
+    bench.crash();
+    bench.delivered(true);
+    bench.feed(Event::SlotFree);
+    assert_eq!(bench.state.record.checkpoint, Some(Arc::new(json!({"job": 7}))));
+}
+
+#[test]
+fn a_checkpoint_of_a_run_whose_claim_is_anothers_is_refused() {
+    let mut bench = Bench::running();
+    bench.state.record.owner = Some(WorkerId("other".into()));
+    assert!(bench.try_feed(&Event::Checkpoint(json!(1))).is_err());
+}
+
+#[test]
+fn a_deferral_has_a_limit_of_its_own() {
+    let mut bench = Bench::running();
+    bench.feed(Event::Ended(End::Deferred));
+    assert_eq!(bench.state.record.deadline, Some(machine::later(bench.now, POLICY.deferred_limit)));
+}
+
+#[test]
+fn a_run_that_finishes_after_its_execution_has_ended_is_settled_without_a_report() {
+    let mut bench = Bench::running();
+    bench.feed(Event::ExecutionEnded);
+    assert_eq!(bench.answer(CLOSED)[1..], [Effect::Tell(StopReason::PipelineStopped)]);
+    let settled = ELSEWHERE;
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), settled);
+}
+
+#[test]
+fn what_the_ledger_has_frozen_without_saying_so_is_reported_whatever_has_come_since() {
+    let retry = End::Retry { after: None, error: "no route".into() };
+    for end in [End::Success(Outputs::new()), retry, End::Again(Duration::ZERO), End::Deferred, End::Aborted] {
+        let mut bench = Bench::running();
+        bench.enter(Phase::Stopping);
+        let concluded = Bench::concluded().state.record;
+        bench.state.record = concluded.clone();
+        assert_eq!(bench.feed(Event::Ended(end)), [Effect::Report]);
+        assert_eq!(bench.state.record, concluded);
+    }
+    for event in [Event::Cleaned(Ok(())), Event::CleanupAborted] {
+        let mut bench = Bench::concluded();
+        bench.state.local.here = Here::Cleaning(StopReason::TimeLimit);
+        assert_eq!(bench.feed(event), [Effect::Report]);
+        assert_eq!(bench.state.record, Bench::concluded().state.record);
+    }
+}

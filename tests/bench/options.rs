@@ -1,0 +1,66 @@
+//! What can be asked for on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures what callbackd costs, beside a bare loop on the same SDK and boto3.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+pub struct Options {
+    /// Which parts; all where none is named.
+    parts: Vec<Part>,
+    /// How often each contestant runs.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Steps of one run.
+    #[arg(long, default_value_t = 3_000)]
+    pub steps: usize,
+    /// Waiting steps whose memory is measured.
+    #[arg(long, default_value_t = 20_000)]
+    pub parked: usize,
+    /// Running steps whose memory is measured.
+    #[arg(long, default_value_t = 2_000)]
+    pub running: usize,
+    /// Settled records of a full ledger.
+    #[arg(long, default_value_t = 100_000)]
+    pub records: usize,
+    /// Where the figures of each run are written besides.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// What `cargo bench` says to every target.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Processor time, calls and commits of a step that does nothing.
+    Cost,
+    /// The same where each step is a program.
+    Exec,
+    /// The ledger alone.
+    Ledger,
+    /// From the start to the first poll.
+    Start,
+    /// The cost of a step beside few and many records.
+    Flat,
+    /// From a message to the handler: pickup, and a stop.
+    Latency,
+    /// Of an idle worker, a waiting step, a deferred one, a running one.
+    Memory,
+}
+
+impl Options {
+    /// Without `cargo bench`, as in `cargo test --benches`, it only shows that everything runs.
+    pub fn checked(self) -> Self {
+        if self.bench {
+            return self;
+        }
+        Self { rounds: 1, steps: 60, parked: 60, running: 30, records: 200, ..self }
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        if self.parts.is_empty() { Part::value_variants() } else { &self.parts }
+    }
+}

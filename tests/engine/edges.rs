@@ -1,0 +1,123 @@
+//! Where the ledger, a driver or a crowd is in the way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use callbackd::seam::{Observation, Observer};
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::bench::{Bench, until};
+
+const TOKEN: &str = "abcdefghij";
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_and_a_time_limit_are_told_to_the_run_while_the_ledger_does_not_answer() {
+    for stopped in [true, false] {
+        let mut bench = Bench::new();
+        bench.handler_config.time_limit = Duration::from_mins(2);
+        let worker = bench.start().await;
+        bench.step(TOKEN, &json!({"do": "wait"}));
+        until("its checkpoint is saved", || bench.disk.status(TOKEN).is_some() && bench.log.count("run 1") == 1).await;
+        sleep(Duration::from_secs(1)).await;
+        *bench.disk.hanging.lock().unwrap() = true;
+        if stopped {
+            bench.stop(TOKEN, &json!({"do": "wait"}));
+        }
+        let told = if stopped { "told pipeline_stopped" } else { "told time_limit" };
+        until("it is told", || bench.log.count(told) == 1).await;
+        *bench.disk.hanging.lock().unwrap() = false;
+        worker.drain_hurried().await;
+    }
+}
+
+/// Panics when the first step is started.
+#[derive(Default)]
+struct Panics(AtomicUsize);
+
+impl Observer for Panics {
+    fn observe(&self, observation: Observation<'_>) {
+        let starts = matches!(observation, Observation::StepStarted { .. });
+        assert!(!(starts && self.0.fetch_add(1, Ordering::SeqCst) == 0), "on purpose");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_that_panics_holds_up_neither_its_step_nor_any_other() {
+    let mut bench = Bench::new();
+    bench.observer = Arc::new(Panics::default());
+    let worker = bench.start().await;
+    bench.step(TOKEN, &json!({}));
+    until("its driver is gone", || worker.monitor.steps() == 0).await;
+    bench.step("klmnopqrst", &json!({}));
+    until("the other is answered", || bench.pipelines.accepted().len() == 1).await;
+    until("it is taken up again", || bench.pipelines.accepted().len() == 2).await;
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_whose_message_is_gone_goes_on_from_the_ledger_once_sagemaker_was_asked() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    let id = bench.step(TOKEN, &json!({"do": "again", "seconds": 1200}));
+    until("it waits", || bench.disk.status(TOKEN).as_deref() == Some("waiting")).await;
+    worker.drain().await;
+    bench.queue.lose(&id);
+    let asked = *bench.pipelines.asked.lock().unwrap();
+    let worker = bench.start().await;
+    until("it is answered", || bench.pipelines.accepted().len() == 1).await;
+    assert!(*bench.pipelines.asked.lock().unwrap() > asked, "SageMaker was asked first");
+    assert_eq!(bench.log.count("run 1"), 4, "the job was looked at until it was done");
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn beside_other_workers_a_step_without_its_message_is_not_started() {
+    let mut bench = Bench::new();
+    bench.queue_config.exclusive = false;
+    let worker = bench.start().await;
+    let id = bench.step(TOKEN, &json!({"do": "again", "seconds": 60}));
+    until("it waits", || bench.disk.status(TOKEN).as_deref() == Some("waiting")).await;
+    worker.drain().await;
+    bench.queue.lose(&id);
+    let worker = bench.start().await;
+    until("it is counted", || worker.monitor.queues()[0].without_message == 1).await;
+    sleep(Duration::from_hours(2)).await;
+    assert_eq!(bench.log.count("run 1"), 1);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_asks_for_another_try_during_the_drain_is_not_started_again() {
+    for arguments in
+        [json!({"do": "again after a sleep", "seconds": 5}), json!({"do": "error after a sleep", "seconds": 5})]
+    {
+        let mut bench = Bench::new();
+        bench.handler_config.retry_delay = Duration::from_millis(10);
+        bench.handler_config.retry_delay_max = Duration::from_millis(10);
+        let worker = bench.start().await;
+        bench.step(TOKEN, &arguments);
+        until("it runs", || bench.log.count("run 1") == 1).await;
+        worker.drain().await;
+        assert_eq!(bench.log.entries(), ["run 1"], "{arguments}");
+        assert_eq!(bench.queue.visible(), 1, "its message is there for whoever comes next");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receive_brings_as_many_messages_as_there_is_room_for() {
+    let mut bench = Bench::new();
+    bench.queue_config.concurrency = 10;
+    let worker = bench.start().await;
+    sleep(Duration::from_secs(1)).await;
+    let before = bench.queue.count("receive");
+    for n in 0..100 {
+        bench.step(&format!("token{n:05}"), &json!({"do": "sleep", "seconds": 1}));
+    }
+    until("all are answered", || bench.pipelines.accepted().len() == 100).await;
+    let receives = bench.queue.count("receive") - before;
+    assert!(receives <= 25, "{receives} receives for 100 steps");
+    worker.drain().await;
+}
