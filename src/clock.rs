@@ -148,11 +148,15 @@ impl std::fmt::Debug for Clock {
     }
 }
 
-fn after(at: Timestamp, passed: Duration) -> Timestamp {
+/// `at` plus `passed`, at the end of time if that is beyond it.
+#[must_use]
+pub fn after(at: Timestamp, passed: Duration) -> Timestamp {
     shifted(at, SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX))
 }
 
-fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
+/// `at` moved by so much, forward or back, within what can be told.
+#[must_use]
+pub fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
     let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
     at.checked_add(by).unwrap_or(end)
 }

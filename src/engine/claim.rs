@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+
+use crate::clock::after;
 
 /// The term of a claim, counted from when its last write was begun: that write may have taken effect at once, and others count from then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +37,6 @@ pub(crate) fn grace_of_loss(term: Option<Term>, now: Timestamp, lease: Duration)
         Some(term) => Duration::try_from(term.lost.duration_since(now)).unwrap_or(Duration::ZERO) / 2,
         None => lease / 6,
     }
-}
-
-fn after(at: Timestamp, wait: Duration) -> Timestamp {
-    SignedDuration::try_from(wait).ok().and_then(|wait| at.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::inbox::{Absent, Input};
 use super::orphans::Orphan;
 use super::shared::Shared;
 use super::watch::Kind;
+use crate::clock::after;
 use crate::ledger::{Filter, Outline};
 use crate::lifecycle::{Event, Status};
 use crate::step::CallbackToken;
@@ -117,7 +118,7 @@ impl Sweep {
             if resumes {
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Active);
             }
-            let overdue = later(now, lane.config.visibility_timeout + MARGIN);
+            let overdue = after(now, lane.config.visibility_timeout + MARGIN);
             self.shared.orphans.add(step.token, Orphan { lane: lane.index, execution: step.execution, overdue });
         }
     }
@@ -158,8 +159,4 @@ impl Sweep {
             Err(error) => tracing::warn!(%error, "old records could not be removed"),
         }
     }
-}
-
-fn later(at: Timestamp, wait: Duration) -> Timestamp {
-    SignedDuration::try_from(wait).ok().and_then(|wait| at.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned, IntoDeserializer};
 
 use super::store::{Damaged, Head, Row, StoreError, Writer};
+use crate::clock::shifted;
 use crate::lifecycle::{Record, Status, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn, QueueUrl};
 
@@ -139,11 +140,6 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
     if let Some(stop) = stop_requested {
         stop.at = shifted(stop.at, by);
     }
-}
-
-pub(super) fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
-    let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
-    at.checked_add(by).unwrap_or(end)
 }
 
 fn damaged(token: &CallbackToken, detail: String) -> Damaged {

@@ -28,7 +28,7 @@ pub use memory::Memory;
 pub use sqlite::{OpenError, Sqlite};
 pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError};
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::lifecycle::{Lease, Record, Status, WorkerId};
 use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
@@ -208,7 +208,7 @@ impl Ledger {
         Ok(self.decoded(page, |head| {
             let by = self.correction_of(&head);
             let outline = form::outline(head)?;
-            Ok(Outline { due: outline.due.map(|at| form::shifted(at, -by)), ..outline })
+            Ok(Outline { due: outline.due.map(|at| clock::shifted(at, -by)), ..outline })
         }))
     }
 
@@ -287,7 +287,7 @@ impl Ledger {
         if seen.0 != record.version {
             *seen = (record.version, now);
         }
-        let over = seen.1.checked_add(self.lease).unwrap_or(Timestamp::MAX);
+        let over = clock::after(seen.1, self.lease);
         if over > now { Lease::Until(over) } else { Lease::Over }
     }
 

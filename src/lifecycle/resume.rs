@@ -5,9 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::machine::{Decision, Transition, released};
+use super::machine::{Decision, Transition};
 use super::{Answer, Effect, Here, Record, Returned, Status, Urgency, Via};
 use crate::seam::Standing;
+use crate::step::Step;
 
 impl Decision<'_> {
     /// The ledger holds the step for whoever takes it on, and nobody has said in this life that SageMaker still waits for it.
@@ -86,28 +87,14 @@ impl Decision<'_> {
 
     /// Nothing of the step's earlier time counts.
     fn begin_anew(&self, returned: &Returned, stopping: bool) -> Transition {
-        let old = self.record.clone();
+        let old = self.record;
+        let step = Step { arguments: returned.arguments.clone(), ..old.step() };
         let fresh = Record {
-            arguments: returned.arguments.clone(),
             status: Status::Waiting,
-            attempt: 0,
-            resume: false,
-            not_before: None,
-            deadline: None,
-            checkpoint: None,
-            stop_requested: None,
-            outcome: None,
-            client_request_token: None,
-            ending: None,
-            last_error: None,
-            first_seen: self.view.now,
-            concluded_at: None,
-            settled_at: None,
             sent: Some(returned.sent),
-            missing_since: None,
-            returned: None,
             returns: old.returns + 1,
-            ..released(old)
+            version: old.version,
+            ..Record::of_message(step, old.queue.clone(), old.handler.clone(), self.view.now)
         };
         let mut local = self.local;
         local.wanted = true;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-
 use super::super::inbox::Turn;
 use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
@@ -12,6 +10,7 @@ use super::super::{ask, report};
 use super::Driver;
 use super::apply::With;
 use crate::backoff::Backoff;
+use crate::clock::after;
 use crate::handler::Task;
 use crate::lifecycle::{Effect, End, Ending, Event, Here};
 use crate::outcome::Outcome;
@@ -212,8 +211,7 @@ impl Driver {
             StopReason::LeaseLost => grace.min(self.grace_of_loss(now)),
             _ => grace,
         };
-        let until =
-            now.checked_add(SignedDuration::try_from(grace).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX);
+        let until = after(now, grace);
         self.grace = Some(self.grace.map_or(until, |before| before.min(until)));
     }
 
