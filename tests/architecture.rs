@@ -95,8 +95,8 @@ const ORDERS: &[(&str, &[&str])] = &[
         "engine",
         &[
             "config", "route", "phase", "claim", "said", "budget", "gates", "messages", "watch", "polls", "inbox",
-            "orphans", "lane", "shared", "ask", "report", "running", "driver", "dispatch", "delivery", "pollers",
-            "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
+            "moments", "orphans", "lane", "shared", "ask", "report", "running", "driver", "dispatch", "delivery",
+            "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
         ],
     ),
     (

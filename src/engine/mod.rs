@@ -1,7 +1,7 @@
 //! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes, drains.
 //!
 //! The files, in the order of use, each knowing only those before it: `config route phase claim said budget gates messages watch polls
-//! inbox orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
+//! inbox moments orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
 //! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to the drivers.
 
 pub mod config;
@@ -20,6 +20,7 @@ mod inbox;
 mod lane;
 mod looks;
 mod messages;
+mod moments;
 mod monitor;
 mod orphans;
 mod phase;
@@ -123,9 +124,9 @@ impl Engine {
             steps: inbox::Steps::default(),
             watch: watch::Watch::new(watches),
             orphans: orphans::Orphans::default(),
-            deferred: shared::Deferred::default(),
+            deferred: moments::Moments::default(),
             unseen: AtomicBool::new(true),
-            unreported: shared::Unreported::default(),
+            unreported: moments::Moments::default(),
             said: said::Said::default(),
             bodies: Budget::new(BODIES),
             phases: phase::Phases::default(),

@@ -116,7 +116,7 @@ impl Monitor {
     /// How many outcomes are not yet known to be accepted, and when the oldest was frozen.
     #[must_use]
     pub fn unreported(&self) -> (usize, Option<Timestamp>) {
-        self.0.unreported.summary()
+        (self.0.unreported.len(), self.0.unreported.first())
     }
 
     /// How many steps wait here for somebody else to complete them.

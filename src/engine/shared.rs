@@ -1,8 +1,8 @@
 //! What all tasks of the engine share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,8 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::config::HandlerConfig;
-use super::inbox::{Held, Steps};
+use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
+use super::moments::Moments;
 use super::orphans::Orphans;
 use super::phase::Phases;
 use super::said::Said;
@@ -35,8 +36,10 @@ pub(crate) struct Shared {
     pub(crate) steps: Steps,
     pub(crate) watch: Watch,
     pub(crate) orphans: Orphans,
-    pub(crate) unreported: Unreported,
-    pub(crate) deferred: Deferred,
+    /// When each outcome was frozen that SageMaker is not known to have accepted.
+    pub(crate) unreported: Moments,
+    /// When the time of each deferred step is over.
+    pub(crate) deferred: Moments,
     /// The ledger is to be looked through as a whole.
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
@@ -48,74 +51,6 @@ pub(crate) struct Shared {
     pub(crate) reaped: CancellationToken,
     /// Owns the drivers of steps and their handlers' tasks.
     pub(crate) tasks: TaskTracker,
-}
-
-/// The deferred steps of this worker's queues, and when their time is over.
-#[derive(Default)]
-pub(crate) struct Deferred(Mutex<Deferrals>);
-
-#[derive(Default)]
-struct Deferrals {
-    limits: BTreeMap<CallbackToken, Timestamp>,
-    due: BTreeSet<(Timestamp, CallbackToken)>,
-}
-
-impl Deferred {
-    pub(crate) fn add(&self, token: &CallbackToken, limit: Timestamp) {
-        let mut deferrals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = deferrals.limits.insert(token.clone(), limit) {
-            deferrals.due.remove(&(before, token.clone()));
-        }
-        deferrals.due.insert((limit, token.clone()));
-    }
-
-    pub(crate) fn remove(&self, token: &CallbackToken) {
-        let mut deferrals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(limit) = deferrals.limits.remove(token) {
-            deferrals.due.remove(&(limit, token.clone()));
-        }
-    }
-
-    /// Those whose time is over by `now`.
-    pub(crate) fn over(&self, now: Timestamp) -> Vec<CallbackToken> {
-        let deferrals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        deferrals.due.iter().take_while(|(limit, _)| *limit <= now).map(|(_, token)| token.clone()).collect()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).limits.len()
-    }
-}
-
-/// The outcomes that SageMaker is not known to have accepted, oldest first.
-#[derive(Default)]
-pub(crate) struct Unreported(Mutex<BTreeSet<(Timestamp, CallbackToken)>>, Mutex<BTreeMap<CallbackToken, Timestamp>>);
-
-impl Unreported {
-    pub(crate) fn note(&self, record: &Record) {
-        match record.concluded_at.filter(|_| record.status == Status::Concluded) {
-            Some(at) => {
-                let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-                if known.insert(record.token.clone(), at).is_none() {
-                    self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((at, record.token.clone()));
-                }
-            }
-            None => self.settled(&record.token),
-        }
-    }
-
-    pub(crate) fn settled(&self, token: &CallbackToken) {
-        let mut known = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = known.remove(token) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(at, token.clone()));
-        }
-    }
-
-    /// How many there are, and when the oldest was frozen.
-    pub(crate) fn summary(&self) -> (usize, Option<Timestamp>) {
-        let oldest_first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (oldest_first.len(), oldest_first.first().map(|(at, _)| *at))
-    }
 }
 
 impl Shared {
@@ -132,6 +67,24 @@ impl Shared {
     /// The lane that holds a message.
     pub(crate) fn lane_at(&self, held: &Held) -> &Arc<Lane> {
         &self.lanes[held.lane]
+    }
+
+    /// Gives up the place of a step without a driver. What came for it is let go of, and comes back by itself.
+    pub(crate) fn strike(&self, token: &CallbackToken, seat: &Seat) {
+        for input in std::iter::from_fn(|| seat.try_next()) {
+            if let Input::Message(delivery) = input {
+                self.lane_at(&delivery.held).messages.forget([&delivery.held.id]);
+            }
+        }
+        self.steps.strike(token);
+    }
+
+    /// Notes whether the step has an outcome that is yet to be accepted.
+    pub(crate) fn note_unreported(&self, record: &Record) {
+        match record.concluded_at.filter(|_| record.status == Status::Concluded) {
+            Some(at) => self.unreported.set(&record.token, at),
+            None => self.unreported.remove(&record.token),
+        }
     }
 
     /// The settings that apply to a step of `lane` for which `handler` is chosen.
@@ -156,7 +109,7 @@ impl Shared {
     pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
         let record = &state.record;
         match record.status {
-            Status::Deferred => self.deferred.add(&record.token, record.deadline.unwrap_or(Timestamp::MAX)),
+            Status::Deferred => self.deferred.set(&record.token, record.deadline.unwrap_or(Timestamp::MAX)),
             _ => self.deferred.remove(&record.token),
         }
         let kind = match record.status {

@@ -42,15 +42,19 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     let every = PURGE_EVERY.min(retention / 10);
     // Not at once: a clock that is wrong after a boot is corrected within minutes.
     let mut purged = Instant::now();
-    sweep.look_through(&[Status::Settled]).await;
+    let mut first = true;
     loop {
         if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
             sweep.look_through(&UNSETTLED).await;
         }
-        for token in sweep.shared.deferred.over(sweep.shared.clock.now()) {
+        for token in sweep.shared.deferred.until(sweep.shared.clock.now()) {
             wake(&sweep.shared, &token, Input::Event(Event::Found), Absent::Start).await;
         }
         sweep.resume_orphans().await;
+        // They are many, and few of them are work: what is open goes first.
+        if std::mem::take(&mut first) {
+            sweep.look_through(&[Status::Settled]).await;
+        }
         if purged.elapsed() >= every {
             purged = Instant::now();
             sweep.purge(retention).await;
@@ -103,7 +107,7 @@ impl Sweep {
         let found = match step.status {
             Status::Concluded | Status::Owed => true,
             Status::Deferred => {
-                self.shared.deferred.add(&step.token, step.due.unwrap_or(Timestamp::MAX));
+                self.shared.deferred.set(&step.token, step.due.unwrap_or(Timestamp::MAX));
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Deferred);
                 step.flagged
             }

@@ -229,7 +229,7 @@ impl Driver {
         self.left = true;
         self.leave_gates();
         self.shared.watch_for(&self.state, &mut self.watched, true);
-        self.shared.unreported.settled(token);
+        self.shared.unreported.remove(token);
         true
     }
 
@@ -273,13 +273,8 @@ impl Drop for Driver {
         self.let_go();
         self.leave_gates();
         self.shared.watch.leave(&self.state.record.execution, &self.state.record.token);
-        self.shared.unreported.settled(&self.state.record.token);
-        for input in std::iter::from_fn(|| self.seat.try_next()) {
-            if let Input::Message(delivery) = input {
-                self.shared.lane_at(&delivery.held).messages.forget([&delivery.held.id]);
-            }
-        }
-        self.shared.steps.strike(&self.state.record.token);
+        self.shared.unreported.remove(&self.state.record.token);
+        self.shared.strike(&self.state.record.token, &self.seat);
     }
 }
 

@@ -263,7 +263,7 @@ impl Driver {
     pub(super) fn show(&mut self) {
         let here = self.state.local.here;
         self.seat.show(|face| face.activity = Some(here));
-        self.shared.unreported.note(&self.state.record);
+        self.shared.note_unreported(&self.state.record);
         self.shared.watch_for(&self.state, &mut self.watched, false);
     }
 }

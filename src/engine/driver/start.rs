@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use super::super::inbox::{Input, Parked, Seat, Start, Wants};
+use super::super::inbox::{Parked, Seat, Start, Wants};
 use super::super::lane::Lane;
 use super::super::shared::Shared;
 use super::Driver;
@@ -140,11 +140,6 @@ impl Drop for Place {
         for held in self.parked.iter().flat_map(|row| &row.messages) {
             self.shared.lane_at(held).messages.forget([&held.id]);
         }
-        for input in std::iter::from_fn(|| self.seat.try_next()) {
-            if let Input::Message(delivery) = input {
-                self.shared.lane_at(&delivery.held).messages.forget([&delivery.held.id]);
-            }
-        }
-        self.shared.steps.strike(&self.token);
+        self.shared.strike(&self.token, &self.seat);
     }
 }

@@ -1,0 +1,81 @@
+//! Steps by a moment of theirs, earliest first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::step::CallbackToken;
+
+/// One moment for each step that is in it.
+#[derive(Default)]
+pub(crate) struct Moments(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    of: BTreeMap<CallbackToken, Timestamp>,
+    in_order: BTreeSet<(Timestamp, CallbackToken)>,
+}
+
+impl Moments {
+    pub(crate) fn set(&self, token: &CallbackToken, at: Timestamp) {
+        let mut table = self.lock();
+        if table.of.get(token) == Some(&at) {
+            return;
+        }
+        table.remove(token);
+        table.of.insert(token.clone(), at);
+        table.in_order.insert((at, token.clone()));
+    }
+
+    pub(crate) fn remove(&self, token: &CallbackToken) {
+        self.lock().remove(token);
+    }
+
+    /// Those whose moment has come by `now`.
+    pub(crate) fn until(&self, now: Timestamp) -> Vec<CallbackToken> {
+        let table = self.lock();
+        table.in_order.iter().take_while(|(at, _)| *at <= now).map(|(_, token)| token.clone()).collect()
+    }
+
+    /// The earliest moment.
+    pub(crate) fn first(&self) -> Option<Timestamp> {
+        self.lock().in_order.first().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().of.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn remove(&mut self, token: &CallbackToken) {
+        if let Some(at) = self.of.remove(token) {
+            self.in_order.remove(&(at, token.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_one_moment_and_the_earliest_come_first() {
+        let (a, b): (CallbackToken, CallbackToken) =
+            ("aaaaaaaaaa".parse().expect("a token"), "bbbbbbbbbb".parse().expect("a token"));
+        let at = |seconds| Timestamp::from_second(seconds).expect("in range");
+        let moments = Moments::default();
+        moments.set(&a, at(3));
+        moments.set(&b, at(2));
+        moments.set(&a, at(1));
+        assert_eq!((moments.len(), moments.first()), (2, Some(at(1))));
+        assert_eq!(moments.until(at(2)), [a.clone(), b]);
+        moments.remove(&a);
+        assert_eq!((moments.len(), moments.first()), (1, Some(at(2))));
+    }
+}
