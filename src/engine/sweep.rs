@@ -42,7 +42,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     let every = PURGE_EVERY.min(retention / 10);
     // Not at once: a clock that is wrong after a boot is corrected within minutes.
     let mut purged = Instant::now();
-    let mut first = true;
+    sweep.look_through(&[Status::Settled]).await;
     loop {
         if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
             sweep.look_through(&UNSETTLED).await;
@@ -51,10 +51,6 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
             wake(&sweep.shared, &token, Input::Event(Event::Found), Absent::Start).await;
         }
         sweep.resume_orphans().await;
-        // They are many, and few of them are work: what is open goes first.
-        if std::mem::take(&mut first) {
-            sweep.look_through(&[Status::Settled]).await;
-        }
         if purged.elapsed() >= every {
             purged = Instant::now();
             sweep.purge(retention).await;
