@@ -107,7 +107,7 @@ impl Source {
     /// Puts the raw text of a variable where its name says. What is to be a number is read as one only when it is decoded, so that
     /// account ids keep their leading zeros.
     fn overlay(&mut self, variable: &str, text: String) -> Result<(), Mistakes> {
-        let segments: Vec<String> = variable[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        let segments = segments(&variable[PREFIX.len()..]);
         let mut key = String::new();
         let mut at = &mut self.tree;
         for segment in &segments {
@@ -146,4 +146,30 @@ impl Source {
         self.variables.insert(key, variable.to_owned());
         Ok(())
     }
+}
+
+/// The keys that a variable's name leads through. Keys of ours are in lower case; those of maps whose keys are the user's own are as they
+/// are written, and a variable for programs has all of the rest as its name.
+fn segments(name: &str) -> Vec<String> {
+    let mut segments: Vec<String> = Vec::new();
+    let mut rest = Some(name);
+    while let Some(left) = rest {
+        let path: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let (segment, after) = left.split_once("__").map_or((left, None), |(segment, after)| (segment, Some(after)));
+        rest = match path[..] {
+            ["handlers", _, "settings", "env"] => {
+                segments.push(left.to_owned());
+                None
+            }
+            ["queues", _, "routes", _, "arguments", ..] => {
+                segments.push(segment.to_owned());
+                after
+            }
+            _ => {
+                segments.push(segment.to_ascii_lowercase());
+                after
+            }
+        };
+    }
+    segments
 }

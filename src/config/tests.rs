@@ -216,6 +216,37 @@ fn a_container_needs_no_file() {
 }
 
 #[test]
+fn keys_that_are_the_users_own_keep_their_case() {
+    let file = "
+        [[queues]]
+        url = 'https://sqs.us-east-1.amazonaws.com/012345678901/q'
+        [[queues.routes]]
+        arguments = { Task = 'spark' }
+        handler = 'work'
+        [handlers.work]
+        type = 'exec'
+        [handlers.work.settings]
+        command = ['/bin/true']
+        env = { STAGE = 'test' }
+    ";
+    let loaded = with_env(
+        file,
+        &[
+            ("CALLBACKD_HANDLERS__WORK__SETTINGS__ENV__STAGE", "production"),
+            ("CALLBACKD_HANDLERS__WORK__SETTINGS__ENV__http_proxy", "none"),
+            ("CALLBACKD_HANDLERS__WORK__SETTINGS__ENV__A__B", "c"),
+            ("CALLBACKD_HANDLERS__WORK__SETTINGS__POLL_INTERVAL", "5s"),
+            ("CALLBACKD_QUEUES__0__ROUTES__0__ARGUMENTS__Task", "train"),
+        ],
+    )
+    .expect("valid");
+    let settings = &loaded.config.handlers["work"].settings;
+    assert_eq!(settings["env"], serde_json::json!({ "A__B": "c", "STAGE": "production", "http_proxy": "none" }));
+    assert_eq!(settings["poll_interval"], "5s");
+    assert_eq!(serde_json::json!(loaded.config.queues[0].routes[0].arguments), serde_json::json!({ "Task": "train" }));
+}
+
+#[test]
 fn a_mistake_in_the_environment_names_its_variable() {
     let error = with_env(LEAST, &[("CALLBACKD_QUEUES__0__CONCURRENCY", "many"), ("CALLBACKD_WROKER__ID", "x")])
         .expect_err("mistakes");

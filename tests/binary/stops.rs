@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::sagemaker::{FAILURE, LIST, SUCCESS};
@@ -40,15 +41,62 @@ async fn a_stop_is_answered_with_success_where_that_is_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_ends_by_itself_within_the_grace_keeps_its_outcome() {
+async fn a_program_that_exits_after_sigterm_has_no_outcome_and_is_cleaned_up_after() {
+    for exit in [0, 1] {
+        let script = format!(
+            "trap 'cat $STEP_STOP_FILE > $FOLDER/why; exit {exit}' TERM; sleep 300 & echo > $FOLDER/ready; wait"
+        );
+        let scene = Scene::new(&script).await;
+        let step = scene.step_sent().await;
+        let _daemon = scene.start(&scene.config().with("handlers.job.stop_grace", "30s"));
+        until("it runs", async || scene.path("ready").exists()).await;
+        scene.stop(&step).await;
+        assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
+        assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
+        assert_eq!(scene.lines("why"), ["pipeline_stopped"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ends_within_the_grace_keeps_its_outcome_where_that_is_set() {
     let scene =
         Scene::new("trap 'echo saved=yes >> $STEP_OUTPUT; exit 0' TERM; sleep 300 & echo > $FOLDER/ready; wait").await;
     let step = scene.step_sent().await;
-    let _daemon = scene.start(&scene.config().with("handlers.job.stop_grace", "30s"));
+    let config = scene.config().with("handlers.job.stop_grace", "30s");
+    let _daemon = scene.start(&config.with("handlers.job.settings.exit_after_sigterm", "kept"));
     until("it runs", async || scene.path("ready").exists()).await;
     scene.stop(&step).await;
     assert_eq!(scene.answered_once(&step).await.outputs(), json!({ "saved": "yes" }));
     assert_eq!(scene.cleanups(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_exits_after_sigterm_at_the_time_limit_is_cleaned_up_after() {
+    let scene = Scene::new("trap 'exit 0' TERM; sleep 300 & echo > $FOLDER/ready; wait").await;
+    let step = scene.step_sent().await;
+    let _daemon =
+        scene.start(&scene.config().with("handlers.job.time_limit", "2s").with("handlers.job.stop_grace", "30s"));
+    assert!(scene.answered_once(&step).await.reason().contains("the time limit of 2s was reached"));
+    assert_eq!(scene.cleanups(), [step.cleaned("time_limit")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_exits_after_sigterm_at_a_shutdown_goes_on_in_the_next_life() {
+    for exit in [0, 1] {
+        let first = format!("trap 'exit {exit}' TERM; sleep 300 & echo > $FOLDER/ready; wait");
+        let scene = Scene::new(&format!("[ ! -e $FOLDER/told ] || end 0; {first}")).await;
+        let step = scene.step_sent().await;
+        let config = scene.config().with("handlers.job.stop_grace", "30s").with("worker.drain_timeout", "0s");
+        let mut daemon = scene.start(&config);
+        until("it runs", async || scene.path("ready").exists()).await;
+        scene.open("told");
+        daemon.signal(Signal::SIGTERM);
+        until("it has ended", async || daemon.ended().is_some()).await;
+        assert!(scene.sagemaker.reports(&step.token).is_empty(), "exit {exit} after our signal is no outcome");
+        let _next = scene.start(&config);
+        assert!(scene.answered_once(&step).await.outputs()["ended"].is_string());
+        assert_eq!(scene.runs(), [step.attempt(1), step.attempt(1)]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use serde_json::Value;
 
+use crate::handler::StopReason;
 use crate::outcome::{InvalidOutput, Outputs};
 
 /// The directory of one run; removed with everything in it when dropped.
@@ -68,6 +69,19 @@ impl Workspace {
 
     pub(super) fn checkpoint(&self) -> PathBuf {
         self.directory.join("checkpoint")
+    }
+
+    pub(super) fn stop_file(&self) -> PathBuf {
+        self.directory.join("stop")
+    }
+
+    /// Leaves the reason where a program looks that wants to know why it is told to end; all of it or nothing is seen there.
+    pub(super) fn tell(&self, reason: StopReason) {
+        let draft = self.directory.join("stop.draft");
+        let told = fs::write(&draft, reason.as_str()).and_then(|()| fs::rename(&draft, self.stop_file()));
+        if let Err(error) = told {
+            tracing::warn!(%error, "STEP_STOP_FILE could not be written; the program gets the signal alone");
+        }
     }
 
     /// What the program wrote to `$STEP_OUTPUT`.

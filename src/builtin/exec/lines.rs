@@ -1,20 +1,117 @@
 //! What a program says, line by line into the log, and the end of it kept.
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::time::{Instant, sleep_until};
 
 /// Longer lines are logged in pieces.
 const LINE: usize = 8 * 1024;
 /// Enough for any reason; a step's reason has room for 256 characters of it.
 const TAIL: usize = 8 * 1024;
+/// What a step may have logged in each second: more than anybody reads, and with a hundred programs that say too much at once still
+/// less than a disk takes.
+const BUDGET: usize = 256 * 1024;
+const WINDOW: Duration = Duration::from_secs(1);
+/// What a line's time, token and the like take in the log, however short it is.
+const FRAME: usize = 256;
 
-/// Logs a stream to its end, whatever its size and encoding, and returns the end of what it said.
-pub(super) async fn log(stream: impl AsyncRead + Unpin, name: &'static str, tail: &mut VecDeque<u8>) {
+/// How much more of what one run says is logged in this second, whichever stream it comes from.
+pub(super) struct Budget(Mutex<Window>);
+
+struct Window {
+    until: Instant,
+    left: usize,
+    /// What was not logged, and is yet to be said: lines, and bytes of them.
+    unlogged: (u64, u64),
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Window { until: Instant::now() + WINDOW, left: BUDGET, unlogged: (0, 0) }))
+    }
+
+    /// Whether a line of so many bytes is logged. If not, it is counted.
+    fn take(&self, bytes: usize) -> bool {
+        self.turn();
+        let mut window = self.lock();
+        match window.left.checked_sub(bytes + FRAME) {
+            Some(left) => {
+                window.left = left;
+                true
+            }
+            None => {
+                window.left = 0;
+                window.unlogged.0 += 1;
+                window.unlogged.1 += bytes as u64;
+                false
+            }
+        }
+    }
+
+    /// Begins a new window, if the last is over.
+    fn turn(&self) {
+        let now = Instant::now();
+        let mut window = self.lock();
+        if window.until <= now {
+            let last = std::mem::replace(&mut *window, Window { until: now + WINDOW, left: BUDGET, unlogged: (0, 0) });
+            drop(window);
+            say(last.unlogged);
+        }
+    }
+
+    /// Resolves when a window is over of which not all was logged. Cancel safe.
+    async fn over(&self) {
+        let until = {
+            let window = self.lock();
+            (window.unlogged != (0, 0)).then_some(window.until)
+        };
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says what of the last second was not logged.
+impl Drop for Budget {
+    fn drop(&mut self) {
+        say(std::mem::take(&mut self.lock().unlogged));
+    }
+}
+
+fn say((lines, bytes): (u64, u64)) {
+    if lines > 0 {
+        tracing::warn!(
+            lines,
+            bytes,
+            "the program says more than {} KiB a second; the rest of this second is not logged",
+            BUDGET / 1024
+        );
+    }
+}
+
+/// Logs a stream to its end, whatever its size and encoding, as far as the budget goes, and returns the end of what it said.
+pub(super) async fn log(stream: impl AsyncRead + Unpin, name: &'static str, tail: &mut VecDeque<u8>, budget: &Budget) {
     let mut reader = BufReader::with_capacity(LINE, stream);
     let mut line: Vec<u8> = Vec::new();
-    // A stream that cannot be read has nothing more to say.
-    while let Ok(chunk) = reader.fill_buf().await {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = reader.fill_buf() => chunk,
+            () = budget.over() => {
+                budget.turn();
+                continue;
+            }
+        };
+        // A stream that cannot be read has nothing more to say.
+        let Ok(chunk) = chunk else { break };
         if chunk.is_empty() {
             break;
         }
@@ -26,18 +123,20 @@ pub(super) async fn log(stream: impl AsyncRead + Unpin, name: &'static str, tail
         keep(tail, &chunk[..taken + usize::from(whole)]);
         reader.consume(taken + usize::from(whole));
         if whole || line.len() == LINE {
-            tell(name, &line);
+            tell(name, &line, budget);
             line.clear();
         }
     }
     if !line.is_empty() {
-        tell(name, &line);
+        tell(name, &line, budget);
     }
 }
 
-fn tell(stream: &'static str, line: &[u8]) {
-    let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-    tracing::info!(target: "callbackd::program", stream, "{line}");
+fn tell(stream: &'static str, line: &[u8], budget: &Budget) {
+    if budget.take(line.len()) {
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+        tracing::info!(target: "callbackd::program", stream, "{line}");
+    }
 }
 
 fn keep(tail: &mut VecDeque<u8>, bytes: &[u8]) {
@@ -50,4 +149,30 @@ pub(super) fn text(tail: VecDeque<u8>) -> String {
     let bytes = Vec::from(tail);
     let begin = bytes.iter().position(|byte| byte & 0xC0 != 0x80).unwrap_or(0);
     String::from_utf8_lossy(&bytes[begin..]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_of_output_is_logged_as_far_as_its_budget_goes_and_the_rest_is_counted() {
+        let budget = Budget::new();
+        let logged = (0..100_000).filter(|_| budget.take(1)).count();
+        assert_eq!(logged, BUDGET / (1 + FRAME));
+        let unlogged = 100_000 - logged as u64;
+        assert_eq!(budget.lock().unlogged, (unlogged, unlogged));
+        budget.over().await;
+        assert!(budget.take(LINE), "a new second has begun");
+        assert_eq!(budget.lock().unlogged, (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_what_was_said_is_kept_whether_it_was_logged_or_not() {
+        let said = (0..100_000).map(|n| format!("{n}\n")).collect::<Vec<_>>().concat();
+        let mut tail = VecDeque::new();
+        let budget = Budget::new();
+        log(said.as_bytes(), "stderr", &mut tail, &budget).await;
+        assert!(budget.lock().unlogged.0 > 0 && text(tail).ends_with("\n99998\n99999\n"));
+    }
 }

@@ -13,11 +13,12 @@ mod spawner;
 
 use std::os::unix::process::ExitStatusExt;
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use files::{FileError, outputs_of};
-pub use settings::{Settings, SettingsError};
+pub use settings::{AfterSigterm, Settings, SettingsError};
 
 use self::files::Workspace;
 use self::group::Group;
@@ -51,8 +52,7 @@ impl Exec {
     /// # Errors
     /// [`SettingsError`] where the program cannot be run as the settings say.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        settings.check()?;
-        Ok(Self { settings })
+        Ok(Self { settings: settings.checked()? })
     }
 
     /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when this returns.
@@ -67,6 +67,9 @@ impl Exec {
         let workspace = Workspace::new(saved.file.as_deref()).map_err(|error| {
             HandlerError::retry(format_args!("no directory for STEP_OUTPUT could be made: {error}; look at $TMPDIR"))
         })?;
+        if let Some(reason) = cx.stop_reason().filter(|_| purpose == Purpose::Cleanup) {
+            workspace.tell(reason);
+        }
         let saved = Saved { workspace: Some(workspace.name()), ..saved };
         let command = settings::command(&self.settings, command, cx, &workspace);
         let begun = |group| Saved { group: Some(group), ..saved.clone() };
@@ -74,6 +77,15 @@ impl Exec {
         let saved = begun(program.group().clone());
         let ended = program.end(cx, purpose, stdin(cx), &workspace, saved).await;
         Ok((ended, workspace))
+    }
+
+    /// Whether the program's end says what its work came to. One that was told to end may have left off anywhere.
+    fn is_its_own(&self, ended: &Ended) -> bool {
+        match self.settings.exit_after_sigterm {
+            _ if ended.killed => false,
+            AfterSigterm::Ignored => !ended.told,
+            AfterSigterm::Kept => !ended.told || !ended.is_terminated(),
+        }
     }
 
     fn completion(&self, workspace: &Workspace) -> HandlerResult {
@@ -90,8 +102,7 @@ impl Handler for Exec {
 
     async fn run(&self, cx: Context, _: Value) -> HandlerResult {
         let (ended, workspace) = self.call(&cx, Purpose::Run, &self.settings.command).await?;
-        if ended.by_us {
-            // It had no say in how it ended, so this is no outcome.
+        if !self.is_its_own(&ended) {
             return Err(HandlerError::retry("the program was stopped"));
         }
         match ended.status.code() {
@@ -119,6 +130,11 @@ impl Handler for Exec {
 }
 
 impl Ended {
+    /// It, or the program in it where it is a shell, died of SIGTERM.
+    fn is_terminated(&self) -> bool {
+        self.status.signal() == Some(Signal::SIGTERM as i32) || self.status.code() == Some(128 + Signal::SIGTERM as i32)
+    }
+
     /// How the program ended, and what it said last.
     fn reason(&self) -> Reason {
         let how = match (self.status.code(), self.status.signal()) {

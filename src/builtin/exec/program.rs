@@ -34,8 +34,10 @@ pub(super) enum Purpose {
 /// How a program ended.
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
-    /// It ended because we told or made it to.
-    pub(super) by_us: bool,
+    /// It was told to end before it did.
+    pub(super) told: bool,
+    /// It was made to end.
+    pub(super) killed: bool,
     /// The end of what it said there.
     pub(super) stderr: String,
 }
@@ -44,8 +46,6 @@ pub(super) struct Ended {
 const LOOK: Duration = Duration::from_millis(500);
 /// Once the group is gone, only a process that left it can hold its streams open; it is not waited for.
 const STREAMS: Duration = Duration::from_secs(1);
-/// What a shell exits with when the program in it died by SIGTERM.
-const TERMINATED: i32 = 128 + 15;
 
 /// A group that is killed when this is dropped, unless it has ended: its number may be another's then.
 struct Killed {
@@ -103,6 +103,7 @@ impl Program {
     ) -> Ended {
         let (mut out, mut err) = (VecDeque::new(), VecDeque::new());
         let (feed, stdout, stderr) = (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
+        let budget = lines::Budget::new();
         let feeding = async move {
             if let Some(mut feed) = feed {
                 // A program need not read what it is given.
@@ -111,12 +112,12 @@ impl Program {
         };
         let logging_out = async {
             if let Some(stdout) = stdout {
-                lines::log(stdout, "stdout", &mut out).await;
+                lines::log(stdout, "stdout", &mut out, &budget).await;
             }
         };
         let logging_err = async {
             if let Some(stderr) = stderr {
-                lines::log(stderr, "stderr", &mut err).await;
+                lines::log(stderr, "stderr", &mut err, &budget).await;
             }
         };
         let mut streams = Box::pin(async { tokio::join!(feeding, logging_out, logging_err) });
@@ -129,10 +130,16 @@ impl Program {
         let status = loop {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
+                biased;
                 status = self.child.wait() => break status,
                 _ = &mut streams, if streaming => streaming = false,
                 reason = cx.stopping(), if told.is_none() && purpose == Purpose::Run => {
+                    // It may have ended by itself, and nobody has looked yet.
+                    if let Ok(Some(status)) = self.child.try_wait() {
+                        break Ok(status);
+                    }
                     tracing::info!(reason = reason.as_str(), "telling the program to end");
+                    workspace.tell(reason);
                     self.group.group.signal(Signal::SIGTERM);
                     told = Some(Instant::now());
                 }
@@ -157,8 +164,7 @@ impl Program {
             tracing::error!(%error, "the program's exit status could not be had");
             ExitStatus::from_raw(1 << 8)
         });
-        let terminated = status.signal() == Some(Signal::SIGTERM as i32) || status.code() == Some(TERMINATED);
-        Ended { by_us: killed || told.is_some() && terminated, status, stderr: lines::text(err) }
+        Ended { told: told.is_some(), killed, status, stderr: lines::text(err) }
     }
 }
 

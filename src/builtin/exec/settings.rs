@@ -39,6 +39,20 @@ pub struct Settings {
     /// An exit with 0 means that somebody else will complete the step.
     #[serde(default)]
     pub deferred: bool,
+    /// What the exit of a program is worth that was told to end.
+    #[serde(default)]
+    pub exit_after_sigterm: AfterSigterm,
+}
+
+/// What an exit after our SIGTERM counts for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterSigterm {
+    /// Nothing, whatever its status: at a shutdown the step is given back, after a stop or the time limit it is cleaned up after.
+    #[default]
+    Ignored,
+    /// What the same exit counts for otherwise, unless it died of the signal.
+    Kept,
 }
 
 /// A program cannot be run as the settings say.
@@ -72,7 +86,18 @@ fn minute() -> Duration {
 }
 
 impl Settings {
-    pub(super) fn check(&self) -> Result<(), SettingsError> {
+    /// The settings as they hold wherever a program changes to; checked.
+    pub(super) fn checked(mut self) -> Result<Self, SettingsError> {
+        if let Some(directory) = &mut self.working_dir
+            && let Ok(absolute) = std::path::absolute(&*directory)
+        {
+            *directory = absolute;
+        }
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
         if let Some(directory) = &self.working_dir
             && !directory.is_dir()
         {
@@ -141,6 +166,7 @@ pub(super) fn command(settings: &Settings, line: &[String], cx: &Context, worksp
     command.env("STEP_PIPELINE", cx.pipeline()).env("STEP_QUEUE_URL", cx.queue_url());
     command.env("STEP_ATTEMPT", cx.attempt().to_string());
     command.env("STEP_OUTPUT", workspace.output()).env("STEP_CHECKPOINT", workspace.checkpoint());
+    command.env("STEP_STOP_FILE", workspace.stop_file());
     if let Some(reason) = cx.stop_reason() {
         command.env("STEP_STOP_REASON", OsStr::new(reason.as_str()));
     }

@@ -128,6 +128,7 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
         "STEP_OUTPUT",
         "STEP_PIPELINE",
         "STEP_QUEUE_URL",
+        "STEP_STOP_FILE",
         "STEP_TOKEN",
     ];
     assert_eq!(names, wants);
@@ -199,24 +200,69 @@ async fn nothing_of_the_group_outlives_the_program() {
 }
 
 #[tokio::test]
-async fn a_told_program_that_dies_of_it_has_no_outcome_and_one_that_ends_by_itself_does() {
-    for (script, keeps) in [
-        ("echo $$ > $DIR/pid; sleep 600", false),
-        ("trap 'kill $!; exit 143' TERM; sleep 600 & echo $$ > $DIR/pid; wait", false),
-        // A shell that starts a program when it is signalled can lose the signal, so these wait.
-        ("trap 'echo done=1 > $STEP_OUTPUT; exit 0' TERM; sleep 600 & echo $$ > $DIR/pid; wait", true),
+async fn what_a_told_program_exits_with_is_no_outcome_unless_it_is_to_be_kept() {
+    // A shell that starts a program when it is signalled can lose the signal, so these wait.
+    let trapped = |exit: &str| format!("trap 'kill $!; {exit}' TERM; sleep 600 & echo $$ > $DIR/pid; wait");
+    let (success, failure) = ("echo done=1 > $STEP_OUTPUT; exit 0", "exit 1");
+    for (script, setting, comes_to) in [
+        ("echo $$ > $DIR/pid; sleep 600".to_owned(), "ignored", "nothing"),
+        (trapped(success), "ignored", "nothing"),
+        (trapped(failure), "ignored", "nothing"),
+        (trapped("exit 76"), "ignored", "nothing"),
+        ("echo $$ > $DIR/pid; sleep 600".to_owned(), "kept", "nothing"),
+        (trapped("exit 143"), "kept", "nothing"),
+        (trapped(success), "kept", "success"),
+        (trapped(failure), "kept", "failure"),
     ] {
         let bench = Bench::new();
-        let running = bench.exec(script);
+        let running = bench.with(json!({
+            "command": ["/bin/sh", "-c", script], "env": {"DIR": bench.directory.path()}, "exit_after_sigterm": setting,
+        }));
         let run = running.run(bench.cx(), Value::Null);
         let tell = async {
             bench.pid("pid").await;
-            bench.stop.send_replace(Some(StopReason::PipelineStopped));
+            bench.stop.send_replace(Some(StopReason::Shutdown));
         };
         let (result, ()) = tokio::join!(run, tell);
-        assert_eq!(result.is_ok(), keeps, "{script}: {result:?}");
-        assert!(keeps || !result.expect_err("no outcome").is_permanent());
+        let came_to = match &result {
+            Ok(Completion::Success(outputs)) if outputs.get("done") == Some("1") => "success",
+            Err(error) if error.is_permanent() => "failure",
+            Err(_) => "nothing",
+            Ok(_) => "else",
+        };
+        assert_eq!(came_to, comes_to, "{script}, {setting}: {result:?}");
     }
+}
+
+#[tokio::test]
+async fn the_reason_of_a_stop_is_there_before_its_signal() {
+    for reason in [StopReason::PipelineStopped, StopReason::Shutdown, StopReason::TimeLimit, StopReason::LeaseLost] {
+        let bench = Bench::new();
+        let script = "test ! -e $STEP_STOP_FILE || exit 3; trap 'kill $!; cat $STEP_STOP_FILE > $DIR/reason; exit 0' TERM; \
+                      sleep 600 & echo $$ > $DIR/pid; wait";
+        let running = bench.exec(script);
+        let tell = async {
+            bench.pid("pid").await;
+            bench.stop.send_replace(Some(reason));
+        };
+        let (result, ()) = tokio::join!(running.run(bench.cx(), Value::Null), tell);
+        assert!(!result.expect_err("no outcome").is_permanent());
+        assert_eq!(fs::read_to_string(bench.path("reason")).expect("reason"), reason.as_str());
+    }
+}
+
+#[tokio::test]
+async fn a_program_of_a_relative_directory_is_found_where_it_runs() {
+    let bench = Bench::new();
+    let here = std::env::current_dir().expect("here");
+    let up = "../".repeat(here.components().count() - 1);
+    let relative = Path::new(&up).join(bench.directory.path().strip_prefix("/").expect("absolute"));
+    fs::create_dir(bench.path("bin")).expect("created");
+    fs::write(bench.path("bin/run"), "#!/bin/sh\npwd > where\n").expect("written");
+    fs::set_permissions(bench.path("bin/run"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let exec = bench.with(json!({ "command": ["bin/run"], "working_dir": relative }));
+    exec.run(bench.cx(), Value::Null).await.expect("it runs");
+    assert_eq!(Path::new(fs::read_to_string(bench.path("where")).expect("where").trim()), bench.directory.path());
 }
 
 #[tokio::test]
