@@ -92,6 +92,11 @@ mod systemd {
     }
 
     #[test]
+    fn the_unit_starts_once_the_clock_is_right() {
+        assert!(setting("After").split(' ').any(|unit| unit == "time-sync.target"));
+    }
+
+    #[test]
     fn bad_configuration_is_not_started_again_and_all_else_is() {
         assert_eq!(setting("Restart"), "always");
         assert!(setting("RestartPreventExitStatus").split(' ').any(|status| status == "78"));

@@ -13,11 +13,13 @@ mod steps;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Loaded, Mistakes};
 use crate::handler::Registry;
+use crate::observe;
 
 /// Answers Amazon SageMaker Pipelines' callback steps.
 #[derive(Parser)]
@@ -107,10 +109,11 @@ pub fn main(registry: &Registry) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return end(Err(Failure::Runtime(format!("the runtime could not be started: {error}")))),
     };
+    let is_daemon = matches!(arguments.command, Command::Run);
     let ended = runtime.block_on(perform(arguments, registry));
     // A handler that blocks its thread must not keep the process from ending: its step is released already.
     runtime.shutdown_background();
-    end(ended)
+    if is_daemon { end_daemon(ended) } else { end(ended) }
 }
 
 async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, Failure> {
@@ -129,17 +132,29 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
     }
 }
 
+/// How long the end of the daemon waits for whoever reads its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 fn end(ended: Result<ExitCode, Failure>) -> ExitCode {
+    let (code, complaint) = told(ended);
+    if let Some(complaint) = complaint {
+        complain(complaint);
+    }
+    code
+}
+
+/// [`end`], even if nobody reads stderr: the service manager waits for the exit.
+fn end_daemon(ended: Result<ExitCode, Failure>) -> ExitCode {
+    let (code, complaint) = told(ended);
+    observe::log::end(complaint.map(complained).as_deref(), LAST_LINES);
+    code
+}
+
+fn told(ended: Result<ExitCode, Failure>) -> (ExitCode, Option<String>) {
     match ended {
-        Ok(code) => code,
-        Err(Failure::Runtime(text)) => {
-            complain(&text);
-            ExitCode::FAILURE
-        }
-        Err(Failure::Configuration(text)) => {
-            complain(&text);
-            ExitCode::from(78)
-        }
+        Ok(code) => (code, None),
+        Err(Failure::Runtime(text)) => (ExitCode::FAILURE, Some(text)),
+        Err(Failure::Configuration(text)) => (ExitCode::from(78), Some(text)),
     }
 }
 
@@ -152,7 +167,11 @@ fn say(line: impl Display) {
 /// Prints an error to standard error.
 fn complain(text: impl Display) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr().lock(), "callbackd: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", complained(text));
+}
+
+fn complained(text: impl Display) -> String {
+    format!("callbackd: {text}")
 }
 
 /// Text from outside, without what a terminal would act on.

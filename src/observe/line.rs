@@ -6,14 +6,12 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
@@ -32,21 +30,41 @@ pub enum Form {
 
 /// Writes each event as one line: the time (RFC 3339, UTC), the level, where it comes from, the message, the fields of the spans
 /// around it from the outermost in, its own fields. Where a name occurs twice the innermost value is written.
-pub struct Lines<W> {
+pub struct Lines<O> {
     form: Form,
-    out: W,
+    out: O,
 }
 
-impl<W> Lines<W> {
-    pub fn new(form: Form, out: W) -> Self {
+/// Where lines go.
+pub trait Out: Send + Sync + 'static {
+    /// Takes a line, with its line feed, or loses it; it must not block.
+    fn put(&self, line: &str, level: Level);
+}
+
+impl<O> Lines<O> {
+    pub fn new(form: Form, out: O) -> Self {
         Self { form, out }
     }
 }
 
-impl<S, W> Layer<S> for Lines<W>
+/// The line of the log's own that stands where so many were dropped.
+pub(super) fn gap(form: Form, dropped: u64) -> String {
+    let mut fields = Fields::default();
+    fields.set("dropped", Value::Plain(dropped.to_string()));
+    let text = "lines of the log were dropped here: they came faster than whoever reads stderr takes them";
+    Line {
+        at: Timestamp::now(),
+        level: Level::WARN,
+        target: module_path!().to_owned(),
+        message: text.to_owned(),
+        fields,
+    }
+    .written(form)
+}
+
+impl<S, O: Out> Layer<S> for Lines<O>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    W: for<'w> MakeWriter<'w> + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
@@ -71,18 +89,18 @@ where
                 fields.extend(of_span);
             }
         }
+        fields.text = Text::Awaited;
         event.record(&mut fields);
+        let level = *event.metadata().level();
         let line = Line {
             at: Timestamp::now(),
-            level: *event.metadata().level(),
+            level,
             // What comes through the `log` crate brings its own.
             target: fields.take("log.target").unwrap_or_else(|| event.metadata().target().to_owned()),
-            message: fields.take("message").unwrap_or_default(),
+            message: fields.text.take(),
             fields,
         };
-        let text = line.written(self.form);
-        // There is nowhere to tell that the log cannot be written.
-        let _ = self.out.make_writer_for(event.metadata()).write_all(text.as_bytes());
+        self.out.put(&line.written(self.form), level);
     }
 }
 
@@ -110,7 +128,7 @@ impl Line {
         push_quoted(out, &self.target);
         out.push_str(",\"message\":");
         push_quoted(out, &self.message);
-        for (name, value) in &self.fields.0 {
+        for (name, value) in &self.fields.all {
             out.push(',');
             if matches!(*name, "timestamp" | "level" | "target") {
                 push_quoted(out, &format!("field_{name}"));
@@ -132,7 +150,7 @@ impl Line {
         push_escaped(out, &self.target, Escape::Controls);
         let _ = write!(out, ":{plain} ");
         push_escaped(out, &self.message, Escape::Controls);
-        for (name, value) in &self.fields.0 {
+        for (name, value) in &self.fields.all {
             let _ = write!(out, " {dim}");
             push_escaped(out, name, Escape::Controls);
             let _ = write!(out, "={plain}");
@@ -157,7 +175,28 @@ fn colour_of(level: Level) -> &'static str {
 
 /// The fields of a span or an event, in the order in which their names first came.
 #[derive(Debug, Default)]
-struct Fields(Vec<(&'static str, Value)>);
+struct Fields {
+    all: Vec<(&'static str, Value)>,
+    text: Text,
+}
+
+/// The text of an event is its first field of the name `message`. Another of that name is a value like any other.
+#[derive(Debug, Default)]
+enum Text {
+    #[default]
+    None,
+    Awaited,
+    Said(String),
+}
+
+impl Text {
+    fn take(&mut self) -> String {
+        match std::mem::take(self) {
+            Self::Said(text) => text,
+            Self::None | Self::Awaited => String::new(),
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Value {
@@ -172,22 +211,30 @@ impl Fields {
         if matches!(name, "log.module_path" | "log.file" | "log.line") {
             return;
         }
-        let name = name.strip_prefix("r#").unwrap_or(name);
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
+        let name = match (name.strip_prefix("r#").unwrap_or(name), &self.text) {
+            ("message", Text::Awaited) => {
+                let (Value::Plain(text) | Value::Text(text)) = value;
+                self.text = Text::Said(text);
+                return;
+            }
+            ("message", _) => "field_message",
+            (name, _) => name,
+        };
+        match self.all.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
-            None => self.0.push((name, value)),
+            None => self.all.push((name, value)),
         }
     }
 
     fn extend(&mut self, others: &Self) {
-        for (name, value) in &others.0 {
+        for (name, value) in &others.all {
             self.set(name, value.clone());
         }
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.0.iter().position(|(known, _)| *known == name)?;
-        let (Value::Plain(text) | Value::Text(text)) = self.0.remove(at).1;
+        let at = self.all.iter().position(|(known, _)| *known == name)?;
+        let (Value::Plain(text) | Value::Text(text)) = self.all.remove(at).1;
         Some(text)
     }
 }
@@ -290,26 +337,19 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    struct Sink(Arc<Mutex<String>>);
 
-    impl io::Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+    impl Out for Sink {
+        fn put(&self, line: &str, _: Level) {
+            self.0.lock().expect("not poisoned").push_str(line);
         }
     }
 
     fn logged(form: Form, act: impl FnOnce()) -> String {
         let sink = Sink::default();
-        let writer = sink.clone();
-        let subscriber = tracing_subscriber::registry().with(Lines::new(form, move || writer.clone()));
+        let subscriber = tracing_subscriber::registry().with(Lines::new(form, sink.clone()));
         dispatcher::with_default(&Dispatch::new(subscriber), act);
-        let bytes = sink.0.lock().expect("not poisoned").clone();
-        String::from_utf8(bytes).expect("lines are UTF-8")
+        sink.0.lock().expect("not poisoned").clone()
     }
 
     fn json_line(act: impl FnOnce()) -> serde_json::Value {
@@ -378,6 +418,30 @@ mod tests {
         assert_eq!(line["level"], "INFO");
         assert_eq!(line["field_level"], "FORGED");
         assert_eq!(line["target"], module_path!());
+    }
+
+    #[test]
+    fn a_field_that_is_called_message_cannot_take_the_place_of_the_text() {
+        let message = "WATCHDOG=1";
+        for line in [
+            json_line(|| tracing::warn!(message, "systemd could not be notified")),
+            json_line(|| tracing::warn!(message = "WATCHDOG=1", "systemd could not be notified")),
+            json_line(|| tracing::warn!(%message, "systemd could not be notified")),
+            json_line(|| {
+                let _in = error_span!("datagram", message).entered();
+                tracing::warn!("systemd could not be notified");
+            }),
+        ] {
+            assert_eq!(line["message"], "systemd could not be notified");
+            assert_eq!(line["field_message"], "WATCHDOG=1");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_a_line_like_any_other() {
+        let line: serde_json::Value = serde_json::from_str(&gap(Form::Json, 7)).expect("JSON");
+        assert_eq!((&line["level"], &line["dropped"]), (&json!("WARN"), &json!(7)));
+        assert!(gap(TEXT, 7).ends_with(" dropped=7\n"));
     }
 
     #[test]

@@ -1,16 +1,24 @@
 //! The log's settings, and the start of logging.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::panic::{self, PanicHookInfo};
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::observe::line::{Form, Lines};
+use crate::observe::line::{self, Form, Lines, Out};
+use crate::observe::writer::{Stderr, Writer};
 
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -64,7 +72,17 @@ impl Config {
     }
 }
 
-/// Starts logging to stderr, for the whole process, panics included. Stdout is left to what commands print.
+/// The writer of the process's log, once there is one.
+static WRITER: OnceLock<Writer> = OnceLock::new();
+
+impl Out for Writer {
+    fn put(&self, line: &str, level: Level) {
+        Self::put(self, line, level <= Level::WARN);
+    }
+}
+
+/// Starts logging to stderr, for the whole process, panics included. Stdout is left to what commands print. Nobody who logs waits for
+/// whoever reads; [`end`] does, for a while.
 ///
 /// # Errors
 /// A sentence, where the level is wrong or something else in the process has set up logging before.
@@ -77,13 +95,40 @@ pub fn init(config: &Config) -> Result<(), String> {
         Format::Json => Form::Json,
         Format::Auto | Format::Text => Form::Text { colour },
     };
+    let failed = |error: &dyn std::error::Error| format!("logging cannot be started: {error}");
+    let writer = Writer::start(Stderr, move |dropped| line::gap(form, dropped)).map_err(|error| failed(&error))?;
     tracing_subscriber::registry()
         .with(filter)
-        .with(Lines::new(form, io::stderr))
+        .with(Lines::new(form, writer.clone()))
         .try_init()
-        .map_err(|error| format!("logging cannot be started: {error}"))?;
+        .map_err(|error| failed(&error))?;
+    // Whoever was first has set up logging, and the line above has failed for all others.
+    let _ = WRITER.set(writer);
     panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Ends the log: says `last`, which is no line of its form, and waits until all is written, `within` this time at most. It does so, too,
+/// if the process does not log (yet). To be called before the process ends.
+pub fn end(last: Option<&str>, within: Duration) {
+    let fresh = || Writer::start(Stderr, |_| String::new()).ok();
+    let Some(writer) = WRITER.get().cloned().or_else(|| last.and_then(|_| fresh())) else { return };
+    if let Some(last) = last {
+        writer.put(&format!("{last}\n"), true);
+    }
+    writer.flush(within);
+}
+
+/// The lines of this process's log that were dropped, as a metric.
+#[derive(Debug)]
+pub(super) struct Dropped;
+
+impl Collector for Dropped {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let counter = ConstCounter::new(WRITER.get().map_or(0, Writer::dropped));
+        let help = "Lines of the log that were not written: whoever reads stderr stood still, or it cannot be written";
+        counter.encode(encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?)
+    }
 }
 
 /// A panic's message may hold what a message brought, so that it must not reach stderr but as a line of the log.
@@ -149,6 +194,7 @@ mod tests {
         tracing::info!(n = 1, "begins");
         tracing::debug!("is below the level");
         std::thread::spawn(|| panic!("first\nforged {}", 2)).join().expect_err("it panics");
+        end(Some("no line of the log"), Duration::from_secs(60));
     }
 
     #[test]
@@ -161,8 +207,9 @@ mod tests {
             .expect("the test binary runs");
         let stderr = String::from_utf8(child.stderr).expect("UTF-8");
         assert!(child.status.success(), "{stderr}");
+        let logged = stderr.strip_suffix("no line of the log\n").expect("the last words come last");
         let lines: Vec<serde_json::Value> =
-            stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+            logged.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().expect("a message")).collect();
         assert_eq!(messages, ["begins", "panicked: first\nforged 2"]);
         assert!(lines[1]["location"].as_str().expect("where").starts_with("src/observe/log.rs:"));

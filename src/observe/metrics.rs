@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::Instant;
 
+use crate::observe::log::Dropped;
 use crate::observe::process_stat::ProcessStat;
 
 /// The type of [`Metrics::exposition`].
@@ -79,6 +80,7 @@ impl Metrics {
         ours.register("build", "The build that runs", Info::new(version));
         let oldest_unreported = Arc::new(Age::default());
         ours.register_collector(Box::new(Arc::clone(&oldest_unreported)));
+        ours.register_collector(Box::new(Dropped));
 
         let mut add = Add(ours);
         let metrics = Self {
@@ -447,6 +449,7 @@ mod tests {
             "callbackd_heartbeats_failed_total",
             "callbackd_ledger_failing",
             "callbackd_clock_set_total",
+            "callbackd_log_lines_dropped_total",
         ] {
             assert_eq!(value(&metrics, single), 0.0, "{single}");
         }

@@ -8,3 +8,4 @@ pub mod log;
 pub mod metrics;
 mod process_stat;
 pub mod server;
+pub mod writer;

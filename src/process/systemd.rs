@@ -111,7 +111,7 @@ impl Manager {
         let sent =
             timeout(PATIENCE, send(socket, message)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Err(error) = sent {
-            tracing::warn!(%error, message, "systemd could not be notified");
+            tracing::warn!(%error, datagram = message, "systemd could not be notified");
         }
     }
 }

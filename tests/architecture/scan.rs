@@ -44,6 +44,42 @@ impl Code {
     pub fn line(&self, at: usize) -> usize {
         self.text[..at].matches('\n').count() + 1
     }
+
+    /// The calls of a macro, under whatever path: the line of each, and its arguments.
+    pub fn calls(&self, name: &str) -> Vec<(usize, Vec<&str>)> {
+        let found = self.text.match_indices(name).filter(|(at, _)| !is_word(self.text[..*at].chars().next_back()));
+        let call = |(at, _): (usize, &str)| {
+            let open = self.text[at + name.len()..].strip_prefix('!')?.trim_start();
+            open.starts_with(['(', '[', '{']).then(|| (self.line(at), arguments(&open[1..])))
+        };
+        found.filter_map(call).collect()
+    }
+}
+
+/// What stands between commas, up to the end of the call that `inside` begins in. A group in braces counts as its parts.
+fn arguments(inside: &str) -> Vec<&str> {
+    let (mut all, mut begin, mut depth) = (Vec::new(), 0, 0_usize);
+    for (at, c) in inside.char_indices() {
+        match c {
+            '(' | '[' | '{' => {
+                if depth == 0 && c == '{' && inside[begin..at].trim().is_empty() {
+                    all.extend(arguments(&inside[at + 1..]));
+                }
+                depth += 1;
+            }
+            ')' | ']' | '}' if depth == 0 => {
+                all.push(&inside[begin..at]);
+                return all;
+            }
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                all.push(&inside[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    all
 }
 
 fn is_word(c: Option<char>) -> bool {
@@ -71,7 +107,8 @@ fn end_of_item(text: &str, at: usize) -> usize {
     text.len()
 }
 
-/// Blanks comments and the insides of texts, but not a text that is a path of ours, as in `#[serde(with = "crate::duration")]`.
+/// Blanks comments and the insides of texts, but not a text that is a path of ours, as in `#[serde(with = "crate::duration")]`, nor one
+/// that is the name of a field, as in `info!("message" = 1)`.
 fn without_comments_and_texts(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -80,7 +117,7 @@ fn without_comments_and_texts(source: &str) -> String {
         let (length, keep) = match c {
             '/' if rest.starts_with("//") => (rest.find('\n').unwrap_or(rest.len()), false),
             '/' if rest.starts_with("/*") => (block_comment(rest), false),
-            '"' => (text(rest, 1), rest.starts_with("\"crate::")),
+            '"' => (text(rest, 1), rest.starts_with("\"crate::") || rest.starts_with("\"message\"")),
             'r' | 'b' | 'c' if !word_before => match prefixed_text(rest) {
                 Some(length) => (length, false),
                 None => (1, true),
@@ -193,6 +230,15 @@ fn what_is_compiled_for_tests_only_is_no_code() {
     assert_eq!(code.text.split_whitespace().collect::<Vec<_>>().join(" "), "a c d e ; k");
     assert_eq!(code.test_modules, ["claims"]);
     assert_eq!(code.lines, 1);
+}
+
+#[test]
+fn the_arguments_of_a_call_are_found_however_it_is_written() {
+    let code = Code::of("\nf!(a, b(c, d), { e, f }, \"g, h\", x => { i; j }); tracing::f! [k]; of!(l)");
+    let calls = code.calls("f");
+    let trimmed = |at: usize| calls[at].1.iter().map(|one| one.trim()).collect::<Vec<_>>();
+    assert_eq!(trimmed(0), ["a", "b(c, d)", "e", "f", "{ e, f }", "", "x => { i; j }"]);
+    assert_eq!((trimmed(1), calls.len(), calls[0].0), (vec!["k"], 2, 2));
 }
 
 #[test]

@@ -128,6 +128,15 @@ impl Environment {
         let log_begins = stderr.metadata().expect("it is open").len();
         let mut command = self.command(config, &["run"]);
         command.envs(variables.iter().copied());
+        Self::spawn(command, stderr, log, log_begins)
+    }
+
+    /// With an stderr that is no file: nothing can be read of its log but there.
+    pub fn start_on(&self, config: &Config, stderr: impl Into<Stdio>) -> Daemon {
+        Self::spawn(self.command(config, &["run"]), stderr, PathBuf::from("/dev/null"), 0)
+    }
+
+    fn spawn(mut command: Command, stderr: impl Into<Stdio>, log: PathBuf, log_begins: u64) -> Daemon {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
         let mut guard = Command::new("/bin/sh");
         guard.arg("-c").arg(format!("read line; kill -9 {}", child.id())).stdin(Stdio::piped());
@@ -165,6 +174,11 @@ impl Environment {
 }
 
 impl Daemon {
+    /// Where its status server listens, of one whose log does not say.
+    pub fn listens_at(&self, address: SocketAddr) {
+        self.status.set(address).expect("nobody has found out");
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().try_into().expect("a process id"));
         kill(pid, signal).expect("it is alive, or not yet waited for");

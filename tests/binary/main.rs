@@ -32,6 +32,7 @@ mod handlers;
 mod health;
 mod kills;
 mod ledgers;
+mod logs;
 mod missing;
 mod names;
 mod operations;

@@ -9,7 +9,7 @@ use crate::daemon::Daemon;
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Scene, until};
 
-async fn exit_code(daemon: &mut Daemon) -> Option<i32> {
+pub async fn exit_code(daemon: &mut Daemon) -> Option<i32> {
     until("the daemon ends", async || daemon.ended().is_some()).await;
     daemon.ended().expect("it ended").code()
 }
