@@ -9,6 +9,7 @@ use aws_config::{AppName, BehaviorVersion, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_types::sdk_ua_metadata::FrameworkMetadata;
+use aws_types::service_config::ServiceConfigKey;
 
 use super::calls::{Calls, Limit};
 use super::credentials::{Kept, Provider};
@@ -73,6 +74,26 @@ impl Account {
             observer,
             sdk,
         }
+    }
+
+    /// The same, whose SQS is at `endpoint`, unless the configuration, the environment or the profile names another.
+    pub(super) fn with_sqs_at(self, endpoint: &str) -> Self {
+        if self.has_sqs_endpoint() {
+            return self;
+        }
+        let at = |client: &aws_sdk_sqs::Client| {
+            // The flags choose among the service's own hosts, and the SDK takes them beside no other.
+            let config = client.config().to_builder().use_fips(false).use_dual_stack(false).endpoint_url(endpoint);
+            aws_sdk_sqs::Client::from_conf(config.build())
+        };
+        Self { poll: at(&self.poll), quick: at(&self.quick), ..self }
+    }
+
+    /// Whether an endpoint was named for SQS, or for all services.
+    pub(super) fn has_sqs_endpoint(&self) -> bool {
+        let key = ServiceConfigKey::builder().service_id("SQS").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+        let own = self.sdk.service_config().zip(key.ok()).and_then(|(config, key)| config.load_config(key));
+        own.is_some() || self.sdk.endpoint_url().is_some()
     }
 
     pub(super) fn calls(&self, service: &'static str) -> Calls {

@@ -4,32 +4,44 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::default_provider::region::DefaultRegionChain;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{Region, SdkConfig};
-use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_credential_types::provider::error::CredentialsError;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::sleep;
 
 use super::account::{Account, behavior};
 use super::calls::Calls;
+use super::chain::Chain;
 use super::config::Config;
-use super::credentials::{Kept, Provider};
+use super::credentials::Kept;
 use super::outside::Outside;
+use super::profile;
 use super::role::{Role, session_name};
+use super::roots::{self, NoBundle};
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
 use crate::seam::Observer;
 use crate::step::QueueUrl;
 
-/// Nothing says which region it is.
+/// Where calls would go cannot be told, or must not be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no AWS region for {for_what}: set `region` of the queue, `aws.region`, or AWS_REGION, or name a profile that has one"
-)]
-pub struct NoRegion {
-    pub for_what: String,
+pub enum NoEndpoint {
+    #[error(
+        "no AWS region for {for_what}: set `region` of the queue, `aws.region`, or AWS_REGION, or name a profile that has one"
+    )]
+    Region { for_what: String },
+    #[error(
+        "FIPS endpoints are demanded (AWS_USE_FIPS_ENDPOINT, or use_fips_endpoint of the profile), and the host of the queue {url} is \
+         none: give its URL with an sqs-fips host, or do not demand them"
+    )]
+    Fips { url: QueueUrl },
+    #[error(transparent)]
+    Bundle(#[from] NoBundle),
 }
 
 /// Makes the clients of all accounts and regions that a worker has to do with.
@@ -38,6 +50,8 @@ pub struct Clients {
     session: String,
     observer: Arc<dyn Observer>,
     outside: Outside,
+    /// The region that the environment, the profile or the instance names, asked once.
+    region: OnceCell<Option<String>>,
     made: Mutex<Made>,
 }
 
@@ -58,24 +72,41 @@ impl Clients {
     /// The same, with another outside than the real one.
     #[must_use]
     pub fn within(outside: Outside, config: Config, worker: &str, observer: Arc<dyn Observer>) -> Self {
-        Self { config, session: session_name(worker), observer, outside, made: Mutex::default() }
+        Self {
+            config,
+            session: session_name(worker),
+            observer,
+            outside,
+            region: OnceCell::new(),
+            made: Mutex::default(),
+        }
     }
 
     /// The queue with this URL. Its region is `region`, else the one in the URL, else `aws.region`, else what the SDK's chain
-    /// finds; the role is assumed with the first call.
+    /// finds; the role is assumed with the first call. Calls go to an endpoint that was named for SQS, else to the URL's host.
     ///
     /// # Errors
-    /// [`NoRegion`] where none of them names one.
-    pub async fn queue(&self, url: &QueueUrl, region: Option<&str>, role_arn: Option<&str>) -> Result<Sqs, NoRegion> {
+    /// [`NoEndpoint`] if no region is known, or the host is none that may be called.
+    pub async fn queue(&self, url: &QueueUrl, region: Option<&str>, role_arn: Option<&str>) -> Result<Sqs, NoEndpoint> {
         let region = self.region(region.or_else(|| url.region()), url.as_str()).await?;
-        Ok(Sqs::new(&self.account(region, role_arn).await, url.clone()))
+        let account = self.account(region, role_arn).await;
+        let account = match url.endpoint() {
+            Some(host)
+                if account.sdk.use_fips() == Some(true) && !host.contains("fips") && !account.has_sqs_endpoint() =>
+            {
+                return Err(NoEndpoint::Fips { url: url.clone() });
+            }
+            Some(host) => account.with_sqs_at(host),
+            None => account,
+        };
+        Ok(Sqs::new(&account, url.clone()))
     }
 
     /// SageMaker in this region and account; regions as for [`queue`](Self::queue).
     ///
     /// # Errors
-    /// [`NoRegion`] where nothing names one.
-    pub async fn pipelines(&self, region: Option<&str>, role_arn: Option<&str>) -> Result<SageMaker, NoRegion> {
+    /// [`NoEndpoint`] if nothing names one.
+    pub async fn pipelines(&self, region: Option<&str>, role_arn: Option<&str>) -> Result<SageMaker, NoEndpoint> {
         let region = self.region(region, "SageMaker").await?;
         Ok(SageMaker::new(&self.account(region, role_arn).await))
     }
@@ -84,7 +115,7 @@ impl Clients {
         &self,
         region: Option<&str>,
         role_arn: Option<&str>,
-    ) -> Result<(aws_sdk_sts::Client, Calls), NoRegion> {
+    ) -> Result<(aws_sdk_sts::Client, Calls), NoEndpoint> {
         let region = self.region(region, "STS").await?;
         let account = self.account(region, role_arn).await;
         let calls = account.calls("sts");
@@ -109,16 +140,25 @@ impl Clients {
         }
     }
 
-    async fn region(&self, named: Option<&str>, for_what: &str) -> Result<String, NoRegion> {
+    async fn region(&self, named: Option<&str>, for_what: &str) -> Result<String, NoEndpoint> {
+        roots::check()?;
         if let Some(region) = named.or(self.config.region.as_deref()) {
             return Ok(region.to_owned());
         }
-        let mut chain = DefaultRegionChain::builder();
+        let found = self.region.get_or_init(|| self.surroundings()).await;
+        found.clone().ok_or_else(|| NoEndpoint::Region { for_what: for_what.to_owned() })
+    }
+
+    async fn surroundings(&self) -> Option<String> {
+        let settings = ProviderConfig::without_region().with_http_client(self.outside.http.metadata.clone());
+        let mut of_profile = ProfileFileRegionProvider::builder().configure(&settings);
         if let Some(profile) = &self.config.profile {
-            chain = chain.profile_name(profile);
+            of_profile = of_profile.profile_name(profile);
         }
-        let found = chain.build().region().await;
-        found.map(|region| region.to_string()).ok_or_else(|| NoRegion { for_what: for_what.to_owned() })
+        let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(of_profile.build())
+            .or_else(ImdsRegionProvider::builder().configure(&settings).build());
+        chain.region().await.map(|region| region.to_string())
     }
 
     async fn account(&self, region: String, role_arn: Option<&str>) -> Account {
@@ -148,25 +188,24 @@ impl Clients {
         let mut loader = aws_config::defaults(behavior())
             .region(Region::new(region.to_owned()))
             .http_client(self.outside.http.others.clone())
-            .time_source(self.outside.time.clone());
+            .time_source(self.outside.time.clone())
+            .no_credentials();
         if let Some(profile) = &self.config.profile {
             loader = loader.profile_name(profile);
         }
         if let Some(url) = &self.config.endpoint_url {
             loader = loader.endpoint_url(url);
         }
-        if let Some(own) = &own {
-            loader = loader.credentials_provider(Provider(own.clone()));
-        }
-        if let (None, Some(given)) = (&own, &self.outside.credentials) {
-            loader = loader.credentials_provider(given.clone());
-        }
         let sdk = loader.load().await;
         let own = own.unwrap_or_else(|| {
-            let none = || async { Err(CredentialsError::not_loaded_no_source()) };
-            let chain = sdk.credentials_provider();
-            let source = chain.unwrap_or_else(|| SharedCredentialsProvider::new(provide_credentials_fn(none)));
-            Arc::new(Kept::timed_by(self.outside.time.clone(), source))
+            let time = self.outside.time.clone();
+            Arc::new(match &self.outside.credentials {
+                Some(given) => Kept::timed_by(time, given.clone()),
+                None => {
+                    let chain = Chain::new(&sdk, &self.outside, self.config.profile.as_deref());
+                    Kept::timed_by(time, SharedCredentialsProvider::new(chain)).reading(profile::files())
+                }
+            })
         });
         (sdk, own)
     }

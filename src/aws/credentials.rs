@@ -5,6 +5,8 @@
 //! good ones serve until their end.
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_types::DateTime;
+use futures_util::FutureExt;
+use futures_util::future::{self as futures, BoxFuture};
 use tokio::time::timeout;
 
 /// How long before their end credentials are renewed: time for several tries. An instance's newer ones are there by then (EC2 user
@@ -26,16 +30,22 @@ const LATE: i64 = 10;
 const LOAD: Duration = Duration::from_secs(30);
 /// Distrusted credentials are asked for anew as often as this: often enough to mend soon, and no storm where they stay wrong.
 const DISTRUSTED: i64 = 10;
+/// A source that failed is asked again after this at the soonest: a thousand reports that wait start no thousand helper programs.
+const AGAIN: i64 = 1;
 
 /// Seconds since 1970.
-type Clock = Box<dyn Fn() -> i64 + Send + Sync>;
+type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// One attempt to load credentials, of all who wait for it. It goes on while any of them does, and stands still, not given up, while
+/// none does: a call with little time must not end a helper program that needs more.
+type Attempt = futures::Shared<BoxFuture<'static, Result<Credentials, Arc<CredentialsError>>>>;
 
 pub(super) struct Kept {
     source: SharedCredentialsProvider,
     clock: Clock,
-    held: Mutex<Held>,
-    /// Held while loading: the others wait for that attempt and share what comes of it.
-    loading: tokio::sync::Mutex<()>,
+    held: Arc<Mutex<Held>>,
+    /// What the credentials are read from, as far as that is files.
+    files: Vec<PathBuf>,
 }
 
 #[derive(Default)]
@@ -43,20 +53,30 @@ struct Held {
     credentials: Option<Credentials>,
     /// When they were last asked for, in vain or not.
     tried: i64,
-    /// How often they were.
-    tries: u64,
-    /// What the last attempt failed with, where it did.
+    /// How the files were when they were last read well.
+    read_at: Vec<Option<Stamp>>,
+    attempt: Option<Attempt>,
+    /// What the last attempt failed with, if it did.
     failed: Option<Arc<CredentialsError>>,
     distrusted: bool,
 }
 
+/// What tells one state of a file from another: device, inode, size, and the moment it was written.
+type Stamp = (u64, u64, u64, i64, i64);
+
 impl Kept {
     pub(super) fn timed_by(time: SharedTimeSource, source: SharedCredentialsProvider) -> Self {
-        Self::with_clock(source, Box::new(move || DateTime::from(time.now()).secs()))
+        Self::with_clock(source, Arc::new(move || DateTime::from(time.now()).secs()))
     }
 
     fn with_clock(source: SharedCredentialsProvider, clock: Clock) -> Self {
-        Self { source, clock, held: Mutex::default(), loading: tokio::sync::Mutex::default() }
+        Self { source, clock, held: Arc::default(), files: Vec::new() }
+    }
+
+    /// Renews them also once one of these files is another than it was.
+    pub(super) fn reading(mut self, files: Vec<PathBuf>) -> Self {
+        self.files = files;
+        self
     }
 
     /// What a service says of them counts more than their date: they are asked for anew.
@@ -66,36 +86,23 @@ impl Kept {
 
     /// Renews them if it is time. Meanwhile the old ones serve.
     pub(super) async fn renew(&self) {
-        if !self.held().is_due((self.clock)()) {
+        let (underway, due) = {
+            let held = self.held();
+            (held.attempt.is_some(), held.is_due((self.clock)()))
+        };
+        if !underway && !due && !self.files_have_changed().await {
             return;
         }
-        let _alone = self.loading.lock().await;
-        if self.held().is_due((self.clock)())
-            && let Err(error) = self.load().await
-        {
+        if let Err(error) = self.attempt().await {
             tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed yet");
         }
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {
-        let tries = {
-            let held = self.held();
-            if let Some(credentials) = held.at_once((self.clock)()) {
-                return Ok(credentials);
-            }
-            held.tries
-        };
-        let _alone = self.loading.lock().await;
-        {
-            let held = self.held();
-            if let Some(credentials) = held.at_once((self.clock)()) {
-                return Ok(credentials);
-            }
-            if let Some(failed) = held.failed.as_ref().filter(|_| held.tries > tries) {
-                return held.until_the_end((self.clock)()).ok_or_else(|| shared(failed));
-            }
+        if let Some(credentials) = self.held().at_once((self.clock)()) {
+            return Ok(credentials);
         }
-        match self.load().await {
+        match self.attempt().await {
             Ok(credentials) => Ok(credentials),
             Err(error) => match self.held().until_the_end((self.clock)()) {
                 Some(credentials) => {
@@ -107,32 +114,71 @@ impl Kept {
         }
     }
 
-    async fn load(&self) -> Result<Credentials, Arc<CredentialsError>> {
-        let loaded = match timeout(LOAD, self.source.provide_credentials()).await {
-            Ok(loaded) => loaded,
-            Err(_) => Err(CredentialsError::provider_timed_out(LOAD)),
-        };
+    /// The attempt that is under way, or a new one.
+    fn attempt(&self) -> Attempt {
         let mut held = self.held();
-        held.tried = (self.clock)();
-        held.tries += 1;
-        match loaded {
-            Ok(credentials) => {
-                held.credentials = Some(credentials.clone());
-                held.distrusted = false;
-                held.failed = None;
-                Ok(credentials)
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                held.failed = Some(error.clone());
-                Err(error)
-            }
+        if let Some(attempt) = &held.attempt {
+            return attempt.clone();
         }
+        if let Some(error) = held.failed.clone().filter(|_| (self.clock)() < held.tried + AGAIN) {
+            return std::future::ready(Err(error)).boxed().shared();
+        }
+        let (source, clock, files) = (self.source.clone(), self.clock.clone(), self.files.clone());
+        let keeper = Arc::downgrade(&self.held);
+        let attempt = async move {
+            let load = async {
+                let stamps = stamps(&files).await;
+                (source.provide_credentials().await, stamps)
+            };
+            let (loaded, stamps) = match timeout(LOAD, load).await {
+                Ok((loaded, stamps)) => (loaded.map_err(Arc::new), stamps),
+                Err(_) => (Err(Arc::new(CredentialsError::provider_timed_out(LOAD))), Vec::new()),
+            };
+            if let Some(held) = keeper.upgrade() {
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                held.attempt = None;
+                held.tried = clock();
+                held.failed = loaded.as_ref().err().cloned();
+                if let Ok(credentials) = &loaded {
+                    held.credentials = Some(credentials.clone());
+                    held.read_at = stamps;
+                    held.distrusted = false;
+                }
+            }
+            loaded
+        };
+        let attempt = attempt.boxed().shared();
+        held.attempt = Some(attempt.clone());
+        attempt
+    }
+
+    async fn files_have_changed(&self) -> bool {
+        if self.files.is_empty() || self.held().credentials.is_none() {
+            return false;
+        }
+        let now = stamps(&self.files).await;
+        self.held().read_at != now
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // An attempt under way holds what it started, a helper program for one.
+        self.held().attempt = None;
+    }
+}
+
+async fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    let mut stamps = Vec::new();
+    for file in files {
+        let file = tokio::fs::metadata(file).await.ok();
+        stamps.push(file.map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec())));
+    }
+    stamps
 }
 
 impl Held {
@@ -300,7 +346,7 @@ mod tests {
             let now = Arc::new(AtomicI64::new(0));
             let clock = now.clone();
             let source = SharedCredentialsProvider::new(Source(script.clone()));
-            let kept = Arc::new(Kept::with_clock(source, Box::new(move || clock.load(Ordering::SeqCst))));
+            let kept = Arc::new(Kept::with_clock(source, Arc::new(move || clock.load(Ordering::SeqCst))));
             Self { kept, now, script }
         }
 

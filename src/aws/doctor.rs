@@ -13,7 +13,7 @@ use aws_sdk_sqs::types::{
 use serde_json::Value;
 
 use super::calls::{Failed, Limit};
-use super::clients::{Clients, NoRegion};
+use super::clients::{Clients, NoEndpoint};
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
 use crate::seam::{Fault, FaultKind};
@@ -52,6 +52,10 @@ impl Finding {
     fn of(fault: &Fault, subject: &str, remedy: &str) -> Self {
         let (text, remedy) = match fault.kind {
             FaultKind::Denied => (format!("not allowed: {}", fault.detail), remedy),
+            FaultKind::Misconfigured => (
+                format!("not set up right: {}", fault.detail),
+                "see to the keys, the profile, the role and the endpoint",
+            ),
             FaultKind::Transient => (
                 format!("cannot be reached: {}", fault.detail),
                 "check credentials, network, proxy, VPC endpoints and `aws.endpoint_url`, then try again",
@@ -75,14 +79,14 @@ pub struct Subject<'a> {
 pub async fn examine(clients: &Clients, subject: Subject<'_>) -> Vec<Finding> {
     match try_examine(clients, subject).await {
         Ok(findings) => findings,
-        Err(no_region) => {
-            let remedy = "set `region` of the queue, or `aws.region`";
-            vec![Finding::bad(Level::Error, subject.url.as_str(), no_region.to_string(), remedy)]
+        Err(no_endpoint) => {
+            let remedy = "the daemon would not start";
+            vec![Finding::bad(Level::Error, subject.url.as_str(), no_endpoint.to_string(), remedy)]
         }
     }
 }
 
-async fn try_examine(clients: &Clients, subject: Subject<'_>) -> Result<Vec<Finding>, NoRegion> {
+async fn try_examine(clients: &Clients, subject: Subject<'_>) -> Result<Vec<Finding>, NoEndpoint> {
     let queue = clients.queue(subject.url, subject.region, subject.role_arn).await?;
     let region = subject.region.or_else(|| subject.url.region());
     let pipelines = clients.pipelines(region, subject.role_arn).await?;
@@ -128,7 +132,7 @@ async fn identity(
     clients: &Clients,
     region: Option<&str>,
     role_arn: Option<&str>,
-) -> Result<Result<(String, String), Fault>, NoRegion> {
+) -> Result<Result<(String, String), Fault>, NoEndpoint> {
     let (sts, calls) = clients.sts(region, role_arn).await?;
     Ok(match calls.send("GetCallerIdentity", Limit::ANSWER, sts.get_caller_identity().send()).await {
         Ok(answer) => Ok((answer.account.unwrap_or_default(), answer.arn.unwrap_or_default())),
@@ -329,7 +333,7 @@ async fn sagemaker(pipelines: &SageMaker, account: &str) -> Vec<Finding> {
 /// Whether an action is allowed, told by how it failed on something that does not exist.
 fn allowed(subject: &str, action: &str, fault: Option<Fault>, denied: Level) -> Finding {
     match fault {
-        Some(fault) if matches!(fault.kind, FaultKind::Denied | FaultKind::Transient) => {
+        Some(fault) if matches!(fault.kind, FaultKind::Denied | FaultKind::Misconfigured | FaultKind::Transient) => {
             let scoped = if denied == Level::Warn {
                 " on pipeline/*/execution/*; if your policy names pipelines, it denied only the one made up for this check"
             } else {

@@ -9,6 +9,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use jiff::Timestamp;
 
 use crate::seam::{Fault, FaultKind};
 
@@ -21,6 +22,12 @@ pub(super) enum Failure {
     Connection(String),
     /// There was nothing to sign with.
     Credentials(Fault),
+    /// A service refused what was signed by a clock that is far from its own.
+    Clock {
+        refusal: Refusal,
+        /// How far ahead of the service's our clock is, in seconds, if its answer bore a date.
+        ahead: Option<i64>,
+    },
     /// The request could not be made at all: an impossible endpoint, a lacking setting.
     Unsent(String),
     /// An answer that no AWS service gives: no error code, or a body that cannot be read.
@@ -59,11 +66,16 @@ impl Failure {
             SdkError::ServiceError(service) => {
                 let status = service.raw().status().as_u16();
                 match service.err().code().filter(|code| !code.is_empty()) {
-                    Some(code) => Self::Refusal(Refusal {
-                        code: code.to_owned(),
-                        message: service.err().message().unwrap_or_default().to_owned(),
-                        status,
-                    }),
+                    Some(code) => {
+                        let message = service.err().message().unwrap_or_default().to_owned();
+                        let refusal = Refusal { code: code.to_owned(), message, status };
+                        let ahead = service.raw().headers().get("date").and_then(ahead_of);
+                        if refusal.is_of_the_clock(ahead) {
+                            Self::Clock { refusal, ahead }
+                        } else {
+                            Self::Refusal(refusal)
+                        }
+                    }
                     None => Self::Unreadable { status, why: chain(error) },
                 }
             }
@@ -83,7 +95,7 @@ impl Failure {
     /// The service's error code without what differs between its protocols; `None` where no service spoke.
     pub(super) fn code(&self) -> Option<&str> {
         match self {
-            Self::Refusal(refusal) => Some(plain(&refusal.code)),
+            Self::Refusal(refusal) | Self::Clock { refusal, .. } => Some(plain(&refusal.code)),
             _ => None,
         }
     }
@@ -95,16 +107,12 @@ impl Failure {
 
     /// The credentials are no longer taken, whatever their own date says.
     pub(super) fn distrusts_credentials(&self) -> bool {
-        matches!(
-            self.code(),
-            Some(
-                "ExpiredToken"
-                    | "TokenRefreshRequired"
-                    | "InvalidClientTokenId"
-                    | "UnrecognizedClient"
-                    | "InvalidToken"
-            )
-        )
+        match self {
+            Self::Refusal(refusal) => {
+                matches!(plain(&refusal.code), "ExpiredToken" | "TokenRefreshRequired") || refusal.is_of_the_keys()
+            }
+            _ => false,
+        }
     }
 
     /// A short word for metrics.
@@ -116,7 +124,7 @@ impl Failure {
             Self::Unsent(_) => "unsent",
             Self::Unreadable { .. } => "unreadable",
             // A code becomes a label, and labels must not grow with whatever somebody answers.
-            Self::Refusal(Refusal { code, .. }) => {
+            Self::Refusal(Refusal { code, .. }) | Self::Clock { refusal: Refusal { code, .. }, .. } => {
                 let fits = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
                 if fits { code } else { "other" }
             }
@@ -129,16 +137,25 @@ impl Failure {
             Self::Timeout(why) | Self::Connection(why) | Self::Unsent(why) => format!("{operation}: {why}"),
             Self::Unreadable { status, why } => format!("{operation}: HTTP {status} without an error code: {why}"),
             Self::Refusal(Refusal { code, message, .. }) => format!("{operation}: {code}: {message}"),
+            Self::Clock { refusal: Refusal { code, message, .. }, ahead } => {
+                let by = match ahead {
+                    Some(ahead) if *ahead > 0 => format!("{ahead} s ahead of"),
+                    Some(behind) => format!("{} s behind", behind.unsigned_abs()),
+                    None => "not".to_owned(),
+                };
+                format!("{operation}: the clock of this machine is {by} the service's: set it (NTP): {code}: {message}")
+            }
         };
         Fault::new(self.kind(), line(&detail))
     }
 
     fn kind(&self) -> FaultKind {
         match self {
-            Self::Timeout(_) | Self::Connection(_) => FaultKind::Transient,
+            // A clock that is wrong is no lack of permission; it is set, or the SDK learns the service's.
+            Self::Timeout(_) | Self::Connection(_) | Self::Clock { .. } => FaultKind::Transient,
             Self::Credentials(fault) => fault.kind,
             // Nothing was sent, so nobody refused; it will not mend itself either.
-            Self::Unsent(_) => FaultKind::Denied,
+            Self::Unsent(_) => FaultKind::Misconfigured,
             // A proxy, a firewall or an endpoint policy in the way.
             Self::Unreadable { status: 401 | 403 | 407, .. } => FaultKind::Denied,
             // On 200 this leaves open whether a report was taken; it is sent again, and is the same request.
@@ -148,9 +165,53 @@ impl Failure {
     }
 }
 
+impl Refusal {
+    /// Keys that are unknown, switched off or wrong: somebody rotates them, or a new one takes a while to be known.
+    fn is_of_the_keys(&self) -> bool {
+        matches!(
+            plain(&self.code),
+            "InvalidClientTokenId"
+                | "UnrecognizedClient"
+                | "InvalidAccessKeyId"
+                | "InvalidToken"
+                | "InvalidSecurity"
+                | "MissingAuthenticationToken"
+                | "IncompleteSignature"
+                | "InvalidSignature"
+                | "SignatureDoesNotMatch"
+                | "AuthFailure"
+        )
+    }
+
+    /// Whether the service found the signature too old or too new.
+    fn is_of_the_clock(&self, ahead: Option<i64>) -> bool {
+        match plain(&self.code) {
+            "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => true,
+            "InvalidSignature" | "SignatureDoesNotMatch" | "AuthFailure" => {
+                let says =
+                    ["Signature expired", "Signature not yet current"].iter().any(|text| self.message.contains(text));
+                says || ahead.is_some_and(|ahead| ahead.abs() > SKEWED)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Signatures are good for five minutes (AWS's signing reference); the SDKs correct a clock from four on.
+const SKEWED: i64 = 4 * 60;
+
+/// How many seconds our clock is ahead of an HTTP date.
+pub(super) fn ahead_of(date: &str) -> Option<i64> {
+    let date = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(Timestamp::now().as_second() - date.as_second())
+}
+
 fn sort(refusal: &Refusal) -> FaultKind {
     let Refusal { code, message, status } = refusal;
     let code = plain(code);
+    if refusal.is_of_the_keys() {
+        return FaultKind::Misconfigured;
+    }
     if code.contains("Throttl") {
         return FaultKind::Transient;
     }
@@ -166,8 +227,6 @@ fn sort(refusal: &Refusal) -> FaultKind {
             FaultKind::Transient
         }
         "ServiceUnavailable" | "Unavailable" | "ServiceFailure" => FaultKind::Transient,
-        // The SDK learns the service's clock from any answer and signs the next call by it.
-        "RequestTimeTooSkewed" | "RequestExpired" => FaultKind::Transient,
         // Credentials are renewed when this is seen.
         "ExpiredToken" | "TokenRefreshRequired" => FaultKind::Transient,
         "AccessDenied"
@@ -176,12 +235,6 @@ fn sort(refusal: &Refusal) -> FaultKind {
         | "UnauthorizedOperation"
         | "NotAuthorized"
         | "OptInRequired" => FaultKind::Denied,
-        // Keys that are unknown, switched off or wrong: somebody rotates them, or a new one takes a while to be known.
-        "InvalidClientTokenId" | "UnrecognizedClient" | "InvalidAccessKeyId" | "InvalidToken" => FaultKind::Denied,
-        "MissingAuthenticationToken" | "IncompleteSignature" | "InvalidSignature" | "SignatureDoesNotMatch" => {
-            FaultKind::Denied
-        }
-        "AuthFailure" | "InvalidSecurity" => FaultKind::Denied,
         // The queue's key: its policy, or its state.
         "KmsAccessDenied" | "KmsDisabled" | "KmsInvalidState" | "KmsNotFound" | "KmsOptInRequired"
         | "KmsInvalidKeyUsage" => FaultKind::Denied,
@@ -214,27 +267,30 @@ fn credentials(error: &(dyn Error + 'static)) -> Option<Fault> {
     let found = causes(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
     // A role's provider has sorted what STS said.
     if let Some(fault) = causes(found).find_map(|cause| cause.downcast_ref::<Fault>()) {
-        return Some(fault.clone());
+        let kind = if fault.kind == FaultKind::Denied { FaultKind::Misconfigured } else { fault.kind };
+        return Some(Fault { kind, ..fault.clone() });
     }
-    let kind = match found {
-        CredentialsError::InvalidConfiguration(_) => FaultKind::Denied,
-        // Also where the chain found none at all: at boot an instance's metadata may be late.
-        _ => FaultKind::Transient,
-    };
-    Some(Fault::new(kind, line(&format!("no AWS credentials: {}", chain(found)))))
+    // A file may be late, an instance's metadata too, and what somebody mends is read again.
+    Some(Fault::new(FaultKind::Transient, line(&format!("no AWS credentials: {}", chain(found)))))
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// What an error and its causes say, each once.
-fn chain(error: &(dyn Error + 'static)) -> String {
+/// What an error and its causes say, each once, without the frames that the SDK puts around a source of credentials.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    const FRAMES: [&str; 4] = [
+        "the credential provider was not enabled",
+        "an error occurred while loading credentials",
+        "the credentials provider was not properly configured",
+        "unexpected credentials error",
+    ];
     let mut texts: Vec<String> = Vec::new();
     // Far deeper than any that was seen.
     for cause in causes(error).take(16) {
         let text = cause.to_string();
-        if !texts.iter().any(|before| before.contains(&text)) {
+        if !FRAMES.contains(&text.as_str()) && !texts.iter().any(|before| before.contains(&text)) {
             texts.push(text);
         }
     }
@@ -243,8 +299,8 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// One line of bounded length, without what must not be logged.
 fn line(text: &str) -> String {
-    /// A log line's worth; the services' own messages are shorter.
-    const MOST: usize = 400;
+    /// The services' own messages are shorter; what five sources of credentials say is not.
+    const MOST: usize = 1_500;
     // What a service says about a wrong signature repeats the signed headers, the session token among them.
     let text = text.split("The Canonical String").next().unwrap_or_default();
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
@@ -272,7 +328,7 @@ mod tests {
 
     #[test]
     fn every_error_is_sorted_by_what_to_do_about_it() {
-        use FaultKind::{Denied, Refused, Stale, Transient};
+        use FaultKind::{Denied, Misconfigured, Refused, Stale, Transient};
         for (code, status, wants) in [
             ("ThrottlingException", 400, Transient),
             ("Throttling", 400, Transient),
@@ -289,16 +345,15 @@ mod tests {
             ("AccessDeniedException", 503, Denied),
             ("NobodyKnowsThis", 429, Transient),
             ("NobodyKnowsThis", 408, Transient),
-            ("RequestTimeTooSkewed", 403, Transient),
             ("ExpiredTokenException", 400, Transient),
             ("ExpiredToken", 403, Transient),
             ("AccessDeniedException", 400, Denied),
             ("AccessDenied", 403, Denied),
             ("KMS.AccessDeniedException", 400, Denied),
             ("KmsDisabled", 400, Denied),
-            ("UnrecognizedClientException", 400, Denied),
-            ("InvalidClientTokenId", 403, Denied),
-            ("InvalidSignatureException", 400, Denied),
+            ("UnrecognizedClientException", 400, Misconfigured),
+            ("InvalidClientTokenId", 403, Misconfigured),
+            ("InvalidSignatureException", 400, Misconfigured),
             ("NobodyKnowsThis", 403, Denied),
             ("NobodyKnowsThis", 401, Denied),
             ("ReceiptHandleIsInvalid", 404, Stale),
@@ -337,7 +392,7 @@ mod tests {
         }
         assert_eq!(Failure::Timeout(String::new()).kind(), FaultKind::Transient);
         assert_eq!(Failure::Connection(String::new()).kind(), FaultKind::Transient);
-        assert_eq!(Failure::Unsent(String::new()).kind(), FaultKind::Denied);
+        assert_eq!(Failure::Unsent(String::new()).kind(), FaultKind::Misconfigured);
     }
 
     #[test]
@@ -352,12 +407,12 @@ mod tests {
         let message = format!(
             "The request signature we calculated does not match.\r\n\u{1b}[2J {}\n\nThe Canonical String for this request \
              should have been 'x-amz-security-token:SECRET'",
-            "ä".repeat(1000)
+            "ä".repeat(2000)
         );
         let refusal = Refusal { code: "InvalidSignatureException".to_owned(), message, status: 403 };
         let detail = Failure::Refusal(refusal).fault("ReceiveMessage").detail;
         assert!(detail.starts_with("ReceiveMessage: InvalidSignatureException: The request signature"), "{detail}");
-        assert!(detail.chars().count() <= 401 && detail.chars().all(|c| !c.is_control()), "{detail}");
+        assert!(detail.chars().count() <= 1_501 && detail.chars().all(|c| !c.is_control()), "{detail}");
         let short = Failure::of_entry("Code", Some("bad The Canonical String x-amz-security-token:SECRET"), true);
         assert_eq!(short.fault("Op").detail, "Op: Code: bad");
     }
@@ -370,13 +425,44 @@ mod tests {
     }
 
     #[test]
-    fn lacking_credentials_are_late_unless_their_configuration_is_wrong() {
+    fn lacking_credentials_are_late_unless_a_role_is_denied() {
         let fault = |error: CredentialsError| credentials(&error).expect("credentials");
         let late = fault(CredentialsError::not_loaded("no providers in chain"));
         assert_eq!(late.kind, FaultKind::Transient);
         assert!(late.detail.contains("no providers in chain"), "{late}");
-        assert_eq!(fault(CredentialsError::invalid_configuration("no such profile")).kind, FaultKind::Denied);
-        let denied = Fault::new(FaultKind::Denied, "AssumeRole: AccessDenied: no");
-        assert_eq!(fault(CredentialsError::provider_error(denied.clone())), denied);
+        let half = fault(CredentialsError::invalid_configuration("half a profile"));
+        assert_eq!(half, Fault::new(FaultKind::Transient, "no AWS credentials: half a profile"));
+        let denied = |kind| Fault::new(kind, "AssumeRole: AccessDenied: no");
+        let of_role = fault(CredentialsError::provider_error(denied(FaultKind::Denied)));
+        assert_eq!(of_role, denied(FaultKind::Misconfigured));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_no_lack_of_permission() {
+        let refusal =
+            |code: &str, message: &str| Refusal { code: code.to_owned(), message: message.to_owned(), status: 403 };
+        for (code, message, ahead, wants) in [
+            ("RequestTimeTooSkewed", "", None, true),
+            ("RequestExpired", "", Some(0), true),
+            ("InvalidSignatureException", "Signature expired: 20261125T000000Z is now earlier than …", None, true),
+            ("InvalidSignatureException", "Signature not yet current", None, true),
+            ("SignatureDoesNotMatch", "no", Some(-SKEWED - 1), true),
+            ("SignatureDoesNotMatch", "no", Some(SKEWED), false),
+            ("InvalidSignatureException", "no", None, false),
+            ("AccessDeniedException", "no", Some(100_000), false),
+        ] {
+            assert_eq!(refusal(code, message).is_of_the_clock(ahead), wants, "{code} {message} {ahead:?}");
+        }
+        for (ahead, wants) in [(Some(420), "420 s ahead of"), (Some(-300), "300 s behind"), (None, "not")] {
+            let failure = Failure::Clock { refusal: refusal("RequestExpired", "why"), ahead };
+            let fault = failure.fault("ReceiveMessage");
+            let text = format!(
+                "ReceiveMessage: the clock of this machine is {wants} the service's: set it (NTP): RequestExpired: why"
+            );
+            assert_eq!(fault, Fault::new(FaultKind::Transient, text));
+            assert!(!failure.distrusts_credentials());
+        }
+        assert_eq!(ahead_of("Thu, 01 Jan 1970 00:00:00 GMT").map(|ahead| ahead > 1_700_000_000), Some(true));
+        assert_eq!(ahead_of("yesterday"), None);
     }
 }

@@ -20,6 +20,8 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
+use super::roots;
+
 /// NAT gateways and VPC endpoints forget a connection after 350 s without a word and say nothing; the next
 /// request on it would hang. No request here is silent for longer than a poll's 30 s, so that keep-alive probes would add nothing.
 const IDLE: Duration = Duration::from_mins(1);
@@ -40,25 +42,30 @@ pub struct Connections {
     pub(super) answers: SharedHttpClient,
     /// Roles and the credential providers, on which all other calls wait.
     pub(super) others: SharedHttpClient,
+    /// What answers to this machine or container alone, and never through a proxy: it would answer for its own.
+    pub(super) metadata: SharedHttpClient,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        let own = || SharedHttpClient::new(Https::default());
-        Self { polls: own(), keeping: own(), answers: own(), others: own() }
+        let own = || SharedHttpClient::new(Https { through: ProxyConfig::from_env, pools: Mutex::default() });
+        let metadata = SharedHttpClient::new(Https { through: ProxyConfig::disabled, pools: Mutex::default() });
+        Self { polls: own(), keeping: own(), answers: own(), others: own(), metadata }
     }
 }
 
 /// One for all, as a network that is made up has no connections to share.
 impl From<SharedHttpClient> for Connections {
     fn from(http: SharedHttpClient) -> Self {
-        Self { polls: http.clone(), keeping: http.clone(), answers: http.clone(), others: http }
+        let again = || http.clone();
+        Self { polls: again(), keeping: again(), answers: again(), others: again(), metadata: http }
     }
 }
 
-/// HTTP/1.1 and 2 over TLS (rustls, the system's roots), through the proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name.
-#[derive(Debug, Default)]
+/// HTTP/1.1 and 2 over TLS (rustls; see `roots`), through the proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name, or none.
+#[derive(Debug)]
 struct Https {
+    through: fn() -> ProxyConfig,
     // One pool for each pair of time-outs: the credential providers have two or three.
     pools: Mutex<BTreeMap<Timeouts, SharedHttpConnector>>,
 }
@@ -70,17 +77,19 @@ impl HttpClient for Https {
     fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
         let timeouts = (settings.connect_timeout(), settings.read_timeout());
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.entry(timeouts).or_insert_with(|| pool(settings, parts)).clone()
+        pools.entry(timeouts).or_insert_with(|| pool((self.through)(), settings, parts)).clone()
     }
 }
 
-fn pool(settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
-    let mut builder = ConnectorBuilder::default()
-        .connector_settings(settings.clone())
-        .pool_idle_timeout(IDLE)
-        .proxy_config(ProxyConfig::from_env());
+fn pool(through: ProxyConfig, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
+    let mut builder =
+        ConnectorBuilder::default().connector_settings(settings.clone()).pool_idle_timeout(IDLE).proxy_config(through);
     builder.set_sleep_impl(parts.sleep_impl());
-    let connector = builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build();
+    let mut builder = builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+    if let Some(context) = roots::context() {
+        builder = builder.tls_context(context);
+    }
+    let connector = builder.build();
     SharedHttpConnector::new(Guarded(SharedHttpConnector::new(connector)))
 }
 

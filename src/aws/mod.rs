@@ -6,8 +6,9 @@
 //! | `clients` | one set of clients for each region and role, made once and cloned |
 //! | `account` | such a set |
 //! | `outside` | the network, the clock and the credentials that they meet |
-//! | `http` | the connections under them |
-//! | `credentials`, `role` | who we are, kept fresh ahead of time |
+//! | `http`, `roots` | the connections under them, and whom they trust |
+//! | `credentials` | who we are, kept fresh ahead of time |
+//! | `chain`, `profile`, `helper`, `role` | where that comes from |
 //! | `calls` | every call: its time-out, our bound around it, its count |
 //! | `faults` | what to do about an error |
 //! | `sqs`, `sagemaker` | [`Queue`](crate::seam::Queue) and [`Pipelines`](crate::seam::Pipelines) |
@@ -16,25 +17,30 @@
 
 mod account;
 mod calls;
+mod chain;
 mod clients;
 mod config;
 mod credentials;
 pub mod doctor;
 mod executions;
 mod faults;
+mod helper;
 mod http;
 mod outside;
+mod profile;
 mod role;
+mod roots;
 mod sagemaker;
 mod sqs;
 
 #[cfg(test)]
 mod server;
 
-pub use clients::{Clients, NoRegion};
+pub use clients::{Clients, NoEndpoint};
 pub use config::Config;
 pub use executions::{Callback, ExecutionView, StepView};
 pub use http::Connections;
 pub use outside::Outside;
+pub use roots::NoBundle;
 pub use sagemaker::SageMaker;
 pub use sqs::Sqs;

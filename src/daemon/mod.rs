@@ -32,7 +32,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Open(#[from] ledger::OpenError),
     #[error(transparent)]
-    Region(#[from] aws::NoRegion),
+    Endpoint(#[from] aws::NoEndpoint),
     #[error(transparent)]
     Bind(#[from] server::BindError),
     /// A part of it has ended that must not; the service manager starts it anew.
@@ -80,7 +80,7 @@ impl Daemon {
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.
     ///
     /// # Errors
-    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no region is known, the status address is taken.
+    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no endpoint is known, the status address is taken.
     pub async fn run(self, stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
         run(self, stop).await
     }
@@ -178,7 +178,11 @@ fn is_turning(monitor: &Monitor) -> bool {
     monitor.queues().iter().all(|queue| queue.turning)
 }
 
-async fn queues(loaded: &Loaded, clients: &aws::Clients, metrics: &Metrics) -> Result<Vec<QueueParts>, aws::NoRegion> {
+async fn queues(
+    loaded: &Loaded,
+    clients: &aws::Clients,
+    metrics: &Metrics,
+) -> Result<Vec<QueueParts>, aws::NoEndpoint> {
     let mut parts = Vec::new();
     for config in &loaded.config.queues {
         let (region, role) = (config.region.as_deref(), config.role_arn.as_deref());

@@ -28,6 +28,16 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
             }
             Event::ReportFailed { denied: true, detail: fault.detail }
         }
+        FaultKind::Misconfigured => {
+            if let Some(more) = lane.said.again("misconfigured") {
+                tracing::error!(
+                    error = %fault,
+                    more,
+                    "the credentials or the endpoint are not right, so the outcome is not reported and the pipeline waits"
+                );
+            }
+            Event::ReportFailed { denied: false, detail: fault.detail }
+        }
         FaultKind::Transient => {
             if let Some(more) = lane.said.again("unreported") {
                 tracing::warn!(error = %fault, more, "the outcome could not be reported yet; it is sent again");

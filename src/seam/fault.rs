@@ -16,6 +16,9 @@ pub enum FaultKind {
     Transient,
     /// No permission: it works once somebody mends the policy.
     Denied,
+    /// Our side is not set up right: keys that are unknown, wrong or switched off, a role that may not be assumed, an endpoint that
+    /// cannot be. It works once somebody mends that.
+    Misconfigured,
     /// The receipt handle is no longer good: the message is not ours any more.
     Stale,
     /// The service understood the call and will not do it.

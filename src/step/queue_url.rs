@@ -65,6 +65,17 @@ impl QueueUrl {
         self.part(self.host)
     }
 
+    /// Where calls for this queue go, `https://HOST`, if the host is another than the service's own for its region,
+    /// `sqs.REGION.amazonaws.com` or `….com.cn`: a FIPS, dual-stack or VPC endpoint, a look-alike.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        let is_standard = self.region().is_some_and(|region| {
+            let rest = self.host().strip_prefix("sqs.").and_then(|rest| rest.strip_prefix(region));
+            matches!(rest, Some(".amazonaws.com" | ".amazonaws.com.cn"))
+        });
+        (!is_standard).then(|| &self.text[..usize::from(self.host.1)])
+    }
+
     /// The region that the host names: `sqs.REGION.amazonaws.com` in all its spellings (FIPS, dual-stack, VPC
     /// endpoints, other partitions, the legacy `REGION.queue.amazonaws.com`); `None` where it names none, as
     /// look-alikes' mostly do not.
@@ -415,6 +426,27 @@ mod tests {
         ] {
             assert!(!one.is_same_queue(&url(other)) && !url(other).is_same_queue(&one), "{other}");
         }
+    }
+
+    #[test]
+    fn a_host_that_is_not_the_services_own_is_where_calls_go() {
+        for host in
+            ["sqs.us-east-1.amazonaws.com", "sqs.cn-north-1.amazonaws.com.cn", "SQS.us-gov-west-1.amazonaws.com"]
+        {
+            assert_eq!(url(&format!("https://{host}/123456789012/q")).endpoint(), None, "{host}");
+        }
+        for endpoint in [
+            "https://sqs-fips.us-east-1.amazonaws.com",
+            "https://vpce-1-a.sqs.us-east-1.vpce.amazonaws.com",
+            "https://sqs.us-east-1.api.aws",
+            "https://queue.amazonaws.com",
+            "https://sqs.us-east-1.amazonaws.com:8443",
+            "http://127.0.0.1:4100",
+            "http://[::1]:4100",
+        ] {
+            assert_eq!(url(&format!("{endpoint}/123456789012/q")).endpoint(), Some(endpoint));
+        }
+        assert_eq!(url("http://localhost:9324/queue/123456789012/q").endpoint(), Some("http://localhost:9324"));
     }
 
     #[test]

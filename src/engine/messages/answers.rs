@@ -219,7 +219,7 @@ impl Entry {
 /// What became of each of so many messages.
 fn each(result: Result<Entries, Fault>, count: usize) -> Vec<Result<(), Trouble>> {
     let sort = |fault: Fault| match fault.kind {
-        FaultKind::Transient | FaultKind::Denied => Trouble::Passing(fault),
+        FaultKind::Transient | FaultKind::Denied | FaultKind::Misconfigured => Trouble::Passing(fault),
         FaultKind::Stale | FaultKind::Refused => Trouble::Final(fault),
     };
     let absent = || Err(Trouble::Passing(Fault::new(FaultKind::Transient, "the answer lacks this entry")));

@@ -1,0 +1,63 @@
+//! Whom TLS trusts: the authorities of `AWS_CA_BUNDLE` in place of the system's, as the AWS CLI has it. The SDK for Rust does not know the
+//! variable.
+
+use std::path::PathBuf;
+
+use aws_smithy_http_client::tls::{TlsContext, TrustStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+const VARIABLE: &str = "AWS_CA_BUNDLE";
+
+/// The variable is set and what it names is no bundle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("AWS_CA_BUNDLE names {path}, {why}: name a PEM file with the certificates of the authorities, or unset it")]
+pub struct NoBundle {
+    path: String,
+    why: String,
+}
+
+/// What connections are to trust; none for the system's own authorities. Nobody, if the bundle cannot be read.
+pub(super) fn context() -> Option<TlsContext> {
+    let certificates = bundle().unwrap_or_else(|_| Some(Vec::new()))?;
+    let mut trusted = TrustStore::empty();
+    for certificate in certificates {
+        trusted.add_pem_certificate(certificate);
+    }
+    TlsContext::builder().with_trust_store(trusted).build().ok()
+}
+
+/// Whether the bundle, if one is named, can be used.
+///
+/// # Errors
+/// [`NoBundle`].
+pub(super) fn check() -> Result<(), NoBundle> {
+    bundle().map(drop)
+}
+
+fn bundle() -> Result<Option<Vec<String>>, NoBundle> {
+    let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let failed = |why: String| NoBundle { path: path.display().to_string(), why };
+    let text = std::fs::read(&path).map_err(|error| failed(format!("which cannot be read ({error})")))?;
+    let certificates = usable(&String::from_utf8_lossy(&text));
+    if certificates.is_empty() {
+        return Err(failed("which holds no certificate that can be used".to_owned()));
+    }
+    Ok(Some(certificates))
+}
+
+/// The certificates in a PEM text that TLS can use, each as a text of its own: one that it cannot would break all connections.
+fn usable(text: &str) -> Vec<String> {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let blocks = text.split(BEGIN).skip(1).filter_map(|rest| rest.split_once(END));
+    let blocks = blocks.map(|(body, _)| format!("{BEGIN}{body}{END}\n"));
+    let is_usable = |block: &String| {
+        CertificateDer::from_pem_slice(block.as_bytes())
+            .is_ok_and(|certificate| RootCertStore::empty().add(certificate).is_ok())
+    };
+    blocks.filter(is_usable).collect()
+}
