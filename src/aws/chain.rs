@@ -84,12 +84,13 @@ impl Chain {
                 return end;
             }
         }
-        if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
-            if let Some(end) =
+        let has_endpoint =
+            is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+        if has_endpoint
+            && let Some(end) =
                 decided(self.container().provide_credentials().await, "the container endpoint", &mut tried)
-            {
-                return end;
-            }
+        {
+            return end;
         }
         if std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
             tried.push("the instance metadata: switched off by AWS_EC2_METADATA_DISABLED".to_owned());

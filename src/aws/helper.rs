@@ -129,7 +129,7 @@ mod tests {
         let got = run(&format!("echo noise >&2; echo '{json}'")).await.expect("credentials");
         assert_eq!((got.access_key_id(), got.secret_access_key(), got.session_token()), ("A", "B", Some("C")));
         assert_eq!(got.expiry().map(aws_smithy_types::DateTime::from).map(|end| end.secs()), Some(7_226_582_400));
-        assert_eq!(got.account_id().map(|id| id.as_str()), Some("123456789012"));
+        assert_eq!(got.account_id().map(aws_credential_types::attributes::AccountId::as_str), Some("123456789012"));
     }
 
     #[tokio::test]
