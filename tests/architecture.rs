@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("outcome", &["step"]),
     ("seam", &["outcome", "step"]),
     ("handler", &["outcome", "step"]),
-    ("builtin", &["duration", "handler", "outcome", "step"]),
+    ("builtin", &["duration", "handler", "outcome"]),
     ("lifecycle", &["backoff", "duration", "outcome", "seam", "step"]),
     ("ledger", &["clock", "duration", "lifecycle", "seam", "step"]),
     ("engine", &["backoff", "clock", "duration", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
@@ -65,9 +65,9 @@ const OWNERS: &[&str] = &[
     // The endpoint's own server.
     "src/local/",
     "src/cli/",
-    // The threads that alone use a connection to the file, and the one that starts programs and must outlive them.
+    // The threads that alone use a connection to the file, and those that ask a file system that may never answer.
     "src/ledger/sqlite/thread.rs",
-    "src/builtin/exec/spawner.rs",
+    "src/builtin/exec/look.rs",
     // The thread that writes the log, and may stand in a write for ever.
     "src/observe/writer.rs",
 ];

@@ -9,6 +9,7 @@ use super::{Failure, plain, say};
 use crate::aws::Clients;
 use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::config::Loaded;
+use crate::daemon;
 use crate::ledger;
 
 #[derive(Args)]
@@ -25,6 +26,10 @@ pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCo
     }
     let (queues, handlers) = (loaded.config.queues.len(), loaded.handlers.len());
     say(format_args!("ok       the configuration: {queues} queue(s), {handlers} handler(s)"));
+    for (text, (warning, names)) in daemon::remarks(loaded) {
+        let level = if warning { "warning" } else { "ok" };
+        say(plain(&format!("{level:<8} handler {}: {text}", names.join(", "))));
+    }
     if !arguments.online {
         return Ok(ExitCode::SUCCESS);
     }

@@ -98,6 +98,10 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     };
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
+    for (text, (warning, names)) in remarks(&loaded) {
+        let handlers = names.join(", ");
+        if warning { tracing::warn!(handlers, "{text}") } else { tracing::info!(handlers, "{text}") }
+    }
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
@@ -204,6 +208,18 @@ async fn queues(
         });
     }
     Ok(parts)
+}
+
+/// What handlers have to say of this machine, with those that say it.
+pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<String, (bool, Vec<&str>)> {
+    let mut said: BTreeMap<String, (bool, Vec<&str>)> = BTreeMap::new();
+    for (name, handler) in &loaded.handlers {
+        for remark in handler.remarks() {
+            let (_, names) = said.entry(remark.text).or_insert((remark.warning, Vec::new()));
+            names.push(name);
+        }
+    }
+    said
 }
 
 fn handlers(loaded: &Loaded) -> BTreeMap<String, HandlerParts> {

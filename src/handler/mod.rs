@@ -31,6 +31,24 @@ pub enum Completion {
     Deferred,
 }
 
+/// Something about a handler for operators to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Something should be done about it.
+    pub warning: bool,
+    pub text: String,
+}
+
+impl Remark {
+    pub fn note(text: impl Into<String>) -> Self {
+        Self { warning: false, text: text.into() }
+    }
+
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self { warning: true, text: text.into() }
+    }
+}
+
 /// Work for callback steps, compiled in.
 ///
 /// # Expected flow
@@ -67,6 +85,12 @@ pub trait Handler: Send + Sync + 'static {
     fn cleanup(&self, cx: Context, args: Self::Args) -> impl Future<Output = Result<(), HandlerError>> + Send {
         let _ = (cx, args);
         async { Ok(()) }
+    }
+
+    /// What operators should know of how the handler works on this machine; said at start and by `check`. Nothing is changed by it, and it does
+    /// not wait.
+    fn remarks(&self) -> Vec<Remark> {
+        Vec::new()
     }
 
     /// Ends what an earlier run left running on this machine when the worker died; called at start, before any step runs.

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::handler::{Context, Handler, HandlerError, HandlerResult};
+use crate::handler::{Context, Handler, HandlerError, HandlerResult, Remark};
 
 /// The handler types of one binary. TOML picks from them by name: `[handlers.NAME] type = "…"`.
 #[derive(Default)]
@@ -125,6 +125,11 @@ impl DynHandler {
         Box::pin(async move { handler.cleanup(cx).await })
     }
 
+    /// [`Handler::remarks`].
+    pub fn remarks(&self) -> Vec<Remark> {
+        self.0.remarks()
+    }
+
     /// [`Handler::reap`].
     pub fn reap(&self, cx: Context) -> BoxFuture<'static, ()> {
         let handler = self.0.clone();
@@ -141,6 +146,7 @@ impl fmt::Debug for DynHandler {
 trait Erased: Send + Sync {
     fn run(&self, cx: Context) -> BoxFuture<'_, HandlerResult>;
     fn cleanup(&self, cx: Context) -> BoxFuture<'_, Result<(), HandlerError>>;
+    fn remarks(&self) -> Vec<Remark>;
     fn reap(&self, cx: Context) -> BoxFuture<'_, ()>;
 }
 
@@ -157,6 +163,10 @@ impl<H: Handler> Erased for H {
             let args = decode::<H>(&cx)?;
             Handler::cleanup(self, cx, args).await
         })
+    }
+
+    fn remarks(&self) -> Vec<Remark> {
+        Handler::remarks(self)
     }
 
     fn reap(&self, cx: Context) -> BoxFuture<'_, ()> {

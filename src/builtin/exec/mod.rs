@@ -1,42 +1,49 @@
 //! A step's work done by a program of any language: the step on stdin and in `STEP_*`, the outcome by exit code and `$STEP_OUTPUT`.
 //!
-//! No shell is involved. The program leads a process group of its own, and no process of that group outlives the step, nor a daemon that
-//! was killed: the group is in the ledger before the program's first instruction, and is ended before the step runs again here. A process
-//! that leaves the group (`setsid`) is out of reach.
+//! No shell is involved. No process of a run outlives it, whatever group, session and environment it has, nor a daemon that was killed: what
+//! it can be told by is in the ledger before its first instruction, and it is ended before the step runs again here.
 
+mod account;
+mod contain;
 mod files;
-mod group;
+mod limits;
 mod lines;
+mod look;
 mod program;
 mod settings;
-mod spawner;
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+pub use account::AccountError;
 pub use files::{FileError, outputs_of};
+pub use limits::Limits;
 pub use settings::{AfterSigterm, Settings, SettingsError};
 
+use self::contain::{End, Remains, Terms};
 use self::files::Workspace;
-use self::group::Group;
 use self::program::{Ended, Program, Purpose};
-use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult};
+use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Remark};
 use crate::outcome::{Outputs, Reason};
 
 /// The handler type `exec`.
 #[derive(Debug)]
 pub struct Exec {
     settings: Settings,
+    terms: Terms,
+    /// Paths that could not be looked at, since their file system did not answer.
+    silent: Vec<PathBuf>,
 }
 
 /// What the ledger keeps for a program between its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     /// Who ran last.
-    group: Option<Group>,
+    run: Option<Remains>,
     /// What `$STEP_CHECKPOINT` held.
     file: Option<String>,
     /// The directory of the last run, by name: a daemon that is killed cannot remove it.
@@ -52,7 +59,8 @@ impl Exec {
     /// # Errors
     /// [`SettingsError`] where the program cannot be run as the settings say.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        Ok(Self { settings: settings.checked()? })
+        let (settings, silent) = settings.checked()?;
+        Ok(Self { terms: settings.terms()?, settings, silent })
     }
 
     /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when this returns.
@@ -63,7 +71,7 @@ impl Exec {
         command: &[String],
     ) -> Result<(Ended, Workspace), HandlerError> {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
-        end_remains(cx, &saved).await;
+        end_remains(&saved).await?;
         let workspace = Workspace::new(saved.file.as_deref()).map_err(|error| {
             HandlerError::retry(format_args!("no directory for STEP_OUTPUT could be made: {error}; look at $TMPDIR"))
         })?;
@@ -72,10 +80,17 @@ impl Exec {
         }
         let saved = Saved { workspace: Some(workspace.name()), ..saved };
         let command = settings::command(&self.settings, command, cx, &workspace);
-        let begun = |group| Saved { group: Some(group), ..saved.clone() };
-        let program = Program::spawn(command, async |group| Ok(cx.save_checkpoint(&begun(group)).await?)).await?;
-        let saved = begun(program.group().clone());
-        let ended = program.end(cx, purpose, stdin(cx), &workspace, saved).await;
+        if let Some(account) = self.terms.account.as_ref().filter(|account| !account.is_ours()) {
+            let output = workspace.output();
+            account.give(output.parent().unwrap_or(&output)).map_err(HandlerError::retry)?;
+        }
+        let mut saved = saved;
+        let record = async |remains: &Remains| {
+            saved.run = Some(remains.clone());
+            Ok(cx.save_checkpoint(&saved).await?)
+        };
+        let program = Program::spawn(command.as_std(), &self.terms, record).await?;
+        let ended = program.end(cx, purpose, stdin(cx), &workspace, saved).await?;
         Ok((ended, workspace))
     }
 
@@ -115,16 +130,29 @@ impl Handler for Exec {
 
     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
         let Some(command) = &self.settings.cleanup else {
-            end_remains(&cx, &cx.checkpoint()?.unwrap_or_default()).await;
-            return Ok(());
+            return end_remains(&cx.checkpoint()?.unwrap_or_default()).await;
         };
         let (ended, _) = self.call(&cx, Purpose::Cleanup, command).await?;
         if ended.status.success() { Ok(()) } else { Err(HandlerError::permanent(ended.reason())) }
     }
 
+    fn remarks(&self) -> Vec<Remark> {
+        let silent = |path: &PathBuf| {
+            Remark::warning(format!(
+                "{} could not be looked at: its file system does not answer; programs there will not begin until it does",
+                path.display()
+            ))
+        };
+        let mut remarks = vec![contain::means()];
+        remarks.extend(contain::limits(&self.settings.limits));
+        remarks.extend(self.silent.iter().map(silent));
+        remarks
+    }
+
     async fn reap(&self, cx: Context) {
         if let Ok(Some(saved)) = cx.checkpoint() {
-            end_remains(&cx, &saved).await;
+            // What cannot be ended is said again when the step is to run.
+            let _ = end_remains(&saved).await;
         }
     }
 }
@@ -138,6 +166,7 @@ impl Ended {
     /// How the program ended, and what it said last.
     fn reason(&self) -> Reason {
         let how = match (self.status.code(), self.status.signal()) {
+            _ if self.no_memory => "it ran out of the memory that `limits` gives it".to_owned(),
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),
             (None, None) => "ended in an unknown way".to_owned(),
@@ -146,15 +175,22 @@ impl Ended {
     }
 }
 
-async fn end_remains(cx: &Context, saved: &Saved) {
-    if let Some(group) = &saved.group
-        && group.end_if_ours(cx.token()).await
-    {
-        tracing::warn!(group = group.id(), "ended what an earlier run of the step had left running");
+async fn end_remains(saved: &Saved) -> Result<(), HandlerError> {
+    if let Some(run) = &saved.run {
+        match run.end().await {
+            End::Nothing => {}
+            End::Ended => tracing::warn!("ended what an earlier run of the step had left running"),
+            End::Alive(pid) => {
+                return Err(HandlerError::retry(format_args!(
+                    "process {pid}, which an earlier run of the step has left, cannot be ended: it runs as another user"
+                )));
+            }
+        }
     }
     if let Some(name) = &saved.workspace {
         files::remove_left_behind(name);
     }
+    Ok(())
 }
 
 fn stdin(cx: &Context) -> Vec<u8> {

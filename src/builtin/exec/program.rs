@@ -1,25 +1,21 @@
 //! One running program, from its first instruction until nothing of it is left.
 
 use std::collections::VecDeque;
-use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::errno::Errno;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
 use tokio::time::{Instant, interval, sleep_until, timeout};
 
+use super::contain::{self, Remains, Run, StartError, Terms};
 use super::files::{Stamp, Workspace};
-use super::group::Group;
-use super::{Saved, lines, spawner};
+use super::{Saved, lines};
 use crate::handler::{Context, HandlerError};
 
-/// A program that runs. Dropped before its end, it takes its whole group with it.
+/// A program that runs. Dropped before its end, it takes all that it has started with it.
 pub(super) struct Program {
-    child: Child,
-    group: Killed,
+    run: Run,
 }
 
 /// What a program is started for. A stop may come before the program has begun, so that a stop there is does not tell them apart.
@@ -38,57 +34,28 @@ pub(super) struct Ended {
     pub(super) told: bool,
     /// It was made to end.
     pub(super) killed: bool,
+    /// The kernel ended it, or something that it had started, since all memory that it may use was used.
+    pub(super) no_memory: bool,
     /// The end of what it said there.
     pub(super) stderr: String,
 }
 
 /// How often the checkpoint file is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// Once the group is gone, only a process that left it can hold its streams open; it is not waited for.
+/// Once all of it is gone, only a process that hangs in the kernel can hold its streams open; it is not waited for.
 const STREAMS: Duration = Duration::from_secs(1);
 
-/// A group that is killed when this is dropped, unless it has ended: its number may be another's then.
-struct Killed {
-    group: Group,
-    ended: bool,
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.group.signal(Signal::SIGKILL);
-        }
-    }
-}
-
 impl Program {
-    /// Starts a program, but lets it begin only once `record` has its group on record.
+    /// Starts a program, once `record` has on record what its processes can be told by.
     pub(super) async fn spawn(
-        command: Command,
-        record: impl AsyncFnOnce(Group) -> Result<(), HandlerError>,
+        command: &Command,
+        terms: &Terms,
+        record: impl AsyncFnOnce(&Remains) -> Result<(), HandlerError>,
     ) -> Result<Self, HandlerError> {
-        let name = command.as_std().get_program().to_string_lossy().into_owned();
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ExecutableFileBusy => {
-                HandlerError::permanent(format_args!(
-                    "the program {name:?} cannot be run: {error}; see that it (and the interpreter in its first line) is there and executable"
-                ))
-            }
-            _ => HandlerError::retry(format_args!("the program {name:?} could not be started: {error}")),
-        };
-        let gated = spawner::start(command).await.map_err(failed)?;
-        let Some(group) = Group::of_leader(gated.pid) else {
-            return Err(HandlerError::retry(format_args!("the program {name:?} died before it began")));
-        };
-        // From here on, whoever drops this ends it, also while its gate is being opened.
-        let group = Killed { group, ended: false };
-        record(group.group.clone()).await?;
-        let child = gated.open().await.map_err(failed)?;
-        Ok(Self { child, group })
-    }
-
-    pub(super) fn group(&self) -> &Group {
-        &self.group.group
+        let ready = terms.ready();
+        record(&ready.remains).await?;
+        let run = contain::start(command, terms, ready).await.map_err(|error| refusal(command, &error))?;
+        Ok(Self { run })
     }
 
     /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to unless it is the answer to that,
@@ -100,9 +67,9 @@ impl Program {
         stdin: Vec<u8>,
         workspace: &Workspace,
         mut saved: Saved,
-    ) -> Ended {
+    ) -> Result<Ended, HandlerError> {
         let (mut out, mut err) = (VecDeque::new(), VecDeque::new());
-        let (feed, stdout, stderr) = (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
+        let (feed, stdout, stderr) = (self.run.stdin.take(), self.run.stdout.take(), self.run.stderr.take());
         let budget = lines::Budget::new();
         let feeding = async move {
             if let Some(mut feed) = feed {
@@ -131,40 +98,58 @@ impl Program {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
                 biased;
-                status = self.child.wait() => break status,
+                status = self.run.wait() => break status,
                 _ = &mut streams, if streaming => streaming = false,
                 reason = cx.stopping(), if told.is_none() && purpose == Purpose::Run => {
                     // It may have ended by itself, and nobody has looked yet.
-                    if let Ok(Some(status)) = self.child.try_wait() {
+                    if let Ok(Some(status)) = self.run.try_wait() {
                         break Ok(status);
                     }
                     tracing::info!(reason = reason.as_str(), "telling the program to end");
                     workspace.tell(reason);
-                    self.group.group.signal(Signal::SIGTERM);
+                    self.run.tell();
                     told = Some(Instant::now());
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() && !killed => {
                     tracing::warn!("the program did not end within its grace and is killed");
-                    self.group.group.signal(Signal::SIGKILL);
+                    self.run.kill();
                     killed = true;
                 }
                 _ = look.tick() => keep_checkpoint(cx, workspace, &mut stamp, &mut saved).await,
             }
         };
-        self.group.group.end().await;
-        self.group.ended = true;
+        let no_memory = self.run.ran_out_of_memory();
+        self.run.finish().await;
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
             tracing::warn!(
-                "a process that left the program's group holds its output open; the rest of that is not logged"
+                "a process that could not be ended holds the program's output open; the rest of that is not logged"
             );
         }
         drop(streams);
         keep_checkpoint(cx, workspace, &mut stamp, &mut saved).await;
-        let status = status.unwrap_or_else(|error| {
-            tracing::error!(%error, "the program's exit status could not be had");
-            ExitStatus::from_raw(1 << 8)
-        });
-        Ended { told: told.is_some(), killed, status, stderr: lines::text(err) }
+        // Whatever the program did, nobody knows how it ended: that is no outcome.
+        let status = status.map_err(|contain::Lost| {
+            HandlerError::retry(
+                "the program's exit status cannot be had: the process that kept it was killed; what was left of it is ended",
+            )
+        })?;
+        Ok(Ended { told: told.is_some(), killed, status, no_memory, stderr: lines::text(err) })
+    }
+}
+
+/// Why a program does not run, and whether that may change.
+fn refusal(command: &Command, error: &StartError) -> HandlerError {
+    let name = command.get_program().to_string_lossy();
+    match (error, error.errno()) {
+        (StartError::Exec(_), Some(Errno::ENOEXEC)) => HandlerError::permanent(format_args!(
+            "{name:?} is no program: it is empty, has no `#!` line, or is built for another machine"
+        )),
+        (StartError::Exec(error), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ETXTBSY)) => {
+            HandlerError::permanent(format_args!(
+                "the program {name:?} cannot be run: {error}; see that it (and the interpreter in its first line) is there and executable"
+            ))
+        }
+        _ => HandlerError::retry(format_args!("the program {name:?} could not be started: {error}")),
     }
 }
 

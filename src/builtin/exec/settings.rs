@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use super::account::{Account, AccountError};
+use super::contain::Terms;
 use super::files::Workspace;
+use super::limits::Limits;
+use super::look;
 use crate::handler::Context;
 
 /// `[handlers.NAME.settings]` of the type `exec`.
@@ -42,6 +45,12 @@ pub struct Settings {
     /// What the exit of a program is worth that was told to end.
     #[serde(default)]
     pub exit_after_sigterm: AfterSigterm,
+    /// The user that the programs run as, with its groups and its home; by default the daemon's own.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// What one run may use.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// What an exit after our SIGTERM counts for.
@@ -74,6 +83,12 @@ pub enum SettingsError {
     WorkingDir(String),
     #[error("`poll_interval` is less than a second")]
     PollInterval,
+    #[error("`{key}`: {program:?} is empty, which is no program")]
+    EmptyFile { key: &'static str, program: String },
+    #[error("`user`: {0}")]
+    User(#[from] AccountError),
+    #[error("{0}")]
+    Limits(String),
 }
 
 /// From the daemon's own environment, whatever else.
@@ -86,26 +101,43 @@ fn minute() -> Duration {
 }
 
 impl Settings {
-    /// The settings as they hold wherever a program changes to; checked.
-    pub(super) fn checked(mut self) -> Result<Self, SettingsError> {
+    /// The settings as they hold wherever a program changes to, checked; and the paths that could not be, since their file system did not
+    /// answer.
+    pub(super) fn checked(mut self) -> Result<(Self, Vec<PathBuf>), SettingsError> {
         if let Some(directory) = &mut self.working_dir
             && let Ok(absolute) = std::path::absolute(&*directory)
         {
             *directory = absolute;
         }
-        self.check()?;
-        Ok(self)
+        let silent = self.check()?;
+        Ok((self, silent))
     }
 
-    fn check(&self) -> Result<(), SettingsError> {
-        if let Some(directory) = &self.working_dir
-            && !directory.is_dir()
-        {
-            return Err(SettingsError::WorkingDir(directory.display().to_string()));
+    /// How all programs of the handler are started.
+    pub(super) fn terms(&self) -> Result<Terms, SettingsError> {
+        Ok(Terms::new(self.account()?, self.limits))
+    }
+
+    fn account(&self) -> Result<Option<Account>, SettingsError> {
+        Ok(self.user.as_deref().map(Account::of).transpose()?)
+    }
+
+    fn check(&self) -> Result<Vec<PathBuf>, SettingsError> {
+        let mut silent = Vec::new();
+        if let Some(directory) = &self.working_dir {
+            match look::is_directory(directory) {
+                Some(true) => {}
+                Some(false) => return Err(SettingsError::WorkingDir(directory.display().to_string())),
+                None => silent.push(directory.clone()),
+            }
         }
-        self.check_command("command", &self.command)?;
-        if let Some(cleanup) = &self.cleanup {
-            self.check_command("cleanup", cleanup)?;
+        let account = self.account()?;
+        let commands = [("command", Some(&self.command)), ("cleanup", self.cleanup.as_ref())];
+        for (key, command) in commands.into_iter().filter_map(|(key, command)| Some((key, command?))) {
+            self.check_command(key, command, account.as_ref(), &mut silent)?;
+        }
+        if let Some(mistake) = self.limits.mistake() {
+            return Err(SettingsError::Limits(mistake));
         }
         for (key, name) in
             self.env.keys().map(|name| ("env", name)).chain(self.inherit_env.iter().map(|name| ("inherit_env", name)))
@@ -120,28 +152,43 @@ impl Settings {
         if self.poll_interval < Duration::from_secs(1) {
             return Err(SettingsError::PollInterval);
         }
-        Ok(())
+        Ok(silent)
     }
 
-    fn check_command(&self, key: &'static str, command: &[String]) -> Result<(), SettingsError> {
+    fn check_command(
+        &self,
+        key: &'static str,
+        command: &[String],
+        account: Option<&Account>,
+        silent: &mut Vec<PathBuf>,
+    ) -> Result<(), SettingsError> {
         let Some(program) = command.first().filter(|program| !program.is_empty()) else {
             return Err(SettingsError::Empty(key));
         };
         if let Some(text) = command.iter().find(|text| text.contains('\0')) {
             return Err(SettingsError::Nul { key, text: text.clone() });
         }
-        let no_program = |where_| Err(SettingsError::NoProgram { key, program: program.clone(), where_ });
-        if program.contains('/') {
-            let path = self.working_dir.as_deref().unwrap_or(Path::new("")).join(program);
-            return if is_executable(&path) { Ok(()) } else { no_program("") };
-        }
-        let path =
-            self.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_else(|| PATH.into());
-        if std::env::split_paths(&path).any(|directory| is_executable(&directory.join(program))) {
-            Ok(())
+        let (places, where_) = if program.contains('/') {
+            (vec![self.working_dir.as_deref().unwrap_or(Path::new("")).join(program)], "")
         } else {
-            no_program(" on the PATH")
+            let path = self.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH"));
+            let path = path.unwrap_or_else(|| PATH.into());
+            (std::env::split_paths(&path).map(|directory| directory.join(program)).collect(), " on the PATH")
+        };
+        for place in places {
+            match look::program(place.clone(), account.cloned()) {
+                look::Program::Executable => return Ok(()),
+                look::Program::Empty => {
+                    return Err(SettingsError::EmptyFile { key, program: place.display().to_string() });
+                }
+                look::Program::None => {}
+                look::Program::Silent => {
+                    silent.push(place);
+                    return Ok(());
+                }
+            }
         }
+        Err(SettingsError::NoProgram { key, program: program.clone(), where_ })
     }
 }
 
@@ -161,6 +208,9 @@ pub(super) fn command(settings: &Settings, line: &[String], cx: &Context, worksp
             command.env(name, value);
         }
     }
+    if let Ok(Some(account)) = settings.account() {
+        command.env("HOME", account.home);
+    }
     command.envs(&settings.env);
     command.env("STEP_TOKEN", cx.token().as_str()).env("STEP_EXECUTION_ARN", cx.execution().as_str());
     command.env("STEP_PIPELINE", cx.pipeline()).env("STEP_QUEUE_URL", cx.queue_url());
@@ -175,8 +225,4 @@ pub(super) fn command(settings: &Settings, line: &[String], cx: &Context, worksp
     }
     command.process_group(0);
     command
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }

@@ -14,6 +14,8 @@ use super::*;
 use crate::handler::{CheckpointError, Keeper, Progress, Registry, Task};
 use crate::step::{Message, StopReason};
 
+mod containment;
+
 /// Keeps checkpoints in memory.
 #[derive(Default)]
 struct Kept(Mutex<Option<Value>>);
@@ -193,13 +195,6 @@ async fn a_program_need_not_read_a_large_step() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_group_outlives_the_program() {
-    let bench = Bench::new();
-    bench.run("sleep 600 & echo $! > $DIR/pid; (sleep 600; true) & exit 0").await.expect("succeeds");
-    assert!(!alive(bench.pid("pid").await));
-}
-
-#[tokio::test]
 async fn what_a_told_program_exits_with_is_no_outcome_unless_it_is_to_be_kept() {
     // A shell that starts a program when it is signalled can lose the signal, so these wait.
     let trapped = |exit: &str| format!("trap 'kill $!; {exit}' TERM; sleep 600 & echo $$ > $DIR/pid; wait");
@@ -288,17 +283,6 @@ async fn a_program_that_does_not_listen_is_killed_after_its_grace() {
 }
 
 #[tokio::test]
-async fn a_dropped_run_takes_its_group_with_it() {
-    let bench = Bench::new();
-    let exec = bench.exec("sleep 600 & echo $! > $DIR/pid; wait");
-    let pid = tokio::select! {
-        _ = exec.run(bench.cx(), Value::Null) => panic!("it ended"),
-        pid = bench.pid("pid") => pid,
-    };
-    until(|| !alive(pid)).await;
-}
-
-#[tokio::test]
 async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
     let bench = Bench::new();
     let exec = bench.exec("printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; exit 75");
@@ -324,11 +308,11 @@ impl Keeper for Full {
 }
 
 #[tokio::test]
-async fn the_group_is_on_record_before_the_program_begins() {
+async fn a_run_is_on_record_before_the_program_begins() {
     let bench = Bench::new();
     bench.run("true").await.expect("succeeds");
     let saved = bench.kept.0.lock().unwrap().clone().expect("saved");
-    assert!(saved["group"]["pgid"].as_i64().is_some() && saved["group"]["started"].as_u64().is_some(), "{saved}");
+    assert!(saved["run"]["mark"].as_u64().is_some(), "{saved}");
 
     let task =
         Task { step: bench.cx_step(), queue_url: String::new(), attempt: 1, stop_grace: bench.grace, checkpoint: None };
@@ -346,44 +330,6 @@ impl Bench {
             arguments: Arc::new(Value::Null),
         }
     }
-}
-
-#[tokio::test]
-async fn what_an_earlier_run_left_behind_is_gone_before_the_next_begins() {
-    let bench = Bench::new();
-    // A group like ours, whose leader is gone and whose daemon did not see it end.
-    let mut earlier = std::process::Command::new("/bin/sh");
-    std::os::unix::process::CommandExt::process_group(&mut earlier, 0);
-    earlier.args(["-c", "sleep 600 & echo $! > $DIR/pid; read gate"]).env("DIR", bench.directory.path());
-    earlier.env("STEP_TOKEN", "SYZ8ExZ3Sd").stdin(std::process::Stdio::piped());
-    let mut leader = earlier.spawn().expect("spawn");
-    let pid = bench.pid("pid").await;
-    let group = Group::of_leader(i32::try_from(leader.id()).expect("pid")).expect("alive");
-    drop(leader.stdin.take());
-    leader.wait().expect("wait");
-    assert!(alive(pid));
-    *bench.kept.0.lock().unwrap() = Some(json!(Saved { group: Some(group), ..Saved::default() }));
-    bench.run(&format!("test ! -e /proc/{pid}/exe")).await.expect("it was gone first");
-    assert!(!alive(pid));
-}
-
-#[tokio::test]
-async fn a_group_that_is_not_ours_is_left_alone() {
-    let bench = Bench::new();
-    let mut other = std::process::Command::new("/bin/sleep");
-    std::os::unix::process::CommandExt::process_group(&mut other, 0);
-    let mut other = other.arg("600").spawn().expect("spawn");
-    let pid = i32::try_from(other.id()).expect("pid");
-    let group = json!(Group::of_leader(pid).expect("alive"));
-    for (key, value) in [("started", json!(1)), ("boot", json!("another"))] {
-        let mut changed = group.clone();
-        changed[key] = value;
-        *bench.kept.0.lock().unwrap() = Some(json!({ "group": changed, "file": null }));
-        bench.run("true").await.expect("succeeds");
-        assert!(alive(pid), "{key}");
-    }
-    other.kill().expect("kill");
-    other.wait().expect("wait");
 }
 
 #[tokio::test]

@@ -1,0 +1,108 @@
+//! A number that every process of one run bears, and no other process of the machine.
+//!
+//! It is a resource limit, since those are inherited by all descendants, whatever session, environment and parents they have, and anyone may
+//! read them. The one on the time that a real-time process may compute without a pause is unlimited everywhere that we know of; ours is at
+//! least a century, so it limits nothing. The next life of a daemon that was killed together with its keepers finds by it what they left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::time::{ClockId, clock_gettime};
+use tokio::time::sleep;
+
+use super::sys;
+
+/// The lowest, in microseconds.
+const CENTURY: u64 = 1 << 52;
+/// A killed process that is still there after this is not ours to kill, or hangs in the kernel.
+const LOOKS: u32 = 200;
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What ending the processes of a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum End {
+    /// There were none.
+    Nothing,
+    /// They are gone, or hang in the kernel, where they do nothing.
+    Ended,
+    /// One lives on: it is another user's.
+    Alive(i32),
+}
+
+/// The marks that were borne at a moment.
+struct Look {
+    /// Since boot.
+    at: Duration,
+    marks: BTreeSet<u64>,
+}
+
+static LAST: Mutex<Look> = Mutex::new(Look { at: Duration::ZERO, marks: BTreeSet::new() });
+
+pub(super) fn new() -> u64 {
+    match getrlimit(Resource::RLIMIT_RTTIME) {
+        Ok((_, hard)) if hard != RLIM_INFINITY && hard < 2 * CENTURY => fastrand::u64(hard / 2..hard.max(2)),
+        _ => CENTURY + fastrand::u64(..CENTURY),
+    }
+}
+
+/// Marks this process, and all that it will start.
+pub(super) fn bear(mark: usize) -> bool {
+    sys::limit(libc::RLIMIT_RTTIME as usize, mark, mark)
+}
+
+pub(super) fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
+/// Whether a process may bear a mark that was made at `made`. The machine's processes are looked through once for all marks that are older.
+pub(super) fn may_be_borne(mark: u64, made: Duration) -> bool {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.at <= made {
+        *last = Look { at: since_boot(), marks: bearers().into_keys().collect() };
+    }
+    last.marks.contains(&mark)
+}
+
+/// Kills all that bear a mark until none is left.
+pub(super) async fn end(mark: u64) -> End {
+    let mut end = End::Nothing;
+    for _ in 0..LOOKS {
+        let Some(pids) = bearers().remove(&mark) else { return end };
+        end = End::Ended;
+        for pid in &pids {
+            sys::kill(*pid, libc::SIGKILL);
+        }
+        sleep(LOOK).await;
+    }
+    let left = bearers().remove(&mark).unwrap_or_default();
+    left.into_iter().find(|pid| state(*pid) != Some('D')).map_or(end, End::Alive)
+}
+
+/// All marked processes that are not only waiting to be reaped.
+fn bearers() -> BTreeMap<u64, Vec<i32>> {
+    let mut found: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(mark) = mark_of(pid)
+            && state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+        {
+            found.entry(mark).or_default().push(pid);
+        }
+    }
+    found
+}
+
+fn mark_of(pid: i32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max realtime timeout"))?;
+    limit.split_whitespace().next()?.parse().ok()
+}
+
+fn state(pid: i32) -> Option<char> {
+    // The name stands in parentheses and may hold anything, parentheses too.
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit_once(')')?.1.trim_start().chars().next()
+}

@@ -1,0 +1,72 @@
+//! What a run may leave behind, as the ledger keeps it, and its end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cgroup;
+use super::mark::{self, End};
+
+/// A run by what its processes can be told by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in super::super) struct Remains {
+    pub(super) mark: u64,
+    /// When it was made, since boot.
+    made: Duration,
+    /// The kernel's id of this boot of this machine.
+    boot: String,
+    /// The process of the daemon.
+    life: u64,
+    /// Where it has one of its own.
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+/// Runs of this life that were let go of before they had ended.
+static LET_GO: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+impl Remains {
+    pub(super) fn new(mark: u64, cgroup: Option<PathBuf>) -> Self {
+        Self { mark, made: mark::since_boot(), boot: boot(), life: life(), cgroup }
+    }
+
+    /// Ends what is left of the run. A run of this life has left nothing, unless it was let go of: each is seen to its end. So this costs a
+    /// look at the machine's processes at most once per life of the daemon, and one for each run that was let go of.
+    pub(in super::super) async fn end(&self) -> End {
+        if self.boot != boot() {
+            return End::Nothing;
+        }
+        let ours = self.life == life();
+        let let_go = || LET_GO.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_be_there = if ours { let_go().contains(&self.mark) } else { mark::may_be_borne(self.mark, self.made) };
+        let cgroup = self.cgroup.as_deref().filter(|_| !ours || may_be_there).filter(|path| path.exists());
+        if let Some(path) = cgroup {
+            cgroup::kill(path);
+        }
+        let end = if may_be_there { mark::end(self.mark).await } else { End::Nothing };
+        if let Some(path) = cgroup {
+            cgroup::remove(path);
+        }
+        if ours {
+            let_go().remove(&self.mark);
+        }
+        end
+    }
+
+    pub(super) fn let_go(&self) {
+        LET_GO.lock().unwrap_or_else(PoisonError::into_inner).insert(self.mark);
+    }
+}
+
+/// A number that no other process has.
+fn life() -> u64 {
+    static LIFE: OnceLock<u64> = OnceLock::new();
+    *LIFE.get_or_init(|| fastrand::u64(..))
+}
+
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
