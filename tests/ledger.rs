@@ -221,6 +221,50 @@ async fn a_second_worker_is_refused_the_file_and_a_reader_is_not() {
     assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
 }
 
+#[tokio::test]
+async fn a_second_worker_is_refused_the_file_under_every_name() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("ledger.db");
+    let other = directory.path().join("other.db");
+    std::os::unix::fs::symlink("ledger.db", &other).expect("a link");
+    let store = sqlite(directory.path());
+    assert!(Sqlite::open(&other, Arc::new(())).is_err_and(|error| error.is_in_use()));
+    // Nor does it help to remove what stands beside it.
+    fs::remove_file(directory.path().join("ledger.db.lock")).expect("it is there");
+    let error = refusal(&path);
+    assert!(error.contains("another callbackd"), "{error}");
+    drop(store);
+    let store = Sqlite::open(&other, Arc::new(())).expect("opens");
+    store.put(row("abcdefghij", 1, "claimed"), None, Commit::Now).await.expect("put");
+    drop(store);
+    assert_eq!(read(&path).expect("reads").len(), 1);
+}
+
+#[tokio::test]
+async fn who_holds_a_lock_on_the_file_at_the_start_is_named() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("ledger.db");
+    drop(sqlite(directory.path()));
+    let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\nc.execute('BEGIN IMMEDIATE')\nprint('held', flush=True)\nsys.stdin.read()";
+    let mut shell = Command::new("python3")
+        .args(["-c", script])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("Python runs");
+    let mut held = [0; 4];
+    std::io::Read::read_exact(shell.stdout.as_mut().expect("a pipe"), &mut held).expect("it holds the lock");
+    let error = refusal(&path);
+    assert!(
+        error.contains(&format!("process {} (python", shell.id())) && error.contains("end what that does"),
+        "{error}"
+    );
+    drop(shell.stdin.take());
+    shell.wait().expect("it ends");
+    drop(Sqlite::open(&path, Arc::new(())).expect("opens"));
+}
+
 fn refusal(path: &Path) -> String {
     let _guard = tokio::runtime::Handle::try_current().ok();
     match Sqlite::open(path, Arc::new(())) {

@@ -53,7 +53,7 @@ pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCo
 /// Whether the ledger cannot be used.
 fn check_ledger(loaded: &Loaded) -> bool {
     let path = loaded.config.ledger.path.display();
-    match ledger::open(&loaded.config.ledger, Arc::new(())) {
+    match ledger::open(&loaded.config.ledger, Arc::new(()), &ledger::Progress::default()) {
         Ok(_) => say(format_args!("ok       the ledger {path} can be written")),
         Err(error) if error.is_in_use() => say(format_args!("ok       {error}")),
         Err(error) => {

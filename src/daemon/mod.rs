@@ -1,5 +1,6 @@
 //! Wires a checked configuration into a running worker, and takes it down again.
 
+mod opening;
 mod status;
 
 use std::collections::BTreeMap;
@@ -92,9 +93,16 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
+    let manager = Manager::of_this_process();
+    let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
+        .then(|| loaded.config.ledger.path.clone());
     let store = match store {
         Some(store) => store,
-        None => ledger::open(&loaded.config.ledger, observer.clone())?,
+        None => tokio::select! {
+            biased;
+            opened = opening::open(&loaded.config.ledger, observer.clone(), &manager) => opened?,
+            () = stop() => return Ok(()),
+        },
     };
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
@@ -109,7 +117,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
 
     // Before any step is started: a taken address must not cost a run.
     let status = Arc::new(Status::default());
-    let server = Server::bind(&loaded.config.http, status.clone(), metrics).await?;
+    let server = Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await?;
     if let Some(server) = &server {
         tracing::info!(address = %server.address(), "the status server listens");
     }
@@ -125,11 +133,11 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let monitor = status.watch(engine.monitor());
     let mut tasks: Vec<JoinHandle<()>> =
         server.into_iter().map(|server| tokio::spawn(server.run(monitored.clone()))).collect();
+    tasks.extend(file.map(|file| tokio::spawn(opening::measure(file, metrics, monitored.clone()))));
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
     }
     tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
-    let manager = Manager::of_this_process();
     manager.ready("polling").await;
 
     tokio::select! {

@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 pub use config::{Config, Kind};
 pub use form::Outline;
 pub use memory::Memory;
-pub use sqlite::{OpenError, Sqlite};
+pub use sqlite::{OpenError, Progress, Sqlite};
 pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError};
 
 use crate::clock::{self, Clock};
@@ -48,13 +48,13 @@ pub struct Ledger {
     damaged: Mutex<BTreeSet<Option<String>>>,
 }
 
-/// Opens the storage that the configuration asks for.
+/// Opens the storage that the configuration asks for; what that does counts `progress` up.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be used.
-pub fn open(config: &Config, observer: Arc<dyn Observer>) -> Result<Arc<dyn Store>, OpenError> {
+pub fn open(config: &Config, observer: Arc<dyn Observer>, progress: &Progress) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match config.kind {
-        Kind::Sqlite => Arc::new(Sqlite::open(&config.path, observer)?),
+        Kind::Sqlite => Arc::new(Sqlite::open_telling(&config.path, observer, progress)?),
         Kind::Memory => Arc::new(Memory::new()),
         Kind::Dynamodb => return Err(OpenError::not_in_this_version()),
     })

@@ -4,17 +4,22 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::place::{self, Place};
 use super::rows;
 use super::schema::{self, APPLICATION, SCHEMA};
 
 /// Held for as long as this process has the ledger open; the kernel lets it go with the process.
 pub(super) struct FileLock {
-    _file: Flock<File>,
+    _beside: Flock<File>,
+    /// The file itself, whatever becomes of the one beside it. Not on network file systems, where this kind of lock would be SQLite's.
+    _file: Option<Flock<File>>,
 }
 
 /// A file cannot be used as a ledger.
@@ -29,35 +34,56 @@ pub struct OpenError {
 /// How long a call waits for another process's lock. Short: a write that fails is tried again, and all others wait behind it.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// Counts while a file is opened, so that a check of a large one can be told from one that hangs.
+pub type Progress = Arc<AtomicU64>;
+
+/// SQLite's virtual machine takes some microseconds for so many steps.
+const STEPS: i32 = 10_000;
+
 /// Opens the file for writing, or makes it, and takes it for this process.
-pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !directory.is_dir() {
-        let problem = format!(
-            "its directory does not exist: create {} for the user that callbackd runs as, or set ledger.path",
-            directory.display()
-        );
-        return Err(OpenError::new(path, problem));
-    }
-    let lock = lock(path)?;
+pub(super) fn open_at(path: &Path, place: &Place, progress: &Progress) -> Result<(Connection, FileLock), OpenError> {
+    let file = &place.path;
+    let beside = lock(path, file)?;
     // Made here, so that its outcomes and arguments are for its owner alone.
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error))))?;
-    whole(path)?;
-    let connection = Connection::open(path).and_then(|connection| {
+    let made = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(file);
+    let made =
+        made.map_err(|error| OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error))))?;
+    let locked = if place.network.is_some() {
+        None
+    } else {
+        let held = |_| {
+            let who = place::holders(file);
+            OpenError::held(path, if who.is_empty() { "another process" } else { &who[0] })
+        };
+        Some(Flock::lock(made, FlockArg::LockExclusiveNonblock).map_err(held)?)
+    };
+    let lock = FileLock { _beside: beside, _file: locked };
+    whole(file)?;
+    let progress = progress.clone();
+    let opened = Connection::open(file).and_then(|mut connection| {
         connection.busy_timeout(BUSY)?;
+        let count = move || {
+            progress.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        connection.progress_handler(STEPS, Some(count))?;
+        if place.network.is_some() {
+            // Before anything is read: the index of the log is then in this process's own memory.
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        }
         Ok(connection)
     });
-    let connection = connection.map_err(|error| OpenError::of(path, &error))?;
-    recognise(path, &connection)?;
-    prepare(&connection).map_err(|error| OpenError::of(path, &error))?;
+    let failed = |error: rusqlite::Error| OpenError::of(file, &error);
+    let mut connection = opened.map_err(failed)?;
+    recognise(file, &connection)?;
+    prepare(&connection).map_err(failed)?;
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
     Ok((connection, lock))
+}
+
+#[cfg(test)]
+pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
+    open_at(path, &Place::find(path)?, &Progress::default())
 }
 
 /// Opens the file once more, for reading, beside this process's writer.
@@ -76,6 +102,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
         let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
         return Err(OpenError::new(path, problem));
     }
+    let place = Place::find(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let opened = |uri: String| {
         let connection = Connection::open_with_flags(uri, flags)?;
@@ -91,7 +118,15 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
                 if wal_is_empty(path) { opened(format!("file:{name}?immutable=1")) } else { Err(error) }
             },
         )
-        .map_err(|error| OpenError::of(path, &error))?;
+        .map_err(|error| match place.network {
+            Some(kind) if is_busy(&error) => {
+                let problem = format!(
+                    "it lies on {kind}, where its worker has it for itself: ask that worker's /steps over HTTP"
+                );
+                OpenError { in_use: true, ..OpenError::new(path, problem) }
+            }
+            _ => OpenError::of(path, &error),
+        })?;
     recognise(path, &connection)?;
     let schema = schema::of(&connection).map_err(|error| OpenError::of(path, &error))?;
     Ok((connection, schema))
@@ -129,15 +164,29 @@ fn whole(path: &Path) -> Result<(), OpenError> {
 }
 
 fn wal_is_empty(path: &Path) -> bool {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    std::fs::metadata(PathBuf::from(wal)).map_or(true, |wal| wal.len() == 0)
+    std::fs::metadata(beside_it(path, "-wal")).map_or(true, |wal| wal.len() == 0)
 }
 
-fn lock(path: &Path) -> Result<FileLock, OpenError> {
+/// The bytes of the file and of its log, as far as they are there.
+pub(super) fn sizes(path: &Path) -> (u64, u64) {
+    let file = Place::find(path).map_or_else(|_| path.to_owned(), |place| place.path);
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    (size(&file), size(&beside_it(&file, "-wal")))
+}
+
+fn beside_it(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// Takes the real file for this process, under whatever name it was asked for.
+fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
+    let name = beside_it(file, ".lock");
     let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&name).map_err(
         |error| {
             let problem = format!("{} cannot be written ({error}): {}", name.display(), remedy(&error));
@@ -149,16 +198,12 @@ fn lock(path: &Path) -> Result<FileLock, OpenError> {
             // For people who wonder; the lock itself is the kernel's.
             let _ =
                 file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-            Ok(FileLock { _file: file })
+            Ok(file)
         }
         Err((mut file, _)) => {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
-            let problem = format!(
-                "another callbackd (process {}) has it open: stop that one, or give each worker a ledger.path of its own",
-                holder.trim()
-            );
-            Err(OpenError { in_use: true, ..OpenError::new(path, problem) })
+            Err(OpenError::held(path, &format!("process {}", holder.trim())))
         }
     }
 }
@@ -210,6 +255,13 @@ impl OpenError {
         Self { path: path.display().to_string(), problem: problem.into(), in_use: false }
     }
 
+    fn held(path: &Path, who: &str) -> Self {
+        let problem = format!(
+            "another callbackd ({who}) has it open: stop that one, or give each worker a ledger.path of its own"
+        );
+        Self { in_use: true, ..Self::new(path, problem) }
+    }
+
     /// The file is whole, and another process works with it.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
@@ -225,6 +277,14 @@ impl OpenError {
     }
 
     pub(super) fn of(path: &Path, error: &rusqlite::Error) -> Self {
+        if is_busy(error) {
+            let holders = place::holders(path);
+            let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(" and ") };
+            let problem = format!(
+                "{who} holds a lock on it ({error}): end what that does there (a shell, a backup), and start again"
+            );
+            return Self::new(path, problem);
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::damaged(path, &error.to_string()),
             Some(ErrorCode::DiskFull) => Self::new(path, format!("its disk is full ({error}): free some space")),
@@ -300,7 +360,8 @@ mod tests {
     #[test]
     fn a_commit_is_flushed_to_the_disk_before_it_returns() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (connection, _lock) = open(&directory.path().join("ledger.db")).expect("it opens");
+        let path = directory.path().join("ledger.db");
+        let (connection, _lock) = open(&path).expect("it opens");
         let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
         let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
         // 2 is FULL: with less, the log would be flushed at checkpoints alone.

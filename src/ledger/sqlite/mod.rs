@@ -6,6 +6,7 @@
 mod file;
 mod inbox;
 mod old;
+mod place;
 mod rows;
 mod schema;
 mod thread;
@@ -19,8 +20,9 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::file::FileLock;
-pub use self::file::OpenError;
+pub use self::file::{OpenError, Progress};
 use self::inbox::Inbox;
+use self::place::Place;
 use self::thread::{Ended, Thread};
 use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use crate::seam::Observer;
@@ -29,8 +31,9 @@ use crate::step::CallbackToken;
 /// A ledger file that this process alone has open.
 pub struct Sqlite {
     // The writer is dropped last: the last connection to close folds the log back, which the others may not.
-    lists: Thread,
-    reader: Thread,
+    /// None where the file is opened by one connection alone.
+    lists: Option<Thread>,
+    reader: Option<Thread>,
     writer: Thread,
     ended: watch::Receiver<Option<String>>,
     _lock: FileLock,
@@ -45,18 +48,59 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`] if the file cannot be used as a ledger: it names the file and what to do.
     pub fn open(path: &Path, observer: Arc<dyn Observer>) -> Result<Self, OpenError> {
-        let (connection, lock) = file::open(path)?;
+        Self::open_telling(path, observer, &Progress::default())
+    }
+
+    /// The same; what it does counts `progress` up, as looking over a large file takes a while.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_telling(path: &Path, observer: Arc<dyn Observer>, progress: &Progress) -> Result<Self, OpenError> {
+        Self::open_at(path, &Place::find(path)?, observer, progress)
+    }
+
+    fn open_at(
+        path: &Path,
+        place: &Place,
+        observer: Arc<dyn Observer>,
+        progress: &Progress,
+    ) -> Result<Self, OpenError> {
+        let (connection, lock) = file::open_at(path, place, progress)?;
         let (ended, seen) = watch::channel(None);
         let ended = Ended::new(ended);
         let not_started = |error: std::io::Error| OpenError::new(path, format!("a thread could not start: {error}"));
         let reader = |name| {
-            let connection = file::beside(path)?;
+            let connection = file::beside(&place.path)?;
             Thread::start(name, connection, ended.clone(), read).map_err(not_started)
         };
-        let (lists, reader) = (reader("ledger-lists")?, reader("ledger-reads")?);
+        let (lists, reader) = match place.network {
+            None => (Some(reader("ledger-lists")?), Some(reader("ledger-reads")?)),
+            Some(kind) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "the ledger lies on {kind}: this worker has the file for itself, so that `callbackd steps` cannot read it (ask \
+                     /steps), and it must not be opened from another machine"
+                );
+                (None, None)
+            }
+        };
         let write = move |connection: Connection, inbox: &Inbox| writer::serve(&connection, inbox, observer.as_ref());
         let writer = Thread::start("ledger", connection, ended, write).map_err(not_started)?;
         Ok(Self { lists, reader, writer, ended: seen, _lock: lock })
+    }
+
+    fn lists(&self) -> &Thread {
+        self.lists.as_ref().unwrap_or(&self.writer)
+    }
+
+    fn reader(&self) -> &Thread {
+        self.reader.as_ref().unwrap_or(&self.writer)
+    }
+
+    /// The bytes of a ledger's file and of its log.
+    #[must_use]
+    pub fn sizes(path: &Path) -> (u64, u64) {
+        file::sizes(path)
     }
 
     /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time. Changes nothing.
@@ -88,7 +132,7 @@ impl Sqlite {
 impl Store for Sqlite {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         let token = token.clone();
-        Box::pin(self.reader.ask(false, move |connection| rows::get(connection, token.as_str())))
+        Box::pin(self.reader().ask(false, move |connection| rows::get(connection, token.as_str())))
     }
 
     fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
@@ -96,11 +140,11 @@ impl Store for Sqlite {
     }
 
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
-        Box::pin(self.lists.ask(false, move |connection| rows::page(connection, &query, |row| row.head)))
+        Box::pin(self.lists().ask(false, move |connection| rows::page(connection, &query, |row| row.head)))
     }
 
     fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
-        Box::pin(self.lists.ask(false, move |connection| rows::page(connection, &query, |row| row)))
+        Box::pin(self.lists().ask(false, move |connection| rows::page(connection, &query, |row| row)))
     }
 
     fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
@@ -144,5 +188,63 @@ fn read(connection: Connection, inbox: &Inbox) {
         for job in jobs {
             (job.act)(Ok(&connection))(None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::store::Writer;
+
+    fn row(token: &str) -> Row {
+        let head = Head {
+            token: token.parse().expect("a token"),
+            version: 1,
+            status: "claimed".into(),
+            queue: "q".into(),
+            execution: "e".into(),
+            handler: None,
+            owner: None,
+            due: None,
+            flagged: false,
+            settled_at: None,
+            writer: Writer { id: None, correction: 0 },
+        };
+        Row { head, body: "{}".into(), arguments: None, checkpoint: None }
+    }
+
+    #[tokio::test]
+    async fn on_a_network_file_system_the_file_is_opened_alone_and_without_shared_memory() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        let place = Place { network: Some("NFS"), ..Place::find(&path).expect("a place") };
+        let open = || Sqlite::open_at(&path, &place, Arc::new(()), &Progress::default());
+        for (version, token) in [(None, "aaaaaaaaaa"), (None, "bbbbbbbbbb")] {
+            let store = open().expect("it opens");
+            assert_eq!(store.put(row(token), version, Commit::Now).await, Ok(Put::Done));
+            assert_eq!(store.get(&token.parse().expect("a token")).await.expect("read"), Some(Ok(row(token))));
+            let all = Query { statuses: vec![], pipeline: None, handler: None, after: None, limit: 10 };
+            assert!(!store.page(all).await.expect("a page").found.is_empty());
+            assert!(path.with_extension("db-wal").exists() && !path.with_extension("db-shm").exists());
+            let other = Connection::open(&path).expect("it is a file");
+            let refused = other.query_row("SELECT count(*) FROM steps", [], |row| row.get::<_, i64>(0));
+            assert!(refused.is_err_and(|error| error.to_string().contains("locked")));
+            drop(store);
+        }
+    }
+
+    #[test]
+    fn looking_a_large_file_over_counts_as_it_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        drop(Sqlite::open(&path, Arc::new(())).expect("it is made"));
+        let connection = Connection::open(&path).expect("it opens");
+        let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+            INSERT INTO steps SELECT i, 1, 'settled', '', '', NULL, NULL, NULL, 0, i, NULL, 0, '', '', '', NULL, NULL FROM n";
+        connection.execute_batch(many).expect("rows");
+        drop(connection);
+        let progress = Progress::default();
+        drop(Sqlite::open_telling(&path, Arc::new(()), &progress).expect("it opens"));
+        assert!(progress.load(std::sync::atomic::Ordering::Relaxed) > 1);
     }
 }
