@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, raise};
 use serde_json::Value;
 
-use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult};
+use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult, Remark};
 use crate::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use crate::lifecycle::Status;
 use crate::outcome::{ClientRequestToken, Outcome};
@@ -246,6 +246,10 @@ impl Handler for Crashing<DynHandler> {
 
     fn cleanup(&self, cx: Context, _: Value) -> impl Future<Output = Result<(), HandlerError>> + Send {
         self.crash.around(Boundary::CleanUp, self.inner.cleanup(cx))
+    }
+
+    fn remarks(&self) -> Vec<Remark> {
+        self.inner.remarks()
     }
 
     fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {

@@ -57,7 +57,7 @@ pub(super) async fn measure(path: PathBuf, metrics: Arc<Metrics>, until: Cancell
         // A disk that hangs holds up this thread alone.
         let sizes = until.run_until_cancelled(spawn_blocking(move || Sqlite::sizes(&path))).await;
         if let Some(Ok((file, log))) = sizes {
-            metrics.set_ledger_size(file, log);
+            metrics.ledger_size.set(file, log);
         }
     }
 }

@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 use tokio::time::Instant;
 
+use crate::observe::ledger_size::LedgerSize;
 use crate::observe::log::Dropped;
 use crate::observe::process_stat::ProcessStat;
 
@@ -45,6 +46,8 @@ type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Of the file that the ledger lies in, if it lies in one.
+    pub ledger_size: LedgerSize,
     steps: Family<Labels<3>, Counter>,
     running: Family<Labels<2>, Gauge>,
     step_seconds: Histograms,
@@ -84,6 +87,7 @@ impl Metrics {
 
         let mut add = Add(ours);
         let metrics = Self {
+            ledger_size: LedgerSize::register(add.0),
             steps: add.plain("steps", "Steps that are done with, by how they ended", Family::default()),
             running: add.plain("steps_running", "Runs and cleanups under way here", Family::default()),
             step_seconds: add.seconds(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::clock::Clock;
-use callbackd::ledger::{Commit, Config, Kind, Ledger, Written, open};
+use callbackd::ledger::{Commit, Config, Kind, Ledger, Progress, Written, open};
 use callbackd::lifecycle::{Record, Status, WorkerId};
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -25,7 +25,7 @@ const TOGETHER: usize = 512;
 /// Opened at full durability, as a worker does.
 fn ledger(file: &Path) -> Ledger {
     let config = Config { kind: Kind::Sqlite, path: file.to_owned(), ..Config::default() };
-    let store = open(&config, Arc::new(())).expect("the target folder is writable");
+    let store = open(&config, Arc::new(()), &Progress::default()).expect("the target folder is writable");
     let (me, lease) = (WorkerId("bench/0".to_owned()), Duration::from_mins(1));
     Ledger::new(store, me, lease, Clock::of_this_machine(), Arc::new(()))
 }
