@@ -33,7 +33,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crash", &["handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     (
         "daemon",
-        &["aws", "clock", "config", "crash", "engine", "handler", "ledger", "lifecycle", "observe", "process", "seam"],
+        &[
+            "aws",
+            "clock",
+            "config",
+            "crash",
+            "duration",
+            "engine",
+            "handler",
+            "ledger",
+            "lifecycle",
+            "observe",
+            "process",
+            "seam",
+        ],
     ),
     (
         "cli",

@@ -42,7 +42,7 @@ pub enum DaemonError {
 }
 
 /// What a drain may take beyond its time-out and the longest grace: a long poll, and the last calls.
-const LAST_WORDS: Duration = Duration::from_secs(45);
+const LAST_WORDS: Duration = Duration::from_secs(35);
 /// How often the number of running steps is looked at for the container's scale-in protection.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -96,6 +96,17 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
+    // Before all that may take its time: health waits neither for the ledger nor for anything in AWS.
+    let status = Arc::new(Status::default());
+    let monitored = CancellationToken::new();
+    let _ends = monitored.clone().drop_guard();
+    let mut tasks = Vec::new();
+    let served = Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await.map(|server| {
+        if let Some(server) = server {
+            tracing::info!(address = %server.address(), "the status server listens");
+            tasks.push(tokio::spawn(server.run(monitored.clone())));
+        }
+    });
     let store = match store {
         Some(store) => store,
         None => tokio::select! {
@@ -104,6 +115,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             () = stop() => return Ok(()),
         },
     };
+    // A taken address must not cost a run; that another daemon has the ledger says more.
+    served?;
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
     for (text, (warning, names)) in remarks(&loaded) {
@@ -113,14 +126,6 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
-    let monitored = CancellationToken::new();
-
-    // Before any step is started: a taken address must not cost a run.
-    let status = Arc::new(Status::default());
-    let server = Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await?;
-    if let Some(server) = &server {
-        tracing::info!(address = %server.address(), "the status server listens");
-    }
     let mut engine = Engine::start(Parts {
         ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, clock.clone(), observer.clone()),
         queues,
@@ -131,8 +136,6 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         retention: loaded.config.ledger.retention,
     });
     let monitor = status.watch(engine.monitor());
-    let mut tasks: Vec<JoinHandle<()>> =
-        server.into_iter().map(|server| tokio::spawn(server.run(monitored.clone()))).collect();
     tasks.extend(file.map(|file| tokio::spawn(opening::measure(file, metrics, monitored.clone()))));
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
@@ -169,16 +172,23 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     Ok(())
 }
 
-/// The task that keeps ECS from stopping this one while steps run.
+/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and none does, it lets go, beside the drain.
 fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
     let (count, running) = watch::channel(0);
     tokio::spawn(async move {
         let counting = async {
             let mut look = interval(LOOK);
-            while !until.is_cancelled() {
-                look.tick().await;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = until.cancelled() => break,
+                    _ = look.tick() => {}
+                }
                 let now = monitor.running();
                 count.send_if_modified(|before| std::mem::replace(before, now) != now);
+                if now == 0 && monitor.is_draining() {
+                    break;
+                }
             }
             drop(count);
         };

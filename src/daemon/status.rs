@@ -4,12 +4,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as BadValue, StrDeserializer};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
+use crate::duration;
 use crate::engine::Monitor;
 use crate::ledger::{Cursor, Filter};
 use crate::lifecycle::{Record, Status as StepStatus};
@@ -21,6 +23,8 @@ use crate::seam::{Observation, Observer};
 const POLLED_LATELY: Duration = Duration::from_mins(2);
 /// Steps on a page of `/steps` unless another number is asked for.
 const PAGE: usize = 500;
+/// Pages of the ledger that are looked through for a page of steps since some time.
+const LOOKED: usize = 20;
 
 /// What the engine and the clients tell, as metrics.
 pub(super) struct Counting(pub(super) Arc<Metrics>);
@@ -62,14 +66,15 @@ impl Status {
         self.0.get().ok_or_else(|| Problem::unavailable("the engine is being started"))
     }
 
-    fn starting() -> Vec<Check> {
-        vec![Check { name: "engine", ok: false, detail: "it is being started".to_owned() }]
+    /// A start that takes long, with a large ledger or a slow network, is no reason to start anew.
+    fn starting(ok: bool) -> Vec<Check> {
+        vec![Check { name: "engine", ok, detail: "it is being started".to_owned() }]
     }
 }
 
 impl Source for Status {
     fn health(&self) -> Vec<Check> {
-        let Some(monitor) = self.0.get() else { return Self::starting() };
+        let Some(monitor) = self.0.get() else { return Self::starting(true) };
         let stuck: Vec<String> =
             monitor.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
         let detail =
@@ -78,7 +83,7 @@ impl Source for Status {
     }
 
     fn readiness(&self) -> Vec<Check> {
-        let Some(monitor) = self.0.get() else { return Self::starting() };
+        let Some(monitor) = self.0.get() else { return Self::starting(false) };
         let failing = monitor.ledger_is_failing();
         let draining = monitor.is_draining();
         let queues = monitor.queues();
@@ -110,21 +115,30 @@ impl Source for Status {
     fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
         Box::pin(async move {
             let monitor = self.monitor()?;
-            let page = monitor.page(filter(query)?).await.map_err(|error| Problem::unavailable(error.to_string()))?;
-            let row = |found| match found {
-                Ok(record) => {
-                    let mut row = described(monitor, &record);
-                    if let Some(row) = row.as_object_mut() {
-                        row.remove("arguments");
-                        row.remove("checkpoint");
+            let since = query.since.as_deref().map(|text| since(text, monitor.name(monitor.now()))).transpose()?;
+            let mut filter = filter(query)?;
+            let asked = filter.limit;
+            let mut rows = Vec::new();
+            for _ in 0..LOOKED {
+                let page =
+                    monitor.page(filter.clone()).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+                for found in page.found {
+                    match found {
+                        Ok(record) if since.is_some_and(|since| newest(&monitor.named(&record)) < since) => {}
+                        Ok(record) => rows.push(row(monitor, &record)),
+                        Err(damaged) => {
+                            rows.push(json!({ "token": damaged.token, "error": damaged.to_string() }));
+                        }
                     }
-                    row
                 }
-                Err(damaged @ crate::ledger::Damaged { .. }) => {
-                    json!({ "token": damaged.token, "error": damaged.to_string() })
+                filter.limit = asked - rows.len();
+                filter.after = page.next;
+                // Elsewhere a page that is short is a page all the same.
+                if filter.after.is_none() || filter.limit == 0 || since.is_none() {
+                    break;
                 }
-            };
-            Ok(Steps { rows: page.found.into_iter().map(row).collect(), next: page.next.map(|next| next.0) })
+            }
+            Ok(Steps { rows, next: filter.after.map(|next| next.0) })
         })
     }
 
@@ -167,6 +181,31 @@ fn described(monitor: &Monitor, record: &Record) -> Value {
     row["started_at"] = json!(face.started_at.map(|at| monitor.name(at)));
     row["progress"] = json!(face.progress);
     row
+}
+
+/// The same without what may be large.
+fn row(monitor: &Monitor, record: &Record) -> Value {
+    let mut row = described(monitor, record);
+    if let Some(row) = row.as_object_mut() {
+        row.remove("arguments");
+        row.remove("checkpoint");
+    }
+    row
+}
+
+/// When something last became of a step.
+fn newest(record: &Record) -> Timestamp {
+    let later = [record.concluded_at, record.settled_at].into_iter().flatten().max();
+    later.map_or(record.first_seen, |later| later.max(record.first_seen))
+}
+
+/// A time, or how long ago.
+fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
+    let ago = |ago| now.checked_sub(SignedDuration::try_from(ago).ok()?).ok();
+    text.parse()
+        .ok()
+        .or_else(|| duration::parse(text).ok().and_then(ago))
+        .ok_or_else(|| Problem::bad("`since` is a time, as 2026-11-20T09:30:00Z, or how long ago, as 90s, 1h or 2d"))
 }
 
 fn filter(query: StepsQuery) -> Result<Filter, Problem> {

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -103,7 +103,10 @@ struct Hooks {
 }
 
 /// What deletes and releases may still take at the end, if the queue does not answer; the messages then come back by themselves.
-const LAST_CALLS: Duration = Duration::from_secs(10);
+const LAST_CALLS: Duration = Duration::from_secs(4);
+/// What an open poll may take from the begin of a drain: SQS answers after its 20 s. ECS kills a task 30 s after it told it to stop, and
+/// an idle worker is to end before that, whatever its queue does.
+const LAST_POLL: Duration = Duration::from_secs(21);
 /// How many bytes of bodies may be in memory before polls wait.
 const BODIES: usize = 128 << 20;
 /// How many due steps read their records at once: more would only wait for the ledger.
@@ -183,12 +186,18 @@ impl Engine {
     /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the rest, gives messages back.
     /// Each time that `hurry` resolves, a wait is cut short.
     pub async fn drain(mut self, hurry: impl AsyncFnMut()) {
+        let last_poll = Instant::now() + LAST_POLL;
         drain::drain(&self.shared, self.drain_timeout, hurry).await;
         self.background.shutdown().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        // Bounded by one long poll each: whatever it brings is given back.
-        join(&mut self.pollers).await;
+        // Whatever an open poll brings is given back.
+        if timeout_at(last_poll, join(&mut self.pollers)).await.is_err() {
+            tracing::warn!(
+                "a queue does not answer its last poll; what it may still bring comes back when its visibility timeout is over"
+            );
+            self.pollers.shutdown().await;
+        }
         for lane in &self.shared.lanes {
             lane.messages.open_releases();
             lane.messages.close();

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the rest of the crate: it is told in plain words and numbers, and asks through [`server::Source`].
 
+mod connections;
 mod ledger_size;
 pub mod line;
 pub mod listen;

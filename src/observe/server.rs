@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,33 +15,19 @@ use axum::http::{StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::observe::connections;
 pub use crate::observe::listen::{Config, Listen};
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 
-/// How long `/steps` may take to be put together, and a request's head to arrive. Load balancers and Prometheus give up after about as long.
+/// How long `/steps` may take to be put together. Load balancers and Prometheus give up after about as long.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After this long a connection is closed once idle, so that those nobody uses or reads from cannot fill [`CONNECTIONS`].
-const CONNECTION_LIFE: Duration = Duration::from_mins(5);
-/// How long a connection that is to close may take to finish its answer.
-const CLOSING: Duration = Duration::from_secs(5);
-/// A scraper, a health check and a few people at once; the daemon's memory and descriptors are for its work.
-const CONNECTIONS: usize = 64;
-/// No client of ours sends more; hyper's smallest buffer is 8 KiB.
-const HEADERS: usize = 64;
-const HEAD_BYTES: usize = 16 * 1024;
 
 /// What the server tells of. Nothing here may block.
 pub trait Source: Send + Sync {
@@ -70,9 +55,12 @@ pub struct StepsQuery {
     pub status: Option<String>,
     pub pipeline: Option<String>,
     pub handler: Option<String>,
+    /// First seen, concluded or settled since then: a time (RFC 3339), or how long ago (`1h`).
+    pub since: Option<String>,
     /// At most so many.
     pub limit: Option<usize>,
     /// Behind another page: what its `Link` says.
+    #[serde(alias = "cursor")]
     pub after: Option<String>,
 }
 
@@ -172,51 +160,10 @@ impl Server {
         self.address
     }
 
-    /// Answers until `stop`, then finishes what it is answering. It starts no task: all connections are driven from here.
+    /// Answers until `stop`, then finishes what it is answering. It starts no task.
     pub async fn run(self, stop: CancellationToken) {
-        let mut connections = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                Some(()) = connections.next() => {}
-                stream = accept(&self.listener), if connections.len() < CONNECTIONS => {
-                    connections.push(serve(stream, self.router.clone(), &stop));
-                }
-            }
-        }
-        while connections.next().await.is_some() {}
+        connections::serve_all(self.listener, self.router, stop).await;
     }
-}
-
-/// The next connection. What cannot be accepted (no descriptor left, or a client that went away) is waited out.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) => {
-                tracing::debug!(%error, "a connection to the status server could not be accepted");
-                sleep(Duration::from_millis(500)).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router, stop: &CancellationToken) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .max_headers(HEADERS)
-        .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
-    // How a connection ends, a reset or a bad request, is its client's concern.
-    tokio::select! {
-        _ = &mut connection => return,
-        () = stop.cancelled() => {}
-        () = sleep(CONNECTION_LIFE) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = timeout(CLOSING, connection).await;
 }
 
 fn router(shared: Shared) -> Router {
@@ -291,6 +238,7 @@ fn following(query: &StepsQuery, next: &str) -> String {
         ("status", query.status.as_deref()),
         ("pipeline", query.pipeline.as_deref()),
         ("handler", query.handler.as_deref()),
+        ("since", query.since.as_deref()),
         ("limit", limit.as_deref()),
         ("after", Some(next)),
     ];
@@ -390,9 +338,11 @@ mod tests {
     use std::sync::Mutex;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::TcpStream;
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Seats};
 
     /// Well or not as a test says; its steps come once they may.
     #[derive(Default)]
@@ -443,7 +393,8 @@ mod tests {
             rest(&mut client).await
         };
         let never = CancellationToken::new();
-        tokio::join!(talk, serve(server, router(shared), &never)).0
+        let seat = Arc::new(Seats::default()).take();
+        tokio::join!(talk, connections::serve(server, router(shared), seat, &never)).0
     }
 
     async fn ask(path: &str, host: &str) -> String {
@@ -583,6 +534,79 @@ mod tests {
     #[tokio::test]
     async fn where_it_is_off_nothing_is_bound() {
         assert!(bind("off").await.expect("nothing to go wrong").is_none());
+    }
+
+    /// A server that runs until the returned guard is dropped.
+    async fn serving(source: &Arc<Fake>) -> (SocketAddr, tokio_util::sync::DropGuard) {
+        let server = Server::bind(&config("127.0.0.1:0"), source.clone(), Arc::default()).await;
+        let server = server.expect("a free port").expect("it is on");
+        let (address, stop) = (server.address(), CancellationToken::new());
+        tokio::spawn(server.run(stop.clone()));
+        (address, stop.drop_guard())
+    }
+
+    /// Connects and says no more than this.
+    async fn connected(address: SocketAddr, says: &str) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.expect("it listens");
+        client.write_all(says.as_bytes()).await.expect("it is open");
+        client
+    }
+
+    async fn answered(mut client: TcpStream) -> String {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("it is closed in order");
+        answer
+    }
+
+    /// Whether the server has closed the connection, if it does so at all before it answers someone else.
+    async fn is_closed(client: &TcpStream, address: SocketAddr) -> bool {
+        answered(connected(address, &get_of("/healthz", "localhost")).await).await;
+        let mut byte = [0];
+        !matches!(client.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[tokio::test]
+    async fn sockets_that_nobody_uses_keep_no_health_check_out() {
+        for says in ["", "GET /healthz HTTP/1.1\r\nHost: loc"] {
+            let (address, _serving) = serving(&Arc::default()).await;
+            let mut idle = Vec::new();
+            for _ in 0..3 * CONNECTIONS {
+                idle.push(connected(address, says).await);
+            }
+            let answer = answered(connected(address, &get_of("/healthz", "localhost")).await).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert!(is_closed(&idle[0], address).await, "the oldest makes room");
+            assert!(!is_closed(&idle[3 * CONNECTIONS - 1], address).await, "the youngest is not touched");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_being_answered_is_not_shed_for_idle_ones() {
+        let source = Arc::new(Fake::default());
+        let (address, _serving) = serving(&source).await;
+        let steps = connected(address, &get_of("/steps", "localhost")).await;
+        source.asked.notified().await;
+        let mut idle = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            idle.push(connected(address, "").await);
+        }
+        assert!(is_closed(&idle[0], address).await);
+        source.may_answer.notify_one();
+        assert!(answered(steps).await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn questions_that_wait_for_the_ledger_keep_no_health_check_out() {
+        let source = Arc::new(Fake::default());
+        let (address, _serving) = serving(&source).await;
+        let mut waiting = Vec::new();
+        for _ in 0..CONNECTIONS {
+            waiting.push(connected(address, &get_of("/steps", "localhost")).await);
+            source.asked.notified().await;
+        }
+        let answer = answered(connected(address, &get_of("/healthz", "localhost")).await).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(!is_closed(&waiting[CONNECTIONS - 1], address).await, "it was not waited for");
     }
 
     #[tokio::test]

@@ -33,8 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits after failures double from the first to the second. Nothing depends on a soon answer, and some failures last: a task that
 /// belongs to no service is refused for ever.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// At the end the task goes away anyway: try a little, then leave it to the expiry.
+/// At the end the task goes away anyway: try a little, then leave it to the expiry. ECS kills a task 30 s after it told it to stop.
 const LAST_TRIES: u32 = 2;
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The agent's answers are a few hundred bytes.
 const ANSWER_MAX: usize = 64 * 1024;
 
@@ -51,7 +52,7 @@ pub struct EcsAgent {
 }
 
 /// Keeps the task protected exactly while steps run, and ten seconds beyond. `running` is the number of running steps; once its sender is
-/// gone the protection is released and this returns. Outside ECS, without `$ECS_AGENT_URI`, it returns at once.
+/// gone the protection is released, within three seconds, and this returns. Outside ECS, without `$ECS_AGENT_URI`, it returns at once.
 pub async fn hold_while_running(running: watch::Receiver<usize>) {
     let Some(base) = std::env::var_os("ECS_AGENT_URI") else { return };
     match EcsAgent::at(&base.to_string_lossy()) {
@@ -65,19 +66,39 @@ pub async fn hold_while_running(running: watch::Receiver<usize>) {
 /// [`hold_while_running`] with any agent.
 pub async fn hold(agent: &impl Agent, mut running: watch::Receiver<usize>) {
     let mut hold = Hold::new(Instant::now());
+    // A call under way is let go of at the end: an agent that does not answer must not hold it up.
+    tokio::select! {
+        biased;
+        () = gone(running.clone()) => {}
+        () = keep(agent, &mut hold, &mut running) => {}
+    }
+    let let_go = async {
+        for _ in 0..LAST_TRIES {
+            if hold.renew_at.is_none() {
+                return;
+            }
+            ask(agent, &mut hold, false).await;
+        }
+    };
+    if timeout(LAST_PATIENCE, let_go).await.is_err() {
+        tracing::warn!("ECS task protection could not be released; it ends by itself, with the task or after an hour");
+    }
+}
+
+/// Asks for what is due, until nobody counts any more.
+async fn keep(agent: &impl Agent, hold: &mut Hold, running: &mut watch::Receiver<usize>) {
     loop {
         hold.see(*running.borrow_and_update() > 0, Instant::now());
         tokio::select! {
-            changed = running.changed() => if changed.is_err() { break },
-            protected = reached(hold.due()) => ask(agent, &mut hold, protected).await,
+            changed = running.changed() => if changed.is_err() { return },
+            protected = reached(hold.due()) => ask(agent, hold, protected).await,
         }
     }
-    for _ in 0..LAST_TRIES {
-        if hold.renew_at.is_none() {
-            return;
-        }
-        ask(agent, &mut hold, false).await;
-    }
+}
+
+/// Resolves once nobody counts any more.
+async fn gone(mut running: watch::Receiver<usize>) {
+    while running.changed().await.is_ok() {}
 }
 
 async fn reached(due: Option<(Instant, bool)>) -> bool {
@@ -92,6 +113,10 @@ async fn reached(due: Option<(Instant, bool)>) -> bool {
 
 async fn ask(agent: &impl Agent, hold: &mut Hold, protected: bool) {
     let before = hold.failures;
+    if protected {
+        // It may be set although we are never told.
+        hold.renew_at.get_or_insert(Instant::now());
+    }
     let done = agent.set(protected).await;
     hold.answered(protected, done.is_ok(), Instant::now());
     match done {
@@ -290,6 +315,16 @@ mod tests {
         failures: Mutex<VecDeque<bool>>,
     }
 
+    /// Answers within its own patience, and never anything of use.
+    struct Silent;
+
+    impl Agent for Silent {
+        async fn set(&self, _: bool) -> Result<(), String> {
+            sleep(PATIENCE).await;
+            Err("no answer".to_owned())
+        }
+    }
+
     impl Agent for Fake {
         async fn set(&self, protected: bool) -> Result<(), String> {
             self.asked.send((self.started.elapsed().as_secs(), protected)).expect("the test listens");
@@ -381,6 +416,20 @@ mod tests {
         });
         assert_eq!(calls.await, [(0, true), (5, false), (5, false)]);
         assert_eq!(started.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_does_not_answer_holds_up_the_end_for_seconds() {
+        for after in [1, 15, 100] {
+            let (running, receiver) = watch::channel(1);
+            let act = async {
+                until(after).await;
+                drop(running);
+                Instant::now()
+            };
+            let ((), ended) = tokio::join!(hold(&Silent, receiver), act);
+            assert!(ended.elapsed() <= Duration::from_secs(4), "{after}: {:?}", ended.elapsed());
+        }
     }
 
     #[test]

@@ -5,6 +5,25 @@ use std::time::Duration;
 use crate::clocks::Clocks;
 use crate::scene::{Scene, never, until};
 
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_do_not_wait_for_a_ledger_that_somebody_holds() {
+    let scene = Scene::new("").await;
+    let daemon = scene.start(&scene.config().listening());
+    let first = scene.step_sent().await;
+    scene.settled(&first).await;
+    let holder = rusqlite::Connection::open(scene.ledger()).expect("it is there");
+    holder.execute_batch("BEGIN IMMEDIATE").expect("it can be held");
+    let second = scene.step_sent().await;
+    until("it is received", async || scene.to_sqs.received().len() == 2).await;
+    for path in ["/healthz", "/metrics"] {
+        let answer = daemon.status(path).await;
+        assert_eq!(answer.as_ref().map(|(status, _)| *status), Some(200), "{path}: {answer:?}");
+    }
+    assert!(scene.runs().len() == 1, "nothing is started that the ledger does not know");
+    holder.execute_batch("COMMIT").expect("it can be let go");
+    scene.answered_once(&second).await;
+}
+
 /// The first attempt of the first step ends with 75 when it may; all else runs until the gate is open.
 const RUN: &str = "mkdir $FOLDER/first 2>/dev/null && { until_there again; exit 75; }\nuntil_there gate";
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
@@ -202,6 +203,49 @@ async fn the_status_server_tells_of_a_running_step() {
     let ended = format!("callbackd_steps_total{{queue=\"{name}\",handler=\"job\",outcome=\"success\"}}");
     until("it is counted", async || daemon.metric(&ended).await == Some(1.0)).await;
     assert_eq!(daemon.metric(&running).await, Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_are_narrowed_to_what_is_asked_for_and_leave_arguments_to_the_step_s_own_page() {
+    let scene = Scene::new("").await;
+    let daemon = scene.start(&scene.config().listening());
+    let steps = [scene.step_sent().await, scene.step_sent().await];
+    for step in &steps {
+        scene.settled(step).await;
+    }
+    let count = async |query: &str| {
+        let (status, body) = daemon.status(&format!("/steps?{query}")).await.expect("it answers");
+        assert_eq!(status, 200, "{query}: {body}");
+        serde_json::from_str::<Value>(&body).expect("JSON").as_array().expect("an array").len()
+    };
+    for (query, found) in [
+        ("", 2),
+        ("status=settled", 2),
+        ("status=claimed,waiting", 0),
+        ("pipeline=P", 2),
+        ("pipeline=other", 0),
+        ("handler=job&limit=1", 1),
+        ("handler=other", 0),
+        ("since=1h", 2),
+        ("since=1h&limit=1", 1),
+        ("since=2020-01-01T00:00:00Z", 2),
+        ("since=2999-01-01T00:00:00Z", 0),
+    ] {
+        assert_eq!(count(query).await, found, "{query}");
+    }
+    let [first, second] =
+        if steps[0].token < steps[1].token { [0, 1] } else { [1, 0] }.map(|at: usize| &steps[at].token);
+    assert_eq!(count(&format!("since=1h&limit=1&cursor={first}")).await, 1);
+    assert_eq!(count(&format!("since=1h&cursor={second}")).await, 0);
+    for wrong in ["since=yesterday", "limit=0", "status=gone", "colour=red"] {
+        assert_eq!(daemon.status(&format!("/steps?{wrong}")).await.map(|(status, _)| status), Some(400), "{wrong}");
+    }
+    assert!(daemon.steps().await.expect("/steps answers")[0].get("arguments").is_none());
+    let running = scene.step_sent().await;
+    until("its record is there", async || scene.record(&running).is_some()).await;
+    let (status, body) = daemon.status(&format!("/steps/{}", running.token)).await.expect("it answers");
+    assert_eq!(status, 200, "{body}");
+    assert!(serde_json::from_str::<Value>(&body).expect("JSON").get("arguments").is_some(), "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,30 @@ async fn a_second_signal_cuts_the_waiting_short_and_not_the_ledger() {
     assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("waiting"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_ends_before_ecs_loses_patience_though_its_queue_is_silent() {
+    let mut bench = Bench::new();
+    *bench.queue.silent.lock().unwrap() = true;
+    let worker = bench.start().await;
+    sleep(Duration::from_secs(1)).await;
+    let before = tokio::time::Instant::now();
+    worker.drain().await;
+    assert!(before.elapsed() <= Duration::from_secs(26), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_falls_silent_holds_up_the_end_for_seconds_though_messages_are_held() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "wait"}));
+    until("it runs", || bench.log.count("run 1") == 1).await;
+    *bench.queue.silent.lock().unwrap() = true;
+    let before = tokio::time::Instant::now();
+    worker.drain_hurried().await;
+    assert!(before.elapsed() <= Duration::from_secs(26), "{:?}", before.elapsed());
+    assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("waiting"));
+}
+
 #[test]
 fn an_outcome_that_could_not_be_reported_is_reported_by_the_next_process_without_a_message() {
     let (mut bench, ()) = run_and_crash(Bench::new(), async |bench| {

@@ -30,6 +30,8 @@ pub struct FakeQueue {
     changed: Notify,
     pub trouble: Mutex<BTreeMap<&'static str, VecDeque<Trouble>>>,
     pub calls: Mutex<Vec<(&'static str, usize)>>,
+    /// From now on no call is answered.
+    pub silent: Mutex<bool>,
     sent: Mutex<u32>,
 }
 
@@ -83,6 +85,12 @@ impl FakeQueue {
 
     pub fn fail(&self, operation: &'static str, times: usize, trouble: Trouble) {
         self.trouble.lock().unwrap().entry(operation).or_default().extend(std::iter::repeat_n(trouble, times));
+    }
+
+    async fn speaks(&self) {
+        if *self.silent.lock().unwrap() {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn trouble(&self, operation: &'static str, entries: usize) -> Option<Trouble> {
@@ -146,6 +154,7 @@ impl Queue for FakeQueue {
         visibility: Duration,
     ) -> BoxFuture<'_, Result<Vec<Received>, Fault>> {
         Box::pin(async move {
+            self.speaks().await;
             if let Some(Trouble::Before(kind)) = self.trouble("receive", most) {
                 return Err(Fault::new(kind, "made to fail"));
             }
@@ -167,6 +176,7 @@ impl Queue for FakeQueue {
 
     fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(async move {
+            self.speaks().await;
             self.answer("set_visibility", entries.len(), || {
                 let set = |(handle, visible_in): &(String, Duration)| {
                     self.by_handle(handle, |messages, id| {
@@ -181,6 +191,7 @@ impl Queue for FakeQueue {
 
     fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(async move {
+            self.speaks().await;
             self.answer("delete", handles.len(), || {
                 handles.iter().map(|handle| self.by_handle(handle, |messages, id| drop(messages.remove(id)))).collect()
             })
