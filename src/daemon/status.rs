@@ -15,7 +15,7 @@ use crate::duration;
 use crate::engine::Monitor;
 use crate::ledger::{Cursor, Filter};
 use crate::lifecycle::{Record, Status as StepStatus};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Figures, Metrics};
 use crate::observe::server::{Check, Problem, Source, Steps, StepsQuery};
 use crate::seam::{Observation, Observer};
 
@@ -42,8 +42,10 @@ impl Observer for Counting {
             }
             Observation::Unreadable { queue } => metrics.message_unreadable(queue),
             Observation::ReportNotFound { queue } => metrics.report_not_found(queue),
-            Observation::HeartbeatFailed { messages, .. } => metrics.heartbeat_failed(messages),
-            Observation::Stop { via } => metrics.stop(via),
+            Observation::HeartbeatFailed { queue, messages } => metrics.heartbeat_failed(queue, messages),
+            Observation::Attempt { queue, handler, first } => metrics.attempt(queue, handler, first),
+            Observation::Refused { queue } => metrics.verify_refusal(queue),
+            Observation::Stop { queue, via } => metrics.stop(queue, via),
             Observation::LedgerCommit { took } => metrics.ledger_committed(took),
             Observation::LedgerFailing(failing) => metrics.set_ledger_failing(failing),
             Observation::StopWatchInterval(interval) => metrics.set_stop_watch_interval(interval),
@@ -156,19 +158,28 @@ impl Source for Status {
 
     fn refresh(&self, metrics: &Metrics) {
         let Some(monitor) = self.0.get() else { return };
-        let (unreported, oldest) = monitor.unreported();
-        metrics.set_reports_pending(unreported);
-        let age = oldest.map(|at| monitor.now().duration_since(at));
-        metrics.set_oldest_unreported(age.and_then(|age| Duration::try_from(age).ok()));
-        metrics.set_steps_deferred(monitor.deferred());
+        let ready = self.readiness().iter().all(|check| check.ok);
+        metrics.set_state(monitor.is_draining(), ready);
         metrics.set_tasks(Handle::current().metrics().num_alive_tasks());
-        let queues = monitor.queues();
-        metrics.set_messages_held(queues.iter().map(|queue| queue.held).sum());
-        for queue in queues {
-            metrics.set_steps_without_message(&queue.name, queue.without_message);
-            metrics.set_steps_queued(&queue.name, queue.queued[0], queue.queued[1]);
-            metrics.set_cleanups_waiting(&queue.name, queue.cleanups_waiting);
-            metrics.set_reports_waiting(&queue.name, queue.reports_waiting);
+        let now = monitor.now();
+        let since_epoch = monitor.name(now).duration_since(Timestamp::UNIX_EPOCH);
+        for queue in monitor.queues() {
+            let age = |at: Timestamp| Duration::try_from(now.duration_since(at)).ok();
+            let moment = |ago: Duration| Duration::try_from(since_epoch).ok()?.checked_sub(ago);
+            let figures = Figures {
+                concurrency: queue.concurrency,
+                held: queue.held,
+                queued: queue.queued,
+                cleanups_waiting: queue.cleanups_waiting,
+                reports_waiting: queue.reports_waiting,
+                without_message: queue.without_message,
+                reports_pending: queue.unreported,
+                oldest_unreported: queue.oldest_unreported.and_then(age),
+                deferred: queue.deferred,
+                stops_held: queue.stops_held,
+                last_poll: queue.polled_ago.and_then(moment),
+            };
+            metrics.set_queue(&queue.name, &figures);
         }
     }
 }

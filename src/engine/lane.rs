@@ -7,12 +7,14 @@ use super::config::{HandlerConfig, QueueConfig};
 use super::gates::{Gate, Slots};
 use super::inbox::Turn;
 use super::messages::Messages;
+use super::moments::Moments;
 use super::polls::Polls;
 use super::route::Routes;
 use super::said::Said;
 use crate::handler::DynHandler;
+use crate::lifecycle::{Record, Status};
 use crate::seam::{Pipelines, Queue};
-use crate::step::ExecutionArn;
+use crate::step::{CallbackToken, ExecutionArn};
 
 /// One queue, as the engine is given it.
 pub struct QueueParts {
@@ -51,6 +53,12 @@ pub(crate) struct Lane {
     pub(crate) polls: Polls,
     pub(crate) complaints: Complaints,
     pub(crate) said: Said,
+    /// When each outcome was frozen that SageMaker is not known to have accepted.
+    pub(crate) unreported: Moments,
+    /// When the time of each deferred step is over.
+    pub(crate) deferred: Moments,
+    /// When each stop was first seen that is held as a debt.
+    pub(crate) owed: Moments,
 }
 
 /// Reports under way at once: at 20 ms each they end 3,000 steps a second, and leave sockets for the heartbeats.
@@ -76,6 +84,9 @@ impl Lane {
             polls: Polls::default(),
             complaints: Complaints::default(),
             said: Said::default(),
+            unreported: Moments::default(),
+            deferred: Moments::default(),
+            owed: Moments::default(),
             name: parts.name,
             config: parts.config,
             account: parts.account,
@@ -91,6 +102,24 @@ impl Lane {
             Turn::Report => &self.reports,
             Turn::CleanUp => &self.cleanups,
         }
+    }
+
+    /// Notes whether the step has an outcome that is yet to be accepted, or is a stop's debt.
+    pub(crate) fn note(&self, record: &Record) {
+        match record.concluded_at.filter(|_| record.status == Status::Concluded) {
+            Some(at) => self.unreported.set(&record.token, at),
+            None => self.unreported.remove(&record.token),
+        }
+        match record.status {
+            Status::Owed => self.owed.set(&record.token, record.first_seen),
+            _ => self.owed.remove(&record.token),
+        }
+    }
+
+    /// The step is not this worker's concern any more.
+    pub(crate) fn forget(&self, token: &CallbackToken) {
+        self.unreported.remove(token);
+        self.owed.remove(token);
     }
 
     /// Whether its pipelines are asked about with the credentials of this account.

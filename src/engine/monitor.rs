@@ -31,6 +31,13 @@ pub struct QueueStatus {
     pub held: usize,
     /// Steps in the ledger whose message should have come back and has not.
     pub without_message: usize,
+    /// Outcomes that are not yet known to be accepted, and when the oldest was frozen.
+    pub unreported: usize,
+    pub oldest_unreported: Option<Timestamp>,
+    /// Steps that wait here for somebody else to complete them.
+    pub deferred: usize,
+    /// Stops that are held as debts, of steps that this ledger has never run.
+    pub stops_held: usize,
     /// How long ago it was last polled with success.
     pub polled_ago: Option<Duration>,
     /// Its pollers get on, whatever the queue answers.
@@ -78,6 +85,10 @@ impl Monitor {
                 reports_waiting: lane.reports.waiting(),
                 held: lane.messages.len(),
                 without_message: self.0.orphans.count(lane.index, now),
+                unreported: lane.unreported.len(),
+                oldest_unreported: lane.unreported.first(),
+                deferred: lane.deferred.len(),
+                stops_held: lane.owed.len(),
                 polled_ago: lane.polls.since_success(),
                 turning: self.is_draining() || lane.polls.are_turning(TURN),
             }
@@ -111,18 +122,6 @@ impl Monitor {
     #[must_use]
     pub fn name(&self, moment: Timestamp) -> Timestamp {
         self.0.clock.name(moment)
-    }
-
-    /// How many outcomes are not yet known to be accepted, and when the oldest was frozen.
-    #[must_use]
-    pub fn unreported(&self) -> (usize, Option<Timestamp>) {
-        (self.0.unreported.len(), self.0.unreported.first())
-    }
-
-    /// How many steps wait here for somebody else to complete them.
-    #[must_use]
-    pub fn deferred(&self) -> usize {
-        self.0.deferred.len()
     }
 
     #[must_use]

@@ -14,7 +14,6 @@ use super::budget::Budget;
 use super::config::HandlerConfig;
 use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
-use super::moments::Moments;
 use super::orphans::Orphans;
 use super::phase::Phases;
 use super::said::Said;
@@ -22,7 +21,7 @@ use super::watch::{Kind, Watch};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
-use crate::lifecycle::{Here, Phase, Policy, Record, State, Status};
+use crate::lifecycle::{Here, Phase, Policy, State, Status};
 use crate::seam::Observer;
 use crate::step::{CallbackToken, QueueUrl};
 
@@ -36,10 +35,6 @@ pub(crate) struct Shared {
     pub(crate) steps: Steps,
     pub(crate) watch: Watch,
     pub(crate) orphans: Orphans,
-    /// When each outcome was frozen that SageMaker is not known to have accepted.
-    pub(crate) unreported: Moments,
-    /// When the time of each deferred step is over.
-    pub(crate) deferred: Moments,
     /// The ledger is to be looked through as a whole.
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
@@ -79,14 +74,6 @@ impl Shared {
         self.steps.strike(token);
     }
 
-    /// Notes whether the step has an outcome that is yet to be accepted.
-    pub(crate) fn note_unreported(&self, record: &Record) {
-        match record.concluded_at.filter(|_| record.status == Status::Concluded) {
-            Some(at) => self.unreported.set(&record.token, at),
-            None => self.unreported.remove(&record.token),
-        }
-    }
-
     /// The settings that apply to a step of `lane` for which `handler` is chosen.
     pub(crate) fn policy(&self, lane: &Lane, handler: Option<&str>) -> Policy {
         let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
@@ -108,9 +95,12 @@ impl Shared {
     /// Has the step's execution watched for as long as the step can be stopped. `leaves`: it has no driver any more.
     pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
         let record = &state.record;
-        match record.status {
-            Status::Deferred => self.deferred.set(&record.token, record.deadline.unwrap_or(Timestamp::MAX)),
-            _ => self.deferred.remove(&record.token),
+        let lane = self.lane(&record.queue);
+        if let Some(lane) = lane {
+            match record.status {
+                Status::Deferred => lane.deferred.set(&record.token, record.deadline.unwrap_or(Timestamp::MAX)),
+                _ => lane.deferred.remove(&record.token),
+            }
         }
         let kind = match record.status {
             _ if record.stop_requested.is_some() => None,
@@ -124,8 +114,7 @@ impl Shared {
             return;
         }
         *watched = kind;
-        let lane = self.lane(&record.queue).map(|lane| lane.index);
-        match (kind, lane) {
+        match (kind, lane.map(|lane| lane.index)) {
             (Some(kind), Some(lane)) => self.watch.enter(&record.execution, lane, &record.token, kind),
             _ => self.watch.leave(&record.execution, &record.token),
         }

@@ -47,7 +47,8 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
         if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
             sweep.look_through(&UNSETTLED).await;
         }
-        for token in sweep.shared.deferred.until(sweep.shared.clock.now()) {
+        let now = sweep.shared.clock.now();
+        for token in sweep.shared.lanes.iter().flat_map(|lane| lane.deferred.until(now)) {
             wake(&sweep.shared, &token, Input::Event(Event::Found), Absent::Start).await;
         }
         sweep.resume_orphans().await;
@@ -103,7 +104,7 @@ impl Sweep {
         let found = match step.status {
             Status::Concluded | Status::Owed => true,
             Status::Deferred => {
-                self.shared.deferred.set(&step.token, step.due.unwrap_or(Timestamp::MAX));
+                lane.deferred.set(&step.token, step.due.unwrap_or(Timestamp::MAX));
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Deferred);
                 step.flagged
             }

@@ -3,22 +3,21 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
-use tokio::time::Instant;
 
 use crate::observe::ledger_size::LedgerSize;
 use crate::observe::log::Dropped;
 use crate::observe::process_stat::ProcessStat;
+pub use crate::observe::queue_stat::Figures;
+use crate::observe::queue_stat::QueueStat;
 
 /// The type of [`Metrics::exposition`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -33,10 +32,6 @@ const PICKUP_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 43_200.0, 345_600.0];
 /// From a commit that others waited with to a disk that is about to fail.
 const COMMIT_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-
-/// The kinds of steps that wait for a slot.
-const NEW: &str = "new";
-const RESUMED: &str = "resumed";
 
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
@@ -54,19 +49,17 @@ pub struct Metrics {
     pickup_seconds: Histograms,
     aws_requests: Family<Labels<3>, Counter>,
     timeouts: Family<Labels<1>, Counter>,
-    reports_pending: Gauge,
-    oldest_unreported: Arc<Age>,
-    steps_deferred: Gauge,
-    messages_held: Gauge,
+    queues: QueueStat,
+    draining: Gauge,
+    ready: Gauge,
     tasks: Gauge,
     messages_unreadable: Family<Labels<1>, Counter>,
     reports_not_found: Family<Labels<1>, Counter>,
-    steps_without_message: Family<Labels<1>, Gauge>,
-    steps_queued: Family<Labels<2>, Gauge>,
-    cleanups_waiting: Family<Labels<1>, Gauge>,
-    reports_waiting: Family<Labels<1>, Gauge>,
-    heartbeats_failed: Counter,
-    stops: Family<Labels<1>, Counter>,
+    attempts: Family<Labels<2>, Counter>,
+    retries: Family<Labels<2>, Counter>,
+    verify_refusals: Family<Labels<1>, Counter>,
+    heartbeats_failed: Family<Labels<1>, Counter>,
+    stops: Family<Labels<2>, Counter>,
     stop_watch_interval: Gauge<f64, std::sync::atomic::AtomicU64>,
     ledger_commit: Histogram,
     ledger_failing: Gauge,
@@ -81,13 +74,12 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix("callbackd");
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         ours.register("build", "The build that runs", Info::new(version));
-        let oldest_unreported = Arc::new(Age::default());
-        ours.register_collector(Box::new(Arc::clone(&oldest_unreported)));
         ours.register_collector(Box::new(Dropped));
 
         let mut add = Add(ours);
-        let metrics = Self {
+        Self {
             ledger_size: LedgerSize::register(add.0),
+            queues: QueueStat::register(add.0),
             steps: add.plain("steps", "Steps that are done with, by how they ended", Family::default()),
             running: add.plain("steps_running", "Runs and cleanups under way here", Family::default()),
             step_seconds: add.seconds(
@@ -106,18 +98,12 @@ impl Metrics {
                 Family::default(),
             ),
             timeouts: add.plain("timeouts", "Calls to AWS that our own bound cut off", Family::default()),
-            reports_pending: add.plain(
-                "reports_pending",
-                "Outcomes that SageMaker has not yet accepted",
+            draining: add.plain(
+                "draining",
+                "1 from the signal to end on, while no new steps are taken",
                 Gauge::default(),
             ),
-            oldest_unreported,
-            steps_deferred: add.plain(
-                "steps_deferred",
-                "Steps that wait for somebody else to complete them",
-                Gauge::default(),
-            ),
-            messages_held: add.plain("messages_held", "Messages that heartbeats keep invisible", Gauge::default()),
+            ready: add.plain("ready", "1 while /readyz answers 200", Gauge::default()),
             tasks: add.plain("tasks", "Asynchronous tasks of this process that have not ended", Gauge::default()),
             messages_unreadable: add.plain(
                 "messages_unreadable",
@@ -129,26 +115,17 @@ impl Metrics {
                 "Reports that were refused for a step that SageMaker does not find",
                 Family::default(),
             ),
-            steps_without_message: add.plain(
-                "steps_without_message",
-                "Steps that nobody runs and whose message has not come back, on a queue that other workers read, too",
-                Family::default(),
-            ),
-            steps_queued: add.plain(
-                "steps_queued",
-                "Steps that wait for a slot: new ones, and those that ran before",
-                Family::default(),
-            ),
-            cleanups_waiting: add.plain("cleanups_waiting", "Cleanups that wait for others to end", Family::default()),
-            reports_waiting: add.plain(
-                "reports_waiting",
-                "Outcomes that wait for other reports under way before they are sent",
+            attempts: add.plain("attempts", "Attempts at a step that were begun", Family::default()),
+            retries: add.plain("retries", "Attempts that were not a step's first", Family::default()),
+            verify_refusals: add.plain(
+                "verify_refusals",
+                "Steps and stops that were refused after SageMaker was asked about them",
                 Family::default(),
             ),
             heartbeats_failed: add.plain(
                 "heartbeats_failed",
                 "Messages that a heartbeat could not keep invisible",
-                Counter::default(),
+                Family::default(),
             ),
             stops: add.plain("stops", "Stops of pipelines that were noticed, by what told of them", Family::default()),
             stop_watch_interval: add.seconds(
@@ -172,30 +149,29 @@ impl Metrics {
                 Counter::default(),
             ),
             registry,
-        };
-        for via in ["message", "watch", "ledger"] {
-            drop(metrics.stops.get_or_create(&[("via", via.into())]));
         }
-        metrics
     }
 
     /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first happens is what alerts miss.
     pub fn expect_queue(&self, queue: &str) {
         let label = queue_label(queue);
-        drop(self.messages_unreadable.get_or_create(&label));
-        drop(self.reports_not_found.get_or_create(&label));
-        for gauge in [&self.steps_without_message, &self.cleanups_waiting, &self.reports_waiting] {
-            drop(gauge.get_or_create(&label));
+        for counter in
+            [&self.messages_unreadable, &self.reports_not_found, &self.verify_refusals, &self.heartbeats_failed]
+        {
+            drop(counter.get_or_create(&label));
         }
-        for kind in [NEW, RESUMED] {
-            drop(self.steps_queued.get_or_create(&kind_labels(queue, kind)));
+        for via in ["message", "watch", "ledger"] {
+            drop(self.stops.get_or_create(&via_labels(queue, via)));
         }
+        self.queues.set(queue, &Figures::default());
     }
 
     /// The same for a handler that a queue's steps may run.
     pub fn expect_handler(&self, queue: &str, handler: &str) {
         let labels = step_labels(queue, handler);
         drop(self.running.get_or_create(&labels));
+        drop(self.attempts.get_or_create(&labels));
+        drop(self.retries.get_or_create(&labels));
         drop(self.step_seconds.get_or_create(&labels));
         drop(self.pickup_seconds.get_or_create(&labels));
         for outcome in ["success", "failure", "deferred", "stopped", "settled_elsewhere"] {
@@ -209,6 +185,15 @@ impl Metrics {
         self.running.get_or_create(&labels).inc();
         if let Some(pickup) = pickup {
             self.pickup_seconds.get_or_create(&labels).observe(pickup.as_secs_f64());
+        }
+    }
+
+    /// An attempt at a step is begun, its first or another.
+    pub fn attempt(&self, queue: &str, handler: &str, first: bool) {
+        let labels = step_labels(queue, handler);
+        self.attempts.get_or_create(&labels).inc();
+        if !first {
+            self.retries.get_or_create(&labels).inc();
         }
     }
 
@@ -236,23 +221,15 @@ impl Metrics {
         self.timeouts.get_or_create(&[("operation", operation.into())]).inc();
     }
 
-    pub fn set_reports_pending(&self, outcomes: usize) {
-        set(&self.reports_pending, outcomes);
+    /// How a queue fares now.
+    pub fn set_queue(&self, queue: &str, figures: &Figures) {
+        self.queues.set(queue, figures);
     }
 
-    /// How long ago the oldest outcome that SageMaker has not accepted was computed; `None` where there is none. It ages by itself from
-    /// here on.
-    pub fn set_oldest_unreported(&self, age: Option<Duration>) {
-        let known = age.map(|age| (age, Instant::now()));
-        *self.oldest_unreported.0.lock().unwrap_or_else(PoisonError::into_inner) = known;
-    }
-
-    pub fn set_steps_deferred(&self, steps: usize) {
-        set(&self.steps_deferred, steps);
-    }
-
-    pub fn set_messages_held(&self, messages: usize) {
-        set(&self.messages_held, messages);
+    /// Whether the worker drains, and whether it is ready.
+    pub fn set_state(&self, draining: bool, ready: bool) {
+        self.draining.set(draining.into());
+        self.ready.set(ready.into());
     }
 
     pub fn set_tasks(&self, tasks: usize) {
@@ -268,9 +245,15 @@ impl Metrics {
         self.reports_not_found.get_or_create(&queue_label(queue)).inc();
     }
 
+    /// A step or a stop is refused, after SageMaker was asked about it.
+    pub fn verify_refusal(&self, queue: &str) {
+        self.verify_refusals.get_or_create(&queue_label(queue)).inc();
+    }
+
     /// One call that could not keep this many messages invisible.
-    pub fn heartbeat_failed(&self, messages: usize) {
-        self.heartbeats_failed.inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
+    pub fn heartbeat_failed(&self, queue: &str, messages: usize) {
+        let failed = u64::try_from(messages).unwrap_or(u64::MAX);
+        self.heartbeats_failed.get_or_create(&queue_label(queue)).inc_by(failed);
     }
 
     /// The wall clock was set.
@@ -278,30 +261,9 @@ impl Metrics {
         self.clock_set.inc();
     }
 
-    /// Steps that are not started, as their message has not come back and other workers may have it.
-    pub fn set_steps_without_message(&self, queue: &str, steps: usize) {
-        set(&self.steps_without_message.get_or_create(&queue_label(queue)), steps);
-    }
-
-    /// Steps that wait for a slot: those that never ran, and those that go on.
-    pub fn set_steps_queued(&self, queue: &str, new: usize, resumed: usize) {
-        set(&self.steps_queued.get_or_create(&kind_labels(queue, NEW)), new);
-        set(&self.steps_queued.get_or_create(&kind_labels(queue, RESUMED)), resumed);
-    }
-
-    /// Cleanups that wait for others to end.
-    pub fn set_cleanups_waiting(&self, queue: &str, cleanups: usize) {
-        set(&self.cleanups_waiting.get_or_create(&queue_label(queue)), cleanups);
-    }
-
-    /// Outcomes that wait for other reports under way.
-    pub fn set_reports_waiting(&self, queue: &str, reports: usize) {
-        set(&self.reports_waiting.get_or_create(&queue_label(queue)), reports);
-    }
-
     /// A stop was noticed: by `message`, `watch` or `ledger`.
-    pub fn stop(&self, via: &'static str) {
-        self.stops.get_or_create(&[("via", via.into())]).inc();
+    pub fn stop(&self, queue: &str, via: &'static str) {
+        self.stops.get_or_create(&via_labels(queue, via)).inc();
     }
 
     pub fn set_stop_watch_interval(&self, interval: Duration) {
@@ -347,21 +309,6 @@ impl Add<'_> {
     }
 }
 
-/// A gauge of an age, with when it was told: worked out at the scrape, so that it grows while nothing else happens.
-#[derive(Debug, Default)]
-struct Age(Mutex<Option<(Duration, Instant)>>);
-
-impl Collector for Age {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = known.map_or(0.0, |(age, told)| (age + told.elapsed()).as_secs_f64());
-        let gauge = ConstGauge::new(age);
-        let help = "The age of the oldest outcome that SageMaker has not yet accepted; 0 where there is none";
-        let metric = encoder.encode_descriptor("oldest_unreported", help, Some(&Unit::Seconds), gauge.metric_type())?;
-        gauge.encode(metric)
-    }
-}
-
 fn step_labels(queue: &str, handler: &str) -> Labels<2> {
     [("queue", queue.to_owned().into()), ("handler", handler.to_owned().into())]
 }
@@ -371,8 +318,8 @@ fn outcome_labels(queue: &str, handler: &str, outcome: &str) -> Labels<3> {
     [queue, handler, ("outcome", outcome.to_owned().into())]
 }
 
-fn kind_labels(queue: &str, kind: &'static str) -> Labels<2> {
-    [("queue", queue.to_owned().into()), ("kind", kind.into())]
+fn via_labels(queue: &str, via: &'static str) -> Labels<2> {
+    [("queue", queue.to_owned().into()), ("via", via.into())]
 }
 
 fn queue_label(queue: &str) -> Labels<1> {
@@ -442,15 +389,29 @@ mod tests {
             lines(&metrics, "callbackd_messages_unreadable_total{"),
             ["callbackd_messages_unreadable_total{queue=\"q\"} 0"]
         );
-        for of_queue in ["reports_not_found_total", "steps_without_message", "cleanups_waiting", "reports_waiting"] {
+        for of_queue in [
+            "reports_not_found_total",
+            "verify_refusals_total",
+            "heartbeats_failed_total",
+            "concurrency",
+            "last_poll_timestamp_seconds",
+            "messages_held",
+            "reports_pending",
+            "oldest_unreported_seconds",
+            "steps_deferred",
+            "stops_held",
+            "steps_without_message",
+            "cleanups_waiting",
+            "reports_waiting",
+        ] {
             assert_eq!(value(&metrics, &format!("callbackd_{of_queue}{{queue=\"q\"}}")), 0.0, "{of_queue}");
         }
         assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
         assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
         for single in [
-            "callbackd_reports_pending",
-            "callbackd_heartbeats_failed_total",
+            "callbackd_draining",
+            "callbackd_ready",
             "callbackd_ledger_failing",
             "callbackd_clock_set_total",
             "callbackd_log_lines_dropped_total",
@@ -462,30 +423,28 @@ mod tests {
     #[test]
     fn a_call_that_fails_counts_each_of_its_messages() {
         let metrics = Metrics::new();
-        metrics.heartbeat_failed(10);
-        metrics.heartbeat_failed(1);
-        assert_eq!(value(&metrics, "callbackd_heartbeats_failed_total"), 11.0);
+        metrics.heartbeat_failed("q", 10);
+        metrics.heartbeat_failed("q", 1);
+        assert_eq!(value(&metrics, "callbackd_heartbeats_failed_total{queue=\"q\"}"), 11.0);
     }
 
     #[test]
     fn what_waits_is_as_many_as_was_last_told() {
         let metrics = Metrics::new();
-        metrics.set_steps_queued("q", 3, 4);
-        metrics.set_steps_queued("q", 0, 5);
+        metrics.set_queue("q", &Figures { queued: [3, 4], ..Figures::default() });
+        metrics.set_queue("q", &Figures { queued: [0, 5], ..Figures::default() });
         assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"new\"}"), 0.0);
         assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"resumed\"}"), 5.0);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_oldest_unreported_outcome_ages_by_itself() {
+    #[test]
+    fn an_attempt_that_is_not_the_first_is_a_retry() {
         let metrics = Metrics::new();
-        let seconds = || value(&metrics, "callbackd_oldest_unreported_seconds").round();
-        assert_eq!(seconds(), 0.0);
-        metrics.set_oldest_unreported(Some(Duration::from_secs(100)));
-        tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(seconds(), 120.0);
-        metrics.set_oldest_unreported(None);
-        assert_eq!(seconds(), 0.0);
+        for first in [true, false, false] {
+            metrics.attempt("q", "h", first);
+        }
+        assert_eq!(value(&metrics, "callbackd_attempts_total{queue=\"q\",handler=\"h\"}"), 3.0);
+        assert_eq!(value(&metrics, "callbackd_retries_total{queue=\"q\",handler=\"h\"}"), 2.0);
     }
 
     #[test]

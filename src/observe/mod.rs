@@ -9,5 +9,6 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 mod process_stat;
+mod queue_stat;
 pub mod server;
 pub mod writer;

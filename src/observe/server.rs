@@ -377,7 +377,7 @@ mod tests {
         }
 
         fn refresh(&self, metrics: &Metrics) {
-            metrics.set_messages_held(42);
+            metrics.set_tasks(42);
         }
     }
 
@@ -431,7 +431,7 @@ mod tests {
             ("/", "text/plain; charset=utf-8", "/readyz"),
             ("/healthz", "application/json", "\"ok\":true"),
             ("/readyz", "application/json", "\"ok\":true"),
-            ("/metrics", CONTENT_TYPE, "callbackd_messages_held 42\n"),
+            ("/metrics", CONTENT_TYPE, "callbackd_tasks 42\n"),
             ("/steps", "application/json", "abcdefghij"),
         ] {
             let answer = ask(path, "localhost").await;

@@ -43,8 +43,19 @@ pub enum Observation<'a> {
         queue: &'a str,
         messages: usize,
     },
+    /// An attempt at a step is begun: its claim is durable.
+    Attempt {
+        queue: &'a str,
+        handler: &'a str,
+        first: bool,
+    },
+    /// A step or a stop is refused, after SageMaker was asked about it.
+    Refused {
+        queue: &'a str,
+    },
     /// A stop was noticed: by `message`, `watch` or `ledger`.
     Stop {
+        queue: &'a str,
         via: &'static str,
     },
     LedgerCommit {

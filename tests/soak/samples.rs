@@ -93,7 +93,7 @@ impl Sample {
             sum("callbackd_tasks "),
             count(programs_of(pid)),
             sum("callbackd_steps_running{"),
-            sum("callbackd_messages_held "),
+            sum("callbackd_messages_held{"),
             count(series.len()),
             count(records),
             size(""),

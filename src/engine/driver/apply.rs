@@ -17,6 +17,7 @@ use crate::ledger::{Commit, LedgerError, StoreError, Written};
 use crate::lifecycle::{
     Event, Here, Illegal, Local, Phase, Record, Status, Transition, Urgency, Via, View, Write, decide,
 };
+use crate::seam::Observation;
 
 const LEDGER: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
@@ -202,7 +203,15 @@ impl Driver {
     fn durable(&mut self, record: Record, all: bool, asked: Timestamp) {
         let flagged = self.state.record.stop_requested;
         let first = self.state.record.version == 0;
+        let begun = record.attempt > self.state.record.attempt;
         self.state.record = record;
+        if begun {
+            self.shared.observer.observe(Observation::Attempt {
+                queue: &self.lane.name,
+                handler: self.handler_name(),
+                first: self.state.record.attempt == 1,
+            });
+        }
         if all || self.unwritten.is_some() && self.state.record.stop_requested == flagged {
             self.unwritten = None;
         } else if self.unwritten.is_some() && self.state.record.status == Status::Claimed {

@@ -229,7 +229,7 @@ impl Driver {
         self.left = true;
         self.leave_gates();
         self.shared.watch_for(&self.state, &mut self.watched, true);
-        self.shared.unreported.remove(token);
+        self.lane.forget(token);
         true
     }
 
@@ -273,7 +273,7 @@ impl Drop for Driver {
         self.let_go();
         self.leave_gates();
         self.shared.watch.leave(&self.state.record.execution, &self.state.record.token);
-        self.shared.unreported.remove(&self.state.record.token);
+        self.lane.forget(&self.state.record.token);
         self.shared.strike(&self.state.record.token, &self.seat);
     }
 }

@@ -51,6 +51,7 @@ impl Driver {
                     why,
                     "the step is not worked on; its message is kept and left to the queue's redrive policy"
                 );
+                self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
                 self.release(self.lane.config.visibility_timeout);
             }
             Effect::RefuseDelivery(why) => self.refuse_delivery(&why, with),
@@ -71,7 +72,7 @@ impl Driver {
             }
             Effect::CountStop(via) => {
                 tracing::info!(via = via.as_str(), "the step is to be stopped");
-                self.shared.observer.observe(Observation::Stop { via: via.as_str() });
+                self.shared.observer.observe(Observation::Stop { queue: &self.lane.name, via: via.as_str() });
             }
             Effect::Finish(ending) => self.finish(ending),
         }
@@ -144,6 +145,7 @@ impl Driver {
     /// Gives back the Stopping messages whose stop is not confirmed.
     fn refuse_stops(&mut self, why: &str) {
         tracing::warn!(why, "a stop is not confirmed; its message stays on the queue, for its redrive policy");
+        self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
         let away = self.lane.config.visibility_timeout;
         for held in self.messages.extract_if(.., |held| held.stop) {
             self.shared.lane_at(&held).messages.release([&held.id], away);
@@ -263,7 +265,7 @@ impl Driver {
     pub(super) fn show(&mut self) {
         let here = self.state.local.here;
         self.seat.show(|face| face.activity = Some(here));
-        self.shared.note_unreported(&self.state.record);
+        self.lane.note(&self.state.record);
         self.shared.watch_for(&self.state, &mut self.watched, false);
     }
 }
