@@ -46,7 +46,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the worker until SIGTERM or SIGINT, then let what runs finish.
+    /// Run the worker until SIGTERM, SIGINT or SIGQUIT, then let what runs finish.
     ///
     /// A first signal stops the polling and waits for running steps, up to the drain timeout; then they are told to end and released
     /// to other workers, not failed. A second signal cuts the waiting short.
@@ -93,6 +93,7 @@ impl From<Mistakes> for Failure {
 /// stock one does.
 #[must_use]
 pub fn main(registry: &Registry) -> ExitCode {
+    crate::process::signals::reset();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -6,10 +6,12 @@ use super::Failure;
 use crate::config::Loaded;
 use crate::daemon::Daemon;
 use crate::observe;
+use crate::process::secrecy;
 use crate::process::signals::Signals;
 
 pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
     observe::log::init(&loaded.config.log).map_err(Failure::Runtime)?;
+    secrecy::keep();
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }

@@ -22,6 +22,7 @@ use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::Metrics;
 use crate::observe::server::{self, Server};
+use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
 use crate::seam::Observer;
@@ -143,9 +144,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
     manager.ready("polling").await;
 
+    let reaping = async { if adopted::is_first() { adopted::reap().await } else { std::future::pending().await } };
+    tokio::pin!(reaping);
     tokio::select! {
         biased;
         () = stop() => {}
+        () = &mut reaping => {}
         what = engine.broken() => {
             tracing::error!(what, "the worker cannot go on, and ends; what it had in hand goes on from the ledger after a restart");
             return Err(DaemonError::Broken(what));
@@ -159,6 +163,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     tokio::select! {
         biased;
         () = engine.drain(stop) => {}
+        () = &mut reaping => {}
         // Beyond its own bounds a drain hangs, and systemd may end it.
         () = manager.keep_extending(|| Instant::now() < until) => {}
         () = manager.watchdog(|| Instant::now() < until) => {}

@@ -1,18 +1,21 @@
-//! The signals that ask the daemon to stop.
+//! Signals: those that ask the daemon to stop, and what it may have inherited of its parent's.
 
 use std::fmt;
 use std::io;
 
+use nix::sys::signal::{SigHandler, SigSet, Signal as Number, signal as set};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// `SIGTERM` and `SIGINT`, one after the other. The first asks to drain; what a further one means is the caller's to decide.
+/// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after the other. The first asks to drain; what a further one means is the caller's to decide.
 ///
-/// From [`Signals::listen`] on neither ends the process by itself. Two of a kind that come at once may be told of as one: that is how
-/// Unix keeps signals.
+/// From [`Signals::listen`] on none ends the process by itself, nor does `SIGHUP`, which is ignored with a line in the log. Two of a kind that
+/// come at once may be told of as one: that is how Unix keeps signals.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
 }
 
 /// Who asked.
@@ -22,24 +25,44 @@ pub enum Asked {
     Terminate,
     /// `SIGINT`: somebody at a terminal.
     Interrupt,
+    /// `SIGQUIT`: somebody at a terminal, or an image whose stop signal it is.
+    Quit,
+}
+
+/// Undoes what a parent may have left: blocked signals, and a `SIGCHLD` that is ignored, under which no exit status is kept. To be called
+/// before there are threads, which inherit it.
+#[expect(unsafe_code, reason = "the default effect runs no code of ours")]
+pub fn reset() {
+    // Neither can fail for these.
+    let _ = SigSet::all().thread_unblock();
+    let _ = unsafe { set(Number::SIGCHLD, SigHandler::SigDfl) };
 }
 
 impl Signals {
-    /// Starts to catch both; within a Tokio runtime.
+    /// Starts to catch them; within a Tokio runtime.
     ///
     /// # Errors
-    /// Where the system refuses, which it does for no signal of these two.
+    /// Where the system refuses, which it does for no signal of these.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// The next signal. Dropping the future loses none.
     pub async fn next(&mut self) -> Asked {
-        tokio::select! {
-            Some(()) = self.terminate.recv() => Asked::Terminate,
-            Some(()) = self.interrupt.recv() => Asked::Interrupt,
-            // Neither stream ends while the runtime lives.
-            else => std::future::pending().await,
+        loop {
+            tokio::select! {
+                Some(()) = self.terminate.recv() => return Asked::Terminate,
+                Some(()) = self.interrupt.recv() => return Asked::Interrupt,
+                Some(()) = self.quit.recv() => return Asked::Quit,
+                Some(()) = self.hangup.recv() => tracing::info!("SIGHUP is ignored; SIGTERM ends the worker"),
+                // No stream ends while the runtime lives.
+                else => std::future::pending().await,
+            }
         }
     }
 }
@@ -49,13 +72,14 @@ impl fmt::Display for Asked {
         f.write_str(match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::{Signal as Number, raise};
+    use nix::sys::signal::raise;
 
     use super::*;
 
@@ -66,8 +90,10 @@ mod tests {
         for (number, asked) in [
             (Number::SIGTERM, Asked::Terminate),
             (Number::SIGINT, Asked::Interrupt),
+            (Number::SIGQUIT, Asked::Quit),
             (Number::SIGTERM, Asked::Terminate),
         ] {
+            raise(Number::SIGHUP).expect("a process may signal itself");
             raise(number).expect("a process may signal itself");
             assert_eq!(signals.next().await, asked);
             assert_eq!(asked.to_string(), number.as_str());

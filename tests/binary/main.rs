@@ -41,6 +41,7 @@ mod redrive;
 #[cfg(feature = "local")]
 mod retried;
 mod stops;
+mod surroundings;
 mod untrusted;
 mod verify;
 mod wall_clock;
