@@ -86,7 +86,7 @@ fn prepare(given: &Given) -> Result<(), (Stage, i32)> {
     if let Some(directory) = plan.directory() {
         sys::change_directory(directory).map_err(|errno| (Stage::Directory, errno))?;
     }
-    sys::default_signals();
+    // Their effects are the default since the fork server began.
     sys::unblock_signals();
     Ok(())
 }
