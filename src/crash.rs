@@ -206,8 +206,10 @@ impl Store for Crashing<Arc<dyn Store>> {
         Box::pin(self.crash.around(Boundary::LoadRecord, self.inner.get(token)))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
-        Box::pin(self.crash.around(Boundary::write_of(&row), self.inner.put(row, expected, commit)))
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+        let crash = self.crash.clone();
+        let (boundary, put) = (Boundary::write_of(&row), self.inner.put(row, expected, commit));
+        Box::pin(async move { crash.around(boundary, put).await })
     }
 
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {

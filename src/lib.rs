@@ -45,6 +45,7 @@ pub mod daemon;
 pub mod duration;
 pub mod engine;
 pub mod handler;
+mod hex;
 pub mod ledger;
 pub mod lifecycle;
 #[cfg(feature = "local")]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// The end of a callback step. It is computed once, frozen, and sent as often as it takes.
@@ -249,7 +250,7 @@ impl ClientRequestToken {
             hash.update([0]);
             hash.update(returns.to_string());
         }
-        Self(hash.finalize().iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}")))
+        Self(hex(&hash.finalize()))
     }
 
     #[must_use]

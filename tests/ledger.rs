@@ -26,7 +26,7 @@ fn row(token: &str, version: u64, status: &str) -> Row {
     let head = Head {
         token: token.parse().expect("token"),
         version,
-        status: status.into(),
+        status: status.to_owned().into(),
         queue: "https://sqs.us-east-1.amazonaws.com/123456789012/q".into(),
         execution: "arn:aws:sagemaker:us-east-1:123456789012:pipeline/Churn/execution/abc".into(),
         handler: Some("train".into()),
@@ -588,7 +588,7 @@ async fn a_file_of_schema_1_is_read_and_brought_up_to_this_one() {
     assert_eq!(sound(before), rows);
     let waiting = &rows[0];
     assert_eq!(
-        (waiting.head.token.as_str(), waiting.head.version, waiting.head.status.as_str()),
+        (waiting.head.token.as_str(), waiting.head.version, &*waiting.head.status),
         ("abcdefghij", 4, "waiting")
     );
     assert_eq!(waiting.head.handler.as_deref(), Some("train"));

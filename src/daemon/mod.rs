@@ -280,5 +280,5 @@ fn may_crash(
 fn worker_id(configured: Option<&str>) -> WorkerId {
     let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let name = configured.map(str::to_owned).or_else(host).unwrap_or_else(|| "callbackd".to_owned());
-    WorkerId(format!("{name}/{:08x}", fastrand::u32(..)))
+    WorkerId(format!("{name}/{:08x}", fastrand::u32(..)).into())
 }

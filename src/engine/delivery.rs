@@ -34,7 +34,7 @@ pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received
     let weight = shared.bodies.weigh(received.body.len());
     let (Message::Work(step) | Message::Stop(step)) = message;
     let token = step.token.clone();
-    let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).map(str::to_owned);
+    let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).cloned();
     let execution = step.execution.clone();
     let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
     let arrival = if is_stop {

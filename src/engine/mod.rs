@@ -121,7 +121,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
-            handlers: parts.handlers,
+            handlers: parts.handlers.into_iter().map(|(name, parts)| (name, Arc::new(parts))).collect(),
             lanes: parts.queues.into_iter().enumerate().map(lane).collect(),
             observer: parts.observer,
             steps: inbox::Steps::default(),

@@ -35,7 +35,7 @@ async fn end(shared: &Shared, record: &Record) {
     if record.owner.as_ref() == Some(shared.ledger.me()) {
         return;
     }
-    let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(name)) else { return };
+    let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(&**name)) else { return };
     let (_tell, stop) = watch::channel(Some(StopReason::LeaseLost));
     let task = Task {
         step: record.step(),

@@ -1,5 +1,7 @@
 //! Which handler runs a step: the first route that its pipeline and arguments match, else the queue's own.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::config::QueueConfig;
@@ -8,14 +10,14 @@ use super::config::QueueConfig;
 #[derive(Clone, Debug)]
 pub struct Routes {
     routes: Vec<Route>,
-    otherwise: Option<String>,
+    otherwise: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
 struct Route {
     pipeline: Option<String>,
     arguments: Map<String, Value>,
-    handler: String,
+    handler: Arc<str>,
 }
 
 impl Routes {
@@ -24,16 +26,16 @@ impl Routes {
         let route = |route: &super::config::RouteConfig| Route {
             pipeline: route.pipeline.clone(),
             arguments: route.arguments.clone(),
-            handler: route.handler.clone(),
+            handler: route.handler.as_str().into(),
         };
-        Self { routes: config.routes.iter().map(route).collect(), otherwise: config.handler.clone() }
+        Self { routes: config.routes.iter().map(route).collect(), otherwise: config.handler.as_deref().map(Into::into) }
     }
 
     /// The handler's name; none where nothing matches and the queue has no handler of its own.
     #[must_use]
-    pub fn handler(&self, pipeline: &str, arguments: &Value) -> Option<&str> {
+    pub fn handler(&self, pipeline: &str, arguments: &Value) -> Option<&Arc<str>> {
         let matching = self.routes.iter().find(|route| route.matches(pipeline, arguments));
-        matching.map(|route| &route.handler).or(self.otherwise.as_ref()).map(String::as_str)
+        matching.map(|route| &route.handler).or(self.otherwise.as_ref())
     }
 }
 
@@ -113,7 +115,11 @@ mod tests {
             ("score", json!({"task": "Spark"}), "other"),
             ("score", json!("spark"), "other"),
         ] {
-            assert_eq!(routes().handler(pipeline, &arguments), Some(handler), "{pipeline} {arguments}");
+            assert_eq!(
+                routes().handler(pipeline, &arguments).map(AsRef::as_ref),
+                Some(handler),
+                "{pipeline} {arguments}"
+            );
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) ledger: Ledger,
     /// By their names in the configuration.
-    pub(crate) handlers: BTreeMap<String, HandlerParts>,
+    pub(crate) handlers: BTreeMap<String, Arc<HandlerParts>>,
     pub(crate) lanes: Vec<Arc<Lane>>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) steps: Steps,

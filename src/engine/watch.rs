@@ -105,8 +105,7 @@ impl Watch {
         let due = Instant::now() + jittered(every);
         let mut table = self.lock();
         let Table { executions, due: queues } = &mut *table;
-        let name = executions.get_key_value(execution.as_str()).map(|(name, _)| name.clone());
-        let name = name.unwrap_or_else(|| Arc::from(execution.as_str()));
+        let name = executions.get_key_value(execution.as_str()).map_or(execution.text(), |(name, _)| name).clone();
         let watched = executions.entry(name.clone()).or_insert_with(|| Watched::new(lane, due));
         queues.remove(&name, watched);
         watched.insert(token, kind);

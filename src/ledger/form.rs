@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
@@ -20,7 +21,7 @@ pub struct Outline {
     pub status: Status,
     pub queue: QueueUrl,
     pub execution: ExecutionArn,
-    pub handler: Option<String>,
+    pub handler: Option<Arc<str>>,
     pub owner: Option<WorkerId>,
     /// The earlier of the step's deadline and its next attempt; up to a millisecond later, never earlier.
     pub due: Option<Timestamp>,
@@ -50,9 +51,9 @@ fn parts<T: Serialize>(
         head: Head {
             token: record.token.clone(),
             version: record.version,
-            status: record.status.as_str().to_owned(),
-            queue: record.queue.as_str().to_owned(),
-            execution: record.execution.as_str().to_owned(),
+            status: record.status.as_str().into(),
+            queue: record.queue.text().clone(),
+            execution: record.execution.text().clone(),
             handler: record.handler.clone(),
             owner: record.owner.as_ref().map(|owner| owner.0.clone()),
             due: due.map(|at| milliseconds(at, RoundMode::Ceil)),
@@ -60,10 +61,20 @@ fn parts<T: Serialize>(
             settled_at: record.settled_at.map(|at| milliseconds(at, RoundMode::Floor)),
             writer,
         },
-        body: serde_json::to_string(record)?,
+        body: json(record)?,
         arguments: Some(serde_json::to_string(arguments)?).filter(|json| json != "null"),
         checkpoint: checkpoint.map(serde_json::to_string).transpose()?,
     })
+}
+
+/// Most records need less: their text is not copied while it grows.
+const BODY: usize = 768;
+
+fn json(record: &Record) -> serde_json::Result<String> {
+    let mut bytes = Vec::with_capacity(BODY);
+    serde_json::to_writer(&mut bytes, record)?;
+    // What serde_json writes is UTF-8.
+    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
 }
 
 /// The record of a row, with the times that its writer named.
@@ -91,7 +102,7 @@ pub(super) fn outline(head: Head) -> Result<Outline, Damaged> {
     let Head { token, version, status, queue, execution, handler, owner, due, flagged, .. } = head;
     let read = || {
         let status: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
-            status.as_str().into_deserializer();
+            status.as_ref().into_deserializer();
         Ok((Status::deserialize(status).map_err(|error| error.to_string())?, part(&queue)?, part(&execution)?))
     };
     let (status, queue, execution) = read().map_err(|detail: String| damaged(&token, detail))?;

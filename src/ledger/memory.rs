@@ -12,7 +12,7 @@ use crate::step::CallbackToken;
 /// A store in memory. Clones share it, as workers share a fleet's ledger.
 #[derive(Clone, Default)]
 pub struct Memory {
-    rows: Arc<Mutex<BTreeMap<String, Row>>>,
+    rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
     shared: bool,
 }
 
@@ -29,34 +29,35 @@ impl Memory {
         Self { shared: true, ..Self::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Row>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Row>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn select<T>(&self, query: &Query, take: impl Fn(&Row) -> T) -> Page<T> {
         let rows = self.lock();
-        let after = query.after.as_ref().map_or(Bound::Unbounded, |cursor| Bound::Excluded(cursor.0.as_str()));
-        let mut wanted =
-            rows.range::<str, _>((after, Bound::Unbounded)).filter(|(_, row)| row.head.answers(query)).peekable();
-        let found: Vec<(String, T)> =
-            wanted.by_ref().take(query.bounded()).map(|(token, row)| (token.clone(), take(row))).collect();
-        let next = wanted.peek().is_some().then(|| found.last().map(|(token, _)| Cursor(token.clone()))).flatten();
+        let after = query.after.as_ref().and_then(|cursor| cursor.0.parse::<CallbackToken>().ok());
+        let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut wanted = rows.range((after, Bound::Unbounded)).filter(|(_, row)| row.head.answers(query)).peekable();
+        let found: Vec<_> = wanted.by_ref().take(query.bounded()).map(|(token, row)| (token, take(row))).collect();
+        let more = wanted.peek().is_some();
+        let next = found.last().filter(|_| more).map(|(token, _)| Cursor(token.to_string()));
         Page { found: found.into_iter().map(|(_, row)| Ok(row)).collect(), next }
     }
 }
 
 impl Store for Memory {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
-        Box::pin(async move { Ok(self.lock().get(token.as_str()).cloned().map(Ok)) })
+        Box::pin(async move { Ok(self.lock().get(token).cloned().map(Ok)) })
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, _: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, _: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+        let store = self.clone();
         Box::pin(async move {
-            let mut rows = self.lock();
-            if rows.get(row.head.token.as_str()).map(|row| row.head.version) != expected {
+            let mut rows = store.lock();
+            if rows.get(&row.head.token).map(|row| row.head.version) != expected {
                 return Ok(Put::Changed);
             }
-            rows.insert(row.head.token.as_str().to_owned(), row);
+            rows.insert(row.head.token.clone(), row);
             Ok(Put::Done)
         })
     }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, ready, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 
 pub use config::{Config, Kind};
@@ -32,7 +32,8 @@ use crate::clock::{self, Clock};
 use crate::lifecycle::{Lease, Record, Status, WorkerId};
 use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
-use store::{Age, Head, Put, Query, Row, Writer};
+pub(crate) use store::Put;
+use store::{Age, Head, Query, Row, Writer};
 
 /// One worker's access to its ledger.
 pub struct Ledger {
@@ -188,15 +189,28 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`]; nothing is known of the write then, and the same write may be tried again.
     pub async fn write(&self, mut record: Record, commit: Commit) -> Result<Written, LedgerError> {
-        let expected = (record.version > 0).then_some(record.version);
-        record.version += 1;
-        let row = self.row(&mut record)?;
-        let put = self.store.put(row, expected, commit).await;
-        self.note(put.as_ref().err());
-        Ok(match put? {
+        let put = self.begin(&mut record, commit).await;
+        Ok(match self.end(put)? {
             Put::Done => Written::Done(Box::new(record)),
             Put::Changed => Written::Changed,
         })
+    }
+
+    /// [`write`](Self::write) for whoever keeps the record meanwhile: it gets its new version at once. What the store answers goes to
+    /// [`end`](Self::end).
+    pub(crate) fn begin(&self, record: &mut Record, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+        let expected = (record.version > 0).then_some(record.version);
+        record.version += 1;
+        match self.row(record) {
+            Ok(row) => self.store.put(row, expected, commit),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
+    }
+
+    /// Notes whether the store works.
+    pub(crate) fn end(&self, put: Result<Put, StoreError>) -> Result<Put, LedgerError> {
+        self.note(put.as_ref().err());
+        Ok(put?)
     }
 
     /// A page of what the ledger holds, as far as it need not be read as a whole.

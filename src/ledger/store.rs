@@ -2,6 +2,9 @@
 //!
 //! A store knows nothing of what a row means. It sees the columns that rows are selected by, and carries the rest as text.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
@@ -25,13 +28,13 @@ pub struct Head {
     pub token: CallbackToken,
     /// Grows by one with each change of the record; the first is 1.
     pub version: u64,
-    pub status: String,
+    pub status: Cow<'static, str>,
     /// The URL of the step's queue.
-    pub queue: String,
+    pub queue: Arc<str>,
     /// The ARN of the step's execution.
-    pub execution: String,
-    pub handler: Option<String>,
-    pub owner: Option<String>,
+    pub execution: Arc<str>,
+    pub handler: Option<Arc<str>>,
+    pub owner: Option<Arc<str>>,
     /// The earlier of the step's deadline and its next attempt, in whole milliseconds.
     pub due: Option<Timestamp>,
     /// Somebody asked for a stop.
@@ -45,7 +48,7 @@ pub struct Head {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writer {
     /// The process; none for a row of a callbackd that did not say.
-    pub id: Option<String>,
+    pub id: Option<Arc<str>>,
     /// How far the wall clock had been set forward since that process began, in milliseconds.
     pub correction: i64,
 }
@@ -109,7 +112,7 @@ pub struct Age {
     /// As the wall clock names it.
     pub named: Timestamp,
     /// The process that asks.
-    pub me: String,
+    pub me: Arc<str>,
     /// The same moment under no correction.
     pub moment: Timestamp,
 }
@@ -125,7 +128,7 @@ pub trait Store: Send + Sync {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>>;
 
     /// Writes `row` if the stored version is still `expected` (`None`: there is no such record yet). Durable when it returns.
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>>;
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>>;
 
     /// The heads of the rows that `query` asks for.
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>>;
@@ -171,8 +174,8 @@ pub(super) const SETTLED: &str = "settled";
 
 impl Head {
     pub(super) fn answers(&self, query: &Query) -> bool {
-        (query.statuses.is_empty() || query.statuses.contains(&self.status))
-            && (query.handler.is_none() || query.handler == self.handler)
+        (query.statuses.is_empty() || query.statuses.iter().any(|status| *status == self.status))
+            && (query.handler.is_none() || query.handler.as_deref() == self.handler.as_deref())
             && query.needle().is_none_or(|needle| self.execution.to_ascii_lowercase().contains(&needle))
     }
 

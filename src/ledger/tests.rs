@@ -131,7 +131,7 @@ async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
         let mut all = Vec::new();
         for n in 0..25 {
             let status = if n % 5 == 0 { Status::Settled } else { Status::Waiting };
-            let handler = (n % 2 == 0).then(|| "train".to_owned());
+            let handler = (n % 2 == 0).then(|| "train".into());
             all.push(written(&ledger, Record { handler, status, ..timed(&format!("token{n:05}")) }).await);
         }
         let pages = async |mut filter: Filter| {
@@ -342,6 +342,6 @@ async fn only_another_worker_of_a_shared_ledger_can_hold_a_claim() {
     for ledger in [ledger(Memory::new()), ledger(sqlite(&directory))] {
         assert!(!ledger.is_shared());
         assert_eq!(ledger.foreign_lease(&claimed_by("other")), Lease::Over, "its owner is dead");
-        assert_eq!((ledger.lease(), ledger.me().0.as_str()), (LEASE, "me"));
+        assert_eq!((ledger.lease(), &*ledger.me().0), (LEASE, "me"));
     }
 }

@@ -18,40 +18,53 @@ pub struct Record {
     /// The queue that the step's message came from.
     pub queue: QueueUrl,
     /// The handler's name in the configuration; none where no route matched.
-    pub handler: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler: Option<Arc<str>>,
     /// Null once the step is settled: nothing needs them any more.
     pub arguments: Arc<Value>,
     pub status: Status,
     /// Who runs or reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<WorkerId>,
     /// When the owner's claim lapses unless renewed, by the owner's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_end: Option<Timestamp>,
     /// How many attempts were started. Counted when claimed, so that a handler that kills the process is counted too.
     pub attempt: u32,
     /// The next claim goes on with the last attempt rather than beginning one.
     pub resume: bool,
     /// Not to be started before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// When the time limit, or that of a deferral, is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Arc<Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_requested: Option<Stop>,
     /// What was computed; frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_request_token: Option<ClientRequestToken>,
     /// How the step ended, for whoever counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
     /// What went wrong last, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     pub first_seen: Timestamp,
     /// When the outcome was frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concluded_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<Timestamp>,
     /// When the newest Executing message that was taken on was sent, by SQS's clock.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Timestamp>,
     /// Since when SageMaker has not found the step whose outcome it does not take.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
     /// What a newer Executing message says of a settled step, until SageMaker has said whether the step waits again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,12 +126,12 @@ pub enum Ending {
 /// One process of one worker; two processes never share one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct WorkerId(pub String);
+pub struct WorkerId(pub Arc<str>);
 
 impl Record {
     /// What a message says of a step that the ledger does not know.
     #[must_use]
-    pub fn of_message(step: Step, queue: QueueUrl, handler: Option<String>, now: Timestamp) -> Self {
+    pub fn of_message(step: Step, queue: QueueUrl, handler: Option<Arc<str>>, now: Timestamp) -> Self {
         Self {
             token: step.token,
             execution: step.execution,

@@ -1,6 +1,7 @@
 //! The ARN of a pipeline execution.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -10,11 +11,15 @@ use super::quoted::Quoted;
 /// characters (SageMaker's service model).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecutionArn {
-    text: String,
-    region: (usize, usize),
-    account: (usize, usize),
-    pipeline: (usize, usize),
+    /// Shared by all that speak of one execution.
+    text: Arc<str>,
+    region: Span,
+    account: Span,
+    pipeline: Span,
 }
+
+/// From where to where in the text.
+type Span = (u16, u16);
 
 impl ExecutionArn {
     #[must_use]
@@ -22,22 +27,33 @@ impl ExecutionArn {
         &self.text
     }
 
+    /// The text, to be shared.
+    pub(crate) fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
     /// The region that the execution runs in.
     #[must_use]
     pub fn region(&self) -> &str {
-        &self.text[self.region.0..self.region.1]
+        self.part(self.region)
     }
 
     /// The twelve digits of the account that owns the execution.
     #[must_use]
     pub fn account(&self) -> &str {
-        &self.text[self.account.0..self.account.1]
+        self.part(self.account)
     }
 
     /// The pipeline's name.
     #[must_use]
     pub fn pipeline(&self) -> &str {
-        &self.text[self.pipeline.0..self.pipeline.1]
+        self.part(self.pipeline)
+    }
+}
+
+impl ExecutionArn {
+    fn part(&self, (from, to): Span) -> &str {
+        &self.text[usize::from(from)..usize::from(to)]
     }
 }
 
@@ -80,15 +96,13 @@ impl ExecutionArn {
             && plain(pipeline)
             && plain(execution);
         let span = |part: &str| {
-            let start = part.as_ptr() as usize - text.as_ptr() as usize;
-            (start, start + part.len())
+            let from = part.as_ptr() as usize - text.as_ptr() as usize;
+            Some((u16::try_from(from).ok()?, u16::try_from(from + part.len()).ok()?))
         };
-        fits.then(|| Self {
-            text: text.to_owned(),
-            region: span(region),
-            account: span(account),
-            pipeline: span(pipeline),
-        })
+        if !fits {
+            return None;
+        }
+        Some(Self { text: text.into(), region: span(region)?, account: span(account)?, pipeline: span(pipeline)? })
     }
 }
 

@@ -59,6 +59,11 @@ impl QueueUrl {
         &self.text
     }
 
+    /// The text, to be shared.
+    pub(crate) fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
     /// With the port, if the URL has one: `sqs.us-east-1.amazonaws.com`, `[::1]:4100`.
     #[must_use]
     pub fn host(&self) -> &str {

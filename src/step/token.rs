@@ -2,25 +2,33 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::quoted::Quoted;
 
 /// The token by which SageMaker knows a waiting callback step: exactly ten of `[a-zA-Z0-9]` (SageMaker's service model).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct CallbackToken(String);
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallbackToken([u8; LENGTH]);
+
+const LENGTH: usize = 10;
 
 impl CallbackToken {
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // Letters and digits, as they were read.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for CallbackToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CallbackToken").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for CallbackToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -33,11 +41,16 @@ impl std::str::FromStr for CallbackToken {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        if text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidToken(Quoted::new(text)))
+        match text.as_bytes().try_into() {
+            Ok(bytes) if text.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Ok(Self(bytes)),
+            _ => Err(InvalidToken(Quoted::new(text))),
         }
+    }
+}
+
+impl Serialize for CallbackToken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

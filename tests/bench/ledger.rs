@@ -26,7 +26,7 @@ const TOGETHER: usize = 512;
 fn ledger(file: &Path) -> Ledger {
     let config = Config { kind: Kind::Sqlite, path: file.to_owned(), ..Config::default() };
     let store = open(&config, Arc::new(()), &Progress::default()).expect("the target folder is writable");
-    let (me, lease) = (WorkerId("bench/0".to_owned()), Duration::from_mins(1));
+    let (me, lease) = (WorkerId("bench/0".into()), Duration::from_mins(1));
     Ledger::new(store, me, lease, Clock::of_this_machine(), Arc::new(()))
 }
 

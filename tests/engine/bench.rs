@@ -152,7 +152,7 @@ impl Bench {
         let build = move |(): ()| Ok::<_, Infallible>(Scripted { log: log.clone(), go: go.clone() });
         registry.register("scripted", build).expect("one name");
         let handler: DynHandler = registry.build("scripted", Value::Null).expect("no settings");
-        let me = WorkerId(format!("worker-{}", self.workers));
+        let me = WorkerId(format!("worker-{}", self.workers).into());
         let lease = Duration::from_mins(1);
         let clock = Clock::starting_at(self.now);
         let engine = Engine::start(Parts {

@@ -325,7 +325,7 @@ impl Disk {
     }
 
     pub fn status(&self, token: &str) -> Option<String> {
-        self.row(token).map(|row| row.head.status)
+        self.row(token).map(|row| row.head.status.into_owned())
     }
 
     pub fn body(&self, token: &str) -> serde_json::Value {
@@ -353,14 +353,15 @@ impl Store for Disk {
         self.held.get(token)
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+        let disk = self.clone();
         Box::pin(async move {
-            self.check()?;
-            let hangs = *self.hanging.lock().unwrap();
+            disk.check()?;
+            let hangs = *disk.hanging.lock().unwrap();
             if hangs {
                 std::future::pending::<()>().await;
             }
-            self.held.put(row, expected, commit).await
+            disk.held.put(row, expected, commit).await
         })
     }
 

@@ -169,7 +169,7 @@ pub fn record(data: &[u8]) -> bool {
     if let Some(outcome) = &record.outcome {
         within_limits(outcome);
     }
-    let me = WorkerId("me".to_owned());
+    let me = WorkerId("me".into());
     let events = events();
     for (foreign, phase) in [
         (Lease::Over, Phase::Running),

@@ -22,7 +22,7 @@ fn record(n: usize) -> Record {
     let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(10).collect();
     step.token = token.parse().expect("token");
     let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue's URL");
-    Record::of_message(step, queue, Some("train".to_owned()), Timestamp::UNIX_EPOCH)
+    Record::of_message(step, queue, Some("train".into()), Timestamp::UNIX_EPOCH)
 }
 
 async fn write(ledger: &Ledger, record: Record, commit: Commit) -> Record {

@@ -34,7 +34,7 @@ static STEP: LazyLock<Known> = LazyLock::new(|| {
     let step =
         Message::parse(include_str!("../fixtures/executing.json")).expect("the fixture is a message").step().clone();
     let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
-    Known::new(Record::of_message(step, queue, Some("handler".to_owned()), NOW))
+    Known::new(Record::of_message(step, queue, Some("handler".into()), NOW))
 });
 
 #[derive(Clone, Debug)]

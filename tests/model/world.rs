@@ -296,7 +296,7 @@ impl Copy {
 impl World {
     /// The ledger's name of the worker's present process.
     pub fn id(&self, worker: usize) -> WorkerId {
-        WorkerId(format!("{worker}.{}", self.workers[worker].life))
+        WorkerId(format!("{worker}.{}", self.workers[worker].life).into())
     }
 
     pub fn judged(&self, worker: usize) -> judge::Worker {

@@ -18,6 +18,7 @@ use crate::life::Life;
 type BoxOf<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 /// The storage as one process has it open.
+#[derive(Clone)]
 pub struct Disk {
     pub held: Memory,
     pub life: Arc<Life>,
@@ -117,20 +118,20 @@ impl Store for Disk {
         Box::pin(self.call("get", move || Box::pin(async move { held.get(&token).await })))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+        let disk = self.clone();
         Box::pin(async move {
-            let held = self.held.clone();
             let written = row.clone();
-            let life = &self.life;
-            self.asked(&written);
-            let asked = self.life.world.passed();
-            self.call("put", move || {
-                let put = futures_util::FutureExt::now_or_never(held.put(row, expected, commit))
+            disk.asked(&written);
+            let asked = disk.life.world.passed();
+            let disk = &disk;
+            disk.call("put", move || {
+                let put = futures_util::FutureExt::now_or_never(disk.held.put(row, expected, commit))
                     .expect("memory does not wait");
                 if put == Ok(Put::Done) {
-                    self.durable(&written, asked);
+                    disk.durable(&written, asked);
                 } else {
-                    life.world.count("path: a write lost to another");
+                    disk.life.world.count("path: a write lost to another");
                 }
                 Box::pin(std::future::ready(put))
             })

@@ -13,7 +13,7 @@ use super::super::shared::Shared;
 use super::{Driver, Reply};
 use crate::backoff::Backoff;
 use crate::handler::CheckpointError;
-use crate::ledger::{Commit, LedgerError, StoreError, Written};
+use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
     Event, Here, Illegal, Local, Phase, Record, Status, Transition, Urgency, Via, View, Write, decide,
 };
@@ -44,16 +44,20 @@ pub(super) struct Writing {
     event: Option<Event>,
     with: With,
     then: Transition,
+    /// As it is being written.
+    record: Record,
     /// Where the step was when this was decided.
     from: Local,
     /// When the write was begun.
     asked: Timestamp,
-    write: BoxFuture<'static, Result<Written, LedgerError>>,
+    /// How long it is waited for.
+    until: Option<Instant>,
+    put: BoxFuture<'static, Result<Put, StoreError>>,
 }
 
 /// What the ledger answered.
 pub(super) enum Outcome {
-    Written(Result<Written, LedgerError>),
+    Written(Result<Put, StoreError>),
     Read(Box<Result<Option<Record>, LedgerError>>),
     /// It is time to try again.
     Again,
@@ -64,7 +68,7 @@ impl Pending {
     pub(super) async fn outcome(&mut self) -> Outcome {
         match self {
             Self::Nothing => std::future::pending().await,
-            Self::Writing(writing) => Outcome::Written((&mut writing.write).await),
+            Self::Writing(writing) => Outcome::Written(within(writing.until, &mut writing.put).await),
             Self::Reading { read, .. } => Outcome::Read(Box::new(read.await)),
             Self::Retrying { at, .. } => {
                 sleep_until(*at).await;
@@ -151,12 +155,11 @@ impl Driver {
         true
     }
 
-    fn write(&mut self, event: Option<Event>, with: With, then: Transition, record: Record, commit: Commit) {
+    fn write(&mut self, event: Option<Event>, with: With, then: Transition, mut record: Record, commit: Commit) {
         let asked = self.shared.clock.now();
-        let (shared, until) = (self.shared.clone(), self.patience(asked));
-        let write = Box::pin(async move { within(until, shared.ledger.write(record, commit)).await });
-        let from = self.state.local;
-        self.pending = Pending::Writing(Box::new(Writing { event, with, then, from, asked, write }));
+        let (from, until) = (self.state.local, self.patience(asked));
+        let put = self.shared.ledger.begin(&mut record, commit);
+        self.pending = Pending::Writing(Box::new(Writing { event, with, then, record, from, asked, until, put }));
     }
 
     /// Reads the record anew before `event` is decided.
@@ -177,12 +180,12 @@ impl Driver {
         }
     }
 
-    fn written(&mut self, writing: Writing, written: Result<Written, LedgerError>) {
-        let Writing { event, with, then, from, asked, .. } = writing;
-        match written {
-            Ok(Written::Done(record)) => {
+    fn written(&mut self, writing: Writing, put: Result<Put, StoreError>) {
+        let Writing { event, with, then, record, from, asked, .. } = writing;
+        match self.shared.ledger.end(put) {
+            Ok(Put::Done) => {
                 self.failures = 0;
-                self.durable(*record, event.is_none(), asked);
+                self.durable(record, event.is_none(), asked);
                 // A run may have been told to end meanwhile; a checkpoint or a renewal does not undo that.
                 let local = if then.local == from { self.state.local } else { then.local };
                 self.enact(Transition { local, ..then }, &with);
@@ -191,7 +194,7 @@ impl Driver {
                     let _ = reply.send(Ok(()));
                 }
             }
-            Ok(Written::Changed) => {
+            Ok(Put::Changed) => {
                 let event = event.or_else(|| self.unwritten.take());
                 self.read(event, with);
             }
@@ -343,12 +346,11 @@ pub(super) async fn load(
 }
 
 /// What the ledger answers until then.
-async fn within<T>(
+async fn within<T, E: From<StoreError>>(
     until: Option<Instant>,
-    call: impl Future<Output = Result<T, LedgerError>>,
-) -> Result<T, LedgerError> {
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let Some(until) = until else { return call.await };
-    let late =
-        |_| Err(LedgerError::Store(StoreError("it did not answer while the claim on the step lasts".to_owned())));
+    let late = |_| Err(StoreError("it did not answer while the claim on the step lasts".to_owned()).into());
     timeout_at(until, call).await.unwrap_or_else(late)
 }

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::budget::Weight;
 use super::claim::Term;
@@ -79,6 +79,8 @@ struct Driver {
 /// What a driver waited for.
 enum Happened {
     PhaseMoved,
+    /// The worker leaves, and waits no longer.
+    NothingForLong,
     Ended(Event),
     Ledger(apply::Outcome),
     Answer(Event),
@@ -87,7 +89,8 @@ enum Happened {
 }
 
 impl Driver {
-    async fn drive(mut self) {
+    /// Boxed, as are all that take the driver whole: its task would have room for it twice.
+    async fn drive(mut self: Box<Self>) {
         loop {
             while let Some(input) = self.seat.try_next() {
                 self.take_in(input);
@@ -104,10 +107,9 @@ impl Driver {
             if self.is_idle() && self.leave() || self.may_park() && self.park() {
                 return;
             }
-            let patience = if self.phase == Phase::Leaving { LAST_WRITE } else { Duration::MAX };
-            let Ok(happened) = timeout(patience, self.happened()).await else { return self.abandon().await };
-            match happened {
+            match self.happened().await {
                 Happened::PhaseMoved => {}
+                Happened::NothingForLong => return self.abandon().await,
                 Happened::Ended(event) => {
                     self.call = None;
                     self.grace = None;
@@ -134,6 +136,7 @@ impl Driver {
             outcome = self.pending.outcome() => Happened::Ledger(outcome),
             Some(event) = self.asked.next(), if !self.asked.is_empty() => Happened::Answer(event),
             input = self.seat.next() => Happened::Input(input),
+            () = sleep(LAST_WRITE), if self.phase == Phase::Leaving => Happened::NothingForLong,
             () = sleep_until(until), if timer.is_some() => {
                 timer.map_or(Happened::PhaseMoved, |(_, timer)| Happened::Timer(timer))
             }
@@ -247,7 +250,7 @@ impl Driver {
     }
 
     /// Leaves a step behind whose record the ledger does not take: what is durable is still right.
-    async fn abandon(mut self) {
+    async fn abandon(mut self: Box<Self>) {
         if let Some(mut call) = self.call.take() {
             call.abort();
             call.ended().await;

@@ -238,7 +238,7 @@ impl Driver {
         });
     }
 
-    fn handler(&self) -> Option<HandlerParts> {
+    fn handler(&self) -> Option<Arc<HandlerParts>> {
         self.shared.handlers.get(self.state.record.handler.as_deref()?).cloned()
     }
 

@@ -81,9 +81,9 @@ impl Place {
             // What its run has left behind is ended first.
             self.shared.reaped.cancelled().await;
         }
-        if !record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(name)) {
+        if !record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name)) {
             // The configuration has changed since; a handler that is gone cannot be called.
-            record.handler = lane.routes.handler(record.execution.pipeline(), &record.arguments).map(str::to_owned);
+            record.handler = lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
         }
         self.taken = true;
         Some(Box::new(self.seated(record, lane)))

@@ -5,6 +5,7 @@
 
 mod file;
 mod inbox;
+mod known;
 mod old;
 mod place;
 mod rows;
@@ -15,13 +16,14 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
 use self::file::FileLock;
 pub use self::file::{OpenError, Progress};
 use self::inbox::Inbox;
+use self::known::Known;
 use self::place::Place;
 use self::thread::{Ended, Thread};
 use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
@@ -31,7 +33,8 @@ use crate::step::CallbackToken;
 /// A ledger file that this process alone has open.
 pub struct Sqlite {
     // The writer is dropped last: the last connection to close folds the log back, which the others may not.
-    /// None where the file is opened by one connection alone.
+    /// None where the file is opened by one connection alone, as are the next two.
+    known: Option<Known>,
     lists: Option<Thread>,
     reader: Option<Thread>,
     writer: Thread,
@@ -86,7 +89,8 @@ impl Sqlite {
         };
         let write = move |connection: Connection, inbox: &Inbox| writer::serve(&connection, inbox, observer.as_ref());
         let writer = Thread::start("ledger", connection, ended, write).map_err(not_started)?;
-        Ok(Self { lists, reader, writer, ended: seen, _lock: lock })
+        let known = place.network.is_none().then(|| Known::of_file(&place.path));
+        Ok(Self { known, lists, reader, writer, ended: seen, _lock: lock })
     }
 
     fn lists(&self) -> &Thread {
@@ -131,11 +135,17 @@ impl Sqlite {
 
 impl Store for Sqlite {
     fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+        if self.known.as_ref().is_some_and(|known| !known.may_hold(token)) {
+            return Box::pin(ready(Ok(None)));
+        }
         let token = token.clone();
         Box::pin(self.reader().ask(false, move |connection| rows::get(connection, token.as_str())))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'_, Result<Put, StoreError>> {
+    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+        if let (Some(known), None) = (&self.known, expected) {
+            known.add(&row.head.token);
+        }
         Box::pin(self.writer.ask(commit == Commit::Soon, move |connection| rows::put(connection, &row, expected)))
     }
 

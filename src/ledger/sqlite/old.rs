@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
 use super::rows;
+use crate::hex::hex;
 use crate::ledger::form;
 use crate::ledger::store::{Damaged, Put, Row, Writer};
 use crate::lifecycle::Record;
@@ -78,5 +79,5 @@ fn hash(parts: [&str; 5]) -> String {
         hash.update(part);
         hash.update([0]);
     }
-    rows::hex(&hash.finalize())
+    hex(&hash.finalize()[..8])
 }

@@ -5,6 +5,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
 use crate::ledger::store::{Age, Cursor, Damaged, Head, Page, Put, Query, Row, Writer};
 
 /// Rows that one transaction of a purge removes, so that it never holds up steps for long.
@@ -141,25 +142,25 @@ fn light(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
         let column = |index: usize| columns.get_ref(index).map_err(|error| error.to_string());
         let number = |index: usize| column(index)?.as_i64_or_null().map_err(|error| error.to_string());
         let string = |index: usize| column(index)?.as_str_or_null().map_err(|error| error.to_string());
-        let owned = |index: usize| Ok::<_, String>(string(index)?.map(str::to_owned));
-        let required = |index: usize| owned(index)?.ok_or_else(|| "a column is empty".to_owned());
+        let shared = |index: usize| Ok::<_, String>(string(index)?.map(Into::into));
+        let required = |index: usize| string(index)?.ok_or_else(|| "a column is empty".to_owned());
         let moment = |index: usize| {
             number(index)?.map(Timestamp::from_millisecond).transpose().map_err(|error| error.to_string())
         };
         let head = Head {
             token: required(0)?.parse().map_err(|error: crate::step::InvalidToken| error.to_string())?,
             version: number(1)?.and_then(|version| u64::try_from(version).ok()).ok_or("its version is no number")?,
-            status: required(2)?,
-            queue: required(3)?,
-            execution: required(4)?,
-            handler: owned(5)?,
-            owner: owned(6)?,
+            status: required(2)?.to_owned().into(),
+            queue: required(3)?.into(),
+            execution: required(4)?.into(),
+            handler: shared(5)?,
+            owner: shared(6)?,
             due: moment(7)?,
             flagged: number(8)? == Some(1),
             settled_at: moment(9)?,
-            writer: Writer { id: owned(10)?, correction: number(11)?.unwrap_or_default() },
+            writer: Writer { id: shared(10)?, correction: number(11)?.unwrap_or_default() },
         };
-        let row = Row { head, body: required(14)?, arguments: None, checkpoint: None };
+        let row = Row { head, body: required(14)?.to_owned(), arguments: None, checkpoint: None };
         let written = string(13)?.unwrap_or_default();
         if written == digest(&row.head, string(12)?.unwrap_or_default(), &row.body) { Ok(row) } else { Err(spoilt()) }
     };
@@ -223,13 +224,7 @@ fn hash<const PARTS: usize>(parts: [Option<&str>; PARTS]) -> String {
         hash.update(part.unwrap_or_default());
         hash.update([0]);
     }
-    hex(&hash.finalize())
-}
-
-pub(super) fn hex(hash: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    hash.iter().take(8).flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    hex(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

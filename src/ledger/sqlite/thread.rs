@@ -43,12 +43,11 @@ impl Thread {
     }
 
     /// Has the thread do something, and waits for the answer. A `patient` one may wait for others.
-    pub(super) async fn ask<T: Send + 'static>(
-        &self,
-        patient: bool,
-        act: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let gone = || StoreError("the ledger's thread has ended".to_owned());
+    pub(super) fn ask<T, A>(&self, patient: bool, act: A) -> impl Future<Output = Result<T, StoreError>> + use<T, A>
+    where
+        T: Send + 'static,
+        A: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let act = move |connection: Result<&Connection, &StoreError>| -> Answer {
             let result = connection.map_err(StoreError::clone).and_then(|connection| perform(act, connection));
@@ -57,10 +56,14 @@ impl Thread {
                 let _ = reply.send(failure.map_or(result, |failure| Err(failure.clone())));
             })
         };
-        if !self.inbox.push(Job { patient, act: Box::new(act) }).await {
-            return Err(gone());
+        let (inbox, job) = (self.inbox.clone(), Job { patient, act: Box::new(act) });
+        async move {
+            let gone = || StoreError("the ledger's thread has ended".to_owned());
+            if !inbox.push(job).await {
+                return Err(gone());
+            }
+            answer.await.map_err(|_| gone())?
         }
-        answer.await.map_err(|_| gone())?
     }
 }
 

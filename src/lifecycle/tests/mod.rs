@@ -154,7 +154,7 @@ impl Bench {
 
     /// The process dies; another one of the same ledger finds the record.
     fn crash(&mut self) {
-        self.me = WorkerId(format!("{}'", self.me));
+        self.me = WorkerId(format!("{}'", self.me).into());
         self.phase = Phase::Running;
         if self.state.record.version > 0 {
             self.state = State::new(self.state.record.clone());

@@ -9,6 +9,7 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 use super::error;
+use crate::hex::hex;
 use crate::local::clock::Time;
 use crate::local::protocol::ApiError;
 
@@ -140,10 +141,6 @@ pub fn md5_of_attributes<'a>(attributes: impl IntoIterator<Item = (&'a String, &
 fn with_length(digest: &mut Md5, bytes: &[u8]) {
     digest.update(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
     digest.update(bytes);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn is_attribute_name(name: &str) -> bool {

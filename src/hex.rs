@@ -1,0 +1,17 @@
+//! Bytes as hexadecimal text.
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// In small letters.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_byte_is_two_digits() {
+        assert_eq!(super::hex(&[0, 15, 16, 255]), "000f10ff");
+    }
+}
