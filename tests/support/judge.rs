@@ -166,6 +166,8 @@ struct Step<N> {
     stopped_before: bool,
     succeeded: bool,
     answer: Option<N>,
+    /// Its token has come back.
+    returned: bool,
     ledgers: BTreeMap<u8, InLedger<N>>,
 }
 
@@ -188,6 +190,8 @@ struct InLedger<N> {
     request: Option<N>,
     /// What it sent before the token came back: a reply that was lost has it sent again.
     earlier: BTreeSet<N>,
+    /// Before the token came back it had an outcome that it had yet to send.
+    unsent: bool,
 }
 
 // Derived, it would ask for a default of the name too.
@@ -201,8 +205,8 @@ impl<N> Default for Step<N> {
     fn default() -> Self {
         let (ledgers, attempts, answer) = (BTreeMap::new(), None, None);
         let (given_out, open, forged, lost) = (false, false, false, false);
-        let (stopping, stopped_before, succeeded) = (false, false, false);
-        Self { given_out, open, forged, lost, attempts, stopping, stopped_before, succeeded, answer, ledgers }
+        let (stopping, stopped_before, succeeded, returned) = (false, false, false, false);
+        Self { given_out, open, forged, lost, attempts, stopping, stopped_before, succeeded, answer, returned, ledgers }
     }
 }
 
@@ -210,8 +214,21 @@ impl<N> Default for InLedger<N> {
     fn default() -> Self {
         let (calls, claimed_in_drain, runs, ran) = (BTreeSet::new(), BTreeSet::new(), 0, false);
         let (recorded, deferred, stop_known, concluded) = (false, false, false, false);
-        let (ended, request, earlier) = (None, None, BTreeSet::new());
-        Self { calls, claimed_in_drain, recorded, ran, runs, deferred, stop_known, concluded, ended, request, earlier }
+        let (ended, request, earlier, unsent) = (None, None, BTreeSet::new(), false);
+        Self {
+            calls,
+            claimed_in_drain,
+            recorded,
+            ran,
+            runs,
+            deferred,
+            stop_known,
+            concluded,
+            ended,
+            request,
+            earlier,
+            unsent,
+        }
     }
 }
 
@@ -437,6 +454,9 @@ impl<N: Name> Judge<N> {
         self.given_out(token)?;
         let step = self.step(token);
         let known = step.ledgers.entry(worker.ledger).or_default();
+        if !known.concluded && std::mem::take(&mut known.unsent) {
+            known.earlier.insert(request.clone());
+        }
         if !known.concluded && known.earlier.contains(request) {
             step.open &= !accepted;
             return Ok(());
@@ -453,7 +473,9 @@ impl<N: Name> Judge<N> {
         known.request = Some(request.clone());
         let step = self.step(token);
         if accepted {
-            if step.answer.as_ref().is_some_and(|before| before != request) {
+            // Ledgers that do not know of each other count a token's returns differently, and name equal answers differently then.
+            let excused = step.returned && step.ledgers.len() > 1;
+            if !excused && step.answer.as_ref().is_some_and(|before| before != request) {
                 return Err(Broken::TwoAnswers(token.clone()));
             }
             step.answer = Some(request.clone());
@@ -474,13 +496,16 @@ impl<N: Name> Judge<N> {
 impl<N: Name> Step<N> {
     /// Nothing that happened before counts any more, but runs go on until they are told.
     fn begin_anew(&mut self) {
+        self.returned = true;
         self.stopped_before = self.ledgers.values().any(|known| known.stop_known && !known.concluded);
         (self.stopping, self.succeeded, self.lost, self.answer) = (false, false, false, None);
         for known in self.ledgers.values_mut() {
             let calls = std::mem::take(&mut known.calls);
             let mut earlier = std::mem::take(&mut known.earlier);
+            // Another worker, with a ledger of its own, answered first.
+            let unsent = known.unsent || known.concluded && known.request.is_none();
             earlier.extend(known.request.take());
-            *known = InLedger { calls, earlier, ..InLedger::default() };
+            *known = InLedger { calls, earlier, unsent, ..InLedger::default() };
         }
     }
 
