@@ -79,11 +79,10 @@ const OWNERS: &[&str] = &[
     // The endpoint's own server.
     "src/local/",
     "src/cli/",
-    // The threads that alone use a connection to the file, and those that ask a file system that may never answer.
+    // The threads that alone use a connection to the file.
     "src/ledger/sqlite/thread.rs",
     // The one that lists what the file holds, joined before that is closed.
     "src/ledger/sqlite/known.rs",
-    "src/builtin/exec/look.rs",
     // The thread that writes the log, and may stand in a write for ever.
     "src/observe/writer.rs",
 ];

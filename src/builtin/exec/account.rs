@@ -17,6 +17,20 @@ pub(super) struct Account {
     name: String,
 }
 
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mode {
+    pub(super) bits: u64,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+}
+
+impl Mode {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { bits: metadata.mode().into(), uid: metadata.uid().into(), gid: metadata.gid().into() }
+    }
+}
+
 /// Why programs cannot run as a user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
@@ -66,7 +80,7 @@ impl Account {
             move |error: std::io::Error| format!("{path} cannot be given to the user {}: {error}", self.name)
         };
         for parent in directory.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-            if !parent.metadata().is_ok_and(|metadata| self.may_use(&metadata, 0o1)) {
+            if !parent.metadata().is_ok_and(|metadata| self.may_use(Mode::of(&metadata), 0o1)) {
                 return Err(format!(
                     "the user {} cannot enter {}, in which the step's files lie; give it the right to (chmod o+x), or set worker.work_dir",
                     self.name,
@@ -81,19 +95,15 @@ impl Account {
     }
 
     /// Whether the mode of a file allows it `bits` of rwx.
-    pub(super) fn may_use(&self, metadata: &fs::Metadata, bits: u32) -> bool {
-        let shift = if metadata.uid() == self.uid {
+    pub(super) fn may_use(&self, file: Mode, bits: u64) -> bool {
+        let shift = if file.uid == u64::from(self.uid) {
             6
-        } else if metadata.gid() == self.gid || self.groups.contains(&metadata.gid()) {
+        } else if self.groups.iter().chain([&self.gid]).any(|gid| file.gid == u64::from(*gid)) {
             3
         } else {
             0
         };
-        if self.uid == 0 {
-            bits & 0o1 == 0 || metadata.mode() & 0o111 != 0
-        } else {
-            (metadata.mode() >> shift) & bits == bits
-        }
+        if self.uid == 0 { bits & 0o1 == 0 || file.bits & 0o111 != 0 } else { (file.bits >> shift) & bits == bits }
     }
 }
 

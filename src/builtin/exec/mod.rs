@@ -8,7 +8,6 @@ mod contain;
 mod files;
 mod limits;
 mod lines;
-mod look;
 mod program;
 mod settings;
 

@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::account::{Account, AccountError};
-use super::contain::Terms;
+use super::contain::{Terms, look};
 use super::files::Workspace;
 use super::limits::Limits;
-use super::look;
 use crate::handler::Context;
 
 /// `[handlers.NAME.settings]` of the type `exec`.
@@ -176,7 +175,7 @@ impl Settings {
             (std::env::split_paths(&path).map(|directory| directory.join(program)).collect(), " on the PATH")
         };
         for place in places {
-            match look::program(place.clone(), account.cloned()) {
+            match look::program(&place, account) {
                 look::Program::Executable => return Ok(()),
                 look::Program::Empty => {
                     return Err(SettingsError::EmptyFile { key, program: place.display().to_string() });

@@ -11,6 +11,7 @@
 mod cgroup;
 mod keeper;
 mod launch;
+pub(super) mod look;
 mod mark;
 mod plan;
 mod remains;

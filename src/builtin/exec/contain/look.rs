@@ -1,0 +1,117 @@
+//! What a file is, asked with a time limit: on a dead network file system the answer never comes.
+//!
+//! A process of its own asks, since a thread that hangs in the kernel would keep the whole process from ending.
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::super::account::{Account, Mode};
+use super::{plan, sys};
+
+/// What there is where a program should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Program {
+    Executable,
+    /// A file without content, which no kernel runs.
+    Empty,
+    /// Nothing, or nothing that this user may execute.
+    None,
+    Silent,
+}
+
+/// What is said of a file: whether it is there, its mode, user, group and length, and whether this process may execute it.
+pub(super) type Said = [u64; 6];
+
+const SIZE: usize = size_of::<Said>();
+/// A local file system answers within microseconds, a slow remote one within a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where the process that asks says what it heard.
+const ANSWER: i32 = 3;
+
+/// What is at `path`, for an account, or for this process's own.
+pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Program {
+    let Some([there, mode, uid, gid, length, executable]) = ask(path) else { return Program::Silent };
+    let may_execute = account.map_or(executable == 1, |account| account.may_use(Mode { bits: mode, uid, gid }, 0o1));
+    if there == 0 || mode & u64::from(libc::S_IFMT) != u64::from(libc::S_IFREG) || !may_execute {
+        Program::None
+    } else if length == 0 {
+        Program::Empty
+    } else {
+        Program::Executable
+    }
+}
+
+/// Whether there is a directory; none where the file system does not answer.
+pub(in super::super) fn is_directory(path: &Path) -> Option<bool> {
+    let [there, mode, ..] = ask(path)?;
+    Some(there == 1 && mode & u64::from(libc::S_IFMT) == u64::from(libc::S_IFDIR))
+}
+
+fn ask(path: &Path) -> Option<Said> {
+    let path = plan::text(path).ok()?;
+    within(|| sys::stat(&path))
+}
+
+/// What `look` says, if it says anything in time. It runs in another process and keeps to what is said in `sys`.
+fn within(look: impl FnOnce() -> Said) -> Option<Said> {
+    let (mut ours, theirs) = UnixStream::pair().ok()?;
+    let pid = sys::fork();
+    if pid == 0 {
+        // Nothing of the daemon's stays open with it.
+        if sys::duplicate(theirs.as_raw_fd(), ANSWER) {
+            sys::close_from(4);
+            let mut said = [0; SIZE];
+            for (bytes, word) in said.chunks_exact_mut(size_of::<u64>()).zip(look()) {
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+            sys::write(ANSWER, &said);
+        }
+        sys::exit(0);
+    }
+    drop(theirs);
+    let mut said = [0; SIZE];
+    let answered = ours.set_read_timeout(Some(PATIENCE)).and_then(|()| ours.read_exact(&mut said)).is_ok();
+    if pid > 0 {
+        if !answered {
+            sys::kill(pid, libc::SIGKILL);
+        }
+        // One that hangs in the kernel is left to whoever inherits it.
+        let _ = waitpid(Pid::from_raw(pid), (!answered).then_some(WaitPidFlag::WNOHANG));
+    }
+    let mut words =
+        said.chunks_exact(size_of::<u64>()).filter_map(|word| Some(u64::from_ne_bytes(word.try_into().ok()?)));
+    answered.then(|| std::array::from_fn(|_| words.next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_answer_is_not_waited_for() {
+        let silent = || loop {
+            sys::wait_for([-1]);
+        };
+        assert_eq!(within(silent), None);
+        assert_eq!(within(|| [1, 2, 3, 4, 5, 6]), Some([1, 2, 3, 4, 5, 6]));
+    }
+
+    #[test]
+    fn programs_directories_and_nothing_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(is_directory(folder.path()), Some(true));
+        assert_eq!(is_directory(Path::new("/bin/true")), Some(false));
+        assert_eq!(is_directory(&folder.path().join("none")), Some(false));
+        assert_eq!(program(Path::new("/bin/true"), None), Program::Executable);
+        assert_eq!(program(Path::new("/etc/passwd"), None), Program::None);
+        assert_eq!(program(folder.path(), None), Program::None);
+        assert_eq!(program(&folder.path().join("none"), None), Program::None);
+    }
+}
