@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("local", &["duration", "hex"]),
     ("observe", &[]),
     ("process", &[]),
-    ("config", &["aws", "duration", "engine", "handler", "ledger", "observe"]),
+    ("config", &["aws", "duration", "engine", "handler", "ledger", "observe", "step"]),
     // Stands between the seams and whoever uses them, in debug builds.
     ("crash", &["handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     (

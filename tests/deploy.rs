@@ -8,15 +8,10 @@ mod venv;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callbackd::engine::config::{HandlerConfig, WorkerConfig};
-use callbackd::observe::metrics::Metrics;
-use callbackd::observe::server::{Check, Config, Problem, Server, Source, Steps, StepsQuery};
-use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use venv::Venv;
 
@@ -217,7 +212,7 @@ mod container {
                 words[..words.len() - 1].to_vec()
             })
             .collect();
-        assert_eq!(copied.len(), 2, "{copied:?}");
+        assert_eq!(copied.len(), 1, "{copied:?}");
         for needed in copied.iter().map(String::as_str).chain(["Cargo.toml", "Cargo.lock", "src", "tests"]) {
             assert!(root.join(needed).exists(), "{needed} is in the repository");
             assert!(ignore.lines().any(|line| line == format!("!{needed}")), "{needed} is let in");
@@ -234,54 +229,78 @@ mod container {
         assert_eq!(volumes.as_array().expect("a list").iter().collect::<Vec<_>>(), mounted);
     }
 
-    /// A daemon that is as well as the test says.
-    struct Fake(Mutex<bool>);
-
-    impl Source for Fake {
-        fn health(&self) -> Vec<Check> {
-            let ok = *self.0.lock().expect("not poisoned");
-            vec![Check { name: "engine", ok, detail: "has not turned over for 3 minutes".to_owned() }]
-        }
-
-        fn readiness(&self) -> Vec<Check> {
-            Vec::new()
-        }
-
-        fn steps(&self, _: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
-            Box::pin(async { Ok(Steps { rows: Vec::new(), next: None }) })
-        }
-
-        fn step<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Value, Problem>> {
-            Box::pin(async { Err(Problem::not_found("none")) })
-        }
+    #[test]
+    fn the_image_and_the_task_ask_the_binary_itself_for_its_health() {
+        let check = json("ecs/task-definition.json")["containerDefinitions"][0]["healthCheck"]["command"].clone();
+        assert_eq!(check, json!(["CMD", "callbackd", "health"]));
+        assert!(instructions("HEALTHCHECK")[0].ends_with(r#"CMD ["callbackd", "health"]"#));
     }
 
-    async fn healthy(listen: &str) -> Output {
-        let mut script = tokio::process::Command::new(path("container/callbackd-healthy"));
-        script.env("CALLBACKD_HTTP__LISTEN", listen).output().await.expect("bash runs it")
-    }
+    /// By the built binary, which a build without the AWS clients has not.
+    #[cfg(feature = "aws")]
+    mod health {
+        use std::sync::{Arc, Mutex};
 
-    #[tokio::test]
-    async fn the_health_check_says_what_the_daemon_says() {
-        let source = Arc::new(Fake(Mutex::new(true)));
-        let config = Config { listen: "127.0.0.1:0".parse().expect("an address") };
-        let server = Server::bind(&config, source.clone(), Arc::new(Metrics::new())).await;
-        let server = server.expect("a free port").expect("it is on");
-        let listen = format!("0.0.0.0:{}", server.address().port());
-        let stop = CancellationToken::new();
-        let ask = async {
+        use callbackd::observe::metrics::Metrics;
+        use callbackd::observe::server::{Check, Config, Problem, Server, Source, Steps, StepsQuery};
+        use futures_util::future::BoxFuture;
+        use tokio_util::sync::CancellationToken;
+
+        use super::*;
+
+        /// A daemon that is as well as the test says.
+        struct Fake(Mutex<bool>);
+
+        impl Source for Fake {
+            fn health(&self) -> Vec<Check> {
+                let ok = *self.0.lock().expect("not poisoned");
+                vec![Check { name: "engine", ok, detail: "has not turned over for 3 minutes".to_owned() }]
+            }
+
+            fn readiness(&self) -> Vec<Check> {
+                Vec::new()
+            }
+
+            fn steps(&self, _: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
+                Box::pin(async { Ok(Steps { rows: Vec::new(), next: None }) })
+            }
+
+            fn step<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Value, Problem>> {
+                Box::pin(async { Err(Problem::not_found("none")) })
+            }
+        }
+
+        async fn healthy(listen: &str) -> Output {
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_callbackd"));
+            command.arg("health").env("CALLBACKD_HTTP__LISTEN", listen).output().await.expect("it runs")
+        }
+
+        #[tokio::test]
+        async fn the_health_check_says_what_the_daemon_says() {
+            let source = Arc::new(Fake(Mutex::new(true)));
+            let config = Config { listen: "127.0.0.1:0".parse().expect("an address") };
+            let server = Server::bind(&config, source.clone(), Arc::new(Metrics::new())).await;
+            let server = server.expect("a free port").expect("it is on");
+            let listen = format!("0.0.0.0:{}", server.address().port());
+            let stop = CancellationToken::new();
+            let ask = async {
+                let output = healthy(&listen).await;
+                assert!(output.status.success(), "{}", told(&output));
+
+                *source.0.lock().expect("not poisoned") = false;
+                let output = healthy(&listen).await;
+                assert_eq!(output.status.code(), Some(1));
+                assert!(told(&output).contains("has not turned over"), "{}", told(&output));
+                stop.cancel();
+            };
+            tokio::join!(ask, server.run(stop.clone()));
+
             let output = healthy(&listen).await;
-            assert!(output.status.success(), "{}", told(&output));
-
-            *source.0.lock().expect("not poisoned") = false;
-            let output = healthy(&listen).await;
-            assert_eq!(output.status.code(), Some(1));
-            assert!(told(&output).contains("has not turned over"), "{}", told(&output));
-            stop.cancel();
-        };
-        tokio::join!(ask, server.run(stop.clone()));
-
-        assert_eq!(healthy(&listen).await.status.code(), Some(1), "nobody listens any more");
+            assert_eq!(output.status.code(), Some(1), "nobody listens any more");
+            assert!(told(&output).contains("no answer from the daemon at 127.0.0.1:"), "{}", told(&output));
+            assert_eq!(healthy("off").await.status.code(), Some(1), "there is nobody to ask");
+            assert_eq!(healthy("nowhere").await.status.code(), Some(78));
+        }
     }
 }
 

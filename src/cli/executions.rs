@@ -1,6 +1,6 @@
 //! `callbackd start` and `callbackd stop`: executions of pipelines, from a terminal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{Failure, plain, say};
 use crate::aws::{Clients, SageMaker};
 use crate::backoff::Backoff;
-use crate::config::Config;
+use crate::config::{Access, Config};
 use crate::seam::{Ending, Fault, FaultKind};
 use crate::step::ExecutionArn;
 
@@ -26,6 +26,9 @@ pub(super) struct Start {
     /// Show the steps as they go, and wait for the end; exit 0 only if the execution succeeded.
     #[arg(long)]
     wait: bool,
+    /// Act with the role and in the region of this configured queue, by its name. Needed only where the configuration leaves a choice.
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
 }
 
 #[derive(Args)]
@@ -35,6 +38,9 @@ pub(super) struct Stop {
     /// Show the steps as they go, and wait for the end; exit 0 only if the execution was stopped.
     #[arg(long)]
     wait: bool,
+    /// Act with the role and in the region of this configured queue, by its name. Needed only where the configuration leaves a choice.
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
 }
 
 /// How often SageMaker is asked how an execution goes: two calls each time, and no rate limit is published.
@@ -44,7 +50,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 const TRIES: u32 = 6;
 
 pub(super) async fn start(arguments: Start, config: Option<&Path>) -> Result<ExitCode, Failure> {
-    let sagemaker = sagemaker(config, None).await?;
+    let of = Target { pipeline: arn_parts(&arguments.pipeline), queue: arguments.queue.as_deref() };
+    let sagemaker = sagemaker(config, of).await?;
     let request = request_token();
     let start = || sagemaker.start_execution(&arguments.pipeline, &arguments.parameters, &request);
     let execution = patiently(start).await.map_err(failed("the execution could not be started"))?;
@@ -53,7 +60,9 @@ pub(super) async fn start(arguments: Start, config: Option<&Path>) -> Result<Exi
 }
 
 pub(super) async fn stop(arguments: Stop, config: Option<&Path>) -> Result<ExitCode, Failure> {
-    let sagemaker = sagemaker(config, Some(arguments.execution.region())).await?;
+    let execution = (arguments.execution.region(), arguments.execution.account());
+    let of = Target { pipeline: Some(execution), queue: arguments.queue.as_deref() };
+    let sagemaker = sagemaker(config, of).await?;
     let request = request_token();
     let stop = || sagemaker.stop_execution(&arguments.execution, &request);
     patiently(stop).await.map_err(failed("the execution could not be stopped"))?;
@@ -61,11 +70,57 @@ pub(super) async fn stop(arguments: Stop, config: Option<&Path>) -> Result<ExitC
     if arguments.wait { watch(&sagemaker, &arguments.execution, Ending::Stopped).await } else { Ok(ExitCode::SUCCESS) }
 }
 
-/// SageMaker as the configuration's `[aws]` has it, where there is one.
-async fn sagemaker(path: Option<&Path>, region: Option<&str>) -> Result<SageMaker, Failure> {
-    let aws = Config::aws_section(path, std::env::vars_os())?;
+/// What a command is about.
+struct Target<'a> {
+    /// Its region and account, if it is known by an ARN.
+    pipeline: Option<(&'a str, &'a str)>,
+    /// Whose role is to be taken.
+    queue: Option<&'a str>,
+}
+
+/// The region and the account of a pipeline that is given as an ARN.
+fn arn_parts(pipeline: &str) -> Option<(&str, &str)> {
+    let mut parts = pipeline.strip_prefix("arn:")?.split(':').skip(2);
+    Some((parts.next()?, parts.next()?))
+}
+
+/// SageMaker as the configuration has it, where there is one: with the role that the worker takes for the same pipeline.
+async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker, Failure> {
+    let aws = Config::section("aws", path, std::env::vars_os())?.aws;
+    let queues = Config::access(path, std::env::vars_os())?;
+    let (region, role_arn) = chosen(&queues, &target).map_err(Failure::Runtime)?;
     let clients = Clients::new(aws, "command", Arc::new(()));
-    clients.pipelines(region, None).await.map_err(Failure::runtime)
+    clients.pipelines(region.as_deref(), role_arn.as_deref()).await.map_err(Failure::runtime)
+}
+
+/// The region and the role to act in and as.
+fn chosen(queues: &[Access], target: &Target<'_>) -> Result<(Option<String>, Option<String>), String> {
+    let named = |access: &&Access| target.queue.is_none_or(|name| access.queue == name);
+    let fits = |access: &&Access| {
+        target.pipeline.is_none_or(|(region, account)| {
+            access.account == account && access.region.as_deref().is_none_or(|other| other == region)
+        })
+    };
+    let region = |access: &Access| target.pipeline.map(|(region, _)| region.to_owned()).or(access.region.clone());
+    if let Some(name) = target.queue.filter(|_| !queues.iter().any(|access| named(&access))) {
+        let have: Vec<&str> = queues.iter().map(|access| access.queue.as_str()).collect();
+        return Err(format!("no queue {name} is configured; there are: {}", have.join(", ")));
+    }
+    let of_target = queues.iter().filter(named).filter(|access| target.queue.is_some() || fits(access));
+    let choices: BTreeSet<_> = of_target.map(|access| (region(access), access.role_arn.clone())).collect();
+    let mut choices = choices.into_iter();
+    match (choices.next(), choices.next()) {
+        (Some(_), Some(_)) => {
+            let have: BTreeSet<&str> = queues.iter().map(|access| access.queue.as_str()).collect();
+            let have: Vec<&str> = have.into_iter().collect();
+            Err(format!(
+                "the configured queues have different roles or regions; say whose to take with --queue, or give the pipeline as an ARN: {}",
+                have.join(", ")
+            ))
+        }
+        (Some(only), None) => Ok(only),
+        (None, _) => Ok((target.pipeline.map(|(region, _)| region.to_owned()), None)),
+    }
 }
 
 /// Prints each change of a step until the execution has ended.
@@ -120,5 +175,43 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("a parameter is NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(queue: &str, account: &str, region: &str, role: Option<&str>) -> Access {
+        let role_arn = role.map(|name| format!("arn:aws:iam::{account}:role/{name}"));
+        Access { queue: queue.into(), account: account.into(), region: Some(region.into()), role_arn }
+    }
+
+    fn choose(queues: &[Access], pipeline: Option<(&str, &str)>, queue: Option<&str>) -> Result<String, String> {
+        let (region, role) = chosen(queues, &Target { pipeline, queue })?;
+        Ok(format!("{} {}", region.unwrap_or_default(), role.unwrap_or_default()))
+    }
+
+    #[test]
+    fn the_role_of_the_queue_is_taken_where_there_is_no_choice_and_asked_for_where_there_is() {
+        let (here, there) = (access("a", "1", "us-east-1", Some("x")), access("b", "2", "eu-west-1", Some("y")));
+        assert_eq!(choose(&[], None, None), Ok(" ".to_owned()));
+        let of_here = Ok("us-east-1 arn:aws:iam::1:role/x".to_owned());
+        assert_eq!(choose(std::slice::from_ref(&here), None, None), of_here);
+        let both = [here.clone(), here, there];
+        let error = choose(&both, None, None).expect_err("a choice");
+        assert!(error.contains("--queue") && error.ends_with("a, b"), "{error}");
+        assert_eq!(choose(&both, None, Some("a")), of_here);
+        assert_eq!(choose(&both, Some(("us-east-1", "1")), None), of_here);
+        assert_eq!(choose(&both, Some(("eu-west-1", "2")), None), Ok("eu-west-1 arn:aws:iam::2:role/y".to_owned()));
+        assert_eq!(choose(&both, Some(("eu-west-1", "3")), None), Ok("eu-west-1 ".to_owned()), "nobody's");
+        assert!(choose(&both, None, Some("c")).expect_err("no such").ends_with("there are: a, a, b"));
+    }
+
+    #[test]
+    fn an_arn_says_its_region_and_account() {
+        let arn = "arn:aws-cn:sagemaker:cn-north-1:123456789012:pipeline/p";
+        assert_eq!(arn_parts(arn), Some(("cn-north-1", "123456789012")));
+        assert_eq!(arn_parts("p"), None);
     }
 }

@@ -5,6 +5,7 @@ mod config;
 #[cfg(feature = "local")]
 mod demo;
 mod executions;
+mod health;
 #[cfg(feature = "local")]
 mod local;
 mod run;
@@ -13,6 +14,7 @@ mod steps;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -65,6 +67,8 @@ enum Command {
     Start(executions::Start),
     /// Stop an execution of a pipeline.
     Stop(executions::Stop),
+    /// Ask the daemon on this machine whether it is alive: the health check of a container. It asks the configured address.
+    Health,
     /// Print the configuration in force, secrets hidden, or its JSON Schema.
     Config(config::Arguments),
 }
@@ -97,9 +101,13 @@ pub fn main(registry: &Registry) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help goes to standard output, errors to standard error; where neither can be written there is nobody to tell.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            // Help goes to standard output, errors to standard error; where that cannot be written there is nobody to tell.
+            let printed = error.print();
+            if error.use_stderr() {
+                return ExitCode::from(2);
+            }
+            note(printed);
+            return end(Ok(ExitCode::SUCCESS));
         }
     };
     #[cfg(feature = "local")]
@@ -129,6 +137,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         Command::Steps(options) => steps::run(&options, load),
         Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
+        Command::Health => health::run(arguments.config.as_deref()).await,
         Command::Config(options) => config::run(&options, load),
     }
 }
@@ -137,7 +146,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn end(ended: Result<ExitCode, Failure>) -> ExitCode {
-    let (code, complaint) = told(ended);
+    let (code, complaint) = told(ended.and_then(|code| printed().map(|()| code)));
     if let Some(complaint) = complaint {
         complain(complaint);
     }
@@ -159,10 +168,29 @@ fn told(ended: Result<ExitCode, Failure>) -> (ExitCode, Option<String>) {
     }
 }
 
-/// Prints a line to standard output. Where nobody reads on, as behind `head`, nothing is lost.
+/// Why standard output could not be written, if so.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// Prints a line to standard output. Where nobody reads on, as behind `head`, nothing is lost; else the command fails at its end.
 fn say(line: impl Display) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    note(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+fn note(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        UNWRITTEN.get_or_init(|| error.to_string());
+    }
+}
+
+/// What was printed is written, or why it is not.
+fn printed() -> Result<(), Failure> {
+    use std::io::Write;
+    note(std::io::stdout().lock().flush());
+    let unwritten = |error: &String| Failure::Runtime(format!("standard output cannot be written: {error}"));
+    UNWRITTEN.get().map_or(Ok(()), |error| Err(unwritten(error)))
 }
 
 /// Prints an error to standard error.

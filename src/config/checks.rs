@@ -127,16 +127,13 @@ fn check_queue(key: &str, queue: &QueueConfig, config: &Config, judge: &mut Judg
     judge.within(of("gone_after"), queue.gone_after, Duration::from_mins(1), FAR);
     for (index, account) in queue.accounts.iter().enumerate() {
         if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
-            judge.wrong(
-                format!("{key}.accounts[{index}]"),
-                format!("{account:?} is not the twelve digits of an account"),
-            );
+            judge.wrong(format!("{key}.accounts[{index}]"), "is not the twelve digits of an account");
         }
     }
     if let Some(role) = &queue.role_arn
         && !(role.starts_with("arn:aws") && role.contains(":iam::") && role.contains(":role/"))
     {
-        judge.wrong(of("role_arn"), format!("{role:?} is not arn:aws:iam::ACCOUNT:role/NAME"));
+        judge.wrong(of("role_arn"), "is not arn:aws:iam::ACCOUNT:role/NAME");
     }
     if queue.region.as_deref().is_some_and(str::is_empty) {
         judge.wrong(of("region"), "is empty; leave it out to have it taken from the url");

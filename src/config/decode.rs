@@ -58,7 +58,8 @@ pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mi
                 }
             });
             if !again {
-                note(source, mistakes, key, message);
+                let what = unsaid(&source.tree, &segments, message);
+                note(source, mistakes, key, what);
                 if !remove(&mut source.tree, &segments) {
                     return None;
                 }
@@ -66,6 +67,43 @@ pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mi
         }
     }
     None
+}
+
+/// A message without the value that it is about: what does not parse may be a secret in the wrong place, and messages end in logs.
+fn unsaid(tree: &Value, segments: &[Step], message: String) -> String {
+    let mut at = Some(tree);
+    for segment in segments {
+        at = match (at, segment) {
+            (Some(Value::Object(fields)), Step::Field(field)) => fields.get(field),
+            (Some(Value::Array(elements)), Step::Index(index)) => elements.get(*index),
+            _ => None,
+        };
+    }
+    match at {
+        Some(value) => hidden(value, message),
+        None => message,
+    }
+}
+
+fn hidden(value: &Value, message: String) -> String {
+    match value {
+        Value::String(text) if !text.is_empty() => {
+            let quoted = format!("{text:?}");
+            message
+                .replace(&format!("string {quoted}"), "the text")
+                .replace(&quoted, "the value")
+                .replace(&format!("`{text}`"), "the value")
+        }
+        Value::Number(_) | Value::Bool(_) => {
+            let text = value.to_string();
+            ["integer", "floating point", "boolean"]
+                .iter()
+                .fold(message, |message, kind| message.replace(&format!("{kind} `{text}`"), &format!("the {kind}")))
+        }
+        Value::Array(elements) => elements.iter().fold(message, |message, element| hidden(element, message)),
+        Value::Object(fields) => fields.values().fold(message, |message, field| hidden(field, message)),
+        _ => message,
+    }
 }
 
 /// What stands in for a key that must be there, so that the search for mistakes goes on: each is a text, and is noted, and not

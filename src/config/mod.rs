@@ -18,6 +18,7 @@ pub use mistake::{Mistake, Mistakes};
 
 use crate::engine::config::{HandlerConfig, QueueConfig, WorkerConfig};
 use crate::handler::{DynHandler, Registry};
+use crate::step::QueueUrl;
 use crate::{ledger, observe};
 
 /// Where the configuration lies unless told otherwise.
@@ -101,33 +102,67 @@ impl Config {
         dump::toml(self)
     }
 
-    /// The `[aws]` section alone, for commands that need no queue: of the file at `path`, else at `$CALLBACKD_CONFIG`, else at
-    /// [`DEFAULT_PATH`] if it is there; other sections are not judged.
+    /// The one section of this name, for commands that need no more: of the file at `path`, else at `$CALLBACKD_CONFIG`, else at
+    /// [`DEFAULT_PATH`] if it is there, overlaid with the environment; other sections are not judged.
     ///
     /// # Errors
     /// [`Mistakes`] of that section, and a named file that cannot be read.
-    #[cfg(feature = "aws")]
-    pub fn aws_section(
+    pub fn section(
+        name: &str,
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<crate::aws::Config, Mistakes> {
-        let environment: Vec<_> = environment.into_iter().collect();
-        let named = path.is_some() || environment.iter().any(|(name, _)| name == source::PATH_VARIABLE);
-        if !named && !Path::new(DEFAULT_PATH).exists() {
-            return Ok(crate::aws::Config::default());
-        }
-        let mut source = source::Source::read(path, environment)?.keep_only("aws");
+    ) -> Result<Self, Mistakes> {
+        let mut source = source::Source::read_if_there(path, environment)?.keep_only(name);
         let mut mistakes = Mistakes::default();
         match decode::decode::<Self>(&mut source, &mut mistakes) {
-            Some(config) if mistakes.is_empty() => Ok(config.aws),
+            Some(config) if mistakes.is_empty() => Ok(config),
             _ => Err(mistakes),
         }
+    }
+
+    /// How the pipelines of the configured queues are reached, for commands that run no steps; read as [`section`](Self::section) is. Of
+    /// queues, only what says that is looked at.
+    ///
+    /// # Errors
+    /// A named file that cannot be read.
+    pub fn access(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Vec<Access>, Mistakes> {
+        let source = source::Source::read_if_there(path, environment)?;
+        Ok(source.tree["queues"].as_array().into_iter().flatten().filter_map(Access::of).collect())
     }
 
     /// The JSON Schema of the configuration file.
     #[must_use]
     pub fn schema() -> Value {
         schemars::schema_for!(Config).to_value()
+    }
+}
+
+/// As whom, and in which region, a queue's pipelines are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The queue's name, for whoever has to choose.
+    pub queue: String,
+    /// The account of the queue's pipelines: the role's, or the queue's own.
+    pub account: String,
+    pub region: Option<String>,
+    pub role_arn: Option<String>,
+}
+
+impl Access {
+    fn of(queue: &Value) -> Option<Self> {
+        let text = |key: &str| queue[key].as_str().map(str::to_owned);
+        let url: QueueUrl = queue["url"].as_str()?.parse().ok()?;
+        let role_arn = text("role_arn");
+        let account = role_arn.as_deref().and_then(|arn| arn.split(':').nth(4)).unwrap_or(url.account());
+        Some(Self {
+            queue: url.name().to_owned(),
+            account: account.to_owned(),
+            region: text("region").or_else(|| url.region().map(str::to_owned)),
+            role_arn,
+        })
     }
 }
 

@@ -32,6 +32,22 @@ impl Source {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Mistakes> {
+        Self::of(path, environment, true)
+    }
+
+    /// The same, where no file at all is well, too.
+    pub(super) fn read_if_there(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Mistakes> {
+        Self::of(path, environment, false)
+    }
+
+    fn of(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        required: bool,
+    ) -> Result<Self, Mistakes> {
         let mut variables = BTreeMap::new();
         for (name, value) in environment {
             let Ok(name) = name.into_string() else { continue };
@@ -49,7 +65,7 @@ impl Source {
             Err(error)
                 if error.kind() == std::io::ErrorKind::NotFound
                     && named.is_none()
-                    && variables.keys().any(|name| name.contains("__")) =>
+                    && (!required || variables.keys().any(|name| name.contains("__"))) =>
             {
                 String::new()
             }
@@ -74,15 +90,20 @@ impl Source {
     }
 
     pub(super) fn of_text(file: PathBuf, text: &str) -> Result<Self, Mistakes> {
-        let tree = Figment::from(Toml::string(text)).extract::<Value>().map_err(|error| {
-            Mistakes::one(file.display().to_string(), format!("it is not TOML: {}", error.to_string().trim()))
-        })?;
+        let name = || file.display().to_string();
+        if let Err(error) = toml::from_str::<toml::Table>(text) {
+            // Its own words show the line, which may hold a secret.
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            return Err(Mistakes::one(name(), format!("it is not TOML: line {line}: {}", error.message().trim())));
+        }
+        let tree = Figment::from(Toml::string(text))
+            .extract::<Value>()
+            .map_err(|error| Mistakes::one(name(), format!("it is not TOML: {}", error.to_string().trim())))?;
         let in_file = tree.as_object().into_iter().flat_map(Map::keys).cloned().collect();
         Ok(Self { tree, file, in_file, ignored: Vec::new(), variables: BTreeMap::new() })
     }
 
     /// The same without all other sections.
-    #[cfg(feature = "aws")]
     pub(super) fn keep_only(mut self, section: &str) -> Self {
         if let Value::Object(sections) = &mut self.tree {
             sections.retain(|name, _| name == section);

@@ -93,16 +93,16 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
     );
     let wants = [
         "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id or drain_timeout",
-        "log.format: unknown variant `xml`",
-        "queues[0].visibility_timeout: invalid type: integer `90`, expected a duration with its unit",
+        "log.format: unknown variant the value, expected one of `auto`",
+        "queues[0].visibility_timeout: invalid type: the integer, expected a duration with its unit",
         "queues[2].url: is missing",
         "ledger.type: \"dynamodb\" comes with a later version",
         "ledger.lease: 1s is not allowed; 3s to 12h are",
         "queues[0].concurrency: 0 is not allowed; 1 to 100000 are",
         "queues[0].stop_watch: 100ms is not allowed",
         "queues[0].gone_after: 59s is not allowed; 1m to ",
-        "queues[0].exclusive: invalid type: string \"yes\", expected a boolean",
-        "queues[0].accounts[0]: \"12\" is not the twelve digits",
+        "queues[0].exclusive: invalid type: the text, expected a boolean",
+        "queues[0].accounts[0]: is not the twelve digits",
         "queues[0].handler: there is no [handlers.nobody]; there are: Other, work",
         "queues[1].repost_after: 12h and a visibility_timeout of 2m are more than the 12h",
         "queues[1].url: the same queue as queues[0]; list each once",
@@ -254,6 +254,80 @@ fn a_mistake_in_the_environment_names_its_variable() {
     assert!(text.contains("CALLBACKD_QUEUES__0__CONCURRENCY: queues[0].concurrency: "), "{text}");
     assert!(text.contains("CALLBACKD_WROKER__ID: wroker: there is no such key (did you mean `worker`?)"), "{text}");
     assert!(text.contains("2 mistakes"), "{text}");
+}
+
+#[test]
+fn a_value_that_does_not_parse_is_never_repeated() {
+    const SECRET: &str = "hunter2";
+    let file = format!(
+        "[worker]\ndrain_timeout = '5{SECRET}'\n[http]\nlisten = 'https://me:{SECRET}@host'\n[log]\nlevel = 'debug,{SECRET}'\n\
+         format = '{SECRET}'\n[ledger]\nretention = ['{SECRET}']\n[[queues]]\nurl = 'https://me:{SECRET}@host/'\nhandler = 'work'\n\
+         concurrency = '{SECRET}'\nvisibility_timeout = {{ a = '{SECRET}' }}\nrole_arn = '{SECRET}'\naccounts = ['{SECRET}', 7]\n\
+         verify = '{SECRET}'\n[handlers.work]\ntype = 'exec'\nmax_attempts = '{SECRET}'\n"
+    );
+    let variables = [
+        ("CALLBACKD_QUEUES__0__STOP_WATCH", SECRET),
+        ("CALLBACKD_QUEUES__0__EXCLUSIVE", SECRET),
+        ("CALLBACKD_LEDGER__LEASE", "hunter2s"),
+    ];
+    let told = with_env(&file, &variables).expect_err("mistakes");
+    assert!(told.iter().count() >= 12, "{told}");
+    assert!(!told.to_string().contains(SECRET), "{told}");
+    for broken in [format!("[worker]\nid = '{SECRET}"), format!("[worker]\nid = {SECRET}"), format!("a = '{SECRET}' b")]
+    {
+        let told = load(&broken).expect_err("no TOML").to_string();
+        assert!(told.contains("it is not TOML: line ") && !told.contains(SECRET), "{told}");
+    }
+}
+
+#[test]
+fn a_section_needs_neither_a_file_nor_the_others() {
+    let variables =
+        |all: &[(&str, &str)]| all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect::<Vec<_>>();
+    let read = |all: &[(&str, &str)]| {
+        Config::section("http", None, variables(all)).map(|config| config.http.listen.to_string())
+    };
+    assert_eq!(read(&[]), Ok("127.0.0.1:9464".to_owned()));
+    let others = [("CALLBACKD_HTTP__LISTEN", "[::1]:80"), ("CALLBACKD_QUEUES__0__URL", "?")];
+    assert_eq!(read(&others), Ok("[::1]:80".to_owned()));
+    assert!(read(&[("CALLBACKD_HTTP__LISTEN", "nowhere")]).is_err());
+    assert!(Config::section("http", Some(Path::new("/nowhere/callbackd.toml")), []).is_err());
+}
+
+#[test]
+fn a_queue_s_role_and_region_are_known_to_commands_though_the_rest_is_wrong() {
+    let mut file = tempfile::NamedTempFile::new().expect("file");
+    let text = "[[queues]]\nurl = 'https://sqs.eu-west-1.amazonaws.com/123456789012/a'\nconcurrency = 'many'\n[[queues]]\n\
+                url = 'https://sqs.us-east-1.amazonaws.com/123456789012/b'\n[[queues]]\nurl = '?'\n";
+    file.write_all(text.as_bytes()).expect("write");
+    let role = "arn:aws:iam::210987654321:role/callbackd";
+    let variables = [("CALLBACKD_QUEUES__1__ROLE_ARN".into(), role.into())];
+    let access = Config::access(Some(file.path()), variables).expect("a file");
+    let of = |queue: &str, account: &str, region: &str, role: Option<&str>| Access {
+        queue: queue.into(),
+        account: account.into(),
+        region: Some(region.into()),
+        role_arn: role.map(str::to_owned),
+    };
+    assert_eq!(access, [of("a", "123456789012", "eu-west-1", None), of("b", "210987654321", "us-east-1", Some(role))]);
+}
+
+#[test]
+fn passwords_in_urls_and_in_arguments_are_hidden_wherever_they_are() {
+    let text = LEAST.to_owned()
+        + "[handlers.work.settings]\ncommand = ['/bin/x', '--db=postgres://u:hunter2@db/x', '--password', 'hunter2', '--token=hunter2', \
+           '--token-file', '/kept', 'a ftp://u:hunter2@h and http://:hunter2@h?x']\nurl = 'https://u:hunter2@host/'\n";
+    let written = load(&text).expect("valid").config.to_toml();
+    assert!(!written.contains("hunter2"), "{written}");
+    for kept in ["postgres://***@db/x", "--password", "--token=***", "/kept", "ftp://***@h and http://***@h?x"] {
+        assert!(written.contains(kept), "{kept}: {written}");
+    }
+    #[cfg(feature = "aws")]
+    {
+        let text = format!("{LEAST}\n[aws]\nendpoint_url = 'http://u:hunter2@127.0.0.1:1'\n");
+        let written = load(&text).expect("valid").config.to_toml();
+        assert!(written.contains("http://***@127.0.0.1:1"), "{written}");
+    }
 }
 
 #[test]

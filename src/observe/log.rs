@@ -62,13 +62,12 @@ impl Config {
         let help = "write trace, debug, info, warn, error or off, or a filter such as \"info,callbackd::engine=debug\"";
         // The filter's own grammar takes a bare word that is no level for a module: `inof` would silence everything but a
         // module of that name.
-        let typo = self.level.split(',').find(|word| !word.contains(['=', '[']) && !is_level(word));
-        if let Some(word) = typo {
-            return Err(format!("{word:?} is not a log level; {help}"));
+        let mut words = self.level.split(',');
+        // The value itself is not repeated, as none of the configuration is that does not parse.
+        if let Some(at) = words.position(|word| !word.contains(['=', '[']) && !is_level(word)) {
+            return Err(format!("word {} of it is not a log level; {help}", at + 1));
         }
-        EnvFilter::builder()
-            .parse(&self.level)
-            .map_err(|error| format!("{:?} is not a log filter ({error}); {help}", self.level))
+        EnvFilter::builder().parse(&self.level).map_err(|_| format!("it is not a log filter; {help}"))
     }
 }
 

@@ -149,6 +149,12 @@ impl Environment {
         self.command(config, arguments).output().expect("it starts")
     }
 
+    /// The same, with its standard output there.
+    pub fn run_onto(&self, config: &Config, arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
+        let child = self.command(config, arguments).stdout(stdout).stderr(Stdio::piped()).spawn().expect("it starts");
+        child.wait_with_output().expect("it ends")
+    }
+
     fn command(&self, config: &Config, arguments: &[&str]) -> Command {
         let text = config.0.to_string();
         // One for each configuration: a command must not replace the file that a daemon is about to read.

@@ -198,6 +198,15 @@ async fn the_status_server_tells_of_a_running_step() {
     let running = format!("callbackd_steps_running{{queue=\"{name}\",handler=\"job\"}}");
     assert_eq!(daemon.metric(&running).await, Some(1.0));
     assert!(daemon.metric("callbackd_tasks").await > Some(0.0));
+    let of_queue = async |metric: &str| daemon.metric(&format!("callbackd_{metric}{{queue=\"{name}\"}}")).await;
+    assert_eq!(of_queue("concurrency").await, Some(16.0));
+    assert_eq!(of_queue("messages_held").await, Some(1.0));
+    let now = jiff::Timestamp::now().as_duration().as_secs_f64();
+    assert!(of_queue("last_poll_timestamp_seconds").await.is_some_and(|at| at > now - 600.0 && at < now + 60.0));
+    let attempts = format!("callbackd_attempts_total{{queue=\"{name}\",handler=\"job\"}}");
+    assert_eq!(daemon.metric(&attempts).await, Some(1.0));
+    assert_eq!(daemon.metric("callbackd_ready").await, Some(1.0));
+    assert_eq!(daemon.metric("callbackd_draining").await, Some(0.0));
     scene.open("gate");
     scene.answered_once(&step).await;
     let ended = format!("callbackd_steps_total{{queue=\"{name}\",handler=\"job\",outcome=\"success\"}}");
@@ -246,6 +255,26 @@ async fn steps_are_narrowed_to_what_is_asked_for_and_leave_arguments_to_the_step
     let (status, body) = daemon.status(&format!("/steps/{}", running.token)).await.expect("it answers");
     assert_eq!(status, 200, "{body}");
     assert!(serde_json::from_str::<Value>(&body).expect("JSON").get("arguments").is_some(), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_output_cannot_be_written_fails_and_one_that_nobody_reads_on_does_not() {
+    let scene = Scene::new("").await;
+    let config = scene.config();
+    let step = scene.step_sent().await;
+    let _daemon = scene.start(&config);
+    scene.settled(&step).await;
+    for arguments in [&["steps", "--json"][..], &["steps"], &["config"], &["--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = scene.environment().run_onto(&config, arguments, full);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("standard output cannot be written"), "{arguments:?}: {told}");
+        let (reader, nobody) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = scene.environment().run_onto(&config, arguments, nobody);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
