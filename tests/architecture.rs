@@ -111,9 +111,9 @@ const ORDERS: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "config", "route", "phase", "claim", "said", "budget", "gates", "messages", "watch", "polls", "inbox",
-            "moments", "orphans", "lane", "shared", "ask", "report", "running", "driver", "dispatch", "delivery",
-            "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
+            "accounts", "config", "route", "phase", "claim", "said", "budget", "gates", "messages", "watch", "polls",
+            "inbox", "moments", "orphans", "lane", "shared", "ask", "report", "running", "driver", "dispatch",
+            "delivery", "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
         ],
     ),
     (

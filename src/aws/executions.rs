@@ -4,7 +4,7 @@ use aws_sdk_sagemaker::types::{Parameter, PipelineExecutionStatus, PipelineExecu
 use aws_smithy_types::DateTime;
 use jiff::Timestamp;
 
-use super::calls::Limit;
+use super::calls::{Failed, Limit};
 use super::sagemaker::{SageMaker, ending, execution_standing};
 use crate::seam::{Ending, ExecutionStanding, Fault, FaultKind};
 use crate::step::ExecutionArn;
@@ -45,7 +45,8 @@ pub struct Callback {
 }
 
 impl SageMaker {
-    /// Starts an execution of a pipeline, by name or ARN. The same `request` (32 to 128 characters) starts no second one.
+    /// Starts an execution of a pipeline, by name or ARN; a name that is not found is looked for in other cases, as ARNs bear it in
+    /// lower case. The same `request` (32 to 128 characters) starts no second one.
     ///
     /// # Errors
     /// A [`Fault`]; one that is transient may have started it all the same, so try again with the same `request`.
@@ -57,6 +58,24 @@ impl SageMaker {
     ) -> Result<ExecutionArn, Fault> {
         let parameters: Vec<Parameter> =
             parameters.iter().map(|(name, value)| Parameter::builder().name(name).value(value).build()).collect();
+        let failed = match self.start(pipeline, parameters.clone(), request).await {
+            Ok(arn) => return arn,
+            Err(failed) => failed,
+        };
+        if failed.failure.is_not_found()
+            && let Some(other) = self.name_in_another_case(pipeline).await
+        {
+            return self.start(&other, parameters, request).await?;
+        }
+        Err(failed.into())
+    }
+
+    async fn start(
+        &self,
+        pipeline: &str,
+        parameters: Vec<Parameter>,
+        request: &str,
+    ) -> Result<Result<ExecutionArn, Fault>, Failed> {
         let call = self
             .client
             .start_pipeline_execution()
@@ -67,7 +86,22 @@ impl SageMaker {
         let answer = self.calls.send("StartPipelineExecution", Limit::ANSWER, call).await?;
         let arn = answer.pipeline_execution_arn.unwrap_or_default();
         let wrong = |error| Fault::new(FaultKind::Transient, format!("StartPipelineExecution: {error}"));
-        arn.parse().map_err(wrong)
+        Ok(arn.parse().map_err(wrong))
+    }
+
+    /// The name of the pipeline that is called so but for case; none if there is no such, or it may not be looked for.
+    async fn name_in_another_case(&self, name: &str) -> Option<String> {
+        let mut next = None;
+        for _ in 0..Self::MOST_PAGES {
+            let call = self.client.list_pipelines().max_results(100).set_next_token(next).send();
+            let page = self.calls.send("ListPipelines", Limit::ANSWER, call).await.ok()?;
+            let mut names = page.pipeline_summaries.unwrap_or_default().into_iter().filter_map(|one| one.pipeline_name);
+            if let Some(found) = names.find(|other| other != name && other.eq_ignore_ascii_case(name)) {
+                return Some(found);
+            }
+            next = Some(page.next_token?);
+        }
+        None
     }
 
     /// Asks for an execution to be stopped; its callback steps are told and must answer. The same `request` (32 to 128
@@ -178,6 +212,24 @@ mod tests {
     /// 32 characters are the fewest that SageMaker takes.
     const REQUESTS: [&str; 3] =
         ["request-000000000000000000000001", "request-000000000000000000000002", "request-000000000000000000000003"];
+
+    #[tokio::test]
+    async fn a_pipeline_is_started_by_its_name_in_another_case() {
+        let not_found = || Reply::Json(400, json!({ "__type": "ResourceNotFound", "Message": "no" }));
+        let list = |name: &str, next: Option<&str>| {
+            Reply::Json(200, json!({ "PipelineSummaries": [{ "PipelineName": name }], "NextToken": next }))
+        };
+        let started = Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
+        let replies =
+            [not_found(), list("other", Some("2")), list("Abalone", None), started, not_found(), list("x", None)];
+        let (server, sagemaker) = scene(replies).await;
+        assert_eq!(sagemaker.start_execution("abalone", &[], REQUESTS[0]).await, Ok(arn()));
+        let fault = sagemaker.start_execution("nothing", &[], REQUESTS[1]).await.expect_err("there is none");
+        assert!(fault.kind == FaultKind::Refused && fault.detail.contains("ResourceNotFound"), "{fault:?}");
+        let requests = server.requests();
+        assert_eq!(requests[3].json(), json!({ "PipelineName": "Abalone", "ClientRequestToken": REQUESTS[0] }));
+        assert_eq!(requests[2].json(), json!({ "MaxResults": 100, "NextToken": "2" }));
+    }
 
     #[tokio::test]
     async fn an_execution_is_started_and_stopped_under_the_callers_request_tokens() {

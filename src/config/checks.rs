@@ -125,18 +125,15 @@ fn check_queue(key: &str, queue: &QueueConfig, config: &Config, judge: &mut Judg
     }
     judge.within(of("stop_takeover_after"), queue.stop_takeover_after, Duration::from_secs(5), SQS_CEILING);
     judge.within(of("gone_after"), queue.gone_after, Duration::from_mins(1), FAR);
-    for (index, account) in queue.accounts.iter().enumerate() {
-        if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
-            judge.wrong(format!("{key}.accounts[{index}]"), "is not the twelve digits of an account");
-        }
-    }
-    if let Some(role) = &queue.role_arn
-        && !(role.starts_with("arn:aws") && role.contains(":iam::") && role.contains(":role/"))
-    {
-        judge.wrong(of("role_arn"), "is not arn:aws:iam::ACCOUNT:role/NAME");
-    }
+    check_accounts(key, queue, judge);
     if queue.region.as_deref().is_some_and(str::is_empty) {
         judge.wrong(of("region"), "is empty; leave it out to have it taken from the url");
+    }
+    if let (Some(region), Some(named)) = (queue.region.as_deref(), queue.url.region())
+        && !region.is_empty()
+        && region != named
+    {
+        judge.wrong(of("region"), format!("contradicts the url, whose host is in {named}; leave it out"));
     }
     if let Some(name) = &queue.handler {
         check_reference(of("handler"), name, config, judge);
@@ -152,6 +149,52 @@ fn check_queue(key: &str, queue: &QueueConfig, config: &Config, judge: &mut Judg
     }
     if queue.handler.is_none() && queue.routes.is_empty() {
         judge.wrong(of("handler"), "is missing, and there are no routes; every step would fail");
+    }
+}
+
+fn check_accounts(key: &str, queue: &QueueConfig, judge: &mut Judge<'_>) {
+    let is_account = |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(role) = &queue.role_arn
+        && account_of_role(role).is_none()
+    {
+        judge.wrong(format!("{key}.role_arn"), "is not arn:aws:iam::ACCOUNT:role/NAME");
+    }
+    let own = queue.role_arn.as_deref().and_then(account_of_role);
+    for (index, (account, role)) in queue.accounts.iter().enumerate() {
+        let at = if role.is_some() { format!("{key}.accounts.{account}") } else { format!("{key}.accounts[{index}]") };
+        if !is_account(account) {
+            judge.wrong(at, "is not the twelve digits of an account");
+        } else if let Some(role) = role {
+            match account_of_role(role) {
+                None => judge.wrong(at, "is not arn:aws:iam::ACCOUNT:role/NAME"),
+                Some(of) if of != account => {
+                    judge.wrong(
+                        at,
+                        format!("the role is of the account {of}, and SageMaker takes answers from {account} alone"),
+                    );
+                }
+                Some(_) => {}
+            }
+        } else if own.is_some_and(|own| own != account) {
+            let what = "its steps could not be answered: `role_arn` is of another account; write accounts = { ACCOUNT = \"ROLE ARN\" }";
+            judge.wrong(at, what);
+        }
+    }
+}
+
+/// `arn:PARTITION:iam::ACCOUNT:role/NAME`
+fn account_of_role(arn: &str) -> Option<&str> {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    match parts[..] {
+        ["arn", partition, "iam", "", account, role]
+            if partition.starts_with("aws")
+                && account.len() == 12
+                && account.bytes().all(|byte| byte.is_ascii_digit())
+                && role.strip_prefix("role/").is_some_and(|name| !name.is_empty()) =>
+        {
+            Some(account)
+        }
+        _ => None,
     }
 }
 

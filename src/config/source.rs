@@ -26,6 +26,8 @@ const PREFIX: &str = "CALLBACKD_";
 pub(super) const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
 /// More elements than anybody lists by hand; an index beyond is a slip of the finger, and must not make a huge array.
 const MOST_ELEMENTS: usize = 1000;
+/// The digits of an account, which is a key and no index.
+const ACCOUNT: usize = 12;
 
 impl Source {
     pub(super) fn read(
@@ -135,7 +137,11 @@ impl Source {
             if segment.is_empty() {
                 return Err(Mistakes::one(variable, "the name is not CALLBACKD_<KEY>__<KEY>"));
             }
-            match segment.parse::<usize>().ok().filter(|_| !at.is_object() && !key.is_empty()) {
+            match segment
+                .parse::<usize>()
+                .ok()
+                .filter(|_| !at.is_object() && !key.is_empty() && segment.len() < ACCOUNT)
+            {
                 Some(index) if index < MOST_ELEMENTS => {
                     key.push_str(&format!("[{index}]"));
                     if !at.is_array() {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::engine::config::Verify;
+use crate::engine::config::{Accounts, Verify};
 use crate::handler::{Completion, handler_fn};
 use crate::outcome::Outputs;
 
@@ -197,7 +197,7 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
     assert_eq!(loaded.warnings, ["CALLBACKD_PORT: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]);
     let config = loaded.config;
     assert_eq!((config.queues[0].concurrency, config.queues[0].exclusive), (40, false));
-    assert_eq!(config.queues[0].accounts, ["000000000012", "012345678901"]);
+    assert_eq!(config.queues[0].accounts, Accounts::Listed(vec!["000000000012".into(), "012345678901".into()]));
     assert_eq!(config.worker.id.as_deref(), Some("007"));
     assert_eq!(config.worker.drain_timeout, Duration::from_secs(5));
 }
@@ -212,7 +212,7 @@ fn a_container_needs_no_file() {
         ("CALLBACKD_HANDLERS__WORK__SETTINGS__COMMAND", "[\"/bin/true\"]"),
     ];
     let loaded = with_env("", &variables).expect("valid");
-    assert_eq!(loaded.config.queues[0].accounts, ["000000000001"]);
+    assert_eq!(loaded.config.queues[0].accounts, Accounts::Listed(vec!["000000000001".into()]));
 }
 
 #[test]
@@ -244,6 +244,31 @@ fn keys_that_are_the_users_own_keep_their_case() {
     assert_eq!(settings["env"], serde_json::json!({ "A__B": "c", "STAGE": "production", "http_proxy": "none" }));
     assert_eq!(settings["poll_interval"], "5s");
     assert_eq!(serde_json::json!(loaded.config.queues[0].routes[0].arguments), serde_json::json!({ "Task": "train" }));
+}
+
+#[test]
+fn an_account_that_could_not_be_answered_is_refused() {
+    let role = |account: &str| format!("arn:aws-us-gov:iam::{account}:role/worker");
+    let with = |more: &str| load(&LEAST.replacen("[[queues]]", &format!("[[queues]]\n{more}"), 1));
+    let (one, other) = ("012345678901", "000000000012");
+    let table = with(&format!("accounts = {{ {one} = {:?}, {other} = {:?} }}", role(one), role(other))).expect("valid");
+    let all: Vec<_> = table.config.queues[0].accounts.iter().map(|(account, role)| (account, role.is_some())).collect();
+    assert_eq!(all, [(other, true), (one, true)]);
+    let variable = [("CALLBACKD_QUEUES__0__ACCOUNTS__012345678901", &*role(one))];
+    assert_eq!(
+        with_env(LEAST, &variable).expect("valid").config.queues[0].accounts,
+        Accounts::Roles([(one.into(), role(one))].into())
+    );
+    assert!(with(&format!("accounts = [{one:?}]\nrole_arn = {:?}", role(one))).is_ok());
+    for (more, wants) in [
+        (format!("accounts = {{ {one} = {:?} }}", role(other)), "the role is of the account 000000000012"),
+        (format!("accounts = {{ {one} = \"worker\" }}"), "is not arn:aws:iam::ACCOUNT:role/NAME"),
+        (format!("accounts = [{one:?}]\nrole_arn = {:?}", role(other)), "could not be answered"),
+        ("region = \"eu-west-1\"".to_owned(), "contradicts the url"),
+    ] {
+        let told = with(&more).map(drop).expect_err(&more).to_string();
+        assert!(told.contains(wants), "{more}: {told}");
+    }
 }
 
 #[test]

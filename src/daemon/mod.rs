@@ -25,7 +25,7 @@ use crate::observe::server::{self, Server};
 use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
-use crate::seam::Observer;
+use crate::seam::{Observer, Pipelines};
 use status::{Counting, Status};
 
 /// Why the worker cannot run.
@@ -216,6 +216,12 @@ async fn queues(
         let queue = clients.queue(&config.url, region, role).await?;
         let region = region.or_else(|| config.url.region());
         let pipelines = clients.pipelines(region, role).await?;
+        let mut elsewhere: BTreeMap<String, Arc<dyn Pipelines>> = BTreeMap::new();
+        for (account, role) in config.accounts.iter() {
+            if let Some(role) = role {
+                elsewhere.insert(account.to_owned(), Arc::new(clients.pipelines(region, Some(role)).await?));
+            }
+        }
         let name = config.url.name().to_owned();
         metrics.expect_queue(&name);
         for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler)) {
@@ -228,6 +234,7 @@ async fn queues(
             config: config.clone(),
             queue: Arc::new(queue),
             pipelines: Arc::new(pipelines),
+            elsewhere,
         });
     }
     Ok(parts)
@@ -266,6 +273,7 @@ fn may_crash(
     let queue = |parts: QueueParts| QueueParts {
         queue: crash.queue(parts.queue),
         pipelines: crash.pipelines(parts.pipelines),
+        elsewhere: parts.elsewhere.into_iter().map(|(account, other)| (account, crash.pipelines(other))).collect(),
         ..parts
     };
     let handler = |parts: HandlerParts| HandlerParts { handler: crash.handler(parts.handler), ..parts };

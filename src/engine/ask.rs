@@ -40,9 +40,9 @@ async fn once(
     token: &CallbackToken,
     confirm_stop: bool,
 ) -> Result<Standing, Fault> {
-    match lane.pipelines.step(execution, token).await? {
+    match lane.pipelines(execution).step(execution, token).await? {
         Standing::Open { stopping: false, queue_url } if confirm_stop => {
-            let stopping = lane.pipelines.execution(execution).await? == ExecutionStanding::Stopping;
+            let stopping = lane.pipelines(execution).execution(execution).await? == ExecutionStanding::Stopping;
             Ok(Standing::Open { stopping, queue_url })
         }
         standing => Ok(standing),

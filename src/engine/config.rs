@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use super::accounts::Accounts;
 pub use crate::lifecycle::{OnStop, Verify};
 use crate::step::QueueUrl;
 
@@ -70,9 +71,10 @@ pub struct QueueConfig {
     /// A role to assume for this queue and its pipelines.
     #[serde(default)]
     pub role_arn: Option<String>,
-    /// Accounts besides the queue's own whose executions are worked on.
+    /// Accounts besides the queue's own whose executions are worked on: a table of each and the role to assume for its pipelines, or
+    /// a list, if the queue's own credentials are theirs.
     #[serde(default)]
-    pub accounts: Vec<String>,
+    pub accounts: Accounts,
 }
 
 /// One `[[queues.routes]]`: a step that matches all that is given goes to `handler`.

@@ -1,6 +1,6 @@
 //! One queue, and all that belongs to it alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::{HandlerConfig, QueueConfig};
@@ -26,6 +26,8 @@ pub struct QueueParts {
     pub region: String,
     pub queue: Arc<dyn Queue>,
     pub pipelines: Arc<dyn Pipelines>,
+    /// SageMaker in other accounts, by account, each with credentials of its own.
+    pub elsewhere: BTreeMap<String, Arc<dyn Pipelines>>,
 }
 
 /// One configured handler.
@@ -44,7 +46,8 @@ pub(crate) struct Lane {
     pub(crate) region: String,
     pub(crate) routes: Routes,
     pub(crate) queue: Arc<dyn Queue>,
-    pub(crate) pipelines: Arc<dyn Pipelines>,
+    pipelines: Arc<dyn Pipelines>,
+    elsewhere: BTreeMap<String, Arc<dyn Pipelines>>,
     pub(crate) slots: Slots,
     pub(crate) asks: Gate,
     pub(crate) reports: Gate,
@@ -93,6 +96,7 @@ impl Lane {
             region: parts.region,
             queue: parts.queue,
             pipelines: parts.pipelines,
+            elsewhere: parts.elsewhere,
         }
     }
 
@@ -124,7 +128,12 @@ impl Lane {
 
     /// Whether its pipelines are asked about with the credentials of this account.
     pub(crate) fn is_of_account(&self, account: &str) -> bool {
-        self.account == account
+        self.account == account || self.elsewhere.contains_key(account)
+    }
+
+    /// SageMaker in the execution's account, as far as there are credentials for it.
+    pub(crate) fn pipelines(&self, execution: &ExecutionArn) -> &dyn Pipelines {
+        self.elsewhere.get(execution.account()).unwrap_or(&self.pipelines).as_ref()
     }
 
     /// Why executions like this one are not worked on from this queue, if so.
@@ -137,7 +146,7 @@ impl Lane {
             ));
         }
         let account = execution.account();
-        if account != self.account && !self.config.accounts.iter().any(|allowed| allowed == account) {
+        if account != self.account && !self.config.accounts.allow(account) {
             return Some(format!(
                 "its execution is of the account {account}, which `accounts` of this queue does not allow"
             ));

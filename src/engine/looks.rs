@@ -21,7 +21,7 @@ impl Looks for Watching {
     fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Option<Event>> {
         Box::pin(async move {
             let lane = self.0.lanes.get(lane)?;
-            match lane.pipelines.execution(execution).await {
+            match lane.pipelines(execution).execution(execution).await {
                 Ok(ExecutionStanding::Executing) => None,
                 Ok(ExecutionStanding::Stopping) => Some(Event::StopSeen(Via::Watch)),
                 Ok(ExecutionStanding::Ended | ExecutionStanding::NotFound) => Some(Event::ExecutionEnded),

@@ -4,6 +4,7 @@
 //! inbox moments orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
 //! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to the drivers.
 
+mod accounts;
 pub mod config;
 
 mod ask;

@@ -9,7 +9,7 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
     let (Some(outcome), Some(request)) = (&record.outcome, &record.client_request_token) else {
         return Event::ReportRefused("the record has no outcome".to_owned());
     };
-    let fault = match lane.pipelines.report(&record.token, outcome, request).await {
+    let fault = match lane.pipelines(&record.execution).report(&record.token, outcome, request).await {
         Ok(()) => return Event::ReportAccepted,
         Err(fault) => fault,
     };

@@ -31,7 +31,7 @@ impl Routes {
         Self { routes: config.routes.iter().map(route).collect(), otherwise: config.handler.as_deref().map(Into::into) }
     }
 
-    /// The handler's name; none where nothing matches and the queue has no handler of its own.
+    /// The handler's name, whatever the case of the pipeline's: ARNs bear it in lower case, whatever it was created as; none where nothing matches and the queue has no handler of its own.
     #[must_use]
     pub fn handler(&self, pipeline: &str, arguments: &Value) -> Option<&Arc<str>> {
         let matching = self.routes.iter().find(|route| route.matches(pipeline, arguments));
@@ -60,7 +60,7 @@ fn equal(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// Whether `*` (any text) and `?` (any character) in `glob` make it `text`. At worst the product of both lengths.
+/// Whether `*` (any text) and `?` (any character) in `glob` make it `text`, without regard to case. At worst the product of both lengths.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
     let (mut at, mut read) = (0, 0);
@@ -72,7 +72,7 @@ fn glob_matches(glob: &str, text: &str) -> bool {
                 star = Some((at, read));
                 at += 1;
             }
-            Some(c) if *c == '?' || *c == text[read] => {
+            Some(c) if *c == '?' || c.eq_ignore_ascii_case(&text[read]) => {
                 at += 1;
                 read += 1;
             }
@@ -114,6 +114,7 @@ mod tests {
             ("score", json!({"task": "spark"}), "any-spark"),
             ("score", json!({"task": "Spark"}), "other"),
             ("score", json!("spark"), "other"),
+            ("Train-A", json!({"task": "spark"}), "train"),
         ] {
             assert_eq!(
                 routes().handler(pipeline, &arguments).map(AsRef::as_ref),
@@ -133,6 +134,8 @@ mod tests {
             ("a?c", "ac", false),
             ("*a*b*", "xxaxxbxx", true),
             ("", "a", false),
+            ("Train-*", "train-a", true),
+            ("train-?", "TRAIN-A", true),
         ] {
             assert_eq!(glob_matches(glob, text), matches, "{glob} {text}");
         }

@@ -30,6 +30,7 @@ mod sagemaker;
 mod server;
 mod service;
 mod sqs;
+mod sts;
 pub mod undocumented;
 
 pub use endpoint::Endpoint;

@@ -1,4 +1,4 @@
-//! The AWS JSON protocols: which operation a request names, and the shape in which each service tells an error.
+//! The AWS JSON protocols, and as much of the older one as STS needs: which operation a request names, and the shape in which each service tells an error.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -6,13 +6,17 @@ use hyper::{HeaderMap, Response, StatusCode, header::HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// One of the two services.
+use super::sts;
+
+/// One of the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// AWS JSON 1.0, `X-Amz-Target: AmazonSQS.…`.
     Sqs,
     /// AWS JSON 1.1, `X-Amz-Target: SageMaker.…`.
     SageMaker,
+    /// AWS Query: a form with `Action=…`, answered with XML.
+    Sts,
 }
 
 /// What a request asks for, from its `X-Amz-Target` header.
@@ -37,11 +41,14 @@ pub struct ApiError {
 }
 
 impl Target {
-    /// Reads `X-Amz-Target`.
+    /// Reads `X-Amz-Target`; without it, the body's `Action` if it is one of STS.
     ///
     /// # Errors
     /// A header that is missing, or that names another service, with a message that says what is served here.
-    pub fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
+        if let Some(operation) = sts::operation(headers, body) {
+            return Ok(Self { service: Service::Sts, operation: operation.to_owned() });
+        }
         let text = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).ok_or_else(|| {
             ApiError::new(
                 "MissingAction",
@@ -81,6 +88,7 @@ impl Service {
         match self {
             Self::Sqs => "application/x-amz-json-1.0",
             Self::SageMaker => "application/x-amz-json-1.1",
+            Self::Sts => "text/xml",
         }
     }
 }
@@ -111,6 +119,8 @@ pub fn body(bytes: &[u8]) -> Result<Value, ApiError> {
 /// The HTTP response for an operation's answer.
 pub fn respond(service: Service, request_id: &str, answer: &Result<Value, ApiError>) -> Response<Full<Bytes>> {
     let (status, payload) = match answer {
+        Ok(output) if service == Service::Sts => (200, sts::xml(output, request_id)),
+        Err(error) if service == Service::Sts => (error.status, sts::error(error, request_id)),
         Ok(Value::Null) => (200, String::new()),
         Ok(output) => (200, output.to_string()),
         Err(error) => (error.status, error_body(service, error).to_string()),
@@ -134,7 +144,7 @@ fn error_body(service: Service, error: &ApiError) -> Value {
         (Service::SageMaker, code @ ("ConflictException" | "ResourceNotFound" | "ResourceLimitExceeded")) => {
             json!({"__type": code, "Message": error.message})
         }
-        (Service::SageMaker, code) => json!({"__type": code, "message": error.message}),
+        (Service::SageMaker | Service::Sts, code) => json!({"__type": code, "message": error.message}),
     }
 }
 
@@ -150,10 +160,8 @@ mod tests {
     use super::*;
 
     fn target(text: &'static str) -> Result<Target, ApiError> {
-        Target::read(&HeaderMap::from_iter([(
-            hyper::header::HeaderName::from_static("x-amz-target"),
-            HeaderValue::from_static(text),
-        )]))
+        let name = hyper::header::HeaderName::from_static("x-amz-target");
+        Target::read(&HeaderMap::from_iter([(name, HeaderValue::from_static(text))]), b"{}")
     }
 
     #[test]
@@ -168,7 +176,7 @@ mod tests {
     fn another_service_is_refused_by_name() {
         let error = target("DynamoDB_20120810.PutItem").expect_err("not served");
         assert!(error.message.contains("DynamoDB_20120810.PutItem"), "{error}");
-        assert!(Target::read(&HeaderMap::new()).is_err());
+        assert!(Target::read(&HeaderMap::new(), b"Action=ListQueues").is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::options::Options;
 use super::protocol::{self, ApiError, Service as Dialect, Target};
 use super::sagemaker::{self, SageMaker};
 use super::sqs::{self, Queues, Receive, Waiting};
+use super::sts;
 use super::undocumented::Undocumented;
 
 /// A request that gets no answer: its connection ends, as a fault rule demands.
@@ -32,6 +33,7 @@ pub struct Dropped {
 /// Both services, as one thing that can be called.
 #[derive(Debug)]
 pub struct Service {
+    account: String,
     clock: Clock,
     events: Events,
     state: Mutex<State>,
@@ -59,7 +61,7 @@ impl Service {
             plan: Plan::new(options.faults, seed),
             undocumented: options.undocumented,
         };
-        Self { clock, events: Events::new(), state: Mutex::new(state), stopping }
+        Self { account: options.account, clock, events: Events::new(), state: Mutex::new(state), stopping }
     }
 
     pub fn events(&self) -> &Events {
@@ -102,7 +104,7 @@ impl Service {
     /// # Errors
     /// [`Dropped`] where a fault rule has it that no answer comes.
     pub async fn answer(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response<Full<Bytes>>, Dropped> {
-        let target = match Target::read(headers) {
+        let target = match Target::read(headers, body) {
             Ok(target) => target,
             Err(error) => return Ok(protocol::respond(Dialect::Sqs, &self.request_id(), &Err(error))),
         };
@@ -120,6 +122,9 @@ impl Service {
             return respond(Err(error));
         }
         let answer = match protocol::body(body) {
+            _ if target.service == Dialect::Sts => {
+                self.with(&suffers, |_, call| sts::call(&target.operation, body, &self.account, call))
+            }
             Ok(body) => self.call(&target, body, &suffers).await,
             Err(error) => Err(error),
         };
@@ -145,6 +150,7 @@ impl Service {
         let operation = target.operation.as_str();
         match target.service {
             Dialect::Sqs if operation == "ReceiveMessage" => self.receive(body, suffers).await,
+            Dialect::Sts => Err(ApiError::unknown_operation(operation)),
             Dialect::Sqs => self.with(suffers, |state, call| sqs::api::call(operation, body, state.queues, call)),
             Dialect::SageMaker => self.with(suffers, |state, call| {
                 sagemaker::api::call(operation, &body, state.sagemaker, state.queues, call)

@@ -16,6 +16,10 @@ pub struct Undocumented {
     /// The error's code where a token's step has ended already ("Step … is already in a terminal status"), and where an
     /// execution that has ended is stopped.
     pub already_terminal: AlreadyTerminal,
+    /// The case of a pipeline's name in its ARN and its executions'. Most public captures have it in lower case, a few as it was given.
+    pub pipeline_arns: PipelineArns,
+    /// Whether pipelines are found by a name in another case.
+    pub pipeline_names: PipelineNames,
     /// The error's code for a callback token that was never given out.
     pub unknown_token: UnknownToken,
     /// A `ClientRequestToken` that was seen before, now with other parameters.
@@ -54,6 +58,24 @@ pub enum AlreadyTerminal {
     Conflict,
     /// `ValidationException`.
     Validation,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineArns {
+    #[default]
+    LowerCase,
+    /// As the pipeline was named when it was created.
+    AsNamed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineNames {
+    #[default]
+    IgnoringCase,
+    /// By name; by ARN always without regard to case.
+    Exact,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

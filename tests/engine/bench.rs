@@ -158,6 +158,7 @@ impl Bench {
         let engine = Engine::start(Parts {
             ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, clock.clone(), Arc::new(())),
             queues: vec![QueueParts {
+                elsewhere: BTreeMap::new(),
                 config: self.queue_config.clone(),
                 name: "sagemaker-callbacks".into(),
                 account: "123456789012".into(),

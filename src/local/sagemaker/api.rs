@@ -33,14 +33,14 @@ pub fn call(
     match operation {
         "CreatePipeline" => pipelines::create(body, sagemaker, call),
         "UpdatePipeline" => pipelines::update(body, sagemaker, call),
-        "DescribePipeline" => pipelines::describe(body, sagemaker),
+        "DescribePipeline" => pipelines::describe(body, sagemaker, call),
         "DeletePipeline" => pipelines::delete(body, sagemaker, call),
         "ListPipelines" => pipelines::list(body, sagemaker),
         "StartPipelineExecution" => executions::start(body, sagemaker, queues, call),
         "StopPipelineExecution" => executions::stop(body, sagemaker, queues, call),
         "RetryPipelineExecution" => executions::retry(body, sagemaker, queues, call),
         "DescribePipelineExecution" => executions::describe(body, sagemaker),
-        "ListPipelineExecutions" => executions::list(body, sagemaker),
+        "ListPipelineExecutions" => executions::list(body, sagemaker, call),
         "ListPipelineExecutionSteps" => executions::list_steps(body, sagemaker),
         "SendPipelineExecutionStepSuccess" | "SendPipelineExecutionStepFailure" => {
             answers::send(operation, body, sagemaker, queues, call)

@@ -132,7 +132,8 @@ pub fn start(
         Seen::Same(answer) => return Ok(answer),
         Seen::Other(answer) => return reused(call.undocumented).map_or(Ok(answer), Err),
     }
-    let pipeline = sagemaker.pipelines.get(&start.pipeline_name.unwrap_or_default())?;
+    let pipeline =
+        sagemaker.pipelines.get(&start.pipeline_name.unwrap_or_default(), call.undocumented.pipeline_names)?;
     let given: BTreeMap<String, String> =
         start.pipeline_parameters.into_iter().filter_map(|parameter| parameter.name.zip(parameter.value)).collect();
     let parameters = bind(&pipeline.definition.parameters, &given).map_err(invalid)?;
@@ -254,7 +255,7 @@ pub fn describe(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> 
     })))
 }
 
-pub fn list(body: &Value, sagemaker: &mut SageMaker) -> Result<Value, ApiError> {
+pub fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionAlias"])?;
     let list: List = input(body.clone())?;
     let name = list.pipeline_name.as_ref();
@@ -264,7 +265,7 @@ pub fn list(body: &Value, sagemaker: &mut SageMaker) -> Result<Value, ApiError> 
         .text("pipelineName", name, (1, 2_048), Some(PIPELINE_NAME_OR_ARN))
         .one_of("sortBy", list.sort_by.as_ref(), &["CreationTime", "PipelineExecutionArn"]);
     check_list(&mut constraints, list.max_results, list.sort_order.as_ref(), list.next_token.as_ref())?;
-    let pipeline = &sagemaker.pipelines.get(name.map_or("", String::as_str))?.arn;
+    let pipeline = &sagemaker.pipelines.get(name.map_or("", String::as_str), call.undocumented.pipeline_names)?.arn;
     let mut found: Vec<&Execution> = sagemaker
         .executions
         .of_pipeline(pipeline)

@@ -18,6 +18,7 @@ use crate::local::call::Call;
 use crate::local::clock::Time;
 use crate::local::events::EventKind;
 use crate::local::protocol::{ApiError, input};
+use crate::local::undocumented::{PipelineArns, PipelineNames};
 
 /// The scope of `CreatePipeline`'s client request tokens.
 const SCOPE: &str = "CreatePipeline";
@@ -111,7 +112,11 @@ pub fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     }
     let name = written.pipeline_name.unwrap_or_default();
     let pipelines = &mut sagemaker.pipelines;
-    if pipelines.by_name.contains_key(&name) {
+    let (arns, names) = (call.undocumented.pipeline_arns, call.undocumented.pipeline_names);
+    // Two names that make one ARN cannot both be.
+    let apart = arns == PipelineArns::AsNamed && names == PipelineNames::Exact;
+    let taken = if apart { pipelines.by_name.contains_key(&name) } else { pipelines.alike(&name).is_some() };
+    if taken {
         let message = format!(
             "Pipeline names must be unique within an AWS account and region. Pipeline with name ({name}) already exists."
         );
@@ -124,7 +129,7 @@ pub fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     let text = written
         .pipeline_definition
         .ok_or_else(|| invalid("Either PipelineDefinition or PipelineDefinitionS3Location must be given."))?;
-    let arn = pipelines.arn(&name);
+    let arn = pipelines.arn(&name, arns);
     let pipeline = Pipeline {
         arn: arn.clone(),
         name: name.clone(),
@@ -150,7 +155,8 @@ pub fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     unserved(body, &UNSERVED)?;
     let written: Written = input(body.clone())?;
     written.check(false)?;
-    let pipeline = sagemaker.pipelines.get(&written.pipeline_name.unwrap_or_default())?;
+    let pipeline =
+        sagemaker.pipelines.get(&written.pipeline_name.unwrap_or_default(), call.undocumented.pipeline_names)?;
     if let Some(text) = written.pipeline_definition {
         pipeline.definition = read(&text)?;
         pipeline.text = text;
@@ -167,11 +173,11 @@ pub fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     Ok(json!({"PipelineArn": pipeline.arn, "PipelineVersionId": pipeline.version}))
 }
 
-pub fn describe(body: &Value, sagemaker: &mut SageMaker) -> Result<Value, ApiError> {
+pub fn describe(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionId", "PipelineVersionAlias"])?;
     let named: Named = input(body.clone())?;
     let name = check_name(&named, 2_048, PIPELINE_NAME_OR_ARN)?;
-    let pipeline = sagemaker.pipelines.get(&name)?;
+    let pipeline = sagemaker.pipelines.get(&name, call.undocumented.pipeline_names)?;
     Ok(without_nulls(json!({
         "PipelineArn": pipeline.arn,
         "PipelineName": pipeline.name,
@@ -195,7 +201,8 @@ pub fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
         .text("clientRequestToken", named.client_request_token.as_ref(), REQUEST_TOKEN, None)
         .check()?;
     let name = check_name(&named, 256, PIPELINE_NAME)?;
-    let arn = sagemaker.pipelines.get(&name)?.arn.clone();
+    let pipeline = sagemaker.pipelines.get(&name, call.undocumented.pipeline_names)?;
+    let (arn, name) = (pipeline.arn.clone(), pipeline.name.clone());
     if sagemaker.executions.of_pipeline(&arn).any(|execution| !execution.status.is_terminal()) {
         return Err(conflict(format!("Pipeline '{arn}' has executions that have not ended.")));
     }
