@@ -1,18 +1,19 @@
 //! Whether what a worker needs is there and allowed, asked without changing anything.
 //!
+//! What is sent is such that no service does it: receipt handles that no message has, a message that cannot be one.
+//!
 //! Two permissions cannot be tried harmlessly, and are not: `sqs:ReceiveMessage`, since a message that is received counts as received, and
 //! `sagemaker:SendPipelineExecutionStep*`, since only a token that really waits has a pipeline for a policy to speak of. An execution that
 //! is started for the purpose tries both.
 
-use std::collections::BTreeMap;
+mod attributes;
+
 use std::time::Duration;
 
-use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, QueueAttributeName,
-};
-use serde_json::Value;
+use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry};
 
-use super::calls::{Failed, Limit};
+use self::attributes::{clock, dead_letters, judge, judge_dead_letters, read};
+use super::calls::Limit;
 use super::clients::{Clients, NoEndpoint};
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
@@ -67,16 +68,18 @@ impl Finding {
 }
 
 /// One queue as the configuration has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Subject<'a> {
     pub url: &'a QueueUrl,
     pub region: Option<&'a str>,
     pub role_arn: Option<&'a str>,
+    /// Other accounts whose executions are worked on, and the role of each if it has one.
+    pub accounts: Vec<(&'a str, Option<&'a str>)>,
     pub visibility_timeout: Duration,
 }
 
 /// Looks at one queue and at SageMaker beside it: who we are there, the queue, its dead-letter queue, what is allowed.
-pub async fn examine(clients: &Clients, subject: Subject<'_>) -> Vec<Finding> {
+pub async fn examine(clients: &Clients, subject: &Subject<'_>) -> Vec<Finding> {
     match try_examine(clients, subject).await {
         Ok(findings) => findings,
         Err(no_endpoint) => {
@@ -86,15 +89,41 @@ pub async fn examine(clients: &Clients, subject: Subject<'_>) -> Vec<Finding> {
     }
 }
 
-async fn try_examine(clients: &Clients, subject: Subject<'_>) -> Result<Vec<Finding>, NoEndpoint> {
+async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Finding>, NoEndpoint> {
     let queue = clients.queue(subject.url, subject.region, subject.role_arn).await?;
     let region = subject.region.or_else(|| subject.url.region());
-    let pipelines = clients.pipelines(region, subject.role_arn).await?;
     let mut findings = Vec::new();
     let of_queue = subject.url.account();
-    let account = match identity(clients, region, subject.role_arn).await? {
+    let listed: Vec<&str> =
+        subject.accounts.iter().filter(|(_, role)| role.is_none()).map(|(account, _)| *account).collect();
+    findings.extend(of_account(clients, region, subject.role_arn, of_queue, &listed).await?);
+    for (account, role) in &subject.accounts {
+        if role.is_some() {
+            findings.extend(of_account(clients, region, *role, account, &[]).await?);
+        }
+    }
+    findings.extend(Box::pin(attributes(&queue, subject.visibility_timeout)).await);
+    findings.extend(Box::pin(permissions(&queue)).await);
+    Ok(findings)
+}
+
+/// Who we are with a role or without, and what SageMaker lets us do in the account of `executions`, or of those that are `listed`.
+async fn of_account(
+    clients: &Clients,
+    region: Option<&str>,
+    role_arn: Option<&str>,
+    executions: &str,
+    listed: &[&str],
+) -> Result<Vec<Finding>, NoEndpoint> {
+    let pipelines = clients.pipelines(region, role_arn).await?;
+    let mut findings = Vec::new();
+    let mut partition = partition_of(pipelines.region()).to_owned();
+    let account = match identity(clients, region, role_arn).await? {
         Ok((account, arn)) => {
-            findings.push(whose(&account, &arn, of_queue, pipelines.region()));
+            findings.extend(whose(&account, &arn, executions, listed, pipelines.region()));
+            if let Some(named) = arn.split(':').nth(1).filter(|named| !named.is_empty()) {
+                named.clone_into(&mut partition);
+            }
             Some(account)
         }
         Err(fault) => {
@@ -105,26 +134,45 @@ async fn try_examine(clients: &Clients, subject: Subject<'_>) -> Result<Vec<Find
             None
         }
     };
-    findings.extend(sagemaker(&pipelines, account.as_deref().unwrap_or(of_queue)).await);
-    findings.extend(attributes(&queue, subject.visibility_timeout).await);
-    findings.extend(permissions(&queue).await);
+    findings.extend(sagemaker(&pipelines, &partition, account.as_deref().unwrap_or(executions)).await);
     Ok(findings)
 }
 
-/// The steps of a queue are answered with the credentials that read it.
-fn whose(account: &str, arn: &str, of_queue: &str, region: &str) -> Finding {
-    if account == of_queue {
+/// Of regions whose names tell; who we are tells better.
+fn partition_of(region: &str) -> &'static str {
+    const PREFIXES: [(&str, &str); 7] = [
+        ("cn-", "aws-cn"),
+        ("us-gov-", "aws-us-gov"),
+        ("us-isob-", "aws-iso-b"),
+        ("us-isof-", "aws-iso-f"),
+        ("eu-isoe-", "aws-iso-e"),
+        ("us-iso-", "aws-iso"),
+        ("eusc-", "aws-eusc"),
+    ];
+    PREFIXES.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+}
+
+/// Steps are answered with the credentials that read their queue, unless their account has a role of its own; and SageMaker takes
+/// answers from an execution's own account alone.
+fn whose(account: &str, arn: &str, executions: &str, listed: &[&str], region: &str) -> Vec<Finding> {
+    let other = listed.iter().find(|allowed| **allowed != account).map(|allowed| {
+        let text = format!("executions of the account {allowed} are allowed, and cannot be answered as {arn}");
+        let remedy = "write `accounts` as a table of account = role ARN";
+        Finding::bad(Level::Error, "credentials", text, remedy)
+    });
+    let own = if account == executions || listed.contains(&account) {
         Finding::ok("credentials", format!("{arn}, region {region}"))
     } else {
         Finding::bad(
             Level::Warn,
             "credentials",
             format!(
-                "{arn} belongs to account {account}, the queue to {of_queue}; its steps are answered in account {account}"
+                "{arn} belongs to account {account}, the executions to {executions}; they are answered in account {account}"
             ),
             "set `role_arn` of the queue to a role in the account of its pipelines",
         )
-    }
+    };
+    std::iter::once(own).chain(other).collect()
 }
 
 /// Account and ARN of who we are, which STS tells everybody.
@@ -142,8 +190,8 @@ async fn identity(
 
 async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
     let url = queue.url().as_str();
-    let attributes = match read(queue).await {
-        Ok(attributes) => attributes,
+    let (attributes, ahead) = match read(queue).await {
+        Ok(found) => found,
         Err(failed) if failed.failure.is_not_found() => {
             let remedy = "check the URL, its account and region, and that the endpoint is the one that has it";
             return vec![Finding::bad(Level::Error, url, "there is no such queue", remedy)];
@@ -158,9 +206,10 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
         }
     };
     let mut findings = judge(queue.url(), &attributes, visibility_timeout);
+    findings.extend(ahead.map(clock));
     if let Some(dead) = attributes.get("RedrivePolicy").and_then(|policy| dead_letters(queue.url(), policy)) {
         match read(&queue.beside(dead.clone())).await {
-            Ok(attributes) => findings.push(judge_dead_letters(dead.as_str(), &attributes)),
+            Ok((attributes, _)) => findings.extend(judge_dead_letters(dead.as_str(), &attributes)),
             Err(failed) if failed.failure.is_not_found() => findings.push(Finding::bad(
                 Level::Error,
                 dead.as_str(),
@@ -178,116 +227,6 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
     findings
 }
 
-async fn read(queue: &Sqs) -> Result<BTreeMap<String, String>, Failed> {
-    let (client, calls) = queue.client();
-    let call =
-        client.get_queue_attributes().queue_url(queue.url().as_str()).attribute_names(QueueAttributeName::All).send();
-    let answer = calls.send("GetQueueAttributes", Limit::ANSWER, call).await?;
-    let attributes = answer.attributes.unwrap_or_default();
-    Ok(attributes.into_iter().map(|(name, value)| (name.as_str().to_owned(), value)).collect())
-}
-
-/// What a queue's attributes mean for callback steps.
-fn judge(queue: &QueueUrl, attributes: &BTreeMap<String, String>, visibility_timeout: Duration) -> Vec<Finding> {
-    const DAY: u64 = 86_400;
-    let url = queue.as_str();
-    let number = |name: &str| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
-    let warn = |text: String, remedy: &str| Finding::bad(Level::Warn, url, text, remedy);
-    let mut findings = Vec::new();
-
-    let waiting = number("ApproximateNumberOfMessages").unwrap_or_default();
-    let held = number("ApproximateNumberOfMessagesNotVisible").unwrap_or_default();
-    findings.push(Finding::ok(url, format!("reachable; {waiting} messages wait, {held} are held")));
-
-    if attributes.get("FifoQueue").is_some_and(|fifo| fifo == "true") {
-        findings.push(Finding::bad(
-            Level::Error,
-            url,
-            "a FIFO queue: its messages need a group, which a callback step has no way to give",
-            "use a standard queue",
-        ));
-    }
-    if !queue.name().to_ascii_lowercase().contains("sagemaker") {
-        findings.push(warn(
-            "its name lacks \"sagemaker\"; the managed pipelines policy allows sending to queues with that in their name only".to_owned(),
-            "see that the pipeline's own role may sqs:SendMessage to it",
-        ));
-    }
-    match number("MessageRetentionPeriod") {
-        Some(seconds) if seconds < 4 * DAY => findings.push(warn(
-            format!(
-                "messages are kept for {}; the step of one that is not read in time waits for ever",
-                crate::duration::text(Duration::from_secs(seconds))
-            ),
-            "set its retention to 14 days",
-        )),
-        Some(seconds) => {
-            findings.push(Finding::ok(
-                url,
-                format!("messages are kept for {}", crate::duration::text(Duration::from_secs(seconds))),
-            ));
-        }
-        None => {}
-    }
-    if let Some(delay) = number("DelaySeconds").filter(|delay| *delay > 0) {
-        findings.push(warn(format!("every message is delayed by {delay} s"), "set its delivery delay to 0"));
-    }
-    if let Some(key) = attributes.get("KmsMasterKeyId").filter(|key| !key.is_empty()) {
-        findings.push(Finding::ok(
-            url,
-            format!("encrypted with {key}: this worker needs kms:Decrypt on it, the pipeline's role kms:GenerateDataKey and kms:Decrypt"),
-        ));
-    }
-    findings.push(match attributes.get("RedrivePolicy").and_then(|policy| most_receives(policy)) {
-        None => warn(
-            "no dead-letter queue: a message that cannot be read comes back until its retention ends".to_owned(),
-            "give it a redrive policy with maxReceiveCount 5 or more",
-        ),
-        Some(most @ ..3) => warn(
-            format!("a message goes to the dead-letter queue after {most} receives, which restarts of this worker use up, too"),
-            "set maxReceiveCount to 5 or more",
-        ),
-        Some(most) => Finding::ok(url, format!("a message goes to the dead-letter queue after {most} receives")),
-    });
-    findings.push(Finding::ok(
-        url,
-        format!(
-            "held messages are kept invisible for {} at a time, whatever the queue's own timeout",
-            crate::duration::text(visibility_timeout)
-        ),
-    ));
-    findings
-}
-
-fn judge_dead_letters(url: &str, attributes: &BTreeMap<String, String>) -> Finding {
-    let waiting: u64 =
-        attributes.get("ApproximateNumberOfMessages").and_then(|text| text.parse().ok()).unwrap_or_default();
-    if waiting == 0 {
-        return Finding::ok(url, "the dead-letter queue is empty");
-    }
-    Finding::bad(
-        Level::Warn,
-        url,
-        format!("{waiting} messages are in the dead-letter queue; steps among them may still wait for an answer"),
-        "find out why they are there, then redrive them or stop their executions",
-    )
-}
-
-/// A number, or one in quotes, as older policies have it.
-fn most_receives(policy: &str) -> Option<u64> {
-    let policy: Value = serde_json::from_str(policy).ok()?;
-    let most = policy.get("maxReceiveCount")?;
-    most.as_u64().or_else(|| most.as_str()?.parse().ok())
-}
-
-/// The URL of the dead-letter queue, which lies in the same account and region as its source.
-fn dead_letters(queue: &QueueUrl, policy: &str) -> Option<QueueUrl> {
-    let policy: Value = serde_json::from_str(policy).ok()?;
-    let name = policy.get("deadLetterTargetArn")?.as_str()?.rsplit(':').next()?;
-    let before = queue.as_str().strip_suffix(queue.name())?;
-    format!("{before}{name}").parse().ok()
-}
-
 /// Tries deleting and hiding with a handle that no message has.
 async fn permissions(queue: &Sqs) -> Vec<Finding> {
     const HANDLE: &str = "callbackd-check";
@@ -302,17 +241,20 @@ async fn permissions(queue: &Sqs) -> Vec<Finding> {
         ("sqs:ChangeMessageVisibility", calls.send("ChangeMessageVisibilityBatch", Limit::QUICK, hide).await.err()),
         ("sqs:DeleteMessage", calls.send("DeleteMessageBatch", Limit::QUICK, delete).await.err()),
     ];
-    tried.into_iter().map(|(action, failed)| allowed(url, action, failed.map(Fault::from), Level::Error)).collect()
+    // Two ways in which no message can be: a character, and a delay, that SQS has none of.
+    let send = client.send_message().queue_url(url).message_body("\u{1}").delay_seconds(901).send();
+    let send = calls.send("SendMessage", Limit::QUICK, send).await.err().map(Fault::from);
+    let mut copies = allowed(url, "sqs:SendMessage", send, Level::Error);
+    if copies.level != Level::Ok {
+        copies.text.push_str("; long jobs, and messages that came three times, are replaced by fresh copies");
+    }
+    let tried = tried.into_iter().map(|(action, failed)| allowed(url, action, failed.map(Fault::from), Level::Error));
+    tried.chain([copies]).collect()
 }
 
 /// Asks about an execution that does not exist, under a name that no pipeline has.
-async fn sagemaker(pipelines: &SageMaker, account: &str) -> Vec<Finding> {
+async fn sagemaker(pipelines: &SageMaker, partition: &str, account: &str) -> Vec<Finding> {
     let subject = format!("SageMaker in {}", pipelines.region());
-    let partition = match pipelines.region() {
-        region if region.starts_with("cn-") => "aws-cn",
-        region if region.starts_with("us-gov-") => "aws-us-gov",
-        _ => "aws",
-    };
     let arn = format!(
         "arn:{partition}:sagemaker:{}:{account}:pipeline/callbackd-check/execution/callbackdcheck",
         pipelines.region()
@@ -351,6 +293,8 @@ fn allowed(subject: &str, action: &str, fault: Option<Fault>, denied: Level) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -387,7 +331,7 @@ mod tests {
             (vec![], Level::Warn, "no dead-letter queue"),
             (vec![("RedrivePolicy", "nonsense")], Level::Warn, "no dead-letter queue"),
             (vec![("RedrivePolicy", twice.as_str())], Level::Warn, "after 2 receives"),
-            (vec![redrive, ("MessageRetentionPeriod", "345599")], Level::Warn, "are kept for 3days23h59m59s"),
+            (vec![redrive, ("MessageRetentionPeriod", "1209599")], Level::Warn, "are kept for 13days23h59m59s"),
             (vec![redrive, ("DelaySeconds", "7")], Level::Warn, "delayed by 7 s"),
             (vec![redrive, ("FifoQueue", "true")], Level::Error, "FIFO"),
         ] {
@@ -403,9 +347,39 @@ mod tests {
 
     #[test]
     fn credentials_of_another_account_than_the_queues_are_told() {
-        let level = |of_queue| whose("123456789012", "arn:aws:sts::123456789012:role/r", of_queue, "us-east-1").level;
-        assert_eq!(level("123456789012"), Level::Ok);
-        assert_eq!(level("210987654321"), Level::Warn);
+        let (own, other) = ("123456789012", "210987654321");
+        let levels = |of_queue, listed: &[&str]| -> Vec<Level> {
+            let found = whose(own, "arn:aws:sts::123456789012:role/r", of_queue, listed, "us-east-1");
+            found.into_iter().map(|finding| finding.level).collect()
+        };
+        assert_eq!(levels(own, &[]), [Level::Ok]);
+        assert_eq!(levels(other, &[]), [Level::Warn]);
+        assert_eq!(levels(own, &[other]), [Level::Ok, Level::Error], "nothing could be answered there");
+        assert_eq!(levels(other, &[own]), [Level::Ok], "a queue of one account, pipelines of another");
+    }
+
+    #[test]
+    fn every_partition_has_its_arns() {
+        for (region, wants) in [
+            ("eu-west-1", "aws"),
+            ("cn-north-1", "aws-cn"),
+            ("us-gov-west-1", "aws-us-gov"),
+            ("us-iso-east-1", "aws-iso"),
+            ("us-isob-east-1", "aws-iso-b"),
+            ("eusc-de-east-1", "aws-eusc"),
+        ] {
+            assert_eq!(partition_of(region), wants, "{region}");
+            let arn = format!("arn:{wants}:sagemaker:{region}:123456789012:pipeline/p/execution/e");
+            assert!(arn.parse::<ExecutionArn>().is_ok(), "{arn}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_in_seconds() {
+        assert_eq!((clock(0).level, clock(-30).level), (Level::Ok, Level::Ok));
+        let late = clock(-420);
+        assert!(late.level == Level::Warn && late.text.starts_with("is 420 s behind AWS's"), "{late:?}");
+        assert!(clock(31).text.contains("31 s ahead of"), "{:?}", clock(31));
     }
 
     #[test]
@@ -414,8 +388,13 @@ mod tests {
         let dead = dead.as_str();
         assert_eq!(dead, "https://sqs.us-east-1.amazonaws.com/123456789012/dead");
         let with = |count: &str| BTreeMap::from([("ApproximateNumberOfMessages".to_owned(), count.to_owned())]);
-        assert_eq!(judge_dead_letters(dead, &with("0")).level, Level::Ok);
-        assert_eq!(judge_dead_letters(dead, &with("3")).level, Level::Warn);
+        let levels =
+            |attributes| judge_dead_letters(dead, &attributes).into_iter().map(|one| one.level).collect::<Vec<_>>();
+        assert_eq!(levels(with("0")), [Level::Ok]);
+        assert_eq!(levels(with("3")), [Level::Warn]);
+        let mut short = with("0");
+        short.insert("MessageRetentionPeriod".to_owned(), "345600".to_owned());
+        assert_eq!(levels(short), [Level::Ok, Level::Warn]);
     }
 
     #[test]
@@ -443,8 +422,9 @@ mod tests {
         let server = Server::start(replies).await;
         let clients = Clients::of(server.account()).await;
         let url = URL.parse().expect("a URL");
-        let subject = Subject { url: &url, region: None, role_arn: None, visibility_timeout: Duration::from_mins(2) };
-        let findings = examine(&clients, subject).await;
+        let visibility_timeout = Duration::from_mins(2);
+        let subject = Subject { url: &url, region: None, role_arn: None, accounts: vec![], visibility_timeout };
+        let findings = examine(&clients, &subject).await;
         (findings, server.requests())
     }
 
@@ -457,17 +437,22 @@ mod tests {
     async fn an_account_as_it_should_be_is_examined_without_a_complaint_or_a_trace() {
         let stale = json!({ "Successful": [], "Failed": [{ "Id": "0", "Code": "ReceiptHandleIsInvalid", "SenderFault": true }] });
         let attributes = json!({ "Attributes": { "RedrivePolicy": REDRIVE, "MessageRetentionPeriod": "1209600" } });
+        let now =
+            jiff::fmt::rfc2822::to_string(&jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC)).expect("a date");
+        let now = format!("date: {}\r\n", now.replace("+0000", "GMT"));
         let (findings, requests) = examined([
             sts(),
             error("ResourceNotFound"),
             error("ResourceNotFound"),
-            Reply::Json(200, attributes),
+            Reply::Raw(200, now.leak(), attributes.to_string().leak()),
             Reply::Json(200, json!({ "Attributes": { "ApproximateNumberOfMessages": "0" } })),
             Reply::Json(200, stale.clone()),
             Reply::Json(200, stale),
+            error("InvalidMessageContents"),
         ])
         .await;
         assert_eq!(worst(&findings), []);
+        assert!(findings.iter().any(|finding| finding.text == "is within 1 s of AWS's"), "{findings:?}");
         let asked: Vec<&str> = requests.iter().skip(1).map(Request::target).collect();
         assert_eq!(
             asked,
@@ -478,14 +463,21 @@ mod tests {
                 "GetQueueAttributes",
                 "ChangeMessageVisibilityBatch",
                 "DeleteMessageBatch",
+                "SendMessage",
             ]
+        );
+        let sent = requests[7].json();
+        assert_eq!(
+            (&sent["MessageBody"], &sent["DelaySeconds"]),
+            (&json!("\u{1}"), &json!(901)),
+            "no message can be so"
         );
         assert!(requests[1].json()["PipelineExecutionArn"].as_str().is_some_and(|arn| arn.contains(":123456789012:")));
     }
 
     #[tokio::test]
     async fn what_is_denied_is_told_action_by_action() {
-        let (findings, _) = examined((0..6).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") })).await;
+        let (findings, _) = examined((0..7).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") })).await;
         let remedies: Vec<(Level, &str)> = findings
             .iter()
             .filter_map(|finding| Some((finding.level, finding.remedy.as_deref()?.split_whitespace().nth(1)?)))
@@ -498,6 +490,7 @@ mod tests {
                 (Level::Warn, "sqs:GetQueueAttributes,"),
                 (Level::Error, "sqs:ChangeMessageVisibility"),
                 (Level::Error, "sqs:DeleteMessage"),
+                (Level::Error, "sqs:SendMessage"),
             ]
         );
     }
@@ -509,6 +502,7 @@ mod tests {
             error("UnknownOperation"),
             error("ResourceNotFound"),
             error("ResourceNotFound"),
+            gone(),
             gone(),
             gone(),
             gone(),

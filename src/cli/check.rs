@@ -1,4 +1,6 @@
-//! `callbackd check`: the configuration, and with `--online` all that it leads to.
+//! `callbackd check`: the configuration, what this machine has for it, and with `--online` all that it leads to. Nothing is changed.
+
+mod host;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,12 +12,11 @@ use crate::aws::Clients;
 use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::config::Loaded;
 use crate::daemon;
-use crate::ledger;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Also ask AWS: is every queue there, its dead-letter queue, retention and visibility sane, are the permissions there? And can
-    /// the ledger be written? Nothing is changed.
+    /// Also ask AWS: is every queue there, its dead-letter queue, retention and visibility sane, are the permissions there, is the clock
+    /// right? And let what this machine lacks count as an error. Nothing is changed.
     #[arg(long)]
     online: bool,
 }
@@ -30,38 +31,31 @@ pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCo
         let level = if warning { "warning" } else { "ok" };
         say(plain(&format!("{level:<8} handler {}: {text}", names.join(", "))));
     }
+    let mut failed = false;
+    for finding in host::look(loaded) {
+        // A configuration may be checked on another machine than the one that it is for.
+        let level = if arguments.online { finding.level } else { finding.level.min(Level::Warn) };
+        failed |= level == Level::Error;
+        show(&Finding { level, ..finding });
+    }
     if !arguments.online {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut failed = check_ledger(loaded);
     let clients = Clients::new(loaded.config.aws.clone(), "check", Arc::new(()));
     for queue in &loaded.config.queues {
         let subject = Subject {
             url: &queue.url,
             region: queue.region.as_deref().or_else(|| queue.url.region()),
             role_arn: queue.role_arn.as_deref(),
+            accounts: queue.accounts.iter().collect(),
             visibility_timeout: queue.visibility_timeout,
         };
-        for finding in doctor::examine(&clients, subject).await {
+        for finding in doctor::examine(&clients, &subject).await {
             failed |= finding.level == Level::Error;
             show(&finding);
         }
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Whether the ledger cannot be used.
-fn check_ledger(loaded: &Loaded) -> bool {
-    let path = loaded.config.ledger.path.display();
-    match ledger::open(&loaded.config.ledger, Arc::new(()), &ledger::Progress::default()) {
-        Ok(_) => say(format_args!("ok       the ledger {path} can be written")),
-        Err(error) if error.is_in_use() => say(format_args!("ok       {error}")),
-        Err(error) => {
-            say(format_args!("error    {error}"));
-            return true;
-        }
-    }
-    false
 }
 
 fn show(finding: &Finding) {

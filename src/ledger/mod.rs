@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 pub use config::{Config, Kind};
 pub use form::Outline;
 pub use memory::Memory;
-pub use sqlite::{OpenError, Progress, Sqlite};
+pub use sqlite::{Look, OpenError, Progress, Sqlite};
 pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError};
 
 use crate::clock::{self, Clock};

@@ -67,7 +67,8 @@ pub fn error(error: &ApiError, request_id: &str) -> String {
 fn elements(value: &Value) -> String {
     match value {
         Value::Object(members) => {
-            members.iter().map(|(name, value)| format!("<{name}>{}</{name}>", elements(value))).collect()
+            let members = members.iter().map(|(name, value)| format!("<{name}>{}</{name}>", elements(value)));
+            members.collect::<Vec<_>>().concat()
         }
         Value::String(text) => escaped(text),
         other => other.to_string(),

@@ -31,6 +31,9 @@ pub struct OpenError {
     in_use: bool,
 }
 
+/// How often, and after what time each, a lock that another has is tried.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a call waits for another process's lock. Short: a write that fails is tried again, and all others wait behind it.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -51,11 +54,11 @@ pub(super) fn open_at(path: &Path, place: &Place, progress: &Progress) -> Result
     let locked = if place.network.is_some() {
         None
     } else {
-        let held = |_| {
+        let held = || {
             let who = place::holders(file);
             OpenError::held(path, if who.is_empty() { "another process" } else { &who[0] })
         };
-        Some(Flock::lock(made, FlockArg::LockExclusiveNonblock).map_err(held)?)
+        Some(taken(made).map_err(|_| held())?)
     };
     let lock = FileLock { _beside: beside, _file: locked };
     whole(file)?;
@@ -134,7 +137,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
 
 /// Refuses a file that is shorter than its header says: SQLite would read what is missing as zeros. While there is a log, a
 /// checkpoint may have been cut short, and the log makes up for it.
-fn whole(path: &Path) -> Result<(), OpenError> {
+pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
     let mut header = [0; 32];
     let read = File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
     let (read, length) =
@@ -163,7 +166,7 @@ fn whole(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn wal_is_empty(path: &Path) -> bool {
+pub(super) fn wal_is_empty(path: &Path) -> bool {
     std::fs::metadata(beside_it(path, "-wal")).map_or(true, |wal| wal.len() == 0)
 }
 
@@ -174,7 +177,7 @@ pub(super) fn sizes(path: &Path) -> (u64, u64) {
     (size(&file), size(&beside_it(&file, "-wal")))
 }
 
-fn beside_it(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside_it(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -182,6 +185,18 @@ fn beside_it(path: &Path, suffix: &str) -> PathBuf {
 
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// Whoever looks (`callbackd check`) has a lock for a moment, and whoever ends gives it back soon.
+fn taken(mut file: File) -> Result<Flock<File>, File> {
+    for _ in 0..TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((refused, _)) => file = refused,
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(file)
 }
 
 /// Takes the real file for this process, under whatever name it was asked for.
@@ -193,14 +208,14 @@ fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
             OpenError::new(path, problem)
         },
     )?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    match taken(file) {
         Ok(mut file) => {
             // For people who wonder; the lock itself is the kernel's.
             let _ =
                 file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
             Ok(file)
         }
-        Err((mut file, _)) => {
+        Err(mut file) => {
             let mut holder = String::new();
             let _ = file.read_to_string(&mut holder);
             Err(OpenError::held(path, &format!("process {}", holder.trim())))
@@ -209,7 +224,7 @@ fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
 }
 
 /// Refuses what is not a whole ledger of a schema that we know.
-fn recognise(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let known = || -> rusqlite::Result<(i32, i32, i64)> {
         let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -317,7 +332,7 @@ fn remedy(error: &std::io::Error) -> &'static str {
 }
 
 /// A path as a file: URI of SQLite's.
-fn uri(path: &Path) -> String {
+pub(super) fn uri(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let escape = |byte: &u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => char::from(*byte).to_string(),

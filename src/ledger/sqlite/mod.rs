@@ -6,6 +6,7 @@
 mod file;
 mod inbox;
 mod known;
+mod look;
 mod old;
 mod place;
 mod rows;
@@ -24,6 +25,7 @@ use self::file::FileLock;
 pub use self::file::{OpenError, Progress};
 use self::inbox::Inbox;
 use self::known::Known;
+pub use self::look::Look;
 use self::place::Place;
 use self::thread::{Ended, Thread};
 use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
@@ -99,6 +101,14 @@ impl Sqlite {
 
     fn reader(&self) -> &Thread {
         self.reader.as_ref().unwrap_or(&self.writer)
+    }
+
+    /// What a daemon of this user would find at `path`. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it could not use it.
+    pub fn look(path: &Path) -> Result<Look, OpenError> {
+        Look::at(path)
     }
 
     /// The bytes of a ledger's file and of its log.

@@ -79,7 +79,7 @@ mod tests {
 
     fn pipelines() -> Pipelines {
         let mut pipelines = Pipelines::new("us-east-1", "123456789012");
-        let definition = r#"{"Version": "2020-12-01", "Steps": []}"#;
+        let definition = r#"{"Version": "2020-12-01", "Steps": [{"Name": "s", "Type": "Callback", "SqsQueueUrl": "http://h/123456789012/q"}]}"#;
         let pipeline = Pipeline {
             arn: pipelines.arn("AbalonePipeline", PipelineArns::LowerCase),
             name: "AbalonePipeline".to_owned(),

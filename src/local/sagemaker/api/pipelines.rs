@@ -115,8 +115,8 @@ pub fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     let (arns, names) = (call.undocumented.pipeline_arns, call.undocumented.pipeline_names);
     // Two names that make one ARN cannot both be.
     let apart = arns == PipelineArns::AsNamed && names == PipelineNames::Exact;
-    let taken = if apart { pipelines.by_name.contains_key(&name) } else { pipelines.alike(&name).is_some() };
-    if taken {
+    let is_there = if apart { pipelines.by_name.contains_key(&name) } else { pipelines.alike(&name).is_some() };
+    if is_there {
         let message = format!(
             "Pipeline names must be unique within an AWS account and region. Pipeline with name ({name}) already exists."
         );

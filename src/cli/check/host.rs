@@ -1,0 +1,135 @@
+//! What this machine has for the configuration: the ledger's place, the temporary directory, descriptors, the address.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::{AccessFlags, access};
+use tokio::net::TcpSocket;
+
+use crate::aws::doctor::{Finding, Level};
+use crate::config::Loaded;
+use crate::ledger::{Kind, Sqlite};
+use crate::observe::listen::Listen;
+
+/// Descriptors of a running program: its three pipes, its process, its files.
+const OF_A_RUN: u64 = 8;
+/// Those of everything else: connections to AWS, the ledger, the log, the status server.
+const OF_THE_REST: u64 = 256;
+
+/// Looks at all of it and changes nothing.
+pub(super) fn look(loaded: &Loaded) -> Vec<Finding> {
+    let (ledger, runs) = ledger(loaded);
+    let address = match loaded.config.http.listen {
+        Listen::Off => None,
+        Listen::On(address) => Some(listen(address, runs)),
+    };
+    let temporary = directory("the temporary directory", &std::env::temp_dir(), "set TMPDIR to a directory that is");
+    ledger.into_iter().chain([temporary, descriptors(loaded)]).chain(address).collect()
+}
+
+fn finding(level: Level, subject: impl Into<String>, text: impl Into<String>, remedy: Option<&str>) -> Finding {
+    Finding { level, subject: subject.into(), text: text.into(), remedy: remedy.map(str::to_owned) }
+}
+
+/// What there is to say of the ledger, and whether a worker runs on it.
+fn ledger(loaded: &Loaded) -> (Vec<Finding>, bool) {
+    let config = &loaded.config.ledger;
+    if config.kind != Kind::Sqlite {
+        let remedy = "use it for trials alone";
+        return (vec![finding(Level::Warn, "the ledger", "is forgotten with the process", Some(remedy))], false);
+    }
+    let subject = format!("the ledger {}", config.path.display());
+    match Sqlite::look(&config.path) {
+        Ok(look) => {
+            let mut findings = vec![finding(Level::Ok, subject.clone(), look.text, None)];
+            findings.extend(look.doubts.into_iter().map(|doubt| finding(Level::Warn, subject.clone(), doubt, None)));
+            (findings, look.in_use)
+        }
+        Err(error) => {
+            let text = error.to_string();
+            // It begins with the same words.
+            let text = text.strip_prefix(&format!("{subject}: ")).unwrap_or(&text).to_owned();
+            (vec![finding(Level::Error, subject, text, None)], false)
+        }
+    }
+}
+
+fn directory(name: &str, path: &Path, remedy: &str) -> Finding {
+    let subject = format!("{name} {}", path.display());
+    let usable = path.is_dir() && access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok();
+    if usable {
+        finding(Level::Ok, subject, "can be written", None)
+    } else {
+        finding(Level::Error, subject, "is not there or cannot be written by this user", Some(remedy))
+    }
+}
+
+fn descriptors(loaded: &Loaded) -> Finding {
+    let subject = "open files";
+    let at_once: usize = loaded.config.queues.iter().map(|queue| queue.concurrency).sum();
+    let needed = u64::try_from(at_once).unwrap_or(u64::MAX).saturating_mul(OF_A_RUN).saturating_add(OF_THE_REST);
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < needed => {
+            let text = format!(
+                "{at_once} steps at once need about {needed}; the limit of this process is {soft}, and {hard} at most"
+            );
+            finding(
+                Level::Warn,
+                subject,
+                text,
+                Some("raise it (LimitNOFILE=, ulimit -n, ulimits), or lower concurrency"),
+            )
+        }
+        Ok((soft, _)) => finding(Level::Ok, subject, format!("{soft} are enough for {at_once} steps at once"), None),
+        Err(error) => finding(Level::Warn, subject, format!("the limit is not known: {}", error.desc()), None),
+    }
+}
+
+/// Binds the address without listening on it, as a daemon that starts meanwhile may all the same.
+fn listen(address: SocketAddr, runs: bool) -> Finding {
+    let subject = format!("http.listen {address}");
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)
+    };
+    match bound() {
+        Ok(()) => finding(Level::Ok, subject, "is free", None),
+        Err(_) if runs => finding(Level::Ok, subject, "is taken, while a worker runs on this ledger", None),
+        Err(error) => finding(
+            Level::Error,
+            subject,
+            format!("cannot be listened on: {error}"),
+            Some("end who has it, or set http.listen"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_told_unless_a_worker_runs() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = other.local_addr().expect("an address");
+        assert_eq!(listen(address, false).level, Level::Error);
+        assert_eq!(listen(address, true).level, Level::Ok);
+        drop(other);
+        assert_eq!(listen(address, false).level, Level::Ok);
+        assert!(std::net::TcpListener::bind(address).is_ok(), "nothing of it is left");
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_or_no_directory_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("made");
+        for (path, level) in
+            [(folder.path(), Level::Ok), (&folder.path().join("no"), Level::Error), (&file, Level::Error)]
+        {
+            assert_eq!(directory("x", path, "y").level, level, "{}", path.display());
+        }
+    }
+}
