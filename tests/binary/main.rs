@@ -24,6 +24,7 @@ mod scene;
 mod answers;
 #[cfg(debug_assertions)]
 mod boundaries;
+mod circumstances;
 mod crashes;
 #[cfg(feature = "local")]
 mod crowds;

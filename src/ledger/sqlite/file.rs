@@ -105,7 +105,8 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
         let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
         return Err(OpenError::new(path, problem));
     }
-    let place = Place::find(path)?;
+    // Whoever only reads may read a file that no daemon takes: a copy, a backup.
+    let network = Place::find(path).ok().and_then(|place| place.network);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let opened = |uri: String| {
         let connection = Connection::open_with_flags(uri, flags)?;
@@ -121,7 +122,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
                 if wal_is_empty(path) { opened(format!("file:{name}?immutable=1")) } else { Err(error) }
             },
         )
-        .map_err(|error| match place.network {
+        .map_err(|error| match network {
             Some(kind) if is_busy(&error) => {
                 let problem = format!(
                     "it lies on {kind}, where its worker has it for itself: ask that worker's /steps over HTTP"
