@@ -83,6 +83,8 @@ const OWNERS: &[&str] = &[
     "src/ledger/sqlite/thread.rs",
     // The one that lists what the file holds, joined before that is closed.
     "src/ledger/sqlite/known.rs",
+    // The thread that waits for news of programs' files.
+    "src/builtin/exec/watch.rs",
     // The thread that writes the log, and may stand in a write for ever.
     "src/observe/writer.rs",
 ];
@@ -111,9 +113,9 @@ const ORDERS: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "accounts", "config", "route", "phase", "claim", "said", "budget", "gates", "messages", "watch", "polls",
-            "inbox", "moments", "orphans", "lane", "shared", "ask", "report", "running", "driver", "dispatch",
-            "delivery", "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
+            "accounts", "config", "route", "phase", "claim", "said", "impaired", "budget", "gates", "messages",
+            "watch", "polls", "inbox", "moments", "orphans", "lane", "shared", "ask", "report", "running", "driver",
+            "dispatch", "delivery", "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
         ],
     ),
     (

@@ -6,6 +6,7 @@ use super::Failure;
 use crate::config::Loaded;
 use crate::daemon::Daemon;
 use crate::observe;
+use crate::process::limits::raise_open_files;
 use crate::process::secrecy;
 use crate::process::signals::Signals;
 
@@ -15,6 +16,7 @@ pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }
+    raise_open_files(loaded.config.queues.iter().map(|queue| queue.concurrency).sum());
     let mut signals =
         Signals::listen().map_err(|error| Failure::Runtime(format!("signals cannot be caught: {error}")))?;
     let stop = async || {

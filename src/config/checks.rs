@@ -74,6 +74,9 @@ fn check_worker(config: &Config, judge: &mut Judge<'_>) {
     {
         judge.wrong("worker.id", "1 to 64 letters, digits, hyphens, dots and underscores are allowed");
     }
+    if config.worker.work_dir.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
+        judge.wrong("worker.work_dir", "is empty; name a directory, or leave it out for one beside the ledger");
+    }
     if config.ledger.kind == Kind::Dynamodb {
         judge.wrong("ledger.type", "\"dynamodb\" comes with a later version; this one has \"sqlite\" and \"memory\"");
     }

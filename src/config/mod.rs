@@ -96,6 +96,20 @@ impl Loaded {
 }
 
 impl Config {
+    /// Where programs have their files while they run: absolute, as programs may run elsewhere than the daemon.
+    #[must_use]
+    pub fn work_dir(&self) -> PathBuf {
+        let directory = match &self.worker.work_dir {
+            Some(directory) => directory.clone(),
+            // What it keeps for the next life would be of no use to it.
+            None if self.ledger.kind == ledger::Kind::Memory => {
+                std::env::temp_dir().join(format!("callbackd-{}", std::process::id()))
+            }
+            None => self.ledger.path.parent().unwrap_or(Path::new("")).join("work"),
+        };
+        std::path::absolute(&directory).unwrap_or(directory)
+    }
+
     /// The configuration as TOML, every key with its value; what may be a secret is hidden.
     #[must_use]
     pub fn to_toml(&self) -> String {

@@ -92,7 +92,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "#,
     );
     let wants = [
-        "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id or drain_timeout",
+        "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id, drain_timeout, work_dir",
         "log.format: unknown variant the value, expected one of `auto`",
         "queues[0].visibility_timeout: invalid type: the integer, expected a duration with its unit",
         "queues[2].url: is missing",
@@ -385,6 +385,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     #[cfg(feature = "aws")]
     expected.aws.clone_from(&documented.aws);
     expected.worker.id = documented.worker.id.clone();
+    expected.worker.work_dir = documented.worker.work_dir.clone();
     expected.queues[0].url.clone_from(&documented.queues[0].url);
     expected.queues[0].handler.clone_from(&documented.queues[0].handler);
     let (mut handler, name) =

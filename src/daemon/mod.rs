@@ -135,6 +135,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         clock,
         drain_timeout: loaded.config.worker.drain_timeout,
         retention: loaded.config.ledger.retention,
+        work_dir: loaded.config.work_dir(),
     });
     let monitor = status.watch(engine.monitor());
     tasks.extend(file.map(|file| tokio::spawn(opening::measure(file, metrics, monitored.clone()))));

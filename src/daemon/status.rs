@@ -49,6 +49,7 @@ impl Observer for Counting {
             Observation::LedgerCommit { took } => metrics.ledger_committed(took),
             Observation::LedgerFailing(failing) => metrics.set_ledger_failing(failing),
             Observation::StopWatchInterval(interval) => metrics.set_stop_watch_interval(interval),
+            Observation::Impaired { what, impaired } => metrics.set_impaired(what, impaired),
             Observation::ClockSet => metrics.clock_set(),
         }
     }
@@ -94,6 +95,8 @@ impl Source for Status {
             .filter(|queue| queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY) && queue.running < queue.concurrency)
             .map(|queue| queue.name.as_str())
             .collect();
+        let impaired: Vec<String> =
+            monitor.impaired().into_iter().map(|it| format!("{}: {}: {}", it.handler, it.what, it.error)).collect();
         let told = |ok: bool, well: &str, ill: String| if ok { well.to_owned() } else { ill };
         vec![
             Check {
@@ -109,6 +112,11 @@ impl Source for Status {
                     "all are polled",
                     format!("not polled lately: {}; see the log", silent.join(", ")),
                 ),
+            },
+            Check {
+                name: "host",
+                ok: impaired.is_empty(),
+                detail: told(impaired.is_empty(), "lets the handlers work", impaired.join("; ")),
             },
             Check { name: "running", ok: !draining, detail: told(!draining, "takes new steps", "draining".to_owned()) },
         ]

@@ -1,5 +1,6 @@
 //! What can be set for the worker, a queue and a handler.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -20,6 +21,8 @@ pub struct WorkerConfig {
     #[serde(with = "crate::duration")]
     #[schemars(with = "String")]
     pub drain_timeout: Duration,
+    /// Where programs have their files while they run, on a disk that outlives the process; by default `work` beside the ledger.
+    pub work_dir: Option<PathBuf>,
 }
 
 /// One `[[queues]]`.
@@ -133,7 +136,7 @@ pub struct HandlerConfig {
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { id: None, drain_timeout: Duration::from_secs(100) }
+        Self { id: None, drain_timeout: Duration::from_secs(100), work_dir: None }
     }
 }
 

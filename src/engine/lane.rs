@@ -126,6 +126,11 @@ impl Lane {
         self.owed.remove(token);
     }
 
+    /// The handlers that its steps may go to.
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
+        self.config.handler.iter().chain(self.config.routes.iter().map(|route| &route.handler)).map(String::as_str)
+    }
+
     /// Whether its pipelines are asked about with the credentials of this account.
     pub(crate) fn is_of_account(&self, account: &str) -> bool {
         self.account == account || self.elsewhere.contains_key(account)

@@ -1,6 +1,6 @@
 //! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes, drains.
 //!
-//! The files, in the order of use, each knowing only those before it: `config route phase claim said budget gates messages watch polls
+//! The files, in the order of use, each knowing only those before it: `config route phase claim said impaired budget gates messages watch polls
 //! inbox moments orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
 //! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to the drivers.
 
@@ -17,6 +17,7 @@ mod drain;
 mod driver;
 mod due;
 mod gates;
+mod impaired;
 mod inbox;
 mod lane;
 mod looks;
@@ -37,6 +38,7 @@ mod sweep;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -47,6 +49,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use impaired::Impairment;
 pub use inbox::Face;
 pub use lane::{HandlerParts, QueueParts};
 pub use monitor::{Monitor, QueueStatus};
@@ -74,6 +77,8 @@ pub struct Parts {
     pub drain_timeout: Duration,
     /// How long settled records are kept.
     pub retention: Duration,
+    /// Where handlers keep files of runs.
+    pub work_dir: PathBuf,
 }
 
 /// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. Dropped, it takes no more work and
@@ -119,17 +124,20 @@ impl Engine {
     pub fn start(parts: Parts) -> Self {
         let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
+        let impaired = impaired::Impaired::new(parts.observer.clone());
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
             handlers: parts.handlers.into_iter().map(|(name, parts)| (name, Arc::new(parts))).collect(),
             lanes: parts.queues.into_iter().enumerate().map(lane).collect(),
             observer: parts.observer,
+            work_dir: parts.work_dir.into(),
             steps: inbox::Steps::default(),
             watch: watch::Watch::new(watches),
             orphans: orphans::Orphans::default(),
             unseen: AtomicBool::new(true),
             said: said::Said::default(),
+            impaired,
             bodies: Budget::new(BODIES),
             phases: phase::Phases::default(),
             waking: Arc::new(Semaphore::new(WAKING)),

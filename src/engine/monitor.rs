@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::impaired::Impairment;
 use super::inbox::Face;
 use super::shared::Shared;
 use crate::ledger::{Filter, LedgerError, Page};
@@ -132,6 +133,12 @@ impl Monitor {
     #[must_use]
     pub fn ledger_is_failing(&self) -> bool {
         self.0.ledger.is_failing()
+    }
+
+    /// The handlers that this machine keeps from working, and how.
+    #[must_use]
+    pub fn impaired(&self) -> Vec<Impairment> {
+        self.0.impaired.list()
     }
 
     #[must_use]

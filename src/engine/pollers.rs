@@ -92,6 +92,10 @@ impl Pollers<'_> {
             self.shared.ledger.probe().await;
         }
         self.shared.bodies.room().await;
+        if self.shared.impaired.may_poll(self.lane.handlers()).await {
+            // One step shows whether it is over.
+            return self.lane.slots.reserve(1).await;
+        }
         let patience = if self.busy { GATHER } else { Duration::ZERO };
         self.lane.slots.reserve_up_to(BATCH, patience).await
     }

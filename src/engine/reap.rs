@@ -43,6 +43,7 @@ async fn end(shared: &Shared, record: &Record) {
         attempt: record.attempt.max(1),
         stop_grace: parts.config.stop_grace,
         checkpoint: record.checkpoint.as_deref().cloned(),
+        work_dir: shared.work_dir.clone(),
     };
     tracing::info!(token = %record.token, "a step was running when this worker last died; what it left behind is ended");
     parts.handler.reap(Context::new(task, stop, Arc::new(Nowhere))).await;

@@ -8,14 +8,18 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::inbox::Seat;
+use super::shared::Shared;
 use crate::handler::{CheckpointError, Completion, Context, DynHandler, HandlerResult, Keeper, Progress, Task};
 use crate::lifecycle::{End, Event};
 use crate::step::StopReason;
+
+/// How soon a cleanup is tried again that the machine hindered.
+const CLEANUP_AGAIN: Duration = Duration::from_secs(1);
 
 /// A handler's run or cleanup under way.
 pub(crate) struct Call {
@@ -50,12 +54,26 @@ impl Call {
         limit: Duration,
     ) -> Self {
         let (stop, stopping) = watch::channel(Some(reason));
-        let cleanup = handler.cleanup(Context::new(task, stopping, keeper));
+        let (handler, cx) = (handler.clone(), Context::new(task, stopping, keeper));
         let call = async move {
-            Event::Cleaned(match timeout(limit, cleanup).await {
+            let mut hindrance = None;
+            let cleaning = async {
+                loop {
+                    let Err(error) = handler.cleanup(cx.clone()).await else { return Ok(()) };
+                    let Some(what) = error.host_trouble() else { return Err(error) };
+                    // What is left elsewhere must not stay because this machine was in the way for a moment.
+                    cx.hindered_by(what, error.message());
+                    hindrance = Some(error.message().to_owned());
+                    sleep(CLEANUP_AGAIN).await;
+                }
+            };
+            Event::Cleaned(match timeout(limit, cleaning).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.message().to_owned()),
-                Err(_) => Err(format!("it took longer than {}", crate::duration::text(limit))),
+                Err(_) => {
+                    let why = hindrance.map(|error| format!(": {error}")).unwrap_or_default();
+                    Err(format!("it took longer than {}{why}", crate::duration::text(limit)))
+                }
             })
         };
         Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: true }
@@ -86,7 +104,14 @@ fn end_of(result: HandlerResult) -> End {
         Ok(Completion::Again(after)) => End::Again(after),
         Ok(Completion::Deferred) => End::Deferred,
         Err(error) if error.is_permanent() => End::Failure(error.message().to_owned()),
-        Err(error) => End::Retry { after: error.delay(), error: error.message().to_owned() },
+        Err(error) => {
+            let (after, error, what) = (error.delay(), error.message().to_owned(), error.host_trouble());
+            match what {
+                // How long, the engine knows: it is the same for all runs of the handler.
+                Some(what) => End::Hindered { what, after: Duration::ZERO, error },
+                None => End::Retry { after, error },
+            }
+        }
     }
 }
 
@@ -110,17 +135,29 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// The way from a handler's context to its step's driver.
-pub(crate) struct ToDriver(pub(crate) Arc<Seat>);
+pub(crate) struct ToDriver {
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) shared: Arc<Shared>,
+    /// The handler's name.
+    pub(crate) handler: String,
+}
 
 impl Keeper for ToDriver {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
             let gone = |_| CheckpointError("the step is not run here any more".to_owned());
-            self.0.save(checkpoint).await.map_err(gone)?
+            self.seat.save(checkpoint).await.map_err(gone)?
         })
     }
 
     fn progress(&self, progress: Progress) {
-        self.0.show(|face| face.progress = Some(progress));
+        self.seat.show(|face| face.progress = Some(progress));
+    }
+
+    fn hindered(&self, by: Option<(&'static str, &str)>) {
+        match by {
+            Some((what, error)) => drop(self.shared.impaired.strike(&self.handler, what, error)),
+            None => self.shared.impaired.works(&self.handler),
+        }
     }
 }

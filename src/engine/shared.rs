@@ -1,6 +1,7 @@
 //! What all tasks of the engine share.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::config::HandlerConfig;
+use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
 use super::orphans::Orphans;
@@ -32,12 +34,16 @@ pub(crate) struct Shared {
     pub(crate) handlers: BTreeMap<String, Arc<HandlerParts>>,
     pub(crate) lanes: Vec<Arc<Lane>>,
     pub(crate) observer: Arc<dyn Observer>,
+    /// Where handlers keep files of runs.
+    pub(crate) work_dir: Arc<Path>,
     pub(crate) steps: Steps,
     pub(crate) watch: Watch,
     pub(crate) orphans: Orphans,
     /// The ledger is to be looked through as a whole.
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
+    /// The handlers that this machine keeps from working.
+    pub(crate) impaired: Impaired,
     pub(crate) bodies: Budget,
     pub(crate) phases: Phases,
     /// Leave to read the record of a step that is due.
@@ -79,6 +85,7 @@ impl Shared {
         let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
         let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
         Policy {
+            alone: lane.config.exclusive && !self.ledger.is_shared(),
             max_attempts: handler.map_or(1, |config| config.max_attempts),
             retry: Backoff::new(or(|config| config.retry_delay), or(|config| config.retry_delay_max)),
             time_limit: or(|config| config.time_limit),

@@ -1,5 +1,6 @@
 //! What a handler knows of its step and can ask for.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Task {
     pub stop_grace: Duration,
     /// What an earlier attempt saved.
     pub checkpoint: Option<Value>,
+    /// Where the handler may keep files of the run.
+    pub work_dir: Arc<Path>,
 }
 
 /// Where checkpoints and progress go.
@@ -38,6 +41,11 @@ pub trait Keeper: Send + Sync {
     /// Durable when it returns.
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>>;
     fn progress(&self, progress: Progress);
+
+    /// The machine keeps the run from going on, or does so no more.
+    fn hindered(&self, by: Option<(&'static str, &str)>) {
+        let _ = by;
+    }
 }
 
 /// A checkpoint was not saved: the ledger failed, or the step is not this worker's any more.
@@ -101,6 +109,12 @@ impl Context {
         self.task.stop_grace
     }
 
+    /// The worker's own folder for files of runs; it outlives the process. It need not be there yet.
+    #[must_use]
+    pub fn work_dir(&self) -> &Path {
+        &self.task.work_dir
+    }
+
     /// Resolves when the run must end, with the reason; never otherwise.
     pub async fn stopping(&self) -> StopReason {
         let mut stop = self.stop.clone();
@@ -139,6 +153,17 @@ impl Context {
         Ok(())
     }
 
+    /// Tells operators that the machine keeps the run from going on, which goes on to try: as [`HandlerError::host`], but for a run that
+    /// has work behind it.
+    pub fn hindered_by(&self, what: &'static str, error: &str) {
+        self.keeper.hindered(Some((what, error)));
+    }
+
+    /// The run is under way, so that whatever kept its handler from working is over.
+    pub fn is_under_way(&self) {
+        self.keeper.hindered(None);
+    }
+
     /// Tells operators how far the run is; `fraction` from 0.0 to 1.0. Kept in memory only.
     pub fn progress(&self, fraction: impl Into<Option<f64>>, text: impl Into<String>) {
         let fraction = fraction.into().filter(|f: &f64| f.is_finite()).map(|f| f.clamp(0.0, 1.0));
@@ -165,8 +190,14 @@ mod tests {
             .expect("message")
             .step()
             .clone();
-        let task =
-            Task { step, queue_url: "q".into(), attempt: 1, stop_grace: Duration::ZERO, checkpoint: Some(7.into()) };
+        let task = Task {
+            step,
+            queue_url: "q".into(),
+            attempt: 1,
+            stop_grace: Duration::ZERO,
+            checkpoint: Some(7.into()),
+            work_dir: Path::new("work").into(),
+        };
         Context::new(task, signal, Arc::new(Nowhere))
     }
 

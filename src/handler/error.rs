@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::host::trouble_in;
+
 /// An error of a handler. It carries the decision: try again later, or fail the step.
 ///
 /// Every [`std::error::Error`] becomes one that is tried again, so that `?` works on anything.
@@ -18,6 +20,8 @@ enum Retry {
     Later,
     After(Duration),
     Never,
+    /// Once the machine is well again.
+    Host(&'static str),
 }
 
 impl HandlerError {
@@ -36,6 +40,25 @@ impl HandlerError {
         Self { message: message.to_string(), retry: Retry::After(delay) }
     }
 
+    /// The machine is in the way, not the step: no space, no descriptors, a program that is not there. It counts as no attempt. The step
+    /// waits, its handler's queues are hardly polled, `/readyz` and `callbackd_impaired{what}` say so, until a run of the handler gets
+    /// under way. The time limit runs on.
+    ///
+    /// `?` makes one of these of a [`CheckpointError`](super::CheckpointError), and of an [`io::Error`](std::io::Error) that says that
+    /// space, descriptors or memory have run out.
+    pub fn host(what: &'static str, message: impl fmt::Display) -> Self {
+        Self { message: message.to_string(), retry: Retry::Host(what) }
+    }
+
+    /// What ails the machine, if that is the error.
+    #[must_use]
+    pub fn host_trouble(&self) -> Option<&'static str> {
+        match self.retry {
+            Retry::Host(what) => Some(what),
+            Retry::Later | Retry::After(_) | Retry::Never => None,
+        }
+    }
+
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.retry == Retry::Never
@@ -46,7 +69,7 @@ impl HandlerError {
     pub fn delay(&self) -> Option<Duration> {
         match self.retry {
             Retry::After(delay) => Some(delay),
-            Retry::Later | Retry::Never => None,
+            Retry::Later | Retry::Never | Retry::Host(_) => None,
         }
     }
 
@@ -72,6 +95,33 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        Self::retry(message)
+        match trouble_in(&error) {
+            Some(what) => Self::host(what, message),
+            None => Self::retry(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::handler::CheckpointError;
+
+    #[test]
+    fn what_the_machine_has_run_out_of_is_no_attempt_and_all_else_is() {
+        let of = |errno: Errno| HandlerError::from(io::Error::from(errno));
+        assert_eq!(of(Errno::ENOSPC).host_trouble(), Some("space"));
+        assert_eq!(of(Errno::EMFILE).host_trouble(), Some("descriptors"));
+        assert_eq!(of(Errno::ENOMEM).host_trouble(), Some("memory"));
+        assert_eq!(HandlerError::from(CheckpointError("locked".into())).host_trouble(), Some("ledger"));
+        // Of a socket it says that there is nothing to read, of a file of the handler's own that this file is bad.
+        for errno in [Errno::EAGAIN, Errno::EIO, Errno::ENOENT, Errno::ECONNREFUSED] {
+            let error = of(errno);
+            assert!(error.host_trouble().is_none() && !error.is_permanent(), "{errno}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod context;
 mod error;
+mod host;
 mod registry;
 
 use std::future::Future;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 pub use context::{CheckpointError, Context, Keeper, Progress, Task};
 pub use error::HandlerError;
+pub use host::host_trouble;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
 use crate::outcome::Outputs;
@@ -74,6 +76,7 @@ impl Remark {
 ///
 /// # Errors
 /// Any error, through `?`, means *try again later*, `max_attempts` times in all. [`HandlerError::permanent`] fails the step.
+/// [`HandlerError::host`] says that the machine is in the way, and counts as no attempt.
 pub trait Handler: Send + Sync + 'static {
     /// The step's arguments. Where they do not decode, the step fails and says what is wrong with them.
     type Args: DeserializeOwned + Send;

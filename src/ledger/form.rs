@@ -127,6 +127,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         lease_end,
         attempt: _,
         resume: _,
+        hindered: _,
         not_before,
         deadline,
         checkpoint: _,

@@ -32,10 +32,24 @@ impl Decision<'_> {
                 let record = Record { status: Status::Deferred, deadline: Some(until), ..released(record.clone()) };
                 self.deferred(record)
             }
+            End::Hindered { after, error, .. } => self.hindered(*after, error),
             End::Aborted => {
                 let error = "the run was aborted".to_owned();
                 self.run_ended(&End::Retry { after: None, error })
             }
+        }
+    }
+
+    /// The attempt goes on once the machine lets it. A step that has nothing in this ledger yet is given back where another worker may
+    /// have better luck.
+    fn hindered(&self, wait: Duration, error: &str) -> Transition {
+        let not_before = Some(later(self.view.now, wait));
+        let last_error = Some(error.to_owned());
+        let record = Record { resume: true, hindered: true, last_error, not_before, ..self.record.clone() };
+        if self.view.policy.alone || record.checkpoint.is_some() || record.attempt > 1 {
+            self.wait(record, wait)
+        } else {
+            self.give_back(record)
         }
     }
 
@@ -87,7 +101,9 @@ impl Decision<'_> {
         }
         if reason == StopReason::TimeLimit {
             let limit = crate::duration::text(self.view.policy.time_limit);
-            return self.fail(&format!("the time limit of {limit} was reached{but}"));
+            let hindrance = record.last_error.as_ref().filter(|_| record.hindered);
+            let why = hindrance.map(|error| format!(" before it could be started: {error}")).unwrap_or_default();
+            return self.fail(&format!("the time limit of {limit} was reached{why}{but}"));
         }
         if record.stop_requested.is_some_and(|stop| stop.closed) {
             return self.settle(Ending::SettledElsewhere);

@@ -116,6 +116,13 @@ pub enum End {
     },
     Again(Duration),
     Deferred,
+    /// The machine kept it from its work: no fault of the step.
+    Hindered {
+        what: &'static str,
+        /// How long the handler is left alone now.
+        after: Duration,
+        error: String,
+    },
     /// It was dropped before it ended.
     Aborted,
 }

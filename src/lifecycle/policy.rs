@@ -11,6 +11,8 @@ use crate::backoff::Backoff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub max_attempts: u32,
+    /// No other worker can take the step from its queue.
+    pub alone: bool,
     pub retry: Backoff,
     pub time_limit: Duration,
     pub deferred_limit: Duration,

@@ -33,6 +33,9 @@ pub struct Record {
     pub attempt: u32,
     /// The next claim goes on with the last attempt rather than beginning one.
     pub resume: bool,
+    /// This machine kept it from being started; `last_error` says how.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hindered: bool,
     /// Not to be started before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
@@ -143,6 +146,7 @@ impl Record {
             lease_end: None,
             attempt: 0,
             resume: false,
+            hindered: false,
             not_before: None,
             deadline: None,
             checkpoint: None,

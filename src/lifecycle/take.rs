@@ -125,6 +125,7 @@ impl Decision<'_> {
         record.attempt += u32::from(!self.goes_on());
         record.status = Status::Claimed;
         record.resume = false;
+        record.hindered = false;
         record.not_before = None;
         let limit = later(self.view.now, self.view.policy.time_limit);
         record.deadline = Some(record.deadline.map_or(limit, |deadline| deadline.min(limit)));

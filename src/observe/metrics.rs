@@ -64,6 +64,7 @@ pub struct Metrics {
     ledger_commit: Histogram,
     ledger_failing: Gauge,
     clock_set: Counter,
+    impaired: Family<Labels<1>, Gauge>,
 }
 
 impl Metrics {
@@ -77,7 +78,7 @@ impl Metrics {
         ours.register_collector(Box::new(Dropped));
 
         let mut add = Add(ours);
-        Self {
+        let metrics = Self {
             ledger_size: LedgerSize::register(add.0),
             queues: QueueStat::register(add.0),
             steps: add.plain("steps", "Steps that are done with, by how they ended", Family::default()),
@@ -143,12 +144,22 @@ impl Metrics {
                 "1 while the ledger cannot be written, so that no new step is taken",
                 Gauge::default(),
             ),
+            impaired: add.plain("impaired", "1 while this machine keeps handlers from working", Family::default()),
             clock_set: add.plain(
                 "clock_set",
                 "How often the wall clock was found to have been set while we ran",
                 Counter::default(),
             ),
             registry,
+        };
+        metrics.expect_kinds();
+        metrics
+    }
+
+    /// Makes what is known by its kind appear from the start, at zero.
+    fn expect_kinds(&self) {
+        for what in ["space", "descriptors", "memory", "processes", "io", "program", "working_dir", "ledger"] {
+            self.set_impaired(what, false);
         }
     }
 
@@ -259,6 +270,11 @@ impl Metrics {
     /// The wall clock was set.
     pub fn clock_set(&self) {
         self.clock_set.inc();
+    }
+
+    /// Something keeps handlers from working, or does so no more.
+    pub fn set_impaired(&self, what: &str, impaired: bool) {
+        self.impaired.get_or_create(&[("what", what.to_owned().into())]).set(impaired.into());
     }
 
     /// A stop was noticed: by `message`, `watch` or `ledger`.

@@ -63,6 +63,11 @@ pub enum Observation<'a> {
     },
     LedgerFailing(bool),
     StopWatchInterval(Duration),
+    /// Something keeps handlers of this machine from working, or does so no more.
+    Impaired {
+        what: &'a str,
+        impaired: bool,
+    },
     /// The wall clock was set while we ran.
     ClockSet,
 }

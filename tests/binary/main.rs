@@ -24,6 +24,7 @@ mod scene;
 mod answers;
 #[cfg(debug_assertions)]
 mod boundaries;
+mod checkpoints;
 mod circumstances;
 mod crashes;
 #[cfg(feature = "local")]
@@ -31,6 +32,7 @@ mod crowds;
 mod deletes;
 mod handlers;
 mod health;
+mod host;
 mod kills;
 mod ledgers;
 mod logs;

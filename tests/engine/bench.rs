@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Scripted {
     pub log: Log,
     /// Lets those that `wait` go on.
     pub go: Arc<Notify>,
+    /// The machine does not stand in the way.
+    pub well: Arc<AtomicBool>,
 }
 
 impl Handler for Scripted {
@@ -55,6 +58,9 @@ impl Handler for Scripted {
             "fail" => return Err(HandlerError::permanent("no such table")),
             "error" => return Err(HandlerError::retry("no route")),
             "panic" => panic!("on purpose"),
+            "need the machine" if !self.well.load(Ordering::SeqCst) => {
+                return Err(HandlerError::host("space", "disk full"));
+            }
             "defer" => return Ok(Completion::Deferred),
             "again" => {
                 let done: u64 = cx.checkpoint()?.unwrap_or(0);
@@ -101,6 +107,9 @@ impl Handler for Scripted {
             Some("fail") => Err(HandlerError::permanent("no permission")),
             Some("hang") => std::future::pending().await,
             Some("panic") => panic!("on purpose"),
+            Some("need the machine") if !self.well.load(Ordering::SeqCst) => {
+                Err(HandlerError::host("space", "disk full"))
+            }
             _ => Ok(()),
         }
     }
@@ -112,6 +121,7 @@ pub struct Bench {
     pub disk: Disk,
     pub log: Log,
     pub go: Arc<Notify>,
+    pub well: Arc<AtomicBool>,
     pub queue_config: QueueConfig,
     pub handler_config: HandlerConfig,
     pub now: Timestamp,
@@ -135,6 +145,7 @@ impl Bench {
             disk: Disk::exclusive(),
             log: Log::default(),
             go: Arc::default(),
+            well: Arc::default(),
             queue_config: serde_json::from_value(queue_config).expect("config"),
             handler_config: serde_json::from_value(handler_config).expect("config"),
             now: Timestamp::UNIX_EPOCH,
@@ -147,9 +158,10 @@ impl Bench {
     #[expect(clippy::unused_async, reason = "a worker starts within a runtime")]
     pub async fn start(&mut self) -> Worker {
         self.workers += 1;
-        let (log, go) = (self.log.clone(), self.go.clone());
+        let (log, go, well) = (self.log.clone(), self.go.clone(), self.well.clone());
         let mut registry = Registry::new();
-        let build = move |(): ()| Ok::<_, Infallible>(Scripted { log: log.clone(), go: go.clone() });
+        let build =
+            move |(): ()| Ok::<_, Infallible>(Scripted { log: log.clone(), go: go.clone(), well: well.clone() });
         registry.register("scripted", build).expect("one name");
         let handler: DynHandler = registry.build("scripted", Value::Null).expect("no settings");
         let me = WorkerId(format!("worker-{}", self.workers).into());
@@ -171,6 +183,7 @@ impl Bench {
             clock,
             drain_timeout: Duration::from_secs(100),
             retention: self.retention,
+            work_dir: "work".into(),
         });
         let monitor = engine.monitor();
         Worker { engine, monitor }

@@ -6,6 +6,7 @@ mod bench;
 mod daemon_stops;
 mod edges;
 mod faults;
+mod host;
 mod steps_run;
 mod steps_stop;
 mod world;

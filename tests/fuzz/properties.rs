@@ -105,6 +105,7 @@ pub fn outputs(data: &[u8]) -> bool {
 }
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
+    alone: false,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(24),
@@ -140,6 +141,7 @@ fn events() -> Vec<Event> {
         Event::Ended(End::Retry { after: None, error: "no route".to_owned() }),
         Event::Ended(End::Again(Duration::MAX)),
         Event::Ended(End::Deferred),
+        Event::Ended(End::Hindered { what: "space", after: Duration::MAX, error: "disk full".to_owned() }),
         Event::Ended(End::Aborted),
         Event::Cleaned(Ok(())),
         Event::Cleaned(Err("no".to_owned())),

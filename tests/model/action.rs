@@ -283,7 +283,8 @@ impl World {
                 if hope == Hope::Anything || !self.is_to_end(worker, driver) {
                     let run = self.judged(worker).process * 8 + driver.known.record().attempt;
                     let success = RunEnd::Success { run };
-                    for end in [success, RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred] {
+                    let others = [RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred, RunEnd::Hindered];
+                    for end in std::iter::once(success).chain(others) {
                         put(What::RunEnds { worker, end });
                     }
                 }

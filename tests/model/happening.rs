@@ -86,6 +86,8 @@ pub enum RunEnd {
     Retry,
     Again,
     Deferred,
+    /// The machine kept it from its work.
+    Hindered,
     Aborted,
 }
 
@@ -102,6 +104,9 @@ impl Happening {
                 RunEnd::Retry => End::Retry { after: None, error: "no route".to_owned() },
                 RunEnd::Again => End::Again(Duration::from_mins(1)),
                 RunEnd::Deferred => End::Deferred,
+                RunEnd::Hindered => {
+                    End::Hindered { what: "space", after: Duration::from_secs(1), error: "no space".to_owned() }
+                }
                 RunEnd::Aborted => End::Aborted,
             }),
             Self::Cleaned { well: true } => Event::Cleaned(Ok(())),

@@ -17,6 +17,7 @@ const AHEAD: Timestamp = Timestamp::MAX;
 pub const LONG_AGO: Timestamp = Timestamp::MIN;
 
 pub const POLICY: Policy = Policy {
+    alone: false,
     max_attempts: 2,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(1),

@@ -69,6 +69,9 @@ impl Turn<'_> {
             Status::Claimed if foreign && cleans => self.witness(Witness::CleanupTakenOver),
             Status::Claimed if foreign && effects.contains(&Effect::Run) => self.witness(Witness::RunTakenOver),
             Status::Owed if cleans => self.witness(Witness::DebtPaidHere),
+            Status::Waiting if state.record.hindered && effects.contains(&Effect::Run) => {
+                self.witness(Witness::HinderedAndTriedAgain);
+            }
             Status::Waiting if state.record.resume && effects.contains(&Effect::Run) => self.witness(Witness::Resumed),
             Status::Deferred if effects.contains(&Effect::Report) => self.witness(Witness::DeferredTooLong),
             Status::Deferred if written.is_some_and(|to| to.status == Status::Settled) => {

@@ -46,10 +46,11 @@ pub enum Witness {
     StopRefused,
     StopConfirmed,
     StopConfirmedWhileRunning,
+    HinderedAndTriedAgain,
 }
 
 impl Witness {
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -89,6 +90,7 @@ impl Witness {
         Self::StopRefused,
         Self::StopConfirmed,
         Self::StopConfirmedWhileRunning,
+        Self::HinderedAndTriedAgain,
     ];
 }
 

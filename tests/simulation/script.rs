@@ -34,6 +34,8 @@ pub enum End {
     Failure,
     Retry,
     Again(Duration),
+    /// The machine keeps it from its work.
+    Hindered,
     /// Somebody else completes the step, this much later if ever.
     Defer(Option<Duration>),
     Panic,
@@ -133,6 +135,10 @@ async fn work(life: &Life, cx: &Context, run: &Run, mut checkpoint: u64) -> Hand
         End::Success => success(),
         End::Failure => Err(HandlerError::permanent("it fails")),
         End::Retry => Err(HandlerError::retry("not now")),
+        End::Hindered => {
+            life.world.count("path: a run that the machine hindered");
+            Err(HandlerError::host("space", "no space"))
+        }
         End::Again(after) => Ok(Completion::Again(after)),
         End::Defer(after) => {
             if let Some(after) = after.filter(|_| !life.is_over()) {
@@ -232,7 +238,8 @@ impl<'a> Running<'a> {
     fn end(mut self, result: &HandlerResult, draining: bool) {
         self.returned = true;
         let given_back = matches!(self.told, Some(StopReason::Shutdown | StopReason::LeaseLost));
-        self.free = given_back || matches!(result, Ok(Completion::Again(_)));
+        let hindered = matches!(result, Err(error) if error.host_trouble().is_some());
+        self.free = given_back || hindered || matches!(result, Ok(Completion::Again(_)));
         let wants_more =
             matches!(result, Ok(Completion::Again(_))) || matches!(result, Err(error) if !error.is_permanent());
         if draining && self.told.is_none() && wants_more {

@@ -70,6 +70,7 @@ const MET: [&str; 112] = [
     "crash: put, before",
     "crash: run, begun",
     "crash: run, ended",
+    "path: a run that the machine hindered",
     "path: a run told of lease_lost",
     "path: a run told of pipeline_stopped",
     "path: a run told of shutdown",

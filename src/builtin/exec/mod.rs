@@ -4,30 +4,35 @@
 //! it can be told by is in the ledger before its first instruction, and it is ended before the step runs again here.
 
 mod account;
+mod checkpoint;
 mod contain;
-mod files;
 mod limits;
 mod lines;
 mod program;
 mod settings;
+mod trouble;
+mod watch;
+mod workspace;
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 pub use account::AccountError;
-pub use files::{FileError, outputs_of};
 pub use limits::Limits;
 pub use settings::{AfterSigterm, Settings, SettingsError};
+pub use workspace::{FileError, outputs_of};
 
 use self::contain::{End, Remains, Terms};
-use self::files::Workspace;
 use self::program::{Ended, Program, Purpose};
-use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Remark};
-use crate::outcome::{Outputs, Reason};
+use self::workspace::Workspace;
+use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Remark, host_trouble};
+use crate::outcome::Reason;
 
 /// The handler type `exec`.
 #[derive(Debug)]
@@ -45,7 +50,7 @@ struct Saved {
     run: Option<Remains>,
     /// What `$STEP_CHECKPOINT` held.
     file: Option<String>,
-    /// The directory of the last run, by name: a daemon that is killed cannot remove it.
+    /// The directory of the last run, by name: a daemon that is killed can neither save what is in it nor remove it.
     workspace: Option<String>,
 }
 
@@ -53,6 +58,8 @@ struct Saved {
 const RETRY: i32 = 75;
 /// Not done yet: run again after `poll_interval`.
 const AGAIN: i32 = 76;
+/// How soon outputs are read again that the machine did not let us read.
+const READ_AGAIN: Duration = Duration::from_millis(500);
 
 impl Exec {
     /// # Errors
@@ -71,8 +78,10 @@ impl Exec {
     ) -> Result<(Ended, Workspace), HandlerError> {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
         end_remains(&saved).await?;
-        let workspace = Workspace::new(saved.file.as_deref()).map_err(|error| {
-            HandlerError::retry(format_args!("no directory for STEP_OUTPUT could be made: {error}; look at $TMPDIR"))
+        let saved = checkpoint::recover(cx, saved).await?;
+        let workspace = Workspace::new(cx.work_dir(), cx.token(), saved.file.as_deref()).map_err(|error| {
+            let told = format!("no directory for the run could be made in {}: {error}", cx.work_dir().display());
+            HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
         })?;
         if let Some(reason) = cx.stop_reason().filter(|_| purpose == Purpose::Cleanup) {
             workspace.tell(reason);
@@ -80,8 +89,7 @@ impl Exec {
         let saved = Saved { workspace: Some(workspace.name()), ..saved };
         let command = settings::command(&self.settings, command, cx, &workspace);
         if let Some(account) = self.terms.account.as_ref().filter(|account| !account.is_ours()) {
-            let output = workspace.output();
-            account.give(output.parent().unwrap_or(&output)).map_err(HandlerError::retry)?;
+            account.give(workspace.directory()).map_err(|told| HandlerError::host("io", told))?;
         }
         let mut saved = saved;
         let record = async |remains: &Remains| {
@@ -89,6 +97,7 @@ impl Exec {
             Ok(cx.save_checkpoint(&saved).await?)
         };
         let program = Program::spawn(command.as_std(), &self.terms, record).await?;
+        cx.is_under_way();
         let ended = program.end(cx, purpose, stdin(cx), &workspace, saved).await?;
         Ok((ended, workspace))
     }
@@ -102,12 +111,24 @@ impl Exec {
         }
     }
 
-    fn completion(&self, workspace: &Workspace) -> HandlerResult {
+    async fn completion(&self, cx: &Context, workspace: &Workspace) -> HandlerResult {
         if self.settings.deferred {
             return Ok(Completion::Deferred);
         }
-        let outputs: Outputs = workspace.outputs().map_err(HandlerError::permanent)?;
-        Ok(Completion::Success(outputs))
+        loop {
+            match workspace.outputs() {
+                Ok(outputs) => return Ok(Completion::Success(outputs)),
+                Err(error) => match error.trouble() {
+                    // What the program came to is not computed again because of our own trouble.
+                    Some(what) => {
+                        cx.hindered_by(what, &error.to_string());
+                        sleep(READ_AGAIN).await;
+                    }
+                    None if matches!(error, FileError::Gone(_)) => return Err(HandlerError::retry(error)),
+                    None => return Err(HandlerError::permanent(error)),
+                },
+            }
+        }
     }
 }
 
@@ -120,7 +141,7 @@ impl Handler for Exec {
             return Err(HandlerError::retry("the program was stopped"));
         }
         match ended.status.code() {
-            Some(0) => self.completion(&workspace),
+            Some(0) => self.completion(&cx, &workspace).await,
             Some(AGAIN) => Ok(Completion::Again(self.settings.poll_interval)),
             Some(RETRY) => Err(HandlerError::retry(ended.reason())),
             _ => Err(HandlerError::permanent(ended.reason())),
@@ -129,9 +150,15 @@ impl Handler for Exec {
 
     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
         let Some(command) = &self.settings.cleanup else {
-            return end_remains(&cx.checkpoint()?.unwrap_or_default()).await;
+            let saved: Saved = cx.checkpoint()?.unwrap_or_default();
+            end_remains(&saved).await?;
+            if let Some(left) = saved.left_behind(&cx) {
+                left.discard();
+            }
+            return Ok(());
         };
-        let (ended, _) = self.call(&cx, Purpose::Cleanup, command).await?;
+        let (ended, workspace) = self.call(&cx, Purpose::Cleanup, command).await?;
+        workspace.discard();
         if ended.status.success() { Ok(()) } else { Err(HandlerError::permanent(ended.reason())) }
     }
 
@@ -174,6 +201,13 @@ impl Ended {
     }
 }
 
+impl Saved {
+    /// The directory of the last run, if its daemon left it.
+    fn left_behind(&self, cx: &Context) -> Option<Workspace> {
+        Workspace::left_behind(cx.work_dir(), cx.token(), self.workspace.as_deref()?, self.file.as_deref())
+    }
+}
+
 async fn end_remains(saved: &Saved) -> Result<(), HandlerError> {
     if let Some(run) = &saved.run {
         match run.end().await {
@@ -185,9 +219,6 @@ async fn end_remains(saved: &Saved) -> Result<(), HandlerError> {
                 )));
             }
         }
-    }
-    if let Some(name) = &saved.workspace {
-        files::remove_left_behind(name);
     }
     Ok(())
 }

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::contain::{self, Remains, Run, StartError, Terms};
-use super::files::{Stamp, Workspace};
-use super::{Saved, lines};
+use super::checkpoint::Checkpoint;
+use super::contain::{self, Remains, Run, Terms};
+use super::workspace::Workspace;
+use super::{Saved, lines, trouble};
 use crate::handler::{Context, HandlerError};
 
 /// A program that runs. Dropped before its end, it takes all that it has started with it.
@@ -40,8 +40,6 @@ pub(super) struct Ended {
     pub(super) stderr: String,
 }
 
-/// How often the checkpoint file is looked at.
-const LOOK: Duration = Duration::from_millis(500);
 /// Once all of it is gone, only a process that hangs in the kernel can hold its streams open; it is not waited for.
 const STREAMS: Duration = Duration::from_secs(1);
 
@@ -54,7 +52,7 @@ impl Program {
     ) -> Result<Self, HandlerError> {
         let ready = terms.ready();
         record(&ready.remains).await?;
-        let run = contain::start(command, terms, ready).await.map_err(|error| refusal(command, &error))?;
+        let run = contain::start(command, terms, ready).await.map_err(|error| trouble::of_start(command, &error))?;
         Ok(Self { run })
     }
 
@@ -66,7 +64,7 @@ impl Program {
         purpose: Purpose,
         stdin: Vec<u8>,
         workspace: &Workspace,
-        mut saved: Saved,
+        saved: Saved,
     ) -> Result<Ended, HandlerError> {
         let (mut out, mut err) = (VecDeque::new(), VecDeque::new());
         let (feed, stdout, stderr) = (self.run.stdin.take(), self.run.stdout.take(), self.run.stderr.take());
@@ -91,9 +89,8 @@ impl Program {
         let mut streaming = true;
         let mut told: Option<Instant> = None;
         let mut killed = false;
-        let mut look = interval(LOOK);
-        // Not as it is now: the program may have written it already.
-        let mut stamp = Stamp::default();
+        let mut checkpoint = Checkpoint::new(cx, workspace, saved);
+        let mut keeping = Box::pin(checkpoint.keep());
         let status = loop {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
@@ -115,9 +112,10 @@ impl Program {
                     self.run.kill();
                     killed = true;
                 }
-                _ = look.tick() => keep_checkpoint(cx, workspace, &mut stamp, &mut saved).await,
+                () = &mut keeping => {}
             }
         };
+        drop(keeping);
         let no_memory = self.run.ran_out_of_memory();
         self.run.finish().await;
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
@@ -126,7 +124,10 @@ impl Program {
             );
         }
         drop(streams);
-        keep_checkpoint(cx, workspace, &mut stamp, &mut saved).await;
+        // What is saved in a cleanup helps nobody who comes after.
+        if purpose == Purpose::Run {
+            checkpoint.finish().await;
+        }
         // Whatever the program did, nobody knows how it ended: that is no outcome.
         let status = status.map_err(|contain::Lost| {
             HandlerError::retry(
@@ -134,43 +135,5 @@ impl Program {
             )
         })?;
         Ok(Ended { told: told.is_some(), killed, status, no_memory, stderr: lines::text(err) })
-    }
-}
-
-/// Why a program does not run, and whether that may change.
-fn refusal(command: &Command, error: &StartError) -> HandlerError {
-    let name = command.get_program().to_string_lossy();
-    match (error, error.errno()) {
-        (StartError::Exec(_), Some(Errno::ENOEXEC)) => HandlerError::permanent(format_args!(
-            "{name:?} is no program: it is empty, has no `#!` line, or is built for another machine"
-        )),
-        (StartError::Exec(error), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ETXTBSY)) => {
-            HandlerError::permanent(format_args!(
-                "the program {name:?} cannot be run: {error}; see that it (and the interpreter in its first line) is there and executable"
-            ))
-        }
-        _ => HandlerError::retry(format_args!("the program {name:?} could not be started: {error}")),
-    }
-}
-
-/// Saves the checkpoint file if it has changed. What cannot be saved now is tried again at the next look.
-async fn keep_checkpoint(cx: &Context, workspace: &Workspace, stamp: &mut Stamp, saved: &mut Saved) {
-    let now = workspace.checkpoint_stamp();
-    if now == *stamp {
-        return;
-    }
-    match workspace.read_checkpoint() {
-        Ok(file) if file == saved.file => *stamp = now,
-        Ok(file) => {
-            let next = Saved { file, ..saved.clone() };
-            match cx.save_checkpoint(&next).await {
-                Ok(()) => (*stamp, *saved) = (now, next),
-                Err(error) => tracing::warn!(%error, "tried again"),
-            }
-        }
-        Err(error) => {
-            *stamp = now;
-            tracing::warn!(%error, "the checkpoint is not saved; the last one that could be is kept");
-        }
     }
 }

@@ -12,8 +12,8 @@ use tokio::process::Command;
 
 use super::account::{Account, AccountError};
 use super::contain::{Terms, look};
-use super::files::Workspace;
 use super::limits::Limits;
+use super::workspace::Workspace;
 use crate::handler::Context;
 
 /// `[handlers.NAME.settings]` of the type `exec`.

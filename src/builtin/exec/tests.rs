@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,16 +13,28 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::handler::{CheckpointError, Keeper, Progress, Registry, Task};
+use crate::outcome::Outputs;
 use crate::step::{Message, StopReason};
 
 mod containment;
 
-/// Keeps checkpoints in memory.
+/// Keeps checkpoints in memory; where `fails` is set, that many more are refused.
 #[derive(Default)]
-struct Kept(Mutex<Option<Value>>);
+struct Kept(Mutex<Option<Value>>, AtomicUsize);
+
+impl Kept {
+    /// What of `$STEP_CHECKPOINT` is kept.
+    fn file(&self) -> Option<String> {
+        Some(self.0.lock().unwrap().as_ref()?["file"].as_str()?.to_owned())
+    }
+}
 
 impl Keeper for Kept {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        let fewer = |left: usize| left.checked_sub(1);
+        if self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
+            return Box::pin(async { Err(CheckpointError("the ledger is locked".into())) });
+        }
         *self.0.lock().unwrap() = Some(checkpoint);
         Box::pin(async { Ok(()) })
     }
@@ -55,7 +68,14 @@ impl Bench {
         let mut step = message.step().clone();
         step.arguments = Arc::new(self.arguments.clone());
         let checkpoint = self.kept.0.lock().unwrap().clone();
-        let task = Task { step, queue_url: "https://q".into(), attempt: 2, stop_grace: self.grace, checkpoint };
+        let task = Task {
+            step,
+            queue_url: "https://q".into(),
+            attempt: 2,
+            stop_grace: self.grace,
+            checkpoint,
+            work_dir: self.path("work").into(),
+        };
         Context::new(task, self.stop.subscribe(), self.kept.clone())
     }
 
@@ -144,7 +164,9 @@ async fn outputs_are_lines_or_one_json_object() {
     assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "x=y"), ("empty", "")]);
     let got = outputs(bench.run(r#"printf '{"a": 1.50, "b": true}' > "$STEP_OUTPUT""#).await);
     assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1.5"), ("b", "true")]);
-    assert!(outputs(bench.run("rm $STEP_OUTPUT").await).is_empty());
+    assert!(outputs(bench.run("true").await).is_empty());
+    // Somebody has removed them: what they were nobody knows.
+    assert!(!bench.run("echo a=1 > $STEP_OUTPUT; rm $STEP_OUTPUT").await.expect_err("no outcome").is_permanent());
 }
 
 #[tokio::test]
@@ -284,16 +306,87 @@ async fn a_program_that_does_not_listen_is_killed_after_its_grace() {
 
 #[tokio::test]
 async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
+    for write in [
+        "printf job-7 > $STEP_CHECKPOINT",
+        "printf job-7 > $STEP_CHECKPOINT.new; mv $STEP_CHECKPOINT.new $STEP_CHECKPOINT",
+    ] {
+        let bench = Bench::new();
+        let exec = bench.exec(&format!(
+            "{write}; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; exit 75"
+        ));
+        let watch = async {
+            until(|| bench.kept.file().as_deref() == Some("job-7")).await;
+            fs::write(bench.path("go"), "").expect("write");
+        };
+        let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+        assert!(result.is_err());
+        let got = outputs(bench.run("echo \"had=$(cat $STEP_CHECKPOINT)\" > $STEP_OUTPUT").await);
+        assert_eq!(got.get("had"), Some("job-8"));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
+    for lost in [": > $STEP_CHECKPOINT", "rm $STEP_CHECKPOINT", "rm -r $(dirname $STEP_CHECKPOINT)"] {
+        let bench = Bench::new();
+        // Looked at while it runs, and when it has ended.
+        let exec = bench.exec(&format!(
+            "printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; {lost}; sleep 0.3; exit 75"
+        ));
+        let watch = async {
+            until(|| bench.kept.file().as_deref() == Some("job-7")).await;
+            fs::write(bench.path("go"), "").expect("write");
+        };
+        let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+        assert!(result.is_err());
+        assert_eq!(bench.kept.file().as_deref(), Some("job-7"), "{lost}");
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_the_last_moment_is_saved_however_often_the_ledger_refuses_it() {
     let bench = Bench::new();
-    let exec = bench.exec("printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; exit 75");
-    let watch = async {
-        until(|| bench.kept.0.lock().unwrap().as_ref().is_some_and(|saved| saved["file"] == "job-7")).await;
+    let exec = bench
+        .exec("touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > $STEP_CHECKPOINT; exit 75");
+    let fail = async {
+        until(|| bench.path("began").exists()).await;
+        bench.kept.1.store(3, Ordering::SeqCst);
         fs::write(bench.path("go"), "").expect("write");
     };
-    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), fail);
     assert!(result.is_err());
-    let got = outputs(bench.run("echo \"had=$(cat $STEP_CHECKPOINT)\" > $STEP_OUTPUT").await);
-    assert_eq!(got.get("had"), Some("job-8"));
+    assert_eq!(bench.kept.file().as_deref(), Some("job-7"));
+    assert_eq!(fs::read_dir(bench.path("work")).expect("there").count(), 0);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the_cleanup() {
+    for cleanup in [false, true] {
+        let bench = Bench::new();
+        let exec = bench.exec("touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > $STEP_CHECKPOINT; touch $DIR/written; sleep 600");
+        let cut = async {
+            until(|| bench.path("began").exists()).await;
+            bench.kept.1.store(usize::MAX, Ordering::SeqCst);
+            fs::write(bench.path("go"), "").expect("write");
+            until(|| bench.path("written").exists()).await;
+        };
+        // As a worker does that leaves while its ledger fails.
+        tokio::select! {
+            _ = exec.run(bench.cx(), Value::Null) => panic!("it ended"),
+            () = cut => {}
+        }
+        assert_eq!(bench.kept.file(), None);
+        bench.kept.1.store(0, Ordering::SeqCst);
+        let read = ["/bin/sh", "-c", "cat $STEP_CHECKPOINT > $DIR/had"];
+        let next = bench.with(json!({ "command": read, "cleanup": read, "env": {"DIR": bench.directory.path()} }));
+        if cleanup {
+            next.cleanup(bench.cx(), Value::Null).await.expect("it works");
+        } else {
+            next.run(bench.cx(), Value::Null).await.expect("it works");
+        }
+        assert_eq!(fs::read_to_string(bench.path("had")).expect("read"), "job-7");
+        assert_eq!(fs::read_dir(bench.path("work")).expect("there").count(), 0);
+    }
 }
 
 /// Keeps nothing.
@@ -314,8 +407,14 @@ async fn a_run_is_on_record_before_the_program_begins() {
     let saved = bench.kept.0.lock().unwrap().clone().expect("saved");
     assert!(saved["run"]["mark"].as_u64().is_some(), "{saved}");
 
-    let task =
-        Task { step: bench.cx_step(), queue_url: String::new(), attempt: 1, stop_grace: bench.grace, checkpoint: None };
+    let task = Task {
+        step: bench.cx_step(),
+        queue_url: String::new(),
+        attempt: 1,
+        stop_grace: bench.grace,
+        checkpoint: None,
+        work_dir: bench.path("work").into(),
+    };
     let cx = Context::new(task, bench.stop.subscribe(), Arc::new(Full));
     let error = bench.exec("touch $DIR/ran").run(cx, Value::Null).await.expect_err("not started");
     assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
@@ -354,7 +453,7 @@ async fn no_directory_is_left_behind() {
     let bench = Bench::new();
     bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
     let place = fs::read_to_string(bench.path("where")).expect("where");
-    assert!(place.contains("callbackd-") && !Path::new(place.trim()).exists(), "{place}");
+    assert!(place.contains("SYZ8ExZ3Sd-") && !Path::new(place.trim()).exists(), "{place}");
 }
 
 #[tokio::test]
@@ -372,15 +471,52 @@ async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next() {
 #[tokio::test]
 async fn nothing_is_removed_by_a_name_that_is_no_directory_of_ours() {
     let bench = Bench::new();
-    let within = bench.path("callbackd-1-0");
-    fs::create_dir(&within).expect("create");
-    let inside = within.strip_prefix(std::env::temp_dir()).expect("in it").to_string_lossy().into_owned();
-    let whole = bench.directory.path().file_name().expect("name").to_string_lossy().into_owned();
-    for name in [format!("callbackd-/../{inside}"), inside, whole, String::new()] {
+    let within = bench.path("work/SYZ8ExZ3Sd-0");
+    fs::create_dir_all(&within).expect("create");
+    for name in ["SYZ8ExZ3Sd-/../SYZ8ExZ3Sd-0", "SYZ8ExZ3Sd-", "../work/SYZ8ExZ3Sd-0", "", "another-0"] {
         *bench.kept.0.lock().unwrap() = Some(json!({ "workspace": name }));
         bench.run("true").await.expect("succeeds");
         assert!(within.exists(), "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_keeps_a_program_from_being_started_is_the_machines_trouble() {
+    let bench = Bench::new();
+    let (program, place) = (bench.path("place/run"), bench.path("place"));
+    let install = || {
+        fs::create_dir_all(&place).expect("created");
+        fs::write(&program, "#!/bin/sh\nexit 0\n").expect("written");
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    };
+    install();
+    let exec = bench.with(json!({ "command": [program], "working_dir": place }));
+    let elsewhere = bench.with(json!({ "command": [program] }));
+    for (what, names, exec, ail) in [
+        ("program", "could not be started", &exec, (&|| fs::remove_file(&program).expect("there")) as &dyn Fn()),
+        ("program", "could not be started", &exec, &|| {
+            fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("ours");
+        }),
+        ("working_dir", "the working_dir", &exec, &|| fs::remove_dir_all(&place).expect("there")),
+        ("program", "could not be started", &elsewhere, &|| fs::remove_dir_all(&place).expect("there")),
+        ("io", "no directory for the run", &exec, &|| {
+            fs::remove_dir_all(bench.path("work")).expect("there");
+            fs::write(bench.path("work"), "").expect("written");
+        }),
+    ] {
+        exec.run(bench.cx(), Value::Null).await.expect("it works");
+        ail();
+        let error = exec.run(bench.cx(), Value::Null).await.expect_err("it cannot be started");
+        assert_eq!(error.host_trouble(), Some(what), "{error}");
+        assert!(error.message().contains(names), "{error}");
+        install();
+    }
+    let _ = fs::remove_file(bench.path("work"));
+    let writer = fs::OpenOptions::new().append(true).open(&program).expect("ours");
+    let error = exec.run(bench.cx(), Value::Null).await.expect_err("it is being replaced");
+    assert_eq!(error.host_trouble(), Some("program"), "{error}");
+    drop(writer);
+    exec.run(bench.cx(), Value::Null).await.expect("it works");
 }
 
 #[test]

@@ -25,7 +25,15 @@ pub(super) fn look(loaded: &Loaded) -> Vec<Finding> {
         Listen::On(address) => Some(listen(address, runs)),
     };
     let temporary = directory("the temporary directory", &std::env::temp_dir(), "set TMPDIR to a directory that is");
-    ledger.into_iter().chain([temporary, descriptors(loaded)]).chain(address).collect()
+    let work_dir = work_dir(&loaded.config.work_dir());
+    ledger.into_iter().chain([work_dir, temporary, descriptors(loaded)]).chain(address).collect()
+}
+
+/// Where programs have their files. What is not there yet is made in what is, by the daemon, so that it is the daemon's.
+fn work_dir(path: &Path) -> Finding {
+    let nearest = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+    let found = directory("programs' files", nearest, "set worker.work_dir to a directory that is");
+    Finding { subject: format!("programs' files in {}", path.display()), ..found }
 }
 
 fn finding(level: Level, subject: impl Into<String>, text: impl Into<String>, remedy: Option<&str>) -> Finding {
@@ -70,10 +78,8 @@ fn descriptors(loaded: &Loaded) -> Finding {
     let at_once: usize = loaded.config.queues.iter().map(|queue| queue.concurrency).sum();
     let needed = u64::try_from(at_once).unwrap_or(u64::MAX).saturating_mul(OF_A_RUN).saturating_add(OF_THE_REST);
     match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((soft, hard)) if soft < needed => {
-            let text = format!(
-                "{at_once} steps at once need about {needed}; the limit of this process is {soft}, and {hard} at most"
-            );
+        Ok((_, hard)) if hard < needed => {
+            let text = format!("{at_once} steps at once need about {needed}; no process may have more than {hard}");
             finding(
                 Level::Warn,
                 subject,
@@ -81,7 +87,8 @@ fn descriptors(loaded: &Loaded) -> Finding {
                 Some("raise it (LimitNOFILE=, ulimit -n, ulimits), or lower concurrency"),
             )
         }
-        Ok((soft, _)) => finding(Level::Ok, subject, format!("{soft} are enough for {at_once} steps at once"), None),
+        // The soft limit is raised at start.
+        Ok((_, hard)) => finding(Level::Ok, subject, format!("{hard} are enough for {at_once} steps at once"), None),
         Err(error) => finding(Level::Warn, subject, format!("the limit is not known: {}", error.desc()), None),
     }
 }

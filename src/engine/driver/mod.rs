@@ -116,6 +116,7 @@ impl Driver {
                     self.shared
                         .observer
                         .observe(Observation::StepIdle { queue: &self.lane.name, handler: self.handler_name() });
+                    let event = self.weighed(event);
                     self.take_on(event, With::Nothing);
                 }
                 Happened::Ledger(outcome) => self.ledger_answered(outcome),

@@ -184,6 +184,19 @@ impl Driver {
         self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.keeper(), reason, limit));
     }
 
+    /// What the end of a run says of the machine.
+    pub(super) fn weighed(&self, mut event: Event) -> Event {
+        match &mut event {
+            Event::Ended(End::Hindered { what, after, error }) if self.state.local.here == Here::Running => {
+                *after = self.shared.impaired.strike(self.handler_name(), what, error);
+            }
+            Event::Ended(End::Hindered { .. } | End::Aborted) => {}
+            Event::Ended(_) => self.shared.impaired.works(self.handler_name()),
+            _ => {}
+        }
+        event
+    }
+
     fn observe_start(&self, pickup: Option<Duration>) {
         self.shared.observer.observe(Observation::StepStarted {
             queue: &self.lane.name,
@@ -254,11 +267,13 @@ impl Driver {
             attempt: record.attempt.max(1),
             stop_grace: parts.config.stop_grace,
             checkpoint: record.checkpoint.as_deref().cloned(),
+            work_dir: self.shared.work_dir.clone(),
         }
     }
 
     fn keeper(&self) -> Arc<ToDriver> {
-        Arc::new(ToDriver(self.seat.clone()))
+        let (seat, shared) = (self.seat.clone(), self.shared.clone());
+        Arc::new(ToDriver { seat, shared, handler: self.handler_name().to_owned() })
     }
 
     /// Shows what is under way to whoever looks.

@@ -50,6 +50,67 @@ fn a_job_that_is_not_done_yet_counts_no_attempt_but_its_time_limit_runs_on() {
     assert_eq!(bench.reason(), "the time limit of 1h was reached");
 }
 
+fn hindered(seconds: u64) -> Event {
+    let after = Duration::from_secs(seconds);
+    Event::Ended(End::Hindered { what: "program", after, error: "the program is not there".into() })
+}
+
+#[test]
+fn a_run_that_the_machine_hinders_counts_no_attempt_but_its_time_limit_runs_on() {
+    let mut bench = Bench::running();
+    for _ in 0..50 {
+        let at = machine::later(bench.now, Duration::from_secs(30));
+        assert_eq!(bench.feed(hindered(30)), [Effect::Wake(at)]);
+        bench.pass(Duration::from_secs(30));
+        assert_eq!(bench.feed(Event::Woken), [Effect::AwaitSlot]);
+        assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
+        assert_eq!(bench.state.record.attempt, 1);
+    }
+    bench.feed(hindered(3600));
+    bench.pass(Duration::from_mins(35));
+    assert_eq!(bench.feed(Event::DeadlineReached), [Effect::CleanUp(StopReason::TimeLimit)]);
+    assert_eq!(bench.feed(Event::Cleaned(Ok(()))), [Effect::Report]);
+    assert_eq!(bench.reason(), "the time limit of 1h was reached before it could be started: the program is not there");
+}
+
+#[test]
+fn a_step_that_ran_in_the_end_does_not_blame_the_machine_for_its_time_limit() {
+    let mut bench = Bench::running();
+    bench.feed(hindered(1));
+    bench.pass(Duration::from_secs(1));
+    bench.feed(Event::Woken);
+    assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
+    bench.pass(Duration::from_hours(1));
+    bench.feed(Event::DeadlineReached);
+    bench.feed(Event::Ended(End::Retry { after: None, error: "told".into() }));
+    bench.feed(Event::Cleaned(Ok(())));
+    assert_eq!(bench.reason(), "the time limit of 1h was reached");
+}
+
+#[test]
+fn a_hindered_step_that_is_new_here_is_given_back_where_another_worker_may_take_it() {
+    let mut bench = Bench::running();
+    bench.policy.alone = false;
+    assert_eq!(bench.feed(hindered(30)), [Effect::Return]);
+    assert_eq!((bench.status(), bench.state.record.attempt), (Status::Waiting, 1));
+    // It is not tried again here before its time, however often its message comes back.
+    let at = machine::later(bench.now, Duration::from_secs(30));
+    assert_eq!(bench.delivered(true), [Effect::Wake(at)]);
+
+    // What it has done is known in this ledger alone.
+    let mut bench = Bench::running();
+    bench.policy.alone = false;
+    bench.feed(Event::Checkpoint("job-7".into()));
+    assert!(matches!(bench.feed(hindered(30))[..], [Effect::Wake(_)]));
+}
+
+#[test]
+fn a_hindered_run_that_was_told_to_end_is_what_the_order_was() {
+    let mut bench = Bench::running();
+    bench.feed(Event::StopSeen(Via::Watch));
+    assert_eq!(bench.feed(hindered(30)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+}
+
 #[test]
 fn a_deferred_step_lets_go_of_its_message_only_once_that_is_recorded() {
     let mut bench = Bench::running();

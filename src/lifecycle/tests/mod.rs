@@ -23,6 +23,7 @@ use crate::seam::{Ending as Closed, Standing};
 use crate::step::{Message, StopReason};
 
 const POLICY: Policy = Policy {
+    alone: true,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(1),

@@ -26,6 +26,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Ended(End::Retry { after: None, error: "later".into() })),
         1 => Just(Event::Ended(End::Again(Duration::from_mins(1)))),
         1 => Just(Event::Ended(End::Deferred)),
+        2 => Just(Event::Ended(End::Hindered { what: "space", after: Duration::from_secs(30), error: "disk full".into() })),
         1 => Just(Event::Ended(End::Aborted)),
         2 => Just(Event::Cleaned(Ok(()))),
         1 => Just(Event::Cleaned(Err("no".into()))),

@@ -1,24 +1,44 @@
-//! The two files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT`, in a directory that only it has.
+//! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory that only it has, below `worker.work_dir`.
+//!
+//! The directory goes with the run, unless it holds a checkpoint that the ledger does not: that is read by whoever runs the step next.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::OFlag;
 use serde_json::Value;
 
-use crate::handler::StopReason;
+use crate::handler::{StopReason, host_trouble};
 use crate::outcome::{InvalidOutput, Outputs};
+use crate::step::CallbackToken;
 
-/// The directory of one run; removed with everything in it when dropped.
+/// The directory of one run.
 pub(super) struct Workspace {
     directory: PathBuf,
+    /// Names the checkpoint that the ledger has.
+    kept: AtomicU64,
 }
 
 /// What a change of a file changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamp(u64, i64, i64, u64);
+pub(super) struct Stamp {
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    inode: u64,
+}
+
+/// What there is of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Missing,
+    Empty,
+    Text(String),
+}
 
 /// What a program wrote for us cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +55,8 @@ pub enum FileError {
     Large(&'static str, u64),
     #[error("{0} is not a plain file")]
     Kind(&'static str),
+    #[error("{0} is gone")]
+    Gone(&'static str),
     #[error("{0} cannot be read: {1}")]
     Read(&'static str, io::Error),
 }
@@ -43,24 +65,45 @@ pub enum FileError {
 const OUTPUT_MAX: u64 = 1 << 20;
 /// A checkpoint says where a job is, not what it has done; it is written to the ledger each time that it changes.
 const CHECKPOINT_MAX: u64 = 256 << 10;
-/// What the name of every such directory begins with.
-const PREFIX: &str = "callbackd-";
+/// The name of `$STEP_CHECKPOINT` in its directory.
+pub(super) const CHECKPOINT: &str = "checkpoint";
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
-    pub(super) fn new(checkpoint: Option<&str>) -> io::Result<Self> {
-        let name = format!("{PREFIX}{}-{:016x}", std::process::id(), fastrand::u64(..));
-        let directory = std::env::temp_dir().join(name);
+    pub(super) fn new(work_dir: &Path, token: &CallbackToken, checkpoint: Option<&str>) -> io::Result<Self> {
+        // A handler's user passes through it to the run's own, and sees nothing in it.
+        DirBuilder::new().mode(0o711).recursive(true).create(work_dir)?;
+        let directory = work_dir.join(format!("{token}-{:016x}", fastrand::u64(..)));
         DirBuilder::new().mode(0o700).create(&directory)?;
-        let workspace = Self { directory };
+        let workspace = Self { directory, kept: AtomicU64::new(name_of(checkpoint)) };
         File::create(workspace.output())?;
         fs::write(workspace.checkpoint(), checkpoint.unwrap_or_default())?;
         Ok(workspace)
     }
 
-    /// What [`remove_left_behind`] knows the directory by.
+    /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what the ledger has of that run.
+    pub(super) fn left_behind(
+        work_dir: &Path,
+        token: &CallbackToken,
+        name: &str,
+        checkpoint: Option<&str>,
+    ) -> Option<Self> {
+        let ours = name.strip_prefix(token.as_str())?.strip_prefix('-')?;
+        if ours.is_empty() || !ours.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let directory = work_dir.join(name);
+        let is_there = fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_dir());
+        is_there.then(|| Self { directory, kept: AtomicU64::new(name_of(checkpoint)) })
+    }
+
+    /// What [`left_behind`](Self::left_behind) knows the directory by.
     pub(super) fn name(&self) -> String {
         self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub(super) fn output(&self) -> PathBuf {
@@ -68,7 +111,7 @@ impl Workspace {
     }
 
     pub(super) fn checkpoint(&self) -> PathBuf {
-        self.directory.join("checkpoint")
+        self.directory.join(CHECKPOINT)
     }
 
     pub(super) fn stop_file(&self) -> PathBuf {
@@ -86,52 +129,83 @@ impl Workspace {
 
     /// What the program wrote to `$STEP_OUTPUT`.
     pub(super) fn outputs(&self) -> Result<Outputs, FileError> {
-        let text = match read(&self.output(), "STEP_OUTPUT", OUTPUT_MAX) {
-            Err(FileError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            text => text?,
-        };
-        outputs_of(&text)
+        outputs_of(&read(&self.output(), "STEP_OUTPUT", OUTPUT_MAX)?)
     }
 
     /// What tells a changed checkpoint from the one before.
     pub(super) fn checkpoint_stamp(&self) -> Stamp {
-        let stamp =
-            |metadata: fs::Metadata| Stamp(metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ino());
+        let stamp = |metadata: fs::Metadata| Stamp {
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+        };
         fs::symlink_metadata(self.checkpoint()).map(stamp).unwrap_or_default()
     }
 
-    /// The checkpoint's text; none where there is none.
-    pub(super) fn read_checkpoint(&self) -> Result<Option<String>, FileError> {
+    pub(super) fn read_checkpoint(&self) -> Result<Found, FileError> {
         match read(&self.checkpoint(), "STEP_CHECKPOINT", CHECKPOINT_MAX) {
-            Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
-            Err(FileError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(text) if text.is_empty() => Ok(Found::Empty),
+            Ok(text) => Ok(Found::Text(text)),
+            Err(FileError::Gone(_)) => Ok(Found::Missing),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The ledger has this checkpoint.
+    pub(super) fn is_kept(&self, checkpoint: Option<&str>) {
+        self.kept.store(name_of(checkpoint), Ordering::Relaxed);
+    }
+
+    /// Removes it with all that is in it, whoever may have wanted it.
+    pub(super) fn discard(self) {
+        // What cannot be removed now is tried again as it is dropped.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+
+    /// It holds a checkpoint that the ledger does not, or may.
+    fn is_needed(&self) -> bool {
+        match self.read_checkpoint() {
+            Ok(Found::Text(text)) => name_of(Some(&text)) != self.kept.load(Ordering::Relaxed),
+            Ok(Found::Missing | Found::Empty) => false,
+            Err(error) => error.trouble().is_some(),
         }
     }
 }
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            tracing::warn!(directory = %self.directory.display(), %error, "a program's directory could not be removed");
+        if self.is_needed() {
+            tracing::warn!(
+                directory = %self.directory.display(),
+                "the run's last checkpoint is not in the ledger; it is kept in its directory for the next"
+            );
+            return;
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(directory = %self.directory.display(), %error, "a program's directory could not be removed");
+            }
         }
     }
 }
 
-/// Removes the directory of a run whose daemon could not, with all that is in it. A name that is none of ours is left alone.
-pub(super) fn remove_left_behind(name: &str) {
-    if !name.starts_with(PREFIX) || name.contains('/') {
-        return;
-    }
-    let directory = std::env::temp_dir().join(name);
-    match fs::remove_dir_all(&directory) {
-        // As a rule: the run removed it itself.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            tracing::warn!(directory = %directory.display(), %error, "what an earlier run left could not be removed");
+impl FileError {
+    /// What ails the machine, if that is why the file could not be read.
+    pub(super) fn trouble(&self) -> Option<&'static str> {
+        match self {
+            Self::Read(_, error) => host_trouble(error),
+            _ => None,
         }
-        Ok(()) => {}
     }
+}
+
+fn name_of(checkpoint: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    checkpoint.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The outputs in a text as programs write it to `$STEP_OUTPUT`: one JSON object, or lines of `name=value`.
@@ -161,6 +235,7 @@ fn read(path: &Path, name: &'static str, max: u64) -> Result<String, FileError> 
         Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => {
             return Err(FileError::Kind(name));
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(FileError::Gone(name)),
         file => file.map_err(|error| FileError::Read(name, error))?,
     };
     let metadata = file.metadata().map_err(|error| FileError::Read(name, error))?;

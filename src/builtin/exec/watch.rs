@@ -1,0 +1,156 @@
+//! Tells of changes of a file in a run's directory.
+//!
+//! A user may have some hundred inotify instances and many more watches, so that one instance and one thread, which live as long as the
+//! process, serve all runs. If there is none to be had, the file is looked at now and then.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// What has happened to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// It was written to, or may have been.
+    Written,
+    /// Another file was renamed to it.
+    Replaced,
+}
+
+/// News of one file, until dropped.
+pub(super) struct Notices {
+    news: Arc<News>,
+    watch: Option<(Arc<Watcher>, WatchDescriptor)>,
+}
+
+struct News {
+    file: &'static str,
+    last: AtomicU8,
+    come: Notify,
+}
+
+struct Watcher {
+    inotify: Inotify,
+    watches: Mutex<BTreeMap<i32, Arc<News>>>,
+}
+
+/// How often the file is looked at where it cannot be watched.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long the thread rests when it cannot read.
+const REST: Duration = Duration::from_millis(200);
+
+impl Notices {
+    /// Of the file of this name in the directory, from now on.
+    pub(super) fn of(directory: &Path, file: &'static str) -> Self {
+        let news = Arc::new(News { file, last: AtomicU8::new(0), come: Notify::new() });
+        let watch = Watcher::shared().and_then(|watcher| {
+            let id = watcher.add(directory, news.clone())?;
+            Ok((watcher, id))
+        });
+        if let Err(error) = &watch {
+            tracing::debug!(%error, "STEP_CHECKPOINT cannot be watched, and is looked at now and then");
+        }
+        Self { news, watch: watch.ok() }
+    }
+
+    /// The last of what has happened since the last call. Cancel safe.
+    pub(super) async fn next(&self) -> Notice {
+        loop {
+            match self.news.last.swap(0, Ordering::SeqCst) {
+                1 => return Notice::Written,
+                2 => return Notice::Replaced,
+                _ if self.watch.is_some() => self.news.come.notified().await,
+                _ => {
+                    sleep(LOOK).await;
+                    return Notice::Written;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Notices {
+    fn drop(&mut self) {
+        if let Some((watcher, id)) = self.watch.take() {
+            watcher.remove(id);
+        }
+    }
+}
+
+impl News {
+    fn come(&self, notice: Notice) {
+        self.last.store(if notice == Notice::Replaced { 2 } else { 1 }, Ordering::SeqCst);
+        self.come.notify_one();
+    }
+}
+
+impl Watcher {
+    /// The one of this process, started with the first run.
+    fn shared() -> io::Result<Arc<Self>> {
+        static SHARED: Mutex<Option<Arc<Watcher>>> = Mutex::new(None);
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = &*shared {
+            return Ok(watcher.clone());
+        }
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+        let watcher = Arc::new(Self { inotify, watches: Mutex::default() });
+        let reader = watcher.clone();
+        std::thread::Builder::new().name("checkpoints".to_owned()).spawn(move || reader.read())?;
+        *shared = Some(watcher.clone());
+        Ok(watcher)
+    }
+
+    fn add(&self, directory: &Path, news: Arc<News>) -> io::Result<WatchDescriptor> {
+        let flags = AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO;
+        // Under the lock, so that no event comes before it is known whose it is.
+        let mut watches = self.lock();
+        let id = self.inotify.add_watch(directory, flags | AddWatchFlags::IN_ONLYDIR)?;
+        watches.insert(id.as_raw(), news);
+        Ok(id)
+    }
+
+    fn remove(&self, id: WatchDescriptor) {
+        self.lock().remove(&id.as_raw());
+        // Fails where the directory is gone, and its watch with it.
+        let _ = self.inotify.rm_watch(id);
+    }
+
+    fn read(&self) {
+        loop {
+            match self.inotify.read_events() {
+                Ok(events) => {
+                    let watches = self.lock();
+                    for event in events {
+                        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                            watches.values().for_each(|news| news.come(Notice::Written));
+                        }
+                        let Some(news) = watches.get(&event.wd.as_raw()) else { continue };
+                        if event.name.as_deref() == Some(OsStr::new(news.file)) {
+                            let replaced = event.mask.contains(AddWatchFlags::IN_MOVED_TO);
+                            news.come(if replaced { Notice::Replaced } else { Notice::Written });
+                        }
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => std::thread::sleep(REST),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Arc<News>>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
