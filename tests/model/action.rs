@@ -283,8 +283,9 @@ impl World {
                 if hope == Hope::Anything || !self.is_to_end(worker, driver) {
                     let run = self.judged(worker).process * 8 + driver.known.record().attempt;
                     let success = RunEnd::Success { run };
-                    let others = [RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred, RunEnd::Hindered];
-                    for end in std::iter::once(success).chain(others) {
+                    let ends = [success, RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred];
+                    let hindered = (self.budget.hindrances > 0).then_some(RunEnd::Hindered);
+                    for end in ends.into_iter().chain(hindered) {
                         put(What::RunEnds { worker, end });
                     }
                 }

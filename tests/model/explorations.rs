@@ -87,6 +87,9 @@ fn one_worker_keeps_its_promises() {
         "deletions=1 stops=1",
         "denials=1 endings=1 replies=1",
         "forgeries=1 stops=1",
+        "hindrances=2 crashes=1",
+        "hindrances=1 stops=1 limits=1",
+        "hindrances=1 shutdowns=1 writes=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(missing, [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(), "all else comes to pass");
@@ -122,6 +125,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         "shutdowns=1",
         "limits=1 lies=2",
         "redrives=1 crashes=2",
+        "hindrances=1",
     ];
     // What takes more than one trouble at a time, or others who write the ledger.
     let of_more = [
@@ -156,6 +160,7 @@ fn two_workers_that_share_a_ledger_keep_their_promises() {
         "returns=1",
         "denials=1 endings=1",
         "deletions=1",
+        "hindrances=1",
     ];
     let missing = explore("shared ledger", SHARED, &budgets);
     assert_eq!(missing, [&[Witness::CleanupInterrupted], &OF_VERIFYING[..]].concat(), "all else comes to pass");
@@ -186,6 +191,7 @@ fn further_bounds_hold_too() {
         "denials=1 stops=1 crashes=1 endings=1",
         "redrives=1 stops=1 crashes=2",
         "forgeries=1 stops=1 crashes=1",
+        "hindrances=2 stops=1 crashes=1 limits=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(missing, [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(), "all else comes to pass");
@@ -205,6 +211,7 @@ fn further_bounds_hold_too() {
         "writes=1 shutdowns=1",
         "visibility=1 limits=1",
         "stops=1 lies=2",
+        "hindrances=1 stops=1",
     ];
     let missing = explore("two ledgers", APART, &budgets);
     let of_more = [
@@ -233,6 +240,8 @@ fn further_bounds_hold_too() {
         "returns=1 stops=1",
         "denials=1 endings=1 crashes=1",
         "deletions=1 crashes=1",
+        "hindrances=1 stops=1",
+        "hindrances=1 leases=1 crashes=1",
     ];
     assert_eq!(explore("shared ledger", SHARED, &budgets), OF_VERIFYING, "all else comes to pass");
     explore_verifying("shared ledger that verifies", SHARED, &["forgeries=1", "forgeries=1 leases=1", "stops=1"]);

@@ -57,6 +57,7 @@ const NO_FAULT: Budget = Budget {
     denials: 0,
     deletions: 0,
     returns: 0,
+    hindrances: 0,
 };
 const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
 const A_BAD_REPLY: Budget = Budget { replies: 1, ..NO_FAULT };

@@ -146,7 +146,10 @@ impl<'a> Turn<'a> {
                 self.driver(worker).awaits_slot = false;
                 self.feed(worker, Happening::SlotFree);
             }
-            What::RunEnds { worker, end } => self.run_ends(worker, end),
+            What::RunEnds { worker, end } => {
+                self.world.budget.hindrances -= u8::from(end == RunEnd::Hindered);
+                self.run_ends(worker, end);
+            }
             What::CleanupEnds { worker, well } => self.cleanup_ends(worker, Happening::Cleaned { well }),
             What::CleanupAborted { worker } => self.cleanup_ends(worker, Happening::CleanupAborted),
             What::GraceOver { worker } => {

@@ -80,6 +80,8 @@ pub struct Budget {
     pub deletions: u8,
     /// Tokens that come back once they are settled.
     pub returns: u8,
+    /// Runs that their machine keeps from working.
+    pub hindrances: u8,
 }
 
 impl Budget {
@@ -113,6 +115,7 @@ impl Budget {
             "denials" => &mut self.denials,
             "deletions" => &mut self.deletions,
             "returns" => &mut self.returns,
+            "hindrances" => &mut self.hindrances,
             _ => return None,
         })
     }
