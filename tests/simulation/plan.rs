@@ -257,18 +257,8 @@ fn script(dice: &mut Dice) -> Script {
         let soon = dice.one_in(2);
         let answered = dice.seconds(if soon { 0..=10 } else { 0..=600 });
         let defer = End::Defer((!dice.one_in(4)).then_some(answered));
-        let ends = [
-            End::Success,
-            End::Success,
-            End::Failure,
-            End::Retry,
-            End::Retry,
-            again,
-            defer,
-            End::Panic,
-            End::Hang,
-            End::Hindered,
-        ];
+        let ends =
+            [End::Success, End::Success, End::Failure, End::Retry, End::Hindered, again, defer, End::Panic, End::Hang];
         Run {
             work: dice.seconds(if long { 60..=300 } else { 0..=20 }),
             checkpoints: dice.pick(&[0, 0, 1, 3]),

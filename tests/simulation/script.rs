@@ -135,10 +135,7 @@ async fn work(life: &Life, cx: &Context, run: &Run, mut checkpoint: u64) -> Hand
         End::Success => success(),
         End::Failure => Err(HandlerError::permanent("it fails")),
         End::Retry => Err(HandlerError::retry("not now")),
-        End::Hindered => {
-            life.world.count("path: a run that the machine hindered");
-            Err(HandlerError::host("space", "no space"))
-        }
+        End::Hindered => Err(HandlerError::host("space", "no space")),
         End::Again(after) => Ok(Completion::Again(after)),
         End::Defer(after) => {
             if let Some(after) = after.filter(|_| !life.is_over()) {
@@ -174,6 +171,7 @@ impl End {
             Self::Failure => "failure",
             Self::Retry => "retry",
             Self::Again(_) => "again",
+            Self::Hindered => "hindered",
             Self::Defer(_) => "defer",
             Self::Panic => "panic",
             Self::Hang => "hang",

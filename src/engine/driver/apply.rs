@@ -122,6 +122,11 @@ impl Driver {
         let mut then = match self.decided(&event) {
             Ok(then) => then,
             Err(illegal) => {
+                if let With::Reply(reply) = with {
+                    // The run has ended, and nobody waits for its last checkpoint any more.
+                    let _ = reply.send(Err(CheckpointError("the step is not run here any more".to_owned())));
+                    return;
+                }
                 tracing::error!(error = %illegal, "internal error: this is a bug in callbackd, please report it");
                 return;
             }
