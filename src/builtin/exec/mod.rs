@@ -79,7 +79,7 @@ impl Exec {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
         end_remains(&saved).await?;
         let saved = checkpoint::recover(cx, saved).await?;
-        let workspace = Workspace::new(cx.work_dir(), cx.token(), saved.file.as_deref()).map_err(|error| {
+        let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_deref()).map_err(|error| {
             let told = format!("no directory for the run could be made in {}: {error}", cx.work_dir().display());
             HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
         })?;
@@ -204,7 +204,7 @@ impl Ended {
 impl Saved {
     /// The directory of the last run, if its daemon left it.
     fn left_behind(&self, cx: &Context) -> Option<Workspace> {
-        Workspace::left_behind(cx.work_dir(), cx.token(), self.workspace.as_deref()?, self.file.as_deref())
+        Workspace::left_behind(cx.work_dir(), cx.token().as_str(), self.workspace.as_deref()?, self.file.as_deref())
     }
 }
 

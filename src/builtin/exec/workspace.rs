@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use crate::handler::{StopReason, host_trouble};
 use crate::outcome::{InvalidOutput, Outputs};
-use crate::step::CallbackToken;
 
 /// The directory of one run.
 pub(super) struct Workspace {
@@ -70,7 +69,7 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
-    pub(super) fn new(work_dir: &Path, token: &CallbackToken, checkpoint: Option<&str>) -> io::Result<Self> {
+    pub(super) fn new(work_dir: &Path, token: &str, checkpoint: Option<&str>) -> io::Result<Self> {
         // A handler's user passes through it to the run's own, and sees nothing in it.
         DirBuilder::new().mode(0o711).recursive(true).create(work_dir)?;
         let directory = work_dir.join(format!("{token}-{:016x}", fastrand::u64(..)));
@@ -82,13 +81,8 @@ impl Workspace {
     }
 
     /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what the ledger has of that run.
-    pub(super) fn left_behind(
-        work_dir: &Path,
-        token: &CallbackToken,
-        name: &str,
-        checkpoint: Option<&str>,
-    ) -> Option<Self> {
-        let ours = name.strip_prefix(token.as_str())?.strip_prefix('-')?;
+    pub(super) fn left_behind(work_dir: &Path, token: &str, name: &str, checkpoint: Option<&str>) -> Option<Self> {
+        let ours = name.strip_prefix(token)?.strip_prefix('-')?;
         if ours.is_empty() || !ours.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
