@@ -43,6 +43,7 @@ mod outages;
 mod redrive;
 #[cfg(feature = "local")]
 mod retried;
+mod silence;
 mod stops;
 mod surroundings;
 mod untrusted;
