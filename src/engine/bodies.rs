@@ -13,7 +13,9 @@ impl Bodies for Shared {
             let record = match self.ledger.load(token).await {
                 Ok(stored) => stored?,
                 Err(error) => {
-                    tracing::warn!(%token, %error, "a message cannot be replaced by a fresh copy yet");
+                    if let Some(more) = self.said.again("not copied") {
+                        tracing::warn!(%token, %error, more, "a message cannot be replaced by a fresh copy yet");
+                    }
                     return None;
                 }
             };

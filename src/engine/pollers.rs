@@ -16,7 +16,7 @@ use super::lane::Lane;
 use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::lifecycle::Phase;
-use crate::seam::{Fault, Received};
+use crate::seam::{Fault, FaultKind, Received};
 
 /// SQS's limit for a long poll.
 const WAIT: Duration = Duration::from_secs(20);
@@ -122,13 +122,17 @@ impl Pollers<'_> {
                 self.wanted = 1;
                 let wait = BACKOFF.after(self.failures, fastrand::f64());
                 self.pause = Some(Instant::now() + wait);
-                tracing::warn!(
-                    queue = self.lane.name,
-                    error = %fault,
-                    failures = self.failures,
-                    again_in = ?wait,
-                    "the queue could not be polled"
-                );
+                let cause = if fault.kind == FaultKind::Denied { "may not be polled" } else { "unpolled" };
+                if let Some(more) = self.lane.said.again(cause) {
+                    tracing::warn!(
+                        queue = self.lane.name,
+                        error = %fault,
+                        failures = self.failures,
+                        again_in = ?wait,
+                        more,
+                        "the queue could not be polled"
+                    );
+                }
             }
         }
     }

@@ -15,7 +15,9 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
     };
     match fault.kind {
         FaultKind::Refused | FaultKind::Stale => {
-            tracing::warn!(error = %fault, "SageMaker refused the report; asking where the step stands");
+            if let Some(more) = lane.said.again("refused") {
+                tracing::warn!(error = %fault, more, "SageMaker refused the report; asking where the step stands");
+            }
             Event::ReportRefused(fault.detail)
         }
         FaultKind::Denied => {

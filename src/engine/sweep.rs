@@ -135,7 +135,9 @@ impl Sweep {
             let lane = &self.shared.lanes[orphan.lane];
             if lane.config.exclusive || self.shared.ledger.is_shared() {
                 self.shared.orphans.found(&token);
-                tracing::warn!(%token, queue = lane.name, "the step's message has not come back; the step goes on from the ledger");
+                if let Some(more) = lane.said.again("without message") {
+                    tracing::warn!(%token, queue = lane.name, more, "the step's message has not come back; the step goes on from the ledger");
+                }
                 wake(&self.shared, &token, Input::Event(Event::Found), Absent::Start).await;
             } else if self.said.insert(token) {
                 counts[orphan.lane] += 1;

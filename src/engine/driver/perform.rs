@@ -47,10 +47,13 @@ impl Driver {
             Effect::Return => self.release(Duration::ZERO),
             Effect::LetGo => self.let_go(),
             Effect::Refuse(why) => {
-                tracing::warn!(
-                    why,
-                    "the step is not worked on; its message is kept and left to the queue's redrive policy"
-                );
+                if let Some(more) = self.lane.said.again("not worked on") {
+                    tracing::warn!(
+                        why,
+                        more,
+                        "the step is not worked on; its message is kept and left to the queue's redrive policy"
+                    );
+                }
                 self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
                 self.release(self.lane.config.visibility_timeout);
             }
@@ -64,10 +67,13 @@ impl Driver {
                 }
             }
             Effect::Missing => {
-                tracing::error!(
-                    "SageMaker refuses the report and does not find the step; the outcome is kept and it is asked again: \
-                     check the account, the region and the role of this queue"
-                );
+                if let Some(more) = self.lane.said.again("missing") {
+                    tracing::error!(
+                        more,
+                        "SageMaker refuses the report and does not find the step; the outcome is kept and it is asked again: \
+                         check the account, the region and the role of this queue"
+                    );
+                }
                 self.shared.observer.observe(Observation::ReportNotFound { queue: &self.lane.name });
             }
             Effect::CountStop(via) => {
@@ -144,7 +150,13 @@ impl Driver {
 
     /// Gives back the Stopping messages whose stop is not confirmed.
     fn refuse_stops(&mut self, why: &str) {
-        tracing::warn!(why, "a stop is not confirmed; its message stays on the queue, for its redrive policy");
+        if let Some(more) = self.lane.said.again("unconfirmed") {
+            tracing::warn!(
+                why,
+                more,
+                "a stop is not confirmed; its message stays on the queue, for its redrive policy"
+            );
+        }
         self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
         let away = self.lane.config.visibility_timeout;
         for held in self.messages.extract_if(.., |held| held.stop) {
