@@ -7,12 +7,13 @@ use crate::config::Loaded;
 use crate::daemon::Daemon;
 use crate::observe;
 use crate::process::limits::raise_open_files;
-use crate::process::secrecy;
 use crate::process::signals::Signals;
+use crate::process::{pages, secrecy};
 
 pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
     observe::log::init(&loaded.config.log).map_err(Failure::Runtime)?;
     secrecy::keep();
+    pages::keep_small();
     for warning in &loaded.warnings {
         tracing::warn!("configuration: {warning}");
     }

@@ -2,6 +2,7 @@
 
 pub mod adopted;
 pub mod limits;
+pub mod pages;
 pub mod protection;
 pub mod secrecy;
 pub mod signals;

@@ -45,6 +45,10 @@ use machine::Machine;
 use options::{Options, Part};
 use table::Figures;
 
+/// As the stock worker; the bare loop has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let rest: Vec<&str> = arguments.iter().skip(2).map(String::as_str).collect();

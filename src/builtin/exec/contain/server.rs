@@ -89,6 +89,8 @@ fn serve(socket: RawFd) -> ! {
     sys::default_signals();
     let _ = prctl::set_name(c"exec-forkserver");
     let _ = prctl::set_child_subreaper(true);
+    // The daemon may do without huge pages; its programs need not.
+    let _ = prctl::set_thp_disable(false);
     let _ = setsid();
     // Its number may be that of a stream; a copy is safe beyond them.
     if !sys::duplicate(socket, SOCKET) {
