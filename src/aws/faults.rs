@@ -430,6 +430,8 @@ mod tests {
         let late = fault(CredentialsError::not_loaded("no providers in chain"));
         assert_eq!(late.kind, FaultKind::Transient);
         assert!(late.detail.contains("no providers in chain"), "{late}");
+        let long = fault(CredentialsError::not_loaded(format!("{} the one that matters", "another; ".repeat(100))));
+        assert!(long.detail.ends_with("the one that matters"), "{long}");
         let half = fault(CredentialsError::invalid_configuration("half a profile"));
         assert_eq!(half, Fault::new(FaultKind::Transient, "no AWS credentials: half a profile"));
         let denied = |kind| Fault::new(kind, "AssumeRole: AccessDenied: no");
