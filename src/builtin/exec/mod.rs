@@ -77,7 +77,7 @@ impl Exec {
         command: &[String],
     ) -> Result<(Ended, Workspace), HandlerError> {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
-        end_remains(&saved).await?;
+        end_remains(&saved, purpose).await?;
         let saved = checkpoint::recover(cx, saved).await?;
         let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_deref()).map_err(|error| {
             let told = format!("no directory for the run could be made in {}: {error}", cx.work_dir().display());
@@ -151,7 +151,7 @@ impl Handler for Exec {
     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
         let Some(command) = &self.settings.cleanup else {
             let saved: Saved = cx.checkpoint()?.unwrap_or_default();
-            end_remains(&saved).await?;
+            end_remains(&saved, Purpose::Cleanup).await?;
             if let Some(left) = saved.left_behind(&cx) {
                 left.discard();
             }
@@ -178,7 +178,7 @@ impl Handler for Exec {
     async fn reap(&self, cx: Context) {
         if let Ok(Some(saved)) = cx.checkpoint() {
             // What cannot be ended is said again when the step is to run.
-            let _ = end_remains(&saved).await;
+            let _ = end_remains(&saved, Purpose::Cleanup).await;
         }
     }
 }
@@ -208,16 +208,20 @@ impl Saved {
     }
 }
 
-async fn end_remains(saved: &Saved) -> Result<(), HandlerError> {
-    if let Some(run) = &saved.run {
-        match run.end().await {
-            End::Nothing => {}
-            End::Ended => tracing::warn!("ended what an earlier run of the step had left running"),
-            End::Alive(pid) => {
-                return Err(HandlerError::retry(format_args!(
-                    "process {pid}, which an earlier run of the step has left, cannot be ended: it runs as another user"
-                )));
-            }
+/// What hangs in the kernel does nothing any more, so that a cleanup need not wait for it; a run that would hang as well does.
+async fn end_remains(saved: &Saved, purpose: Purpose) -> Result<(), HandlerError> {
+    let Some(run) = &saved.run else { return Ok(()) };
+    match run.end().await {
+        End::Nothing => {}
+        End::Ended => tracing::warn!("ended what an earlier run of the step had left running"),
+        End::Hangs if purpose == Purpose::Run => {
+            return Err(HandlerError::host("io", "an earlier run of the step is killed, but hangs in the kernel"));
+        }
+        End::Hangs => tracing::warn!("an earlier run of the step is killed, but hangs in the kernel"),
+        End::Alive(pid) => {
+            return Err(HandlerError::retry(format_args!(
+                "process {pid}, which an earlier run of the step has left, cannot be ended: it runs as another user"
+            )));
         }
     }
     Ok(())

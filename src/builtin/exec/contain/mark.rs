@@ -27,8 +27,10 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(in super::super) enum End {
     /// There were none.
     Nothing,
-    /// They are gone, or hang in the kernel, where they do nothing.
+    /// They are gone.
     Ended,
+    /// What is left of them hangs in the kernel, on a dead file system for one, and is gone as soon as it comes back from there.
+    Hangs,
     /// One lives on: it is another user's.
     Alive(i32),
 }
@@ -78,8 +80,10 @@ pub(super) async fn end(mark: u64) -> End {
         }
         sleep(LOOK).await;
     }
-    let left = bearers().remove(&mark).unwrap_or_default();
-    left.into_iter().find(|pid| state(*pid) != Some('D')).map_or(end, End::Alive)
+    match bearers().remove(&mark) {
+        None => end,
+        Some(left) => left.into_iter().find(|pid| state(*pid) != Some('D')).map_or(End::Hangs, End::Alive),
+    }
 }
 
 /// All marked processes that are not only waiting to be reaped.

@@ -243,24 +243,21 @@ impl Run {
     pub(super) async fn finish(&mut self) {
         let gone = async { while matches!(self.hear().await, Ok(said) if said != Said::Gone) {} };
         let in_time = timeout(GONE, gone).await.is_ok();
+        let mut end = End::Ended;
         if !self.gone || !in_time {
             if let Some(cgroup) = &self.ready.cgroup {
                 cgroup::kill(cgroup.path());
             }
-            if let End::Alive(pid) = mark::end(self.ready.remains.mark).await {
-                tracing::error!(
-                    pid,
-                    "a process of the program cannot be ended: it is another user's; it runs on beside the next run"
-                );
-            }
+            end = mark::end(self.ready.remains.mark).await;
         }
-        if !in_time {
-            tracing::error!("a killed program does not end; it hangs in the kernel");
+        match end {
+            End::Nothing | End::Ended => self.gone = true,
+            End::Hangs => tracing::error!("a killed program does not end; it hangs in the kernel"),
+            End::Alive(pid) => tracing::error!(pid, "a process of the program cannot be ended: it is another user's"),
         }
         if let Some(cgroup) = &self.ready.cgroup {
             cgroup::remove(cgroup.path());
         }
-        self.gone = true;
     }
 
     fn order(&self, order: u8) {

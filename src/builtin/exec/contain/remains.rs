@@ -50,7 +50,7 @@ impl Remains {
         if let Some(path) = cgroup {
             cgroup::remove(path);
         }
-        if ours {
+        if ours && matches!(end, End::Nothing | End::Ended) {
             let_go().remove(&self.mark);
         }
         end
