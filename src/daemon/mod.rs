@@ -170,6 +170,10 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = manager.watchdog(|| Instant::now() < until) => {}
         () = clients.keep_credentials() => {}
     }
+    if loaded.config.ledger.kind == ledger::Kind::Memory && loaded.config.worker.work_dir.is_none() {
+        // Made for this process alone. What is in it is in use, or worth a look.
+        let _ = std::fs::remove_dir(loaded.config.work_dir());
+    }
     monitored.cancel();
     for task in tasks {
         // A task that panicked has been logged by the panic hook.
