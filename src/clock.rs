@@ -130,15 +130,19 @@ impl Clock {
         shifted(name, -self.correction())
     }
 
-    /// Looks whether the wall clock was set since the last look, by more than five seconds, and takes up its new names if so.
+    /// Looks whether the wall clock was set since the last look, by more than five seconds, and takes up its new names if so. Of many who
+    /// look at once, one sees it.
     pub fn look(&self) -> Option<Set> {
-        let apart = self.0.source.wall().duration_since(self.name(self.now()));
+        let correction = &self.0.correction;
+        let before = correction.load(Ordering::SeqCst);
+        let name = shifted(self.now(), SignedDuration::from_millis(before));
+        let apart = self.0.source.wall().duration_since(name);
         if apart.unsigned_abs() <= TOLERANCE {
             return None;
         }
         let milliseconds = i64::try_from(apart.as_millis()).unwrap_or_default();
-        self.0.correction.fetch_add(milliseconds, Ordering::SeqCst);
-        Some(Set(apart))
+        let after = before.saturating_add(milliseconds);
+        correction.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).ok().map(|_| Set(apart))
     }
 }
 

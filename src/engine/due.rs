@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::dispatch::wake;
 use super::inbox::{Absent, Input};
 use super::shared::Shared;
-use crate::clock::Set;
 use crate::lifecycle::{Event, Phase};
 use crate::seam::Observation;
 
@@ -40,17 +39,19 @@ pub(crate) async fn wake_due(shared: Arc<Shared>) {
 
 /// Compares the clocks now and then, until dropped: the wall clock may be set, and tokio's timers do not count suspension.
 pub(crate) async fn keep_time(shared: Arc<Shared>) {
-    let (mut ticks, mut moment) = (Instant::now(), shared.clock.now());
+    let (mut ticks, mut moment, mut correction) = (Instant::now(), shared.clock.now(), shared.clock.correction());
     loop {
         sleep(LOOK).await;
         let passed = shared.clock.since(moment);
         let slept = passed.saturating_sub(ticks.elapsed());
         (ticks, moment) = (Instant::now(), shared.clock.now());
-        let set = shared.clock.look();
+        // A write that saw it first has taken up the new names for its own record.
+        shared.clock.look();
+        let by = shared.clock.correction() - std::mem::replace(&mut correction, shared.clock.correction());
         if slept > LATE {
             tracing::warn!(?slept, "the machine was suspended; limits that have passed meanwhile count as reached");
         }
-        if let Some(Set(by)) = set {
+        if !by.is_zero() {
             tracing::warn!(
                 by = crate::duration::text(Duration::from_secs(by.unsigned_abs().as_secs())),
                 ahead = by.is_positive(),
@@ -58,14 +59,26 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
             );
             shared.observer.observe(Observation::ClockSet);
             shared.unseen.store(true, Ordering::SeqCst);
-            if let Err(error) = shared.ledger.rename().await {
-                tracing::warn!(%error, "the ledger's records bear the old clock's times until they are next written");
-            }
+            rename(&shared).await;
         }
-        if set.is_some() || slept > LATE {
+        if !by.is_zero() || slept > LATE {
             shared.steps.look_again();
             wake_all(&shared, || Input::Event(Event::Woken)).await;
         }
+    }
+}
+
+/// As the worker leaves: the clock may have been set since it was last looked at.
+pub(crate) async fn keep_names(shared: &Shared) {
+    shared.clock.look();
+    if !shared.clock.correction().is_zero() {
+        rename(shared).await;
+    }
+}
+
+async fn rename(shared: &Shared) {
+    if let Err(error) = shared.ledger.rename().await {
+        tracing::warn!(%error, "the ledger's records bear the old clock's times until they are next written");
     }
 }
 

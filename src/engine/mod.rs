@@ -108,7 +108,8 @@ struct Hooks {
     _slots: Arc<dyn Grants<Slot>>,
 }
 
-/// What deletes and releases may still take at the end, if the queue does not answer; the messages then come back by themselves.
+/// What deletes and releases may still take at the end, if the queue does not answer; the messages then come back by themselves. The ledger
+/// has as long.
 const LAST_CALLS: Duration = Duration::from_secs(4);
 /// What an open poll may take from the begin of a drain: SQS answers after its 20 s. ECS kills a task 30 s after it told it to stop, and
 /// an idle worker is to end before that, whatever its queue does.
@@ -198,6 +199,9 @@ impl Engine {
         self.background.shutdown().await;
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        if timeout(LAST_CALLS, due::keep_names(&self.shared)).await.is_err() {
+            tracing::warn!("the wall clock was set, and the ledger did not take the new times");
+        }
         // Whatever an open poll brings is given back.
         if timeout_at(last_poll, join(&mut self.pollers)).await.is_err() {
             tracing::warn!(

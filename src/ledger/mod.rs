@@ -315,6 +315,7 @@ impl Ledger {
 
     /// The row of a record, with the names that the wall clock has now.
     fn row(&self, record: &mut Record) -> Result<Row, StoreError> {
+        self.clock.look();
         let correction = self.clock.correction();
         let writer = Writer { id: Some(self.me.0.clone()), correction: milliseconds(correction) };
         if correction.is_zero() {

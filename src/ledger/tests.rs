@@ -247,6 +247,18 @@ async fn a_record_of_this_life_is_read_as_written_however_the_clock_is_set() {
 }
 
 #[tokio::test]
+async fn a_write_sees_by_itself_that_the_clock_was_set() {
+    let (store, hands) = (Memory::new(), Hands::default());
+    let (ledger, clock) = life(&store, "first", &hands);
+    hands.set(DAY * 2);
+    let deadline = written(&ledger, timed("abcdefghij")).await.deadline;
+    assert_eq!(clock.correction(), DAY * 2);
+    let (next, _) = life(&store, "second", &hands);
+    let record = next.load(&"abcdefghij".parse().expect("token")).await.expect("read").expect("there");
+    assert_eq!(record.deadline, deadline.map(|at| clock.name(at)));
+}
+
+#[tokio::test]
 async fn what_was_renamed_is_right_for_the_next_life_and_what_is_settled_stays() {
     let (store, hands) = (Memory::new(), Hands::default());
     let (ledger, clock) = life(&store, "first", &hands);

@@ -1,6 +1,7 @@
 //! A wall clock that is set while the daemon runs: what was left of each limit stays left.
 
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::clocks::Clocks;
@@ -61,10 +62,28 @@ async fn a_retry_that_was_due_two_days_ahead_comes_in_seconds_after_the_correcti
     assert_eq!(scene.runs(), [step.attempt(1), step.attempt(2)]);
 }
 
+async fn a_worker_that_leaves_as_the_clock_is_set_leaves_right_times_behind() {
+    let scene = Scene::new("exit 76").await;
+    let clocks = Clocks::ahead_by_days(scene.folder(), -2);
+    let config = scene.config().with("handlers.job.time_limit", "1d");
+    let config = config.with("handlers.job.settings.poll_interval", "1h");
+    let step = scene.step_sent().await;
+    let mut daemon = scene.start_in(&config, &clocks.variables());
+    let waits = async || scene.record(&step).is_some_and(|record| record["status"] == "waiting");
+    until("it waits for its next call", waits).await;
+    clocks.correct();
+    daemon.signal(Signal::SIGTERM);
+    until("it has left", async || daemon.ended().is_some()).await;
+    let record = scene.record(&step).expect("a record");
+    let deadline: Timestamp = record["deadline"].as_str().and_then(|at| at.parse().ok()).expect("a time");
+    assert!(deadline > Timestamp::now(), "{deadline} is a day after the step was begun, seconds ago");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_of_a_limit_stays_left_when_the_wall_clock_is_set() {
     tokio::join!(
         a_job_begun_two_days_behind_has_its_time_limit_and_its_record_after_the_correction(),
         a_retry_that_was_due_two_days_ahead_comes_in_seconds_after_the_correction(),
+        a_worker_that_leaves_as_the_clock_is_set_leaves_right_times_behind(),
     );
 }
