@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::daemon::{Config, Daemon};
 use crate::sagemaker::LIST;
-use crate::scene::{Scene, Step, never, until};
+use crate::scene::{Scene, Step, never, until, until_within};
 
 /// A job that is looked at each second, and counts the looks in its checkpoint.
 const POLLED: &str = r"
@@ -25,7 +25,8 @@ async fn looks(scene: &Scene, step: &Step) -> u64 {
 
 async fn looked_at(scene: &Scene, more: usize) {
     let before = scene.runs().len();
-    until("it is looked at", async || scene.runs().len() >= before + more).await;
+    // A visibility timeout and half a minute, before a step goes on without its message.
+    until_within(Duration::from_mins(4), "it is looked at", async || scene.runs().len() >= before + more).await;
 }
 
 /// Ends the daemon as a crash does and shows what it held at once, so that nobody need wait for it.

@@ -129,13 +129,16 @@ impl Samples {
     }
 }
 
-/// How many processes have this one for their parent.
+/// How many runs of programs a daemon has: each has a process under the one that starts them all.
 pub fn programs_of(pid: u32) -> usize {
-    let parent = |entry: fs::DirEntry| -> Option<u32> {
+    let process = |entry: fs::DirEntry| -> Option<(u32, u32)> {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        Some((entry.file_name().to_str()?.parse().ok()?, parent))
     };
-    fs::read_dir("/proc").expect("Linux").flatten().filter_map(parent).filter(|parent| *parent == pid).count()
+    let all: Vec<_> = fs::read_dir("/proc").expect("Linux").flatten().filter_map(process).collect();
+    let of = |parent: u32| all.iter().filter(move |(_, other)| *other == parent).map(|(child, _)| *child);
+    of(pid).flat_map(of).count()
 }
 
 fn count(number: usize) -> f64 {

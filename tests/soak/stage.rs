@@ -265,7 +265,7 @@ impl Queue {
 
     /// How many directories are left where the programs had theirs.
     pub fn directories_left(&self) -> usize {
-        fs::read_dir(self.folder.join("tmp")).map_or(0, Iterator::count)
+        fs::read_dir(self.folder.join("ledger/work")).map_or(0, Iterator::count)
     }
 
     async fn new(endpoint: &Endpoint, folder: &Path, name: &str, times: Times) -> Self {
