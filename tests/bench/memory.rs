@@ -57,7 +57,7 @@ fn idle(machine: &Machine, figures: &mut Figures) -> Vec<String> {
     let (cpu, sleeps) = (worker.process.cpu(), worker.process.sleeps());
     std::thread::sleep(IDLE);
     let cpu = worker.process.cpu().saturating_sub(cpu).as_secs_f64() / IDLE.as_secs_f64();
-    let wakes = (worker.process.sleeps() - sleeps) as f64 / IDLE.as_secs_f64();
+    let wakes = worker.process.sleeps().saturating_sub(sleeps) as f64 / IDLE.as_secs_f64();
     let resident = worker.process.resident();
     println!("\nAn idle worker wakes {wakes:.1} times a second and uses {:.3} % of a core", cpu * 100.0);
     figures.add("memory", "idle", json!({"resident": resident, "wakes_per_second": wakes, "cpu": cpu}));
