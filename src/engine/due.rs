@@ -47,7 +47,8 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
         (ticks, moment) = (Instant::now(), shared.clock.now());
         // A write that saw it first has taken up the new names for its own record.
         shared.clock.look();
-        let by = shared.clock.correction() - std::mem::replace(&mut correction, shared.clock.correction());
+        let now = shared.clock.correction();
+        let by = now - std::mem::replace(&mut correction, now);
         if slept > LATE {
             tracing::warn!(?slept, "the machine was suspended; limits that have passed meanwhile count as reached");
         }
