@@ -21,7 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("outcome", &["hex", "step"]),
     ("seam", &["outcome", "step"]),
     ("handler", &["outcome", "step"]),
-    ("builtin", &["duration", "handler", "outcome"]),
+    ("builtin", &["backoff", "duration", "handler", "outcome"]),
     ("lifecycle", &["backoff", "duration", "outcome", "seam", "step"]),
     ("ledger", &["clock", "duration", "hex", "lifecycle", "seam", "step"]),
     ("engine", &["backoff", "clock", "duration", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),

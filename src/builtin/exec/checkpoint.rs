@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Saved;
 use super::watch::{Notice, Notices};
 use super::workspace::{CHECKPOINT, Found, Workspace};
+use crate::backoff::Backoff;
 use crate::handler::{Context, HandlerError, StopReason};
 
 /// Keeps one run's checkpoint.
@@ -25,9 +26,8 @@ pub(super) struct Checkpoint<'a> {
 
 /// How long a file must not have changed that is written in place.
 const STILL: Duration = Duration::from_millis(50);
-/// How soon what could not be saved is tried again; it doubles with each failure.
-const AGAIN: Duration = Duration::from_millis(100);
-const AGAIN_MOST: Duration = Duration::from_secs(5);
+/// How soon what could not be saved is tried again.
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// What came of a look at the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,8 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn pause(&self) -> Duration {
-        AGAIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(AGAIN_MOST)
+        // One run waits for its own file: there are no others to keep apart from.
+        AGAIN.after(self.failures, 1.0)
     }
 }
 

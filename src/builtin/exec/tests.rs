@@ -79,6 +79,21 @@ impl Bench {
         Context::new(task, self.stop.subscribe(), self.kept.clone())
     }
 
+    /// The step's first call, whose checkpoints go elsewhere.
+    fn first_attempt(&self, keeper: Arc<dyn Keeper>) -> Context {
+        let cx = self.cx();
+        let (token, execution) = (cx.token().clone(), cx.execution().clone());
+        let task = Task {
+            step: crate::step::Step { token, execution, arguments: Arc::new(Value::Null) },
+            queue_url: String::new(),
+            attempt: 1,
+            stop_grace: self.grace,
+            checkpoint: None,
+            work_dir: self.path("work").into(),
+        };
+        Context::new(task, self.stop.subscribe(), keeper)
+    }
+
     fn exec(&self, script: &str) -> Exec {
         self.with(json!({ "command": ["/bin/sh", "-c", script], "env": {"DIR": self.directory.path()} }))
     }
@@ -409,28 +424,9 @@ async fn a_run_is_on_record_before_the_program_begins() {
     let saved = bench.kept.0.lock().unwrap().clone().expect("saved");
     assert!(saved["run"]["mark"].as_u64().is_some(), "{saved}");
 
-    let task = Task {
-        step: bench.cx_step(),
-        queue_url: String::new(),
-        attempt: 1,
-        stop_grace: bench.grace,
-        checkpoint: None,
-        work_dir: bench.path("work").into(),
-    };
-    let cx = Context::new(task, bench.stop.subscribe(), Arc::new(Full));
+    let cx = bench.first_attempt(Arc::new(Full));
     let error = bench.exec("touch $DIR/ran").run(cx, Value::Null).await.expect_err("not started");
     assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
-}
-
-impl Bench {
-    fn cx_step(&self) -> crate::step::Step {
-        let cx = self.cx();
-        crate::step::Step {
-            token: cx.token().clone(),
-            execution: cx.execution().clone(),
-            arguments: Arc::new(Value::Null),
-        }
-    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Receipt handles: opaque to clients, and to the queue the name of one receive of one message.
 
-use std::fmt;
-
 use sha2::{Digest, Sha256};
+
+use crate::hex::hex;
 
 /// One receive of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,15 +36,7 @@ impl Receipt {
             .chain_update(self.message.to_be_bytes())
             .chain_update(self.receive.to_be_bytes())
             .finalize();
-        format!("{}", Hex(&digest[..16]))
-    }
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        hex(&digest[..16])
     }
 }
 

@@ -250,15 +250,7 @@ impl Keeper for Held {
 async fn no_program_waits_for_the_record_of_another() {
     let bench = Bench::new();
     let held = Arc::new(Held(Semaphore::new(0)));
-    let task = Task {
-        step: bench.cx_step(),
-        queue_url: String::new(),
-        attempt: 1,
-        stop_grace: bench.grace,
-        checkpoint: None,
-        work_dir: bench.path("work").into(),
-    };
-    let cx = Context::new(task, bench.stop.subscribe(), held.clone());
+    let cx = bench.first_attempt(held.clone());
     let slow = bench.exec("touch $DIR/ran");
     let others = async {
         let benches: Vec<Bench> = std::iter::repeat_with(Bench::new).take(20).collect();
