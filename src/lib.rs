@@ -55,12 +55,9 @@ pub mod outcome;
 pub mod process;
 pub mod seam;
 pub mod step;
+pub mod testing;
 
-#[cfg(feature = "aws")]
-pub use cli::main;
-pub use handler::{
-    Completion, Context, Handler, HandlerError, HandlerResult, Registry, RegistryError, StopReason, handler_fn,
-};
+pub use handler::{Completion, Context, Handler, HandlerError, HandlerResult, Registry, StopReason, handler_fn};
 pub use outcome::Outputs;
 
 /// The README's own code compiles.

@@ -39,6 +39,7 @@ pub struct ClientRequestToken(String);
 
 /// An output that SageMaker would not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidOutput {
     #[error("there are more than {} outputs", Outputs::MOST)]
     TooMany,
@@ -54,6 +55,8 @@ pub enum InvalidOutput {
     Twice(String),
     #[error("outputs are one JSON object of names and values, not {0}")]
     NotObject(&'static str),
+    #[error("the outputs cannot be serialised: {0}")]
+    Unserialisable(String),
 }
 
 impl Outcome {
@@ -91,6 +94,32 @@ impl Outputs {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// These outputs; `Outputs::of([("model", uri)])`.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub fn of<N: Into<String>, V: Into<Value>>(
+        outputs: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, InvalidOutput> {
+        let mut all = Self::new();
+        for (name, value) in outputs {
+            all.insert(name, value)?;
+        }
+        Ok(all)
+    }
+
+    /// The fields of a struct, or the entries of a map, as outputs; none of `()`.
+    ///
+    /// # Errors
+    /// [`InvalidOutput`] if SageMaker would refuse one, or if it is neither a struct nor a map.
+    pub fn from_serialize(value: &impl Serialize) -> Result<Self, InvalidOutput> {
+        match serde_json::to_value(value) {
+            Ok(Value::Null) => Ok(Self::new()),
+            Ok(value) => value.try_into(),
+            Err(error) => Err(InvalidOutput::Unserialisable(error.to_string())),
+        }
     }
 
     /// Adds one output. Numbers are written the same however they were spelt (`1.50`, `15e-1`), booleans as `true` and `false`.
@@ -148,11 +177,7 @@ impl TryFrom<Map<String, Value>> for Outputs {
     type Error = InvalidOutput;
 
     fn try_from(map: Map<String, Value>) -> Result<Self, InvalidOutput> {
-        let mut outputs = Self::new();
-        for (name, value) in map {
-            outputs.insert(name, value)?;
-        }
-        Ok(outputs)
+        Self::of(map)
     }
 }
 

@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("outcome", &["hex", "step"]),
     ("seam", &["outcome", "step"]),
     ("handler", &["outcome", "step"]),
+    ("testing", &["handler", "step"]),
     ("builtin", &["backoff", "duration", "handler", "outcome"]),
     ("lifecycle", &["backoff", "duration", "outcome", "seam", "step"]),
     ("ledger", &["clock", "duration", "hex", "lifecycle", "seam", "step"]),
@@ -68,7 +69,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // The stock binary is a user of the library like any other.
-    ("main", &["builtin"]),
+    ("main", &[]),
 ];
 
 /// Who may start tasks and threads, since it joins them.
@@ -85,6 +86,8 @@ const OWNERS: &[&str] = &[
     "src/ledger/sqlite/known.rs",
     // The thread that waits for news of programs' files.
     "src/builtin/exec/watch.rs",
+    // A run under test, aborted with the test's hold on it.
+    "src/testing/run.rs",
     // The thread that writes the log, and may stand in a write for ever.
     "src/observe/writer.rs",
 ];

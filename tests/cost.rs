@@ -14,7 +14,6 @@ mod bare;
 #[path = "bench/http.rs"]
 mod http;
 
-use std::convert::Infallible;
 use std::future::pending;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::LazyLock;
@@ -25,7 +24,7 @@ use callbackd::aws::Outside;
 use callbackd::config::Loaded;
 use callbackd::daemon::Daemon;
 use callbackd::local::{Endpoint, Fault, Options, Rule};
-use callbackd::{Completion, Context, HandlerResult, Outputs, Registry, handler_fn};
+use callbackd::{Context, HandlerError, Registry};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
@@ -210,11 +209,10 @@ fn start_bare(stage: &Stage, concurrency: usize) -> Runtime {
 }
 
 fn start_worker(stage: &Stage, concurrency: usize) -> Runtime {
-    async fn nothing(_: Context, _: Value) -> HandlerResult {
-        Ok(Completion::Success(Outputs::new()))
+    async fn nothing(_: Context, _: Value) -> Result<(), HandlerError> {
+        Ok(())
     }
-    let mut registry = Registry::new();
-    registry.register("nothing", |(): ()| Ok::<_, Infallible>(handler_fn(nothing))).expect("the first");
+    let registry = Registry::new().function("nothing", nothing);
     let loaded = Loaded::from_toml("cost", &stage.config(concurrency), &registry).expect("a configuration that can be");
     let credentials = SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test"));
     let outside = Outside { credentials: Some(credentials), ..Outside::default() };

@@ -1,4 +1,4 @@
-//! `examples/custom_worker.rs` as a user runs it: the binary, its TOML, a pipeline, and somebody who does the jobs.
+//! The examples as a user runs them: the binary, its TOML, a pipeline, and someone who does the jobs or approves.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
 
@@ -15,8 +15,9 @@ use tokio::time::{sleep, timeout};
 /// Far beyond what anything here takes: SQS's least visibility timeout of ours, 10 s, is the longest wait.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// An account with the pipeline `reports`: a job on the cluster, then a report on its result.
+/// An account with one pipeline, and an example as its worker.
 struct Account {
+    example: &'static str,
     endpoint: Endpoint,
     sagemaker: aws_sdk_sagemaker::Client,
     queue: String,
@@ -24,7 +25,16 @@ struct Account {
 }
 
 impl Account {
+    /// The pipeline of `job`: a job on the cluster, then a report on its result.
     async fn new() -> Self {
+        let train = json!({"Name": "train", "Arguments": {"on": "cluster", "dataset": "penguins", "nodes": 3}});
+        let report =
+            json!({"Name": "report", "Arguments": {"result": {"Get": "Steps.train.OutputParameters['result']"}}});
+        Self::of("job", [(train, ["job", "result"].as_slice()), (report, &["report"])]).await
+    }
+
+    /// The worker and the callback steps, each with the names of its outputs.
+    async fn of<const N: usize>(example: &'static str, steps: [(Value, &[&str]); N]) -> Self {
         let loopback = "127.0.0.1:0".parse().expect("an address");
         let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
         let credentials = aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test");
@@ -37,22 +47,21 @@ impl Account {
         let create = aws_sdk_sqs::Client::new(&config).create_queue().queue_name("sagemaker-callbacks");
         let queue = create.send().await.expect("created").queue_url.expect("a URL");
         let sagemaker = aws_sdk_sagemaker::Client::new(&config);
-        let output = |name: &str| json!({"OutputName": name, "OutputType": "String"});
-        let definition = json!({"Version": "2020-12-01", "Steps": [
-            {"Name": "train", "Type": "Callback", "SqsQueueUrl": queue,
-             "Arguments": {"on": "cluster", "dataset": "penguins", "nodes": 3},
-             "OutputParameters": [output("job"), output("result")]},
-            {"Name": "report", "Type": "Callback", "SqsQueueUrl": queue,
-             "Arguments": {"result": {"Get": "Steps.train.OutputParameters['result']"}},
-             "OutputParameters": [output("report")]},
-        ]});
-        let create = sagemaker.create_pipeline().pipeline_name("reports").pipeline_definition(definition.to_string());
+        let steps = steps.map(|(mut step, outputs)| {
+            let outputs = outputs.iter().map(|name| json!({"OutputName": name, "OutputType": "String"}));
+            step["Type"] = "Callback".into();
+            step["SqsQueueUrl"] = queue.as_str().into();
+            step["OutputParameters"] = outputs.collect();
+            step
+        });
+        let definition = json!({"Version": "2020-12-01", "Steps": Vec::from(steps)});
+        let create = sagemaker.create_pipeline().pipeline_name("examples").pipeline_definition(definition.to_string());
         create.role_arn("arn:aws:iam::123456789012:role/pipelines").send().await.expect("created");
-        Self { endpoint, sagemaker, queue, folder: tempfile::tempdir().expect("a folder") }
+        Self { example, endpoint, sagemaker, queue, folder: tempfile::tempdir().expect("a folder") }
     }
 
     async fn start(&self) -> String {
-        let started = self.sagemaker.start_pipeline_execution().pipeline_name("reports").send().await;
+        let started = self.sagemaker.start_pipeline_execution().pipeline_name("examples").send().await;
         started.expect("started").pipeline_execution_arn.expect("an ARN")
     }
 
@@ -85,7 +94,7 @@ impl Account {
 
     /// The example, with its own TOML; what depends on this test's world comes from the environment.
     fn worker(&self, arguments: &[&str]) -> Command {
-        let mut command = example();
+        let mut command = example(self.example);
         command
             .args(arguments)
             .env("AWS_ACCESS_KEY_ID", "test")
@@ -96,9 +105,14 @@ impl Account {
             .env("CALLBACKD_QUEUES__0__VISIBILITY_TIMEOUT", "10s")
             .env("CALLBACKD_LEDGER__PATH", self.folder.path().join("ledger.db"))
             .env("CALLBACKD_LEDGER__LEASE", "3s")
-            .env("CALLBACKD_HTTP__LISTEN", "off")
-            .env("CALLBACKD_HANDLERS__CLUSTER__SETTINGS__SERVICE", self.service())
-            .env("CALLBACKD_HANDLERS__CLUSTER__SETTINGS__POLL_INTERVAL", "100ms");
+            .env("CALLBACKD_HTTP__LISTEN", "off");
+        match self.example {
+            "job" => command
+                .env("CALLBACKD_HANDLERS__CLUSTER__SETTINGS__SERVICE", self.service())
+                .env("CALLBACKD_HANDLERS__CLUSTER__SETTINGS__POLL_INTERVAL", "100ms"),
+            "approval" => command.env("CALLBACKD_HANDLERS__APPROVAL__SETTINGS__REQUESTS", self.service()),
+            _ => &mut command,
+        };
         command
     }
 
@@ -121,7 +135,7 @@ impl Account {
     fn files(&self, ending: &str) -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(self.service()) else { return Vec::new() };
         let paths = entries.map(|entry| entry.expect("an entry").path());
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == ending)).collect()
+        paths.filter(|path| path.extension().unwrap_or_default() == ending).collect()
     }
 }
 
@@ -139,14 +153,14 @@ impl Worker {
     }
 }
 
-/// The example's binary. `cargo test` builds it beside the tests; `cargo test --test example` does not.
-fn example() -> Command {
+/// An example's binary with its TOML. `cargo test` builds it beside the tests; `cargo test --test example` does not.
+fn example(name: &str) -> Command {
     let this = std::env::current_exe().expect("this test");
     let folder = this.parent().and_then(Path::parent).expect("target/debug/deps");
-    let program = folder.join("examples/custom_worker");
-    assert!(program.exists(), "{} is not there: `cargo build --example custom_worker`", program.display());
+    let program = folder.join("examples").join(name);
+    assert!(program.exists(), "{} is not there: `cargo build --example {name}`", program.display());
     let mut command = Command::new(program);
-    let toml = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/custom_worker.toml");
+    let toml = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).with_extension("toml");
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("--config").arg(toml);
     command
 }
@@ -230,17 +244,54 @@ async fn a_stop_of_the_pipeline_cancels_the_job() {
     assert_eq!(worker.end().await.code(), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_answers_its_step() {
+    let step = json!({"Name": "greet", "Arguments": {"name": "Ada"}});
+    let account = Account::of("hello", [(step, &["greeting"])]).await;
+    let worker = account.run();
+    let execution = account.start().await;
+    assert_eq!(account.end(&execution).await, "Succeeded");
+    assert_eq!(account.step(&execution, "greet").await.0, json!({"greeting": "hello, Ada"}));
+    assert_eq!(worker.end().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_answers_the_step_or_the_request_is_withdrawn() {
+    let step = json!({"Name": "approve", "Arguments": {"model": "penguins-7"}});
+    let account = Account::of("approval", [(step, &["approved_by"])]).await;
+    let worker = account.run();
+    let execution = account.start().await;
+    let request = account.file("").await;
+    let text = std::fs::read_to_string(&request).expect("the request");
+    assert!(text.starts_with("approve penguins-7 for examples\n"), "{text}");
+    let token = text.trim().rsplit_once(' ').expect("a token").1;
+    let output = aws_sdk_sagemaker::types::OutputParameter::builder().name("approved_by").value("ada").build();
+    let answer = account.sagemaker.send_pipeline_execution_step_success().callback_token(token);
+    answer.output_parameters(output).send().await.expect("approved");
+    assert_eq!(account.end(&execution).await, "Succeeded");
+    std::fs::remove_file(request).expect("it is done with");
+
+    let execution = account.start().await;
+    let request = account.file("").await;
+    account.stop(&execution).await;
+    assert_eq!(account.end(&execution).await, "Stopped");
+    assert!(!request.exists(), "the request was not withdrawn before the answer");
+    assert_eq!(worker.end().await.code(), Some(0));
+}
+
 #[tokio::test]
-async fn its_configuration_is_right_as_it_is_shipped() {
-    let output = example().arg("check").output().await.expect("the example starts");
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    assert!(told(&output).contains("1 queue(s), 2 handler(s)"), "{}", told(&output));
+async fn their_configuration_is_right_as_it_is_shipped() {
+    for (name, wants) in [("job", "1 queue(s), 2 handler(s)"), ("hello", "1 queue(s), 1 handler(s)")] {
+        let output = example(name).arg("check").output().await.expect("the example starts");
+        assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+        assert!(told(&output).contains(wants), "{}", told(&output));
+    }
 }
 
 #[tokio::test]
 async fn a_type_that_it_does_not_have_is_refused_with_those_that_it_has() {
     let output =
-        example().arg("check").env("CALLBACKD_HANDLERS__CLUSTER__TYPE", "jobs").output().await.expect("it starts");
+        example("job").arg("check").env("CALLBACKD_HANDLERS__CLUSTER__TYPE", "jobs").output().await.expect("it starts");
     assert_eq!(output.status.code(), Some(78));
     assert!(
         told(&output).contains("`jobs` is not a handler type of this binary, which has: exec, job"),
@@ -253,7 +304,7 @@ async fn a_type_that_it_does_not_have_is_refused_with_those_that_it_has() {
 async fn settings_that_the_type_refuses_are_a_mistake_in_the_configuration() {
     let variable = "CALLBACKD_HANDLERS__CLUSTER__SETTINGS__POLL_INTERVAL";
     for (value, wants) in [("0s", "poll_interval must be more than 0s"), ("often", "is not a duration")] {
-        let output = example().arg("check").env(variable, value).output().await.expect("it starts");
+        let output = example("job").arg("check").env(variable, value).output().await.expect("it starts");
         assert_eq!(output.status.code(), Some(78));
         let told = told(&output);
         assert!(told.contains("handlers.cluster.settings") && told.contains(wants), "{told}");

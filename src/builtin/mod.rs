@@ -2,13 +2,12 @@
 
 pub mod exec;
 
-use crate::handler::{Registry, RegistryError};
+use crate::handler::Registry;
 
-/// Registers the built-in types: `exec`.
-///
-/// # Errors
-/// [`RegistryError`] where a name is taken already.
-pub fn register(registry: &mut Registry) -> Result<(), RegistryError> {
-    registry.register("exec", exec::Exec::new)?;
-    Ok(())
+impl Registry {
+    /// The handler types of the stock binary: `exec`, which runs a program.
+    #[must_use]
+    pub fn with_builtins() -> Self {
+        Self::new().handler("exec", exec::Exec::new)
+    }
 }

@@ -93,11 +93,22 @@ impl From<Mistakes> for Failure {
     }
 }
 
-/// Runs the command that the process was started with, over the handler types of `registry`. A user's own binary calls this as the
-/// stock one does.
-#[must_use]
-pub fn main(registry: &Registry) -> ExitCode {
+impl Registry {
+    /// The whole of a worker's `main`: runs the command that the process was started with (`run`, `check`, `steps`, …) with these
+    /// handler types. It does not return before that has ended.
+    ///
+    /// Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration or a handler type registered twice.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        main(&self)
+    }
+}
+
+fn main(registry: &Registry) -> ExitCode {
     crate::process::signals::reset();
+    if let Err(error) = registry.check() {
+        return end(Err(Failure::Configuration(error.to_string())));
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

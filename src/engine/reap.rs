@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::shared::Shared;
-use crate::handler::{CheckpointError, Context, Keeper, Progress, Task};
+use crate::handler::{CheckpointError, CheckpointSink, Context, Progress, Task};
 use crate::ledger::Filter;
 use crate::lifecycle::{Record, Status};
 use crate::step::StopReason;
@@ -52,7 +52,7 @@ async fn end(shared: &Shared, record: &Record) {
 /// A handler that reaps has nothing to save.
 struct Nowhere;
 
-impl Keeper for Nowhere {
+impl CheckpointSink for Nowhere {
     fn save(&self, _: Value) -> futures_util::future::BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async { Err(CheckpointError("nothing is saved while reaping".to_owned())) })
     }

@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::inbox::Seat;
 use super::shared::Shared;
-use crate::handler::{CheckpointError, Completion, Context, DynHandler, HandlerResult, Keeper, Progress, Task};
+use crate::handler::{CheckpointError, CheckpointSink, Completion, Context, DynHandler, HandlerResult, Progress, Task};
 use crate::lifecycle::{End, Event};
 use crate::step::StopReason;
 
@@ -30,10 +30,10 @@ pub(crate) struct Call {
 
 impl Call {
     /// Starts a run.
-    pub(crate) fn run(tasks: &TaskTracker, handler: &DynHandler, task: Task, keeper: Arc<dyn Keeper>) -> Self {
+    pub(crate) fn run(tasks: &TaskTracker, handler: &DynHandler, task: Task, sink: Arc<dyn CheckpointSink>) -> Self {
         let (stop, stopping) = watch::channel(None);
         let told = stopping.clone();
-        let run = handler.run(Context::new(task, stopping, keeper));
+        let run = handler.run(Context::new(task, stopping, sink));
         let call = async move {
             // Told to end before its first breath: nothing is started only to be stopped.
             if told.borrow().is_some() {
@@ -49,12 +49,12 @@ impl Call {
         tasks: &TaskTracker,
         handler: &DynHandler,
         task: Task,
-        keeper: Arc<dyn Keeper>,
+        sink: Arc<dyn CheckpointSink>,
         reason: StopReason,
         limit: Duration,
     ) -> Self {
         let (stop, stopping) = watch::channel(Some(reason));
-        let (handler, cx) = (handler.clone(), Context::new(task, stopping, keeper));
+        let (handler, cx) = (handler.clone(), Context::new(task, stopping, sink));
         let call = async move {
             let mut hindrance = None;
             let cleaning = async {
@@ -142,7 +142,7 @@ pub(crate) struct ToDriver {
     pub(crate) handler: String,
 }
 
-impl Keeper for ToDriver {
+impl CheckpointSink for ToDriver {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
             let gone = |_| CheckpointError("the step is not run here any more".to_owned());

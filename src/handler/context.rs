@@ -21,23 +21,23 @@ pub struct Progress {
     pub text: String,
 }
 
-/// What a call to a handler is about.
+/// What a call of a handler is about.
 #[derive(Clone, Debug)]
-pub struct Task {
-    pub step: Step,
-    pub queue_url: String,
+pub(crate) struct Task {
+    pub(crate) step: Step,
+    pub(crate) queue_url: String,
     /// 1 for the first attempt.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// How long the run may go on once it is told to stop. The engine drops it a second later.
-    pub stop_grace: Duration,
+    pub(crate) stop_grace: Duration,
     /// What an earlier attempt saved.
-    pub checkpoint: Option<Value>,
+    pub(crate) checkpoint: Option<Value>,
     /// Where the handler may keep files of the run.
-    pub work_dir: Arc<Path>,
+    pub(crate) work_dir: Arc<Path>,
 }
 
 /// Where checkpoints and progress go.
-pub trait Keeper: Send + Sync {
+pub(crate) trait CheckpointSink: Send + Sync {
     /// Durable when it returns.
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>>;
     fn progress(&self, progress: Progress);
@@ -59,15 +59,14 @@ pub struct Context {
     task: Arc<Task>,
     latest: Arc<Mutex<Option<Value>>>,
     stop: watch::Receiver<Option<StopReason>>,
-    keeper: Arc<dyn Keeper>,
+    sink: Arc<dyn CheckpointSink>,
 }
 
 impl Context {
-    /// A context for one call; the engine makes them, and so may tests of a handler.
-    #[must_use]
-    pub fn new(task: Task, stop: watch::Receiver<Option<StopReason>>, keeper: Arc<dyn Keeper>) -> Self {
+    /// A context for one call.
+    pub(crate) fn new(task: Task, stop: watch::Receiver<Option<StopReason>>, sink: Arc<dyn CheckpointSink>) -> Self {
         let latest = Arc::new(Mutex::new(task.checkpoint.clone()));
-        Self { task: Arc::new(task), latest, stop, keeper }
+        Self { task: Arc::new(task), latest, stop, sink }
     }
 
     #[must_use]
@@ -148,7 +147,7 @@ impl Context {
     /// [`CheckpointError`] where it was not saved. Go on or give up, as the work requires.
     pub async fn save_checkpoint<T: Serialize + Sync>(&self, checkpoint: &T) -> Result<(), CheckpointError> {
         let value = serde_json::to_value(checkpoint).map_err(|error| CheckpointError(error.to_string()))?;
-        self.keeper.save(value.clone()).await?;
+        self.sink.save(value.clone()).await?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
     }
@@ -156,67 +155,17 @@ impl Context {
     /// Tells operators that the machine keeps the run from going on, which goes on to try: as [`HandlerError::host`], but for a run that
     /// has work behind it.
     pub fn hindered_by(&self, what: &'static str, error: &str) {
-        self.keeper.hindered(Some((what, error)));
+        self.sink.hindered(Some((what, error)));
     }
 
     /// The run is under way, so that whatever kept its handler from working is over.
     pub fn is_under_way(&self) {
-        self.keeper.hindered(None);
+        self.sink.hindered(None);
     }
 
     /// Tells operators how far the run is; `fraction` from 0.0 to 1.0. Kept in memory only.
     pub fn progress(&self, fraction: impl Into<Option<f64>>, text: impl Into<String>) {
         let fraction = fraction.into().filter(|f: &f64| f.is_finite()).map(|f| f.clamp(0.0, 1.0));
-        self.keeper.progress(Progress { fraction, text: text.into() });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Nowhere;
-
-    impl Keeper for Nowhere {
-        fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
-            Box::pin(async { Err(CheckpointError("nowhere".into())) })
-        }
-
-        fn progress(&self, _: Progress) {}
-    }
-
-    fn context(signal: watch::Receiver<Option<StopReason>>) -> Context {
-        let step = crate::step::Message::parse(include_str!("../../tests/fixtures/executing.json"))
-            .expect("message")
-            .step()
-            .clone();
-        let task = Task {
-            step,
-            queue_url: "q".into(),
-            attempt: 1,
-            stop_grace: Duration::ZERO,
-            checkpoint: Some(7.into()),
-            work_dir: Path::new("work").into(),
-        };
-        Context::new(task, signal, Arc::new(Nowhere))
-    }
-
-    #[tokio::test]
-    async fn a_stop_is_told_with_its_reason_to_every_clone() {
-        let (tell, stop) = watch::channel(None);
-        let cx = context(stop);
-        assert_eq!(cx.stop_reason(), None);
-        tell.send_replace(Some(StopReason::TimeLimit));
-        assert_eq!(cx.clone().stopping().await, StopReason::TimeLimit);
-        assert_eq!(cx.stop_reason(), Some(StopReason::TimeLimit));
-    }
-
-    #[tokio::test]
-    async fn a_checkpoint_that_was_not_saved_does_not_replace_the_last_one() {
-        let (_tell, stop) = watch::channel(None);
-        let cx = context(stop);
-        assert!(cx.save_checkpoint(&8).await.is_err());
-        assert_eq!(cx.checkpoint::<u32>().expect("decodes"), Some(7));
-        assert!(cx.checkpoint::<String>().expect_err("a number").is_permanent());
+        self.sink.progress(Progress { fraction, text: text.into() });
     }
 }

@@ -1,13 +1,30 @@
 //! Why a run did not come to an end, and whether trying again can help.
 
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
 use super::host::trouble_in;
+use crate::outcome::InvalidOutput;
 
 /// An error of a handler. It carries the decision: try again later, or fail the step.
 ///
-/// Every [`std::error::Error`] becomes one that is tried again, so that `?` works on anything.
+/// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. What it makes of them is tried again, with three exceptions: an
+/// [`InvalidOutput`] fails the step, since the same work would have the same outputs; a
+/// [`CheckpointError`](super::CheckpointError), and an [`io::Error`](std::io::Error) that says that space, descriptors or memory have run
+/// out, are [`host`](Self::host) errors.
+///
+/// ```
+/// use callbackd::HandlerError;
+///
+/// fn job_id(answer: &str) -> Result<u64, HandlerError> {
+///     let id = answer.strip_prefix("job-").ok_or("the cluster answered without a job id")?;
+///     Ok(id.parse()?)
+/// }
+///
+/// assert_eq!(job_id("job-7").unwrap(), 7);
+/// assert!(!job_id("busy").unwrap_err().is_permanent());
+/// ```
 #[derive(Debug)]
 pub struct HandlerError {
     message: String,
@@ -43,9 +60,6 @@ impl HandlerError {
     /// The machine is in the way, not the step: no space, no descriptors, a program that is not there. It counts as no attempt. The step
     /// waits, its handler's queues are hardly polled, `/readyz` and `callbackd_impaired{what}` say so, until a run of the handler gets
     /// under way. The time limit runs on.
-    ///
-    /// `?` makes one of these of a [`CheckpointError`](super::CheckpointError), and of an [`io::Error`](std::io::Error) that says that
-    /// space, descriptors or memory have run out.
     pub fn host(what: &'static str, message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Host(what) }
     }
@@ -86,8 +100,9 @@ impl fmt::Display for HandlerError {
     }
 }
 
-impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
+        let error: Box<dyn Error + Send + Sync> = error.into();
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -95,7 +110,10 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for HandlerError {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        match trouble_in(&error) {
+        if error.is::<InvalidOutput>() {
+            return Self::permanent(message);
+        }
+        match trouble_in(&*error) {
             Some(what) => Self::host(what, message),
             None => Self::retry(message),
         }
@@ -123,5 +141,14 @@ mod tests {
             let error = of(errno);
             assert!(error.host_trouble().is_none() && !error.is_permanent(), "{errno}");
         }
+    }
+
+    #[test]
+    fn a_text_is_tried_again_and_an_output_that_would_be_refused_is_not() {
+        let text = HandlerError::from("busy");
+        assert_eq!((text.message(), text.is_permanent()), ("busy", false));
+        assert_eq!(HandlerError::from(String::from("busy")).message(), "busy");
+        let invalid = crate::Outputs::of([("x", "y".repeat(2000))]).expect_err("too long");
+        assert!(HandlerError::from(invalid).is_permanent());
     }
 }

@@ -1,37 +1,32 @@
 //! The contract with the code that does a step's work.
 
+mod completion;
 mod context;
 mod error;
+mod factory;
+mod function;
 mod host;
 mod registry;
 
 use std::future::Future;
-use std::time::Duration;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-pub use context::{CheckpointError, Context, Keeper, Progress, Task};
+pub use completion::{Completion, IntoCompletion};
+pub use context::{CheckpointError, Context, Progress};
+pub(crate) use context::{CheckpointSink, Task};
 pub use error::HandlerError;
+pub use factory::HandlerFactory;
+pub use function::handler_fn;
 pub use host::host_trouble;
+pub(crate) use registry::decode;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
-use crate::outcome::Outputs;
 pub use crate::step::StopReason;
 
-/// What a run came to, or why it must be tried again or given up.
+/// The result of a run: complete, or an error that says whether trying again can help.
 pub type HandlerResult = Result<Completion, HandlerError>;
-
-/// A run that did what it could.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Completion {
-    /// The work is done.
-    Success(Outputs),
-    /// The work goes on elsewhere: call again after this long, with the checkpoint. It holds no slot and counts as no attempt;
-    /// the time limit runs on.
-    Again(Duration),
-    /// Somebody else will answer the step: a person, another system. Nothing of it stays in memory.
-    Deferred,
-}
 
 /// Something about a handler for operators to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,44 +98,23 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// A handler made of one async function, without a cleanup.
-///
-/// ```
-/// use callbackd::{Completion, Context, HandlerResult, Outputs, Registry, handler_fn};
-///
-/// async fn double(_cx: Context, args: serde_json::Value) -> HandlerResult {
-///     let mut outputs = Outputs::new();
-///     outputs.insert("doubled", 2 * args["number"].as_i64().unwrap_or(0))?;
-///     Ok(Completion::Success(outputs))
-/// }
-///
-/// let mut registry = Registry::new();
-/// registry.register("double", |(): ()| Ok::<_, std::convert::Infallible>(handler_fn(double)))?;
-/// # Ok::<(), callbackd::RegistryError>(())
-/// ```
-pub fn handler_fn<F, A, R>(function: F) -> impl Handler<Args = A>
-where
-    F: Fn(Context, A) -> R + Send + Sync + 'static,
-    A: DeserializeOwned + Send + 'static,
-    R: Future<Output = HandlerResult> + Send + 'static,
-{
-    HandlerFn { function, args: std::marker::PhantomData }
-}
+/// A shared handler is a handler, so that a test can look at one that runs.
+impl<H: Handler> Handler for Arc<H> {
+    type Args = H::Args;
 
-struct HandlerFn<F, A> {
-    function: F,
-    args: std::marker::PhantomData<fn(A)>,
-}
+    fn run(&self, cx: Context, args: H::Args) -> impl Future<Output = HandlerResult> + Send {
+        (**self).run(cx, args)
+    }
 
-impl<F, A, R> Handler for HandlerFn<F, A>
-where
-    F: Fn(Context, A) -> R + Send + Sync + 'static,
-    A: DeserializeOwned + Send + 'static,
-    R: Future<Output = HandlerResult> + Send + 'static,
-{
-    type Args = A;
+    fn cleanup(&self, cx: Context, args: H::Args) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        (**self).cleanup(cx, args)
+    }
 
-    fn run(&self, cx: Context, args: A) -> impl Future<Output = HandlerResult> + Send {
-        (self.function)(cx, args)
+    fn remarks(&self) -> Vec<Remark> {
+        (**self).remarks()
+    }
+
+    fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {
+        (**self).reap(cx)
     }
 }

@@ -2,23 +2,44 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::handler::{Context, Handler, HandlerError, HandlerResult, Remark};
+use super::{Context, Handler, HandlerError, HandlerFactory, HandlerResult, IntoCompletion, Remark, handler_fn};
 
 /// The handler types of one binary. TOML picks from them by name: `[handlers.NAME] type = "…"`.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use callbackd::{Context, HandlerError, Outputs, Registry};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Args {
+///     name: String,
+/// }
+///
+/// async fn greet(_cx: Context, args: Args) -> Result<Outputs, HandlerError> {
+///     Ok(Outputs::of([("greeting", format!("hello, {}", args.name))])?)
+/// }
+///
+/// fn main() -> ExitCode {
+///     Registry::with_builtins().function("greet", greet).main()
+/// }
+/// ```
 #[derive(Default)]
 pub struct Registry {
     types: BTreeMap<String, Build>,
+    twice: Vec<RegistryError>,
 }
 
 type Build = Box<dyn Fn(Value) -> Result<DynHandler, BuildError> + Send + Sync>;
 
-/// A name was registered twice.
+/// A name was registered twice; the first stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the handler type `{name}` is registered twice; this binary has: {have}")]
 pub struct RegistryError {
@@ -28,6 +49,7 @@ pub struct RegistryError {
 
 /// Why a configured handler cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     #[error("`{name}` is not a handler type of this binary, which has: {have}")]
     Unknown { name: String, have: String },
@@ -37,44 +59,47 @@ pub enum BuildError {
 }
 
 impl Registry {
+    /// No handler types yet. [`Registry::with_builtins`] begins with those of the stock binary.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a handler type. `build` makes a handler from `[handlers.*.settings]`, decoded into `S`; it is called once for each
-    /// handler of the type, before any AWS call, and what it refuses is reported as a mistake in the configuration.
+    /// Adds a handler type. `factory` makes a handler from `[handlers.*.settings]`: it is a function from the decoded settings to
+    /// `Result<impl Handler, impl Display>`, or a function from nothing to a handler without settings. It is called once for each handler of the type,
+    /// before any AWS call, and what it refuses is reported as a mistake in the configuration.
+    ///
+    /// A name that is taken stays with the first; [`Registry::main`] refuses to run then, and [`Registry::check`] tells.
+    #[must_use]
+    pub fn handler<Kind>(mut self, name: &str, factory: impl HandlerFactory<Kind>) -> Self {
+        if self.types.contains_key(name) {
+            self.twice.push(RegistryError { name: name.to_owned(), have: self.names() });
+        } else {
+            self.types.insert(name.to_owned(), Box::new(move |settings| factory.build(settings)));
+        }
+        self
+    }
+
+    /// Adds a handler type that is one async function, without settings or a cleanup. It returns whatever completes a step: see
+    /// [`IntoCompletion`].
+    #[must_use]
+    pub fn function<F, A, R, T>(self, name: &str, function: F) -> Self
+    where
+        F: Fn(Context, A) -> R + Send + Sync + 'static,
+        A: DeserializeOwned + Send + 'static,
+        R: Future<Output = Result<T, HandlerError>> + Send + 'static,
+        T: IntoCompletion,
+    {
+        let handler = Arc::new(handler_fn(function));
+        self.handler(name, move || handler.clone())
+    }
+
+    /// Whether each name was registered once.
     ///
     /// # Errors
-    /// [`RegistryError`] where the name is taken.
-    pub fn register<S, H, E>(
-        &mut self,
-        name: &str,
-        build: impl Fn(S) -> Result<H, E> + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegistryError>
-    where
-        S: DeserializeOwned,
-        H: Handler,
-        E: fmt::Display,
-    {
-        if self.types.contains_key(name) {
-            return Err(RegistryError { name: name.to_owned(), have: self.names() });
-        }
-        let build = move |settings: Value| {
-            let settings = serde_path_to_error::deserialize(settings).map_err(|error| {
-                let path = error.path().to_string();
-                BuildError::Settings {
-                    path: if path == "." { String::new() } else { path },
-                    message: error.into_inner().to_string(),
-                }
-            })?;
-            match build(settings) {
-                Ok(handler) => Ok(DynHandler::new(handler)),
-                Err(error) => Err(BuildError::Settings { path: String::new(), message: error.to_string() }),
-            }
-        };
-        self.types.insert(name.to_owned(), Box::new(build));
-        Ok(self)
+    /// The first [`RegistryError`].
+    pub fn check(&self) -> Result<(), RegistryError> {
+        self.twice.first().cloned().map_or(Ok(()), Err)
     }
 
     /// Builds a handler of the named type. `settings` is `null` where there are none.
@@ -174,7 +199,8 @@ impl<H: Handler> Erased for H {
     }
 }
 
-fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
+/// The step's arguments as the handler wants them.
+pub(crate) fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
     serde_path_to_error::deserialize(cx.arguments()).map_err(|error| {
         let path = error.path().to_string();
         HandlerError::permanent(format_args!("the step's arguments do not fit, at `{path}`: {}", error.into_inner()))
@@ -189,8 +215,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::handler::{Completion, handler_fn};
-    use crate::outcome::Outputs;
 
     #[derive(Deserialize)]
     struct Settings {
@@ -198,29 +222,42 @@ mod tests {
         _size: u32,
     }
 
-    fn done() -> impl Handler<Args = Value> {
-        handler_fn(|_, _: Value| async { Ok(Completion::Success(Outputs::new())) })
+    async fn done(_: Context, _: Value) -> Result<(), HandlerError> {
+        Ok(())
     }
 
     #[test]
-    fn a_name_registered_twice_is_an_error_that_lists_the_names() {
-        let mut registry = Registry::new();
-        registry.register("b", |(): ()| Ok::<_, Infallible>(done())).expect("first");
-        registry.register("a", |(): ()| Ok::<_, Infallible>(done())).expect("other");
-        let error = registry.register("b", |(): ()| Ok::<_, Infallible>(done())).expect_err("second").to_string();
+    fn a_name_registered_twice_is_told_with_all_names() {
+        let registry = Registry::new().function("b", done).function("a", done);
+        assert_eq!(registry.check(), Ok(()));
+        let error = registry.function("b", done).check().expect_err("twice").to_string();
         assert!(error.contains("`b`") && error.contains("a, b"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_all_names() {
+        let registry = Registry::new().function("b", done).function("a", done);
         let error = registry.build("c", Value::Null).expect_err("unknown").to_string();
         assert!(error.contains("`c`") && error.contains("a, b"), "{error}");
     }
 
     #[test]
     fn settings_that_do_not_decode_are_refused_with_their_path() {
-        let mut registry = Registry::new();
-        registry.register("sized", |_: Settings| Ok::<_, Infallible>(done())).expect("new");
+        let registry = Registry::new()
+            .handler("sized", |_: Settings| Ok::<_, Infallible>(handler_fn(done)))
+            .handler("strict", |_: Settings| if true { Err("never") } else { Ok(handler_fn(done)) })
+            .function("plain", done);
         assert!(registry.build("sized", json!({"size": 3})).is_ok());
-        let Err(BuildError::Settings { path, .. }) = registry.build("sized", json!({"size": "x"})) else {
-            panic!("built")
-        };
-        assert_eq!(path, "size");
+        for (name, settings, wants) in [
+            ("sized", json!({"size": "x"}), "size"),
+            ("strict", json!({"size": 3}), ""),
+            ("plain", json!({"size": 3}), "size"),
+        ] {
+            let Err(BuildError::Settings { path, .. }) = registry.build(name, settings) else { panic!("built") };
+            assert_eq!(path, wants);
+        }
+        for settings in [json!({}), Value::Null] {
+            assert!(registry.build("plain", settings).is_ok());
+        }
     }
 }

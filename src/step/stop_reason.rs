@@ -1,7 +1,10 @@
 //! Why a run ends before its handler is done.
 
+use std::fmt;
+
 /// Why a run is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum StopReason {
     /// The pipeline is being stopped, or its execution ended otherwise.
     PipelineStopped,
@@ -23,6 +26,13 @@ impl StopReason {
             Self::TimeLimit => "time_limit",
             Self::LeaseLost => "lease_lost",
         }
+    }
+}
+
+/// As logs and `$STEP_STOP_REASON` spell it.
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

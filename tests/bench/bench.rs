@@ -14,7 +14,7 @@
 //! hold, calls and commits and allocations a step, is in `tests/cost.rs`.
 //!
 //! `cargo bench` builds with the settings of `--release`, in the same folder. This binary is also each process of its own: the endpoint,
-//! the loop, the worker (`callbackd::main` over the handlers of [`handlers`], as a user's own binary calls it).
+//! the loop, the worker (`Registry::main` with the handlers of [`handlers`], as in a user's own binary).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(clippy::cast_precision_loss, reason = "no count here comes near 2^52")]
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     match arguments.get(1).map(String::as_str) {
         Some("endpoint") => endpoint::run(rest.first().copied()),
         Some("bare") => bare::run(rest[0], rest[1], rest[2].parse().expect("a concurrency")),
-        Some("run") => return callbackd::main(&handlers::registry()),
+        Some("run") => return handlers::registry().main(),
         Some("fill-ledger") => ledger::fill(rest[0].as_ref(), rest[1].parse().expect("a number")),
         Some("ledger-alone") => ledger::alone(rest[0].as_ref(), rest[1].parse().expect("a number")),
         _ => compare(&Options::parse().checked()),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs, Registry, builtin};
+use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs, Registry};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -65,12 +65,9 @@ impl Idle {
 }
 
 pub fn registry() -> Registry {
-    let mut registry = Registry::new();
-    builtin::register(&mut registry).expect("the first");
     let build = |Settings { does, told }: Settings| {
         let file = told.map(|path| File::create(path).expect("the folder is writable"));
         Ok::<_, Infallible>(Idle { does, told: file.map(|file| Arc::new(Mutex::new(file))) })
     };
-    registry.register("idle", build).expect("one name");
-    registry
+    Registry::with_builtins().handler("idle", build)
 }

@@ -1,7 +1,6 @@
 //! One worker in its world, with a handler that does what the test says.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -159,10 +158,8 @@ impl Bench {
     pub async fn start(&mut self) -> Worker {
         self.workers += 1;
         let (log, go, well) = (self.log.clone(), self.go.clone(), self.well.clone());
-        let mut registry = Registry::new();
-        let build =
-            move |(): ()| Ok::<_, Infallible>(Scripted { log: log.clone(), go: go.clone(), well: well.clone() });
-        registry.register("scripted", build).expect("one name");
+        let scripted = move || Scripted { log: log.clone(), go: go.clone(), well: well.clone() };
+        let registry = Registry::new().handler("scripted", scripted);
         let handler: DynHandler = registry.build("scripted", Value::Null).expect("no settings");
         let me = WorkerId(format!("worker-{}", self.workers).into());
         let lease = Duration::from_mins(1);

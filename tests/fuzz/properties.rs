@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use callbackd::Registry;
 use callbackd::backoff::Backoff;
-use callbackd::builtin::{self, exec::outputs_of};
+use callbackd::builtin::exec::outputs_of;
 use callbackd::config::Loaded;
 use callbackd::lifecycle::{
     Answer, Arrival, End, Event, Lease, OnStop, Phase, Policy, Record, State, Status, Verify, Via, View, WorkerId,
@@ -62,11 +62,7 @@ pub fn message(data: &[u8]) -> bool {
     true
 }
 
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
-    let mut registry = Registry::new();
-    builtin::register(&mut registry).expect("it is empty");
-    registry
-});
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::with_builtins);
 
 /// A configuration is good, or every mistake is told with what is wrong.
 pub fn configuration(data: &[u8]) -> bool {

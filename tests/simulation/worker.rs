@@ -1,6 +1,5 @@
 //! One worker: the shipped daemon, started again and again, and each time brought to the end that the plan has for it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,9 +84,8 @@ impl Keeper {
     fn loaded(&self, life: &Arc<Life>) -> Loaded {
         let scripts = Arc::new(self.plan.scripts.clone());
         let life = life.clone();
-        let mut registry = Registry::new();
-        let build = move |(): ()| Ok::<_, Infallible>(Scripted { life: life.clone(), scripts: scripts.clone() });
-        registry.register("scripted", build).expect("the only one");
+        let scripted = move || Scripted { life: life.clone(), scripts: scripts.clone() };
+        let registry = Registry::new().handler("scripted", scripted);
         Loaded::from_toml("simulation.toml", &self.plan.config, &registry).expect("a configuration without mistakes")
     }
 

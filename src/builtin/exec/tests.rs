@@ -2,96 +2,47 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::handler::{CheckpointError, Keeper, Progress, Registry, Task};
+use crate::handler::Registry;
 use crate::outcome::Outputs;
-use crate::step::{Message, StopReason};
+use crate::step::StopReason;
+use crate::testing::TestStep;
 
 mod containment;
 
-/// Keeps checkpoints in memory; where `fails` is set, that many more are refused.
-#[derive(Default)]
-struct Kept(Mutex<Option<Value>>, AtomicUsize);
-
-impl Kept {
-    /// What of `$STEP_CHECKPOINT` is kept.
-    fn file(&self) -> Option<String> {
-        Some(self.0.lock().unwrap().as_ref()?["file"].as_str()?.to_owned())
-    }
-}
-
-impl Keeper for Kept {
-    fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
-        let fewer = |left: usize| left.checked_sub(1);
-        if self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok() {
-            return Box::pin(async { Err(CheckpointError("the ledger is locked".into())) });
-        }
-        *self.0.lock().unwrap() = Some(checkpoint);
-        Box::pin(async { Ok(()) })
-    }
-
-    fn progress(&self, _: Progress) {}
-}
-
 struct Bench {
     directory: tempfile::TempDir,
-    kept: Arc<Kept>,
+    step: TestStep,
     stop: watch::Sender<Option<StopReason>>,
-    arguments: Value,
-    grace: Duration,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().expect("directory"),
-            kept: Arc::default(),
-            stop: watch::Sender::new(None),
-            arguments: json!({"number": 5}),
-            grace: Duration::from_secs(20),
-        }
+        Self::of(json!({"number": 5}))
+    }
+
+    fn of(arguments: Value) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let step = TestStep::new(arguments)
+            .with_token("SYZ8ExZ3Sd")
+            .with_attempt(2)
+            .with_work_dir(directory.path().join("work"));
+        Self { directory, step, stop: watch::Sender::new(None) }
     }
 
     fn cx(&self) -> Context {
-        let Ok(message) = Message::parse(include_str!("../../../tests/fixtures/executing.json")) else {
-            panic!("message")
-        };
-        let mut step = message.step().clone();
-        step.arguments = Arc::new(self.arguments.clone());
-        let checkpoint = self.kept.0.lock().unwrap().clone();
-        let task = Task {
-            step,
-            queue_url: "https://q".into(),
-            attempt: 2,
-            stop_grace: self.grace,
-            checkpoint,
-            work_dir: self.path("work").into(),
-        };
-        Context::new(task, self.stop.subscribe(), self.kept.clone())
+        self.step.context_until(self.stop.subscribe())
     }
 
-    /// The step's first call, whose checkpoints go elsewhere.
-    fn first_attempt(&self, keeper: Arc<dyn Keeper>) -> Context {
-        let cx = self.cx();
-        let (token, execution) = (cx.token().clone(), cx.execution().clone());
-        let task = Task {
-            step: crate::step::Step { token, execution, arguments: Arc::new(Value::Null) },
-            queue_url: String::new(),
-            attempt: 1,
-            stop_grace: self.grace,
-            checkpoint: None,
-            work_dir: self.path("work").into(),
-        };
-        Context::new(task, self.stop.subscribe(), keeper)
+    /// What the ledger has of `$STEP_CHECKPOINT`.
+    fn checkpoint_file(&self) -> Option<String> {
+        Some(self.step.checkpoints().last()?["file"].as_str()?.to_owned())
     }
 
     fn exec(&self, script: &str) -> Exec {
@@ -151,7 +102,7 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
     bench.run("cat > $DIR/stdin; env > $DIR/env").await.expect("succeeds");
     let stdin: Value = serde_json::from_str(&fs::read_to_string(bench.path("stdin")).expect("stdin")).expect("json");
     assert_eq!(stdin["token"], "SYZ8ExZ3Sd");
-    assert_eq!(stdin["pipeline"], "e2e-ml-pipeline");
+    assert_eq!(stdin["pipeline"], "test");
     assert_eq!((&stdin["attempt"], &stdin["arguments"]), (&json!(2), &json!({"number": 5})));
     assert_eq!(stdin.get("stopReason"), None);
     let env = fs::read_to_string(bench.path("env")).expect("env");
@@ -225,8 +176,7 @@ async fn output_of_any_size_and_encoding_does_no_harm() {
 
 #[tokio::test]
 async fn a_program_need_not_read_a_large_step() {
-    let mut bench = Bench::new();
-    bench.arguments = json!({ "large": "x".repeat(1_000_000) });
+    let bench = Bench::of(json!({ "large": "x".repeat(1_000_000) }));
     bench.run("exec <&-; true").await.expect("succeeds");
     bench.run("true").await.expect("succeeds");
 }
@@ -310,7 +260,7 @@ async fn a_program_is_told_of_a_stop_that_came_before_it_began() {
 #[tokio::test]
 async fn a_program_that_does_not_listen_is_killed_after_its_grace() {
     let mut bench = Bench::new();
-    bench.grace = Duration::from_millis(200);
+    bench.step = bench.step.with_stop_grace(Duration::from_millis(200));
     let exec = bench.exec("trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > $DIR/pid; while :; do sleep 1; done'");
     let tell = async {
         bench.pid("pid").await;
@@ -332,7 +282,7 @@ async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
             "{write}; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; exit 75"
         ));
         let watch = async {
-            until(|| bench.kept.file().as_deref() == Some("job-7")).await;
+            until(|| bench.checkpoint_file().as_deref() == Some("job-7")).await;
             fs::write(bench.path("go"), "").expect("write");
         };
         let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
@@ -351,12 +301,12 @@ async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
             "printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; {lost}; sleep 0.3; exit 75"
         ));
         let watch = async {
-            until(|| bench.kept.file().as_deref() == Some("job-7")).await;
+            until(|| bench.checkpoint_file().as_deref() == Some("job-7")).await;
             fs::write(bench.path("go"), "").expect("write");
         };
         let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
         assert!(result.is_err());
-        assert_eq!(bench.kept.file().as_deref(), Some("job-7"), "{lost}");
+        assert_eq!(bench.checkpoint_file().as_deref(), Some("job-7"), "{lost}");
     }
 }
 
@@ -367,12 +317,12 @@ async fn a_checkpoint_of_the_last_moment_is_saved_however_often_the_ledger_refus
         .exec("touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > $STEP_CHECKPOINT; exit 75");
     let fail = async {
         until(|| bench.path("began").exists()).await;
-        bench.kept.1.store(3, Ordering::SeqCst);
+        bench.step.refuse_checkpoints(3);
         fs::write(bench.path("go"), "").expect("write");
     };
     let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), fail);
     assert!(result.is_err());
-    assert_eq!(bench.kept.file().as_deref(), Some("job-7"));
+    assert_eq!(bench.checkpoint_file().as_deref(), Some("job-7"));
     assert_eq!(fs::read_dir(bench.path("work")).expect("there").count(), 0);
 }
 
@@ -383,7 +333,7 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
         let exec = bench.exec("touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > $STEP_CHECKPOINT; touch $DIR/written; sleep 600");
         let cut = async {
             until(|| bench.path("began").exists()).await;
-            bench.kept.1.store(usize::MAX, Ordering::SeqCst);
+            bench.step.refuse_checkpoints(usize::MAX);
             fs::write(bench.path("go"), "").expect("write");
             until(|| bench.path("written").exists()).await;
         };
@@ -392,8 +342,8 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
             _ = exec.run(bench.cx(), Value::Null) => panic!("it ended"),
             () = cut => {}
         }
-        assert_eq!(bench.kept.file(), None);
-        bench.kept.1.store(0, Ordering::SeqCst);
+        assert_eq!(bench.checkpoint_file(), None);
+        bench.step.refuse_checkpoints(0);
         let read = ["/bin/sh", "-c", "cat $STEP_CHECKPOINT > $DIR/had"];
         let next = bench.with(json!({ "command": read, "cleanup": read, "env": {"DIR": bench.directory.path()} }));
         if cleanup {
@@ -406,26 +356,16 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
     }
 }
 
-/// Keeps nothing.
-struct Full;
-
-impl Keeper for Full {
-    fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
-        Box::pin(async { Err(CheckpointError("disk full".into())) })
-    }
-
-    fn progress(&self, _: Progress) {}
-}
-
 #[tokio::test]
 async fn a_run_is_on_record_before_the_program_begins() {
     let bench = Bench::new();
     bench.run("true").await.expect("succeeds");
-    let saved = bench.kept.0.lock().unwrap().clone().expect("saved");
+    let saved = bench.step.checkpoints().pop().expect("saved");
     assert!(saved["run"]["mark"].as_u64().is_some(), "{saved}");
 
-    let cx = bench.first_attempt(Arc::new(Full));
-    let error = bench.exec("touch $DIR/ran").run(cx, Value::Null).await.expect_err("not started");
+    let bench = Bench::new();
+    bench.step.refuse_checkpoints(usize::MAX);
+    let error = bench.exec("touch $DIR/ran").run(bench.cx(), Value::Null).await.expect_err("not started");
     assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
 }
 
@@ -472,7 +412,7 @@ async fn nothing_is_removed_by_a_name_that_is_no_directory_of_ours() {
     let within = bench.path("work/SYZ8ExZ3Sd-0");
     fs::create_dir_all(&within).expect("create");
     for name in ["SYZ8ExZ3Sd-/../SYZ8ExZ3Sd-0", "SYZ8ExZ3Sd-", "../work/SYZ8ExZ3Sd-0", "", "another-0"] {
-        *bench.kept.0.lock().unwrap() = Some(json!({ "workspace": name }));
+        let _ = bench.step.clone().with_checkpoint(json!({ "workspace": name }));
         bench.run("true").await.expect("succeeds");
         assert!(within.exists(), "{name}");
     }
@@ -519,8 +459,7 @@ async fn what_keeps_a_program_from_being_started_is_the_machines_trouble() {
 
 #[test]
 fn settings_that_cannot_work_are_refused_at_start() {
-    let mut registry = Registry::new();
-    crate::builtin::register(&mut registry).expect("one name");
+    let registry = Registry::with_builtins();
     for (settings, wants) in [
         (json!({}), "missing field `command`"),
         (json!({"command": []}), "`command` is empty"),

@@ -183,7 +183,7 @@ impl Driver {
             face.started_at = Some(now);
             face.progress = None;
         });
-        self.call = Some(Call::run(&self.shared.tasks, &parts.handler, self.task(&parts), self.keeper()));
+        self.call = Some(Call::run(&self.shared.tasks, &parts.handler, self.task(&parts), self.sink()));
     }
 
     fn clean_up(&mut self, reason: StopReason) {
@@ -193,7 +193,7 @@ impl Driver {
         tracing::info!(reason = reason.as_str(), "cleaning up after the step");
         self.observe_start(None);
         let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
-        self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.keeper(), reason, limit));
+        self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.sink(), reason, limit));
     }
 
     /// What the end of a run says of the machine.
@@ -283,7 +283,7 @@ impl Driver {
         }
     }
 
-    fn keeper(&self) -> Arc<ToDriver> {
+    fn sink(&self) -> Arc<ToDriver> {
         let (seat, shared) = (self.seat.clone(), self.shared.clone());
         Arc::new(ToDriver { seat, shared, handler: self.handler_name().to_owned() })
     }

@@ -7,7 +7,6 @@ use std::process::{Child, Command};
 use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use tokio::sync::Semaphore;
 
 use super::*;
 
@@ -46,8 +45,8 @@ impl Bench {
     /// What the ledger holds of a run of `life`.
     fn left_by(&self, mark: u64, life: u64, boot: &str) {
         let made = json!({ "secs": 0, "nanos": 1 });
-        *self.kept.0.lock().unwrap() =
-            Some(json!({ "run": { "mark": mark, "made": made, "boot": boot, "life": life, "cgroup": null } }));
+        let run = json!({ "mark": mark, "made": made, "boot": boot, "life": life, "cgroup": null });
+        let _ = self.step.clone().with_checkpoint(json!({ "run": run }));
     }
 }
 
@@ -232,25 +231,10 @@ async fn the_end_of_a_program_is_told_exactly() {
     }
 }
 
-/// Keeps nothing, and only once it is let.
-struct Held(Semaphore);
-
-impl Keeper for Held {
-    fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
-        Box::pin(async {
-            self.0.acquire().await.expect("open").forget();
-            Ok(())
-        })
-    }
-
-    fn progress(&self, _: Progress) {}
-}
-
 #[tokio::test]
 async fn no_program_waits_for_the_record_of_another() {
     let bench = Bench::new();
-    let held = Arc::new(Held(Semaphore::new(0)));
-    let cx = bench.first_attempt(held.clone());
+    bench.step.hold_checkpoints();
     let slow = bench.exec("touch $DIR/ran");
     let others = async {
         let benches: Vec<Bench> = std::iter::repeat_with(Bench::new).take(20).collect();
@@ -258,9 +242,9 @@ async fn no_program_waits_for_the_record_of_another() {
             ended.expect("succeeds");
         }
         assert!(!bench.path("ran").exists(), "it is not on record");
-        held.0.add_permits(10);
+        bench.step.release_checkpoints();
     };
-    let (result, ()) = tokio::join!(slow.run(cx, Value::Null), others);
+    let (result, ()) = tokio::join!(slow.run(bench.cx(), Value::Null), others);
     result.expect("succeeds");
     assert!(bench.path("ran").exists());
 }
@@ -350,5 +334,5 @@ async fn a_program_runs_as_the_user_it_is_to_and_can_write_its_files() {
     assert_ne!(got.get("id"), Some("0"));
     assert!(!got.get("groups").expect("groups").split(' ').any(|group| group == "0"));
     assert_ne!(got.get("home"), Some("/root"));
-    assert_eq!(bench.kept.0.lock().unwrap().as_ref().expect("saved")["file"], "seen\n");
+    assert_eq!(bench.checkpoint_file().as_deref(), Some("seen\n"));
 }

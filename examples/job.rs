@@ -5,7 +5,7 @@
 //! reason). Put EMR, Kubernetes or Slurm in its place.
 //!
 //! ```sh
-//! cargo run --example custom_worker -- --config examples/custom_worker.toml check
+//! cargo run --example job -- --config examples/job.toml check
 //! ```
 
 use std::io;
@@ -13,29 +13,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs, Registry, builtin};
+use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs, Registry};
 use serde::{Deserialize, Serialize};
 
 fn main() -> ExitCode {
-    let mut registry = Registry::new();
-    match register(&mut registry) {
-        // Every command of the stock binary: run, check, steps, …
-        Ok(()) => callbackd::main(&registry),
-        Err(error) => {
-            use std::io::Write;
-            let _ = writeln!(io::stderr(), "custom_worker: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    // Every command of the stock binary: run, check, steps, …
+    Registry::with_builtins().handler("job", Jobs::new).main()
 }
 
-fn register(registry: &mut Registry) -> Result<(), callbackd::RegistryError> {
-    builtin::register(registry)?;
-    registry.register("job", Jobs::new)?;
-    Ok(())
-}
-
-/// `[handlers.NAME.settings]` where `type = "job"`.
+/// `[handlers.NAME.settings]` with `type = "job"`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -99,12 +85,7 @@ impl Handler for Jobs {
             }
         };
         match self.service.state(&job).await? {
-            State::Done(result) => {
-                let mut outputs = Outputs::new();
-                outputs.insert("job", job)?;
-                outputs.insert("result", result)?;
-                Ok(Completion::Success(outputs))
-            }
+            State::Done(result) => Ok(Outputs::of([("job", job), ("result", result)])?.into()),
             State::Failed(reason) => Err(HandlerError::permanent(format_args!("the job {job} failed: {reason}"))),
             State::Gone => Err(HandlerError::permanent(format_args!("the job {job} is gone from the service"))),
             State::Running => {
