@@ -262,7 +262,10 @@ async fn a_person_answers_the_step_or_the_request_is_withdrawn() {
     let worker = account.run();
     let execution = account.start().await;
     let request = account.file("").await;
-    let text = std::fs::read_to_string(&request).expect("the request");
+    let text = eventually("the request's text", async || {
+        std::fs::read_to_string(&request).ok().filter(|text| text.ends_with('\n'))
+    });
+    let text = text.await;
     assert!(text.starts_with("approve penguins-7 for examples\n"), "{text}");
     let token = text.trim().rsplit_once(' ').expect("a token").1;
     let output = aws_sdk_sagemaker::types::OutputParameter::builder().name("approved_by").value("ada").build();
