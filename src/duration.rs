@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserializer, Serializer, de};
 
+/// Writes the [`text`].
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text(*duration))
 }
 
+/// Reads what [`parse`] does.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Text;
 

@@ -1,61 +1,116 @@
-//! callbackd answers Amazon SageMaker Pipelines' callback steps: each message of an SQS queue is run once by a handler, and what came of
-//! it is reported until SageMaker has taken it.
+//! callbackd answers the callback steps of Amazon SageMaker Pipelines. A pipeline that reaches such a step sends a message with a token
+//! to an SQS queue and waits until someone reports success or failure with that token. callbackd receives the messages, runs a handler
+//! for each step, and reports the outcome until SageMaker has accepted it.
 //!
-//! # The life of a message
-//! 1. `engine/pollers` receives it; `engine/delivery` reads it ([`step`]) and `engine/dispatch` hands it to the driver of its step.
-//! 2. `engine/driver` loads the step's record ([`ledger`]) and asks [`lifecycle`] what follows.
-//! 3. The step is claimed in the ledger, and `engine/running` runs its [`handler`]; `engine/messages` keeps the message invisible.
-//! 4. What the handler came to is frozen in the ledger as an [`outcome`], with the client request token that names it.
-//! 5. `engine/report` sends it, again and again until SageMaker accepts it or says that the step is closed.
-//! 6. The record is settled, and then `engine/messages` deletes the message.
+//! Most handlers are programs, which the stock binary runs (`type = "exec"`); they need nothing of this crate. This is the documentation
+//! for handlers in Rust.
 //!
-//! A step that waits needs no driver: it is parked as a row (`engine/inbox`) until its time, its turn, a message or a stop reaches it. A
-//! step whose message is gone goes on from the ledger (`engine/sweep`). A stop comes with a message, from `engine/watch`, or through a
-//! shared ledger; the lifecycle treats all alike. A crash is nothing but an effect that did not happen: the record says where to go on.
+//! # Write one
+//! A handler is an async function, or a type that implements [`Handler`] if it has settings, a cleanup or a state of its own.
 //!
-//! # Layers
-//! ```text
-//! cli  daemon                      commands; wiring
-//! config  observe  process         settings; what is shown; the surroundings
-//! aws  local                       the real seams; the look-alike
-//! engine                           drives lifecycle, owns every task
-//! ledger  lifecycle                records; decisions, pure
-//! builtin  handler                 programs; the contract
-//! seam  outcome  step  clock  backoff  duration
 //! ```
-//! Each uses only what stands below it; `tests/architecture.rs` holds the exact list.
+//! use callbackd::{Context, HandlerError, Outputs};
 //!
-//! # What is deliberately absent
-//! Workers know nothing of each other: SQS distributes, the ledger coordinates, SageMaker arbitrates. Nothing outside `lifecycle`
-//! decides about a step. No AWS type leaves `aws`.
+//! #[derive(serde::Deserialize)]
+//! struct Args {
+//!     name: String,
+//! }
+//!
+//! async fn greet(_cx: Context, args: Args) -> Result<Outputs, HandlerError> {
+//!     Ok(Outputs::of([("greeting", format!("hello, {}", args.name))])?)
+//! }
+//! ```
+//!
+//! The step's arguments decode into `Args`. The [`Context`] has the token, saves checkpoints and tells of stops. Errors decide what
+//! follows: `?` on any error means *try again later*, [`HandlerError::permanent`] fails the step.
+//!
+//! # Test one
+//! [`testing`] runs a handler without AWS, a network or a worker, and lets it crash, stop or lose its lease at a chosen moment.
+//!
+//! ```
+//! # use callbackd::{Context, HandlerError, Outputs};
+//! # #[derive(serde::Deserialize)]
+//! # struct Args { name: String }
+//! # async fn greet(_cx: Context, args: Args) -> Result<Outputs, HandlerError> {
+//! #     Ok(Outputs::of([("greeting", format!("hello, {}", args.name))])?)
+//! # }
+//! use callbackd::handler_fn;
+//! use callbackd::testing::TestStep;
+//! use serde_json::json;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), HandlerError> {
+//! let done = TestStep::new(json!({"name": "Ada"})).run(&handler_fn(greet)).await?;
+//! assert_eq!(done.outputs().and_then(|outputs| outputs.get("greeting")), Some("hello, Ada"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Run one
+//! A worker of your own is the stock binary with your handlers beside the built-in ones.
+//!
+//! ```no_run
+//! # use callbackd::{Context, HandlerError, Outputs, Registry};
+//! # async fn greet(_cx: Context, _: serde_json::Value) -> Result<Outputs, HandlerError> { Ok(Outputs::new()) }
+//! fn main() -> std::process::ExitCode {
+//!     Registry::with_builtins().function("greet", greet).main()
+//! }
+//! ```
+//!
+//! Its configuration chooses the handler by the name it is registered under: `[handlers.NAME] type = "greet"`. `examples/template` in the
+//! repository is a crate to copy.
+//!
+//! # The contract
+//! What a handler can rely on and must do is said at [`Handler`]: the expected flow, guarantees, assumptions, caveats and errors.
+//!
+//! # For contributors
+//! The modules that are not listed here are the worker itself, and may change in any version. `cargo doc --document-private-items` shows
+//! them; begin with `map`.
 
-#[cfg(feature = "aws")]
-pub mod aws;
-pub mod backoff;
+#![warn(missing_docs, unreachable_pub)]
+
+// What handlers are written, tested and run with.
 pub mod builtin;
+pub mod duration;
+pub mod handler;
+pub mod outcome;
+pub mod step;
+pub mod testing;
+
+// What the worker is made of: public for the tests and benchmarks of this repository, and subject to change in any version.
+#[cfg(feature = "aws")]
+#[doc(hidden)]
+pub mod aws;
+#[doc(hidden)]
+pub mod backoff;
 #[cfg(feature = "aws")]
 mod cli;
+#[doc(hidden)]
 pub mod clock;
+#[doc(hidden)]
 pub mod config;
 #[cfg(all(feature = "aws", debug_assertions))]
 #[doc(hidden)]
 pub mod crash;
 #[cfg(feature = "aws")]
+#[doc(hidden)]
 pub mod daemon;
-pub mod duration;
+#[doc(hidden)]
 pub mod engine;
-pub mod handler;
 mod hex;
+#[doc(hidden)]
 pub mod ledger;
+#[doc(hidden)]
 pub mod lifecycle;
 #[cfg(feature = "local")]
+#[doc(hidden)]
 pub mod local;
+#[doc(hidden)]
 pub mod observe;
-pub mod outcome;
+#[doc(hidden)]
 pub mod process;
+#[doc(hidden)]
 pub mod seam;
-pub mod step;
-pub mod testing;
 
 pub use handler::{Completion, Context, Handler, HandlerError, HandlerResult, Registry, StopReason, handler_fn};
 pub use outcome::Outputs;
@@ -64,3 +119,55 @@ pub use outcome::Outputs;
 #[cfg(all(doctest, feature = "aws"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doc)]
+mod map {
+    //! The way of a message through the code, the layers, and the words.
+    //!
+    //! # From the message to its deletion
+    //! 1. [`engine::pollers::poll`](crate::engine::pollers::poll) receives it, [`engine::delivery::deliver`](crate::engine::delivery::deliver) parses it ([`Message`](crate::step::Message)), and
+    //!    [`engine::dispatch::send_or_start`](crate::engine::dispatch::send_or_start) hands it to the step's driver.
+    //! 2. [`engine::driver`](crate::engine::driver) loads the step's [`Record`](crate::lifecycle::Record) from the [ledger](crate::ledger) and asks [`lifecycle::decide`](crate::lifecycle::decide) what follows.
+    //! 3. The step is claimed in the ledger, and [`engine::running::Call`](crate::engine::running::Call) runs its [`Handler`](crate::Handler). [`engine::messages`](crate::engine::messages) keeps the message
+    //!    invisible.
+    //! 4. The result is frozen in the ledger as an [`Outcome`](crate::outcome::Outcome), with the [`ClientRequestToken`](crate::outcome::ClientRequestToken) that names it.
+    //! 5. [`engine::report::once`](crate::engine::report::once) sends it, again and again until SageMaker accepts it or says that the step is closed.
+    //! 6. The record is settled, and then [`engine::messages::Messages::delete`](crate::engine::messages::Messages::delete) deletes the message.
+    //!
+    //! A step that waits needs no driver: it is parked as a row ([`engine::inbox`](crate::engine::inbox)) until its time, its turn, a message or a stop reaches it.
+    //! A step without a message is continued from the ledger ([`engine::sweep`](crate::engine::sweep)). A stop comes with a message, from [`engine::watch`](crate::engine::watch), or
+    //! through a shared ledger; the lifecycle treats them alike. After a crash the record says where to continue.
+    //!
+    //! # Layers
+    //! ```text
+    //! cli  daemon                      commands; wiring
+    //! config  observe  process         settings; what is shown; the surroundings
+    //! aws  local                       the real seams; the look-alike
+    //! engine                           drives lifecycle, owns every task
+    //! ledger  lifecycle                records; decisions, pure
+    //! builtin  testing  handler        programs; tests of handlers; the contract
+    //! seam  outcome  step  clock  backoff  duration
+    //! ```
+    //!
+    //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers do not know of each other: SQS distributes,
+    //! the ledger coordinates, SageMaker arbitrates. Nothing outside `lifecycle` decides about a step. No AWS type leaves `aws`.
+    //!
+    //! # Words
+    //! | word | meaning |
+    //! |---|---|
+    //! | step | one callback step of one execution of a pipeline |
+    //! | token | the callback token, by which SageMaker knows the waiting step; the identity of a step everywhere |
+    //! | execution | the execution of the pipeline that waits for the step |
+    //! | message | the SQS message that carries a step (`Executing`) or its stop (`Stopping`); each receive has its own receipt handle |
+    //! | claim | the right to run a step, as a row in the ledger: one worker's, for the time of its lease |
+    //! | lease | how long a claim holds without being renewed |
+    //! | attempt | one run of the handler that counts against `max_attempts` |
+    //! | checkpoint | what a handler saved, for its next attempt and its cleanup |
+    //! | outcome | the result of a step: success with outputs, or failure with a reason; computed once, then frozen |
+    //! | report | the call that tells SageMaker the outcome |
+    //! | settle | to record that a step needs nothing more; its message is deleted after that |
+    //! | deferred | someone else answers the step; the worker only watches for its end |
+    //! | stop | the end of a run before it is done: the pipeline is stopped, the time limit, a shutdown, a lost lease |
+    //! | owed stop | a stop that must still be answered after its cleanup |
+    //! | lane | one queue with the role and the limits it is worked with |
+}

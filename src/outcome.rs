@@ -16,7 +16,9 @@ use crate::step::{CallbackToken, ExecutionArn};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
+    /// The step succeeded, with these outputs for the steps after it.
     Success(Outputs),
+    /// The step failed, and with it the execution.
     Failure(Reason),
 }
 
@@ -40,6 +42,7 @@ pub struct ClientRequestToken(String);
 /// An output that SageMaker would not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says it")]
 pub enum InvalidOutput {
     #[error("there are more than {} outputs", Outputs::MOST)]
     TooMany,
@@ -157,16 +160,19 @@ impl Outputs {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// The value of the output with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
+    /// How many outputs there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -232,6 +238,7 @@ impl Reason {
         Self::new(&format!("{what}: {dots}{}", end.into_iter().collect::<String>()))
     }
 
+    /// The text as SageMaker gets it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -278,6 +285,7 @@ impl ClientRequestToken {
         Self(hex(&hash.finalize()))
     }
 
+    /// The 64 hexadecimal digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

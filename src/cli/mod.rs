@@ -39,7 +39,7 @@ use crate::observe;
 struct Arguments {
     /// The configuration file; else `$CALLBACKD_CONFIG`, else /etc/callbackd/callbackd.toml.
     ///
-    /// Environment variables CALLBACKD_<KEY>__<KEY> go before what it says.
+    /// Environment variables `CALLBACKD_<KEY>__<KEY>` go before what it says.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]

@@ -147,59 +147,59 @@ mod defaults {
         Duration::from_secs(60 * n)
     }
 
-    pub fn concurrency() -> usize {
+    pub(super) fn concurrency() -> usize {
         16
     }
 
-    pub fn visibility_timeout() -> Duration {
+    pub(super) fn visibility_timeout() -> Duration {
         minutes(2)
     }
 
-    pub fn repost_after() -> Duration {
+    pub(super) fn repost_after() -> Duration {
         minutes(11 * 60 + 30)
     }
 
-    pub fn stop_watch() -> Duration {
+    pub(super) fn stop_watch() -> Duration {
         Duration::from_secs(30)
     }
 
-    pub fn stop_takeover_after() -> Duration {
+    pub(super) fn stop_takeover_after() -> Duration {
         minutes(5)
     }
 
-    pub fn exclusive() -> bool {
+    pub(super) fn exclusive() -> bool {
         true
     }
 
-    pub fn gone_after() -> Duration {
+    pub(super) fn gone_after() -> Duration {
         minutes(24 * 60)
     }
 
-    pub fn time_limit() -> Duration {
+    pub(super) fn time_limit() -> Duration {
         minutes(24 * 60)
     }
 
-    pub fn max_attempts() -> u32 {
+    pub(super) fn max_attempts() -> u32 {
         3
     }
 
-    pub fn retry_delay() -> Duration {
+    pub(super) fn retry_delay() -> Duration {
         Duration::from_secs(10)
     }
 
-    pub fn retry_delay_max() -> Duration {
+    pub(super) fn retry_delay_max() -> Duration {
         minutes(15)
     }
 
-    pub fn stop_grace() -> Duration {
+    pub(super) fn stop_grace() -> Duration {
         Duration::from_secs(30)
     }
 
-    pub fn cleanup_limit() -> Duration {
+    pub(super) fn cleanup_limit() -> Duration {
         minutes(5)
     }
 
-    pub fn deferred_limit() -> Duration {
+    pub(super) fn deferred_limit() -> Duration {
         minutes(7 * 24 * 60)
     }
 }

@@ -18,6 +18,7 @@ use crate::step::{CallbackToken, ExecutionArn, Step, StopReason};
 pub struct Progress {
     /// 0.0 to 1.0, where the handler can tell.
     pub fraction: Option<f64>,
+    /// What it is at, for people.
     pub text: String,
 }
 
@@ -69,11 +70,13 @@ impl Context {
         Self { task: Arc::new(task), latest, stop, sink }
     }
 
+    /// What the step is answered under; jobs that it starts are best named after it.
     #[must_use]
     pub fn token(&self) -> &CallbackToken {
         &self.task.step.token
     }
 
+    /// The execution that waits for the step.
     #[must_use]
     pub fn execution(&self) -> &ExecutionArn {
         &self.task.step.execution
@@ -85,6 +88,7 @@ impl Context {
         self.task.step.execution.pipeline()
     }
 
+    /// The queue that the step came from.
     #[must_use]
     pub fn queue_url(&self) -> &str {
         &self.task.queue_url

@@ -73,6 +73,7 @@ impl HandlerError {
         }
     }
 
+    /// Whether it fails the step.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.retry == Retry::Never

@@ -33,53 +33,60 @@ pub type HandlerResult = Result<Completion, HandlerError>;
 pub struct Remark {
     /// Something should be done about it.
     pub warning: bool,
+    /// One line.
     pub text: String,
 }
 
 impl Remark {
+    /// Something good to know.
     pub fn note(text: impl Into<String>) -> Self {
         Self { warning: false, text: text.into() }
     }
 
+    /// Something that will cause trouble.
     pub fn warning(text: impl Into<String>) -> Self {
         Self { warning: true, text: text.into() }
     }
 }
 
-/// Work for callback steps, compiled in.
+/// Work for callback steps, in Rust.
 ///
 /// # Expected flow
-/// [`run`](Handler::run) is called once the step is claimed in the ledger. What it returns is frozen and reported. Where the
-/// pipeline is stopped, or the time limit is reached, [`Context::stopping`] resolves; the run has `stop_grace` to end by itself;
-/// then its future is dropped; then [`cleanup`](Handler::cleanup) is called; then the stop is answered.
+/// 1. A message brings a step. It is claimed in the ledger, and [`run`](Handler::run) is called with its arguments.
+/// 2. `run` saves a checkpoint as soon as there is something to find again, such as the id of a job.
+/// 3. What `run` returns is frozen in the ledger and reported to SageMaker until it is accepted.
+/// 4. If `run` returns [`Completion::Again`] or an error that may go away, it is called again later, with the checkpoint.
+/// 5. If the pipeline is stopped or the time limit is reached, [`Context::stopping`] resolves. The run has `stop_grace` to end; then its
+///    future is dropped, [`cleanup`](Handler::cleanup) is called, and the step is answered.
+/// 6. If the worker shuts down, `stopping` resolves too. There is no cleanup: another worker, or the next life of this one, calls `run`
+///    again, with the checkpoint. After a crash the same happens without a warning.
 ///
 /// # Guarantees
 /// - No two calls for one token overlap, among workers that share a ledger.
 /// - What [`Context::save_checkpoint`] saved is there at the next attempt and in the cleanup, also after a crash.
-/// - An outcome that was returned is never computed again once it is in the ledger, which is the next thing that happens to it.
-/// - A panic is caught; it counts like an error that may go away.
+/// - An outcome that is in the ledger is never computed again. It gets there right after `run` has returned it.
+/// - A panic is caught. It counts like an error that may go away.
 ///
 /// # Assumptions
-/// - `run` does not block its thread: use `tokio::task::spawn_blocking` for what does, and mind that dropping the future does not
-///   end such a task.
-/// - Dropping the future ends the work that it does here. Work that lives elsewhere is ended by `cleanup`.
+/// - `run` does not block its thread. Blocking work belongs into `tokio::task::spawn_blocking`; dropping the future does not end it there.
+/// - Dropping the future ends the work that it does on this machine. Work elsewhere is ended by `cleanup`.
 /// - `cleanup` may be called more than once, and for a step whose `run` never began.
 ///
 /// # Caveats
 /// Side effects cannot be made to happen exactly once: the process may die between starting a job and saving that it did. Start
-/// jobs under a name derived from the token, save a checkpoint at once, and let a repeated run look before it starts.
+/// jobs under a name derived from the token, save a checkpoint at once, and let a repeated run look for the job before it starts one.
 ///
 /// # Errors
-/// Any error, through `?`, means *try again later*, `max_attempts` times in all. [`HandlerError::permanent`] fails the step.
-/// [`HandlerError::host`] says that the machine is in the way, and counts as no attempt.
+/// Any error through `?` means *try again later*, `max_attempts` times in all. [`HandlerError::permanent`] fails the step.
+/// [`HandlerError::host`] says that the machine is at fault, and counts as no attempt.
 pub trait Handler: Send + Sync + 'static {
-    /// The step's arguments. Where they do not decode, the step fails and says what is wrong with them.
+    /// The step's arguments. If they do not decode, the step fails with a reason that says what is wrong with them.
     type Args: DeserializeOwned + Send;
 
     /// Does the step's work.
     fn run(&self, cx: Context, args: Self::Args) -> impl Future<Output = HandlerResult> + Send;
 
-    /// Ends what a stopped step left behind elsewhere; [`Context::stop_reason`] says why. The step is answered whatever comes of it.
+    /// Ends what a stopped step left behind elsewhere; [`Context::stop_reason`] says why. The step is answered even if this fails.
     fn cleanup(&self, cx: Context, args: Self::Args) -> impl Future<Output = Result<(), HandlerError>> + Send {
         let _ = (cx, args);
         async { Ok(()) }

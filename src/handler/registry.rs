@@ -51,9 +51,12 @@ pub struct RegistryError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The configuration names a type that this binary does not have.
+    #[expect(missing_docs, reason = "the message says it")]
     #[error("`{name}` is not a handler type of this binary, which has: {have}")]
     Unknown { name: String, have: String },
-    /// `path` leads to the setting, dotted; empty for the settings as a whole.
+    /// The settings do not decode, or the handler refuses them. `path` leads to the setting, dotted; it is empty for the settings as a whole.
+    #[expect(missing_docs, reason = "as above")]
     #[error("{message}")]
     Settings { path: String, message: String },
 }
@@ -134,6 +137,7 @@ impl fmt::Debug for Registry {
 pub struct DynHandler(Arc<dyn Erased>);
 
 impl DynHandler {
+    /// Erases the type of `handler`.
     pub fn new(handler: impl Handler) -> Self {
         Self(Arc::new(handler))
     }

@@ -8,7 +8,7 @@ use super::undocumented::Undocumented;
 
 /// The surroundings of one operation.
 #[derive(Debug)]
-pub struct Call<'a> {
+pub(super) struct Call<'a> {
     pub now: Time,
     pub ids: &'a mut Ids,
     pub undocumented: &'a Undocumented,
@@ -20,7 +20,7 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    pub fn tell(&self, kind: impl FnOnce() -> EventKind) {
+    pub(super) fn tell(&self, kind: impl FnOnce() -> EventKind) {
         self.events.tell(self.now, kind);
     }
 }

@@ -13,7 +13,7 @@ use super::service::Service;
 use super::undocumented::Undocumented;
 
 /// Where the API begins. No AWS path does.
-pub const PATH: &str = "/_local/";
+pub(super) const PATH: &str = "/_local/";
 
 /// A whole set of rules: it replaces the one in force, and its counts begin anew.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ struct Faults {
 }
 
 /// Answers a request to the API; `path` is what follows [`PATH`].
-pub fn answer(service: &Service, method: &Method, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
+pub(super) fn answer(service: &Service, method: &Method, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
     let (status, answer) = match (method.as_str(), path) {
         ("GET", "faults") => (StatusCode::OK, json!({"rules": service.faults()})),
         ("POST" | "PUT", "faults") => {

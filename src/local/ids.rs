@@ -4,29 +4,29 @@ use std::iter;
 
 /// Makes names from a seeded generator, so that a run can be repeated. They are unguessable to nobody: that is no aim here.
 #[derive(Debug)]
-pub struct Ids {
+pub(super) struct Ids {
     random: fastrand::Rng,
 }
 
 impl Ids {
-    pub fn seeded(seed: u64) -> Self {
+    pub(super) fn seeded(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed) }
     }
 
     /// A version 4 UUID, as SQS names messages and both services name requests.
-    pub fn uuid(&mut self) -> String {
+    pub(super) fn uuid(&mut self) -> String {
         let bits = self.random.u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
         let hex = format!("{bits:032x}");
         [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
     }
 
     /// Ten of `[a-zA-Z0-9]`.
-    pub fn callback_token(&mut self) -> String {
+    pub(super) fn callback_token(&mut self) -> String {
         iter::repeat_with(|| self.random.alphanumeric()).take(10).collect()
     }
 
     /// Twelve of `[a-z0-9]`, the last part of an execution's ARN.
-    pub fn execution(&mut self) -> String {
+    pub(super) fn execution(&mut self) -> String {
         iter::repeat_with(|| self.random.digit(36)).take(12).collect()
     }
 }

@@ -3,7 +3,11 @@
 /// A page of a list, and the token for the rest if there is one; `None` for a token that is none of ours.
 ///
 /// A token is the number of items before the page: enough for lists that rarely change while they are read.
-pub fn page<T>(items: impl Iterator<Item = T>, most: usize, token: Option<&str>) -> Option<(Vec<T>, Option<String>)> {
+pub(super) fn page<T>(
+    items: impl Iterator<Item = T>,
+    most: usize,
+    token: Option<&str>,
+) -> Option<(Vec<T>, Option<String>)> {
     let start: usize = token.map_or(Ok(0), str::parse).ok()?;
     let mut items = items.skip(start);
     let page: Vec<T> = items.by_ref().take(most).collect();

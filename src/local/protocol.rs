@@ -97,7 +97,7 @@ impl Service {
 ///
 /// # Errors
 /// `SerializationException` for what is not JSON, or where a member is of another type.
-pub fn input<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
+pub(super) fn input<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
     serde_json::from_value(body).map_err(|error| ApiError::new("SerializationException", error.to_string()))
 }
 
@@ -105,7 +105,7 @@ pub fn input<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
 ///
 /// # Errors
 /// `SerializationException` for what is not a JSON object.
-pub fn body(bytes: &[u8]) -> Result<Value, ApiError> {
+pub(super) fn body(bytes: &[u8]) -> Result<Value, ApiError> {
     if bytes.is_empty() {
         return Ok(json!({}));
     }
@@ -117,7 +117,7 @@ pub fn body(bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// The HTTP response for an operation's answer.
-pub fn respond(service: Service, request_id: &str, answer: &Result<Value, ApiError>) -> Response<Full<Bytes>> {
+pub(super) fn respond(service: Service, request_id: &str, answer: &Result<Value, ApiError>) -> Response<Full<Bytes>> {
     let (status, payload) = match answer {
         Ok(output) if service == Service::Sts => (200, sts::xml(output, request_id)),
         Err(error) if service == Service::Sts => (error.status, sts::error(error, request_id)),

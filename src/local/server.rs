@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections until it is stopped, and then until all of them are closed.
-pub async fn serve(listener: TcpListener, service: Arc<Service>, stopping: CancellationToken) {
+pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, stopping: CancellationToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     while let Some(Ok(slot)) = stopping.run_until_cancelled(slots.clone().acquire_owned()).await {

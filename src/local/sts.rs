@@ -10,7 +10,7 @@ use super::protocol::ApiError;
 const HOUR: i64 = 3_600;
 
 /// The operation that a form asks for, if it is one that is served.
-pub fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
+pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
     if headers.contains_key("x-amz-target") {
         return None;
     }
@@ -19,7 +19,7 @@ pub fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
 }
 
 /// Answers anybody: there is no authentication. A form's values stay as they came, but for what every ARN has escaped.
-pub fn call(operation: &str, body: &[u8], account: &str, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn call(operation: &str, body: &[u8], account: &str, call: &Call<'_>) -> Result<Value, ApiError> {
     let body = String::from_utf8_lossy(body).replace("%3A", ":").replace("%2F", "/");
     let given = |name: &str| {
         let mut pairs = body.split('&').filter_map(|pair| pair.split_once('='));
@@ -43,7 +43,7 @@ pub fn call(operation: &str, body: &[u8], account: &str, call: &Call<'_>) -> Res
 }
 
 /// An answer in its frame.
-pub fn xml(output: &Value, request_id: &str) -> String {
+pub(super) fn xml(output: &Value, request_id: &str) -> String {
     let Some((operation, result)) = output.as_object().and_then(|output| output.iter().next()) else {
         return String::new();
     };
@@ -54,7 +54,7 @@ pub fn xml(output: &Value, request_id: &str) -> String {
     )
 }
 
-pub fn error(error: &ApiError, request_id: &str) -> String {
+pub(super) fn error(error: &ApiError, request_id: &str) -> String {
     let fault = if error.status < 500 { "Sender" } else { "Receiver" };
     format!(
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>{fault}</Type><Code>{}</Code>\

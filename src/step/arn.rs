@@ -22,6 +22,7 @@ pub struct ExecutionArn {
 type Span = (u16, u16);
 
 impl ExecutionArn {
+    /// The ARN as it was read.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text

@@ -17,7 +17,9 @@ use super::token::{CallbackToken, InvalidToken};
 /// One callback step as its message describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
+    /// What the step is answered under.
     pub token: CallbackToken,
+    /// The execution that waits for the step.
     pub execution: ExecutionArn,
     /// Any JSON; an empty object where the message has none.
     pub arguments: Arc<Value>,
@@ -34,6 +36,8 @@ pub enum Message {
 
 /// Why a body is neither work nor a stop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says it")]
 pub enum Unreadable {
     #[error("the body is not a JSON object of a callback step: {0}")]
     Json(String),

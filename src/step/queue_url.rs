@@ -31,6 +31,8 @@ type Span = (u16, u16);
 
 /// Why a text is no queue's URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says it")]
 pub enum InvalidQueueUrl {
     #[error("a queue's URL begins with https:// or http://, as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME: {0}")]
     Scheme(Quoted),

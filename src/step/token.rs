@@ -13,6 +13,7 @@ pub struct CallbackToken([u8; LENGTH]);
 const LENGTH: usize = 10;
 
 impl CallbackToken {
+    /// The ten characters.
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Letters and digits, as they were read.

@@ -103,6 +103,7 @@ impl TestStep {
         self
     }
 
+    /// The step's token.
     #[must_use]
     pub fn token(&self) -> &CallbackToken {
         &self.step.token
@@ -212,6 +213,7 @@ impl TestStep {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.held = true);
     }
 
+    /// Saves what was held, and holds no more.
     pub fn release_checkpoints(&self) {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.held = false);
     }

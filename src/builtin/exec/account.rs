@@ -33,6 +33,8 @@ impl Mode {
 
 /// Why programs cannot run as a user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says it")]
 pub enum AccountError {
     #[error("this machine has no user {0:?}")]
     Unknown(String),

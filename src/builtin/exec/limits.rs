@@ -17,6 +17,7 @@ pub struct Limits {
     /// Descriptors of each process.
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// Processes and threads at once: of the run, or of the user where no cgroup can be made.
     #[serde(default)]
     pub processes: Option<u64>,
 }

@@ -65,6 +65,8 @@ pub enum AfterSigterm {
 
 /// A program cannot be run as the settings say.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says it")]
 pub enum SettingsError {
     #[error("`{0}` is empty; it names the program and its arguments")]
     Empty(&'static str),

@@ -41,6 +41,8 @@ pub(super) enum Found {
 
 /// What a program wrote for us cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says it")]
 pub enum FileError {
     #[error("STEP_OUTPUT: {0}")]
     Invalid(#[from] InvalidOutput),

@@ -10,7 +10,7 @@ use crate::local::undocumented::{AlreadyTerminal, RepeatedAnswer, ReusedRequestT
 
 /// What is to be done about an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// The step ends with it.
     Accept,
     /// It was accepted before; the earlier response is given again.
@@ -20,7 +20,7 @@ pub enum Verdict {
 
 /// Decides about an answer to a token, from whether its client request token was seen before and the name and status of the
 /// token's step, if there is one.
-pub fn judge(seen: Seen, step: Option<(&str, Status)>, undocumented: &Undocumented) -> Verdict {
+pub(super) fn judge(seen: Seen, step: Option<(&str, Status)>, undocumented: &Undocumented) -> Verdict {
     match (seen, step) {
         // A step that was answered and waits again was retried and kept its token.
         (Seen::Same(_), Some((_, status)))
@@ -45,7 +45,7 @@ pub fn judge(seen: Seen, step: Option<(&str, Status)>, undocumented: &Undocument
 }
 
 /// The error for a client request token that comes again with another request, if it is one.
-pub fn reused(undocumented: &Undocumented) -> Option<ApiError> {
+pub(super) fn reused(undocumented: &Undocumented) -> Option<ApiError> {
     match undocumented.reused_request_token {
         ReusedRequestToken::Refused => {
             Some(conflict("The client request token was used before, with other parameters."))
@@ -54,7 +54,7 @@ pub fn reused(undocumented: &Undocumented) -> Option<ApiError> {
     }
 }
 
-pub fn already_terminal(message: String, undocumented: &Undocumented) -> ApiError {
+pub(super) fn already_terminal(message: String, undocumented: &Undocumented) -> ApiError {
     match undocumented.already_terminal {
         AlreadyTerminal::Conflict => conflict(message),
         AlreadyTerminal::Validation => invalid(message),

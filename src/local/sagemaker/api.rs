@@ -23,7 +23,7 @@ const PAGE: i64 = 100;
 ///
 /// # Errors
 /// The operation's own; `UnknownOperationException` for one that is not served.
-pub fn call(
+pub(crate) fn call(
     operation: &str,
     body: &Value,
     sagemaker: &mut SageMaker,

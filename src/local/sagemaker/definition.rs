@@ -13,7 +13,7 @@ const VERSION: &str = "2020-12-01";
 
 /// A definition whose steps can be run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Definition {
+pub(super) struct Definition {
     pub parameters: Vec<Parameter>,
     /// In the order of the document; each depends only on others that are there, and on no cycle.
     pub steps: Vec<Step>,
@@ -21,7 +21,7 @@ pub struct Definition {
 
 /// A callback step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub(super) struct Step {
     pub name: String,
     pub display_name: Option<String>,
     pub description: Option<String>,
@@ -78,7 +78,7 @@ impl Definition {
     ///
     /// # Errors
     /// A sentence about what is malformed, or what AWS runs and the local endpoint does not.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let document: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if document.version.as_deref() != Some(VERSION) {
             return Err(format!("Version must be {VERSION:?}"));

@@ -14,7 +14,7 @@ use crate::local::undocumented::{FailedStep, FailureWhileStopping, SuccessWhileS
 
 /// A run of a pipeline.
 #[derive(Debug)]
-pub struct Execution {
+pub(super) struct Execution {
     pub arn: Arc<str>,
     pub id: String,
     pub pipeline: String,
@@ -37,7 +37,7 @@ pub struct Execution {
 
 /// Of an execution or a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(super) enum Status {
     Executing,
     Stopping,
     Stopped,
@@ -47,7 +47,7 @@ pub enum Status {
 
 /// What became of a step.
 #[derive(Clone, Debug, Default)]
-pub struct StepRun {
+pub(super) struct StepRun {
     /// `None` until it is started.
     pub status: Option<Status>,
     pub token: Option<String>,
@@ -61,14 +61,14 @@ pub struct StepRun {
 
 /// A worker's answer to a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     Success(BTreeMap<String, String>),
     Failure(String),
 }
 
 /// What a new execution is made of.
 #[derive(Debug)]
-pub struct Beginning {
+pub(super) struct Beginning {
     pub arn: Arc<str>,
     pub id: String,
     pub pipeline: String,
@@ -81,7 +81,7 @@ pub struct Beginning {
 }
 
 impl Status {
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Executing => "Executing",
             Self::Stopping => "Stopping",
@@ -92,21 +92,21 @@ impl Status {
     }
 
     /// Nothing follows any more.
-    pub const fn is_terminal(self) -> bool {
+    pub(super) const fn is_terminal(self) -> bool {
         matches!(self, Self::Stopped | Self::Failed | Self::Succeeded)
     }
 }
 
 impl StepRun {
     /// Started and not ended.
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.status.is_some_and(|status| !status.is_terminal())
     }
 }
 
 impl Execution {
     /// An execution of which no step has started; [`ready`](Self::ready) says which can.
-    pub fn begin(beginning: Beginning, now: Time) -> Self {
+    pub(super) fn begin(beginning: Beginning, now: Time) -> Self {
         let Beginning {
             arn,
             id,
@@ -138,17 +138,17 @@ impl Execution {
     }
 
     /// What the definition says of a step.
-    pub fn step(&self, index: usize) -> Option<&Step> {
+    pub(super) fn step(&self, index: usize) -> Option<&Step> {
         self.definition.steps.get(index)
     }
 
-    pub fn steps_defined(&self) -> impl Iterator<Item = (&Step, &StepRun)> {
+    pub(super) fn steps_defined(&self) -> impl Iterator<Item = (&Step, &StepRun)> {
         self.definition.steps.iter().zip(&self.steps)
     }
 
     /// The next step that can start, with the arguments that its message has to bear. A step whose arguments cannot be made
     /// fails here. The caller then says [`sent`](Self::sent) or [`fail`](Self::fail), and asks again.
-    pub fn ready(&mut self, now: Time, undocumented: &Undocumented) -> Option<(usize, Value)> {
+    pub(super) fn ready(&mut self, now: Time, undocumented: &Undocumented) -> Option<(usize, Value)> {
         loop {
             let index = (0..self.steps.len()).find(|&index| self.can_start(index, undocumented))?;
             match self.arguments(index, now, undocumented) {
@@ -159,7 +159,7 @@ impl Execution {
     }
 
     /// A step's message is on its queue.
-    pub fn sent(&mut self, index: usize, token: String, arguments: Value, now: Time) {
+    pub(super) fn sent(&mut self, index: usize, token: String, arguments: Value, now: Time) {
         let (Some(step), Some(run)) = (self.definition.steps.get(index), self.steps.get_mut(index)) else { return };
         *run = StepRun {
             status: Some(Status::Executing),
@@ -174,7 +174,7 @@ impl Execution {
     }
 
     /// A step could not be started.
-    pub fn fail(&mut self, index: usize, reason: String, now: Time, undocumented: &Undocumented) {
+    pub(super) fn fail(&mut self, index: usize, reason: String, now: Time, undocumented: &Undocumented) {
         if let Some(run) = self.steps.get_mut(index) {
             run.started.get_or_insert(now);
         }
@@ -183,7 +183,7 @@ impl Execution {
     }
 
     /// Stops the execution; gives the steps that have to be told. Steps that have not started never will.
-    pub fn stop(&mut self, now: Time, undocumented: &Undocumented) -> Vec<usize> {
+    pub(super) fn stop(&mut self, now: Time, undocumented: &Undocumented) -> Vec<usize> {
         if self.status != Status::Executing {
             return Vec::new();
         }
@@ -204,7 +204,7 @@ impl Execution {
 
     /// Begins again with the steps that failed or were stopped; what has succeeded stays so. Gives the tokens that they had, which
     /// [`ready`](Self::ready) may give them again.
-    pub fn retry(&mut self, parallelism: Option<usize>, now: Time) -> Vec<String> {
+    pub(super) fn retry(&mut self, parallelism: Option<usize>, now: Time) -> Vec<String> {
         self.status = Status::Executing;
         self.failure = None;
         self.modified = now;
@@ -219,7 +219,7 @@ impl Execution {
     }
 
     /// An open step is answered.
-    pub fn answer(&mut self, index: usize, answer: Answer, now: Time, undocumented: &Undocumented) {
+    pub(super) fn answer(&mut self, index: usize, answer: Answer, now: Time, undocumented: &Undocumented) {
         let stopping = self.steps.get(index).is_some_and(|run| run.status == Some(Status::Stopping));
         let (status, reason) = match answer {
             Answer::Success(outputs) => {

@@ -17,14 +17,14 @@ use crate::local::sqs::{Content, Queues};
 use crate::local::undocumented::{RetriedToken, StoppingMessage};
 
 /// Executions that have not ended; a load test with a step in each is thought of.
-pub const MAX_RUNNING: usize = 250_000;
+pub(super) const MAX_RUNNING: usize = 250_000;
 
 /// Executions that have ended are kept for looking at, until there are so many.
 const MAX_ENDED: usize = 10_000;
 
 /// The executions.
 #[derive(Debug, Default)]
-pub struct Executions {
+pub(super) struct Executions {
     /// In the order in which they were started.
     by_number: BTreeMap<u64, Execution>,
     by_arn: BTreeMap<Arc<str>, u64>,
@@ -44,31 +44,31 @@ struct StepMessage<'a> {
 }
 
 impl Executions {
-    pub fn running(&self) -> usize {
+    pub(super) fn running(&self) -> usize {
         self.by_number.len() - self.ended.len()
     }
 
     /// Newest last.
-    pub fn of_pipeline<'a>(&'a self, arn: &'a str) -> impl DoubleEndedIterator<Item = &'a Execution> {
+    pub(super) fn of_pipeline<'a>(&'a self, arn: &'a str) -> impl DoubleEndedIterator<Item = &'a Execution> {
         self.by_number.values().filter(move |execution| execution.pipeline_arn == arn)
     }
 
     /// # Errors
     /// `ResourceNotFound`.
-    pub fn get(&self, arn: &str) -> Result<&Execution, ApiError> {
+    pub(super) fn get(&self, arn: &str) -> Result<&Execution, ApiError> {
         let number = self.by_arn.get(arn);
         let execution = number.and_then(|number| self.by_number.get(number));
         execution.ok_or_else(|| not_found(format!("Pipeline execution '{arn}' does not exist.")))
     }
 
     /// The execution of a callback token, and which of its steps it is.
-    pub fn of_token(&self, token: &str) -> Option<(&Execution, usize)> {
+    pub(super) fn of_token(&self, token: &str) -> Option<(&Execution, usize)> {
         let (number, index) = self.by_token.get(token)?;
         Some((self.by_number.get(number)?, *index))
     }
 
     /// Starts an execution and its first steps.
-    pub fn start(&mut self, beginning: Beginning, queues: &mut Queues, call: &mut Call<'_>) {
+    pub(super) fn start(&mut self, beginning: Beginning, queues: &mut Queues, call: &mut Call<'_>) {
         let execution = Execution::begin(beginning, call.now);
         let number = self.next;
         self.next += 1;
@@ -81,7 +81,7 @@ impl Executions {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn stop(&mut self, arn: &str, queues: &mut Queues, call: &mut Call<'_>) -> Result<(), ApiError> {
+    pub(super) fn stop(&mut self, arn: &str, queues: &mut Queues, call: &mut Call<'_>) -> Result<(), ApiError> {
         let unknown = || not_found(format!("Pipeline execution '{arn}' does not exist."));
         let number = *self.by_arn.get(arn).ok_or_else(unknown)?;
         let execution = self.by_number.get_mut(&number).ok_or_else(unknown)?;
@@ -108,7 +108,7 @@ impl Executions {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn retry(
+    pub(super) fn retry(
         &mut self,
         arn: &str,
         parallelism: Option<usize>,
@@ -129,7 +129,7 @@ impl Executions {
     }
 
     /// Answers an open step.
-    pub fn answer(&mut self, token: &str, answer: Answer, queues: &mut Queues, call: &mut Call<'_>) {
+    pub(super) fn answer(&mut self, token: &str, answer: Answer, queues: &mut Queues, call: &mut Call<'_>) {
         let Some(&(number, index)) = self.by_token.get(token) else { return };
         if let Some(execution) = self.by_number.get_mut(&number) {
             execution.answer(index, answer, call.now, call.undocumented);

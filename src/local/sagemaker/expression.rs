@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 /// What a `Get` names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reference {
+pub(super) enum Reference {
     /// `Parameters.NAME`.
     Parameter(String),
     /// `Execution.NAME`.
@@ -15,7 +15,7 @@ pub enum Reference {
 
 /// What an execution knows of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Variable {
+pub(super) enum Variable {
     PipelineName,
     PipelineArn,
     PipelineExecutionId,
@@ -28,7 +28,7 @@ pub enum Variable {
 ///
 /// # Errors
 /// A sentence about an expression that is malformed or not served here.
-pub fn references(value: &Value) -> Result<Vec<Reference>, String> {
+pub(super) fn references(value: &Value) -> Result<Vec<Reference>, String> {
     let mut found = Vec::new();
     resolve(value, &mut |reference| {
         found.push(reference.clone());
@@ -41,7 +41,10 @@ pub fn references(value: &Value) -> Result<Vec<Reference>, String> {
 ///
 /// # Errors
 /// As [`references`], and whatever `look_up` says.
-pub fn resolve(value: &Value, look_up: &mut impl FnMut(&Reference) -> Result<Value, String>) -> Result<Value, String> {
+pub(super) fn resolve(
+    value: &Value,
+    look_up: &mut impl FnMut(&Reference) -> Result<Value, String>,
+) -> Result<Value, String> {
     match value {
         Value::Object(object) => match object.iter().next() {
             Some((function, argument)) if object.len() == 1 && function == "Get" => {

@@ -4,7 +4,7 @@
 //! sends its messages; [`api`] turns requests into calls on these.
 
 mod answer;
-pub mod api;
+pub(super) mod api;
 mod arguments;
 mod definition;
 mod execution;
@@ -21,14 +21,14 @@ use requests::Requests;
 
 /// All that SageMaker holds.
 #[derive(Debug)]
-pub struct SageMaker {
+pub(super) struct SageMaker {
     pipelines: Pipelines,
     executions: Executions,
     requests: Requests,
 }
 
 impl SageMaker {
-    pub fn new(region: &str, account: &str) -> Self {
+    pub(super) fn new(region: &str, account: &str) -> Self {
         Self {
             pipelines: Pipelines::new(region, account),
             executions: Executions::default(),

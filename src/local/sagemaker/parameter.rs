@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// The type of a parameter or of a step's output. On the wire all values are text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum Kind {
+pub(super) enum Kind {
     String,
     Integer,
     Float,
@@ -17,7 +17,7 @@ pub enum Kind {
 /// A parameter that a definition declares.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Parameter {
+pub(super) struct Parameter {
     pub name: String,
     #[serde(rename = "Type")]
     pub kind: Kind,
@@ -32,7 +32,7 @@ impl Kind {
     ///
     /// # Errors
     /// A sentence, where the text is not of this type.
-    pub fn value(self, text: &str) -> Result<Value, String> {
+    pub(super) fn value(self, text: &str) -> Result<Value, String> {
         let value = match self {
             Self::String => Some(Value::from(text)),
             Self::Integer => text.trim().parse::<i64>().ok().map(Value::from),
@@ -56,7 +56,7 @@ impl Kind {
 impl Parameter {
     /// # Errors
     /// A sentence, where the default is not of the parameter's type or not among its values.
-    pub fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         match &self.default_value {
             Some(default) if !self.kind.holds(default) => {
                 Err(format!("the default of parameter {} is not of type {:?}: {default}", self.name, self.kind))
@@ -80,7 +80,10 @@ impl Parameter {
 ///
 /// # Errors
 /// A sentence about a value that is missing, of the wrong type or not allowed, or a parameter that is not declared.
-pub fn bind(declared: &[Parameter], given: &BTreeMap<String, String>) -> Result<BTreeMap<String, Value>, String> {
+pub(super) fn bind(
+    declared: &[Parameter],
+    given: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, Value>, String> {
     if let Some(name) = given.keys().find(|name| declared.iter().all(|parameter| parameter.name != **name)) {
         return Err(format!("the pipeline has no parameter {name}"));
     }

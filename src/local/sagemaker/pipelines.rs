@@ -10,18 +10,18 @@ use crate::local::protocol::ApiError;
 use crate::local::undocumented::{PipelineArns, PipelineNames};
 
 /// More pipelines than any drill has; a script gone wild stops here.
-pub const MAX_PIPELINES: usize = 10_000;
+pub(super) const MAX_PIPELINES: usize = 10_000;
 
 /// The pipelines.
 #[derive(Debug)]
-pub struct Pipelines {
+pub(super) struct Pipelines {
     /// Where pipeline ARNs begin.
     arn: String,
     pub by_name: BTreeMap<String, Pipeline>,
 }
 
 #[derive(Debug)]
-pub struct Pipeline {
+pub(super) struct Pipeline {
     pub arn: String,
     pub name: String,
     pub display_name: Option<String>,
@@ -39,11 +39,11 @@ pub struct Pipeline {
 }
 
 impl Pipelines {
-    pub fn new(region: &str, account: &str) -> Self {
+    pub(super) fn new(region: &str, account: &str) -> Self {
         Self { arn: format!("arn:aws:sagemaker:{region}:{account}:pipeline/"), by_name: BTreeMap::new() }
     }
 
-    pub fn arn(&self, name: &str, case: PipelineArns) -> String {
+    pub(super) fn arn(&self, name: &str, case: PipelineArns) -> String {
         match case {
             PipelineArns::LowerCase => format!("{}{}", self.arn, name.to_ascii_lowercase()),
             PipelineArns::AsNamed => format!("{}{name}", self.arn),
@@ -54,7 +54,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// `ResourceNotFound`.
-    pub fn get(&mut self, name_or_arn: &str, names: PipelineNames) -> Result<&mut Pipeline, ApiError> {
+    pub(super) fn get(&mut self, name_or_arn: &str, names: PipelineNames) -> Result<&mut Pipeline, ApiError> {
         let of_arn = name_or_arn.strip_prefix(&self.arn);
         let name = of_arn.unwrap_or(name_or_arn);
         let key = match self.by_name.get_key_value(name) {
@@ -68,7 +68,7 @@ impl Pipelines {
     }
 
     /// The name of a pipeline that differs from this one in case at most.
-    pub fn alike(&self, name: &str) -> Option<String> {
+    pub(super) fn alike(&self, name: &str) -> Option<String> {
         self.by_name.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned()
     }
 }

@@ -9,7 +9,7 @@ const MAX_REMEMBERED: usize = 250_000;
 
 /// The requests that were done, by scope and client request token.
 #[derive(Debug)]
-pub struct Requests {
+pub(super) struct Requests {
     most: usize,
     done: BTreeMap<(&'static str, String), Done>,
     /// Oldest first.
@@ -18,11 +18,11 @@ pub struct Requests {
 
 /// A request as far as it matters whether another one is the same: the operation and all members but the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fingerprint(String);
+pub(super) struct Fingerprint(String);
 
 /// Whether a client request token was seen before in its scope.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Seen {
+pub(super) enum Seen {
     Never,
     /// With the same request, which was answered so.
     Same(Value),
@@ -37,7 +37,7 @@ struct Done {
 }
 
 impl Fingerprint {
-    pub fn of(operation: &str, body: &Value) -> Self {
+    pub(super) fn of(operation: &str, body: &Value) -> Self {
         let mut body = body.clone();
         if let Some(members) = body.as_object_mut() {
             members.remove("ClientRequestToken");
@@ -58,7 +58,7 @@ impl Requests {
         Self { most, done: BTreeMap::new(), order: VecDeque::new() }
     }
 
-    pub fn seen(&self, scope: &'static str, token: &str, fingerprint: &Fingerprint) -> Seen {
+    pub(super) fn seen(&self, scope: &'static str, token: &str, fingerprint: &Fingerprint) -> Seen {
         match self.done.get(&(scope, token.to_owned())) {
             None => Seen::Never,
             Some(done) if done.fingerprint == *fingerprint => Seen::Same(done.answer.clone()),
@@ -67,7 +67,7 @@ impl Requests {
     }
 
     /// Notes a request that was done. Refused ones are not: they may be tried again.
-    pub fn remember(&mut self, scope: &'static str, token: &str, fingerprint: Fingerprint, answer: Value) {
+    pub(super) fn remember(&mut self, scope: &'static str, token: &str, fingerprint: Fingerprint, answer: Value) {
         let key = (scope, token.to_owned());
         if self.done.insert(key.clone(), Done { fingerprint, answer }).is_none() {
             self.order.push_back(key);

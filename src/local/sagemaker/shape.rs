@@ -8,43 +8,43 @@ use crate::local::protocol::ApiError;
 
 /// A pattern of the service model: as it is written there, and what it comes to.
 #[derive(Clone, Copy, Debug)]
-pub struct Pattern {
+pub(super) struct Pattern {
     pub text: &'static str,
     pub fits: fn(&str) -> bool,
 }
 
-pub const PIPELINE_NAME: Pattern =
+pub(super) const PIPELINE_NAME: Pattern =
     Pattern { text: "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,255}", fits: |text| is_name(text, 256) };
-pub const PIPELINE_NAME_OR_ARN: Pattern = Pattern {
+pub(super) const PIPELINE_NAME_OR_ARN: Pattern = Pattern {
     text: r"(arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:([0-9]{12}|aws):pipeline/.*)?([a-zA-Z0-9](-*[a-zA-Z0-9]){0,255})",
     fits: |text| {
         is_name(text.rsplit('/').next().unwrap_or(text), 256) && (!text.contains('/') || is_pipeline_arn(text))
     },
 };
-pub const EXECUTION_NAME: Pattern =
+pub(super) const EXECUTION_NAME: Pattern =
     Pattern { text: "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,81}", fits: |text| is_name(text, 82) };
-pub const PARAMETER_NAME: Pattern = Pattern {
+pub(super) const PARAMETER_NAME: Pattern = Pattern {
     text: r"[A-Za-z0-9\-_]*",
     fits: |text| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'),
 };
-pub const EXECUTION_ARN: Pattern = Pattern {
+pub(super) const EXECUTION_ARN: Pattern = Pattern {
     text: r"arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:[0-9]{12}:pipeline\/.*\/execution\/.*",
     fits: |text| is_pipeline_arn(text) && text.split_once('/').is_some_and(|(_, rest)| rest.contains("/execution/")),
 };
-pub const ROLE_ARN: Pattern =
+pub(super) const ROLE_ARN: Pattern =
     Pattern { text: r"arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+", fits: is_role };
-pub const CALLBACK_TOKEN: Pattern =
+pub(super) const CALLBACK_TOKEN: Pattern =
     Pattern { text: "[a-zA-Z0-9]+", fits: |text| text.chars().all(|c| c.is_ascii_alphanumeric()) };
 
 /// Collects what an input does not meet, so that all of it is told at once.
 #[derive(Debug, Default)]
-pub struct Constraints {
+pub(super) struct Constraints {
     broken: Vec<String>,
 }
 
 impl Constraints {
     /// A member that has to be there.
-    pub fn required<T>(&mut self, member: &str, value: Option<&T>) -> &mut Self {
+    pub(super) fn required<T>(&mut self, member: &str, value: Option<&T>) -> &mut Self {
         if value.is_none() {
             self.broken.push(format!("Value null at '{member}' failed to satisfy constraint: Member must not be null"));
         }
@@ -52,7 +52,7 @@ impl Constraints {
     }
 
     /// A text, if it is there: its length in characters, and its pattern.
-    pub fn text(
+    pub(super) fn text(
         &mut self,
         member: &str,
         value: Option<&String>,
@@ -74,7 +74,7 @@ impl Constraints {
     }
 
     /// A number, if it is there.
-    pub fn number(&mut self, member: &str, value: Option<i64>, least: i64, most: Option<i64>) -> &mut Self {
+    pub(super) fn number(&mut self, member: &str, value: Option<i64>, least: i64, most: Option<i64>) -> &mut Self {
         let Some(number) = value else { return self };
         if number < least {
             self.breaks(member, number, format_args!("Member must have value greater than or equal to {least}"));
@@ -86,7 +86,7 @@ impl Constraints {
     }
 
     /// One of a few texts, if it is there.
-    pub fn one_of(&mut self, member: &str, value: Option<&String>, allowed: &[&str]) -> &mut Self {
+    pub(super) fn one_of(&mut self, member: &str, value: Option<&String>, allowed: &[&str]) -> &mut Self {
         if let Some(text) = value.filter(|text| !allowed.contains(&text.as_str())) {
             let allowed = allowed.join(", ");
             self.breaks(member, text, format_args!("Member must satisfy enum value set: [{allowed}]"));
@@ -95,7 +95,7 @@ impl Constraints {
     }
 
     /// How many items a list has.
-    pub fn items(&mut self, member: &str, items: usize, most: usize) -> &mut Self {
+    pub(super) fn items(&mut self, member: &str, items: usize, most: usize) -> &mut Self {
         if items > most {
             let list = format!("[{items} items]");
             self.breaks(member, list, format_args!("Member must have length less than or equal to {most}"));
@@ -105,7 +105,7 @@ impl Constraints {
 
     /// # Errors
     /// `ValidationException` naming every constraint that was not met.
-    pub fn check(&self) -> Result<(), ApiError> {
+    pub(super) fn check(&self) -> Result<(), ApiError> {
         let count = self.broken.len();
         if count == 0 {
             return Ok(());
@@ -120,17 +120,17 @@ impl Constraints {
 }
 
 /// A `ValidationException`.
-pub fn invalid(message: impl Into<String>) -> ApiError {
+pub(super) fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new("ValidationException", message)
 }
 
 /// A `ResourceNotFound`.
-pub fn not_found(message: impl Into<String>) -> ApiError {
+pub(super) fn not_found(message: impl Into<String>) -> ApiError {
     ApiError::new("ResourceNotFound", message)
 }
 
 /// A `ConflictException`.
-pub fn conflict(message: impl Into<String>) -> ApiError {
+pub(super) fn conflict(message: impl Into<String>) -> ApiError {
     ApiError::new("ConflictException", message)
 }
 
@@ -138,7 +138,7 @@ pub fn conflict(message: impl Into<String>) -> ApiError {
 ///
 /// # Errors
 /// `ValidationException` naming the first of them.
-pub fn unserved(body: &Value, members: &[&str]) -> Result<(), ApiError> {
+pub(super) fn unserved(body: &Value, members: &[&str]) -> Result<(), ApiError> {
     match members.iter().find(|member| body.get(**member).is_some_and(|value| !value.is_null())) {
         Some(member) => Err(invalid(format!("the local endpoint does not serve {member}"))),
         None => Ok(()),

@@ -13,13 +13,13 @@ use super::queues::Queues;
 use crate::local::call::Call;
 use crate::local::protocol::ApiError;
 
-pub use receive::{Receive, Waiting};
+pub(crate) use receive::{Receive, Waiting};
 
 /// Does any operation but `ReceiveMessage`, which may have to wait.
 ///
 /// # Errors
 /// The operation's own; `UnknownOperationException` for one that is not served.
-pub fn call(operation: &str, body: Value, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
+pub(crate) fn call(operation: &str, body: Value, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
     match operation {
         "CreateQueue" => queue::create(body, queues, call),
         "GetQueueUrl" => queue::find(body, queues, call),

@@ -14,7 +14,7 @@ const MANAGED_ENCRYPTION: &str = "SqsManagedSseEnabled";
 
 /// What can be set about a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributes {
+pub(crate) struct Attributes {
     /// `VisibilityTimeout`, 0..43,200 s, default 30 s.
     pub visibility_timeout: Duration,
     /// `DelaySeconds`, 0..900, default 0.
@@ -32,7 +32,7 @@ pub struct Attributes {
 
 /// When a message is given up, and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedrivePolicy {
+pub(crate) struct RedrivePolicy {
     /// The dead-letter queue's ARN.
     pub target: String,
     /// A message that was received so often is moved when it is next received; 1..1,000.
@@ -59,7 +59,7 @@ impl Attributes {
     /// # Errors
     /// `InvalidAttributeName` for one that is unknown or cannot be set, `InvalidAttributeValue` for one out of its range;
     /// `UnsupportedOperation` for a FIFO queue, which the local endpoint does not have.
-    pub fn with(&self, changes: &BTreeMap<String, String>) -> Result<Self, ApiError> {
+    pub(crate) fn with(&self, changes: &BTreeMap<String, String>) -> Result<Self, ApiError> {
         let mut set = self.clone();
         for (name, value) in changes {
             match name.as_str() {
@@ -92,7 +92,7 @@ impl Attributes {
     }
 
     /// As `GetQueueAttributes` shows them.
-    pub fn shown(&self) -> BTreeMap<String, String> {
+    pub(crate) fn shown(&self) -> BTreeMap<String, String> {
         let mut shown = self.opaque.clone();
         let mut show = |name: &str, value: String| shown.insert(name.to_owned(), value);
         show("VisibilityTimeout", self.visibility_timeout.as_secs().to_string());
@@ -134,7 +134,7 @@ impl RedrivePolicy {
     }
 
     /// Whether a message is given up instead of being received once more.
-    pub fn gives_up(&self, receives: u32) -> bool {
+    pub(crate) fn gives_up(&self, receives: u32) -> bool {
         receives >= self.max_receives
     }
 }

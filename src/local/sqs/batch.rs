@@ -13,7 +13,7 @@ use crate::local::undocumented::TwiceInABatch;
 const MAX_ENTRIES: usize = 10;
 
 /// An entry of a batch, named by the client.
-pub trait Entry {
+pub(super) trait Entry {
     fn id(&self) -> &str;
 
     /// The message that it is about, where it names one.
@@ -26,7 +26,7 @@ pub trait Entry {
 ///
 /// # Errors
 /// The errors that refuse a batch as a whole: none or too many entries, ids that are malformed or not distinct.
-pub fn run<E: Entry>(
+pub(super) fn run<E: Entry>(
     entries: Vec<E>,
     call: &mut Call<'_>,
     mut each: impl FnMut(E, &mut Call<'_>) -> Result<Value, ApiError>,

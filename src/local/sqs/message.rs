@@ -18,7 +18,7 @@ const MAX_ATTRIBUTES: usize = 10;
 
 /// A message; cloning it does not copy the content.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Message {
+pub(crate) struct Message {
     pub id: Arc<str>,
     pub content: Arc<Content>,
     pub sent: Time,
@@ -31,7 +31,7 @@ pub struct Message {
 
 /// What the sender put in.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Content {
+pub(crate) struct Content {
     pub body: Arc<str>,
     pub attributes: BTreeMap<String, AttributeValue>,
     /// `AWSTraceHeader`, the only system attribute that a sender can set.
@@ -42,7 +42,7 @@ pub struct Content {
 /// The value of a message attribute, as JSON has it: binary values are base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct AttributeValue {
+pub(crate) struct AttributeValue {
     /// Empty where it was left out, which no message may have.
     #[serde(default)]
     pub data_type: String,
@@ -53,20 +53,20 @@ pub struct AttributeValue {
 }
 
 impl Message {
-    pub fn new(id: impl Into<Arc<str>>, content: Content, sent: Time) -> Self {
+    pub(crate) fn new(id: impl Into<Arc<str>>, content: Content, sent: Time) -> Self {
         Self { id: id.into(), content: Arc::new(content), sent, first_received: None, receives: 0, source: None }
     }
 }
 
 impl Content {
-    pub fn of_body(body: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn of_body(body: impl Into<Arc<str>>) -> Self {
         Self { body: body.into(), ..Self::default() }
     }
 
     /// # Errors
     /// `InvalidMessageContents` for characters that XML cannot hold, `InvalidParameterValue` for a body that is empty or
     /// attributes that are not well-formed.
-    pub fn check(&self) -> Result<(), ApiError> {
+    pub(crate) fn check(&self) -> Result<(), ApiError> {
         if self.body.is_empty() {
             return Err(error::missing("MessageBody"));
         }
@@ -91,12 +91,12 @@ impl Content {
     }
 
     /// The length that counts against the queue's maximum, in bytes.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.size());
         self.body.len() + attributes.sum::<usize>()
     }
 
-    pub fn md5_of_body(&self) -> String {
+    pub(crate) fn md5_of_body(&self) -> String {
         hex(&Md5::digest(self.body.as_bytes()))
     }
 }
@@ -122,7 +122,9 @@ impl AttributeValue {
 
 /// The checksum of message attributes that SDKs compare: over each name, type and value in order of the names, each with
 /// its length as four bytes before it.
-pub fn md5_of_attributes<'a>(attributes: impl IntoIterator<Item = (&'a String, &'a AttributeValue)>) -> Option<String> {
+pub(super) fn md5_of_attributes<'a>(
+    attributes: impl IntoIterator<Item = (&'a String, &'a AttributeValue)>,
+) -> Option<String> {
     let sorted: BTreeMap<_, _> = attributes.into_iter().collect();
     if sorted.is_empty() {
         return None;

@@ -2,7 +2,7 @@
 //!
 //! [`queue`] decides what happens to messages and knows nothing of JSON; [`api`] turns requests into calls on it.
 
-pub mod api;
+pub(super) mod api;
 mod attributes;
 mod batch;
 mod error;
@@ -11,6 +11,6 @@ mod queue;
 mod queues;
 mod receipt;
 
-pub use api::{Receive, Waiting};
-pub use message::Content;
-pub use queues::Queues;
+pub(super) use api::{Receive, Waiting};
+pub(super) use message::Content;
+pub(super) use queues::Queues;

@@ -18,7 +18,7 @@ use crate::local::protocol::ApiError;
 use crate::local::undocumented::{LapsedReceipt, OldReceipt};
 
 /// From one receive on, a message can be hidden for so long in all.
-pub const LONGEST_HIDDEN: Duration = Duration::from_hours(12);
+pub(super) const LONGEST_HIDDEN: Duration = Duration::from_hours(12);
 
 /// SQS's own bound on messages that are received and not deleted.
 const MAX_IN_FLIGHT: usize = 120_000;
@@ -34,7 +34,7 @@ const BETWEEN_PURGES: Duration = Duration::from_mins(1);
 
 /// A standard queue.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     pub name: String,
     pub arn: Arc<str>,
     pub attributes: Attributes,
@@ -60,7 +60,7 @@ pub struct Queue {
 
 /// What a receive asks for.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// 1..10.
     pub max: usize,
     /// The queue's own where absent.
@@ -75,7 +75,7 @@ pub struct Ask {
 
 /// What a receive brought.
 #[derive(Debug, Default)]
-pub struct Receives {
+pub(crate) struct Receives {
     pub deliveries: Vec<Delivery>,
     /// Messages that the redrive policy gave up: no longer in this queue.
     pub dead: Vec<Message>,
@@ -83,14 +83,14 @@ pub struct Receives {
 
 /// A message handed out.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     pub message: Message,
     pub handle: String,
 }
 
 /// How many messages there are, as the `Approximate…` attributes have them; exact here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     pub visible: usize,
     pub in_flight: usize,
     pub delayed: usize,
@@ -116,7 +116,13 @@ enum Place {
 
 impl Queue {
     /// An empty queue. `key` should be another than any other queue's.
-    pub fn new(name: impl Into<String>, arn: impl Into<Arc<str>>, attributes: Attributes, key: u64, now: Time) -> Self {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        arn: impl Into<Arc<str>>,
+        attributes: Attributes,
+        key: u64,
+        now: Time,
+    ) -> Self {
         Self {
             name: name.into(),
             arn: arn.into(),
@@ -138,7 +144,7 @@ impl Queue {
 
     /// # Errors
     /// `OverLimit` where the queue would hold more than [`MAX_BYTES`] with one more of this size.
-    pub fn check_room(&self, size: usize) -> Result<(), ApiError> {
+    pub(crate) fn check_room(&self, size: usize) -> Result<(), ApiError> {
         if self.bytes + size + OVERHEAD > MAX_BYTES {
             return Err(error::over_limit(format!("the local endpoint holds at most {MAX_BYTES} bytes in a queue")));
         }
@@ -146,7 +152,7 @@ impl Queue {
     }
 
     /// Takes a message in, visible after `delay`.
-    pub fn put(&mut self, message: Message, delay: Duration, now: Time) {
+    pub(crate) fn put(&mut self, message: Message, delay: Duration, now: Time) {
         let number = self.next;
         self.next += 1;
         self.bytes += message.content.size() + OVERHEAD;
@@ -158,7 +164,7 @@ impl Queue {
     }
 
     /// Lets happen what was due by now: messages become visible, or expire. Gives the expired ones.
-    pub fn catch_up(&mut self, now: Time) -> Vec<Message> {
+    pub(crate) fn catch_up(&mut self, now: Time) -> Vec<Message> {
         for due in [due(&self.delayed, now), due(&self.in_flight, now)].concat() {
             self.moved(due.1, Place::Visible(due.0));
         }
@@ -171,7 +177,7 @@ impl Queue {
     ///
     /// # Errors
     /// `OverLimit` where too many messages are in flight.
-    pub fn receive(&mut self, ask: &Ask, now: Time) -> Result<Receives, ApiError> {
+    pub(crate) fn receive(&mut self, ask: &Ask, now: Time) -> Result<Receives, ApiError> {
         let mut receives = Receives::default();
         let timeout = ask.visibility_timeout.unwrap_or(self.attributes.visibility_timeout);
         let mut shuffled = ask.reorder.map(|seed| self.shuffled(seed).into_iter());
@@ -209,7 +215,7 @@ impl Queue {
     ///
     /// # Errors
     /// `ReceiptHandleIsInvalid` for what is no handle of this queue.
-    pub fn delete(&mut self, handle: &str, old: OldReceipt) -> Result<Option<Message>, ApiError> {
+    pub(crate) fn delete(&mut self, handle: &str, old: OldReceipt) -> Result<Option<Message>, ApiError> {
         let receipt = self.receipt(handle)?;
         let latest = self.held.get(&receipt.message).is_some_and(|held| held.receive == receipt.receive);
         Ok((latest || old == OldReceipt::Deletes).then(|| self.take(receipt.message)).flatten())
@@ -220,7 +226,7 @@ impl Queue {
     /// # Errors
     /// `InvalidParameterValue` where the message is gone, was received again since, or would be hidden for more than 12 hours
     /// since its receive; for one that nobody hides any more, as `lapsed` says; `ReceiptHandleIsInvalid` as [`delete`](Self::delete).
-    pub fn hide(
+    pub(crate) fn hide(
         &mut self,
         handle: &str,
         timeout: Duration,
@@ -253,7 +259,7 @@ impl Queue {
     ///
     /// # Errors
     /// `PurgeQueueInProgress` within 60 s of the last purge.
-    pub fn purge(&mut self, now: Time) -> Result<usize, ApiError> {
+    pub(crate) fn purge(&mut self, now: Time) -> Result<usize, ApiError> {
         if self.purged.is_some_and(|purged| now.since(purged) < BETWEEN_PURGES) {
             return Err(error::purge_in_progress(&self.name));
         }
@@ -267,12 +273,12 @@ impl Queue {
         Ok(messages)
     }
 
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         Counts { visible: self.visible.len(), in_flight: self.in_flight.len(), delayed: self.delayed.len() }
     }
 
     /// When the next hidden message becomes visible, if nothing else happens.
-    pub fn next_visible(&self) -> Option<Time> {
+    pub(crate) fn next_visible(&self) -> Option<Time> {
         [&self.delayed, &self.in_flight].into_iter().filter_map(BTreeSet::first).map(|&(time, _)| time).min()
     }
 

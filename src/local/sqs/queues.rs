@@ -18,7 +18,7 @@ const MAX_QUEUES: usize = 10_000;
 
 /// The queues.
 #[derive(Debug)]
-pub struct Queues {
+pub(crate) struct Queues {
     /// Where queue URLs begin: scheme, host, port and account.
     base: String,
     account: String,
@@ -30,7 +30,7 @@ pub struct Queues {
 
 impl Queues {
     /// `url` is scheme, host and port.
-    pub fn new(url: &str, region: &str, account: &str) -> Self {
+    pub(crate) fn new(url: &str, region: &str, account: &str) -> Self {
         Self {
             base: format!("{url}/{account}/"),
             account: account.to_owned(),
@@ -40,11 +40,11 @@ impl Queues {
         }
     }
 
-    pub fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         format!("{}{name}", self.base)
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &String> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
         self.by_name.keys()
     }
 
@@ -52,7 +52,7 @@ impl Queues {
     ///
     /// # Errors
     /// `QueueNameExists` where its attributes are others, `InvalidParameterValue` for a name that is none.
-    pub fn create(
+    pub(crate) fn create(
         &mut self,
         name: &str,
         changes: &BTreeMap<String, String>,
@@ -83,7 +83,12 @@ impl Queues {
     }
 
     /// Sets attributes of a queue anew.
-    pub fn set(&mut self, url: &str, changes: &BTreeMap<String, String>, call: &Call<'_>) -> Result<(), ApiError> {
+    pub(crate) fn set(
+        &mut self,
+        url: &str,
+        changes: &BTreeMap<String, String>,
+        call: &Call<'_>,
+    ) -> Result<(), ApiError> {
         let name = self.get(url, call)?.name.clone();
         let present = self.by_name.get(&name).ok_or_else(error::queue_does_not_exist)?;
         let attributes = self.checked(&present.attributes, changes)?;
@@ -93,7 +98,7 @@ impl Queues {
         Ok(())
     }
 
-    pub fn delete(&mut self, url: &str, call: &Call<'_>) -> Result<(), ApiError> {
+    pub(crate) fn delete(&mut self, url: &str, call: &Call<'_>) -> Result<(), ApiError> {
         let name = self.get(url, call)?.name.clone();
         if let Some(queue) = self.by_name.remove(&name) {
             queue.changed.notify_waiters();
@@ -107,13 +112,13 @@ impl Queues {
     ///
     /// # Errors
     /// `QueueDoesNotExist`.
-    pub fn get(&mut self, url: &str, call: &Call<'_>) -> Result<&mut Queue, ApiError> {
+    pub(crate) fn get(&mut self, url: &str, call: &Call<'_>) -> Result<&mut Queue, ApiError> {
         let name = self.name_of(url).ok_or_else(error::queue_does_not_exist)?.to_owned();
         self.named(&name, call.now, call.events).ok_or_else(error::queue_does_not_exist)
     }
 
     /// Whether there is a queue of this ARN.
-    pub fn has(&self, arn: &str) -> bool {
+    pub(crate) fn has(&self, arn: &str) -> bool {
         arn.strip_prefix(&self.arn).is_some_and(|name| self.by_name.contains_key(name))
     }
 
@@ -121,7 +126,7 @@ impl Queues {
     ///
     /// # Errors
     /// As [`get`](Self::get); `InvalidParameterValue` for a message that is too long.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         url: &str,
         content: Content,
@@ -145,7 +150,13 @@ impl Queues {
     }
 
     /// Moves what a queue gave up to its dead-letter queue.
-    pub fn bury(&mut self, from: &str, target: &str, dead: Vec<Message>, call: &Call<'_>) -> Result<(), ApiError> {
+    pub(crate) fn bury(
+        &mut self,
+        from: &str,
+        target: &str,
+        dead: Vec<Message>,
+        call: &Call<'_>,
+    ) -> Result<(), ApiError> {
         let source: Arc<str> = format!("{}{from}", self.arn).into();
         let name = target.strip_prefix(&self.arn).unwrap_or_default().to_owned();
         let queue = self.named(&name, call.now, call.events).ok_or_else(error::queue_does_not_exist)?;

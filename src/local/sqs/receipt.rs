@@ -6,7 +6,7 @@ use crate::hex::hex;
 
 /// One receive of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt {
+pub(super) struct Receipt {
     /// The message's number in its queue.
     pub message: u64,
     /// Which of the message's receives it was, from 1.
@@ -15,12 +15,12 @@ pub struct Receipt {
 
 impl Receipt {
     /// The handle, which only the queue with this key reads.
-    pub fn handle(self, key: u64) -> String {
+    pub(super) fn handle(self, key: u64) -> String {
         format!("{:016x}{:08x}{}", self.message, self.receive, self.mark(key))
     }
 
     /// Reads a handle that this queue gave out; `None` for anything else.
-    pub fn parse(handle: &str, key: u64) -> Option<Self> {
+    pub(super) fn parse(handle: &str, key: u64) -> Option<Self> {
         let (message, rest) = handle.split_at_checked(16)?;
         let (receive, mark) = rest.split_at_checked(8)?;
         let message = u64::from_str_radix(message, 16).ok()?;

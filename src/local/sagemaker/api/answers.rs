@@ -55,7 +55,7 @@ impl Send {
     }
 }
 
-pub fn send(
+pub(super) fn send(
     operation: &str,
     body: &Value,
     sagemaker: &mut SageMaker,

@@ -116,7 +116,7 @@ impl OfExecution {
     }
 }
 
-pub fn start(
+pub(super) fn start(
     body: &Value,
     sagemaker: &mut SageMaker,
     queues: &mut Queues,
@@ -164,7 +164,7 @@ pub fn start(
     Ok(output)
 }
 
-pub fn stop(
+pub(super) fn stop(
     body: &Value,
     sagemaker: &mut SageMaker,
     queues: &mut Queues,
@@ -194,7 +194,7 @@ pub fn stop(
     Ok(json!({"PipelineExecutionArn": arn}))
 }
 
-pub fn retry(
+pub(super) fn retry(
     body: &Value,
     sagemaker: &mut SageMaker,
     queues: &mut Queues,
@@ -239,7 +239,7 @@ fn too_many() -> ApiError {
     ApiError::new("ResourceLimitExceeded", message)
 }
 
-pub fn describe(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
+pub(super) fn describe(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let asked: OfExecution = input(body.clone())?;
     let execution = sagemaker.executions.get(asked.arn()?)?;
     Ok(without_nulls(json!({
@@ -255,7 +255,7 @@ pub fn describe(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> 
     })))
 }
 
-pub fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionAlias"])?;
     let list: List = input(body.clone())?;
     let name = list.pipeline_name.as_ref();
@@ -290,7 +290,7 @@ pub fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<
     Ok(without_nulls(json!({"PipelineExecutionSummaries": summaries, "NextToken": next})))
 }
 
-pub fn list_steps(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
+pub(super) fn list_steps(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let asked: OfExecution = input(body.clone())?;
     let mut constraints = Constraints::default();
     check_list(&mut constraints, asked.max_results, asked.sort_order.as_ref(), asked.next_token.as_ref())?;

@@ -99,7 +99,7 @@ impl Written {
     }
 }
 
-pub fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     unserved(body, &UNSERVED)?;
     let written: Written = input(body.clone())?;
     written.check(true)?;
@@ -151,7 +151,7 @@ pub fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     Ok(output)
 }
 
-pub fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     unserved(body, &UNSERVED)?;
     let written: Written = input(body.clone())?;
     written.check(false)?;
@@ -173,7 +173,7 @@ pub fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     Ok(json!({"PipelineArn": pipeline.arn, "PipelineVersionId": pipeline.version}))
 }
 
-pub fn describe(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn describe(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionId", "PipelineVersionAlias"])?;
     let named: Named = input(body.clone())?;
     let name = check_name(&named, 2_048, PIPELINE_NAME_OR_ARN)?;
@@ -193,7 +193,7 @@ pub fn describe(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Res
     })))
 }
 
-pub fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
     let named: Named = input(body.clone())?;
     let mut constraints = Constraints::default();
     constraints
@@ -211,7 +211,7 @@ pub fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Resul
     Ok(json!({"PipelineArn": arn}))
 }
 
-pub fn list(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
+pub(super) fn list(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let list: List = input(body.clone())?;
     let mut constraints = Constraints::default();
     constraints.text("pipelineNamePrefix", list.pipeline_name_prefix.as_ref(), (1, 256), Some(PIPELINE_NAME)).one_of(

@@ -21,7 +21,7 @@ const MAX_BATCH_BYTES: usize = 1_048_576;
 /// `SendMessage`, and an entry of `SendMessageBatch`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct SendMessage {
+pub(super) struct SendMessage {
     #[serde(default)]
     id: String,
     message_body: Option<String>,
@@ -37,7 +37,7 @@ pub struct SendMessage {
 /// `DeleteMessage`, and an entry of `DeleteMessageBatch`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct DeleteMessage {
+pub(super) struct DeleteMessage {
     #[serde(default)]
     id: String,
     receipt_handle: Option<String>,
@@ -46,7 +46,7 @@ pub struct DeleteMessage {
 /// `ChangeMessageVisibility`, and an entry of `ChangeMessageVisibilityBatch`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct ChangeMessageVisibility {
+pub(super) struct ChangeMessageVisibility {
     #[serde(default)]
     id: String,
     receipt_handle: Option<String>,
@@ -62,7 +62,7 @@ struct Batch<E> {
 }
 
 /// What a message operation asks for one message.
-pub trait Part: Entry + DeserializeOwned {
+pub(super) trait Part: Entry + DeserializeOwned {
     /// How much of a batch's length it takes up.
     fn bytes(&self) -> usize {
         0
@@ -106,7 +106,7 @@ impl Entry for ChangeMessageVisibility {
 impl Part for ChangeMessageVisibility {}
 
 /// Does an operation for one message; an output without members is no output.
-pub fn one<P: Part>(
+pub(super) fn one<P: Part>(
     body: Value,
     queues: &mut Queues,
     call: &mut Call<'_>,
@@ -118,7 +118,7 @@ pub fn one<P: Part>(
 }
 
 /// Does an operation for each message of a batch.
-pub fn batch<P: Part>(
+pub(super) fn batch<P: Part>(
     body: Value,
     queues: &mut Queues,
     call: &mut Call<'_>,
@@ -134,7 +134,12 @@ pub fn batch<P: Part>(
     batch::run(entries, call, |entry, call| act(entry, &url, queues, call))
 }
 
-pub fn send(message: SendMessage, url: &str, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn send(
+    message: SendMessage,
+    url: &str,
+    queues: &mut Queues,
+    call: &mut Call<'_>,
+) -> Result<Value, ApiError> {
     let delay = seconds("DelaySeconds", message.delay_seconds, 900)?;
     if let Some(id) = message.message_deduplication_id {
         let reason = "The request include parameter that is not valid for this queue type";
@@ -163,7 +168,12 @@ pub fn send(message: SendMessage, url: &str, queues: &mut Queues, call: &mut Cal
     Ok(output)
 }
 
-pub fn delete(deletion: DeleteMessage, url: &str, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn delete(
+    deletion: DeleteMessage,
+    url: &str,
+    queues: &mut Queues,
+    call: &mut Call<'_>,
+) -> Result<Value, ApiError> {
     let queue = queues.get(url, call)?;
     let handle = required("ReceiptHandle", deletion.receipt_handle)?;
     if let Some(message) = queue.delete(&handle, call.undocumented.old_receipt)? {
@@ -172,7 +182,7 @@ pub fn delete(deletion: DeleteMessage, url: &str, queues: &mut Queues, call: &mu
     Ok(json!({}))
 }
 
-pub fn hide(
+pub(super) fn hide(
     change: ChangeMessageVisibility,
     url: &str,
     queues: &mut Queues,

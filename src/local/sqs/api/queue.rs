@@ -59,21 +59,21 @@ struct SetQueueAttributes {
     attributes: BTreeMap<String, String>,
 }
 
-pub fn create(body: Value, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn create(body: Value, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
     let input: CreateQueue = input(body)?;
     let name = required("QueueName", input.queue_name)?;
     queues.create(&name, &input.attributes, call)?;
     Ok(json!({"QueueUrl": queues.url(&name)}))
 }
 
-pub fn find(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn find(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
     let GetQueueUrl { queue_name } = input(body)?;
     let url = queues.url(&required("QueueName", queue_name)?);
     queues.get(&url, call)?;
     Ok(json!({"QueueUrl": url}))
 }
 
-pub fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
+pub(super) fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
     let input: ListQueues = input(body)?;
     let most = in_range("MaxResults", input.max_results, 1, 1_000)?;
     let names = queues.names().filter(|name| name.starts_with(&input.queue_name_prefix));
@@ -89,7 +89,7 @@ pub fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
     Ok(output)
 }
 
-pub fn describe(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn describe(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
     let input: GetQueueAttributes = input(body)?;
     let queue = queues.get(&required("QueueUrl", input.queue_url)?, call)?;
     let shown = attributes_of(queue);
@@ -102,19 +102,19 @@ pub fn describe(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Val
     Ok(if attributes.is_empty() { json!({}) } else { json!({"Attributes": attributes}) })
 }
 
-pub fn set(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn set(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
     let SetQueueAttributes { queue_url, attributes } = input(body)?;
     queues.set(&required("QueueUrl", queue_url)?, &attributes, call)?;
     Ok(Value::Null)
 }
 
-pub fn delete(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn delete(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
     let OfQueue { queue_url } = input(body)?;
     queues.delete(&required("QueueUrl", queue_url)?, call)?;
     Ok(Value::Null)
 }
 
-pub fn purge(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn purge(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
     let OfQueue { queue_url } = input(body)?;
     let queue = queues.get(&required("QueueUrl", queue_url)?, call)?;
     let messages = queue.purge(call.now)?;

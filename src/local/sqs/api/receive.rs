@@ -21,7 +21,7 @@ const SENDER: &str = "AIDALOCALENDPOINT";
 
 /// A receive that was read and checked, to be tried until it brings something or its time is over.
 #[derive(Debug)]
-pub struct Receive {
+pub(crate) struct Receive {
     input: ReceiveMessage,
     /// How long it waits; zero for a short poll.
     pub wait: Duration,
@@ -29,7 +29,7 @@ pub struct Receive {
 
 /// What a receive that brought nothing has to wait for.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     /// When the next hidden message becomes visible.
     pub until: Option<Time>,
     /// Tells that it may be worth while to look sooner. Asked for while the queue is known to be empty, it misses nothing.
@@ -54,7 +54,7 @@ struct ReceiveMessage {
 impl Receive {
     /// # Errors
     /// For a queue that does not exist, or a number out of its range.
-    pub fn read(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Self, ApiError> {
+    pub(crate) fn read(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Self, ApiError> {
         let input: ReceiveMessage = input(body)?;
         let queue = queues.get(&required("QueueUrl", input.queue_url.clone())?, call)?;
         in_range("MaxNumberOfMessages", input.max_number_of_messages, 1, 10)?;
@@ -67,7 +67,7 @@ impl Receive {
     ///
     /// # Errors
     /// `QueueDoesNotExist` where the queue is gone meanwhile; `OverLimit` for a short poll with too many in flight.
-    pub fn look(&self, queues: &mut Queues, call: &mut Call<'_>) -> Result<Result<Value, Waiting>, ApiError> {
+    pub(crate) fn look(&self, queues: &mut Queues, call: &mut Call<'_>) -> Result<Result<Value, Waiting>, ApiError> {
         let url = required("QueueUrl", self.input.queue_url.clone())?;
         let redrive = queues.get(&url, call)?.attributes.redrive.clone();
         let ask = Ask {
