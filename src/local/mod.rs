@@ -15,6 +15,8 @@
 //!
 //! Not here: FIFO queues, the older XML protocol, other step types than callback steps, caching and retrying of steps, and
 //! SQS's delays before a deleted queue's name is free or a purge is done.
+#![doc = "\n"]
+#![doc = include_str!("README.md")]
 
 mod call;
 pub mod clock;

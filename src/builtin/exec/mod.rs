@@ -1,7 +1,4 @@
-//! A step's work done by a program of any language: the step on stdin and in `STEP_*`, the outcome by exit code and `$STEP_OUTPUT`.
-//!
-//! No shell is involved. No process of a run outlives it, whatever group, session and environment it has, nor a daemon that was killed: what
-//! it can be told by is in the ledger before its first instruction, and it is ended before the step runs again here.
+#![doc = include_str!("README.md")]
 
 mod account;
 mod checkpoint;
