@@ -125,7 +125,8 @@ fn main(registry: &Registry) -> ExitCode {
     if matches!(arguments.command, Command::Demo) {
         demo::prepare_environment();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_keep_alive(KEPT).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return end(Err(Failure::Runtime(format!("the runtime could not be started: {error}")))),
     };
@@ -153,6 +154,9 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
     }
 }
 
+/// How long a thread for what blocks is kept. The daemon has something for one more often: if there were none, and the machine gave no other,
+/// tokio would panic.
+const KEPT: Duration = Duration::from_mins(1);
 /// How long the end of the daemon waits for whoever reads its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 

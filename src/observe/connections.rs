@@ -1,7 +1,8 @@
 //! The connections of the status server. Whoever comes is let in: for a new connection, beyond a number, the one that has done nothing
-//! for longest is shed, so that sockets nobody uses can never keep a health check out.
+//! for longest is shed, so that sockets nobody uses can never keep a health check out. Nor can a lack of descriptors: one is kept for it.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -35,6 +36,8 @@ const LIFE: Duration = Duration::from_mins(5);
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long nothing is accepted after that has failed, as without a descriptor it does.
 const PAUSE: Duration = Duration::from_millis(500);
+/// What a spare descriptor stands for.
+const NOTHING: &str = "/dev/null";
 /// No client of ours sends more; hyper's smallest buffer is 8 KiB.
 pub(super) const HEADERS: usize = 64;
 pub(super) const HEAD_BYTES: usize = 16 * 1024;
@@ -44,12 +47,13 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
     let seats = Arc::new(Seats::default());
     let mut connections = FuturesUnordered::new();
     let mut pause = Instant::now();
+    let mut spare = File::open(NOTHING).ok();
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             // Before the next is accepted, each has read what has come for it: a request that is there is answered.
-            Some(()) = connections.next() => {}
+            Some(()) = connections.next() => spare = spare.or_else(|| File::open(NOTHING).ok()),
             accepted = accept(&listener, pause) => match accepted {
                 Ok(stream) => {
                     if connections.len() >= CONNECTIONS {
@@ -59,9 +63,11 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the status server could not be accepted");
-                    // Its descriptor may be the one that was wanting.
-                    seats.shed();
-                    pause = Instant::now() + PAUSE;
+                    // A descriptor may be wanting. The next to be accepted gets the spare one, and gives it back at its end.
+                    if spare.take().is_none() {
+                        seats.shed();
+                        pause = Instant::now() + PAUSE;
+                    }
                 }
             }
         }

@@ -21,7 +21,7 @@ mod sys;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::ExitStatusExt;
@@ -33,6 +33,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::pipe2;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -108,6 +109,9 @@ const START: Duration = Duration::from_secs(30);
 /// Killed processes are gone within milliseconds, unless they hang in the kernel.
 const GONE: Duration = Duration::from_secs(4);
 
+/// Descriptors that are left to the daemon itself: its connections, its ledger, its log, whoever asks for its health. Of a lower limit an eighth.
+const LEFT: u64 = 128;
+
 /// Whether any handler of this process has limits: it must be known before the first program is started.
 static LIMITED: AtomicBool = AtomicBool::new(false);
 
@@ -166,6 +170,7 @@ pub(super) async fn start(command: &Command, terms: &Terms, ready: Ready) -> Res
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| StartError::Resources(errno.into()));
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let (ours, theirs) = sys::socket_pair(libc::SOCK_STREAM).map_err(resources)?;
+    leave_some([&ours, &theirs, &to_stdin, &from_stdout, &from_stderr]).map_err(resources)?;
     let mut run = Run {
         control: UnixStream::from_std(StdStream::from(ours)).map_err(resources)?,
         heard: ([0; SIZE], 0),
@@ -309,6 +314,14 @@ impl Drop for Ready {
             cgroup::remove(cgroup.path());
         }
     }
+}
+
+/// Refuses descriptors that are among the last. The lowest that is free is given out each time, so that a high one says how many are taken.
+fn leave_some(fds: [&OwnedFd; 5]) -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let first_of_the_last = limit - LEFT.min(limit / 8);
+    let is_one = |fd: &OwnedFd| u64::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd >= first_of_the_last);
+    if fds.into_iter().any(is_one) { Err(Errno::EMFILE.into()) } else { Ok(()) }
 }
 
 fn plan(command: &Command, terms: &Terms, ready: &Ready) -> io::Result<Plan> {

@@ -42,16 +42,14 @@ const SOCKET: RawFd = 3;
 /// Asks for a keeper that gets these descriptors.
 pub(super) async fn ask(fds: Vec<OwnedFd>) -> io::Result<()> {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    loop {
-        match send(&numbers).map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
-            Ok(()) => return Ok(()),
-            Err((Some(Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS), _)) => sleep(BUSY).await,
-            Err((_, error)) => return Err(error),
-        }
+    while !send(&numbers)? {
+        sleep(BUSY).await;
     }
+    Ok(())
 }
 
-fn send(fds: &[RawFd]) -> io::Result<()> {
+/// False if the socket takes no more just now.
+fn send(fds: &[RawFd]) -> io::Result<bool> {
     let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(running) = &*server {
         match sys::send(running.socket.as_fd(), fds) {
@@ -61,11 +59,20 @@ fn send(fds: &[RawFd]) -> io::Result<()> {
                 let _ = waitpid(running.pid, Some(WaitPidFlag::WNOHANG));
                 *server = None;
             }
-            sent => return sent,
+            sent => return taken(sent),
         }
     }
+    // That there is no room for it is told, and not waited for.
     let started = start()?;
-    sys::send(server.insert(started).socket.as_fd(), fds)
+    taken(sys::send(server.insert(started).socket.as_fd(), fds))
+}
+
+fn taken(sent: io::Result<()>) -> io::Result<bool> {
+    match sent.map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
+        Ok(()) => Ok(true),
+        Err((Some(Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS), _)) => Ok(false),
+        Err((_, error)) => Err(error),
+    }
 }
 
 fn start() -> io::Result<Server> {
