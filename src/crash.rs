@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, raise};
 use serde_json::Value;
 
-use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult, Remark};
+use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult, Leftover, Remark};
 use crate::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use crate::lifecycle::Status;
 use crate::outcome::{ClientRequestToken, Outcome};
@@ -250,8 +251,12 @@ impl Handler for Crashing<DynHandler> {
         self.crash.around(Boundary::CleanUp, self.inner.cleanup(cx))
     }
 
-    fn remarks(&self) -> Vec<Remark> {
-        self.inner.remarks()
+    fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
+        self.inner.remarks(work_dir)
+    }
+
+    fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
+        self.inner.leftovers(work_dir)
     }
 
     fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {

@@ -12,6 +12,7 @@ use crate::aws::Clients;
 use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::config::Loaded;
 use crate::daemon;
+use crate::handler::Weight;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -27,12 +28,16 @@ pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCo
     }
     let (queues, handlers) = (loaded.config.queues.len(), loaded.handlers.len());
     say(format_args!("ok       the configuration: {queues} queue(s), {handlers} handler(s)"));
-    for (text, (warning, names)) in daemon::remarks(loaded) {
-        let level = if warning { "warning" } else { "ok" };
-        say(plain(&format!("{level:<8} handler {}: {text}", names.join(", "))));
-    }
+    let of_handlers = daemon::remarks(loaded).into_iter().map(|(text, (weight, names))| {
+        let level = match weight {
+            Weight::Note => Level::Ok,
+            Weight::Warning => Level::Warn,
+            Weight::Error => Level::Error,
+        };
+        Finding { level, subject: format!("handler {}", names.join(", ")), text, remedy: None }
+    });
     let mut failed = false;
-    for finding in host::look(loaded) {
+    for finding in of_handlers.chain(host::look(loaded)) {
         // A configuration may be checked on another machine than the one that it is for.
         let level = if arguments.online { finding.level } else { finding.level.min(Level::Warn) };
         failed |= level == Level::Error;

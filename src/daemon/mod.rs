@@ -18,6 +18,7 @@ use crate::config::Loaded;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
 use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
+use crate::handler::Weight;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::Metrics;
@@ -120,9 +121,13 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     served?;
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
-    for (text, (warning, names)) in remarks(&loaded) {
+    for (text, (weight, names)) in remarks(&loaded) {
         let handlers = names.join(", ");
-        if warning { tracing::warn!(handlers, "{text}") } else { tracing::info!(handlers, "{text}") }
+        match weight {
+            Weight::Note => tracing::info!(handlers, "{text}"),
+            Weight::Warning => tracing::warn!(handlers, "{text}"),
+            Weight::Error => tracing::error!(handlers, "{text}"),
+        }
     }
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
@@ -246,11 +251,12 @@ async fn queues(
 }
 
 /// What handlers have to say of this machine, with those that say it.
-pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<String, (bool, Vec<&str>)> {
-    let mut said: BTreeMap<String, (bool, Vec<&str>)> = BTreeMap::new();
+pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<String, (Weight, Vec<&str>)> {
+    let work_dir = loaded.config.work_dir();
+    let mut said: BTreeMap<String, (Weight, Vec<&str>)> = BTreeMap::new();
     for (name, handler) in &loaded.handlers {
-        for remark in handler.remarks() {
-            let (_, names) = said.entry(remark.text).or_insert((remark.warning, Vec::new()));
+        for remark in handler.remarks(&work_dir) {
+            let (_, names) = said.entry(remark.text).or_insert((remark.weight, Vec::new()));
             names.push(name);
         }
     }

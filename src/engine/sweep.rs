@@ -1,5 +1,5 @@
 //! What the ledger holds that no message need bring: outcomes not yet reported, stops not yet answered, deferred steps past their limit,
-//! steps whose message is gone, and records too old to keep.
+//! steps whose message is gone, and records too old to keep. And what killed workers left on this machine of steps that are settled.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     // Not at once: a clock that is wrong after a boot is corrected within minutes.
     let mut purged = Instant::now();
     sweep.look_through(&[Status::Settled]).await;
+    sweep.tidy().await;
     loop {
         if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
             sweep.look_through(&UNSETTLED).await;
@@ -54,6 +55,8 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
         sweep.resume_orphans().await;
         if purged.elapsed() >= every {
             purged = Instant::now();
+            // First, while it is known what was settled.
+            sweep.tidy().await;
             sweep.purge(retention).await;
         }
         sleep(EVERY.min(every)).await;
@@ -78,6 +81,23 @@ impl Sweep {
             match page.next {
                 Some(next) => filter.after = Some(next),
                 None => return,
+            }
+        }
+    }
+
+    /// Removes what is left on this machine of settled steps.
+    async fn tidy(&self) {
+        for parts in self.shared.handlers.values() {
+            for leftover in parts.handler.leftovers(&self.shared.work_dir) {
+                let Ok(token) = leftover.token().parse::<CallbackToken>() else { continue };
+                if self.shared.steps.contains(&token) {
+                    continue;
+                }
+                if let Ok(Some(record)) = self.shared.ledger.load(&token).await
+                    && record.status == Status::Settled
+                {
+                    leftover.remove();
+                }
             }
         }
     }

@@ -6,9 +6,11 @@ mod error;
 mod factory;
 mod function;
 mod host;
+mod leftover;
 mod registry;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -20,6 +22,7 @@ pub use error::HandlerError;
 pub use factory::HandlerFactory;
 pub use function::handler_fn;
 pub use host::host_trouble;
+pub use leftover::Leftover;
 pub(crate) use registry::decode;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
@@ -31,21 +34,37 @@ pub type HandlerResult = Result<Completion, HandlerError>;
 /// Something about a handler for operators to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// Something should be done about it.
-    pub warning: bool,
+    /// How much it matters.
+    pub weight: Weight,
     /// One line.
     pub text: String,
+}
+
+/// How much a [`Remark`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// Good to know.
+    Note,
+    /// Something should be done about it.
+    Warning,
+    /// The handler cannot work like this.
+    Error,
 }
 
 impl Remark {
     /// Something good to know.
     pub fn note(text: impl Into<String>) -> Self {
-        Self { warning: false, text: text.into() }
+        Self { weight: Weight::Note, text: text.into() }
     }
 
     /// Something that will cause trouble.
     pub fn warning(text: impl Into<String>) -> Self {
-        Self { warning: true, text: text.into() }
+        Self { weight: Weight::Warning, text: text.into() }
+    }
+
+    /// Something that keeps the handler from working.
+    pub fn error(text: impl Into<String>) -> Self {
+        Self { weight: Weight::Error, text: text.into() }
     }
 }
 
@@ -92,9 +111,17 @@ pub trait Handler: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// What operators should know of how the handler works on this machine; said at start and by `check`. Nothing is changed by it, and it does
-    /// not wait.
-    fn remarks(&self) -> Vec<Remark> {
+    /// What operators should know of how the handler works on this machine, where runs have their files in `work_dir`; said at start and by
+    /// `check`. Nothing is changed by it, and it does not wait.
+    fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
+        let _ = work_dir;
+        Vec::new()
+    }
+
+    /// What may be left in `work_dir` of runs whose worker was killed. Asked for at start and now and then; what belongs to a settled step
+    /// is [removed](Leftover::remove).
+    fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
+        let _ = work_dir;
         Vec::new()
     }
 
@@ -117,8 +144,12 @@ impl<H: Handler> Handler for Arc<H> {
         (**self).cleanup(cx, args)
     }
 
-    fn remarks(&self) -> Vec<Remark> {
-        (**self).remarks()
+    fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
+        (**self).remarks(work_dir)
+    }
+
+    fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
+        (**self).leftovers(work_dir)
     }
 
     fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Context, Handler, HandlerError, HandlerFactory, HandlerResult, IntoCompletion, Remark, handler_fn};
+use super::{
+    Context, Handler, HandlerError, HandlerFactory, HandlerResult, IntoCompletion, Leftover, Remark, handler_fn,
+};
 
 /// The handler types of one binary. TOML picks from them by name: `[handlers.NAME] type = "…"`.
 ///
@@ -155,8 +158,13 @@ impl DynHandler {
     }
 
     /// [`Handler::remarks`].
-    pub fn remarks(&self) -> Vec<Remark> {
-        self.0.remarks()
+    pub fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
+        self.0.remarks(work_dir)
+    }
+
+    /// [`Handler::leftovers`].
+    pub fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
+        self.0.leftovers(work_dir)
     }
 
     /// [`Handler::reap`].
@@ -175,7 +183,8 @@ impl fmt::Debug for DynHandler {
 trait Erased: Send + Sync {
     fn run(&self, cx: Context) -> BoxFuture<'_, HandlerResult>;
     fn cleanup(&self, cx: Context) -> BoxFuture<'_, Result<(), HandlerError>>;
-    fn remarks(&self) -> Vec<Remark>;
+    fn remarks(&self, work_dir: &Path) -> Vec<Remark>;
+    fn leftovers(&self, work_dir: &Path) -> Vec<Leftover>;
     fn reap(&self, cx: Context) -> BoxFuture<'_, ()>;
 }
 
@@ -194,8 +203,12 @@ impl<H: Handler> Erased for H {
         })
     }
 
-    fn remarks(&self) -> Vec<Remark> {
-        Handler::remarks(self)
+    fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
+        Handler::remarks(self, work_dir)
+    }
+
+    fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
+        Handler::leftovers(self, work_dir)
     }
 
     fn reap(&self, cx: Context) -> BoxFuture<'_, ()> {

@@ -44,6 +44,10 @@ impl Disk {
         self.run("mount -o remount,ro .");
     }
 
+    pub fn make_writable(&self) {
+        self.run("mount -o remount,rw .");
+    }
+
     /// Takes all the space that is left.
     pub fn fill(&self) {
         self.run("! cat /dev/zero > filling 2>/dev/null");

@@ -3,9 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
-use crate::daemon::Daemon;
-use crate::scene::{Scene, Step, until};
+use nix::errno::Errno;
+
+use crate::daemon::{Config, Daemon};
+use crate::scene::{Scene, Step, never, until};
 
 async fn is_impaired(daemon: &Daemon, what: &str) -> bool {
     let ready = daemon.status("/readyz").await.is_some_and(|(status, _)| status == 200);
@@ -18,23 +21,30 @@ async fn is_well(daemon: &Daemon) -> bool {
     ready && daemon.sum("callbackd_impaired").await == Some(0.0)
 }
 
-/// Steps are sent while something is amiss, and done once it is not, with one attempt each.
+/// With one attempt for each step.
+fn config(scene: &Scene) -> Config {
+    scene.config().listening().with("handlers.job.max_attempts", 1)
+}
+
 async fn passes(scene: &Scene, what: &str, ail: impl FnOnce(), mend: impl FnOnce()) {
-    let config = scene.config().listening().with("handlers.job.max_attempts", 1);
-    let daemon = scene.start(&config);
-    until("it is up", async || is_well(&daemon).await).await;
+    passes_for(scene, &scene.start(&config(scene)), what, ail, mend).await;
+}
+
+/// Steps are sent while something is amiss, and done once it is not, with one attempt each.
+async fn passes_for(scene: &Scene, daemon: &Daemon, what: &str, ail: impl FnOnce(), mend: impl FnOnce()) {
+    until("it is up", async || is_well(daemon).await).await;
     ail();
     let mut steps: Vec<Step> = Vec::new();
     for _ in 0..5 {
         steps.push(scene.step_sent().await);
     }
-    until("it is impaired", async || is_impaired(&daemon, what).await).await;
+    until("it is impaired", async || is_impaired(daemon, what).await).await;
     assert!(steps.iter().all(|step| scene.sagemaker.reports(&step.token).is_empty()));
     mend();
     for step in &steps {
         scene.answer(step).await.outputs();
     }
-    until("it is well again", async || is_well(&daemon).await).await;
+    until("it is well again", async || is_well(daemon).await).await;
     let mut runs = scene.runs();
     runs.sort();
     let mut wanted: Vec<String> = steps.iter().map(|step| step.attempt(1)).collect();
@@ -64,6 +74,133 @@ async fn a_directory_for_programs_files_that_cannot_be_used_costs_no_attempt() {
     let work = scene.path("ledger/work");
     let ail = || fs::write(&work, "in the way").expect("it is ours");
     passes(&scene, "io", ail, || fs::remove_file(&work).expect("it is ours")).await;
+}
+
+/// Its `worker.work_dir` is the disk.
+async fn daemon_on_its_disk(scene: &Scene) -> Daemon {
+    let work = scene.path("work").display().to_string();
+    let daemon = scene.start(&config(scene).with("worker.work_dir", work.as_str()));
+    until("it is up", async || is_well(&daemon).await).await;
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_or_read_only_disk_for_programs_files_costs_no_attempt() {
+    let full = async {
+        let scene = Scene::working_on_a_disk("end 0", "4m").await;
+        let daemon = daemon_on_its_disk(&scene).await;
+        passes_for(&scene, &daemon, "space", || scene.disk().fill(), || scene.disk().free()).await;
+    };
+    let read_only = async {
+        let scene = Scene::working_on_a_disk("end 0", "4m").await;
+        let daemon = daemon_on_its_disk(&scene).await;
+        let disk = scene.disk();
+        passes_for(&scene, &daemon, "io", || disk.make_read_only(), || disk.make_writable()).await;
+    };
+    tokio::join!(full, read_only);
+}
+
+/// The disk is full while the programs run, and the attempt that fails for that is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_while_a_program_runs_costs_neither_usual_outputs_nor_an_attempt() {
+    let run = "size=$(grep -o 'small\\|large'); echo > $FOLDER/began-$size; until_there go
+        [ $size = large ] && { head -c 256k /dev/zero > ${STEP_OUTPUT%output}large || exit 3; }
+        echo rows=42 >> $STEP_OUTPUT";
+    let scene = Scene::working_on_a_disk(run, "4m").await;
+    let daemon = daemon_on_its_disk(&scene).await;
+    let mut steps = [scene.step(), scene.step()];
+    for (step, size) in steps.iter_mut().zip(["small", "large"]) {
+        step.arguments = serde_json::json!({ "size": size });
+        scene.queue.send(&step.executing()).await;
+    }
+    until("both run", async || scene.path("began-small").exists() && scene.path("began-large").exists()).await;
+    scene.disk().fill();
+    scene.open("go");
+    assert_eq!(scene.answer(&steps[0]).await.outputs()["rows"], "42");
+    until("it is impaired", async || is_impaired(&daemon, "space").await).await;
+    scene.disk().free();
+    assert_eq!(scene.answered_once(&steps[1]).await.outputs()["rows"], "42");
+    assert!(scene.runs().iter().all(|run| run.ends_with(" 1")), "{:?}", scene.runs());
+    until("it is well again", async || is_well(&daemon).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_fills_the_disk_itself_fails_its_own_step() {
+    let scene = Scene::working_on_a_disk("cat /dev/zero > ${STEP_OUTPUT%output}all || exit 3", "4m").await;
+    let daemon = daemon_on_its_disk(&scene).await;
+    let step = scene.step_sent().await;
+    let reason = scene.answered_once(&step).await.reason().to_owned();
+    assert!(reason.starts_with("exit status 3"), "{reason}");
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+    assert!(is_well(&daemon).await);
+}
+
+/// A daemon that is refused processes and threads, with an error number, while a file is there.
+async fn is_refused(errno: Errno, what: &str) {
+    let scene = Scene::new("end 0").await;
+    let (library, file) = (scene.path("scarce.so"), scene.path("scarce"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/scarce.c");
+    let built =
+        Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]).status();
+    assert!(built.expect("a C compiler, as rustc needs one").success());
+    let variables = [("LD_PRELOAD", library.to_str().expect("text")), ("SCARCE", file.to_str().expect("text"))];
+    let daemon = scene.start_in(&config(&scene), &variables);
+    let ail = || fs::write(&file, (errno as i32).to_string()).expect("the folder is writable");
+    let mend = || fs::remove_file(&file).expect("it is there");
+    passes_for(&scene, &daemon, what, ail, mend).await;
+    // Threads that have nothing to do end after a while; what they are for goes on without others. That none panicked, the scene sees to.
+    ail();
+    let answers = async || daemon.status("/healthz").await.is_some_and(|(status, _)| status == 200);
+    never("it does not answer", Duration::from_secs(32), async || !answers().await).await;
+    mend();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_memory_or_room_for_another_process_costs_no_attempt() {
+    tokio::join!(is_refused(Errno::ENOMEM, "memory"), is_refused(Errno::EAGAIN, "processes"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_leave_the_daemon_the_descriptors_that_it_needs_itself() {
+    let scene = Scene::new("until_there gate; end 0").await;
+    let mut environment = scene.environment();
+    environment.prefix.extend(["prlimit", "--nofile=120:120"].map(str::to_owned));
+    let daemon = environment.start(&config(&scene).with("queues.0.concurrency", 60), "daemon");
+    until("it is up", async || is_well(&daemon).await).await;
+    let mut steps = Vec::new();
+    for _ in 0..60 {
+        steps.push(scene.step_sent().await);
+    }
+    until("it is impaired", async || is_impaired(&daemon, "descriptors").await).await;
+    let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it is alive").count();
+    // Each try takes some for an instant. For longer than a visibility timeout, so that messages are kept.
+    let lacks = async || !daemon.status("/healthz").await.is_some_and(|(status, _)| status == 200) || open() > 120 - 8;
+    never("it lacks descriptors", Duration::from_secs(12), lacks).await;
+    assert_eq!(daemon.sum("callbackd_heartbeats_failed_total").await, Some(0.0));
+    scene.open("gate");
+    for step in &steps {
+        scene.answer(step).await.outputs();
+    }
+    until("it is well again", async || is_well(&daemon).await).await;
+    assert!(scene.runs().iter().all(|run| run.ends_with(" 1")), "{:?}", scene.runs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_server_answers_though_no_descriptor_is_left() {
+    let scene = Scene::new("end 0").await;
+    let daemon = scene.start(&config(&scene));
+    until("it is up", async || is_well(&daemon).await).await;
+    let folder = format!("/proc/{}/fd", daemon.pid());
+    let taken = |fd: &u64| fs::symlink_metadata(format!("{folder}/{fd}")).is_ok();
+    // New ones must be below the limit, and there all are taken.
+    let first_free = (0..).find(|fd| !taken(fd)).expect("one");
+    let limit = format!("--nofile={first_free}:20000");
+    let set = Command::new("prlimit").args(["--pid", &daemon.pid().to_string(), &limit]).status();
+    assert!(set.expect("prlimit is there").success());
+    for _ in 0..3 {
+        let answer = tokio::time::timeout(Duration::from_secs(20), daemon.status("/healthz")).await;
+        assert_eq!(answer.expect("it answers").map(|(status, _)| status), Some(200));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,3 +49,4 @@ mod surroundings;
 mod untrusted;
 mod verify;
 mod wall_clock;
+mod workspaces;

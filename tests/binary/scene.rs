@@ -95,6 +95,14 @@ impl Scene {
         scene
     }
 
+    /// The directories of runs lie on a file system of their own, in `work`.
+    pub async fn working_on_a_disk(script: &str, size: &str) -> Self {
+        let mut scene = Self::new(script).await;
+        fs::create_dir(scene.path("work")).expect("the folder is writable");
+        scene.disk = Some(Disk::mount(&scene.path("work"), size));
+        scene
+    }
+
     pub fn disk(&self) -> &Disk {
         self.disk.as_ref().expect("a scene on a disk")
     }
@@ -286,8 +294,8 @@ impl Drop for Scene {
 
 /// What a daemon says only of a defect in it.
 pub fn confessions(log: &str) -> impl Iterator<Item = &str> {
-    log.lines()
-        .filter(|line| line.contains("internal error: this is a bug in callbackd") || line.contains("panicked at"))
+    let marks = ["internal error: this is a bug in callbackd", "panicked at", "panicked: "];
+    log.lines().filter(move |line| marks.iter().any(|mark| line.contains(mark)))
 }
 
 /// Looks again and again until something is so.

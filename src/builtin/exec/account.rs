@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 
+use super::contain::look;
+
 /// A user and its groups, as the machine knew them when the daemon started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Account {
@@ -15,20 +17,6 @@ pub(super) struct Account {
     pub(super) groups: Vec<u32>,
     pub(super) home: PathBuf,
     name: String,
-}
-
-/// Who may do what with a file.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mode {
-    pub(super) bits: u64,
-    pub(super) uid: u64,
-    pub(super) gid: u64,
-}
-
-impl Mode {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self { bits: metadata.mode().into(), uid: metadata.uid().into(), gid: metadata.gid().into() }
-    }
 }
 
 /// Why programs cannot run as a user.
@@ -41,8 +29,8 @@ pub enum AccountError {
     #[error("the user {0:?} cannot be looked up: {1}")]
     Lookup(String, nix::Error),
     #[error(
-        "the daemon runs as uid {1} and may not start programs as {0:?}; that needs root, or the capabilities CAP_SETUID, CAP_SETGID \
-         and CAP_KILL"
+        "the daemon runs as uid {1} and may not start programs as {0:?}; that needs root, or the capabilities CAP_SETUID, CAP_SETGID, \
+         CAP_KILL, CAP_CHOWN and CAP_DAC_OVERRIDE"
     )]
     Forbidden(String, u32),
 }
@@ -81,14 +69,12 @@ impl Account {
             let path = path.display().to_string();
             move |error: std::io::Error| format!("{path} cannot be given to the user {}: {error}", self.name)
         };
-        for parent in directory.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-            if !parent.metadata().is_ok_and(|metadata| self.may_use(Mode::of(&metadata), 0o1)) {
-                return Err(format!(
-                    "the user {} cannot enter {}, in which the step's files lie; give it the right to (chmod o+x), or set worker.work_dir",
-                    self.name,
-                    parent.display()
-                ));
-            }
+        // Modes are soon read, and say too little only where there are access control lists.
+        let may_pass = |parent: &Path| parent.metadata().is_ok_and(|metadata| self.may_enter(&metadata));
+        if !directory.ancestors().skip(1).all(may_pass)
+            && let Some(why) = directory.parent().and_then(|parent| self.bars(parent))
+        {
+            return Err(why);
         }
         for entry in fs::read_dir(directory).map_err(told(directory))?.flatten() {
             chown(entry.path(), Some(self.uid), Some(self.gid)).map_err(told(&entry.path()))?;
@@ -96,23 +82,39 @@ impl Account {
         chown(directory, Some(self.uid), Some(self.gid)).map_err(told(directory))
     }
 
-    /// Whether the mode of a file allows it `bits` of rwx.
-    pub(super) fn may_use(&self, file: Mode, bits: u64) -> bool {
-        let shift = if file.uid == u64::from(self.uid) {
+    /// What keeps it from a directory, if anything does, and what to do. What of the way is not there yet, the daemon makes so that it can
+    /// pass.
+    pub(super) fn bars(&self, directory: &Path) -> Option<String> {
+        let is_barred = |path: &&Path| look::may_enter(path, Some(self)) == Some(false);
+        let there = directory.ancestors().find(|path| path.exists()).filter(is_barred)?;
+        let way: Vec<&Path> = there.ancestors().collect();
+        let first = way.into_iter().rev().find(is_barred).unwrap_or(there);
+        Some(format!(
+            "the user {} cannot enter {}, on the way to the files that its programs are given in {}; give it the right to (chmod o+x), or \
+             set worker.work_dir",
+            self.name,
+            first.display(),
+            directory.display()
+        ))
+    }
+
+    /// Whether the mode of a directory lets it pass.
+    fn may_enter(&self, directory: &fs::Metadata) -> bool {
+        let shift = if directory.uid() == self.uid {
             6
-        } else if self.groups.iter().chain([&self.gid]).any(|gid| file.gid == u64::from(*gid)) {
+        } else if self.groups.iter().chain([&self.gid]).any(|gid| directory.gid() == *gid) {
             3
         } else {
             0
         };
-        if self.uid == 0 { bits & 0o1 == 0 || file.bits & 0o111 != 0 } else { (file.bits >> shift) & bits == bits }
+        self.uid == 0 || (directory.mode() >> shift) & 0o1 == 0o1
     }
 }
 
-/// Whether this process may become another user, and end what runs as one.
+/// Whether this process may become another user, end what runs as one, give it files, and read and remove them again.
 fn may_change() -> bool {
-    // kill, setgid, setuid
-    const NEEDED: u64 = 1 << 5 | 1 << 6 | 1 << 7;
+    // chown, dac_override, kill, setgid, setuid
+    const NEEDED: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).is_some_and(|have| have & NEEDED == NEEDED)

@@ -1,5 +1,6 @@
 #![doc = include_str!("README.md")]
 
+mod abandoned;
 mod account;
 mod checkpoint;
 mod contain;
@@ -12,7 +13,7 @@ mod watch;
 mod workspace;
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -28,7 +29,7 @@ pub use workspace::{FileError, outputs_of};
 use self::contain::{End, Remains, Terms};
 use self::program::{Ended, Program, Purpose};
 use self::workspace::Workspace;
-use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Remark, host_trouble};
+use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Leftover, Remark, host_trouble};
 use crate::outcome::Reason;
 
 /// The handler type `exec`.
@@ -137,12 +138,21 @@ impl Handler for Exec {
         if !self.is_its_own(&ended) {
             return Err(HandlerError::retry("the program was stopped"));
         }
-        match ended.status.code() {
-            Some(0) => self.completion(&cx, &workspace).await,
-            Some(AGAIN) => Ok(Completion::Again(self.settings.poll_interval)),
-            Some(RETRY) => Err(HandlerError::retry(ended.reason())),
-            _ => Err(HandlerError::permanent(ended.reason())),
+        let code = ended.status.code();
+        match code {
+            Some(0) => return self.completion(&cx, &workspace).await,
+            Some(AGAIN) => return Ok(Completion::Again(self.settings.poll_interval)),
+            _ => {}
         }
+        let reason = ended.reason();
+        if let Some(error) = workspace.ails(cx.work_dir(), cx.token().as_str()) {
+            let told = format!(
+                "the program failed while {} could not be written ({error}): {reason}",
+                cx.work_dir().display()
+            );
+            return Err(HandlerError::host(host_trouble(&error).unwrap_or("io"), told));
+        }
+        Err(if code == Some(RETRY) { HandlerError::retry(reason) } else { HandlerError::permanent(reason) })
     }
 
     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
@@ -159,7 +169,7 @@ impl Handler for Exec {
         if ended.status.success() { Ok(()) } else { Err(HandlerError::permanent(ended.reason())) }
     }
 
-    fn remarks(&self) -> Vec<Remark> {
+    fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
         let silent = |path: &PathBuf| {
             Remark::warning(format!(
                 "{} could not be looked at: its file system does not answer; programs there will not begin until it does",
@@ -169,7 +179,13 @@ impl Handler for Exec {
         let mut remarks = vec![contain::means()];
         remarks.extend(contain::limits(&self.settings.limits));
         remarks.extend(self.silent.iter().map(silent));
+        let account = self.terms.account.as_ref().filter(|account| !account.is_ours());
+        remarks.extend(account.and_then(|account| account.bars(work_dir)).map(Remark::error));
         remarks
+    }
+
+    fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
+        abandoned::find(work_dir)
     }
 
     async fn reap(&self, cx: Context) {

@@ -71,17 +71,18 @@ pub enum SettingsError {
     #[error("`{0}` is empty; it names the program and its arguments")]
     Empty(&'static str),
     #[error(
-        "`{key}`: there is no executable program {program:?}{where_}; name it by its absolute path, and see that the daemon's user may execute it"
+        "`{key}`: there is no executable program {program:?}{where_}; name it by its absolute path, and see that {who} may execute it and \
+         enter each directory on the way"
     )]
-    NoProgram { key: &'static str, program: String, where_: &'static str },
+    NoProgram { key: &'static str, program: String, where_: &'static str, who: String },
     #[error("`{key}`: {text:?} has a character that no program can be given (NUL)")]
     Nul { key: &'static str, text: String },
     #[error(
         "`{key}`: {name:?} cannot be a variable's name here; names are not empty, have no `=`, and do not begin with STEP_"
     )]
     Variable { key: &'static str, name: String },
-    #[error("`working_dir`: {0} is not a directory")]
-    WorkingDir(String),
+    #[error("`working_dir`: {directory} is not a directory that {who} may enter")]
+    WorkingDir { directory: String, who: String },
     #[error("`poll_interval` is less than a second")]
     PollInterval,
     #[error("`{key}`: {program:?} is empty, which is no program")]
@@ -125,14 +126,17 @@ impl Settings {
 
     fn check(&self) -> Result<Vec<PathBuf>, SettingsError> {
         let mut silent = Vec::new();
+        let account = self.account()?;
         if let Some(directory) = &self.working_dir {
-            match look::is_directory(directory) {
+            match look::may_enter(directory, account.as_ref()) {
                 Some(true) => {}
-                Some(false) => return Err(SettingsError::WorkingDir(directory.display().to_string())),
+                Some(false) => {
+                    let directory = directory.display().to_string();
+                    return Err(SettingsError::WorkingDir { directory, who: self.who() });
+                }
                 None => silent.push(directory.clone()),
             }
         }
-        let account = self.account()?;
         let commands = [("command", Some(&self.command)), ("cleanup", self.cleanup.as_ref())];
         for (key, command) in commands.into_iter().filter_map(|(key, command)| Some((key, command?))) {
             self.check_command(key, command, account.as_ref(), &mut silent)?;
@@ -189,7 +193,12 @@ impl Settings {
                 }
             }
         }
-        Err(SettingsError::NoProgram { key, program: program.clone(), where_ })
+        Err(SettingsError::NoProgram { key, program: program.clone(), where_, who: self.who() })
+    }
+
+    /// Whom programs run as, in words.
+    fn who(&self) -> String {
+        self.user.as_ref().map_or_else(|| "the daemon's user".to_owned(), |user| format!("the user {user}"))
     }
 }
 

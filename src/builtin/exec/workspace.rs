@@ -1,17 +1,21 @@
 //! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory that only it has, below `worker.work_dir`.
 //!
 //! The directory goes with the run, unless it holds a checkpoint that the ledger does not: that is read by whoever runs the step next.
+//! What a killed worker left of a step that is settled is removed later (`abandoned`).
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
+use nix::sys::statvfs::statvfs;
 use serde_json::Value;
 
+use super::abandoned;
 use crate::handler::{StopReason, host_trouble};
 use crate::outcome::{InvalidOutput, Outputs};
 
@@ -20,6 +24,8 @@ pub(super) struct Workspace {
     directory: PathBuf,
     /// Names the checkpoint that the ledger has.
     kept: AtomicU64,
+    /// Says to all workers that the directory is in use. None in a directory that was found.
+    _in_use: Option<Flock<File>>,
 }
 
 /// What a change of a file changes.
@@ -68,16 +74,20 @@ const OUTPUT_MAX: u64 = 1 << 20;
 const CHECKPOINT_MAX: u64 = 256 << 10;
 /// The name of `$STEP_CHECKPOINT` in its directory.
 pub(super) const CHECKPOINT: &str = "checkpoint";
+/// A disk is full that has less than this part of its space left.
+const FULL: u64 = 100;
+/// Space that is kept for `$STEP_OUTPUT`, so that a disk that fills up while the program runs costs no usual outputs.
+const RESERVED: i64 = 16 << 10;
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
     pub(super) fn new(work_dir: &Path, token: &str, checkpoint: Option<&str>) -> io::Result<Self> {
-        // A handler's user passes through it to the run's own, and sees nothing in it.
-        DirBuilder::new().mode(0o711).recursive(true).create(work_dir)?;
-        let directory = work_dir.join(format!("{token}-{:016x}", fastrand::u64(..)));
+        make(work_dir)?;
+        let directory = work_dir.join(abandoned::name(token, fastrand::u64(..)));
         DirBuilder::new().mode(0o700).create(&directory)?;
-        let workspace = Self { directory, kept: AtomicU64::new(name_of(checkpoint)) };
-        File::create(workspace.output())?;
+        let in_use = abandoned::lock(&directory, FlockArg::LockSharedNonblock);
+        let workspace = Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: in_use };
+        reserve(&File::create(workspace.output())?)?;
         fs::write(workspace.checkpoint(), checkpoint.unwrap_or_default())?;
         Ok(workspace)
     }
@@ -90,7 +100,7 @@ impl Workspace {
         }
         let directory = work_dir.join(name);
         let is_there = fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_dir());
-        is_there.then(|| Self { directory, kept: AtomicU64::new(name_of(checkpoint)) })
+        is_there.then(|| Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: None })
     }
 
     /// What [`left_behind`](Self::left_behind) knows the directory by.
@@ -153,6 +163,17 @@ impl Workspace {
         self.kept.store(name_of(checkpoint), Ordering::Relaxed);
     }
 
+    /// What keeps files from being written here, if anything does once all that the run itself wrote is gone.
+    pub(super) fn ails(self, work_dir: &Path, token: &str) -> Option<io::Error> {
+        let trouble = |error: &io::Error| host_trouble(error).is_some();
+        File::create(self.directory.join("probe")).and_then(|file| reserve(&file)).err().filter(trouble)?;
+        drop(self);
+        // What was kept for it is no sign of space.
+        let is_full = statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
+        let full = || is_full.then(|| Errno::ENOSPC.into());
+        Self::new(work_dir, token, None).err().filter(trouble).or_else(full)
+    }
+
     /// Removes it with all that is in it, whoever may have wanted it.
     pub(super) fn discard(self) {
         // What cannot be removed now is tried again as it is dropped.
@@ -195,6 +216,28 @@ impl FileError {
             Self::Read(_, error) => host_trouble(error),
             _ => None,
         }
+    }
+}
+
+/// Makes the directory that all runs have theirs in. A handler's user passes through it to the run's own, and sees nothing in it.
+fn make(work_dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o711).create(work_dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().mode(0o711).recursive(true).create(work_dir)?;
+        }
+        Err(error) => return Err(error),
+    }
+    // Whatever the daemon's umask is.
+    fs::set_permissions(work_dir, Permissions::from_mode(0o711))
+}
+
+/// Takes space for a file that is yet to be written. Not every file system can.
+fn reserve(file: &File) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED) {
+        Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => Err(errno.into()),
+        _ => Ok(()),
     }
 }
 

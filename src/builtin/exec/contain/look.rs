@@ -1,6 +1,7 @@
-//! What a file is, asked with a time limit: on a dead network file system the answer never comes.
+//! What a file is for a user, asked with a time limit: on a dead network file system the answer never comes.
 //!
-//! A process of its own asks, since a thread that hangs in the kernel would keep the whole process from ending.
+//! A process of its own asks, since a thread that hangs in the kernel would keep the whole process from ending. It asks as the user, so that
+//! the kernel weighs all that counts: each directory on the way, groups, access control lists, how the file system is mounted.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -12,7 +13,7 @@ use nix::libc;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::super::account::{Account, Mode};
+use super::super::account::Account;
 use super::{plan, sys};
 
 /// What there is where a program should be.
@@ -26,8 +27,8 @@ pub(in super::super) enum Program {
     Silent,
 }
 
-/// What is said of a file: whether it is there, its mode, user, group and length, and whether this process may execute it.
-pub(super) type Said = [u64; 6];
+/// What is said of a file: whether it is there, its mode and length, and whether it may be executed, or entered where it is a directory.
+pub(super) type Said = [u64; 4];
 
 const SIZE: usize = size_of::<Said>();
 /// A local file system answers within microseconds, a slow remote one within a second.
@@ -37,9 +38,8 @@ const ANSWER: i32 = 3;
 
 /// What is at `path`, for an account, or for this process's own.
 pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Program {
-    let Some([there, mode, uid, gid, length, executable]) = ask(path) else { return Program::Silent };
-    let may_execute = account.map_or(executable == 1, |account| account.may_use(Mode { bits: mode, uid, gid }, 0o1));
-    if there == 0 || mode & u64::from(libc::S_IFMT) != u64::from(libc::S_IFREG) || !may_execute {
+    let Some([there, mode, length, executable]) = ask(path, account) else { return Program::Silent };
+    if there == 0 || mode & u64::from(libc::S_IFMT) != u64::from(libc::S_IFREG) || executable == 0 {
         Program::None
     } else if length == 0 {
         Program::Empty
@@ -48,15 +48,21 @@ pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Progr
     }
 }
 
-/// Whether there is a directory; none where the file system does not answer.
-pub(in super::super) fn is_directory(path: &Path) -> Option<bool> {
-    let [there, mode, ..] = ask(path)?;
-    Some(there == 1 && mode & u64::from(libc::S_IFMT) == u64::from(libc::S_IFDIR))
+/// Whether there is a directory that an account, or this process's own, may enter; none where the file system does not answer.
+pub(in super::super) fn may_enter(path: &Path, account: Option<&Account>) -> Option<bool> {
+    let [there, mode, _, executable] = ask(path, account)?;
+    Some(there == 1 && mode & u64::from(libc::S_IFMT) == u64::from(libc::S_IFDIR) && executable == 1)
 }
 
-fn ask(path: &Path) -> Option<Said> {
+fn ask(path: &Path, account: Option<&Account>) -> Option<Said> {
     let path = plan::text(path).ok()?;
-    within(|| sys::stat(&path))
+    let account = account.filter(|account| !account.is_ours());
+    within(|| {
+        match account.map(|account| sys::become_user(account.uid as usize, account.gid as usize, &account.groups)) {
+            Some(Err(_)) => [0; 4],
+            Some(Ok(())) | None => sys::stat(&path),
+        }
+    })
 }
 
 /// What `look` says, if it says anything in time. It runs in another process and keeps to what is said in `sys`.
@@ -100,15 +106,15 @@ mod tests {
             sys::wait_for([-1]);
         };
         assert_eq!(within(silent), None);
-        assert_eq!(within(|| [1, 2, 3, 4, 5, 6]), Some([1, 2, 3, 4, 5, 6]));
+        assert_eq!(within(|| [1, 2, 3, 4]), Some([1, 2, 3, 4]));
     }
 
     #[test]
     fn programs_directories_and_nothing_are_told_apart() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(is_directory(folder.path()), Some(true));
-        assert_eq!(is_directory(Path::new("/bin/true")), Some(false));
-        assert_eq!(is_directory(&folder.path().join("none")), Some(false));
+        assert_eq!(may_enter(folder.path(), None), Some(true));
+        assert_eq!(may_enter(Path::new("/bin/true"), None), Some(false));
+        assert_eq!(may_enter(&folder.path().join("none"), None), Some(false));
         assert_eq!(program(Path::new("/bin/true"), None), Program::Executable);
         assert_eq!(program(Path::new("/etc/passwd"), None), Program::None);
         assert_eq!(program(folder.path(), None), Program::None);

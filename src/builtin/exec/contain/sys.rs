@@ -287,7 +287,7 @@ pub(super) fn remove_directory(path: *const c_char) {
     unsafe { libc::rmdir(path) };
 }
 
-/// Changes to a user with its groups; the errno where it may not.
+/// Changes to a user with its groups, and takes nothing of what the daemon may do along; the errno where it may not.
 pub(super) fn become_user(uid: usize, gid: usize, groups: &[libc::gid_t]) -> Result<(), i32> {
     let (uid, gid) = (uid as libc::uid_t, gid as libc::gid_t);
     // SAFETY: the groups have this length.
@@ -295,6 +295,9 @@ pub(super) fn become_user(uid: usize, gid: usize, groups: &[libc::gid_t]) -> Res
         libc::setgroups(groups.len(), groups.as_ptr()) == 0
             && libc::setresgid(gid, gid, gid) == 0
             && libc::setresuid(uid, uid, uid) == 0
+            // Of a daemon that is not root, they would outlast the change and the exec. Before Linux 4.3 there are none.
+            && (libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == 0
+                || Errno::last() == Errno::EINVAL)
     };
     if done { Ok(()) } else { Err(Errno::last_raw()) }
 }
@@ -305,11 +308,10 @@ pub(super) fn stat(path: &CStr) -> super::look::Said {
     unsafe {
         let mut stat: libc::stat = std::mem::zeroed();
         if libc::stat(path.as_ptr(), &raw mut stat) < 0 {
-            return [0; 6];
+            return [0; 4];
         }
         let executable = libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0;
-        let length = u64::try_from(stat.st_size).unwrap_or(0);
-        [1, stat.st_mode.into(), stat.st_uid.into(), stat.st_gid.into(), length, executable.into()]
+        [1, stat.st_mode.into(), u64::try_from(stat.st_size).unwrap_or(0), executable.into()]
     }
 }
 

@@ -1,0 +1,97 @@
+//! Directories of runs whose worker was killed, and whose step then ended without another run that would have removed them.
+//!
+//! One is removed only if it is ours beyond doubt: it has a run's name, no live process uses it, and the ledger has its step as settled, so
+//! that nobody will read the checkpoint in it. Workers that share `worker.work_dir` lock the directories that they use.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use crate::handler::Leftover;
+
+/// A directory is made an instant before it is locked.
+const AGE: i64 = 60;
+/// The hexadecimal digits in a directory's name.
+const DIGITS: usize = 16;
+
+/// The name of a run's directory.
+pub(super) fn name(token: &str, number: u64) -> String {
+    format!("{token}-{number:0DIGITS$x}")
+}
+
+/// The token in such a name.
+fn token(name: &str) -> Option<&str> {
+    let (token, digits) = name.rsplit_once('-')?;
+    let is_number = digits.len() == DIGITS && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (!token.is_empty() && is_number).then_some(token)
+}
+
+/// Locks a directory for as long as the value lives and this process does; none where somebody else has it, or the file system has no locks.
+pub(super) fn lock(directory: &Path, how: FlockArg) -> Option<Flock<File>> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
+    Flock::lock(OpenOptions::new().read(true).custom_flags(flags).open(directory).ok()?, how).ok()
+}
+
+/// Those in `work_dir` that may be, for whoever knows whether their steps are settled. What is in use is not removed.
+pub(super) fn find(work_dir: &Path) -> Vec<Leftover> {
+    older(work_dir, Timestamp::now().as_second() - AGE)
+}
+
+fn older(work_dir: &Path, than: i64) -> Vec<Leftover> {
+    let entries = fs::read_dir(work_dir).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| {
+        let token = token(entry.file_name().to_str()?)?.to_owned();
+        let metadata = entry.metadata().ok()?;
+        let directory = entry.path();
+        (metadata.is_dir() && metadata.ctime() <= than).then(|| Leftover::new(token, move || remove(&directory)))
+    });
+    found.collect()
+}
+
+fn remove(directory: &Path) {
+    let Some(_until_it_is_gone) = lock(directory, FlockArg::LockExclusiveNonblock) else { return };
+    let removed = fs::remove_dir_all(directory);
+    let directory = directory.display();
+    match removed {
+        Ok(()) => tracing::info!(%directory, "what a killed worker had left of a settled step is removed"),
+        Err(error) => {
+            tracing::warn!(%directory, %error, "what a killed worker had left of a settled step cannot be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_with_a_run_s_name_that_nobody_uses_are_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let gone = ["T-00000000000000ab", "U-1-00000000000000cd"];
+        let used = "V-00000000000000ef";
+        let others = ["T-ab", "-00000000000000ab", "T-00000000000000AB", "T-0000000000000000ab", "data"];
+        for name in gone.into_iter().chain(others).chain([used]) {
+            fs::create_dir(at(name)).expect("made");
+            fs::write(at(name).join("output"), "half=").expect("written");
+        }
+        fs::write(at("W-0000000000000001"), "").expect("written");
+        std::os::unix::fs::symlink(at("data"), at("X-0000000000000001")).expect("made");
+        let in_use = lock(&at(used), FlockArg::LockSharedNonblock).expect("locked");
+        assert!(find(folder.path()).is_empty(), "all are as good as new");
+        let all = || older(folder.path(), i64::MAX);
+        let mut tokens: Vec<String> = all().iter().map(|left| left.token().to_owned()).collect();
+        tokens.sort();
+        assert_eq!(tokens, ["T", "U-1", "V"]);
+        all().into_iter().for_each(Leftover::remove);
+        assert!(gone.iter().all(|name| !at(name).exists()));
+        assert!(others.iter().all(|name| at(name).join("output").exists()) && at(used).exists());
+        assert_eq!(all().len(), 1);
+        drop(in_use);
+        all().into_iter().for_each(Leftover::remove);
+        assert!(all().is_empty() && at("data/output").exists() && at("W-0000000000000001").exists());
+    }
+}

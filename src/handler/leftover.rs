@@ -1,0 +1,25 @@
+//! What a killed worker left on this machine.
+
+/// Something that a run left behind, whose worker was killed. It goes once nobody can want it any more.
+pub struct Leftover {
+    token: String,
+    remove: Box<dyn FnOnce() + Send>,
+}
+
+impl Leftover {
+    /// Of the step of this token; `remove` says itself what comes of it.
+    pub fn new(token: impl Into<String>, remove: impl FnOnce() + Send + 'static) -> Self {
+        Self { token: token.into(), remove: Box::new(remove) }
+    }
+
+    /// The step's callback token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Removes it.
+    pub fn remove(self) {
+        (self.remove)();
+    }
+}
