@@ -26,6 +26,7 @@ mod answers;
 mod boundaries;
 mod checkpoints;
 mod circumstances;
+mod commands;
 mod crashes;
 #[cfg(feature = "local")]
 mod crowds;
