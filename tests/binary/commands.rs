@@ -1,10 +1,10 @@
 //! `callbackd start` and `callbackd stop`, as somebody types them: with the environment alone, and as the role of a configured queue.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
@@ -14,6 +14,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+
+use crate::venv::Venv;
 
 const ARN: &str = "arn:aws:sagemaker:eu-west-1:210987654321:pipeline/p/execution/e1";
 const ASSUMED: &str = "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ROLEKEY</AccessKeyId>\
@@ -180,4 +182,31 @@ async fn who_waits_for_an_execution_is_told_how_it_ends() {
             assert!(step.contains(status) && text.trim_end().ends_with(status), "{text}");
         }
     }
+}
+
+#[test]
+fn whom_tls_trusts_is_what_aws_ca_bundle_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/tls_server.py");
+    let mut server = Command::new(Venv::ready().python());
+    server.arg(script).arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // It ends with its standard input.
+    let mut server = server.spawn().expect("Python starts");
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().expect("it is piped")).read_line(&mut port).expect("it says where it listens");
+    let start = |bundle: Option<&Path>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
+        command.args(["start", "p"]).env_clear().env("HOME", folder.path()).env("AWS_EC2_METADATA_DISABLED", "true");
+        command.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b").env("AWS_REGION", "eu-west-1");
+        command.env("AWS_ENDPOINT_URL_SAGEMAKER", format!("https://127.0.0.1:{}", port.trim()));
+        command.envs(bundle.map(|path| ("AWS_CA_BUNDLE", path))).output().expect("it starts")
+    };
+    let output = start(Some(&folder.path().join("authority.pem")));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{ARN}\n"), "{}", told(&output));
+    let output = start(None);
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.to_lowercase().contains("certificate"), "{told}");
+    drop(server.stdin.take());
+    server.wait().expect("it ends");
 }

@@ -127,6 +127,24 @@ async fn a_second_sigterm_cuts_the_waiting_short_and_releases_the_step() {
     assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1));
 }
 
+/// ECS gives 30 s between SIGTERM and SIGKILL unless it is told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_daemon_ends_before_ecs_loses_patience_though_its_agent_and_its_queue_are_silent() {
+    let scene = Scene::new("").await;
+    for operation in ["receivemessage", "changemessagevisibilitybatch", "deletemessagebatch"] {
+        scene.to_sqs.hold(operation);
+    }
+    // Connections wait there to be accepted.
+    let agent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let uri = format!("http://{}/api/task", agent.local_addr().expect("an address"));
+    let mut daemon = scene.start_in(&scene.config(), &[("ECS_AGENT_URI", &uri)]);
+    until("it polls", async || scene.to_sqs.seen("receivemessage") > 0).await;
+    daemon.signal(Signal::SIGTERM);
+    let began = Instant::now();
+    assert_eq!(exit_code(&mut daemon).await, Some(0));
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigint_drains_like_sigterm() {
     let scene = Scene::new("").await;

@@ -58,7 +58,7 @@ async fn daemon_with(scene: &Scene, silence: &Silence, far: &str) -> (crate::dae
     .parse()
     .expect("TOML");
     let route: toml::Table = "pipeline = \"far\"\nhandler = \"far\"".parse().expect("TOML");
-    let config = scene.config().with("handlers.far", handler).with("queues.0.routes", vec![route]);
+    let config = scene.config().listening().with("handlers.far", handler).with("queues.0.routes", vec![route]);
     let mut environment = scene.environment();
     let target = format!("--target={}", silence.holder.id());
     let enter = ["nsenter", &target, "--user", "--mount", "--preserve-credentials"];
@@ -82,6 +82,37 @@ async fn a_program_or_directory_that_does_not_answer_holds_up_no_other_step_and_
         holds_up(directory, true),
         holds_up(directory, false)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_begin_is_told_costs_no_attempt_and_can_be_stopped() {
+    let scene = Scene::new("until_there gate; end 0").await;
+    let folder = scene.path("far");
+    std::fs::create_dir(&folder).expect("the folder is writable");
+    let mut silence = Silence::mount(&folder);
+    let settings = format!("{{ command = [\"{}/run\"] }}", folder.display());
+    let near = scene.step_sent().await;
+    let (daemon, hanging) = daemon_with(&scene, &silence, &settings).await;
+    until("a program runs", async || scene.runs() == [near.attempt(1)]).await;
+    scene.sagemaker.begin(&hanging.arn, &hanging.token, &scene.queue.url);
+    silence.fall_silent();
+    scene.queue.send(&hanging.executing()).await;
+    until("it is told", async || daemon.metric("callbackd_impaired{what=\"io\"}").await == Some(1.0)).await;
+    assert!(daemon.log().contains("it did not begin within"));
+    assert_eq!(daemon.status("/healthz").await.map(|(status, _)| status), Some(200));
+    assert_eq!(daemon.status("/readyz").await.map(|(status, _)| status), Some(503));
+    // It is no attempt, and so is tried as the first again.
+    let tried = || {
+        daemon.complaints(&["INFO"], &hanging.token).into_iter().filter(|line| line["message"] == "the step is started")
+    };
+    until("it is tried again", async || tried().count() > 1).await;
+    assert!(tried().all(|line| line["attempt"] == 1));
+    scene.stop(&hanging).await;
+    assert_eq!(scene.answer(&hanging).await.operation, crate::sagemaker::FAILURE);
+    assert!(scene.sagemaker.reports(&near.token).is_empty());
+    scene.open("gate");
+    scene.answer(&near).await;
+    assert_eq!(scene.runs(), [near.attempt(1)]);
 }
 
 async fn holds_up(settings: &str, dead_at_start: bool) {
