@@ -161,6 +161,19 @@ impl Metrics {
         for what in ["space", "descriptors", "memory", "processes", "io", "program", "working_dir", "ledger"] {
             self.set_impaired(what, false);
         }
+        for operation in [
+            "ReceiveMessage",
+            "ChangeMessageVisibilityBatch",
+            "DeleteMessageBatch",
+            "SendMessage",
+            "SendPipelineExecutionStepSuccess",
+            "SendPipelineExecutionStepFailure",
+            "ListPipelineExecutionSteps",
+            "DescribePipelineExecution",
+            "AssumeRole",
+        ] {
+            drop(self.timeouts.get_or_create(&[("operation", operation.into())]));
+        }
     }
 
     /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first happens is what alerts miss.
@@ -425,6 +438,7 @@ mod tests {
         assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
         assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
+        assert_eq!(value(&metrics, "callbackd_timeouts_total{operation=\"ReceiveMessage\"}"), 0.0);
         for single in [
             "callbackd_draining",
             "callbackd_ready",

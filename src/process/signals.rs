@@ -1,22 +1,39 @@
 //! Signals: those that ask the daemon to stop, and what it may have inherited of its parent's.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal as Number, signal as set};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after the other. The first asks to drain; what a further one means is the caller's to decide.
 ///
-/// From [`Signals::listen`] on none ends the process by itself, nor does `SIGHUP`, which is ignored with a line in the log. Two of a kind that
-/// come at once may be told of as one: that is how Unix keeps signals.
+/// From [`Signals::listen`] on none ends the process by itself, nor does any that others send for reasons of their own, as rotators of logs
+/// and timers do: those are ignored with a line in the log. Two of a kind that come at once may be told of as one: that is how Unix keeps
+/// signals.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
-    hangup: Signal,
+    ignored: Vec<(Number, Signal)>,
 }
+
+/// Those that would end the process and ask for nothing that it does. One that the kernel sends for a mistake of the process, or for a
+/// limit on its processor time, still ends it.
+const IGNORED: [Number; 9] = [
+    Number::SIGHUP,
+    Number::SIGUSR1,
+    Number::SIGUSR2,
+    Number::SIGALRM,
+    Number::SIGVTALRM,
+    Number::SIGPROF,
+    Number::SIGIO,
+    Number::SIGPWR,
+    Number::SIGXFSZ,
+];
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +61,12 @@ impl Signals {
     /// # Errors
     /// Where the system refuses, which it does for no signal of these.
     pub fn listen() -> io::Result<Self> {
+        let caught = |number: Number| Ok((number, signal(SignalKind::from_raw(number as i32))?));
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
+            ignored: IGNORED.into_iter().map(caught).collect::<io::Result<_>>()?,
         })
     }
 
@@ -59,12 +77,23 @@ impl Signals {
                 Some(()) = self.terminate.recv() => return Asked::Terminate,
                 Some(()) = self.interrupt.recv() => return Asked::Interrupt,
                 Some(()) = self.quit.recv() => return Asked::Quit,
-                Some(()) = self.hangup.recv() => tracing::info!("SIGHUP is ignored; SIGTERM ends the worker"),
-                // No stream ends while the runtime lives.
-                else => std::future::pending().await,
+                number = any(&mut self.ignored) => tracing::info!("{number} is ignored; SIGTERM ends the worker"),
             }
         }
     }
+}
+
+/// The next signal of any of these. Dropping the future loses none.
+async fn any(signals: &mut [(Number, Signal)]) -> Number {
+    poll_fn(|cx| {
+        let come = signals.iter_mut().find_map(|(number, signal)| match signal.poll_recv(cx) {
+            Poll::Ready(Some(())) => Some(*number),
+            // No stream ends while the runtime lives.
+            Poll::Ready(None) | Poll::Pending => None,
+        });
+        come.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 impl fmt::Display for Asked {
@@ -93,7 +122,9 @@ mod tests {
             (Number::SIGQUIT, Asked::Quit),
             (Number::SIGTERM, Asked::Terminate),
         ] {
-            raise(Number::SIGHUP).expect("a process may signal itself");
+            for ignored in IGNORED {
+                raise(ignored).expect("a process may signal itself");
+            }
             raise(number).expect("a process may signal itself");
             assert_eq!(signals.next().await, asked);
             assert_eq!(asked.to_string(), number.as_str());

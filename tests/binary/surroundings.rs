@@ -90,13 +90,15 @@ async fn signals_that_a_parent_ignored_or_blocked_do_what_they_are_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_ends_nothing_and_a_quit_drains() {
+async fn what_log_rotators_and_timers_send_ends_nothing_and_a_quit_drains() {
     let scene = Scene::new("until_there gate; end 0").await;
     let step = scene.step_sent().await;
     let mut daemon = scene.start(&scene.config());
     until("it runs", async || scene.runs().len() == 1).await;
-    daemon.signal(Signal::SIGHUP);
-    until("it says so", async || daemon.log().contains("SIGHUP is ignored")).await;
+    for ignored in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM] {
+        daemon.signal(ignored);
+        until("it says so", async || daemon.log().contains(&format!("{ignored} is ignored"))).await;
+    }
     daemon.signal(Signal::SIGQUIT);
     until("it drains", async || daemon.log().contains("told to stop")).await;
     scene.open("gate");
