@@ -8,10 +8,27 @@ use crate::scene::{Scene, until};
 async fn exit_75_is_tried_again_as_often_as_configured_and_then_fails_saying_so() {
     let scene = Scene::new("echo 'no licence free' >&2; exit 75").await;
     let step = scene.step_sent().await;
-    let _daemon = scene.start(&scene.config().with("handlers.job.max_attempts", 2));
+    let daemon = scene.start(&scene.config().with("handlers.job.max_attempts", 2));
     let reason = scene.answered_once(&step).await.reason();
     assert!(reason.contains("2 attempts") && reason.contains("no licence free"), "{reason}");
     assert_eq!(scene.runs(), [step.attempt(1), step.attempt(2)]);
+    let said = daemon.complaints(&["WARN"], &step.token);
+    assert_eq!(said.len(), 1, "the attempt that was not the last, once: {said:?}");
+    assert!(said[0]["message"].as_str().is_some_and(|text| text.contains("tried again")), "{said:?}");
+    assert!(said[0]["error"].as_str().is_some_and(|text| text.contains("no licence free")), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_that_fails_is_said_whatever_the_stop_is_answered_with() {
+    let scene = Scene::with_cleanup("until_there gate", "echo 'no such job' >&2; exit 3").await;
+    let step = scene.step_sent().await;
+    let daemon = scene.start(&scene.config().with("handlers.job.on_stop", "success"));
+    until("it runs", async || scene.runs().len() == 1).await;
+    scene.stop(&step).await;
+    scene.answered_once(&step).await;
+    let said = daemon.complaints(&["WARN"], &step.token);
+    let failed = said.iter().find(|line| line["message"] == "the cleanup failed").expect("it is said");
+    assert!(failed["error"].as_str().is_some_and(|text| text.contains("no such job")), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,11 +15,15 @@ use crate::backoff::Backoff;
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
-    Event, Here, Illegal, Local, Phase, Record, Status, Transition, Urgency, Via, View, Write, decide,
+    End, Event, Here, Illegal, Local, Phase, Record, Status, Transition, Urgency, Via, View, Write, decide,
 };
+use crate::outcome::Reason;
 use crate::seam::Observation;
 
 const LEDGER: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+
+/// How many characters of a handler's error are logged.
+const SAID: usize = 4000;
 
 /// What belongs to an event beside what the lifecycle is told.
 pub(super) enum With {
@@ -191,6 +195,9 @@ impl Driver {
             Ok(Put::Done) => {
                 self.failures = 0;
                 self.durable(record, event.is_none(), asked);
+                if let Some(event) = &event {
+                    self.tell_of_failure(event);
+                }
                 // A run may have been told to end meanwhile; a checkpoint or a renewal does not undo that.
                 let local = if then.local == from { self.state.local } else { then.local };
                 self.enact(Transition { local, ..then }, &with);
@@ -204,6 +211,31 @@ impl Driver {
                 self.read(event, with);
             }
             Err(error) => self.ledger_failed(event, with, &error),
+        }
+    }
+
+    /// Says what went wrong with an attempt or a cleanup where no answer to SageMaker, which is logged, says all of it.
+    fn tell_of_failure(&self, event: &Event) {
+        let record = &self.state.record;
+        match event {
+            Event::Ended(End::Retry { .. } | End::Aborted) if record.status == Status::Waiting && !record.resume => {
+                let now = self.shared.clock.now();
+                let wait = record.not_before.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+                tracing::warn!(
+                    attempt = record.attempt,
+                    of = self.policy.max_attempts,
+                    error = record.last_error.as_deref().map(cut),
+                    again_in = wait.map(tracing::field::debug),
+                    "the attempt failed; the step is tried again"
+                );
+            }
+            Event::Ended(End::Failure(text) | End::Retry { error: text, .. })
+                if record.status == Status::Concluded && text.chars().count() > Reason::MAX =>
+            {
+                tracing::warn!(error = cut(text), "the step fails; its reason is a part of this");
+            }
+            Event::Cleaned(Err(error)) => tracing::warn!(error = cut(error), "the cleanup failed"),
+            _ => {}
         }
     }
 
@@ -348,6 +380,11 @@ pub(super) async fn load(
             () = sleep_until(Instant::now() + LEDGER.after(failures, fastrand::f64())) => {}
         }
     }
+}
+
+/// As much of a handler's text as a line of the log is for.
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(SAID).map_or(text, |(end, _)| &text[..end])
 }
 
 /// What the ledger answers until then.
