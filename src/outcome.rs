@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
@@ -56,6 +59,8 @@ pub enum InvalidOutput {
     NotFinite(String),
     #[error("the output `{0}` is given twice")]
     Twice(String),
+    #[error("not a JSON object: {0}")]
+    NotJson(String),
     #[error("outputs are one JSON object of names and values, not {0}")]
     NotObject(&'static str),
     #[error("the outputs cannot be serialised: {0}")]
@@ -123,6 +128,25 @@ impl Outputs {
             Ok(value) => value.try_into(),
             Err(error) => Err(InvalidOutput::Unserialisable(error.to_string())),
         }
+    }
+
+    /// The entries of one JSON object. A number stays the text that it is there, however many digits that has.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert), and [`InvalidOutput::NotJson`].
+    pub fn from_json(text: &str) -> Result<Self, InvalidOutput> {
+        let not_json = |error: serde_json::Error| InvalidOutput::NotJson(error.to_string());
+        let Entries::<&RawValue>(entries) = serde_json::from_str(text).map_err(not_json)?;
+        let mut all = Self::new();
+        for (name, value) in entries {
+            // A number alone begins with a digit or a sign; nothing else that is JSON does.
+            let value = match value.get() {
+                number if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => Value::from(number),
+                other => serde_json::from_str(other).map_err(not_json)?,
+            };
+            all.insert(name, value)?;
+        }
+        Ok(all)
     }
 
     /// Adds one output. Numbers are written the same however they were spelt (`1.50`, `15e-1`), booleans as `true` and `false`.
@@ -200,7 +224,35 @@ impl TryFrom<Value> for Outputs {
 
 impl<'de> Deserialize<'de> for Outputs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Map::deserialize(deserializer)?.try_into().map_err(de::Error::custom)
+        let Entries(entries): Entries<Value> = Entries::deserialize(deserializer)?;
+        Self::of(entries).map_err(de::Error::custom)
+    }
+}
+
+/// The entries of a map as they came: a name that is there twice is so still.
+struct Entries<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All<V>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for All<V> {
+            type Value = Entries<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of names and values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(All(PhantomData))
     }
 }
 
@@ -344,6 +396,30 @@ mod tests {
             outputs(r#"{"a":1.50,"b":15e-1,"c":100,"d":1e2,"f":-0.0,"g":18446744073709551615,"h":true,"i":""}"#);
         let values: Vec<String> = values.expect("valid").iter().map(|(_, value)| value.to_owned()).collect();
         assert_eq!(values, ["1.5", "1.5", "100", "100.0", "0.0", "18446744073709551615", "true", ""]);
+    }
+
+    #[test]
+    fn numbers_of_a_json_text_stay_as_they_are_written() {
+        let text =
+            r#" {"a":1.10,"b":123456789012345678901234567890,"c":-0.0,"d":1e400,"e":"\u00e4","f":true,"g": 7 } "#;
+        let outputs = Outputs::from_json(text).expect("valid");
+        let values: Vec<&str> = outputs.iter().map(|(_, value)| value).collect();
+        assert_eq!(values, ["1.10", "123456789012345678901234567890", "-0.0", "1e400", "ä", "true", "7"]);
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_named_wherever_it_is_read() {
+        let twice = r#"{"a":1,"b":2,"a":1}"#;
+        assert_eq!(Outputs::from_json(twice), Err(InvalidOutput::Twice("a".into())));
+        assert!(
+            serde_json::from_str::<Outputs>(twice).is_err_and(|error| error.to_string().contains("`a` is given twice"))
+        );
+        for (text, wants) in
+            [("{", "not a JSON object"), ("[]", "an object of names"), (r#"{"a":{}}"#, "`a` is an object")]
+        {
+            let error = Outputs::from_json(text).expect_err(wants).to_string();
+            assert!(error.contains(wants), "{error}");
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Checkpoint<'a> {
     saved: Saved,
     /// It was said that the file is missing or empty.
     told: bool,
+    /// Why what the file holds cannot be kept.
+    unkept: Option<String>,
     /// How often in a row it could not be read or saved.
     failures: u32,
 }
@@ -41,7 +43,7 @@ enum Look {
 
 impl<'a> Checkpoint<'a> {
     pub(super) fn new(cx: &'a Context, workspace: &'a Workspace, saved: Saved) -> Self {
-        Self { cx, workspace, saved, told: false, failures: 0 }
+        Self { cx, workspace, saved, told: false, unkept: None, failures: 0 }
     }
 
     /// Saves what the program writes, for as long as it is polled. Whatever is not saved when it is dropped, [`finish`](Self::finish)
@@ -80,11 +82,13 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Saves what the program has left, for as long as it takes. A claim that is lost ends it: the step is another's.
-    pub(super) async fn finish(&mut self) {
+    /// Saves what the program has left, for as long as it takes, or says why it cannot be kept. A claim that is lost ends it: the step is
+    /// another's.
+    pub(super) async fn finish(mut self) -> Option<String> {
         while self.look().await != Look::Done && self.cx.stop_reason() != Some(StopReason::LeaseLost) {
             sleep(self.pause()).await;
         }
+        self.unkept
     }
 
     async fn look(&mut self) -> Look {
@@ -93,8 +97,8 @@ impl<'a> Checkpoint<'a> {
         if self.workspace.checkpoint_stamp() != before {
             return Look::Moving;
         }
-        let text = match found {
-            Ok(Found::Text(text)) => text,
+        let content = match found {
+            Ok(Found::Content(content)) => content,
             Ok(Found::Missing) => return self.without("missing"),
             Ok(Found::Empty) => return self.without("empty"),
             Err(error) => {
@@ -102,18 +106,23 @@ impl<'a> Checkpoint<'a> {
                     self.cx.hindered_by(what, &error.to_string());
                     return self.failed(&error.to_string());
                 }
-                tracing::warn!(%error, "the checkpoint is not saved; the last one that could be is kept");
+                let unkept = format!("the checkpoint cannot be kept: {error}");
+                if self.unkept.as_ref() != Some(&unkept) {
+                    tracing::warn!("{unkept}; the last one that could be is");
+                }
+                self.unkept = Some(unkept);
                 return Look::Done;
             }
         };
-        if self.saved.file.as_ref() == Some(&text) {
+        self.unkept = None;
+        if self.saved.file.as_ref() == Some(&content) {
             return self.done();
         }
-        let next = Saved { file: Some(text), ..self.saved.clone() };
+        let next = Saved { file: Some(content), ..self.saved.clone() };
         match self.cx.save_checkpoint(&next).await {
             Ok(()) => {
                 self.saved = next;
-                self.workspace.is_kept(self.saved.file.as_deref());
+                self.workspace.is_kept(self.saved.file.as_ref());
                 self.done()
             }
             Err(error) => self.failed(&error.to_string()),
@@ -150,8 +159,8 @@ impl<'a> Checkpoint<'a> {
 /// Takes over what the run before wrote and its daemon could not save: durable when this returns.
 pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, HandlerError> {
     let Some(left) = saved.left_behind(cx) else { return Ok(saved) };
-    let text = match left.read_checkpoint() {
-        Ok(Found::Text(text)) if saved.file.as_ref() != Some(&text) => text,
+    let content = match left.read_checkpoint() {
+        Ok(Found::Content(content)) if saved.file.as_ref() != Some(&content) => content,
         Ok(_) => return Ok(saved),
         Err(error) => {
             if let Some(what) = error.trouble() {
@@ -161,9 +170,9 @@ pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, Handler
             return Ok(saved);
         }
     };
-    let next = Saved { file: Some(text), ..saved };
+    let next = Saved { file: Some(content), ..saved };
     cx.save_checkpoint(&next).await?;
-    left.is_kept(next.file.as_deref());
+    left.is_kept(next.file.as_ref());
     tracing::info!("the checkpoint that the last run left is taken over");
     Ok(next)
 }

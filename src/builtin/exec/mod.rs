@@ -4,6 +4,7 @@ mod abandoned;
 mod account;
 mod checkpoint;
 mod contain;
+mod content;
 mod limits;
 mod lines;
 mod program;
@@ -27,6 +28,7 @@ pub use settings::{AfterSigterm, Settings, SettingsError};
 pub use workspace::{FileError, outputs_of};
 
 use self::contain::{End, Remains, Terms};
+use self::content::Content;
 use self::program::{Ended, Program, Purpose};
 use self::workspace::Workspace;
 use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Leftover, Remark, host_trouble};
@@ -47,7 +49,7 @@ struct Saved {
     /// Who ran last.
     run: Option<Remains>,
     /// What `$STEP_CHECKPOINT` held.
-    file: Option<String>,
+    file: Option<Content>,
     /// The directory of the last run, by name: a daemon that is killed can neither save what is in it nor remove it.
     workspace: Option<String>,
 }
@@ -77,7 +79,7 @@ impl Exec {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
         end_remains(&saved, purpose).await?;
         let saved = checkpoint::recover(cx, saved).await?;
-        let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_deref()).map_err(|error| {
+        let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_ref()).map_err(|error| {
             let told = format!("no directory for the run could be made in {}: {error}", cx.work_dir().display());
             HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
         })?;
@@ -139,6 +141,11 @@ impl Handler for Exec {
             return Err(HandlerError::retry("the program was stopped"));
         }
         let code = ended.status.code();
+        // Whoever goes on with the step counts on what it left there.
+        let goes_on = matches!(code, Some(AGAIN | RETRY)) || code == Some(0) && self.settings.deferred;
+        if let Some(unkept) = ended.unkept.as_ref().filter(|_| goes_on) {
+            return Err(HandlerError::permanent(unkept));
+        }
         match code {
             Some(0) => return self.completion(&cx, &workspace).await,
             Some(AGAIN) => return Ok(Completion::Again(self.settings.poll_interval)),
@@ -217,7 +224,7 @@ impl Ended {
 impl Saved {
     /// The directory of the last run, if its daemon left it.
     fn left_behind(&self, cx: &Context) -> Option<Workspace> {
-        Workspace::left_behind(cx.work_dir(), cx.token().as_str(), self.workspace.as_deref()?, self.file.as_deref())
+        Workspace::left_behind(cx.work_dir(), cx.token().as_str(), self.workspace.as_deref()?, self.file.as_ref())
     }
 }
 

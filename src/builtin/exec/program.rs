@@ -36,6 +36,8 @@ pub(super) struct Ended {
     pub(super) killed: bool,
     /// The kernel ended it, or something that it had started, since all memory that it may use was used.
     pub(super) no_memory: bool,
+    /// Why the ledger does not have what it left in `$STEP_CHECKPOINT`, if that cannot be kept.
+    pub(super) unkept: Option<String>,
     /// The end of what it said there.
     pub(super) stderr: String,
 }
@@ -125,15 +127,16 @@ impl Program {
         }
         drop(streams);
         // What is saved in a cleanup helps nobody who comes after.
-        if purpose == Purpose::Run {
-            checkpoint.finish().await;
-        }
+        let unkept = match purpose {
+            Purpose::Run => checkpoint.finish().await,
+            Purpose::Cleanup => None,
+        };
         // Whatever the program did, nobody knows how it ended: that is no outcome.
         let status = status.map_err(|contain::Lost| {
             HandlerError::retry(
                 "the program's exit status cannot be had: the process that kept it was killed; what was left of it is ended",
             )
         })?;
-        Ok(Ended { told: told.is_some(), killed, status, no_memory, stderr: lines::text(err) })
+        Ok(Ended { told: told.is_some(), killed, status, no_memory, unkept, stderr: lines::text(err) })
     }
 }

@@ -129,7 +129,7 @@ async fn outputs_are_lines_or_one_json_object() {
     let got = outputs(bench.run(script).await);
     assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "x=y"), ("empty", "")]);
     let got = outputs(bench.run(r#"printf '{"a": 1.50, "b": true}' > "$STEP_OUTPUT""#).await);
-    assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1.5"), ("b", "true")]);
+    assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1.50"), ("b", "true")]);
     assert!(outputs(bench.run("true").await).is_empty());
     // Somebody has removed them: what they were nobody knows.
     assert!(!bench.run("echo a=1 > $STEP_OUTPUT; rm $STEP_OUTPUT").await.expect_err("no outcome").is_permanent());
@@ -308,6 +308,35 @@ async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
         assert!(result.is_err());
         assert_eq!(bench.checkpoint_file().as_deref(), Some("job-7"), "{lost}");
     }
+}
+
+#[tokio::test]
+async fn a_checkpoint_may_hold_any_bytes() {
+    let bench = Bench::new();
+    assert!(bench.run("printf 'job \\377\\000' > $STEP_CHECKPOINT; exit 75").await.is_err());
+    let got = outputs(bench.run("echo \"had=$(od -An -tx1 $STEP_CHECKPOINT | tr -d ' ')\" > $STEP_OUTPUT").await);
+    assert_eq!(got.get("had"), Some("6a6f6220ff00"));
+}
+
+#[tokio::test]
+async fn a_step_that_would_go_on_without_its_checkpoint_fails_and_names_why() {
+    let large = "head -c 262145 /dev/zero > $STEP_CHECKPOINT";
+    let link = "ln -sf /etc/hostname $STEP_CHECKPOINT";
+    for (write, wants) in
+        [(large, "STEP_CHECKPOINT is larger than 262144 bytes"), (link, "STEP_CHECKPOINT is not a plain file")]
+    {
+        for exit in [75, 76] {
+            let error = Bench::new().run(&format!("{write}; exit {exit}")).await.expect_err("no checkpoint");
+            assert!(error.is_permanent() && error.message().contains(wants), "{exit}: {}", error.message());
+        }
+        assert!(Bench::new().run(&format!("{write}; exit 0")).await.is_ok(), "nobody needs it any more");
+    }
+    let bench = Bench::new();
+    let deferred = bench.with(json!({ "command": ["/bin/sh", "-c", large], "deferred": true }));
+    assert!(deferred.run(bench.cx(), Value::Null).await.is_err_and(|error| error.is_permanent()));
+    let smaller = format!("{large}; sleep 0.3; printf job-7 > $STEP_CHECKPOINT; exit 76");
+    assert!(matches!(bench.run(&smaller).await, Ok(Completion::Again(_))), "it was written again");
+    assert_eq!(bench.checkpoint_file().as_deref(), Some("job-7"));
 }
 
 #[tokio::test]

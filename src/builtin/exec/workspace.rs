@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
 use nix::sys::statvfs::statvfs;
-use serde_json::Value;
 
 use super::abandoned;
+use super::content::Content;
 use crate::handler::{StopReason, host_trouble};
 use crate::outcome::{InvalidOutput, Outputs};
 
@@ -42,7 +42,7 @@ pub(super) struct Stamp {
 pub(super) enum Found {
     Missing,
     Empty,
-    Text(String),
+    Content(Content),
 }
 
 /// What a program wrote for us cannot be used.
@@ -54,8 +54,6 @@ pub enum FileError {
     Invalid(#[from] InvalidOutput),
     #[error("STEP_OUTPUT: line {0} is not name=value: {1:?}")]
     Line(usize, String),
-    #[error("STEP_OUTPUT is not a JSON object: {0}")]
-    Json(serde_json::Error),
     #[error("{0} is not UTF-8")]
     Encoding(&'static str),
     #[error("{0} is larger than {1} bytes")]
@@ -81,19 +79,19 @@ const RESERVED: i64 = 16 << 10;
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
-    pub(super) fn new(work_dir: &Path, token: &str, checkpoint: Option<&str>) -> io::Result<Self> {
+    pub(super) fn new(work_dir: &Path, token: &str, checkpoint: Option<&Content>) -> io::Result<Self> {
         make(work_dir)?;
         let directory = work_dir.join(abandoned::name(token, fastrand::u64(..)));
         DirBuilder::new().mode(0o700).create(&directory)?;
         let in_use = abandoned::lock(&directory, FlockArg::LockSharedNonblock);
         let workspace = Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: in_use };
         reserve(&File::create(workspace.output())?)?;
-        fs::write(workspace.checkpoint(), checkpoint.unwrap_or_default())?;
+        fs::write(workspace.checkpoint(), checkpoint.map_or(&[][..], |content| &content.0))?;
         Ok(workspace)
     }
 
     /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what the ledger has of that run.
-    pub(super) fn left_behind(work_dir: &Path, token: &str, name: &str, checkpoint: Option<&str>) -> Option<Self> {
+    pub(super) fn left_behind(work_dir: &Path, token: &str, name: &str, checkpoint: Option<&Content>) -> Option<Self> {
         let ours = name.strip_prefix(token)?.strip_prefix('-')?;
         if ours.is_empty() || !ours.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
@@ -135,7 +133,9 @@ impl Workspace {
 
     /// What the program wrote to `$STEP_OUTPUT`.
     pub(super) fn outputs(&self) -> Result<Outputs, FileError> {
-        outputs_of(&read(&self.output(), "STEP_OUTPUT", OUTPUT_MAX)?)
+        let name = "STEP_OUTPUT";
+        let text = String::from_utf8(read(&self.output(), name, OUTPUT_MAX)?);
+        outputs_of(&text.map_err(|_| FileError::Encoding(name))?)
     }
 
     /// What tells a changed checkpoint from the one before.
@@ -151,15 +151,15 @@ impl Workspace {
 
     pub(super) fn read_checkpoint(&self) -> Result<Found, FileError> {
         match read(&self.checkpoint(), "STEP_CHECKPOINT", CHECKPOINT_MAX) {
-            Ok(text) if text.is_empty() => Ok(Found::Empty),
-            Ok(text) => Ok(Found::Text(text)),
+            Ok(bytes) if bytes.is_empty() => Ok(Found::Empty),
+            Ok(bytes) => Ok(Found::Content(Content(bytes))),
             Err(FileError::Gone(_)) => Ok(Found::Missing),
             Err(error) => Err(error),
         }
     }
 
     /// The ledger has this checkpoint.
-    pub(super) fn is_kept(&self, checkpoint: Option<&str>) {
+    pub(super) fn is_kept(&self, checkpoint: Option<&Content>) {
         self.kept.store(name_of(checkpoint), Ordering::Relaxed);
     }
 
@@ -183,7 +183,7 @@ impl Workspace {
     /// It holds a checkpoint that the ledger does not, or may.
     fn is_needed(&self) -> bool {
         match self.read_checkpoint() {
-            Ok(Found::Text(text)) => name_of(Some(&text)) != self.kept.load(Ordering::Relaxed),
+            Ok(Found::Content(content)) => name_of(Some(&content)) != self.kept.load(Ordering::Relaxed),
             Ok(Found::Missing | Found::Empty) => false,
             Err(error) => error.trouble().is_some(),
         }
@@ -241,7 +241,7 @@ fn reserve(file: &File) -> io::Result<()> {
     }
 }
 
-fn name_of(checkpoint: Option<&str>) -> u64 {
+fn name_of(checkpoint: Option<&Content>) -> u64 {
     let mut hasher = DefaultHasher::new();
     checkpoint.hash(&mut hasher);
     hasher.finish()
@@ -253,8 +253,7 @@ fn name_of(checkpoint: Option<&str>) -> u64 {
 /// [`FileError`] with what cannot be an output, and where.
 pub fn outputs_of(text: &str) -> Result<Outputs, FileError> {
     if text.trim_start().starts_with('{') {
-        let value: Value = serde_json::from_str(text).map_err(FileError::Json)?;
-        return Ok(value.try_into()?);
+        return Ok(Outputs::from_json(text)?);
     }
     let mut outputs = Outputs::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -267,7 +266,7 @@ pub fn outputs_of(text: &str) -> Result<Outputs, FileError> {
 }
 
 /// Reads a file that a program may have replaced by anything.
-fn read(path: &Path, name: &'static str, max: u64) -> Result<String, FileError> {
+fn read(path: &Path, name: &'static str, max: u64) -> Result<Vec<u8>, FileError> {
     // Neither follows a link nor waits for the other end of a pipe.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -286,5 +285,5 @@ fn read(path: &Path, name: &'static str, max: u64) -> Result<String, FileError> 
     if bytes.len() as u64 > max {
         return Err(FileError::Large(name, max));
     }
-    String::from_utf8(bytes).map_err(|_| FileError::Encoding(name))
+    Ok(bytes)
 }
