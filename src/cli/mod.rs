@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Loaded, Mistakes};
 use crate::handler::Registry;
@@ -125,8 +126,7 @@ fn main(registry: &Registry) -> ExitCode {
     if matches!(arguments.command, Command::Demo) {
         demo::prepare_environment();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_keep_alive(KEPT).build();
-    let runtime = match runtime {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return end(Err(Failure::Runtime(format!("the runtime could not be started: {error}")))),
     };
@@ -135,6 +135,25 @@ fn main(registry: &Registry) -> ExitCode {
     // A handler that blocks its thread must not keep the process from ending: its step is released already.
     runtime.shutdown_background();
     if is_daemon { end_daemon(ended) } else { end(ended) }
+}
+
+/// If the machine gives it no thread, tokio panics, and waits for those that it was given, for ever.
+fn runtime() -> std::io::Result<Runtime> {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| {
+        let why = panic.payload_as_str().unwrap_or("it panicked");
+        let remedy = "raise the limit of processes (TasksMax=, a container's pids limit, ulimit -u) or of memory";
+        let failure = Failure::Runtime(format!("the runtime could not be started: {why}; {remedy}"));
+        let _ = end(Err(failure));
+        std::process::exit(1);
+    }));
+    let built = Builder::new_multi_thread().enable_all().thread_keep_alive(KEPT).build();
+    if let Ok(runtime) = &built {
+        // Another thread, for what blocks.
+        runtime.spawn_blocking(|| ());
+    }
+    std::panic::set_hook(before);
+    built
 }
 
 async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, Failure> {

@@ -2,7 +2,7 @@
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -111,7 +111,13 @@ pub fn init(config: &Config) -> Result<(), String> {
 /// if the process does not log (yet). To be called before the process ends.
 pub fn end(last: Option<&str>, within: Duration) {
     let fresh = || Writer::start(Stderr, |_| String::new()).ok();
-    let Some(writer) = WRITER.get().cloned().or_else(|| last.and_then(|_| fresh())) else { return };
+    let Some(writer) = WRITER.get().cloned().or_else(|| last.and_then(|_| fresh())) else {
+        // Without a thread it is said only where that does not block.
+        if let Some(last) = last.filter(|_| Stderr::has_room()) {
+            let _ = writeln!(Stderr, "{last}");
+        }
+        return;
+    };
     if let Some(last) = last {
         writer.put(&format!("{last}\n"), true);
     }

@@ -183,6 +183,14 @@ fn count(lines: &[u8]) -> u64 {
 /// process may not block: it is waited for.
 pub struct Stderr;
 
+impl Stderr {
+    /// Whether it takes something now.
+    pub(super) fn has_room() -> bool {
+        let stderr = io::stderr();
+        poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();

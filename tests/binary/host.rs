@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -135,18 +136,27 @@ async fn a_program_that_fills_the_disk_itself_fails_its_own_step() {
     assert!(is_well(&daemon).await);
 }
 
-/// A daemon that is refused processes and threads, with an error number, while a file is there.
-async fn is_refused(errno: Errno, what: &str) {
-    let scene = Scene::new("end 0").await;
+/// A library that has a daemon refused processes and threads while a file is there, and that file.
+fn scarce(scene: &Scene) -> (PathBuf, PathBuf) {
     let (library, file) = (scene.path("scarce.so"), scene.path("scarce"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/scarce.c");
     let built =
         Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]).status();
     assert!(built.expect("a C compiler, as rustc needs one").success());
-    let variables = [("LD_PRELOAD", library.to_str().expect("text")), ("SCARCE", file.to_str().expect("text"))];
-    let daemon = scene.start_in(&config(&scene), &variables);
-    let ail = || fs::write(&file, (errno as i32).to_string()).expect("the folder is writable");
-    let mend = || fs::remove_file(&file).expect("it is there");
+    (library, file)
+}
+
+fn variables<'a>((library, file): &'a (PathBuf, PathBuf)) -> [(&'static str, &'a str); 2] {
+    [("LD_PRELOAD", library.to_str().expect("text")), ("SCARCE", file.to_str().expect("text"))]
+}
+
+async fn is_refused(errno: Errno, what: &str) {
+    let scene = Scene::new("end 0").await;
+    let scarce = scarce(&scene);
+    let daemon = scene.start_in(&config(&scene), &variables(&scarce));
+    let file = &scarce.1;
+    let ail = || fs::write(file, (errno as i32).to_string()).expect("the folder is writable");
+    let mend = || fs::remove_file(file).expect("it is there");
     passes_for(&scene, &daemon, what, ail, mend).await;
     // Threads that have nothing to do end after a while; what they are for goes on without others. That none panicked, the scene sees to.
     ail();
@@ -158,6 +168,20 @@ async fn is_refused(errno: Errno, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_without_memory_or_room_for_another_process_costs_no_attempt() {
     tokio::join!(is_refused(Errno::ENOMEM, "memory"), is_refused(Errno::EAGAIN, "processes"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_not_given_the_threads_that_it_needs_ends_and_says_so() {
+    let scene = Scene::new("").await;
+    let scarce = scarce(&scene);
+    for given in 0..4 {
+        fs::write(&scarce.1, format!("{} {given}", Errno::EAGAIN as i32)).expect("the folder is writable");
+        let mut daemon = scene.environment().start_in(&scene.config(), &format!("given-{given}"), &variables(&scarce));
+        until("it ends", async || daemon.ended().is_some()).await;
+        let told = daemon.log();
+        assert_eq!(daemon.ended().expect("it has ended").code(), Some(1), "{told}");
+        assert!(told.contains("Resource temporarily unavailable"), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

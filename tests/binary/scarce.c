@@ -1,9 +1,10 @@
 /* A machine that has no room for another process or thread. Preloaded, it refuses both with the error number that stands in the file named by
-   $SCARCE, for as long as the file is there. */
+   $SCARCE, for as long as the file is there; but for as many threads as a second number there says. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -18,13 +19,14 @@ __attribute__((constructor)) static void remember_the_path(void)
     path = getenv("SCARCE");
 }
 
-static int refusal(void)
+static int refusal(int *threads)
 {
     int number = 0;
     FILE *file = path ? fopen(path, "re") : NULL;
     if (!file)
         return 0;
-    if (fscanf(file, "%d", &number) != 1)
+    *threads = 0;
+    if (fscanf(file, "%d %d", &number, threads) < 1)
         number = 0;
     fclose(file);
     return number;
@@ -32,7 +34,7 @@ static int refusal(void)
 
 pid_t fork(void)
 {
-    int number = refusal();
+    int threads, number = refusal(&threads);
     if (number) {
         errno = number;
         return -1;
@@ -42,8 +44,10 @@ pid_t fork(void)
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*routine)(void *), void *argument)
 {
+    static atomic_int given;
+    int threads;
     /* It says EAGAIN of whatever is wanting. */
-    if (refusal())
+    if (refusal(&threads) && atomic_fetch_add(&given, 1) >= threads)
         return EAGAIN;
     return ((create_function)dlsym(RTLD_NEXT, "pthread_create"))(thread, attributes, routine, argument);
 }
