@@ -42,7 +42,44 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 /// The shortest text that [`parse`] reads back, without spaces.
 #[must_use]
 pub fn text(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string().replace(' ', "")
+    // A day is 24 hours here; humantime would go on to months and years, whose lengths nobody writes.
+    let days = duration.as_secs() / DAY;
+    let rest = duration.saturating_sub(Duration::from_secs(days * DAY));
+    let rest = if rest.is_zero() && days > 0 { String::new() } else { humantime::format_duration(rest).to_string() };
+    let days = if days > 0 { format!("{days}d") } else { String::new() };
+    days + &rest.replace(' ', "")
+}
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// The durations that a setting may have, both ends included; written `3s to 12h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The shortest.
+    pub least: Duration,
+    /// The longest.
+    pub most: Duration,
+}
+
+impl Range {
+    /// From `least` to `most`.
+    #[must_use]
+    pub const fn new(least: Duration, most: Duration) -> Self {
+        Self { least, most }
+    }
+
+    /// What is wrong with a value, if it is outside.
+    #[must_use]
+    pub fn refusal(&self, value: Duration) -> Option<String> {
+        let inside = (self.least..=self.most).contains(&value);
+        (!inside).then(|| format!("{} is not allowed; {self} are", text(value)))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", text(self.least), text(self.most))
+    }
 }
 
 #[cfg(test)]
@@ -50,11 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_reads_back_as_it_was_written() {
-        for (written, seconds) in [("90s", 90), ("11h30m", 41_400), ("14d", 1_209_600), ("0s", 0)] {
+    fn a_duration_is_written_as_it_was_read() {
+        for (written, seconds) in
+            [("1m30s", 90), ("11h30m", 41_400), ("14d", 1_209_600), ("0s", 0), ("365d", 31_536_000)]
+        {
             let read = parse(written).expect(written);
             assert_eq!(read.as_secs(), seconds);
-            assert_eq!(parse(&text(read)), Ok(read));
+            assert_eq!(text(read), written);
         }
     }
 

@@ -331,7 +331,7 @@ mod tests {
             (vec![], Level::Warn, "no dead-letter queue"),
             (vec![("RedrivePolicy", "nonsense")], Level::Warn, "no dead-letter queue"),
             (vec![("RedrivePolicy", twice.as_str())], Level::Warn, "after 2 receives"),
-            (vec![redrive, ("MessageRetentionPeriod", "1209599")], Level::Warn, "are kept for 13days23h59m59s"),
+            (vec![redrive, ("MessageRetentionPeriod", "1209599")], Level::Warn, "are kept for 13d23h59m59s"),
             (vec![redrive, ("DelaySeconds", "7")], Level::Warn, "delayed by 7 s"),
             (vec![redrive, ("FifoQueue", "true")], Level::Error, "FIFO"),
         ] {

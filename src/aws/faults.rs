@@ -138,12 +138,20 @@ impl Failure {
             Self::Unreadable { status, why } => format!("{operation}: HTTP {status} without an error code: {why}"),
             Self::Refusal(Refusal { code, message, .. }) => format!("{operation}: {code}: {message}"),
             Self::Clock { refusal: Refusal { code, message, .. }, ahead } => {
-                let by = match ahead {
-                    Some(ahead) if *ahead > 0 => format!("{ahead} s ahead of"),
-                    Some(behind) => format!("{} s behind", behind.unsigned_abs()),
-                    None => "not".to_owned(),
+                let clock = match ahead {
+                    Some(ahead) if ahead.abs() <= AGREED => {
+                        "the service finds its time wrong, though its own date agrees with this machine's clock"
+                            .to_owned()
+                    }
+                    Some(ahead) if *ahead > 0 => {
+                        format!("the clock of this machine is {ahead} s ahead of the service's: set it (NTP)")
+                    }
+                    Some(ahead) => {
+                        format!("the clock of this machine is {} s behind the service's: set it (NTP)", ahead.abs())
+                    }
+                    None => "the clock of this machine is not the service's: set it (NTP)".to_owned(),
                 };
-                format!("{operation}: the clock of this machine is {by} the service's: set it (NTP): {code}: {message}")
+                format!("{operation}: {clock}: {code}: {message}")
             }
         };
         Fault::new(self.kind(), line(&detail))
@@ -199,6 +207,9 @@ impl Refusal {
 
 /// Signatures are good for five minutes (AWS's signing reference); the SDKs correct a clock from four on.
 const SKEWED: i64 = 4 * 60;
+
+/// No signature is refused for so few seconds; such a request was old for another reason, as after a suspension.
+const AGREED: i64 = 30;
 
 /// How many seconds our clock is ahead of an HTTP date.
 pub(super) fn ahead_of(date: &str) -> Option<i64> {
@@ -455,12 +466,15 @@ mod tests {
         ] {
             assert_eq!(refusal(code, message).is_of_the_clock(ahead), wants, "{code} {message} {ahead:?}");
         }
-        for (ahead, wants) in [(Some(420), "420 s ahead of"), (Some(-300), "300 s behind"), (None, "not")] {
+        for (ahead, wants) in [
+            (Some(420), "the clock of this machine is 420 s ahead of the service's: set it (NTP)"),
+            (Some(-300), "the clock of this machine is 300 s behind the service's: set it (NTP)"),
+            (Some(0), "the service finds its time wrong, though its own date agrees with this machine's clock"),
+            (None, "the clock of this machine is not the service's: set it (NTP)"),
+        ] {
             let failure = Failure::Clock { refusal: refusal("RequestExpired", "why"), ahead };
             let fault = failure.fault("ReceiveMessage");
-            let text = format!(
-                "ReceiveMessage: the clock of this machine is {wants} the service's: set it (NTP): RequestExpired: why"
-            );
+            let text = format!("ReceiveMessage: {wants}: RequestExpired: why");
             assert_eq!(fault, Fault::new(FaultKind::Transient, text));
             assert!(!failure.distrusts_credentials());
         }

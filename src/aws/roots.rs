@@ -2,6 +2,7 @@
 //! variable.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use rustls::RootCertStore;
@@ -18,9 +19,13 @@ pub struct NoBundle {
     why: String,
 }
 
-/// What connections are to trust; none for the system's own authorities. Nobody, if the bundle cannot be read.
+/// What connections are to trust; none for the system's own authorities. Nobody, if the bundle cannot be read, or the system has none.
 pub(super) fn context() -> Option<TlsContext> {
-    let certificates = bundle().unwrap_or_else(|_| Some(Vec::new()))?;
+    let certificates = match bundle() {
+        Ok(Some(certificates)) => certificates,
+        Ok(None) if system_has_some() => return None,
+        Ok(None) | Err(_) => Vec::new(),
+    };
     let mut trusted = TrustStore::empty();
     for certificate in certificates {
         trusted.add_pem_certificate(certificate);
@@ -34,6 +39,21 @@ pub(super) fn context() -> Option<TlsContext> {
 /// [`NoBundle`].
 pub(super) fn check() -> Result<(), NoBundle> {
     bundle().map(drop)
+}
+
+/// Whether this machine has authorities to trust. The SDK takes it for granted.
+fn system_has_some() -> bool {
+    static SOME: LazyLock<bool> = LazyLock::new(|| {
+        let some = !rustls_native_certs::load_native_certs().certs.is_empty();
+        if !some {
+            tracing::error!(
+                "this machine has no certificates of authorities (SSL_CERT_FILE, SSL_CERT_DIR, /etc/ssl/certs), so that no HTTPS connection can be \
+                 made: install ca-certificates, or name a bundle with AWS_CA_BUNDLE"
+            );
+        }
+        some
+    });
+    *SOME
 }
 
 fn bundle() -> Result<Option<Vec<String>>, NoBundle> {

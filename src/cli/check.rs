@@ -12,7 +12,7 @@ use crate::aws::Clients;
 use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::config::Loaded;
 use crate::daemon;
-use crate::handler::Weight;
+use crate::handler::Severity;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -23,21 +23,20 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if !loaded.lacking.is_empty() {
+        return Err(loaded.lacking.clone().into());
+    }
     for warning in &loaded.warnings {
         say(format_args!("warning  {warning}"));
     }
     let (queues, handlers) = (loaded.config.queues.len(), loaded.handlers.len());
     say(format_args!("ok       the configuration: {queues} queue(s), {handlers} handler(s)"));
-    let of_handlers = daemon::remarks(loaded).into_iter().map(|(text, (weight, names))| {
-        let level = match weight {
-            Weight::Note => Level::Ok,
-            Weight::Warning => Level::Warn,
-            Weight::Error => Level::Error,
-        };
+    let of_handlers = daemon::remarks(loaded).into_iter().map(|(text, (severity, names))| {
+        let level = if severity == Severity::Note { Level::Ok } else { Level::Warn };
         Finding { level, subject: format!("handler {}", names.join(", ")), text, remedy: None }
     });
     let mut failed = false;
-    for finding in of_handlers.chain(host::look(loaded)) {
+    for finding in of_handlers.chain(host::look(loaded).await) {
         // A configuration may be checked on another machine than the one that it is for.
         let level = if arguments.online { finding.level } else { finding.level.min(Level::Warn) };
         failed |= level == Level::Error;

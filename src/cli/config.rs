@@ -1,11 +1,12 @@
 //! `callbackd config`: what is in force, or what is allowed.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::{Failure, say};
-use crate::config::{Config, DEFAULTS, Loaded, Mistakes};
+use crate::config::{Config, DEFAULTS};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -17,13 +18,13 @@ pub(super) struct Arguments {
     defaults: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, load: impl FnOnce() -> Result<Loaded, Mistakes>) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     if arguments.schema {
         say(format_args!("{:#}", Config::schema()));
     } else if arguments.defaults {
         say(DEFAULTS.trim_end());
     } else {
-        say(load()?.config.to_toml().trim_end());
+        say(Config::load(file, std::env::vars_os())?.to_toml().trim_end());
     }
     Ok(ExitCode::SUCCESS)
 }

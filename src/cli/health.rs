@@ -25,7 +25,8 @@ pub(super) async fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let address = reachable(address);
     let failed = |why: String| Failure::Runtime(format!("no answer from the daemon at {address}: {why}"));
     let late = |_| failed(format!("it took longer than {PATIENCE:?}"));
-    let answer = timeout(PATIENCE, ask(address)).await.map_err(late)?.map_err(|error| failed(error.to_string()))?;
+    let answer =
+        timeout(PATIENCE, ask(address, "/healthz")).await.map_err(late)?.map_err(|error| failed(error.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     say(plain(body.trim_end()));
     let alive = head.split(' ').nth(1) == Some("200");
@@ -42,9 +43,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn ask(address: SocketAddr) -> std::io::Result<String> {
+/// Whether whoever listens there is a callbackd.
+pub(super) async fn is_callbackd(address: SocketAddr) -> bool {
+    let answer = timeout(PATIENCE, ask(reachable(address), "/")).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.contains("\r\n\r\ncallbackd\n")))
+}
+
+async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;

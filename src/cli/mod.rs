@@ -165,11 +165,11 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         #[cfg(feature = "local")]
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
-        Command::Steps(options) => steps::run(&options, load),
+        Command::Steps(options) => steps::run(&options, arguments.config.as_deref()),
         Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
         Command::Health => health::run(arguments.config.as_deref()).await,
-        Command::Config(options) => config::run(&options, load),
+        Command::Config(options) => config::run(&options, arguments.config.as_deref()),
     }
 }
 

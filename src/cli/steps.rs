@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Failure, complain, plain, say};
-use crate::config::{Loaded, Mistakes};
+use crate::config::Config;
 use crate::ledger::{self, Damaged, Kind, OpenError};
 use crate::lifecycle::{Record, Status};
 use crate::outcome::Outcome;
@@ -24,11 +24,11 @@ pub(super) struct Arguments {
     ledger: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments, load: impl FnOnce() -> Result<Loaded, Mistakes>) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let path = match &arguments.ledger {
         Some(path) => path.clone(),
         None => {
-            let config = load()?.config.ledger;
+            let config = Config::section("ledger", file, std::env::vars_os())?.ledger;
             if config.kind != Kind::Sqlite {
                 return Err(Failure::Runtime(
                     "the ledger is in the worker's memory: ask its /steps over HTTP".to_owned(),

@@ -29,6 +29,12 @@ impl Mistakes {
         }
     }
 
+    /// These and others.
+    pub(super) fn and(mut self, others: Self) -> Self {
+        others.0.into_iter().for_each(|mistake| self.add(mistake));
+        self
+    }
+
     pub(super) fn knows(&self, key: &str) -> bool {
         self.0.iter().any(|mistake| mistake.key == key)
     }

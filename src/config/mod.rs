@@ -54,6 +54,8 @@ pub struct Loaded {
     pub handlers: BTreeMap<String, DynHandler>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
+    /// What this machine lacks at present for the configured handlers. They cannot work until it is there.
+    pub lacking: Mistakes,
 }
 
 impl Loaded {
@@ -88,9 +90,12 @@ impl Loaded {
             checks::check(config, &source, &mut mistakes, &mut warnings);
             handlers = checks::build_handlers(config, &source, registry, &mut mistakes);
         }
+        let work_dir = config.as_ref().map(Config::work_dir).unwrap_or_default();
+        let lacking = checks::lacking(&handlers, &work_dir, &source);
         match config {
-            Some(config) if mistakes.is_empty() => Ok(Self { config, handlers, warnings }),
-            _ => Err(mistakes),
+            Some(config) if mistakes.is_empty() => Ok(Self { config, handlers, warnings, lacking }),
+            // All at once.
+            _ => Err(mistakes.and(lacking)),
         }
     }
 }
@@ -108,6 +113,23 @@ impl Config {
             None => self.ledger.path.parent().unwrap_or(Path::new("")).join("work"),
         };
         std::path::absolute(&directory).unwrap_or(directory)
+    }
+
+    /// The whole configuration, for a command that runs no handler: whether the handlers' own settings can work is not looked at.
+    ///
+    /// # Errors
+    /// [`Mistakes`], all that there are but for those.
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Mistakes> {
+        let mut source = source::Source::read(path, environment)?;
+        let mut mistakes = Mistakes::default();
+        let config: Option<Self> = decode::decode(&mut source, &mut mistakes);
+        if let Some(config) = &config {
+            checks::check(config, &source, &mut mistakes, &mut Vec::new());
+        }
+        config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
     }
 
     /// The configuration as TOML, every key with its value; what may be a secret is hidden.
@@ -150,8 +172,41 @@ impl Config {
     /// The JSON Schema of the configuration file.
     #[must_use]
     pub fn schema() -> Value {
-        schemars::schema_for!(Config).to_value()
+        let mut schema = schemars::schema_for!(Config).to_value();
+        for (section, ranges) in ranges() {
+            let place = schema["properties"][section].clone();
+            // A table, an array of tables, or a table of tables.
+            let reference = [&place["$ref"], &place["items"]["$ref"], &place["additionalProperties"]["$ref"]];
+            let pointer = reference.into_iter().find_map(Value::as_str).unwrap_or_default().trim_start_matches('#');
+            for (key, range) in ranges {
+                let description = schema.pointer_mut(&format!("{pointer}/properties/{key}/description"));
+                if let Some(Value::String(text)) = description {
+                    text.push_str(&format!("\n\nAllowed: {range}."));
+                }
+            }
+        }
+        schema
     }
+}
+
+/// The ranges of all keys that have one, by section.
+fn ranges() -> [(&'static str, Vec<(&'static str, String)>); 4] {
+    [
+        ("worker", WorkerConfig::ranges()),
+        ("ledger", ledger::Config::ranges()),
+        ("queues", QueueConfig::ranges()),
+        ("handlers", HandlerConfig::ranges()),
+    ]
+}
+
+/// The range of a key such as `queues[0].concurrency`.
+fn range_of(key: &str) -> Option<String> {
+    let (section, field) = (key.split(['.', '[']).next()?, key.rsplit('.').next()?);
+    let depth = key.matches('.').count();
+    let (_, ranges) = ranges().into_iter().find(|(name, _)| *name == section)?;
+    // `handlers.x.settings.time_limit` is another's.
+    let own = depth == if section == "handlers" { 2 } else { 1 };
+    ranges.into_iter().find(|(name, _)| own && *name == field).map(|(_, range)| range)
 }
 
 /// As whom, and in which region, a queue's pipelines are reached.

@@ -88,6 +88,7 @@ impl Source {
                 source.ignored.push(name);
             }
         }
+        source.refuse_gaps()?;
         Ok(source)
     }
 
@@ -125,6 +126,31 @@ impl Source {
 
     pub(super) fn is_from_environment(&self, key: &str) -> bool {
         self.variables.contains_key(key)
+    }
+
+    /// Elements that only later ones made are somebody's slip: nothing says what they are.
+    fn refuse_gaps(&self) -> Result<(), Mistakes> {
+        for (key, variable) in &self.variables {
+            let mut at = &self.tree;
+            let mut path = String::new();
+            for part in key.split('.') {
+                let (name, indices) = part.split_once('[').map_or((part, None), |(name, rest)| (name, Some(rest)));
+                at = &at[name];
+                path.push_str(name);
+                for index in indices.into_iter().flat_map(|rest| rest.trim_end_matches(']').split("][")) {
+                    let elements = at.as_array().map_or(&[][..], Vec::as_slice);
+                    if let Some(gap) = elements.iter().position(Value::is_null) {
+                        let what =
+                            format!("there is no {path}[{gap}]: indices count from 0, those of the file included");
+                        return Err(Mistakes::one(variable, what));
+                    }
+                    at = index.parse::<usize>().ok().and_then(|index| elements.get(index)).unwrap_or(&Value::Null);
+                    path.push_str(&format!("[{index}]"));
+                }
+                path.push('.');
+            }
+        }
+        Ok(())
     }
 
     /// Puts the raw text of a variable where its name says. What is to be a number is read as one only when it is decoded, so that

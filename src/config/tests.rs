@@ -430,6 +430,25 @@ fn the_schema_describes_every_section() {
     }
 }
 
+/// The check, the manual and the schema say the same.
+#[test]
+fn every_range_is_in_the_manual_and_in_the_schema() {
+    let schema = Config::schema().to_string();
+    let lines: Vec<&str> = DEFAULTS.lines().collect();
+    for (section, ranges) in super::ranges() {
+        let begin = lines.iter().position(|line| line.trim_matches(['[', ']']).split('.').next() == Some(section));
+        let begin = begin.unwrap_or_else(|| panic!("[{section}]"));
+        for (key, range) in ranges {
+            let at = (begin..lines.len()).find(|at| lines[*at].starts_with(&format!("{key} = "))).expect(key);
+            let comments = lines[..at].iter().rev().take_while(|line| line.starts_with("# "));
+            let comment: Vec<&str> = comments.map(|line| line.trim_start_matches("# ")).collect();
+            let comment = comment.into_iter().rev().collect::<Vec<_>>().join(" ");
+            assert!(comment.contains(&range), "{section}.{key}: {range} is not in: {comment}");
+            assert!(schema.contains(&format!("Allowed: {range}.")), "{section}.{key}: {range} is not in the schema");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_the_loader_panic(text in "(\\[{0,2}(queues|handlers\\.x|log|ledger)\\]{0,2}\n|(url|type|handler|settings|level|lease) = (\"\\PC{0,8}\"|[0-9]{1,3}|\\[\\]|\\{\\})\n|\\PC{0,5}\n){0,12}") {

@@ -18,7 +18,7 @@ use crate::config::Loaded;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
 use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
-use crate::handler::Weight;
+use crate::handler::Severity;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::Metrics;
@@ -121,12 +121,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     served?;
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
-    for (text, (weight, names)) in remarks(&loaded) {
+    for (text, (severity, names)) in remarks(&loaded) {
         let handlers = names.join(", ");
-        match weight {
-            Weight::Note => tracing::info!(handlers, "{text}"),
-            Weight::Warning => tracing::warn!(handlers, "{text}"),
-            Weight::Error => tracing::error!(handlers, "{text}"),
+        match severity {
+            Severity::Error => tracing::error!(handlers, "{text}; its steps wait until that is changed"),
+            Severity::Warning => tracing::warn!(handlers, "{text}"),
+            _ => tracing::info!(handlers, "{text}"),
         }
     }
     let handlers = handlers(&loaded);
@@ -251,12 +251,12 @@ async fn queues(
 }
 
 /// What handlers have to say of this machine, with those that say it.
-pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<String, (Weight, Vec<&str>)> {
+pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<String, (Severity, Vec<&str>)> {
     let work_dir = loaded.config.work_dir();
-    let mut said: BTreeMap<String, (Weight, Vec<&str>)> = BTreeMap::new();
+    let mut said: BTreeMap<String, (Severity, Vec<&str>)> = BTreeMap::new();
     for (name, handler) in &loaded.handlers {
         for remark in handler.remarks(&work_dir) {
-            let (_, names) = said.entry(remark.text).or_insert((remark.weight, Vec::new()));
+            let (_, names) = said.entry(remark.text).or_insert((remark.severity, Vec::new()));
             names.push(name);
         }
     }

@@ -32,6 +32,53 @@ impl Accounts {
     pub fn allow(&self, account: &str) -> bool {
         self.iter().any(|(allowed, _)| allowed == account)
     }
+
+    /// What cannot be right on a queue with this role: pairs of a key and what is wrong with it.
+    #[must_use]
+    pub fn mistakes(&self, role_arn: Option<&str>) -> Vec<(String, String)> {
+        const NO_ROLE: &str = "is not arn:aws:iam::ACCOUNT:role/NAME";
+        let own = role_arn.and_then(account_of_role);
+        let mut mistakes = Vec::new();
+        if role_arn.is_some() && own.is_none() {
+            mistakes.push(("role_arn".to_owned(), NO_ROLE.to_owned()));
+        }
+        for (index, (account, role)) in self.iter().enumerate() {
+            let what = match (role, role.map(account_of_role)) {
+                _ if !is_account(account) => "is not the twelve digits of an account".to_owned(),
+                (Some(_), Some(None)) => NO_ROLE.to_owned(),
+                (Some(_), Some(Some(of))) if of != account => {
+                    format!("the role is of the account {of}, and SageMaker takes answers from {account} alone")
+                }
+                (None, _) if own.is_some_and(|own| own != account) => {
+                    "its steps could not be answered: `role_arn` is of another account; write accounts = { ACCOUNT = \"ROLE ARN\" }"
+                        .to_owned()
+                }
+                _ => continue,
+            };
+            let key = if role.is_some() { format!("accounts.{account}") } else { format!("accounts[{index}]") };
+            mistakes.push((key, what));
+        }
+        mistakes
+    }
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// `arn:PARTITION:iam::ACCOUNT:role/NAME`
+fn account_of_role(arn: &str) -> Option<&str> {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    match parts[..] {
+        ["arn", partition, "iam", "", account, role]
+            if partition.starts_with("aws")
+                && is_account(account)
+                && role.strip_prefix("role/").is_some_and(|name| !name.is_empty()) =>
+        {
+            Some(account)
+        }
+        _ => None,
+    }
 }
 
 impl Default for Accounts {

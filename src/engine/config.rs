@@ -1,5 +1,6 @@
 //! What can be set for the worker, a queue and a handler.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use super::accounts::Accounts;
+use crate::duration::{Range, text};
 pub use crate::lifecycle::{OnStop, Verify};
 use crate::step::QueueUrl;
+
+/// SQS lets no message be invisible longer.
+const SQS_CEILING: Duration = Duration::from_hours(12);
+/// Longer than any job; beyond it an overflow is near and a slip of the finger certain.
+const FAR: Duration = Duration::from_hours(365 * 24);
+
+/// What is wrong with a setting, by its key within its section.
+pub type Mistake = (String, String);
 
 /// `[worker]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,19 +51,19 @@ pub struct QueueConfig {
     /// How many steps of this queue run here at once.
     #[serde(default = "defaults::concurrency")]
     pub concurrency: usize,
-    /// How long a received message stays invisible without a sign of life; 10 s to 12 h.
+    /// How long a received message stays invisible without a sign of life.
     #[serde(with = "crate::duration", default = "defaults::visibility_timeout")]
     #[schemars(with = "String")]
     pub visibility_timeout: Duration,
-    /// When a held message is replaced by a fresh copy; at least 10 s, and a visibility timeout short of SQS's 12 h.
+    /// When a held message is replaced by a fresh copy: at the latest a visibility timeout before SQS's 12 h.
     #[serde(with = "crate::duration", default = "defaults::repost_after")]
     #[schemars(with = "String")]
     pub repost_after: Duration,
-    /// How often SageMaker is asked whether an execution with a step here is being stopped; at least 1 s, zero for never.
+    /// How often SageMaker is asked whether an execution with a step here is being stopped; zero for never.
     #[serde(with = "crate::duration", default = "defaults::stop_watch")]
     #[schemars(with = "String")]
     pub stop_watch: Duration,
-    /// How long a stop is held for a step that nobody is known to run, before it is answered from here; at least 5 s.
+    /// How long a stop is held for a step that nobody is known to run, before it is answered from here.
     #[serde(with = "crate::duration", default = "defaults::stop_takeover_after")]
     #[schemars(with = "String")]
     pub stop_takeover_after: Duration,
@@ -61,7 +71,7 @@ pub struct QueueConfig {
     /// where workers share a ledger, they do so whatever this says.
     #[serde(default = "defaults::exclusive")]
     pub exclusive: bool,
-    /// How long SageMaker must not have found a step whose report it refuses, before the step counts as closed; at least 1 min.
+    /// How long SageMaker must not have found a step whose report it refuses, before the step counts as closed.
     #[serde(with = "crate::duration", default = "defaults::gone_after")]
     #[schemars(with = "String")]
     pub gone_after: Duration,
@@ -114,6 +124,7 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::retry_delay")]
     #[schemars(with = "String")]
     pub retry_delay: Duration,
+    /// The longest wait between two attempts.
     #[serde(with = "crate::duration", default = "defaults::retry_delay_max")]
     #[schemars(with = "String")]
     pub retry_delay_max: Duration,
@@ -137,6 +148,175 @@ pub struct HandlerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self { id: None, drain_timeout: Duration::from_secs(100), work_dir: None }
+    }
+}
+
+impl WorkerConfig {
+    pub const DRAIN_TIMEOUT: Range = Range::new(Duration::ZERO, Duration::from_hours(24));
+
+    /// The ranges of its keys.
+    #[must_use]
+    pub fn ranges() -> Vec<(&'static str, String)> {
+        vec![("drain_timeout", Self::DRAIN_TIMEOUT.to_string())]
+    }
+
+    /// What cannot be right.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut wrong = Wrong::default();
+        wrong.unless("drain_timeout", Self::DRAIN_TIMEOUT, self.drain_timeout);
+        if let Some(id) = &self.id
+            && (id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+        {
+            wrong.add("id", "1 to 64 letters, digits, hyphens, dots and underscores are allowed");
+        }
+        if self.work_dir.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
+            wrong.add("work_dir", "is empty; name a directory, or leave it out for one beside the ledger");
+        }
+        wrong.0
+    }
+}
+
+impl QueueConfig {
+    /// Each step holds memory, and SQS lets about 120,000 messages be in flight.
+    pub const CONCURRENCY: RangeInclusive<usize> = 1..=100_000;
+    pub const VISIBILITY_TIMEOUT: Range = Range::new(Duration::from_secs(10), SQS_CEILING);
+    pub const REPOST_AFTER: Range = Range::new(Duration::from_secs(10), SQS_CEILING);
+    /// Unless it is zero.
+    pub const STOP_WATCH: Range = Range::new(Duration::from_secs(1), SQS_CEILING);
+    pub const STOP_TAKEOVER_AFTER: Range = Range::new(Duration::from_secs(5), SQS_CEILING);
+    pub const GONE_AFTER: Range = Range::new(Duration::from_mins(1), FAR);
+
+    /// The ranges of its keys.
+    #[must_use]
+    pub fn ranges() -> Vec<(&'static str, String)> {
+        vec![
+            ("concurrency", format!("{} to {}", Self::CONCURRENCY.start(), Self::CONCURRENCY.end())),
+            ("visibility_timeout", Self::VISIBILITY_TIMEOUT.to_string()),
+            ("repost_after", Self::REPOST_AFTER.to_string()),
+            ("stop_watch", Self::STOP_WATCH.to_string()),
+            ("stop_takeover_after", Self::STOP_TAKEOVER_AFTER.to_string()),
+            ("gone_after", Self::GONE_AFTER.to_string()),
+        ]
+    }
+
+    /// What cannot be right, whatever else is configured.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut wrong = Wrong::default();
+        if self.url.is_fifo() {
+            wrong.add(
+                "url",
+                "is a FIFO queue: callback steps send no message group, which such queues require; use a standard queue",
+            );
+        }
+        if !Self::CONCURRENCY.contains(&self.concurrency) {
+            let (least, most) = Self::CONCURRENCY.into_inner();
+            wrong.add("concurrency", format!("{} is not allowed; {least} to {most} are", self.concurrency));
+        }
+        wrong.unless("visibility_timeout", Self::VISIBILITY_TIMEOUT, self.visibility_timeout);
+        wrong.unless("repost_after", Self::REPOST_AFTER, self.repost_after);
+        if self.visibility_timeout.subsec_nanos() != 0 {
+            wrong.add("visibility_timeout", "whole seconds are allowed: SQS knows no others");
+        }
+        if self.repost_after + self.visibility_timeout > SQS_CEILING {
+            let (after, visibility) = (text(self.repost_after), text(self.visibility_timeout));
+            let what = format!(
+                "{after} and a visibility_timeout of {visibility} are more than the 12h that SQS lets a message be invisible"
+            );
+            wrong.add("repost_after", what);
+        }
+        if !self.stop_watch.is_zero() {
+            wrong.unless("stop_watch", Self::STOP_WATCH, self.stop_watch);
+        }
+        wrong.unless("stop_takeover_after", Self::STOP_TAKEOVER_AFTER, self.stop_takeover_after);
+        wrong.unless("gone_after", Self::GONE_AFTER, self.gone_after);
+        wrong.0.extend(self.accounts.mistakes(self.role_arn.as_deref()));
+        match (self.region.as_deref(), self.url.region()) {
+            (Some(""), _) => wrong.add("region", "is empty; leave it out to have it taken from the url"),
+            (Some(region), Some(named)) if region != named => {
+                wrong.add("region", format!("contradicts the url, whose host is in {named}; leave it out"));
+            }
+            (Some(region), _) if !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') => {
+                wrong.add("region", "is no region; they are written as in \"us-east-1\"");
+            }
+            _ => {}
+        }
+        if self.handler.is_none() && self.routes.is_empty() {
+            wrong.add("handler", "is missing, and there are no routes; every step would fail");
+        }
+        let matches_all =
+            |pipeline: Option<&str>| pipeline.is_none_or(|glob| !glob.is_empty() && glob.bytes().all(|b| b == b'*'));
+        for (index, route) in self.routes.iter().enumerate() {
+            if route.arguments.is_empty() && matches_all(route.pipeline.as_deref()) && index + 1 < self.routes.len() {
+                let what = "matches every step, so that the routes after it never do; move it to the end";
+                wrong.add(format!("routes[{index}]"), what);
+            }
+        }
+        wrong.0
+    }
+}
+
+impl HandlerConfig {
+    pub const TIME_LIMIT: Range = Range::new(Duration::from_secs(1), FAR);
+    pub const RETRY_DELAY: Range = Range::new(MOMENT, SQS_CEILING);
+    pub const RETRY_DELAY_MAX: Range = Range::new(MOMENT, Duration::from_hours(24));
+    pub const STOP_GRACE: Range = Range::new(Duration::ZERO, Duration::from_hours(1));
+    pub const CLEANUP_LIMIT: Range = Range::new(MOMENT, SQS_CEILING);
+    pub const DEFERRED_LIMIT: Range = Range::new(Duration::from_secs(1), FAR);
+
+    /// The ranges of its keys.
+    #[must_use]
+    pub fn ranges() -> Vec<(&'static str, String)> {
+        vec![
+            ("time_limit", Self::TIME_LIMIT.to_string()),
+            ("max_attempts", "at least 1".to_owned()),
+            ("retry_delay", Self::RETRY_DELAY.to_string()),
+            ("retry_delay_max", Self::RETRY_DELAY_MAX.to_string()),
+            ("stop_grace", Self::STOP_GRACE.to_string()),
+            ("cleanup_limit", Self::CLEANUP_LIMIT.to_string()),
+            ("deferred_limit", Self::DEFERRED_LIMIT.to_string()),
+        ]
+    }
+
+    /// What cannot be right; its `settings` are judged by its type.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut wrong = Wrong::default();
+        if self.max_attempts == 0 {
+            wrong.add("max_attempts", "0 is not allowed; at least 1 is");
+        }
+        for (key, range, value) in [
+            ("time_limit", Self::TIME_LIMIT, self.time_limit),
+            ("retry_delay", Self::RETRY_DELAY, self.retry_delay),
+            ("retry_delay_max", Self::RETRY_DELAY_MAX, self.retry_delay_max),
+            ("stop_grace", Self::STOP_GRACE, self.stop_grace),
+            ("cleanup_limit", Self::CLEANUP_LIMIT, self.cleanup_limit),
+            ("deferred_limit", Self::DEFERRED_LIMIT, self.deferred_limit),
+        ] {
+            wrong.unless(key, range, value);
+        }
+        if self.retry_delay > self.retry_delay_max {
+            let (delay, most) = (text(self.retry_delay), text(self.retry_delay_max));
+            wrong.add("retry_delay", format!("{delay} is more than the retry_delay_max of {most}"));
+        }
+        wrong.0
+    }
+}
+
+/// A delay of nothing would be a hot loop.
+const MOMENT: Duration = Duration::from_millis(1);
+
+#[derive(Default)]
+struct Wrong(Vec<Mistake>);
+
+impl Wrong {
+    fn add(&mut self, key: impl Into<String>, what: impl Into<String>) {
+        self.0.push((key.into(), what.into()));
+    }
+
+    fn unless(&mut self, key: &str, range: Range, value: Duration) {
+        self.0.extend(range.refusal(value).map(|what| (key.to_owned(), what)));
     }
 }
 

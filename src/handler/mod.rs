@@ -34,37 +34,39 @@ pub type HandlerResult = Result<Completion, HandlerError>;
 /// Something about a handler for operators to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// How much it matters.
-    pub weight: Weight,
+    /// How urgent it is.
+    pub severity: Severity,
     /// One line.
     pub text: String,
 }
 
-/// How much a [`Remark`] matters.
+/// How urgent a [`Remark`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Weight {
+#[non_exhaustive]
+pub enum Severity {
     /// Good to know.
     Note,
     /// Something should be done about it.
     Warning,
-    /// The handler cannot work like this.
+    /// The handler cannot work until something is done about it. `check` fails; the daemon starts all the same, as the machine may be
+    /// made ready later.
     Error,
 }
 
 impl Remark {
     /// Something good to know.
     pub fn note(text: impl Into<String>) -> Self {
-        Self { weight: Weight::Note, text: text.into() }
+        Self { severity: Severity::Note, text: text.into() }
     }
 
     /// Something that will cause trouble.
     pub fn warning(text: impl Into<String>) -> Self {
-        Self { weight: Weight::Warning, text: text.into() }
+        Self { severity: Severity::Warning, text: text.into() }
     }
 
-    /// Something that keeps the handler from working.
+    /// Something that keeps the handler from working until it is changed.
     pub fn error(text: impl Into<String>) -> Self {
-        Self { weight: Weight::Error, text: text.into() }
+        Self { severity: Severity::Error, text: text.into() }
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::duration::Range;
+
 /// `[ledger]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -17,7 +19,7 @@ pub struct Config {
     pub path: PathBuf,
     /// The table, for `dynamodb`.
     pub table: Option<String>,
-    /// How long a claim holds without renewal where several workers share the ledger; at least 3 s.
+    /// How long a claim holds without renewal where several workers share the ledger.
     #[serde(with = "crate::duration")]
     #[schemars(with = "String")]
     pub lease: Duration,
@@ -37,6 +39,36 @@ pub enum Kind {
     Dynamodb,
     /// Nothing outlives the process; for trials.
     Memory,
+}
+
+impl Config {
+    pub const LEASE: Range = Range::new(Duration::from_secs(3), Duration::from_hours(12));
+    pub const RETENTION: Range = Range::new(Duration::from_secs(1), Duration::from_hours(365 * 24));
+
+    /// The ranges of its keys.
+    #[must_use]
+    pub fn ranges() -> Vec<(&'static str, String)> {
+        vec![("lease", Self::LEASE.to_string()), ("retention", Self::RETENTION.to_string())]
+    }
+
+    /// What cannot be right: pairs of a key and what is wrong with it.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<(&'static str, String)> {
+        let mut mistakes = Vec::new();
+        if self.kind == Kind::Dynamodb {
+            let what = "\"dynamodb\" comes with a later version; this one has \"sqlite\" and \"memory\"";
+            mistakes.push(("type", what.to_owned()));
+        } else if self.table.is_some() {
+            let what = "is for type = \"dynamodb\", which comes with a later version; leave it out";
+            mistakes.push(("table", what.to_owned()));
+        }
+        if self.path.as_os_str().is_empty() {
+            mistakes.push(("path", "is empty; name the ledger's file".to_owned()));
+        }
+        mistakes.extend(Self::LEASE.refusal(self.lease).map(|what| ("lease", what)));
+        mistakes.extend(Self::RETENTION.refusal(self.retention).map(|what| ("retention", what)));
+        mistakes
+    }
 }
 
 impl Default for Config {

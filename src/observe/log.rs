@@ -50,12 +50,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether the daemon can log like this.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong with `level` and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
-        self.filter().map(drop)
+    /// What cannot be right: pairs of a key and what is wrong with it.
+    #[must_use]
+    pub fn mistakes(&self) -> Vec<(&'static str, String)> {
+        self.filter().err().map(|what| ("level", what)).into_iter().collect()
     }
 
     fn filter(&self) -> Result<EnvFilter, String> {
@@ -67,8 +65,20 @@ impl Config {
         if let Some(at) = words.position(|word| !word.contains(['=', '[']) && !is_level(word)) {
             return Err(format!("word {} of it is not a log level; {help}", at + 1));
         }
-        EnvFilter::builder().parse(&self.level).map_err(|_| format!("it is not a log filter; {help}"))
+        let level = if self.level.contains(['=', '[', ',']) || is_verbose(&self.level) {
+            self.level.clone()
+        } else {
+            format!("{},{QUIET}", self.level)
+        };
+        EnvFilter::builder().parse(level).map_err(|_| format!("it is not a log filter; {help}"))
     }
+}
+
+/// What the SDK warns of comes again with each call, and is told by us: once for each cause.
+const QUIET: &str = "aws_config=error,aws_runtime=error,aws_credential_types=error,aws_smithy_runtime=error,aws_smithy_http_client=error";
+
+fn is_verbose(level: &str) -> bool {
+    level.eq_ignore_ascii_case("debug") || level.eq_ignore_ascii_case("trace")
 }
 
 /// The writer of the process's log, once there is one.
@@ -168,7 +178,7 @@ mod tests {
             "info,hyper=off",
             "warn,[step{token=\"abcdefghij\"}]=trace",
         ] {
-            assert_eq!(level(good).check(), Ok(()), "{good}");
+            assert_eq!(level(good).mistakes(), [], "{good}");
         }
     }
 
@@ -177,7 +187,7 @@ mod tests {
         for bad in
             ["inof", "", "info,wran", "info,", "info, warn", "callbackd=loud", "callbackd::engine", "[", "=info,="]
         {
-            let error = level(bad).check().expect_err(bad);
+            let (_, error) = level(bad).mistakes().pop().expect(bad);
             assert!(error.contains("trace, debug, info"), "{error}");
         }
     }

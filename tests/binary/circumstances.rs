@@ -37,7 +37,7 @@ async fn check_tells_what_would_bite_and_changes_nothing() {
         assert!(told.lines().any(|line| line.starts_with(level) && line.contains(&address)), "{told}");
         assert_eq!(output.status.code(), Some(i32::from(arguments.len() > 1)), "{told}");
         if arguments.len() > 1 {
-            for wants in ["sqs:SendMessage is not denied", "the clock: is within", "messages are kept for 4days"] {
+            for wants in ["sqs:SendMessage is not denied", "the clock: is within", "messages are kept for 4d"] {
                 assert!(told.contains(wants), "{wants}: {told}");
             }
         }

@@ -61,6 +61,25 @@ async fn a_program_that_is_absent_for_a_while_costs_no_attempt() {
     passes(&scene, "program", ail, || fs::rename(&away, &there).expect("it is ours")).await;
 }
 
+/// A restart in the middle of a deployment, or before a mount.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_starts_though_a_program_is_absent_and_its_steps_wait() {
+    let scene = Scene::new("end 0").await;
+    let config = scene.config().listening().with("handlers.job.max_attempts", 1);
+    fs::rename(scene.path("run"), scene.path("gone")).expect("it is ours");
+    for (command, wants) in [("check", 78), ("config", 0)] {
+        let told = scene.environment().run(&config, &[command]);
+        assert_eq!(told.status.code(), Some(wants), "{command}: {told:?}");
+    }
+    let step = scene.step_sent().await;
+    let daemon = scene.start(&config);
+    until("it is impaired", async || is_impaired(&daemon, "program").await).await;
+    assert!(daemon.log().contains("there is no executable program"), "{}", daemon.log());
+    fs::rename(scene.path("gone"), scene.path("run")).expect("it is ours");
+    scene.answer(&step).await.outputs();
+    assert_eq!(scene.runs(), [step.attempt(1)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_being_replaced_costs_no_attempt() {
     let scene = Scene::new("end 0").await;

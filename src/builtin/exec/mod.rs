@@ -30,6 +30,7 @@ pub use workspace::{FileError, outputs_of};
 use self::contain::{End, Remains, Terms};
 use self::content::Content;
 use self::program::{Ended, Program, Purpose};
+use self::settings::Lacking;
 use self::workspace::Workspace;
 use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Leftover, Remark, host_trouble};
 use crate::outcome::Reason;
@@ -39,8 +40,7 @@ use crate::outcome::Reason;
 pub struct Exec {
     settings: Settings,
     terms: Terms,
-    /// Paths that could not be looked at, since their file system did not answer.
-    silent: Vec<PathBuf>,
+    lacking: Lacking,
 }
 
 /// What the ledger keeps for a program between its runs.
@@ -62,11 +62,14 @@ const AGAIN: i32 = 76;
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
 impl Exec {
+    /// A handler with these settings. What the machine lacks at present, such as the program itself, is no error here but a
+    /// [remark](Handler::remarks).
+    ///
     /// # Errors
-    /// [`SettingsError`] where the program cannot be run as the settings say.
+    /// [`SettingsError`] if no program can ever be run as the settings say.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let (settings, silent) = settings.checked()?;
-        Ok(Self { terms: settings.terms()?, settings, silent })
+        let (settings, lacking) = settings.checked()?;
+        Ok(Self { terms: settings.terms()?, settings, lacking })
     }
 
     /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when this returns.
@@ -185,7 +188,8 @@ impl Handler for Exec {
         };
         let mut remarks = vec![contain::means()];
         remarks.extend(contain::limits(&self.settings.limits));
-        remarks.extend(self.silent.iter().map(silent));
+        remarks.extend(self.lacking.silent.iter().map(silent));
+        remarks.extend(self.lacking.errors.iter().map(|error| Remark::error(error.to_string())));
         let account = self.terms.account.as_ref().filter(|account| !account.is_ours());
         remarks.extend(account.and_then(|account| account.bars(work_dir)).map(Remark::error));
         remarks

@@ -93,6 +93,15 @@ pub enum SettingsError {
     Limits(String),
 }
 
+/// What this machine lacks for the settings at present. It may come: with a mount, with the end of a deployment.
+#[derive(Debug, Default)]
+pub(super) struct Lacking {
+    /// What is not there.
+    pub(super) errors: Vec<SettingsError>,
+    /// Paths that could not be looked at, since their file system did not answer.
+    pub(super) silent: Vec<PathBuf>,
+}
+
 /// From the daemon's own environment, whatever else.
 const ALWAYS: [&str; 3] = ["PATH", "HOME", "LANG"];
 /// Where the daemon itself has none.
@@ -103,16 +112,15 @@ fn minute() -> Duration {
 }
 
 impl Settings {
-    /// The settings as they hold wherever a program changes to, checked; and the paths that could not be, since their file system did not
-    /// answer.
-    pub(super) fn checked(mut self) -> Result<(Self, Vec<PathBuf>), SettingsError> {
+    /// The settings as they hold wherever a program changes to, checked; and what this machine lacks for them.
+    pub(super) fn checked(mut self) -> Result<(Self, Lacking), SettingsError> {
         if let Some(directory) = &mut self.working_dir
             && let Ok(absolute) = std::path::absolute(&*directory)
         {
             *directory = absolute;
         }
-        let silent = self.check()?;
-        Ok((self, silent))
+        let lacking = self.check()?;
+        Ok((self, lacking))
     }
 
     /// How all programs of the handler are started.
@@ -124,22 +132,22 @@ impl Settings {
         Ok(self.user.as_deref().map(Account::of).transpose()?)
     }
 
-    fn check(&self) -> Result<Vec<PathBuf>, SettingsError> {
-        let mut silent = Vec::new();
+    fn check(&self) -> Result<Lacking, SettingsError> {
+        let mut lacking = Lacking::default();
         let account = self.account()?;
         if let Some(directory) = &self.working_dir {
             match look::may_enter(directory, account.as_ref()) {
                 Some(true) => {}
                 Some(false) => {
                     let directory = directory.display().to_string();
-                    return Err(SettingsError::WorkingDir { directory, who: self.who() });
+                    lacking.errors.push(SettingsError::WorkingDir { directory, who: self.who() });
                 }
-                None => silent.push(directory.clone()),
+                None => lacking.silent.push(directory.clone()),
             }
         }
         let commands = [("command", Some(&self.command)), ("cleanup", self.cleanup.as_ref())];
         for (key, command) in commands.into_iter().filter_map(|(key, command)| Some((key, command?))) {
-            self.check_command(key, command, account.as_ref(), &mut silent)?;
+            self.check_command(key, command, account.as_ref(), &mut lacking)?;
         }
         if let Some(mistake) = self.limits.mistake() {
             return Err(SettingsError::Limits(mistake));
@@ -157,7 +165,7 @@ impl Settings {
         if self.poll_interval < Duration::from_secs(1) {
             return Err(SettingsError::PollInterval);
         }
-        Ok(silent)
+        Ok(lacking)
     }
 
     fn check_command(
@@ -165,7 +173,7 @@ impl Settings {
         key: &'static str,
         command: &[String],
         account: Option<&Account>,
-        silent: &mut Vec<PathBuf>,
+        lacking: &mut Lacking,
     ) -> Result<(), SettingsError> {
         let Some(program) = command.first().filter(|program| !program.is_empty()) else {
             return Err(SettingsError::Empty(key));
@@ -184,16 +192,21 @@ impl Settings {
             match look::program(&place, account) {
                 look::Program::Executable => return Ok(()),
                 look::Program::Empty => {
-                    return Err(SettingsError::EmptyFile { key, program: place.display().to_string() });
+                    lacking.errors.push(SettingsError::EmptyFile { key, program: place.display().to_string() });
+                    return Ok(());
                 }
                 look::Program::None => {}
                 look::Program::Silent => {
-                    silent.push(place);
+                    lacking.silent.push(place);
                     return Ok(());
                 }
             }
         }
-        Err(SettingsError::NoProgram { key, program: program.clone(), where_, who: self.who() })
+        // Its directory was told already.
+        if lacking.errors.is_empty() {
+            lacking.errors.push(SettingsError::NoProgram { key, program: program.clone(), where_, who: self.who() });
+        }
+        Ok(())
     }
 
     /// Whom programs run as, in words.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::handler::Registry;
+use crate::handler::{Registry, Severity};
 use crate::outcome::Outputs;
 use crate::step::StopReason;
 use crate::testing::TestStep;
@@ -492,18 +492,30 @@ fn settings_that_cannot_work_are_refused_at_start() {
     for (settings, wants) in [
         (json!({}), "missing field `command`"),
         (json!({"command": []}), "`command` is empty"),
-        (json!({"command": ["/no/such/program"]}), "no executable program \"/no/such/program\""),
-        (json!({"command": ["no-such-program"]}), "on the PATH"),
-        (json!({"command": ["/etc/passwd"]}), "no executable program"),
-        (json!({"command": ["/bin/true"], "cleanup": ["/no"]}), "`cleanup`"),
         (json!({"command": ["/bin/true"], "env": {"STEP_TOKEN": "x"}}), "`env`: \"STEP_TOKEN\""),
         (json!({"command": ["/bin/true"], "inherit_env": ["A=B"]}), "`inherit_env`"),
-        (json!({"command": ["/bin/true"], "working_dir": "/no/where"}), "`working_dir`"),
         (json!({"command": ["/bin/true"], "poll_interval": "10ms"}), "`poll_interval`"),
         (json!({"command": ["/bin/true"], "poll_intervall": "10s"}), "unknown field `poll_intervall`"),
         (json!({"command": "/bin/true"}), "expected a sequence"),
     ] {
         let error = registry.build("exec", settings.clone()).expect_err("refused").to_string();
         assert!(error.contains(wants), "{settings}: {error}");
+    }
+}
+
+/// A mount may come later, a deployment end: the daemon starts, and `check` fails.
+#[test]
+fn what_this_machine_lacks_for_the_settings_is_told_and_no_mistake() {
+    for (settings, wants) in [
+        (json!({"command": ["/no/such/program"]}), "no executable program \"/no/such/program\""),
+        (json!({"command": ["no-such-program"]}), "on the PATH"),
+        (json!({"command": ["/etc/passwd"]}), "no executable program"),
+        (json!({"command": ["/bin/true"], "cleanup": ["/no"]}), "`cleanup`"),
+        (json!({"command": ["/bin/true"], "working_dir": "/no/where"}), "`working_dir`"),
+    ] {
+        let exec = Exec::new(serde_json::from_value(settings.clone()).expect("settings")).expect("they may work later");
+        let errors = exec.remarks(Path::new("")).into_iter().filter(|remark| remark.severity == Severity::Error);
+        let errors: Vec<String> = errors.map(|remark| remark.text).collect();
+        assert!(errors.len() == 1 && errors[0].contains(wants), "{settings}: {errors:?}");
     }
 }

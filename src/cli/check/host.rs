@@ -8,6 +8,7 @@ use nix::unistd::{AccessFlags, access};
 use tokio::net::TcpSocket;
 
 use crate::aws::doctor::{Finding, Level};
+use crate::cli::health;
 use crate::config::Loaded;
 use crate::ledger::{Kind, Sqlite};
 use crate::observe::listen::Listen;
@@ -18,11 +19,11 @@ const OF_A_RUN: u64 = 8;
 const OF_THE_REST: u64 = 256;
 
 /// Looks at all of it and changes nothing.
-pub(super) fn look(loaded: &Loaded) -> Vec<Finding> {
+pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
     let (ledger, runs) = ledger(loaded);
     let address = match loaded.config.http.listen {
         Listen::Off => None,
-        Listen::On(address) => Some(listen(address, runs)),
+        Listen::On(address) => Some(listen(address, runs).await),
     };
     let temporary = directory("the temporary directory", &std::env::temp_dir(), "set TMPDIR to a directory that is");
     let work_dir = work_dir(&loaded.config.work_dir());
@@ -94,7 +95,7 @@ fn descriptors(loaded: &Loaded) -> Finding {
 }
 
 /// Binds the address without listening on it, as a daemon that starts meanwhile may all the same.
-fn listen(address: SocketAddr, runs: bool) -> Finding {
+async fn listen(address: SocketAddr, runs: bool) -> Finding {
     let subject = format!("http.listen {address}");
     let bound = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -104,6 +105,13 @@ fn listen(address: SocketAddr, runs: bool) -> Finding {
     match bound() {
         Ok(()) => finding(Level::Ok, subject, "is free", None),
         Err(_) if runs => finding(Level::Ok, subject, "is taken, while a worker runs on this ledger", None),
+        // Where nothing is on disk, this is all that tells of a worker.
+        Err(_) if health::is_callbackd(address).await => finding(
+            Level::Warn,
+            subject,
+            "is taken by a callbackd",
+            Some("if that is not this worker's own, set http.listen"),
+        ),
         Err(error) => finding(
             Level::Error,
             subject,
@@ -121,10 +129,19 @@ mod tests {
     async fn an_address_that_is_taken_is_told_unless_a_worker_runs() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = other.local_addr().expect("an address");
-        assert_eq!(listen(address, false).level, Level::Error);
-        assert_eq!(listen(address, true).level, Level::Ok);
-        drop(other);
-        assert_eq!(listen(address, false).level, Level::Ok);
+        let answering = std::thread::spawn(move || {
+            // One that says nothing, then a callbackd.
+            for text in ["", "HTTP/1.1 200 OK\r\n\r\ncallbackd\n"] {
+                let (mut stream, _) = other.accept().expect("asked");
+                let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+                std::io::Write::write_all(&mut stream, text.as_bytes()).expect("told");
+            }
+        });
+        assert_eq!(listen(address, true).await.level, Level::Ok);
+        assert_eq!(listen(address, false).await.level, Level::Error);
+        assert_eq!(listen(address, false).await.level, Level::Warn);
+        answering.join().expect("it has answered");
+        assert_eq!(listen(address, false).await.level, Level::Ok);
         assert!(std::net::TcpListener::bind(address).is_ok(), "nothing of it is left");
     }
 

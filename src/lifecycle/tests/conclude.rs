@@ -119,7 +119,7 @@ fn a_deferred_step_lets_go_of_its_message_only_once_that_is_recorded() {
     assert_eq!(bench.status(), Status::Deferred);
     bench.pass(Duration::from_hours(24));
     assert_eq!(bench.feed(Event::Found), [Effect::Report]);
-    assert_eq!(bench.reason(), "nobody completed the deferred step within 1day");
+    assert_eq!(bench.reason(), "nobody completed the deferred step within 1d");
 }
 
 #[test]
