@@ -149,7 +149,7 @@ async fn a_program_that_fills_the_disk_itself_fails_its_own_step() {
     let scene = Scene::working_on_a_disk("cat /dev/zero > ${STEP_OUTPUT%output}all || exit 3", "4m").await;
     let daemon = daemon_on_its_disk(&scene).await;
     let step = scene.step_sent().await;
-    let reason = scene.answered_once(&step).await.reason().to_owned();
+    let reason = scene.answered_once(&step).await.reason().clone();
     assert!(reason.starts_with("exit status 3"), "{reason}");
     assert_eq!(scene.runs(), [step.attempt(1)]);
     assert!(is_well(&daemon).await);
@@ -217,7 +217,7 @@ async fn programs_leave_the_daemon_the_descriptors_that_it_needs_itself() {
     until("it is impaired", async || is_impaired(&daemon, "descriptors").await).await;
     let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it is alive").count();
     // Each try takes some for an instant. For longer than a visibility timeout, so that messages are kept.
-    let lacks = async || !daemon.status("/healthz").await.is_some_and(|(status, _)| status == 200) || open() > 120 - 8;
+    let lacks = async || daemon.status("/healthz").await.is_none_or(|(status, _)| status != 200) || open() > 120 - 8;
     never("it lacks descriptors", Duration::from_secs(12), lacks).await;
     assert_eq!(daemon.sum("callbackd_heartbeats_failed_total").await, Some(0.0));
     scene.open("gate");
@@ -236,7 +236,7 @@ async fn the_status_server_answers_though_no_descriptor_is_left() {
     let folder = format!("/proc/{}/fd", daemon.pid());
     let taken = |fd: &u64| fs::symlink_metadata(format!("{folder}/{fd}")).is_ok();
     // New ones must be below the limit, and there all are taken.
-    let first_free = (0..).find(|fd| !taken(fd)).expect("one");
+    let first_free = (0..u64::MAX).find(|fd| !taken(fd)).expect("one");
     let limit = format!("--nofile={first_free}:20000");
     let set = Command::new("prlimit").args(["--pid", &daemon.pid().to_string(), &limit]).status();
     assert!(set.expect("prlimit is there").success());
