@@ -205,6 +205,24 @@ fn a_step_is_not_run_more_often_than_its_attempts_allow() {
 }
 
 #[test]
+fn a_crash_counts_against_none_but_the_step_whose_handler_kills_its_worker_and_that_one_ends() {
+    let charged = |token| Seen::Judged { ledger: WORKER.ledger, token, charged: true };
+    let (kills, died) = (Seen::Kills { worker: WORKER, token: 2 }, Seen::Died { worker: WORKER });
+    let other = Seen::Started { worker: WORKER, token: 2 };
+    let crash = |then| last([OPENED, STARTED, other.clone(), kills.clone(), died.clone(), then]);
+    assert_eq!(crash(charged(1)), Err(Broken::Blamed(1)));
+    assert!(crash(charged(2)).is_ok());
+    assert!(last([OPENED, STARTED, died.clone(), charged(1)]).is_ok(), "it may have been anything");
+    let allowed = Seen::Allowed { token: 2, attempts: 1 };
+    let [a, b, c, d] = std::array::from_fn(|_| kills.clone());
+    assert_eq!(last([allowed, a, b, c, d]), Err(Broken::KillsOn(2)));
+    let spared = Seen::Judged { ledger: WORKER.ledger, token: 1, charged: false };
+    let again = Seen::Started { worker: SUCCESSOR, token: 1 };
+    let one = Seen::Allowed { token: 1, attempts: 1 };
+    assert!(last([OPENED, one, STARTED, died, spared, again]).is_ok());
+}
+
+#[test]
 fn a_drain_starts_no_runs_but_lets_one_begin_that_was_claimed_before() {
     let draining = Seen::Draining { worker: WORKER };
     let claiming = Seen::Claiming { worker: WORKER, token: 1 };

@@ -111,8 +111,10 @@ fn detail(record: &Record) -> String {
     };
     let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| ending.as_str().to_owned());
     let stop = record.stop_requested.filter(|_| record.outcome.is_none()).map(|_| "stop requested".to_owned());
+    let suspected =
+        record.is_suspected().then(|| format!("suspected of having killed its worker, in {} crashes", record.crashes));
     let error = record.last_error.clone().filter(|_| record.outcome.is_none());
-    [ending, stop, outcome, error].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    [ending, stop, suspected, outcome, error].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 /// Two units say enough.

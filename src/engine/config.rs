@@ -117,7 +117,7 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::time_limit")]
     #[schemars(with = "String")]
     pub time_limit: Duration,
-    /// How often the handler is started at most, crashes of the worker included.
+    /// How often the handler is started at most, with those crashes of the worker that no other step can have caused.
     #[serde(default = "defaults::max_attempts")]
     pub max_attempts: u32,
     /// The wait after the first failed attempt; it doubles, jittered.

@@ -141,6 +141,7 @@ impl Engine {
             impaired,
             bodies: Budget::new(BODIES),
             phases: phase::Phases::default(),
+            trials: gates::Trials::default(),
             waking: Arc::new(Semaphore::new(WAKING)),
             reaped: CancellationToken::new(),
             tasks: TaskTracker::new(),

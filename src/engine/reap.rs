@@ -1,40 +1,107 @@
-//! Ends what handlers left running on this machine when the last process of this worker died.
+//! Ends what handlers left running on this machine when the last process of this worker died, and puts on record what its death makes of
+//! the steps.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::shared::Shared;
+use crate::backoff::Backoff;
 use crate::handler::{CheckpointError, CheckpointSink, Context, Progress, Task};
-use crate::ledger::Filter;
-use crate::lifecycle::{Record, Status};
-use crate::step::StopReason;
+use crate::ledger::{Commit, Filter, LedgerError, Written};
+use crate::lifecycle::{Beside, Phase, Record, Status, WorkerId};
+use crate::step::{CallbackToken, StopReason};
 
-/// Ends it step by step. No step that was running goes on before.
+/// Records that are judged at a time; they are in memory as a whole, and written together.
+const JUDGED: usize = 100;
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+
+/// Looks at each step that is claimed by a process that is dead. No such step goes on before all have been looked at: what ran beside
+/// it is known only as long as the claims are what they were.
 pub(crate) async fn reap(shared: &Shared) {
     // What another worker of a shared ledger runs is none of ours; what we left behind is ended when its step is taken up here.
-    let mut filter = (!shared.ledger.is_shared()).then(|| Filter::of(&[Status::Claimed]));
-    while let Some(which) = filter.take() {
-        match shared.ledger.outlines(which.clone()).await {
-            Ok(page) => {
-                for outline in page.found.into_iter().flatten() {
-                    if let Ok(Some(record)) = shared.ledger.load(&outline.token).await {
-                        end(shared, &record).await;
-                    }
-                }
-                filter = page.next.map(|next| Filter { after: Some(next), ..which });
-            }
-            Err(error) => tracing::error!(%error, "what the last process left running could not be looked for"),
+    let mut failures = 0;
+    while !shared.ledger.is_shared() && shared.phase() != Phase::Leaving {
+        let Err(error) = look(shared).await else { break };
+        failures += 1;
+        if let Some(more) = shared.said.again("unreaped") {
+            tracing::error!(
+                %error,
+                failures,
+                more,
+                "what the last process left running could not be looked at; until it is, its steps do not go on"
+            );
+        }
+        tokio::select! {
+            biased;
+            () = shared.phases.reached(Phase::Leaving) => {}
+            () = sleep(AGAIN.after(failures, fastrand::f64())) => {}
         }
     }
     shared.reaped.cancel();
 }
 
-async fn end(shared: &Shared, record: &Record) {
-    if record.owner.as_ref() == Some(shared.ledger.me()) {
-        return;
+/// May be begun anew at any point: a record that has been looked at says so, and is counted among its owner's all the same.
+async fn look(shared: &Shared) -> Result<(), LedgerError> {
+    for (owner, tokens) in claims(shared).await? {
+        let beside = if tokens.len() == 1 { Beside::Nothing } else { Beside::Others };
+        for some in tokens.chunks(JUDGED) {
+            let mut left = Vec::new();
+            for token in some {
+                let record = match shared.ledger.load(token).await {
+                    Ok(Some(record)) if record.owner.as_ref() == Some(&owner) => record,
+                    Ok(_) | Err(LedgerError::Damaged(_)) => continue,
+                    Err(error) => return Err(error),
+                };
+                end(shared, &record).await;
+                left.extend(Some(record).filter(|record| record.is_left_behind(shared.ledger.me())));
+            }
+            try_join_all(left.into_iter().map(|record| judge(shared, record, beside))).await?;
+        }
     }
+    Ok(())
+}
+
+/// What each dead process had claimed.
+async fn claims(shared: &Shared) -> Result<BTreeMap<WorkerId, Vec<CallbackToken>>, LedgerError> {
+    let mut claims: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut filter = Some(Filter::of(&[Status::Claimed]));
+    while let Some(which) = filter.take() {
+        let page = shared.ledger.outlines(which.clone()).await?;
+        for outline in page.found.into_iter().flatten() {
+            if let Some(owner) = outline.owner.filter(|owner| owner != shared.ledger.me()) {
+                claims.entry(owner).or_default().push(outline.token);
+            }
+        }
+        filter = page.next.map(|next| Filter { after: Some(next), ..which });
+    }
+    Ok(claims)
+}
+
+async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), LedgerError> {
+    let record = record.after_crash(beside);
+    tracing::warn!(
+        token = %record.token,
+        handler = record.handler.as_deref().unwrap_or("none"),
+        attempt = record.attempt,
+        alone = beside == Beside::Nothing,
+        charged = !record.resume,
+        suspected = record.is_suspected(),
+        crashes = record.crashes,
+        "a step was running when this worker last died; what it left behind is ended"
+    );
+    match shared.ledger.write(record, Commit::Now).await? {
+        // Nobody else takes it on before this has been looked at; if it was changed all the same, that says what becomes of it.
+        Written::Done(_) | Written::Changed => Ok(()),
+    }
+}
+
+async fn end(shared: &Shared, record: &Record) {
     let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(&**name)) else { return };
     let (_tell, stop) = watch::channel(Some(StopReason::LeaseLost));
     let task = Task {
@@ -45,7 +112,6 @@ async fn end(shared: &Shared, record: &Record) {
         checkpoint: record.checkpoint.as_deref().cloned(),
         work_dir: shared.work_dir.clone(),
     };
-    tracing::info!(token = %record.token, "a step was running when this worker last died; what it left behind is ended");
     parts.handler.reap(Context::new(task, stop, Arc::new(Nowhere))).await;
 }
 

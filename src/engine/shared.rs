@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::config::HandlerConfig;
+use super::gates::Trials;
 use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
@@ -46,9 +47,11 @@ pub(crate) struct Shared {
     pub(crate) impaired: Impaired,
     pub(crate) bodies: Budget,
     pub(crate) phases: Phases,
+    /// Who starts beside whom.
+    pub(crate) trials: Trials,
     /// Leave to read the record of a step that is due.
     pub(crate) waking: Arc<Semaphore>,
-    /// What the last process of this worker left running is ended.
+    /// What the last process of this worker left running is ended, and on record.
     pub(crate) reaped: CancellationToken,
     /// Owns the drivers of steps and their handlers' tasks.
     pub(crate) tasks: TaskTracker,

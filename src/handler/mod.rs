@@ -99,7 +99,8 @@ impl Remark {
 ///
 /// # Errors
 /// Any error through `?` means *try again later*, `max_attempts` times in all. [`HandlerError::permanent`] fails the step.
-/// [`HandlerError::host`] says that the machine is at fault, and counts as no attempt.
+/// [`HandlerError::host`] says that the machine is at fault, and counts as no attempt. If the process dies, that counts as an attempt
+/// of the step that ran alone, or was on trial because it had been in two such deaths before.
 pub trait Handler: Send + Sync + 'static {
     /// The step's arguments. If they do not decode, the step fails with a reason that says what is wrong with them.
     type Args: DeserializeOwned + Send;

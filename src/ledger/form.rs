@@ -128,6 +128,8 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         attempt: _,
         resume: _,
         hindered: _,
+        crashes: _,
+        suspicion: _,
         not_before,
         deadline,
         checkpoint: _,

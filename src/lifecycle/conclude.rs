@@ -12,10 +12,11 @@ use crate::step::StopReason;
 
 impl Decision<'_> {
     pub(super) fn run_ended(&self, end: &End) -> Transition {
-        let record = self.record;
         if !self.is_mine() {
             return self.to(Here::Nothing, [Effect::LetGo]);
         }
+        // It has killed nobody.
+        let record = &Record { suspicion: 0, ..self.record.clone() };
         match end {
             End::Success(outputs) => self.conclude(Outcome::Success(outputs.clone()), Ending::Success),
             End::Failure(text) => self.fail(text),
@@ -38,6 +39,14 @@ impl Decision<'_> {
                 self.run_ended(&End::Retry { after: None, error })
             }
         }
+    }
+
+    /// The run has gone on for so long that whatever kills the worker is not taken for its doing.
+    pub(super) fn trusted(&self) -> Transition {
+        if self.record.suspicion == 0 {
+            return self.nothing();
+        }
+        self.write(Record { suspicion: 0, ..self.record.clone() })
     }
 
     /// The attempt goes on once the machine lets it. A step that has nothing in this ledger yet is given back where another worker may
@@ -94,11 +103,16 @@ impl Decision<'_> {
     }
 
     pub(super) fn cleaned(&self, reason: StopReason, failure: Option<&String>) -> Transition {
-        let record = self.record;
-        let but = failure.map(|text| format!("; the cleanup failed: {text}")).unwrap_or_default();
         if !self.is_mine() {
             return self.to(Here::Nothing, [Effect::LetGo]);
         }
+        self.answer_end(reason, failure)
+    }
+
+    /// Answers a stop or a time limit, cleaned up after or not.
+    pub(super) fn answer_end(&self, reason: StopReason, failure: Option<&String>) -> Transition {
+        let record = self.record;
+        let but = failure.map(|text| format!("; the cleanup failed: {text}")).unwrap_or_default();
         if reason == StopReason::TimeLimit {
             let limit = crate::duration::text(self.view.policy.time_limit);
             let hindrance = record.last_error.as_ref().filter(|_| record.hindered);
@@ -127,6 +141,7 @@ impl Decision<'_> {
         record.outcome = Some(outcome);
         record.ending = Some(ending);
         record.concluded_at = Some(self.view.now);
+        record.suspicion = 0;
         record.not_before = None;
         record.deadline = None;
         self.write(record).going(Here::Reporting, [Effect::Report])

@@ -28,6 +28,8 @@ pub enum Event {
     Cleaned(Result<(), String>),
     /// The cleanup was aborted by a shutdown.
     CleanupAborted,
+    /// The run goes on for as long as it takes to be trusted.
+    Trusted,
     /// A run that was told to end has used up its grace.
     GraceOver,
     /// The time that [`State::deadline`](super::State::deadline) names is reached.

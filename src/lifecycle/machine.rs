@@ -113,6 +113,10 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::CleanupAborted, Here::Cleaning(_)) => step.release(),
         (Event::CleanupAborted, _) => return Err(illegal()),
 
+        (Event::Trusted, Here::Running | Here::Winding(_)) if step.is_mine() => step.trusted(),
+        // It has ended meanwhile.
+        (Event::Trusted, _) => step.nothing(),
+
         (Event::GraceOver, Here::Winding(_)) => step.effects([Effect::Abort]),
         (Event::GraceOver, _) => step.nothing(),
         (Event::DeadlineReached, _) => step.deadline_reached(),

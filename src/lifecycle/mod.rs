@@ -17,6 +17,7 @@
 //!   ledger does not know ([`Status::New`]).
 
 mod answer;
+mod blame;
 mod conclude;
 mod effect;
 mod event;
@@ -34,6 +35,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub use blame::Beside;
 pub use effect::Effect;
 pub use event::{Answer, Arrival, End, Event, Via};
 pub use machine::{Illegal, Transition, Urgency, View, Write, decide};

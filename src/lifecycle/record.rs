@@ -29,13 +29,19 @@ pub struct Record {
     /// When the owner's claim lapses unless renewed, by the owner's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_end: Option<Timestamp>,
-    /// How many attempts were started. Counted when claimed, so that a handler that kills the process is counted too.
+    /// How many attempts were started, counted when claimed. What a crash makes of that, [`after_crash`](Self::after_crash) says.
     pub attempt: u32,
-    /// The next claim goes on with the last attempt rather than beginning one.
+    /// The next claim goes on with the last attempt rather than beginning one. Never so of a claim whose owner lives.
     pub resume: bool,
     /// This machine kept it from being started; `last_error` says how.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hindered: bool,
+    /// How often the worker died that was at this step, whether that counted as an attempt or not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// How many of the last crashes it may have caused, as others may: since it last ended by itself, or ran for long enough.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub suspicion: u32,
     /// Not to be started before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
@@ -147,6 +153,8 @@ impl Record {
             attempt: 0,
             resume: false,
             hindered: false,
+            crashes: 0,
+            suspicion: 0,
             not_before: None,
             deadline: None,
             checkpoint: None,

@@ -1,5 +1,6 @@
 //! What a delivery or a wake leads to: a step is taken on, left alone, or asked about first.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use super::conclude::gave_up;
 use super::machine::{Decision, Transition, later};
-use super::{Effect, Here, Record, Status, Stop, Verify};
+use super::{Beside, Effect, Here, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
 /// No clock is believed to be off by so much: what is due later still, by a day or by the time limit, is due.
@@ -94,12 +95,13 @@ impl Decision<'_> {
 
     /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a slot.
     pub(super) fn take(&self) -> Transition {
-        let record = self.record;
+        let record = &*self.left_behind();
+        let most = self.view.policy.max_attempts;
         if record.stop_requested.is_some() {
-            return self.clean_up(record.clone(), StopReason::PipelineStopped);
+            return self.clean_up(self.record.clone(), StopReason::PipelineStopped);
         }
         if self.overdue() {
-            return self.clean_up(record.clone(), StopReason::TimeLimit);
+            return self.clean_up(self.record.clone(), StopReason::TimeLimit);
         }
         if record.handler.is_none() {
             let text = format!(
@@ -108,9 +110,12 @@ impl Decision<'_> {
             );
             return self.fail(&text);
         }
-        if !self.goes_on() && record.attempt >= self.view.policy.max_attempts {
-            let last = record.last_error.as_deref().unwrap_or("the worker that ran the last one died");
-            return self.fail(&gave_up(record.attempt, last));
+        if let Some(why) = record.crashed_too_often(most) {
+            return self.fail(&format!("gave up: {why}"));
+        }
+        if !self.goes_on(record) && record.attempt >= most {
+            return self
+                .fail(&gave_up(record.attempt, record.last_error.as_deref().unwrap_or("nothing is known of it")));
         }
         self.to(Here::Queued, [Effect::AwaitSlot])
     }
@@ -121,8 +126,10 @@ impl Decision<'_> {
         if now.local.here != Here::Queued {
             return now;
         }
-        let mut record = self.leased(self.record.clone());
-        record.attempt += u32::from(!self.goes_on());
+        let taken = self.left_behind();
+        let goes_on = self.goes_on(&taken);
+        let mut record = self.leased(taken.into_owned());
+        record.attempt += u32::from(!goes_on);
         record.status = Status::Claimed;
         record.resume = false;
         record.hindered = false;
@@ -134,8 +141,19 @@ impl Decision<'_> {
 
     /// The next run goes on with the last attempt, which was given back, or which this very process claimed and does not run: the
     /// claim was lost, or the ledger's word that it was made.
-    fn goes_on(&self) -> bool {
-        self.record.resume || self.record.status == Status::Claimed && self.is_mine()
+    fn goes_on(&self, record: &Record) -> bool {
+        record.resume || record.status == Status::Claimed && self.is_mine()
+    }
+
+    /// The record with what the death of its owner makes of it. In a ledger of this process alone that is on record before any step of
+    /// that owner is taken; elsewhere nobody can say what else was claimed then, so that the step is tried first.
+    fn left_behind(&self) -> Cow<'_, Record> {
+        let record = self.record;
+        if record.is_left_behind(self.view.me) {
+            Cow::Owned(record.clone().after_crash(Beside::Others))
+        } else {
+            Cow::Borrowed(record)
+        }
     }
 
     /// No wait is longer than the time limit, which would end it: a clock was wrong that set one much further ahead.
@@ -145,8 +163,15 @@ impl Decision<'_> {
     }
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
+        let record = if record.is_left_behind(self.view.me) { record.after_crash(Beside::Others) } else { record };
+        if let Some(why) = record.crashed_too_often(self.view.policy.max_attempts) {
+            return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
+        }
         let mut record = self.leased(record);
         record.status = Status::Claimed;
+        record.resume = false;
+        // A cleanup is not tried, so that nothing is to be taken for its doing.
+        record.suspicion = 0;
         record.not_before = None;
         if reason == StopReason::PipelineStopped {
             // Whoever told the run may not have waited until that was on record.

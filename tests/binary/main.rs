@@ -22,6 +22,7 @@ mod sagemaker;
 mod scene;
 
 mod answers;
+mod blame;
 #[cfg(debug_assertions)]
 mod boundaries;
 mod checkpoints;

@@ -142,6 +142,7 @@ fn events() -> Vec<Event> {
         Event::Cleaned(Ok(())),
         Event::Cleaned(Err("no".to_owned())),
         Event::CleanupAborted,
+        Event::Trusted,
         Event::GraceOver,
         Event::DeadlineReached,
         Event::Woken,

@@ -1,6 +1,6 @@
 //! What can happen next.
 
-use callbackd::lifecycle::{Here, Status};
+use callbackd::lifecycle::{Here, Status, WorkerId};
 
 use crate::happening::{Reply, RunEnd, Standing};
 use crate::known::{Known, Limit, NOW};
@@ -150,7 +150,13 @@ pub enum What {
         worker: usize,
         late: bool,
     },
+    /// `beside`: the process before had claimed other steps too when it died.
     Start {
+        worker: usize,
+        beside: bool,
+    },
+    /// The run has gone on for so long that it is trusted.
+    Trust {
         worker: usize,
     },
     /// The next phase of a shutdown.
@@ -213,7 +219,12 @@ impl World {
                 Phase::Draining | Phase::Stopping => put(What::Leave { worker: index }),
                 Phase::Leaving if worker.driver.is_none() => put(What::Leave { worker: index }),
                 Phase::Leaving => {}
-                Phase::Down => put(What::Start { worker: index }),
+                Phase::Down => {
+                    put(What::Start { worker: index, beside: false });
+                    if self.is_left_behind(index) {
+                        put(What::Start { worker: index, beside: true });
+                    }
+                }
             }
             let takes = match &worker.driver {
                 // A poll that is open as the worker begins to leave is finished.
@@ -306,6 +317,7 @@ impl World {
         for (can, what) in [
             (driver.awaits_slot, What::Slot { worker }),
             (driver.wake, What::Wake { worker }),
+            (driver.here().is_running() && driver.known.record().suspicion > 0, What::Trust { worker }),
             (driver.local.stop_in_doubt == Some(NOW), What::DoubtOver { worker }),
             // One that finds its claim as it was changes nothing that is part of this state.
             (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
@@ -413,6 +425,12 @@ impl World {
             // What has been asked already need not be asked again.
             _ => worker.driver.as_ref().is_none_or(|driver| driver.asks.is_empty()),
         }
+    }
+
+    /// The ledger is this worker's alone, and its next process finds that another has claimed the step.
+    pub fn is_left_behind(&self, worker: usize) -> bool {
+        let next = WorkerId("next".into());
+        !self.is_shared(worker) && self.stored(worker).is_some_and(|known| known.record().is_left_behind(&next))
     }
 
     fn is_shared(&self, worker: usize) -> bool {

@@ -127,7 +127,11 @@ impl Turn<'_> {
         loop {
             let driver = self.driver(worker);
             let record = driver.known.record();
-            let resumed = record.resume || record.status == Status::Claimed && record.owner.as_ref() == Some(&me);
+            let mine = record.owner.as_ref() == Some(&me);
+            // Elsewhere what its owner's death makes of it is decided as it is claimed.
+            let spared = record.is_left_behind(&me) && !record.is_suspected();
+            let resumed = record.resume || record.status == Status::Claimed && mine || spared;
+            let crashed = record.status == Status::Claimed && !mine;
             let mut state = driver.state();
             let (lapsed, waiting) = (driver.lapsed, driver.pending.is_some());
             let (blind, owed) = (is_anothers_to_answer(driver), record.status == Status::Owed);
@@ -154,6 +158,10 @@ impl Turn<'_> {
                 mutant.distort(&mut transition, &state, happening);
             }
             self.note(&state, happening, &transition);
+            let begun = transition.write.as_ref().is_some_and(|write| write.record.attempt > state.record.attempt);
+            if crashed && resumed && begun {
+                self.broken(Broken::Blamed);
+            }
             let Transition { mut write, local, mut effects } = transition;
             if mutant == Some(Mutant::RunBeforeWrite) && effects.contains(&Effect::Run) {
                 self.perform(worker, &Effect::Run, resumed);

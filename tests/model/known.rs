@@ -71,6 +71,7 @@ impl Known {
         let mut hasher = DefaultHasher::new();
         (record.status, &record.owner, record.attempt, record.resume, record.not_before, record.deadline)
             .hash(&mut hasher);
+        (record.crashes, record.suspicion).hash(&mut hasher);
         (record.stop_requested, &record.ending, &record.last_error, record.version).hash(&mut hasher);
         (record.sent, record.missing_since, record.returned.is_some()).hash(&mut hasher);
         record.client_request_token.as_ref().map(ClientRequestToken::as_str).hash(&mut hasher);

@@ -37,6 +37,7 @@ pub enum Mutant {
     NeverReplace,
     DeleteWhatReturns,
     NeverRefuseStops,
+    SuspectEverybody,
     // Mistakes in carrying them out.
     BelieveNotFound,
     CleanUpWhatIsCompleted,
@@ -88,6 +89,9 @@ impl Mutant {
     pub fn misremember(self, state: &mut State, happening: Happening) {
         let found = matches!(happening, Happening::Found | Happening::Woken);
         match self {
+            Self::SuspectEverybody if state.record.status == Status::Claimed => {
+                (state.record.resume, state.record.suspicion) = (false, u32::MAX);
+            }
             Self::StartWhatIsFound if found => state.local.wanted = true,
             Self::TakeOverUnasked
                 if happening == Happening::Woken && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>

@@ -164,6 +164,12 @@ fn an_attempt_that_is_not_counted_is_noticed() {
 }
 
 #[test]
+fn charging_whoever_ran_as_a_worker_died_is_noticed() {
+    does(Mutant::SuspectEverybody, ONE, Budget { crashes: 1, ..NO_FAULT }, &Broken::Blamed);
+    does(Mutant::SuspectEverybody, SHARED, Budget { crashes: 1, ..NO_FAULT }, &Broken::Blamed);
+}
+
+#[test]
 fn giving_up_on_a_lost_reply_never_ends() {
     never_ends(Mutant::GiveUpOnALostReply, ONE, A_BAD_REPLY);
 }

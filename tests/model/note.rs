@@ -79,6 +79,14 @@ impl Turn<'_> {
             }
             _ => {}
         }
+        if let Some(to) = written.filter(|_| effects.contains(&Effect::Run)) {
+            let (was, attempts) = (&state.record, to.attempt - state.record.attempt);
+            match (was.status, attempts) {
+                (Status::Claimed, 0) if to.owner != was.owner => self.witness(Witness::SparedInACrash),
+                (_, 1) if was.is_suspected() => self.witness(Witness::ChargedOnTrial),
+                _ => {}
+            }
+        }
         if effects.contains(&Effect::CleanUp(StopReason::TimeLimit)) {
             self.witness(Witness::TimeLimitReached);
         }

@@ -1,12 +1,12 @@
 //! One action, carried out on a copy of the world.
 
-use callbackd::lifecycle::Via;
+use callbackd::lifecycle::{Beside, Via};
 
 use crate::action::{Action, Reported, What};
 use crate::driver::TOKEN;
 use crate::happening::{Happening, Post, Reply, RunEnd, Standing};
 use crate::judge::{self, About, Seen};
-use crate::known::{LONG_AGO, Limit};
+use crate::known::{Known, LONG_AGO, Limit};
 use crate::mutant::Mutant;
 use crate::setup::Setup;
 use crate::witness::Witness;
@@ -128,11 +128,7 @@ impl<'a> Turn<'a> {
                 }
             }
             What::Crash { worker, late } => self.crash(worker, late),
-            What::Start { worker } => {
-                let worker = &mut self.world.workers[worker];
-                worker.life += 1;
-                worker.phase = Phase::Running;
-            }
+            What::Start { worker, beside } => self.start(worker, beside),
             What::Leave { worker } => self.leave(worker),
             What::Over { ledger, limit } => self.over(ledger, limit),
             _ => self.befall(what),
@@ -152,6 +148,7 @@ impl<'a> Turn<'a> {
             }
             What::CleanupEnds { worker, well } => self.cleanup_ends(worker, Happening::Cleaned { well }),
             What::CleanupAborted { worker } => self.cleanup_ends(worker, Happening::CleanupAborted),
+            What::Trust { worker } => self.feed(worker, Happening::Trusted),
             What::GraceOver { worker } => {
                 self.driver(worker).grace = false;
                 self.feed_meanwhile(worker, Happening::GraceOver);
@@ -369,6 +366,18 @@ impl<'a> Turn<'a> {
             self.world.wire = self.world.wire.take().or(driver.report.filter(|_| late).map(|report| (judged, report)));
         }
         self.down(worker);
+    }
+
+    /// What the death of the process before makes of the step is on record before anything else happens.
+    fn start(&mut self, worker: usize, beside: bool) {
+        let left = self.world.is_left_behind(worker);
+        let worker = &mut self.world.workers[worker];
+        worker.life += 1;
+        worker.phase = Phase::Running;
+        if let Some(known) = self.world.ledgers[usize::from(worker.ledger)].as_mut().filter(|_| left) {
+            *known =
+                Known::new(known.record().clone().after_crash(if beside { Beside::Others } else { Beside::Nothing }));
+        }
     }
 
     fn down(&mut self, worker: usize) {

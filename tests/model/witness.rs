@@ -47,10 +47,12 @@ pub enum Witness {
     StopConfirmed,
     StopConfirmedWhileRunning,
     HinderedAndTriedAgain,
+    SparedInACrash,
+    ChargedOnTrial,
 }
 
 impl Witness {
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -91,6 +93,8 @@ impl Witness {
         Self::StopConfirmed,
         Self::StopConfirmedWhileRunning,
         Self::HinderedAndTriedAgain,
+        Self::SparedInACrash,
+        Self::ChargedOnTrial,
     ];
 }
 

@@ -128,6 +128,8 @@ pub enum Broken {
     /// The lifecycle refused an event that can happen.
     Illegal(String),
     TooManyAttempts,
+    /// A crash counts against a step that another may have caused.
+    Blamed,
     /// A stop was answered for a step that others may run, before they had their time for it.
     AnsweredBlindly,
     /// A driver left its step while the handler ran.

@@ -90,6 +90,7 @@ impl Disk {
         let record: Value = serde_json::from_str(&row.body).expect("a record");
         let (ledger, token) = (self.life.worker.ledger, row.head.token.to_string());
         self.life.world.limits(self.life.worker, &token, &record, asked);
+        self.life.world.judged(ledger, &token, &record);
         // A settled step may be known to have come back, by a message that is asked about.
         if row.head.status != "settled" || record.get("returned").is_some_and(|returned| !returned.is_null()) {
             self.life.see(&Seen::Recorded { ledger, token: token.clone() });

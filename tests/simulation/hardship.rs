@@ -36,11 +36,13 @@ pub enum Hardship {
     SecondQueue,
     /// Executions that have failed are retried, and the steps' tokens come back.
     Retried,
+    /// One step's handler kills its worker whenever it runs, beside others.
+    Crashing,
 }
 
 use Hardship::{
-    ClockSet, DeletesHang, Denied, Drained, Forged, LedgerHeld, NotFound, Purge, ReceivedTwice, Redrive, Retention,
-    Retried, SecondQueue, Suspended, Throttled,
+    ClockSet, Crashing, DeletesHang, Denied, Drained, Forged, LedgerHeld, NotFound, Purge, ReceivedTwice, Redrive,
+    Retention, Retried, SecondQueue, Suspended, Throttled,
 };
 
 /// What all calls of some kind meet for a while.
@@ -99,10 +101,13 @@ pub struct Hardships {
     pub copies: Vec<Duration>,
     /// When each execution that has failed or was stopped is retried.
     pub retries: Vec<Duration>,
+    /// When the execution with the step begins that kills its workers, how long that one takes to, and how long the others work.
+    pub crashing: Option<(Duration, Duration, [Duration; 4])>,
 }
 
 impl Hardship {
-    pub const ALL: [Self; 15] = [
+    /// What comes by itself or beside others; [`Crashing`] comes beside whatever a seed has.
+    const DRAWN: [Self; 15] = [
         Redrive,
         Retention,
         Purge,
@@ -120,6 +125,10 @@ impl Hardship {
         Retried,
     ];
 
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::DRAWN.into_iter().chain([Crashing])
+    }
+
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
@@ -130,14 +139,16 @@ impl Hardships {
     pub fn of(seed: u64, window: u64, only: Option<Hardship>) -> Self {
         let mut dice = Dice(Rng::with_seed(seed ^ 0xfee1_dead));
         let few = dice.one_in(2);
-        let first = dice.pick(&Hardship::ALL);
-        let all = Hardship::ALL.into_iter();
-        let of = match only {
+        let first = dice.pick(&Hardship::DRAWN);
+        let all = Hardship::DRAWN.into_iter();
+        let mut of = match only {
             Some(only) => vec![only],
             None if few => vec![first],
             None => all.filter(|_| dice.one_in(6)).collect(),
         };
         let alone = !of.is_empty() && (only.is_some() || dice.one_in(2));
+        let crashing = only.is_none() && Dice(Rng::with_seed(seed ^ 0x0dea_d1fe)).one_in(9);
+        of.extend(crashing.then_some(Crashing));
         let mut hardships = Self { of: of.clone(), alone, ..Self::default() };
         for hardship in of {
             hardships.add(hardship, window, &mut dice);
@@ -199,6 +210,12 @@ impl Hardships {
             }
             DeletesHang => self.spell(Trouble::DeletesHang, window, dice),
             Drained => {}
+            Crashing => {
+                let soon = dice.one_in(2);
+                let takes = dice.seconds(if soon { 0..=1 } else { 0..=40 });
+                let others = [1, 10, 60, 200].map(|most| dice.seconds(0..=most));
+                self.crashing = Some((dice.seconds(0..=window / 2), takes, others));
+            }
             ReceivedTwice => self.received_twice = true,
             Retried => self.retries = (0..dice.number(1..=4)).map(|_| dice.seconds(0..=window)).collect(),
             SecondQueue => {

@@ -189,6 +189,18 @@ impl Plan {
             (self.network, self.disk, self.issuing.trouble) = (0.0, 0.0, 0.0);
             (self.rules, self.jumps, self.revocations) = (Vec::new(), Vec::new(), Vec::new());
         }
+        if let Some((start, takes, others)) = hardships.crashing {
+            let first = self.scripts.len();
+            let works = |work, end| Script {
+                runs: vec![Run { work, checkpoints: 0, end }],
+                on_stop: OnStop::Ends,
+                cleanup: Cleanup::Works(Duration::ZERO),
+            };
+            self.scripts.push(works(takes, End::Crash));
+            self.scripts.extend(others.map(|work| works(work, End::Success)));
+            let steps = (first..self.scripts.len()).collect();
+            self.executions.push(Execution { start, stop: None, steps, chained: false });
+        }
         if hardships.received_twice {
             let twice = Rule { probability: 0.5, ..Rule::new("ReceiveMessage", Fault::Duplicate) };
             self.rules.push(twice);

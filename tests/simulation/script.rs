@@ -39,6 +39,8 @@ pub enum End {
     /// Somebody else completes the step, this much later if ever.
     Defer(Option<Duration>),
     Panic,
+    /// It kills its worker.
+    Crash,
     /// It waits to be told to stop.
     Hang,
 }
@@ -144,6 +146,11 @@ async fn work(life: &Life, cx: &Context, run: &Run, mut checkpoint: u64) -> Hand
             Ok(Completion::Deferred)
         }
         End::Panic => panic!("{PANIC}"),
+        End::Crash => {
+            life.see(&Seen::Kills { worker: life.worker, token: cx.token().to_string() });
+            life.end("its handler kills it");
+            std::future::pending().await
+        }
         End::Hang => std::future::pending().await,
     }
 }
@@ -174,6 +181,7 @@ impl End {
             Self::Hindered => "hindered",
             Self::Defer(_) => "defer",
             Self::Panic => "panic",
+            Self::Crash => "crash",
             Self::Hang => "hang",
         }
     }

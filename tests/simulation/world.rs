@@ -65,6 +65,8 @@ struct State {
     /// The last checkpoint of a step that a ledger has confirmed.
     checkpoints: BTreeMap<(u8, String), u64>,
     runs: BTreeMap<String, usize>,
+    /// The crashes and attempts of a step as a ledger has them.
+    crashes: BTreeMap<(u8, String), (u64, u64)>,
     /// Tokens that somebody else has as well.
     handed_over: BTreeSet<String>,
     /// Bodies of messages that nobody can read, and their ids.
@@ -120,6 +122,7 @@ impl World {
             keys: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             runs: BTreeMap::new(),
+            crashes: BTreeMap::new(),
             handed_over: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             forged: BTreeMap::new(),
@@ -532,6 +535,20 @@ impl World {
         } else if outcome.contains("nobody completed the deferred step") {
             self.limit_acted(worker, token, Bound::Deferral);
         }
+    }
+
+    /// What a record that has become durable says of the last death of a worker at this step.
+    pub fn judged(&self, ledger: u8, token: &str, record: &Value) {
+        let number = |field: &str| record[field].as_u64().unwrap_or_default();
+        let now = (number("crashes"), number("attempt"));
+        let before = self.state().crashes.insert((ledger, token.to_owned()), now).unwrap_or_default();
+        if now.0 <= before.0 || !record["stop_requested"].is_null() {
+            return;
+        }
+        // Either it says so by itself, or the claim that goes with it does.
+        let charged = record["status"] == "waiting" || record["resume"] == false && now.1 > before.1;
+        self.count(if charged { "path: a crash is charged" } else { "path: a crash is spared" });
+        self.see(&Seen::Judged { ledger, token: token.to_owned(), charged });
     }
 
     /// A cleanup begins: where nobody of that ledger ever ran the step, SageMaker was asked just now whether it waits.

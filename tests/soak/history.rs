@@ -161,12 +161,13 @@ impl History {
 /// The order of what is told of the same millisecond: that in which a step gets on.
 fn rank(seen: &Seen<String>) -> u8 {
     match seen {
-        Seen::Died { .. } => 0,
+        Seen::Kills { .. } | Seen::Died { .. } => 0,
         Seen::Opened { .. } | Seen::Allowed { .. } | Seen::Draining { .. } => 1,
         Seen::Sent { .. }
         | Seen::Forged { .. }
         | Seen::Claiming { .. }
         | Seen::Recorded { .. }
+        | Seen::Judged { .. }
         | Seen::Stopping { .. } => 2,
         Seen::Started { .. } => 3,
         Seen::StopKnown { .. } | Seen::StopTold { .. } | Seen::Free { .. } => 4,

@@ -87,8 +87,12 @@ pub enum Seen<N> {
     Reported { worker: Worker, token: N, request: N, accepted: bool },
     /// A worker was told to end: it starts nothing any more.
     Draining { worker: Worker },
+    /// The handler of the step is about to kill the worker that runs it.
+    Kills { worker: Worker, token: N },
     /// A worker's process is gone, with all that ran in it.
     Died { worker: Worker },
+    /// The ledger holds, durably, what the death of a worker makes of the attempt that it was at.
+    Judged { ledger: u8, token: N, charged: bool },
 }
 
 /// A promise that is broken.
@@ -120,6 +124,10 @@ pub enum Broken<N: std::fmt::Debug> {
     ForgeryDeleted(N),
     #[error("{0:?} was run more often than its attempts allow")]
     TooManyRuns(N),
+    #[error("a crash counts against {0:?} that only the handler of another step can have caused")]
+    Blamed(N),
+    #[error("{0:?} kills its workers without end")]
+    KillsOn(N),
     #[error("a run of {0:?} was started in a drain")]
     StartedInDrain(N),
     #[error("messages of {0:?} are copied without being deleted")]
@@ -149,6 +157,8 @@ pub struct Judge<N: Name> {
     /// Messages on the queue that are forged, and the tokens that they name.
     forged: BTreeMap<N, N>,
     draining: BTreeSet<Worker>,
+    /// Those that are killed by the handler of a step.
+    killed: BTreeSet<Worker>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -182,6 +192,10 @@ struct InLedger<N> {
     ran: bool,
     /// Runs that count as attempts, where those are bounded.
     runs: u32,
+    /// How often its handler has killed a worker.
+    kills: u32,
+    /// A worker died in some other way.
+    may_be_charged: bool,
     deferred: bool,
     stop_known: bool,
     concluded: bool,
@@ -197,7 +211,8 @@ struct InLedger<N> {
 // Derived, it would ask for a default of the name too.
 impl<N: Name> Default for Judge<N> {
     fn default() -> Self {
-        Self { steps: BTreeMap::new(), queue: BTreeMap::new(), forged: BTreeMap::new(), draining: BTreeSet::new() }
+        let (draining, killed) = (BTreeSet::new(), BTreeSet::new());
+        Self { steps: BTreeMap::new(), queue: BTreeMap::new(), forged: BTreeMap::new(), draining, killed }
     }
 }
 
@@ -213,6 +228,7 @@ impl<N> Default for Step<N> {
 impl<N> Default for InLedger<N> {
     fn default() -> Self {
         let (calls, claimed_in_drain, runs, ran) = (BTreeSet::new(), BTreeSet::new(), 0, false);
+        let (kills, may_be_charged) = (0, false);
         let (recorded, deferred, stop_known, concluded) = (false, false, false, false);
         let (ended, request, earlier, unsent) = (None, None, BTreeSet::new(), false);
         Self {
@@ -221,6 +237,8 @@ impl<N> Default for InLedger<N> {
             recorded,
             ran,
             runs,
+            kills,
+            may_be_charged,
             deferred,
             stop_known,
             concluded,
@@ -231,6 +249,9 @@ impl<N> Default for InLedger<N> {
         }
     }
 }
+
+/// In so many crashes beside others a step may be that kills its worker whenever it runs, and not be charged.
+const SPARED: u32 = 2;
 
 impl<N: Name> Judge<N> {
     /// Takes note of what happened.
@@ -306,9 +327,20 @@ impl<N: Name> Judge<N> {
                 return self.reported(*worker, token, request, *accepted);
             }
             Seen::Draining { worker } => drop(self.draining.insert(*worker)),
+            Seen::Kills { worker, token } => return self.kills(*worker, token),
+            Seen::Judged { ledger, token, charged } => {
+                let known = self.in_ledger(*ledger, token);
+                if !*charged {
+                    known.runs = known.runs.saturating_sub(1);
+                } else if known.kills == 0 && !known.may_be_charged {
+                    return Err(Broken::Blamed(token.clone()));
+                }
+            }
             Seen::Died { worker } => {
                 self.draining.remove(worker);
+                let killed = self.killed.remove(worker);
                 for known in self.steps.values_mut().filter_map(|step| step.ledgers.get_mut(&worker.ledger)) {
+                    known.may_be_charged |= !killed;
                     known.calls.remove(worker);
                     known.claimed_in_drain.remove(worker);
                     // What is not in the ledger died with it.
@@ -357,7 +389,7 @@ impl<N: Name> Judge<N> {
         step.lost && !owed && !self.queue.values().any(of_it)
     }
 
-    /// Whether some worker of the ledger has run the step, or deferred it.
+    /// Whether some worker of the ledger has run the step, cleaned up after it, or deferred it.
     pub fn has_run(&self, ledger: u8, token: &N) -> bool {
         let known = self.steps.get(token).and_then(|step| step.ledgers.get(&ledger));
         known.is_some_and(|known| known.ran || known.deferred)
@@ -435,6 +467,15 @@ impl<N: Name> Judge<N> {
         Err(broken(token.clone()))
     }
 
+    fn kills(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
+        self.killed.insert(worker);
+        let attempts = self.step(token).attempts;
+        let known = self.in_ledger(worker.ledger, token);
+        known.kills += 1;
+        let ends = attempts.is_none_or(|most| known.kills <= most + SPARED);
+        if ends { Ok(()) } else { Err(Broken::KillsOn(token.clone())) }
+    }
+
     fn cleanup_began(&mut self, worker: Worker, token: &N) -> Result<(), Broken<N>> {
         self.given_out(token)?;
         let step = self.step(token);
@@ -447,6 +488,7 @@ impl<N: Name> Judge<N> {
             return Err(Broken::Overlap(token.clone()));
         }
         known.calls.insert(worker);
+        known.ran = true;
         Ok(())
     }
 

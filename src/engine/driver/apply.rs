@@ -123,6 +123,10 @@ impl Driver {
     }
 
     fn decide_on(&mut self, event: Event, with: With) {
+        if event == Event::SlotFree && self.state.local.here == Here::Queued && !self.may_start() {
+            // It comes again with the leave.
+            return;
+        }
         let mut then = match self.decided(&event) {
             Ok(then) => then,
             Err(illegal) => {
@@ -317,9 +321,7 @@ impl Driver {
     fn enact(&mut self, then: Transition, with: &With) {
         self.state.local = then.local;
         let here = then.local.here;
-        if !matches!(here, Here::Running | Here::Winding(_) | Here::Cleaning(_)) {
-            self.slot = None;
-        }
+        self.give_back_for(here);
         if !matches!(here, Here::Cleaning(_)) {
             self.cleanup = None;
             self.wants.cleanup = None;

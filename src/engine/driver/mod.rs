@@ -4,6 +4,7 @@
 //! run is told to end at once, whatever is still to be written.
 
 mod apply;
+mod leave;
 mod perform;
 mod start;
 mod timers;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::budget::Weight;
 use super::claim::Term;
-use super::gates::{Permit, Reservation, Slot};
+use super::gates::{Leave, Permit, Reservation, Slot};
 use super::inbox::{Delivery, Held, Input, Parked, Seat, Turn, Wants};
 use super::lane::Lane;
 use super::running::Call;
@@ -54,6 +55,12 @@ struct Driver {
     weight: Option<Weight>,
     reservation: Option<Reservation>,
     slot: Option<Slot>,
+    /// To start, and to run until it is trusted.
+    leave: Option<Leave>,
+    /// It has a slot, and waits for leave to start.
+    entering: Option<BoxFuture<'static, Leave>>,
+    /// When the run is trusted.
+    trusted: Option<Timestamp>,
     /// Leave to clean up, of a step that has no slot.
     cleanup: Option<Permit>,
     call: Option<Call>,
@@ -85,6 +92,7 @@ enum Happened {
     Ledger(apply::Outcome),
     Answer(Event),
     Input(Input),
+    Entered(Leave),
     Timer(Timer),
 }
 
@@ -122,6 +130,10 @@ impl Driver {
                 Happened::Ledger(outcome) => self.ledger_answered(outcome),
                 Happened::Answer(event) => self.take_on(event, With::Nothing),
                 Happened::Input(input) => self.take_in(input),
+                Happened::Entered(leave) => {
+                    self.leave = Some(leave);
+                    self.take_on(Event::SlotFree, With::Nothing);
+                }
                 Happened::Timer(timer) => self.timer_fired(timer),
             }
         }
@@ -137,6 +149,7 @@ impl Driver {
             outcome = self.pending.outcome() => Happened::Ledger(outcome),
             Some(event) = self.asked.next(), if !self.asked.is_empty() => Happened::Answer(event),
             input = self.seat.next() => Happened::Input(input),
+            leave = entered(&mut self.entering) => Happened::Entered(leave),
             () = sleep(LAST_WRITE), if self.phase == Phase::Leaving => Happened::NothingForLong,
             () = sleep_until(until), if timer.is_some() => {
                 timer.map_or(Happened::PhaseMoved, |(_, timer)| Happened::Timer(timer))
@@ -280,6 +293,14 @@ impl Drop for Driver {
         self.lane.forget(&self.state.record.token);
         self.shared.strike(&self.state.record.token, &self.seat);
     }
+}
+
+/// Cancel safe.
+async fn entered(entering: &mut Option<BoxFuture<'static, Leave>>) -> Leave {
+    let Some(turn) = entering else { return std::future::pending().await };
+    let leave = turn.await;
+    *entering = None;
+    leave
 }
 
 async fn ended(call: &mut Option<Call>) -> Event {

@@ -30,7 +30,8 @@ impl Driver {
             Effect::CleanUp(reason) if self.slot.is_some() => self.clean_up(reason),
             Effect::CleanUp(reason) => self.take_turn(Turn::CleanUp, |driver| driver.wants.cleanup = Some(reason)),
             Effect::AwaitSlot => {
-                self.slot = self.lane.slots.acquire(&self.state.record.token, self.reservation.take());
+                let token = &self.state.record.token;
+                self.slot = self.slot.take().or_else(|| self.lane.slots.acquire(token, self.reservation.take()));
                 if self.slot.is_some() {
                     self.backlog.push_front((Event::SlotFree, With::Nothing));
                 }
@@ -176,9 +177,19 @@ impl Driver {
             .take()
             .filter(|_| record.attempt == 1)
             .map(|sent| self.shared.clock.since(self.shared.clock.moment(sent)));
-        tracing::info!(attempt = record.attempt, "the step is started");
+        if record.is_suspected() {
+            tracing::warn!(
+                attempt = record.attempt,
+                crashes = record.crashes,
+                alone_for = ?record.trusted_after(),
+                "the step is started on trial, and others after it: workers have died while they ran it"
+            );
+        } else {
+            tracing::info!(attempt = record.attempt, "the step is started");
+        }
         self.observe_start(pickup);
         let now = self.shared.clock.now();
+        self.trusted = Some(after(now, record.trusted_after()));
         self.seat.show(|face| {
             face.started_at = Some(now);
             face.progress = None;
@@ -191,6 +202,7 @@ impl Driver {
             return self.backlog.push_front((Event::Cleaned(Ok(())), With::Nothing));
         };
         tracing::info!(reason = reason.as_str(), "cleaning up after the step");
+        self.enter_at_once();
         self.observe_start(None);
         let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
         self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.sink(), reason, limit));

@@ -78,7 +78,7 @@ impl Place {
         let mut record = stored.or(known)?;
         let lane = self.shared.lane(&record.queue).cloned().or(received_by)?;
         if record.status == Status::Claimed && record.owner.as_ref() != Some(self.shared.ledger.me()) {
-            // What its run has left behind is ended first.
+            // What its run has left behind is ended first, and what the crash says of it is on record.
             self.shared.reaped.cancelled().await;
         }
         if !record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name)) {
@@ -105,6 +105,9 @@ impl Place {
             weight: None,
             reservation: None,
             slot: None,
+            leave: None,
+            entering: None,
+            trusted: None,
             cleanup: None,
             call: None,
             asked: FuturesUnordered::new(),

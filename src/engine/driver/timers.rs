@@ -14,6 +14,7 @@ pub(super) enum Timer {
     Wake,
     Grace,
     Deadline,
+    Trusted,
     Renew,
     Lost,
 }
@@ -27,6 +28,7 @@ impl Driver {
             self.wake.map(|at| (at, Timer::Wake)),
             self.grace.map(|at| (at, Timer::Grace)),
             self.state.deadline().filter(|_| limited).map(|at| (at, Timer::Deadline)),
+            self.trusted.map(|at| (at, Timer::Trusted)),
             self.term.map(|term| (term.renew, Timer::Renew)),
             self.term.map(|term| (term.lost, Timer::Lost)),
         ]
@@ -50,6 +52,10 @@ impl Driver {
                 self.take_on(Event::GraceOver, With::Nothing);
             }
             Timer::Deadline => self.take_on(Event::DeadlineReached, With::Nothing),
+            Timer::Trusted => {
+                self.trusted = None;
+                self.take_on(Event::Trusted, With::Nothing);
+            }
             Timer::Renew => self.renew(),
             Timer::Lost => self.lose_lease(),
         }

@@ -1,6 +1,7 @@
 //! What the machine promises, as tests: one file for each of its stages, and [`properties`].
 
 mod answer;
+mod blame;
 mod conclude;
 mod leave;
 mod properties;
@@ -162,6 +163,21 @@ impl Bench {
         } else {
             self.state = Self::new().state;
         }
+    }
+
+    /// The same where nobody else has the ledger open: what the death makes of the record is written first.
+    fn crash_judged(&mut self, beside: Beside) {
+        self.crash();
+        let record = self.state.record.clone();
+        if record.is_left_behind(&self.me) {
+            self.state.record = Record { version: record.version + 1, ..record.after_crash(beside) };
+        }
+    }
+
+    /// Its message comes back, and it has a slot.
+    fn started_again(&mut self) {
+        assert_eq!(self.delivered(true), [Effect::AwaitSlot]);
+        assert_eq!(self.feed(Event::SlotFree), [Effect::Run]);
     }
 
     fn answer(&mut self, standing: Standing) -> Vec<Effect> {

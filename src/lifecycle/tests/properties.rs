@@ -31,6 +31,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Cleaned(Ok(()))),
         1 => Just(Event::Cleaned(Err("no".into()))),
         1 => Just(Event::CleanupAborted),
+        1 => Just(Event::Trusted),
         1 => Just(Event::GraceOver),
         1 => Just(Event::DeadlineReached),
         2 => Just(Event::Woken),
@@ -98,6 +99,7 @@ proptest! {
             let stopped = before.record.stop_requested.is_some();
             let Ok(effects) = bench.take_turn(&turn) else { continue };
             let record = &bench.state.record;
+            prop_assert!(record.status != Status::Claimed || !record.resume, "a crash would not be counted: {record:?}");
             for effect in &effects {
                 match effect {
                     Effect::Delete => prop_assert!(matches!(record.status, Status::Settled | Status::Deferred), "deleted {record:?}"),

@@ -20,20 +20,6 @@ fn a_copy_of_a_message_starts_nothing() {
 }
 
 #[test]
-fn a_handler_that_kills_its_worker_is_given_up_after_its_attempts() {
-    let mut bench = Bench::running();
-    for attempt in 2..=3 {
-        bench.crash();
-        assert_eq!(bench.delivered(true), [Effect::AwaitSlot]);
-        assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
-        assert_eq!(bench.state.record.attempt, attempt);
-    }
-    bench.crash();
-    assert_eq!(bench.delivered(true), [Effect::Report]);
-    assert_eq!(bench.reason(), "gave up after 3 attempts: the worker that ran the last one died");
-}
-
-#[test]
 fn a_step_of_a_live_worker_is_left_to_it_and_its_stop_is_flagged() {
     let mut bench = Bench::running();
     bench.crash();

@@ -1,0 +1,51 @@
+//! A step's leave to run beside others, or on trial.
+
+use super::Driver;
+use crate::lifecycle::Here;
+
+impl Driver {
+    /// Whether the step, which has a slot, may start beside what runs. If not now, [`Event::SlotFree`](crate::lifecycle::Event::SlotFree)
+    /// comes once it may.
+    pub(super) fn may_start(&mut self) -> bool {
+        let on_trial = self.state.record.starts_on_trial(self.shared.ledger.me());
+        if self.leave.as_ref().is_some_and(|leave| leave.suffices(on_trial)) {
+            return true;
+        }
+        // It would be in its own way.
+        self.leave = None;
+        self.leave = self.shared.trials.try_enter(on_trial);
+        if self.leave.is_none() {
+            self.entering = Some(self.shared.trials.enter(on_trial));
+        }
+        self.leave.is_some()
+    }
+
+    /// A cleanup waits for no trial, as a stop is to be answered; but no trial begins beside it.
+    pub(super) fn enter_at_once(&mut self) {
+        self.leave = None;
+        self.leave = self.shared.trials.try_enter(false);
+    }
+
+    /// Gives back its slot and its leave, if the step needs them no more where it is now.
+    pub(super) fn give_back_for(&mut self, here: Here) {
+        if !matches!(here, Here::Queued | Here::Running | Here::Winding(_) | Here::Cleaning(_)) {
+            self.slot = None;
+        }
+        if here != Here::Queued {
+            self.entering = None;
+        }
+        // What is on record counts: a crash right after this is judged by it.
+        let is_trusted = self.trusted.is_none() && self.state.record.suspicion == 0;
+        let goes = match here {
+            Here::Running | Here::Winding(_) => self.call.is_some() && is_trusted,
+            Here::Queued | Here::Cleaning(_) => false,
+            _ => true,
+        };
+        if goes {
+            self.leave = None;
+        }
+        if !here.is_running() {
+            self.trusted = None;
+        }
+    }
+}
