@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("testing", &["handler", "step"]),
     ("builtin", &["backoff", "duration", "handler", "outcome"]),
     ("lifecycle", &["backoff", "duration", "outcome", "seam", "step"]),
-    ("ledger", &["clock", "duration", "hex", "lifecycle", "seam", "step"]),
+    ("ledger", &["clock", "duration", "hex", "lifecycle", "outcome", "seam", "step"]),
     ("engine", &["backoff", "clock", "duration", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     ("aws", &["duration", "outcome", "seam", "step"]),
     ("local", &["duration", "hex"]),

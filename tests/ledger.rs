@@ -604,5 +604,24 @@ async fn a_file_of_schema_1_is_read_and_brought_up_to_this_one() {
         .expect("open")
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .expect("a version");
-    assert_eq!(version, 2, "an older callbackd refuses it");
+    assert_eq!(version, 3, "an older callbackd refuses it");
+}
+
+#[tokio::test]
+async fn a_file_of_schema_2_is_only_said_to_be_of_this_one() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("ledger.db");
+    let first = row("abcdefghij", 1, "claimed");
+    assert_eq!(sqlite(directory.path()).put(first.clone(), None, Commit::Now).await, Ok(Put::Done));
+    let version = |set: Option<i32>| {
+        let connection = rusqlite::Connection::open(&path).expect("open");
+        if let Some(version) = set {
+            connection.pragma_update(None, "user_version", version).expect("pragma");
+        }
+        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)).expect("a version")
+    };
+    assert_eq!(version(Some(2)), 2);
+    let store = sqlite(directory.path());
+    assert_eq!(store.get(&first.head.token).await, Ok(Some(Ok(first))));
+    assert_eq!(version(None), 3, "an older callbackd refuses it");
 }

@@ -8,6 +8,7 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned, IntoDeserializer};
 
+use super::body::Body;
 use super::store::{Damaged, Head, Row, StoreError, Writer};
 use crate::clock::shifted;
 use crate::lifecycle::{Record, Status, WorkerId};
@@ -29,24 +30,14 @@ pub struct Outline {
     pub flagged: bool,
 }
 
-/// The row of a record, whose times `writer` has named. The record is as it was afterwards.
-pub(super) fn row(record: &mut Record, writer: Writer) -> Result<Row, StoreError> {
-    // They lie beside the body, so that a list need not read them.
-    let arguments = std::mem::take(&mut record.arguments);
-    let checkpoint = record.checkpoint.take();
-    let row = parts(record, &arguments, checkpoint.as_ref(), writer);
-    record.arguments = arguments;
-    record.checkpoint = checkpoint;
-    row.map_err(|error| StoreError(error.to_string()))
+/// The row of a record, whose times `writer` has named.
+pub(super) fn row(record: &Record, writer: Writer) -> Result<Row, StoreError> {
+    parts(record, writer).map_err(|error| StoreError(error.to_string()))
 }
 
-fn parts<T: Serialize>(
-    record: &Record,
-    arguments: &T,
-    checkpoint: Option<&T>,
-    writer: Writer,
-) -> serde_json::Result<Row> {
+fn parts(record: &Record, writer: Writer) -> serde_json::Result<Row> {
     let due = [record.deadline, record.not_before].into_iter().flatten().min();
+    let arguments = (!record.arguments.is_null()).then(|| json(&record.arguments));
     Ok(Row {
         head: Head {
             token: record.token.clone(),
@@ -61,18 +52,18 @@ fn parts<T: Serialize>(
             settled_at: record.settled_at.map(|at| milliseconds(at, RoundMode::Floor)),
             writer,
         },
-        body: json(record)?,
-        arguments: Some(serde_json::to_string(arguments)?).filter(|json| json != "null"),
-        checkpoint: checkpoint.map(serde_json::to_string).transpose()?,
+        body: json(&Body::of(record))?,
+        arguments: arguments.transpose()?,
+        checkpoint: record.checkpoint.as_ref().map(json).transpose()?,
     })
 }
 
-/// Most records need less: their text is not copied while it grows.
-const BODY: usize = 768;
+/// Most bodies and arguments need less: their text is not copied while it grows.
+const TEXT: usize = 512;
 
-fn json(record: &Record) -> serde_json::Result<String> {
-    let mut bytes = Vec::with_capacity(BODY);
-    serde_json::to_writer(&mut bytes, record)?;
+fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut bytes = Vec::with_capacity(TEXT);
+    serde_json::to_writer(&mut bytes, value)?;
     // What serde_json writes is UTF-8.
     String::from_utf8(bytes).map_err(serde::ser::Error::custom)
 }
@@ -80,17 +71,19 @@ fn json(record: &Record) -> serde_json::Result<String> {
 /// The record of a row, with the times that its writer named.
 pub(super) fn record(row: Row) -> Result<Record, Damaged> {
     let Row { head, body, arguments, checkpoint } = row;
+    let head = outline(head)?;
+    let token = head.token.clone();
     let read = || {
-        let mut record: Record = parsed(&body)?;
+        let mut record = parsed::<Body<'_>>(&body)?.under(head);
         if let Some(json) = arguments {
             record.arguments = parsed(&json)?;
         }
         if let Some(json) = checkpoint {
             record.checkpoint = Some(parsed(&json)?);
         }
-        Ok(Record { version: head.version, ..record })
+        Ok(record)
     };
-    read().map_err(|detail| damaged(&head.token, detail))
+    read().map_err(|detail| damaged(&token, detail))
 }
 
 fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, String> {

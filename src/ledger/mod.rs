@@ -4,6 +4,7 @@
 //! other. A row says which process wrote it and how far the clock had been set by then, so a process reads its own times back exactly,
 //! whatever becomes of the clock; those of an earlier process count by the wall clock.
 
+mod body;
 mod config;
 mod form;
 mod memory;
@@ -272,9 +273,9 @@ impl Ledger {
             // Whoever wrote it since knew the new names.
             return Ok(false);
         }
-        let Ok(mut record) = self.record(row) else { return Ok(false) };
+        let Ok(record) = self.record(row) else { return Ok(false) };
         // The record is the same, and so is its version: whoever holds it need not read it again.
-        let row = self.row(&mut record)?;
+        let row = self.row(&record)?;
         Ok(self.store.put(row, Some(record.version), Commit::Now).await? == Put::Done)
     }
 
@@ -314,7 +315,7 @@ impl Ledger {
     }
 
     /// The row of a record, with the names that the wall clock has now.
-    fn row(&self, record: &mut Record) -> Result<Row, StoreError> {
+    fn row(&self, record: &Record) -> Result<Row, StoreError> {
         self.clock.look();
         let correction = self.clock.correction();
         let writer = Writer { id: Some(self.me.0.clone()), correction: milliseconds(correction) };
@@ -323,7 +324,7 @@ impl Ledger {
         }
         let mut named = record.clone();
         form::shift(&mut named, correction);
-        form::row(&mut named, writer)
+        form::row(&named, writer)
     }
 
     fn record(&self, row: Row) -> Result<Record, Damaged> {

@@ -104,6 +104,17 @@ fn light(record: &Record) -> Record {
     Record { arguments: Arc::default(), checkpoint: None, ..record.clone() }
 }
 
+#[test]
+fn a_body_that_repeats_what_lies_beside_it_is_read() {
+    let record = Record { last_error: Some("no luck".to_owned()), ..record("abcdefghij") };
+    let row = form::row(&record, Writer::default()).expect("a row");
+    assert!(!row.body.contains("abcdefghij"), "{}", row.body);
+    let body = serde_json::to_string(&record).expect("as schema 2 has it");
+    for row in [row.clone(), Row { body, ..row }] {
+        assert_eq!(form::record(row), Ok(record.clone()));
+    }
+}
+
 #[tokio::test]
 async fn a_record_is_read_as_it_was_written_and_written_only_over_what_was_read() {
     let directory = tempfile::tempdir().expect("directory");

@@ -13,7 +13,7 @@ use crate::lifecycle::Record;
 /// Rows that are read at a time.
 const AT_ONCE: usize = 200;
 
-/// Makes a file of schema 1 one of schema 2, within the caller's transaction. A damaged row stays what it is.
+/// Makes a file of schema 1 one of this one, within the caller's transaction. A damaged row stays what it is.
 pub(super) fn migrate(connection: &Connection, tables: &str) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "DROP VIEW IF EXISTS overview; DROP INDEX IF EXISTS steps_by_status; ALTER TABLE steps RENAME TO steps_1; {tables}"
@@ -66,7 +66,7 @@ fn row(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
         }
         let record: Record = serde_json::from_str(&body).map_err(|error| error.to_string())?;
         let settled_at = settled_at.and_then(|at| Timestamp::from_millisecond(at).ok());
-        let mut row = form::row(&mut Record { version, ..record }, Writer::default()).map_err(|error| error.0)?;
+        let mut row = form::row(&Record { version, ..record }, Writer::default()).map_err(|error| error.0)?;
         row.head.settled_at = settled_at;
         Ok(row)
     };

@@ -7,7 +7,7 @@ use super::old;
 /// "cbkd": tells our files from other SQLite databases.
 pub(super) const APPLICATION: i32 = 0x6362_6b64;
 /// Raised with each change that an older callbackd could not live with.
-pub(super) const SCHEMA: i32 = 2;
+pub(super) const SCHEMA: i32 = 3;
 
 /// What may be large stands last, so that reading the columns before it reads none of it.
 const TABLES: &str = "
@@ -26,7 +26,7 @@ const TABLES: &str = "
         correction INTEGER NOT NULL,  -- by how many milliseconds the wall clock had been set forward in its life
         rest       TEXT    NOT NULL,  -- digest of the last two: SQLite does not notice what a torn page does to a text
         digest     TEXT    NOT NULL,  -- of all else
-        body       TEXT    NOT NULL,  -- the record as JSON, without the last two
+        body       TEXT    NOT NULL,  -- the rest of the record, as JSON
         arguments  TEXT,
         checkpoint TEXT
     ) STRICT;
@@ -56,10 +56,11 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         return Ok(());
     }
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-    if schema == 0 {
-        transaction.execute_batch(&format!("{TABLES} {PROBE} PRAGMA application_id = {APPLICATION};"))?;
-    } else {
-        old::migrate(&transaction, TABLES)?;
+    match schema {
+        0 => transaction.execute_batch(&format!("{TABLES} {PROBE} PRAGMA application_id = {APPLICATION};"))?,
+        1 => old::migrate(&transaction, TABLES)?,
+        // The bodies of schema 2 repeat what lies beside them, and are read all the same.
+        _ => {}
     }
     transaction.pragma_update(None, "user_version", SCHEMA)?;
     transaction.commit()
