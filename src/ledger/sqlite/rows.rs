@@ -1,7 +1,7 @@
 //! The statements on the table of steps.
 
 use jiff::Timestamp;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{ToSql, ValueRef};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
@@ -18,6 +18,14 @@ const LOOKED: usize = 10_000;
 const LIGHT: &str = "token, version, status, queue, execution, handler, owner, due, flagged, settled_at, writer, correction, rest, \
                      digest, body";
 
+const UPDATE: &str = "UPDATE steps SET version = ?2, status = ?3, queue = ?4, execution = ?5, handler = ?6, owner = ?7, due = ?8, \
+                      flagged = ?9, settled_at = ?10, writer = ?11, correction = ?12, rest = ?13, digest = ?14, body = ?15, \
+                      arguments = ?16, checkpoint = ?17 WHERE token = ?1 AND version = ?18";
+/// Its values as they are: of what a query selects, SQLite might have to take back some, and keeps a journal for it.
+const INSERT: &str = "INSERT INTO steps (token, version, status, queue, execution, handler, owner, due, flagged, settled_at, writer, \
+                      correction, rest, digest, body, arguments, checkpoint) \
+                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING";
+
 pub(super) fn get(connection: &Connection, token: &str) -> rusqlite::Result<Option<Result<Row, Damaged>>> {
     let sql = format!("SELECT {LIGHT}, arguments, checkpoint FROM steps WHERE token = ?1");
     connection.prepare_cached(&sql)?.query_row([token], |columns| Ok(whole(columns))).optional()
@@ -27,37 +35,32 @@ pub(super) fn put(connection: &Connection, row: &Row, expected: Option<u64>) -> 
     let Row { head, body, arguments, checkpoint } = row;
     let rest = rest(row);
     let digest = digest(head, &rest, body);
-    let values = params![
-        head.token.as_str(),
-        head.version,
-        head.status,
-        head.queue,
-        head.execution,
-        head.handler,
-        head.owner,
-        head.due.map(Timestamp::as_millisecond),
-        head.flagged,
-        head.settled_at.map(Timestamp::as_millisecond),
-        head.writer.id,
-        head.writer.correction,
-        rest,
-        digest,
+    let due = head.due.map(Timestamp::as_millisecond);
+    let settled_at = head.settled_at.map(Timestamp::as_millisecond);
+    let token = head.token.as_str();
+    let values: &[&dyn ToSql] = &[
+        &token,
+        &head.version,
+        &head.status,
+        &head.queue,
+        &head.execution,
+        &head.handler,
+        &head.owner,
+        &due,
+        &head.flagged,
+        &settled_at,
+        &head.writer.id,
+        &head.writer.correction,
+        &rest,
+        &digest,
         body,
         arguments,
         checkpoint,
-        expected,
+        &expected,
     ];
-    let sql = match expected {
-        Some(_) => {
-            "UPDATE steps SET version = ?2, status = ?3, queue = ?4, execution = ?5, handler = ?6, owner = ?7, due = ?8, flagged = ?9, \
-             settled_at = ?10, writer = ?11, correction = ?12, rest = ?13, digest = ?14, body = ?15, arguments = ?16, checkpoint = ?17 \
-             WHERE token = ?1 AND version = ?18"
-        }
-        None => {
-            "INSERT INTO steps (token, version, status, queue, execution, handler, owner, due, flagged, settled_at, writer, correction, \
-             rest, digest, body, arguments, checkpoint) \
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17 WHERE ?18 IS NULL ON CONFLICT DO NOTHING"
-        }
+    let (sql, values) = match expected {
+        Some(_) => (UPDATE, values),
+        None => (INSERT, &values[..values.len() - 1]),
     };
     let changed = connection.prepare_cached(sql)?.execute(values)?;
     Ok(if changed == 1 { Put::Done } else { Put::Changed })
