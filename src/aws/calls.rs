@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,11 +72,24 @@ impl Calls {
         Self { service, credentials, observer }
     }
 
-    pub(super) async fn send<T, E>(
+    /// The call lies in a box from here on: it is some kilobytes, which every future around it would have room for, twice.
+    pub(super) fn send<T, E>(
         &self,
         operation: &'static str,
         limit: Limit,
         call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> impl Future<Output = Result<T, Failed>>
+    where
+        E: Error + ProvideErrorMetadata + 'static,
+    {
+        self.sent(operation, limit, Box::pin(call))
+    }
+
+    async fn sent<T, E>(
+        &self,
+        operation: &'static str,
+        limit: Limit,
+        call: Pin<Box<impl Future<Output = Result<T, SdkError<E, HttpResponse>>>>>,
     ) -> Result<T, Failed>
     where
         E: Error + ProvideErrorMetadata + 'static,

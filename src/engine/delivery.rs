@@ -53,7 +53,7 @@ pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received
         weight,
     };
     shared.orphans.found(&token);
-    send_or_start(shared, &token, Input::Message(delivery), Origin::Message(Box::new(record), lane.clone()));
+    send_or_start(shared, &token, Input::Message(Box::new(delivery)), Origin::Message(Box::new(record), lane.clone()));
 }
 
 fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {

@@ -14,7 +14,7 @@ use crate::step::{CallbackToken, ExecutionArn, StopReason};
 
 /// Something that reaches a step from outside.
 pub(crate) enum Input {
-    Message(Delivery),
+    Message(Box<Delivery>),
     Event(Event),
     /// A handler saves a checkpoint.
     Save(Value, oneshot::Sender<Result<(), CheckpointError>>),

@@ -140,8 +140,7 @@ impl Driver {
     }
 
     async fn happened(&mut self) -> Happened {
-        let timer = self.next_timer();
-        let until = timer.map_or_else(Instant::now, |(at, _)| self.shared.clock.instant(at));
+        let timer = self.next_timer().map(|(at, timer)| (self.shared.clock.instant(at), timer));
         tokio::select! {
             biased;
             () = self.shared.phases.beyond(self.phase) => Happened::PhaseMoved,
@@ -150,16 +149,15 @@ impl Driver {
             Some(event) = self.asked.next(), if !self.asked.is_empty() => Happened::Answer(event),
             input = self.seat.next() => Happened::Input(input),
             leave = entered(&mut self.entering) => Happened::Entered(leave),
-            () = sleep(LAST_WRITE), if self.phase == Phase::Leaving => Happened::NothingForLong,
-            () = sleep_until(until), if timer.is_some() => {
-                timer.map_or(Happened::PhaseMoved, |(_, timer)| Happened::Timer(timer))
-            }
+            // A timer is made where it is waited for: most of the time there is none.
+            () = async { sleep(LAST_WRITE).await }, if self.phase == Phase::Leaving => Happened::NothingForLong,
+            timer = fired(timer) => Happened::Timer(timer),
         }
     }
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Message(delivery) => self.delivered(delivery),
+            Input::Message(delivery) => self.delivered(*delivery),
             Input::Event(event) => self.take_on(event, With::Nothing),
             Input::Save(checkpoint, reply) => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
             Input::Slot(slot) => {
@@ -301,6 +299,16 @@ async fn entered(entering: &mut Option<BoxFuture<'static, Leave>>) -> Leave {
     let leave = turn.await;
     *entering = None;
     leave
+}
+
+async fn fired(timer: Option<(Instant, Timer)>) -> Timer {
+    match timer {
+        Some((at, timer)) => {
+            sleep_until(at).await;
+            timer
+        }
+        None => std::future::pending().await,
+    }
 }
 
 async fn ended(call: &mut Option<Call>) -> Event {
