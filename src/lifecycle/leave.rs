@@ -48,7 +48,7 @@ impl Decision<'_> {
         to
     }
 
-    /// Nothing goes on: what runs is dropped, what is frozen is left to the ledger.
+    /// Nothing goes on: what runs is dropped, what is frozen is sent once, and left to the ledger if that does not settle it.
     fn left(&self, mut to: Transition) -> Transition {
         match to.local.here {
             Here::Cleaning(_) if to.effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) => {
@@ -65,8 +65,8 @@ impl Decision<'_> {
                 to.effects.push(Effect::Abort);
             }
             // The outcome is in the ledger and will be sent from there; another ledger's worker would compute it again.
-            Here::Reporting | Here::Doubting | Here::Sleeping => {
-                to.effects.retain(|effect| !matches!(effect, Effect::Report | Effect::Ask { .. } | Effect::Wake(_)));
+            Here::Doubting | Here::Sleeping => {
+                to.effects.retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::Wake(_)));
                 to.effects.push(Effect::LetGo);
                 to.local.here = Here::Nothing;
             }

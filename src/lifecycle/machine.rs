@@ -135,12 +135,6 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         }
         (Event::ReportRefused(detail), Here::Reporting) => step.report_refused(detail),
         (Event::ReportFailed { denied, detail }, Here::Reporting) => step.report_failed(*denied, detail),
-        // It was let go of as the worker left.
-        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Here::Nothing)
-            if view.phase == Phase::Leaving =>
-        {
-            step.nothing()
-        }
         (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, _) => return Err(illegal()),
 
         (Event::Renew, _) if step.is_mine() => step.write(step.leased(state.record.clone())),

@@ -37,6 +37,8 @@ use timers::Timer;
 
 /// How long the worker waits for the ledger once it leaves: what is durable is right, and the service manager is not patient.
 const LAST_WRITE: Duration = Duration::from_secs(10);
+/// How long it waits for SageMaker to take what is frozen: the next life sends it too.
+const LAST_REPORT: Duration = Duration::from_secs(4);
 
 type Reply = oneshot::Sender<Result<(), CheckpointError>>;
 
@@ -141,6 +143,8 @@ impl Driver {
 
     async fn happened(&mut self) -> Happened {
         let timer = self.next_timer().map(|(at, timer)| (self.shared.clock.instant(at), timer));
+        let reports = self.state.local.here == Here::Reporting && self.is_at_rest();
+        let last = if reports { LAST_REPORT } else { LAST_WRITE };
         tokio::select! {
             biased;
             () = self.shared.phases.beyond(self.phase) => Happened::PhaseMoved,
@@ -150,7 +154,7 @@ impl Driver {
             input = self.seat.next() => Happened::Input(input),
             leave = entered(&mut self.entering) => Happened::Entered(leave),
             // A timer is made where it is waited for: most of the time there is none.
-            () = async { sleep(LAST_WRITE).await }, if self.phase == Phase::Leaving => Happened::NothingForLong,
+            () = async { sleep(last).await }, if self.phase == Phase::Leaving => Happened::NothingForLong,
             timer = fired(timer) => Happened::Timer(timer),
         }
     }
@@ -210,6 +214,8 @@ impl Driver {
     fn may_park(&self) -> bool {
         let waits = matches!(self.state.local.here, Here::Queued | Here::Sleeping) || self.wants != Wants::default();
         waits
+            // Who leaves waits with a bound of its own.
+            && self.phase != Phase::Leaving
             && self.is_at_rest()
             && self.state.record.version > 0
             && self.state.record.status != Status::New

@@ -69,22 +69,40 @@ fn a_run_that_a_shutdown_finds_waiting_or_deferring_is_taken_at_its_word() {
 }
 
 #[test]
-fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_frozen() {
+fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_not_taken() {
     assert_eq!(Bench::running().enter(Phase::Leaving), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
     let mut cleaning = Bench::running();
     cleaning.feed(Event::StopSeen(Via::Message));
     cleaning.feed(Event::Ended(End::Aborted));
     assert_eq!(cleaning.enter(Phase::Leaving), [Effect::Abort]);
-    let mut reporting = Bench::concluded();
-    assert_eq!(reporting.enter(Phase::Leaving), [Effect::LetGo], "another ledger's worker would compute it again");
     let mut refused = Bench::concluded();
     refused.feed(Event::ReportRefused("Conflict".into()));
     assert_eq!(refused.state.record.last_error.as_deref(), Some("Conflict"));
     refused.answer(OPEN);
-    assert_eq!(refused.enter(Phase::Leaving), [Effect::LetGo]);
+    assert_eq!(refused.enter(Phase::Leaving), [Effect::LetGo], "another ledger's worker would compute it again");
     let mut waiting = Bench::running();
     waiting.feed(Event::Ended(End::Again(Duration::from_mins(5))));
     assert_eq!(waiting.enter(Phase::Leaving), [Effect::Return]);
+}
+
+#[test]
+fn what_is_frozen_as_the_worker_leaves_is_sent_once() {
+    let failed = Event::ReportFailed { denied: false, detail: "throttled".into() };
+    for (end, wants) in [
+        (Event::ReportAccepted, vec![Effect::Finish(Ending::Success), Effect::Delete]),
+        (failed, vec![Effect::LetGo]),
+        (Event::ReportRefused("Conflict".into()), vec![Effect::LetGo]),
+    ] {
+        let mut under_way = Bench::concluded();
+        assert_eq!(under_way.enter(Phase::Leaving), []);
+        assert_eq!(under_way.feed(end), wants);
+        assert_eq!(under_way.state.local.here, Here::Nothing);
+    }
+    let mut cleaning = Bench::running();
+    cleaning.feed(Event::StopSeen(Via::Message));
+    cleaning.feed(Event::Ended(End::Aborted));
+    cleaning.enter(Phase::Leaving);
+    assert_eq!(cleaning.feed(Event::Cleaned(Ok(()))), [Effect::Report], "it ended as it was to be dropped");
 }
 
 #[test]
@@ -214,23 +232,18 @@ fn a_cleanup_that_would_begin_as_the_worker_leaves_is_left_to_the_next_with_the_
 }
 
 #[test]
-fn a_concluded_step_is_reported_until_the_worker_leaves_and_then_let_go_of() {
+fn a_concluded_step_is_reported_again_until_the_worker_leaves() {
     let fails = || Event::ReportFailed { denied: false, detail: "throttled".into() };
-    for failing in [false, true] {
-        let mut bench = Bench::running();
-        bench.enter(Phase::Stopping);
-        assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
-        if failing {
-            assert!(matches!(bench.feed(fails())[..], [Effect::Wake(_)]));
-            assert_eq!(bench.feed(Event::Phase), []);
-        }
-        assert_eq!(bench.enter(Phase::Leaving), [Effect::LetGo]);
-        assert_eq!(bench.feed(fails()), [], "too late");
-    }
+    let mut bench = Bench::running();
+    bench.enter(Phase::Stopping);
+    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert!(matches!(bench.feed(fails())[..], [Effect::Wake(_)]));
+    assert_eq!(bench.feed(Event::Phase), []);
+    assert_eq!(bench.enter(Phase::Leaving), [Effect::LetGo]);
     let mut late = Bench::running();
     late.phase = Phase::Leaving;
-    assert_eq!(late.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::LetGo]);
-    assert_eq!(late.status(), Status::Concluded);
+    assert_eq!(late.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!((late.feed(fails()), late.status()), (vec![Effect::LetGo], Status::Concluded));
 }
 
 #[test]

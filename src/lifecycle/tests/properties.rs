@@ -168,7 +168,9 @@ proptest! {
                 prop_assert!(local.here != Here::Running);
             }
             if bench.phase == Phase::Leaving && bench.written != Some(Urgency::First) {
-                let ends = local.idle() || local.here.is_running() || matches!(local.here, Here::Cleaning(_));
+                let ends = local.idle()
+                    || local.here.is_running()
+                    || matches!(local.here, Here::Cleaning(_) | Here::Reporting);
                 prop_assert!(ends, "{:?}", local.here);
             }
             // What arranges its own next step is never left without one.
