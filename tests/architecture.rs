@@ -116,9 +116,9 @@ const ORDERS: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "accounts", "config", "route", "phase", "claim", "said", "impaired", "budget", "gates", "messages",
-            "watch", "polls", "inbox", "moments", "orphans", "lane", "shared", "ask", "report", "running", "driver",
-            "dispatch", "delivery", "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
+            "accounts", "config", "route", "phase", "claim", "said", "impaired", "missing", "budget", "gates",
+            "messages", "watch", "polls", "inbox", "moments", "orphans", "lane", "shared", "ask", "report", "running",
+            "driver", "dispatch", "delivery", "pollers", "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
         ],
     ),
     (

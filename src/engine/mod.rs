@@ -1,6 +1,6 @@
 //! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes, drains.
 //!
-//! The files, in the order of use, each knowing only those before it: `config route phase claim said impaired budget gates messages watch polls
+//! The files, in the order of use, each knowing only those before it: `config route phase claim said impaired missing budget gates messages watch polls
 //! inbox moments orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
 //! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to the drivers.
 
@@ -22,6 +22,7 @@ pub(crate) mod inbox;
 mod lane;
 mod looks;
 pub(crate) mod messages;
+mod missing;
 mod moments;
 mod monitor;
 mod orphans;
@@ -126,6 +127,7 @@ impl Engine {
         let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
         let impaired = impaired::Impaired::new(parts.observer.clone());
+        let missing = missing::Missing::new(parts.observer.clone());
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
@@ -139,6 +141,7 @@ impl Engine {
             unseen: AtomicBool::new(true),
             said: said::Said::default(),
             impaired,
+            missing,
             bodies: Budget::new(BODIES),
             phases: phase::Phases::default(),
             trials: gates::Trials::default(),

@@ -17,6 +17,7 @@ use super::gates::Trials;
 use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
+use super::missing::{self, Missing};
 use super::orphans::Orphans;
 use super::phase::Phases;
 use super::said::Said;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) said: Said,
     /// The handlers that this machine keeps from working.
     pub(crate) impaired: Impaired,
+    /// The steps that wait for a handler that is not configured.
+    pub(crate) missing: Missing,
     pub(crate) bodies: Budget,
     pub(crate) phases: Phases,
     /// Who starts beside whom.
@@ -85,10 +88,12 @@ impl Shared {
 
     /// The settings that apply to a step of `lane` for which `handler` is chosen.
     pub(crate) fn policy(&self, lane: &Lane, handler: Option<&str>) -> Policy {
+        let handler_is_gone = handler.is_some_and(|name| !self.handlers.contains_key(name));
         let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
         let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
         Policy {
             alone: lane.config.exclusive && !self.ledger.is_shared(),
+            handler_is_gone,
             max_attempts: handler.map_or(1, |config| config.max_attempts),
             retry: Backoff::new(or(|config| config.retry_delay), or(|config| config.retry_delay_max)),
             time_limit: or(|config| config.time_limit),
@@ -105,6 +110,12 @@ impl Shared {
     /// Has the step's execution watched for as long as the step can be stopped. `leaves`: it has no driver any more.
     pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
         let record = &state.record;
+        match &record.handler {
+            Some(name) if !self.handlers.contains_key(&**name) && missing::has_begun(record) => {
+                self.missing.add(&record.token, name);
+            }
+            _ => self.missing.remove(&record.token),
+        }
         let lane = self.lane(&record.queue);
         if let Some(lane) = lane {
             match record.status {

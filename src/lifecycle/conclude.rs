@@ -113,6 +113,9 @@ impl Decision<'_> {
     pub(super) fn answer_end(&self, reason: StopReason, failure: Option<&String>) -> Transition {
         let record = self.record;
         let but = failure.map(|text| format!("; the cleanup failed: {text}")).unwrap_or_default();
+        if reason == StopReason::TimeLimit && self.view.policy.handler_is_gone {
+            return self.fail(&format!("the time limit was reached{but}"));
+        }
         if reason == StopReason::TimeLimit {
             let limit = crate::duration::text(self.view.policy.time_limit);
             let hindrance = record.last_error.as_ref().filter(|_| record.hindered);

@@ -10,6 +10,8 @@ use crate::backoff::Backoff;
 /// The settings that apply to one step: its handler's, its queue's and its ledger's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// The step's handler is not configured, so that its step can be neither run nor cleaned up after.
+    pub handler_is_gone: bool,
     pub max_attempts: u32,
     /// No other worker can take the step from its queue.
     pub alone: bool,

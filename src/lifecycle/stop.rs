@@ -172,6 +172,9 @@ impl Decision<'_> {
     }
 
     pub(super) fn deferral_over(&self) -> Transition {
+        if self.view.policy.handler_is_gone {
+            return self.fail(&format!("nobody completed the deferred step in time, and {}", self.gone()));
+        }
         let limit = crate::duration::text(self.view.policy.deferred_limit);
         self.fail(&format!("nobody completed the deferred step within {limit}"))
     }

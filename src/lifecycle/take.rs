@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::conclude::gave_up;
-use super::machine::{Decision, Transition, later};
+use super::machine::{Decision, Transition, later, released};
 use super::{Beside, Effect, Here, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
@@ -103,6 +103,9 @@ impl Decision<'_> {
         if self.overdue() {
             return self.clean_up(self.record.clone(), StopReason::TimeLimit);
         }
+        if self.view.policy.handler_is_gone {
+            return self.held();
+        }
         if record.handler.is_none() {
             let text = format!(
                 "no handler is configured for the pipeline {} and these arguments",
@@ -118,6 +121,22 @@ impl Decision<'_> {
                 .fail(&gave_up(record.attempt, record.last_error.as_deref().unwrap_or("nothing is known of it")));
         }
         self.to(Here::Queued, [Effect::AwaitSlot])
+    }
+
+    /// Has the step wait for its handler, which only another life of the worker can have; no longer than the step's limit.
+    fn held(&self) -> Transition {
+        let (here, wake) = (Here::Sleeping, Effect::Wake(later(self.view.now, LONG_WAIT)));
+        let error = Some(self.gone());
+        if self.record.status == Status::Waiting && self.record.last_error == error {
+            return self.to(here, [wake]);
+        }
+        let record = released(self.left_behind().into_owned());
+        self.write(Record { status: Status::Waiting, last_error: error, ..record }).going(here, [wake])
+    }
+
+    /// What is said of a handler that is not configured.
+    pub(super) fn gone(&self) -> String {
+        format!("its handler `{}` is not configured any more", self.record.handler.as_deref().unwrap_or("none"))
     }
 
     /// Claims the step and runs it, if it is still to be run: much may have happened while it waited for its slot.
@@ -164,6 +183,10 @@ impl Decision<'_> {
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
         let record = if record.is_left_behind(self.view.me) { record.after_crash(Beside::Others) } else { record };
+        if self.view.policy.handler_is_gone {
+            let why = format!("it was not run, as {}", self.gone());
+            return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
+        }
         if let Some(why) = record.crashed_too_often(self.view.policy.max_attempts) {
             return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
         }

@@ -66,6 +66,12 @@ impl Config {
         place.as_table_mut().expect("a table")
     }
 
+    /// What is set there.
+    pub fn value(&self, path: &str) -> toml::Value {
+        let (parent, key) = path.rsplit_once('.').expect("a section and a key");
+        self.clone().table(parent)[key].clone()
+    }
+
     /// Takes one key out.
     pub fn without(mut self, path: &str) -> Self {
         let (parent, key) = path.rsplit_once('.').expect("a section and a key");

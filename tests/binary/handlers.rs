@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::daemon::Config;
 use crate::scene::{Scene, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +107,37 @@ async fn a_program_is_given_its_step_on_stdin_and_in_its_environment() {
         assert!(environment.contains(&wanted), "{wanted} in {environment:?}");
     }
     assert!(!environment.iter().any(|line| line.starts_with("AWS_")), "the daemon's credentials are its own");
+}
+
+/// The handler is called otherwise, and does the same.
+fn renamed(config: &Config) -> Config {
+    let other = config.value("handlers.job");
+    config.clone().without("handlers.job").with("handlers.other", other).with("queues.0.handler", "other")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_has_begun_no_other_goes_on_with_and_a_stop_says_that_nothing_was_cleaned_up() {
+    let scene = Scene::new("echo job-7 > $STEP_CHECKPOINT; exit 76").await;
+    let config = scene.config().with("handlers.job.settings.poll_interval", "1s").listening();
+    let (step, back) = (scene.step_sent().await, scene.step_sent().await);
+    let mut daemon = scene.start(&config);
+    until("both were begun", async || {
+        scene.records().iter().filter(|record| record["checkpoint"]["file"] == "job-7\n").count() == 2
+    })
+    .await;
+    daemon.kill();
+    let runs = scene.runs();
+    let mut daemon = scene.start(&renamed(&config));
+    until("it is said", async || !daemon.complaints(&["WARN"], "a handler that is not configured").is_empty()).await;
+    until("a metric says so", async || daemon.metric("callbackd_impaired{what=\"handler\"}").await == Some(1.0)).await;
+    scene.stop(&step).await;
+    let reason = scene.answer(&step).await.reason();
+    assert!(reason.contains("the pipeline was stopped") && reason.contains("`job` is not configured"), "{reason}");
+    daemon.kill();
+    assert_eq!((scene.runs(), scene.cleanups()), (runs, vec![]), "the other handler did nothing");
+    scene.script("run", "end 0");
+    let _daemon = scene.start(&config);
+    scene.answered_once(&back).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,7 @@ pub fn outputs(data: &[u8]) -> bool {
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     alone: false,
+    handler_is_gone: false,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(24),

@@ -18,6 +18,7 @@ pub const LONG_AGO: Timestamp = Timestamp::MIN;
 
 pub const POLICY: Policy = Policy {
     alone: false,
+    handler_is_gone: false,
     max_attempts: 2,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(1),

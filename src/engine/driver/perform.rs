@@ -199,7 +199,10 @@ impl Driver {
 
     fn clean_up(&mut self, reason: StopReason) {
         let Some(parts) = self.handler() else {
-            return self.backlog.push_front((Event::Cleaned(Ok(())), With::Nothing));
+            // Where no handler was ever chosen there is nothing to clean up.
+            let gone = |name: &Arc<str>| format!("its handler `{name}` is not configured any more");
+            let cleaned = self.state.record.handler.as_ref().map_or(Ok(()), |name| Err(gone(name)));
+            return self.backlog.push_front((Event::Cleaned(cleaned), With::Nothing));
         };
         tracing::info!(reason = reason.as_str(), "cleaning up after the step");
         self.enter_at_once();
@@ -261,6 +264,9 @@ impl Driver {
             Some(Outcome::Failure(reason)) => Some(reason.as_str()),
             Some(Outcome::Success(_)) | None => None,
         };
+        if self.policy.handler_is_gone && ending != Ending::Deferred {
+            tracing::warn!("the step's handler is not configured any more, so that no cleanup was run");
+        }
         tracing::info!(
             outcome = ending.as_str(),
             reason,

@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::super::inbox::{Parked, Seat, Start, Wants};
 use super::super::lane::Lane;
+use super::super::missing::has_begun;
 use super::super::shared::Shared;
 use super::Driver;
 use super::apply::{Pending, load};
@@ -81,8 +82,9 @@ impl Place {
             // What its run has left behind is ended first, and what the crash says of it is on record.
             self.shared.reaped.cancelled().await;
         }
-        if !record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name)) {
-            // The configuration has changed since; a handler that is gone cannot be called.
+        let is_known = record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name));
+        // The configuration has changed since. What another handler has begun is none of a new one's.
+        if !is_known && !has_begun(&record) && record.status != Status::Concluded {
             record.handler = lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
         }
         self.taken = true;

@@ -3,6 +3,7 @@
 mod answer;
 mod blame;
 mod conclude;
+mod gone;
 mod leave;
 mod properties;
 mod resume;
@@ -25,6 +26,7 @@ use crate::step::{Message, StopReason};
 
 const POLICY: Policy = Policy {
     alone: true,
+    handler_is_gone: false,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(1),
