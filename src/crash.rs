@@ -229,6 +229,11 @@ impl Store for Crashing<Arc<dyn Store>> {
         Box::pin(self.crash.around(Boundary::ProbeLedger, self.inner.probe()))
     }
 
+    fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // Nothing is asked of the world.
+        self.inner.holds()
+    }
+
     fn exclusive(&self) -> bool {
         self.inner.exclusive()
     }

@@ -87,7 +87,7 @@ impl Source for Status {
 
     fn readiness(&self) -> Vec<Check> {
         let Some(monitor) = self.0.get() else { return Self::starting(false) };
-        let failing = monitor.ledger_is_failing();
+        let ailment = monitor.ledger_ailment();
         let draining = monitor.is_draining();
         let queues = monitor.queues();
         let silent: Vec<&str> = queues
@@ -97,12 +97,16 @@ impl Source for Status {
             .collect();
         let impaired: Vec<String> =
             monitor.impaired().into_iter().map(|it| format!("{}: {}: {}", it.handler, it.what, it.error)).collect();
+        // Whoever takes a handler out may want its steps to end: the worker is ready for all others.
+        let missing: Vec<String> =
+            monitor.missing().into_iter().map(|it| format!("{}: {}", it.handler, it.error)).collect();
+        let well = if missing.is_empty() { "lets the handlers work".to_owned() } else { missing.join("; ") };
         let told = |ok: bool, well: &str, ill: String| if ok { well.to_owned() } else { ill };
         vec![
             Check {
                 name: "ledger",
-                ok: !failing,
-                detail: told(!failing, "it is written", "it cannot be written; see the log".to_owned()),
+                ok: ailment.is_none(),
+                detail: ailment.map_or_else(|| "it works".to_owned(), |ailment| format!("{ailment}; see the log")),
             },
             Check {
                 name: "queues",
@@ -116,7 +120,7 @@ impl Source for Status {
             Check {
                 name: "host",
                 ok: impaired.is_empty(),
-                detail: told(impaired.is_empty(), "lets the handlers work", impaired.join("; ")),
+                detail: told(impaired.is_empty(), &well, impaired.join("; ")),
             },
             Check { name: "running", ok: !draining, detail: told(!draining, "takes new steps", "draining".to_owned()) },
         ]

@@ -130,15 +130,22 @@ impl Monitor {
         self.0.phase() != Phase::Running
     }
 
+    /// What fails of the ledger, if anything does.
     #[must_use]
-    pub fn ledger_is_failing(&self) -> bool {
-        self.0.ledger.is_failing()
+    pub fn ledger_ailment(&self) -> Option<&'static str> {
+        self.0.ledger.ailment()
     }
 
     /// The handlers that this machine keeps from working, and how.
     #[must_use]
     pub fn impaired(&self) -> Vec<Impairment> {
         self.0.impaired.list()
+    }
+
+    /// The handlers that unfinished steps wait for and that are not configured.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Impairment> {
+        self.0.missing.list()
     }
 
     #[must_use]

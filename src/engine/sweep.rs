@@ -32,21 +32,25 @@ struct Sweep {
     shared: Arc<Shared>,
     /// Queues that are not configured, and were told of.
     unknown: BTreeSet<String>,
+    /// Handlers that are not configured, and were told of.
+    missing: BTreeSet<Arc<str>>,
     /// Steps without a message that were told of.
     said: BTreeSet<CallbackToken>,
 }
 
 /// Looks through the ledger, now and then, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
-    let mut sweep = Sweep { shared, unknown: BTreeSet::new(), said: BTreeSet::new() };
+    let mut sweep = Sweep { shared, unknown: BTreeSet::new(), missing: BTreeSet::new(), said: BTreeSet::new() };
     let every = PURGE_EVERY.min(retention / 10);
     // Not at once: a clock that is wrong after a boot is corrected within minutes.
     let mut purged = Instant::now();
     sweep.look_through(&[Status::Settled]).await;
     sweep.tidy().await;
     loop {
+        sweep.shared.ledger.look().await;
         if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
             sweep.look_through(&UNSETTLED).await;
+            sweep.tell_of_missing_handlers();
         }
         let now = sweep.shared.clock.now();
         for token in sweep.shared.lanes.iter().flat_map(|lane| lane.deferred.until(now)) {
@@ -120,6 +124,11 @@ impl Sweep {
         if self.shared.steps.contains(&step.token) {
             return;
         }
+        if let (Status::Claimed | Status::Waiting | Status::Deferred, Some(name)) = (step.status, &step.handler)
+            && !self.shared.handlers.contains_key(&**name)
+        {
+            self.shared.missing.add(&step.token, name);
+        }
         let now = self.shared.clock.now();
         let found = match step.status {
             Status::Concluded | Status::Owed => true,
@@ -141,6 +150,19 @@ impl Sweep {
             }
             let overdue = after(now, lane.config.visibility_timeout + MARGIN);
             self.shared.orphans.add(step.token, Orphan { lane: lane.index, execution: step.execution, overdue });
+        }
+    }
+
+    fn tell_of_missing_handlers(&mut self) {
+        for (handler, steps) in self.shared.missing.counts() {
+            if self.missing.insert(handler.clone()) {
+                tracing::warn!(
+                    handler = &*handler,
+                    steps,
+                    "the ledger holds unfinished steps of a handler that is not configured; they wait, and no other handler runs them: \
+                     configure it again until they are done, or let them fail by their limits or by a stop, without a cleanup"
+                );
+            }
         }
     }
 

@@ -10,14 +10,14 @@ mod form;
 mod memory;
 mod sqlite;
 pub mod store;
+mod trouble;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready, try_join_all};
@@ -35,6 +35,7 @@ use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
 pub(crate) use store::Put;
 use store::{Age, Head, Query, Row, Writer};
+use trouble::{Part, Trouble};
 
 /// One worker's access to its ledger.
 pub struct Ledger {
@@ -45,7 +46,7 @@ pub struct Ledger {
     observer: Arc<dyn Observer>,
     /// Since when each foreign claim has been seen at its version, by our own clock: the owner's clock may be wrong.
     watched: Mutex<BTreeMap<CallbackToken, (u64, Timestamp)>>,
-    failing: AtomicBool,
+    trouble: Mutex<Trouble>,
     /// What was said to be damaged, so that it is said once.
     damaged: Mutex<BTreeSet<Option<String>>>,
 }
@@ -137,8 +138,8 @@ impl Ledger {
         clock: Clock,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let failing = AtomicBool::new(false);
-        Self { store, me, lease, clock, observer, watched: Mutex::default(), failing, damaged: Mutex::default() }
+        let (watched, trouble, damaged) = Default::default();
+        Self { store, me, lease, clock, observer, watched, trouble, damaged }
     }
 
     /// Who this worker is in the ledger.
@@ -159,10 +160,16 @@ impl Ledger {
         !self.store.exclusive()
     }
 
-    /// Whether the last write failed. No new steps are to be taken then.
+    /// Whether something of it failed when it was last tried. No new steps are to be taken then.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.trouble().is_any()
+    }
+
+    /// What fails, for people.
+    #[must_use]
+    pub fn ailment(&self) -> Option<&'static str> {
+        self.trouble().first().map(Part::ails)
     }
 
     /// How many records were found damaged.
@@ -181,7 +188,12 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if it cannot be read.
     pub async fn load(&self, token: &CallbackToken) -> Result<Option<Record>, LedgerError> {
-        let found = self.store.get(token).await?;
+        let got = self.store.get(token).await;
+        self.note(Part::Records, got.as_ref().err());
+        if got.is_err() {
+            self.trouble().unread = Some(token.clone());
+        }
+        let found = got?;
         Ok(found.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?)
     }
 
@@ -210,7 +222,7 @@ impl Ledger {
 
     /// Notes whether the store works.
     pub(crate) fn end(&self, put: Result<Put, StoreError>) -> Result<Put, LedgerError> {
-        self.note(put.as_ref().err());
+        self.note(Part::Writing, put.as_ref().err());
         Ok(put?)
     }
 
@@ -219,7 +231,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`] if the list cannot be had at all; a damaged record is an error in it.
     pub async fn outlines(&self, filter: Filter) -> Result<Page<Outline>, LedgerError> {
-        let page = self.store.outlines(filter.query()).await?;
+        let page = self.listed(self.store.outlines(filter.query()).await)?;
         Ok(self.decoded(page, |head| {
             let by = self.correction_of(&head);
             let outline = form::outline(head)?;
@@ -232,7 +244,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`] if the list cannot be had at all; a damaged record is an error in it.
     pub async fn page(&self, filter: Filter) -> Result<Page<Record>, LedgerError> {
-        let page = self.store.page(filter.query()).await?;
+        let page = self.listed(self.store.page(filter.query()).await)?;
         Ok(self.decoded(page, |row| self.record(row)))
     }
 
@@ -254,7 +266,7 @@ impl Ledger {
         let mut filter = Filter::of(&UNSETTLED);
         let mut count = 0;
         loop {
-            let page = self.store.outlines(filter.clone().query()).await?;
+            let page = self.listed(self.store.outlines(filter.clone().query()).await)?;
             let stale: Vec<Head> = page.found.into_iter().flatten().filter(|head| self.bears_old_names(head)).collect();
             for some in stale.chunks(RENAMED) {
                 let renamed = try_join_all(some.iter().map(|head| self.rename_one(head))).await?;
@@ -283,10 +295,31 @@ impl Ledger {
         head.writer.id.as_ref() == Some(&self.me.0) && head.writer.correction != milliseconds(self.clock.correction())
     }
 
-    /// Finds out whether the ledger can be written again; [`is_failing`](Self::is_failing) tells.
+    /// Finds out whether what fails works again; [`is_failing`](Self::is_failing) tells.
     pub async fn probe(&self) {
         let probed = self.store.probe().await;
-        self.note(probed.as_ref().err());
+        self.note(Part::Writing, probed.as_ref().err());
+        let unread = self.trouble().unread.clone();
+        if let Some(token) = unread {
+            let got = self.store.get(&token).await;
+            self.note(Part::Records, got.as_ref().err());
+        }
+        if self.trouble().ails(Part::Lists) {
+            let filter = Filter { limit: 1, ..Filter::default() };
+            let _ = self.listed(self.store.outlines(filter.query()).await);
+        }
+        self.look().await;
+    }
+
+    /// Looks whether what is written to the ledger is still where a next process would find it.
+    pub async fn look(&self) {
+        let held = self.store.holds().await;
+        self.note(Part::Place, held.as_ref().err());
+    }
+
+    fn listed<T>(&self, page: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.note(Part::Lists, page.as_ref().err());
+        page
     }
 
     /// How the claim on a step stands, if another process holds it. In a ledger that only this process can have open, the other is
@@ -361,18 +394,27 @@ impl Ledger {
         found
     }
 
-    fn note(&self, error: Option<&StoreError>) {
-        if self.failing.swap(error.is_some(), Ordering::Relaxed) == error.is_some() {
+    fn note(&self, part: Part, error: Option<&StoreError>) {
+        let mut trouble = self.trouble();
+        let before = trouble.is_any();
+        if !trouble.set(part, error.is_some()) {
             return;
         }
-        self.observer.observe(Observation::LedgerFailing(error.is_some()));
-        match error {
-            Some(error) => tracing::error!(
-                %error,
-                "the ledger cannot be written: no new steps are taken until it can; free space on its disk or fix its permissions"
-            ),
-            None => tracing::info!("the ledger can be written again"),
+        let failing = trouble.is_any();
+        drop(trouble);
+        if failing != before {
+            self.observer.observe(Observation::LedgerFailing(failing));
         }
+        match error {
+            Some(error) => {
+                tracing::error!(%error, "the ledger: {}: no new steps are taken until that is over; {}", part.ails(), part.remedy());
+            }
+            None => tracing::info!("the ledger: it is over that {}", part.ails()),
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
 use crate::step::CallbackToken;
@@ -141,6 +141,11 @@ pub trait Store: Send + Sync {
 
     /// Writes something of no consequence, durably, to see whether writing works.
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Whether what is written here outlives the process: fails if the place that it was opened at holds it no more.
+    fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(ready(Ok(())))
+    }
 
     /// Whether this process alone can have the store open, so that every other owner in it is dead.
     fn exclusive(&self) -> bool;

@@ -1,5 +1,6 @@
 //! What the ledger promises over each of its stores.
 
+use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -339,6 +340,43 @@ async fn a_ledger_says_that_it_fails_and_that_it_recovered_once_each() {
     assert!(!ledger.is_failing());
     written(&ledger, record("abcdefghij")).await;
     assert_eq!(*said.0.lock().expect("no panic"), [true, false]);
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_read_fails_though_it_can_be_written() {
+    let directory = tempfile::tempdir().expect("directory");
+    let said = Arc::new(Said::default());
+    let ledger = Ledger::new(Arc::new(sqlite(&directory)), WorkerId("me".into()), LEASE, steady(), said.clone());
+    let known = written(&ledger, record("abcdefghij")).await;
+    let tables = Connection::open(directory.path().join("ledger.db")).expect("opens");
+    tables.execute_batch("ALTER TABLE steps RENAME TO s").expect("renamed");
+    for _ in 0..2 {
+        assert!(ledger.load(&known.token).await.is_err() && ledger.page(Filter::of(&[])).await.is_err());
+        ledger.probe().await;
+        assert_eq!(ledger.ailment(), Some("it cannot be read"));
+    }
+    tables.execute_batch("ALTER TABLE s RENAME TO steps").expect("renamed");
+    ledger.probe().await;
+    assert!(!ledger.is_failing());
+    assert_eq!(*said.0.lock().expect("no panic"), [true, false]);
+}
+
+#[tokio::test]
+async fn a_ledger_whose_file_is_moved_removed_or_replaced_fails_until_it_is_back() {
+    let directory = tempfile::tempdir().expect("directory");
+    let ledger = ledger(sqlite(&directory));
+    let place = |name: &str| directory.path().join(name);
+    for name in ["ledger.db", "ledger.db-wal"] {
+        fs::rename(place(name), place("elsewhere")).expect("it is there");
+        ledger.look().await;
+        assert!(ledger.ailment().is_some_and(|ails| ails.contains("moved, removed or replaced")), "{name}");
+        fs::copy(place("elsewhere"), place(name)).expect("it is readable");
+        ledger.probe().await;
+        assert!(ledger.is_failing(), "a copy is another file");
+        fs::rename(place("elsewhere"), place(name)).expect("it is there");
+        ledger.probe().await;
+        assert!(!ledger.is_failing(), "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

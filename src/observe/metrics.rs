@@ -141,7 +141,7 @@ impl Metrics {
             ),
             ledger_failing: add.plain(
                 "ledger_failing",
-                "1 while the ledger cannot be written, so that no new step is taken",
+                "1 while the ledger cannot be written or read, or its file is gone, so that no new step is taken",
                 Gauge::default(),
             ),
             impaired: add.plain("impaired", "1 while this machine keeps handlers from working", Family::default()),
@@ -158,7 +158,8 @@ impl Metrics {
 
     /// Makes what is known by its kind appear from the start, at zero.
     fn expect_kinds(&self) {
-        for what in ["space", "descriptors", "memory", "processes", "io", "program", "working_dir", "ledger"] {
+        for what in ["space", "descriptors", "memory", "processes", "io", "program", "working_dir", "ledger", "handler"]
+        {
             self.set_impaired(what, false);
         }
         for operation in [

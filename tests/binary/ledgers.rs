@@ -6,11 +6,17 @@ use std::os::unix::process::ExitStatusExt;
 
 use rusqlite::Connection;
 
+use crate::daemon::Config;
 use crate::history::judge;
 use crate::scene::{Scene, until};
 
 async fn readiness(daemon: &crate::daemon::Daemon) -> u16 {
     daemon.status("/readyz").await.map_or(0, |(status, _)| status)
+}
+
+/// Programs have their files on another disk: what they give back at their end would be space for the ledger.
+fn beside_a_full_disk(scene: &Scene) -> Config {
+    scene.config().with("worker.work_dir", scene.path("work").to_str().expect("UTF-8"))
 }
 
 const WAITS: &str = "until_there gate; end 0";
@@ -19,7 +25,7 @@ const WAITS: &str = "until_there gate; end 0";
 async fn on_a_full_disk_nothing_is_reported_or_taken_until_there_is_space() {
     let scene = Scene::on_a_disk(WAITS, "1m").await;
     let first = scene.step_sent().await;
-    let daemon = scene.start(&scene.config().listening());
+    let daemon = scene.start(&beside_a_full_disk(&scene).listening());
     until("it runs", async || scene.runs().len() == 1).await;
     scene.disk().fill();
     scene.open("gate");
@@ -44,7 +50,7 @@ async fn killed_while_it_tries_a_failing_ledger_the_daemon_breaks_no_promise() {
     for place in ["before probe", "after probe"] {
         let scene = Scene::on_a_disk(WAITS, "1m").await;
         let step = scene.step_sent().await;
-        let mut daemon = scene.start_in(&scene.config(), &[(callbackd::crash::VARIABLE, place)]);
+        let mut daemon = scene.start_in(&beside_a_full_disk(&scene), &[(callbackd::crash::VARIABLE, place)]);
         until("it runs", async || scene.runs().len() == 1).await;
         scene.disk().fill();
         scene.open("gate");
@@ -114,6 +120,24 @@ async fn a_ledger_that_is_torn_is_refused_and_nothing_is_run_on_it() {
     fs::write(&path, whole).expect("the folder is writable");
     let _daemon = scene.start(&config);
     scene.queue_is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_ledger_moved_away_the_daemon_is_not_ready_and_takes_nothing_until_it_is_back() {
+    let scene = Scene::new("end 0").await;
+    let first = scene.step_sent().await;
+    let daemon = scene.start(&scene.config().listening());
+    scene.answered_once(&first).await;
+    let away = scene.path("ledger/away.db");
+    fs::rename(scene.ledger(), &away).expect("it is there");
+    until("it is said not to be ready", async || readiness(&daemon).await == 503).await;
+    until("a metric says so", async || daemon.metric("callbackd_ledger_failing").await == Some(1.0)).await;
+    let said = daemon.complaints(&["ERROR"], "moved, removed or replaced");
+    assert_eq!(said.len(), 1, "{said:?}");
+    fs::rename(&away, scene.ledger()).expect("it is there");
+    let second = scene.step_sent().await;
+    scene.answered_once(&second).await;
+    until("it is said to be ready", async || readiness(&daemon).await == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,7 @@ async fn a_ledger_that_fails_keeps_messages_takes_nothing_new_and_recovers_by_it
     until("it runs", || bench.log.count("run 1") == 1).await;
     *bench.disk.failing.lock().unwrap() = true;
     bench.go.notify_one();
-    until("the failure is noticed", || worker.monitor.ledger_is_failing()).await;
+    until("the failure is noticed", || worker.monitor.ledger_ailment().is_some()).await;
     sleep(Duration::from_secs(60)).await;
     bench.step("other00000", &json!({}));
     sleep(Duration::from_secs(1800)).await;

@@ -366,7 +366,7 @@ pub(super) async fn load(
         };
         failures += 1;
         if let Some(more) = shared.said.again("unread") {
-            tracing::error!(
+            tracing::warn!(
                 %error,
                 failures,
                 more,

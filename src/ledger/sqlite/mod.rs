@@ -4,6 +4,7 @@
 //! lists, and so holds up neither. In SQLite's write-ahead mode a reader sees all that was committed before it began.
 
 mod file;
+mod files;
 mod inbox;
 mod known;
 mod look;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use self::file::FileLock;
 pub use self::file::{OpenError, Progress};
+use self::files::Files;
 use self::inbox::Inbox;
 use self::known::Known;
 pub use self::look::Look;
@@ -41,6 +43,7 @@ pub struct Sqlite {
     reader: Option<Thread>,
     writer: Thread,
     ended: watch::Receiver<Option<String>>,
+    files: Arc<Files>,
     _lock: FileLock,
 }
 
@@ -91,8 +94,9 @@ impl Sqlite {
         };
         let write = move |connection: Connection, inbox: &Inbox| writer::serve(&connection, inbox, observer.as_ref());
         let writer = Thread::start("ledger", connection, ended, write).map_err(not_started)?;
+        let files = Arc::new(Files::at(&place.path));
         let known = place.network.is_none().then(|| Known::of_file(&place.path));
-        Ok(Self { known, lists, reader, writer, ended: seen, _lock: lock })
+        Ok(Self { known, lists, reader, writer, ended: seen, files, _lock: lock })
     }
 
     fn lists(&self) -> &Thread {
@@ -183,6 +187,13 @@ impl Store for Sqlite {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.writer.ask(false, rows::probe))
+    }
+
+    fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        // A network file system says so itself: what is removed there is stale.
+        let Some(reader) = &self.reader else { return Box::pin(ready(Ok(()))) };
+        let files = self.files.clone();
+        Box::pin(async move { reader.ask(false, move |_| Ok(files.are_there())).await? })
     }
 
     fn exclusive(&self) -> bool {

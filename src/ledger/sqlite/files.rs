@@ -1,0 +1,38 @@
+//! Whether the files that are open are still those that a next process would open.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::file::beside_it;
+use crate::ledger::store::StoreError;
+
+/// The ledger's file and its log, as they were when they were opened.
+pub(super) struct Files(Vec<(PathBuf, Identity)>);
+
+/// A file, whatever it is called.
+type Identity = (u64, u64);
+
+impl Files {
+    /// Those of the ledger at `path`, which is open.
+    pub(super) fn at(path: &Path) -> Self {
+        let known = |path: PathBuf| Some((path.clone(), identity(&path).ok()?));
+        Self([path.to_owned(), beside_it(path, "-wal")].into_iter().filter_map(known).collect())
+    }
+
+    pub(super) fn are_there(&self) -> Result<(), StoreError> {
+        for (path, known) in &self.0 {
+            let what = match identity(path) {
+                Ok(found) if found == *known => continue,
+                Ok(_) => "was replaced".to_owned(),
+                Err(error) => format!("is not there any more ({error})"),
+            };
+            return Err(StoreError(format!("{} {what}", path.display())));
+        }
+        Ok(())
+    }
+}
+
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
