@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::duration;
-use crate::engine::Monitor;
+use crate::engine::{Monitor, Spent};
 use crate::ledger::{Cursor, Filter};
 use crate::lifecycle::{Record, Status as StepStatus};
 use crate::observe::metrics::{Figures, Metrics};
@@ -90,10 +90,19 @@ impl Source for Status {
         let ailment = monitor.ledger_ailment();
         let draining = monitor.is_draining();
         let queues = monitor.queues();
-        let silent: Vec<&str> = queues
+        let silent: Vec<String> = queues
             .iter()
             .filter(|queue| queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY) && queue.running < queue.concurrency)
-            .map(|queue| queue.name.as_str())
+            .map(|queue| match queue.bodies_spent {
+                Some(Spent { by_queue, by_all, limit }) => format!(
+                    "{} (the arguments of its steps in hand take {}, of {} in all queues, which is more than {})",
+                    queue.name,
+                    mebibytes(by_queue),
+                    mebibytes(by_all),
+                    mebibytes(limit)
+                ),
+                None => queue.name.clone(),
+            })
             .collect();
         let impaired: Vec<String> =
             monitor.impaired().into_iter().map(|it| format!("{}: {}: {}", it.handler, it.what, it.error)).collect();
@@ -214,6 +223,10 @@ fn row(monitor: &Monitor, record: &Record) -> Value {
         row.remove("checkpoint");
     }
     row
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{} MiB", bytes >> 20)
 }
 
 /// When something last became of a step.

@@ -31,7 +31,7 @@ pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received
     if shared.phase() != Phase::Running {
         return lane.messages.release([&received.id], Duration::ZERO);
     }
-    let weight = shared.bodies.weigh(received.body.len());
+    let weight = shared.bodies.weigh(lane.index, received.body.len());
     let (Message::Work(step) | Message::Stop(step)) = message;
     let token = step.token.clone();
     let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).cloned();

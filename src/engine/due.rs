@@ -1,4 +1,4 @@
-//! Wakes parked steps when their time has come, when the worker's phase moves, and when the clock was set.
+//! Wakes parked steps when their time or their handler's has come, when the worker's phase moves, and when the clock was set.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -80,6 +80,14 @@ pub(crate) async fn keep_names(shared: &Shared) {
 async fn rename(shared: &Shared) {
     if let Err(error) = shared.ledger.rename().await {
         tracing::warn!(%error, "the ledger's records bear the old clock's times until they are next written");
+    }
+}
+
+/// Wakes the steps that wait for a handler which this machine keeps from working, until dropped: all if it works again, else one at a time.
+pub(crate) async fn wake_hindered(shared: Arc<Shared>) {
+    loop {
+        let (token, trial) = shared.impaired.next().await;
+        wake(&shared, &token, Input::Try(trial), Absent::Skip).await;
     }
 }
 

@@ -1,38 +1,44 @@
 //! What keeps this machine from doing a handler's work: no space, no descriptors, a program that is not there.
 //!
-//! It is the worker's trouble, and no step is charged with it. Steps wait for as long as their handler's back-off says; its queues are
-//! polled as rarely, for one message at a time, until something gets under way again.
+//! It is the worker's trouble, and no step is charged with it. The handler's steps wait in line, and one at a time is tried, as the back-off
+//! says. A queue that has another handler is polled as ever, until many wait on it; else it is polled as rarely, for one message at a
+//! time. It is over once a run gets under way, or if nothing has shown for a while that it lasts.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod ailment;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::backoff::Backoff;
 use crate::seam::{Observation, Observer};
+use crate::step::CallbackToken;
+use ailment::Ailment;
 
-/// Soon at first: a program that is being replaced is there again in a moment.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+/// The handlers that cannot work; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Impaired(Arc<Inner>);
 
-/// The handlers that cannot work.
-pub(crate) struct Impaired {
-    handlers: Mutex<BTreeMap<String, Ailment>>,
+struct Inner {
+    table: Mutex<Table>,
+    /// How many ail: so that nobody locks the table while none does.
+    ailing: AtomicUsize,
+    /// Some handler works again.
     over: Notify,
+    /// A step may be due.
+    news: Notify,
     observer: Arc<dyn Observer>,
 }
 
-struct Ailment {
-    what: &'static str,
-    error: String,
-    since: Instant,
-    failures: u32,
-    wait: Duration,
-    /// Until when its steps wait.
-    until: Instant,
-    /// When its queues are polled next.
-    poll_at: Instant,
+#[derive(Default)]
+struct Table {
+    ailing: BTreeMap<String, Ailment>,
+    /// Those that waited for a handler that works again.
+    released: VecDeque<CallbackToken>,
+    trials: u64,
 }
 
 /// A handler that cannot work, for whoever looks.
@@ -45,66 +51,177 @@ pub struct Impairment {
     pub since: Duration,
 }
 
+/// Whether a step may start its handler.
+pub(crate) enum Entry {
+    Free,
+    /// It shows whether the handler works again.
+    Trial(Trial),
+    /// It waits in line.
+    Wait(Hindrance),
+}
+
+/// What a step waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hindrance {
+    pub(crate) what: &'static str,
+    pub(crate) error: String,
+    /// How long until one is tried.
+    pub(crate) wait: Duration,
+}
+
+/// A step's leave to try an ailing handler. Dropped, it is the next one's turn, as soon as the back-off says.
+pub(crate) struct Trial {
+    inner: Arc<Inner>,
+    handler: String,
+    number: u64,
+}
+
 impl Impaired {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
-        Self { handlers: Mutex::default(), over: Notify::new(), observer }
+        Self(Arc::new(Inner {
+            table: Mutex::default(),
+            ailing: AtomicUsize::new(0),
+            over: Notify::new(),
+            news: Notify::new(),
+            observer,
+        }))
     }
 
     /// A handler could not work. Returns how long to wait before it is tried again.
     pub(crate) fn strike(&self, handler: &str, what: &'static str, error: &str) -> Duration {
-        let now = Instant::now();
-        let mut handlers = self.lock();
-        let before = kinds(&handlers);
-        let ailment = handlers.entry(handler.to_owned()).or_insert_with(|| Ailment {
-            what,
-            error: String::new(),
-            since: now,
-            failures: 0,
-            wait: Duration::ZERO,
-            until: now,
-            poll_at: now,
+        let wait = self.0.change(|table| {
+            let ailment = table.ailing.entry(handler.to_owned()).or_insert_with(|| Ailment::new(what));
+            if let Some(wait) = ailment.strike(what, error) {
+                tracing::error!(
+                    handler,
+                    what,
+                    error,
+                    failures = ailment.failures,
+                    again_in = ?wait,
+                    "this machine keeps the handler from working; its steps wait and are not charged"
+                );
+            }
+            ailment.until - Instant::now()
         });
-        (ailment.what, ailment.error) = (what, error.to_owned());
-        // Those that fail together count once.
-        if ailment.until <= now {
-            ailment.failures += 1;
-            let wait = BACKOFF.after(ailment.failures, fastrand::f64());
-            (ailment.wait, ailment.until, ailment.poll_at) = (wait, now + wait, now + wait);
-            tracing::error!(
-                handler,
-                what,
-                error,
-                failures = ailment.failures,
-                again_in = ?wait,
-                "this machine keeps the handler from working; its steps wait and are not charged, and its queues are hardly polled"
-            );
-        }
-        let wait = ailment.until - now;
-        self.tell(&before, &kinds(&handlers));
         // So that they do not come back together.
         wait + wait.mul_f64(fastrand::f64() / 4.0)
     }
 
-    /// The handler has got something under way.
-    pub(crate) fn works(&self, handler: &str) {
-        let mut handlers = self.lock();
-        if handlers.is_empty() {
+    /// A run of the handler that was begun then has come to something, or is under way.
+    pub(crate) fn works(&self, handler: &str, begun: Instant) {
+        if self.0.is_quiet() {
             return;
         }
-        let before = kinds(&handlers);
-        let Some(ailment) = handlers.remove(handler) else { return };
-        self.tell(&before, &kinds(&handlers));
-        drop(handlers);
-        tracing::info!(handler, what = ailment.what, after = ?ailment.since.elapsed(), "the handler works again");
-        self.over.notify_waiters();
+        let over = self.0.change(|table| {
+            table.ailing.get(handler).filter(|ailment| begun >= ailment.struck)?;
+            table.release(handler)
+        });
+        if let Some(ailment) = over {
+            tracing::info!(handler, what = ailment.what, after = ?ailment.since.elapsed(), "the handler works again");
+            self.0.over.notify_waiters();
+        }
     }
 
-    /// Waits until a queue of these handlers may be polled. True if that is to show whether one of them works again: it is granted once
-    /// for each wait. Cancel safe, but for that.
-    pub(crate) async fn may_poll<'a>(&self, handlers: impl Iterator<Item = &'a str> + Clone) -> bool {
+    /// Whether a step of this queue may start the handler. If not, it is in line from now on; where it is so already, it keeps its place.
+    pub(crate) fn enter(&self, handler: &str, queue: usize, token: &CallbackToken) -> Entry {
+        if self.0.is_quiet() {
+            return Entry::Free;
+        }
+        let mut table = self.0.lock();
+        let number = table.trials;
+        let Some(ailment) = table.ailing.get_mut(handler) else { return Entry::Free };
+        if ailment.may_try() {
+            ailment.waiting.remove(token);
+            ailment.begin_trial(number);
+            table.trials += 1;
+            return Entry::Trial(Trial { inner: self.0.clone(), handler: handler.to_owned(), number });
+        }
+        ailment.waiting.push(token, queue);
+        let wait = ailment.until.saturating_duration_since(Instant::now());
+        Entry::Wait(Hindrance { what: ailment.what, error: ailment.error.clone(), wait })
+    }
+
+    /// Puts a step in line whose run was hindered.
+    pub(crate) fn hold(&self, handler: &str, queue: usize, token: &CallbackToken) {
+        if let Some(ailment) = self.0.lock().ailing.get_mut(handler) {
+            ailment.waiting.push(token, queue);
+        }
+    }
+
+    /// The step waits no longer.
+    pub(crate) fn leave(&self, handler: &str, token: &CallbackToken) {
+        if self.0.is_quiet() {
+            return;
+        }
+        if let Some(ailment) = self.0.lock().ailing.get_mut(handler) {
+            ailment.waiting.remove(token);
+        }
+    }
+
+    /// The next step that need not wait any more: one whose handler works again, or that is to try. Cancel safe.
+    pub(crate) async fn next(&self) -> (CallbackToken, Option<Trial>) {
         loop {
-            let over = self.over.notified();
-            let Err(until) = self.poll_now(handlers.clone()) else { return self.is_any(handlers) };
+            let news = self.0.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            self.lapse();
+            let due = match self.next_now() {
+                Ok(next) => return next,
+                Err(due) => due,
+            };
+            tokio::select! {
+                biased;
+                () = news => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Or when there may be one, or an ailment may lapse.
+    fn next_now(&self) -> Result<(CallbackToken, Option<Trial>), Option<Instant>> {
+        let mut table = self.0.lock();
+        if let Some(token) = table.released.pop_front() {
+            return Ok((token, None));
+        }
+        let number = table.trials;
+        let due = table.ailing.iter_mut().find(|(_, ailment)| ailment.may_try() && !ailment.waiting.is_empty());
+        let Some((handler, ailment)) = due else {
+            return Err(table.ailing.values().filter_map(Ailment::due).min());
+        };
+        let Some(token) = ailment.waiting.pop() else { return Err(None) };
+        ailment.begin_trial(number);
+        let trial = Trial { inner: self.0.clone(), handler: handler.clone(), number };
+        table.trials += 1;
+        Ok((token, Some(trial)))
+    }
+
+    /// Ends what nothing has shown for a while.
+    fn lapse(&self) {
+        loop {
+            let lapsed = |(handler, ailment): (&String, &Ailment)| ailment.has_lapsed().then(|| handler.clone());
+            let Some(handler) = self.0.lock().ailing.iter().find_map(lapsed) else { return };
+            if let Some(ailment) = self.0.change(|table| table.release(&handler)) {
+                let (what, after) = (ailment.what, ailment.since.elapsed());
+                tracing::info!(handler, what, ?after, "nothing shows any more that the handler cannot work");
+                self.0.over.notify_waiters();
+            }
+        }
+    }
+
+    /// Waits until a queue of these handlers may be polled. True if it is polled rarely: its handlers all ail, or `many` of its steps wait
+    /// for one; granted once for each wait. Cancel safe, but for that.
+    pub(crate) async fn may_poll<'a>(
+        &self,
+        queue: usize,
+        handlers: impl Iterator<Item = &'a str> + Clone,
+        many: usize,
+    ) -> bool {
+        loop {
+            let over = self.0.over.notified();
+            let until = match self.poll_now(queue, handlers.clone(), many) {
+                Ok(rarely) => return rarely,
+                Err(until) => until,
+            };
             tokio::select! {
                 biased;
                 () = over => {}
@@ -114,9 +231,25 @@ impl Impaired {
     }
 
     /// Or says when.
-    fn poll_now<'a>(&self, handlers: impl Iterator<Item = &'a str> + Clone) -> Result<(), Instant> {
+    fn poll_now<'a>(
+        &self,
+        queue: usize,
+        handlers: impl Iterator<Item = &'a str> + Clone,
+        many: usize,
+    ) -> Result<bool, Instant> {
+        if self.0.is_quiet() {
+            return Ok(false);
+        }
         let now = Instant::now();
-        let mut ailing = self.lock();
+        let mut table = self.0.lock();
+        let ailing = &mut table.ailing;
+        let ail = |name: &str, ailing: &BTreeMap<String, Ailment>| ailing.contains_key(name);
+        let some_work = handlers.clone().any(|name| !ail(name, ailing));
+        let none_ails = !handlers.clone().any(|name| ail(name, ailing));
+        let wait: usize = ailing.values().map(|ailment| ailment.waiting.of(queue)).sum();
+        if none_ails || some_work && wait < many {
+            return Ok(false);
+        }
         let at = handlers.clone().filter_map(|name| ailing.get(name)).map(|ailment| ailment.poll_at).max();
         if let Some(at) = at.filter(|at| *at > now) {
             return Err(at);
@@ -126,12 +259,7 @@ impl Impaired {
                 ailment.poll_at = now + ailment.wait;
             }
         }
-        Ok(())
-    }
-
-    fn is_any<'a>(&self, mut handlers: impl Iterator<Item = &'a str>) -> bool {
-        let ailing = self.lock();
-        handlers.any(|name| ailing.contains_key(name))
+        Ok(true)
     }
 
     pub(crate) fn list(&self) -> Vec<Impairment> {
@@ -141,54 +269,176 @@ impl Impaired {
             error: ailment.error.clone(),
             since: ailment.since.elapsed(),
         };
-        self.lock().iter().map(told).collect()
-    }
-
-    fn tell(&self, before: &BTreeSet<&'static str>, after: &BTreeSet<&'static str>) {
-        for what in before.symmetric_difference(after) {
-            self.observer.observe(Observation::Impaired { what, impaired: after.contains(what) });
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Ailment>> {
-        self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().ailing.iter().map(told).collect()
     }
 }
 
-fn kinds(handlers: &BTreeMap<String, Ailment>) -> BTreeSet<&'static str> {
-    handlers.values().map(|ailment| ailment.what).collect()
+impl Inner {
+    /// Changes the table, and tells whoever waits for it.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = self.lock();
+        let before = table.kinds();
+        let changed = change(&mut table);
+        self.ailing.store(table.ailing.len(), Ordering::SeqCst);
+        for what in before.symmetric_difference(&table.kinds()) {
+            self.observer.observe(Observation::Impaired { what, impaired: !before.contains(what) });
+        }
+        drop(table);
+        self.news.notify_one();
+        changed
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.ailing.load(Ordering::SeqCst) == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn kinds(&self) -> BTreeSet<&'static str> {
+        self.ailing.values().map(|ailment| ailment.what).collect()
+    }
+
+    /// Has those go on that wait for the handler.
+    fn release(&mut self, handler: &str) -> Option<Ailment> {
+        let mut ailment = self.ailing.remove(handler)?;
+        self.released.extend(std::iter::from_fn(|| ailment.waiting.pop()));
+        Some(ailment)
+    }
+}
+
+impl Trial {
+    /// The handler is being started. What it comes to is waited for no longer than an ailment lasts without a sign of it.
+    pub(crate) fn begins(&self) {
+        self.change(Ailment::trial_begins);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Ailment)) {
+        if let Some(ailment) = self.inner.lock().ailing.get_mut(&self.handler).filter(|it| it.is_tried_by(self.number))
+        {
+            change(ailment);
+        }
+        self.inner.news.notify_one();
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.change(Ailment::end_trial);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::time::advance;
 
     use super::*;
 
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn token(number: usize) -> CallbackToken {
+        format!("{number:0>10}").parse().expect("a token")
+    }
+
+    fn impaired() -> Impaired {
+        Impaired::new(Arc::new(()))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn those_that_fail_together_count_once_and_what_gets_under_way_ends_it() {
-        let impaired = Impaired::new(Arc::new(()));
-        assert!(!impaired.may_poll(["a"].into_iter()).await, "nothing is known");
+        let impaired = impaired();
+        assert!(!impaired.may_poll(0, ["a"].into_iter(), 10).await, "nothing is known");
         let first = impaired.strike("a", "space", "disk full");
         for _ in 0..50 {
-            assert!(impaired.strike("a", "space", "disk full") <= BACKOFF.after(1, 1.0).mul_f64(1.25));
+            assert!(impaired.strike("a", "space", "disk full") <= Duration::from_secs(1).mul_f64(1.25));
         }
-        assert!(!impaired.may_poll(["b"].into_iter()).await, "another handler works");
+        assert!(!impaired.may_poll(0, ["b"].into_iter(), 10).await, "another handler works");
+        assert!(!impaired.may_poll(0, ["a", "b"].into_iter(), 10).await, "and so does one of these");
         let begun = Instant::now();
-        assert!(impaired.may_poll(["a", "b"].into_iter()).await);
+        assert!(impaired.may_poll(0, ["a"].into_iter(), 10).await);
         assert!(begun.elapsed() <= first);
-        advance(Duration::from_mins(1)).await;
         for _ in 0..9 {
+            advance(MINUTE).await;
             impaired.strike("a", "space", "disk full");
-            advance(Duration::from_mins(1)).await;
         }
-        impaired.strike("a", "space", "disk full");
         assert_eq!(impaired.list()[0].what, "space");
-        let waiting = impaired.may_poll(["a"].into_iter());
+        let waiting = impaired.may_poll(0, ["a"].into_iter(), 10);
         tokio::pin!(waiting);
-        let begun = Instant::now();
         assert!(futures_util::poll!(&mut waiting).is_pending());
-        impaired.works("a");
-        assert!(!waiting.await && begun.elapsed().is_zero() && impaired.list().is_empty());
+        impaired.works("a", begun);
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "a run begun before says nothing");
+        impaired.works("a", Instant::now());
+        assert!(!waiting.await && impaired.list().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_at_a_time_tries_in_turn_and_the_others_go_on_once_it_is_over() {
+        let impaired = impaired();
+        impaired.strike("a", "program", "absent");
+        for number in 0..3 {
+            assert!(matches!(impaired.enter("a", 0, &token(number)), Entry::Wait(_)));
+        }
+        impaired.leave("a", &token(1));
+        assert!(impaired.next().now_or_never().is_none(), "nobody tries before the back-off says so");
+        let (first, trial) = impaired.next().await;
+        assert_eq!(first, token(0));
+        assert!(impaired.next().now_or_never().is_none());
+        assert!(matches!(impaired.enter("a", 0, &token(0)), Entry::Wait(_)), "who tries again waits in turn");
+        drop(trial);
+        let (second, trial) = impaired.next().await;
+        assert_eq!(second, token(2), "one that came to nothing makes room for the next");
+        trial.expect("it is to try").begins();
+        impaired.strike("a", "program", "absent");
+        assert!(impaired.next().now_or_never().is_none());
+        impaired.works("a", Instant::now());
+        let (last, trial) = impaired.next().await;
+        assert!(last == token(0) && trial.is_none() && impaired.list().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_lapses_without_a_sign_but_not_before_one_who_waits_has_tried() {
+        let impaired = impaired();
+        impaired.strike("a", "program", "absent");
+        assert!(impaired.next().now_or_never().is_none());
+        advance(ailment::LAPSE).await;
+        assert!(impaired.next().now_or_never().is_none());
+        assert!(impaired.list().is_empty());
+
+        impaired.strike("a", "program", "absent");
+        for number in 0..2 {
+            impaired.enter("a", 0, &token(number));
+        }
+        advance(10 * MINUTE).await;
+        let (_, trial) = impaired.next().await;
+        let trial = trial.expect("it is to try");
+        advance(10 * MINUTE).await;
+        assert!(impaired.next().now_or_never().is_none(), "it waits for a slot");
+        trial.begins();
+        let begun = Instant::now();
+        let (last, free) = impaired.next().await;
+        assert!(last == token(1) && free.is_none() && begun.elapsed() == ailment::LAPSE);
+        drop(trial);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_on_which_many_wait_for_one_handler_is_polled_rarely_though_another_works() {
+        let impaired = impaired();
+        impaired.strike("a", "program", "absent");
+        for number in 0..10 {
+            impaired.enter("a", number % 2, &token(number));
+        }
+        assert_eq!(impaired.poll_now(0, ["a", "b"].into_iter(), 6), Ok(false));
+        assert!(impaired.poll_now(0, ["a", "b"].into_iter(), 5).is_err());
+        advance(MINUTE).await;
+        assert_eq!(impaired.poll_now(0, ["a", "b"].into_iter(), 5), Ok(true));
+        assert!(impaired.poll_now(0, ["a", "b"].into_iter(), 5).is_err());
+        for number in 0..10 {
+            impaired.leave("a", &token(number));
+        }
+        assert_eq!(impaired.poll_now(0, ["a", "b"].into_iter(), 5), Ok(false));
     }
 }

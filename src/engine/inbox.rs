@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 use super::gates::{Permit, Reservation, Slot};
+use super::impaired::Trial;
 use crate::handler::{CheckpointError, Progress};
 use crate::lifecycle::{Arrival, Event, Here, Local, Status};
 use crate::step::{CallbackToken, ExecutionArn, StopReason};
@@ -22,6 +23,8 @@ pub(crate) enum Input {
     Slot(Slot),
     /// Its turn has come.
     Turn(Turn, Permit),
+    /// It need not wait any more for its handler, which works again, or is to be tried.
+    Try(Option<Trial>),
     /// A time that it waits for has come, or the clock was set: look at the timers.
     Look,
 }

@@ -50,6 +50,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use budget::Spent;
 pub use impaired::Impairment;
 pub use inbox::Face;
 pub use lane::{HandlerParts, QueueParts};
@@ -115,7 +116,7 @@ const LAST_CALLS: Duration = Duration::from_secs(4);
 /// What an open poll may take from the begin of a drain: SQS answers after its 20 s. ECS kills a task 30 s after it told it to stop, and
 /// an idle worker is to end before that, whatever its queue does.
 const LAST_POLL: Duration = Duration::from_secs(21);
-/// How many bytes of bodies may be in memory before polls wait.
+/// How many bytes of bodies may be in memory before the polls of a queue wait that has its share of them.
 const BODIES: usize = 128 << 20;
 /// How many due steps read their records at once: more would only wait for the ledger.
 const WAKING: usize = 256;
@@ -124,6 +125,7 @@ impl Engine {
     /// Starts to work. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(parts: Parts) -> Self {
+        let queues = parts.queues.len();
         let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
         let impaired = impaired::Impaired::new(parts.observer.clone());
@@ -142,7 +144,7 @@ impl Engine {
             said: said::Said::default(),
             impaired,
             missing,
-            bodies: Budget::new(BODIES),
+            bodies: Budget::new(BODIES, queues),
             phases: phase::Phases::default(),
             trials: gates::Trials::default(),
             waking: Arc::new(Semaphore::new(WAKING)),
@@ -161,6 +163,7 @@ impl Engine {
             }));
         }
         background.spawn(named("the waking of steps", due::wake_due(shared.clone())));
+        background.spawn(named("the trying of handlers", due::wake_hindered(shared.clone())));
         background.spawn(named("the comparing of clocks", due::keep_time(shared.clone())));
         background.spawn(named("the look through the ledger", sweep::sweep(shared.clone(), parts.retention)));
         let looks = looks::Watching(shared.clone());

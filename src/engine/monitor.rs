@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::budget::Spent;
 use super::impaired::Impairment;
 use super::inbox::Face;
 use super::shared::Shared;
@@ -43,6 +44,8 @@ pub struct QueueStatus {
     pub polled_ago: Option<Duration>,
     /// Its pollers get on, whatever the queue answers.
     pub turning: bool,
+    /// It is not polled because the arguments of steps in hand take all the memory that they may.
+    pub bodies_spent: Option<Spent>,
 }
 
 /// A turn of a poll takes a long poll or a call that times out.
@@ -92,6 +95,7 @@ impl Monitor {
                 stops_held: lane.owed.len(),
                 polled_ago: lane.polls.since_success(),
                 turning: self.is_draining() || lane.polls.are_turning(TURN),
+                bodies_spent: self.0.bodies.spent(lane.index),
             }
         };
         self.0.lanes.iter().map(status).collect()

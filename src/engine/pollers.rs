@@ -2,6 +2,9 @@
 //!
 //! One loop owns all polls of its queue. There is always one under way or about to be; more join while receives come back full, and
 //! they leave when one comes back empty.
+//!
+//! If there is no room for as long as the stop watch would take, one looks ahead: a step that waits for a slot can be stopped, and neither
+//! its Stopping message nor its execution would be seen otherwise.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,8 @@ const MAX_POLLS: usize = 8;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 /// How often a ledger that fails is tried, so that the worker recovers by itself.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How long a queue without a stop watch goes unseen while its slots are taken.
+const UNWATCHED: Duration = Duration::from_secs(30);
 /// How long a busy queue's poll waits for a whole batch of free slots, so that a receive brings more than one message.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -43,6 +48,8 @@ struct Pollers<'a> {
     busy: bool,
     failures: u32,
     pause: Option<Instant>,
+    /// From when on it is looked ahead if there is no room.
+    look_ahead: Instant,
 }
 
 /// Polls until the worker drains, and delivers what polls then under way still bring.
@@ -57,14 +64,17 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
         busy: false,
         failures: 0,
         pause: None,
+        look_ahead: Instant::now(),
     };
+    pollers.look_ahead += pollers.unseen();
     let mut polls: FuturesUnordered<Poll<'_>> = FuturesUnordered::new();
     while shared.phase() == Phase::Running {
+        let alone = polls.is_empty();
         tokio::select! {
             biased;
             () = shared.phases.beyond(Phase::Running) => break,
             Some((reserved, received)) = polls.next(), if !polls.is_empty() => pollers.came_back(reserved, received),
-            reserved = pollers.room(), if polls.len() < pollers.wanted => polls.push(receive(&lane, reserved)),
+            reserved = pollers.room(alone), if polls.len() < pollers.wanted => polls.push(receive(&lane, reserved)),
         }
     }
     // Bounded by one long poll each.
@@ -82,8 +92,8 @@ fn receive(lane: &Lane, reserved: Vec<Reservation>) -> Poll<'_> {
 }
 
 impl Pollers<'_> {
-    /// Room for what a receive may bring. Cancel safe.
-    async fn room(&self) -> Vec<Reservation> {
+    /// Room for what a receive may bring; if no other is under way, beyond the slots too. Cancel safe.
+    async fn room(&self, alone: bool) -> Vec<Reservation> {
         if let Some(until) = self.pause {
             sleep_until(until).await;
         }
@@ -91,30 +101,69 @@ impl Pollers<'_> {
             sleep(PROBE_EVERY).await;
             self.shared.ledger.probe().await;
         }
-        self.shared.bodies.room().await;
-        if self.shared.impaired.may_poll(self.lane.handlers()).await {
-            // One step shows whether it is over.
-            return self.lane.slots.reserve(1).await;
+        self.memory().await;
+        let many = self.lane.config.concurrency.max(BATCH);
+        let rarely = self.shared.impaired.may_poll(self.lane.index, self.lane.handlers(), many).await;
+        let most = if rarely { 1 } else { BATCH };
+        let patience = if self.busy && !rarely { GATHER } else { Duration::ZERO };
+        let ahead = async {
+            sleep_until(self.look_ahead).await;
+            self.lane.slots.reserve_ahead(most).await
+        };
+        tokio::select! {
+            biased;
+            reserved = self.lane.slots.reserve_up_to(most, patience) => reserved,
+            reserved = ahead, if alone => reserved,
         }
-        let patience = if self.busy { GATHER } else { Duration::ZERO };
-        self.lane.slots.reserve_up_to(BATCH, patience).await
+    }
+
+    /// Waits until the bodies of steps in hand leave room for more.
+    async fn memory(&self) {
+        let Some(spent) = self.shared.bodies.spent(self.lane.index) else { return };
+        if let Some(more) = self.lane.said.again("bodies") {
+            tracing::warn!(
+                queue = self.lane.name,
+                bytes = spent.by_queue,
+                bytes_of_all_queues = spent.by_all,
+                most = spent.limit,
+                more,
+                "the arguments of steps in hand take all the memory that they may: the queue is not polled until some have ended;                  pass large data by reference, or lower `concurrency`"
+            );
+        }
+        self.shared.bodies.room(self.lane.index).await;
+    }
+
+    /// How long the queue may go unseen.
+    fn unseen(&self) -> Duration {
+        let stop_watch = self.lane.config.stop_watch;
+        if stop_watch.is_zero() { UNWATCHED } else { stop_watch }
     }
 
     fn came_back(&mut self, reserved: Vec<Reservation>, received: Result<Vec<Received>, Fault>) {
+        let ahead = reserved.iter().any(Reservation::is_ahead);
+        self.look_ahead = Instant::now() + self.unseen();
         match received {
             Ok(messages) => {
                 self.lane.polls.succeeded();
                 (self.failures, self.pause) = (0, None);
-                self.busy = !messages.is_empty();
-                if messages.len() >= self.full {
-                    self.wanted = (self.wanted + 1).min(self.most);
-                } else if !self.busy {
-                    self.wanted = 1;
+                let some = !messages.is_empty();
+                if !ahead {
+                    self.busy = some;
+                    if messages.len() >= self.full {
+                        self.wanted = (self.wanted + 1).min(self.most);
+                    } else if !self.busy {
+                        self.wanted = 1;
+                    }
                 }
                 // A queue that gave more than was asked for would be no reason to drop any.
                 let mut reserved = reserved.into_iter();
                 for message in messages {
                     deliver(self.shared, self.lane, message, reserved.next());
+                }
+                drop(reserved);
+                // What took no room were stops, and there may be more.
+                if ahead && some && self.lane.slots.has_room_ahead() {
+                    self.look_ahead = Instant::now();
                 }
             }
             Err(fault) => {

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -26,6 +26,8 @@ pub(crate) struct Call {
     stop: watch::Sender<Option<StopReason>>,
     task: JoinHandle<Event>,
     cleanup: bool,
+    /// When it was started.
+    pub(crate) begun: Instant,
 }
 
 impl Call {
@@ -41,7 +43,7 @@ impl Call {
             }
             Event::Ended(end_of(run.await))
         };
-        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: false }
+        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: false, begun: Instant::now() }
     }
 
     /// Starts a cleanup, which may take `limit`.
@@ -76,7 +78,7 @@ impl Call {
                 }
             })
         };
-        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: true }
+        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: true, begun: Instant::now() }
     }
 
     /// Tells the handler to end.
@@ -140,6 +142,7 @@ pub(crate) struct ToDriver {
     pub(crate) shared: Arc<Shared>,
     /// The handler's name.
     pub(crate) handler: String,
+    pub(crate) cleanup: bool,
 }
 
 impl CheckpointSink for ToDriver {
@@ -156,8 +159,21 @@ impl CheckpointSink for ToDriver {
 
     fn hindered(&self, by: Option<(&'static str, &str)>) {
         match by {
+            // Runs need not suffer from the same: a cleanup's program is another.
+            Some((what, error)) if self.cleanup => {
+                if let Some(more) = self.shared.said.again("cleanup hindered") {
+                    tracing::error!(
+                        handler = self.handler,
+                        what,
+                        error,
+                        more,
+                        "this machine keeps a cleanup from its work; it is tried again within `cleanup_limit`"
+                    );
+                }
+            }
+            None if self.cleanup => {}
             Some((what, error)) => drop(self.shared.impaired.strike(&self.handler, what, error)),
-            None => self.shared.impaired.works(&self.handler),
+            None => self.shared.impaired.works(&self.handler, Instant::now()),
         }
     }
 }

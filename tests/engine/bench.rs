@@ -126,6 +126,8 @@ pub struct Bench {
     pub now: Timestamp,
     pub retention: Duration,
     pub observer: Arc<dyn Observer>,
+    /// Queues beside the first.
+    pub others: Vec<(QueueConfig, Arc<FakeQueue>)>,
     workers: usize,
 }
 
@@ -150,6 +152,7 @@ impl Bench {
             now: Timestamp::UNIX_EPOCH,
             retention: Duration::from_hours(14 * 24),
             observer: Arc::new(()),
+            others: Vec::new(),
             workers: 0,
         }
     }
@@ -164,18 +167,22 @@ impl Bench {
         let me = WorkerId(format!("worker-{}", self.workers).into());
         let lease = Duration::from_mins(1);
         let clock = Clock::starting_at(self.now);
+        let lane = |config: &QueueConfig, queue: &Arc<FakeQueue>| QueueParts {
+            elsewhere: BTreeMap::new(),
+            config: config.clone(),
+            name: config.url.as_str().rsplit('/').next().unwrap_or_default().into(),
+            account: "123456789012".into(),
+            region: "us-east-1".into(),
+            queue: queue.clone() as Arc<dyn Queue>,
+            pipelines: self.pipelines.clone() as Arc<dyn Pipelines>,
+        };
+        let first = std::iter::once(lane(&self.queue_config, &self.queue));
+        // One machine's trouble may be another handler's alone.
+        let parts = HandlerParts { config: self.handler_config.clone(), handler };
         let engine = Engine::start(Parts {
             ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, clock.clone(), Arc::new(())),
-            queues: vec![QueueParts {
-                elsewhere: BTreeMap::new(),
-                config: self.queue_config.clone(),
-                name: "sagemaker-callbacks".into(),
-                account: "123456789012".into(),
-                region: "us-east-1".into(),
-                queue: self.queue.clone() as Arc<dyn Queue>,
-                pipelines: self.pipelines.clone() as Arc<dyn Pipelines>,
-            }],
-            handlers: BTreeMap::from([("h".to_owned(), HandlerParts { config: self.handler_config.clone(), handler })]),
+            queues: first.chain(self.others.iter().map(|(config, queue)| lane(config, queue))).collect(),
+            handlers: ["h", "other"].map(|name| (name.to_owned(), parts.clone())).into(),
             observer: self.observer.clone(),
             clock,
             drain_timeout: Duration::from_secs(100),
@@ -218,9 +225,14 @@ pub fn run_and_crash<T>(bench: Bench, life: impl AsyncFnOnce(&mut Bench) -> T) -
 }
 
 pub fn body(token: &str, arguments: &Value, status: &str) -> String {
+    body_of("e", token, arguments, status)
+}
+
+/// As [`body`], of another execution.
+pub fn body_of(execution: &str, token: &str, arguments: &Value, status: &str) -> String {
     json!({
         "token": token,
-        "pipelineExecutionArn": "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/e",
+        "pipelineExecutionArn": format!("arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/{execution}"),
         "arguments": arguments,
         "status": status,
     })

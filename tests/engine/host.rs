@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use callbackd::engine::config::QueueConfig;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::bench::{Bench, until};
+use crate::world::QUEUE_URL;
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -79,6 +81,7 @@ async fn a_cleanup_that_the_machine_hinders_is_tried_again_within_its_limit() {
         until("it runs", || bench.log.count("run 1") == 1).await;
         bench.stop(&token(0), &arguments);
         until("it is tried", || bench.log.entries().len() > 5).await;
+        assert!(worker.monitor.impaired().is_empty(), "runs are not kept from their work");
         bench.well.store(recovers, Ordering::SeqCst);
         until("the queue is empty", || bench.queue.len() == 0).await;
         let told = format!("{:?}", bench.pipelines.accepted());
@@ -86,4 +89,95 @@ async fn a_cleanup_that_the_machine_hinders_is_tried_again_within_its_limit() {
         assert_eq!(told.contains("the cleanup failed: it took longer than 5m: disk full"), !recovers, "{told}");
         worker.drain().await;
     }
+}
+
+/// Steps with `"to": "other"` go to the handler `other`.
+fn routed() -> QueueConfig {
+    let route = json!({"arguments": {"to": "other"}, "handler": "other"});
+    let config = json!({"url": QUEUE_URL, "handler": "h", "concurrency": 4, "routes": [route]});
+    serde_json::from_value(config).expect("config")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_cannot_work_holds_up_no_other_of_its_queue() {
+    let mut bench = Bench::new();
+    bench.queue_config = routed();
+    bench.handler_config.max_attempts = 1;
+    let worker = bench.start().await;
+    for number in 0..3 {
+        bench.step(&token(number), &json!({"do": "need the machine", "to": "other"}));
+    }
+    until("it is impaired", || !worker.monitor.impaired().is_empty()).await;
+    sleep(Duration::from_mins(10)).await;
+    let began = Instant::now();
+    for number in 3..43 {
+        bench.step(&token(number), &json!({}));
+    }
+    until("the others are done", || bench.pipelines.accepted().len() == 40).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+
+    // With many in its way it is polled rarely, and they wait where they are.
+    let many: Vec<String> =
+        (43..83).map(|n| bench.step(&token(n), &json!({"do": "need the machine", "to": "other"}))).collect();
+    sleep(Duration::from_mins(2)).await;
+    let taken = many.iter().filter(|id| bench.queue.receives(id).is_some_and(|receives| receives > 0)).count();
+    assert!((7..=20).contains(&taken), "{taken} were taken");
+    let tried = bench.log.entries().len() - 40;
+    assert!(tried < 45, "one at a time is tried, not {tried}");
+
+    bench.well.store(true, Ordering::SeqCst);
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert!(bench.log.entries().iter().all(|entry| entry == "run 1"));
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_that_wait_for_their_handler_hold_no_slot_and_can_be_stopped() {
+    let mut bench = Bench::new();
+    bench.queue_config = routed();
+    bench.queue_config.concurrency = 1;
+    let worker = bench.start().await;
+    let arguments = json!({"do": "need the machine", "to": "other"});
+    for number in 0..5 {
+        bench.step(&token(number), &arguments);
+    }
+    until("all are held", || worker.monitor.queues()[0].held == 5).await;
+    sleep(Duration::from_mins(2)).await;
+    assert_eq!(worker.monitor.running(), 0);
+    bench.step(&token(5), &json!({"do": "sleep", "seconds": 1}));
+    until("the other handler's is done", || bench.pipelines.accepted().len() == 1).await;
+    bench.stop(&token(4), &arguments);
+    until("it is answered", || bench.pipelines.accepted().len() == 2).await;
+    assert_eq!(bench.pipelines.accepted()[1].token.as_str(), token(4));
+    worker.drain().await;
+    assert!((0..4).all(|n| bench.disk.status(&token(n)).as_deref() == Some("waiting")), "they go on in the next life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn trouble_that_nothing_shows_any_more_is_over() {
+    let mut bench = Bench::new();
+    bench.handler_config.time_limit = Duration::from_secs(5);
+    let worker = bench.start().await;
+    bench.step(&token(0), &json!({"do": "need the machine"}));
+    until("it has failed by its time limit", || bench.queue.len() == 0).await;
+    assert_eq!(worker.monitor.impaired().len(), 1);
+    sleep(Duration::from_secs(61)).await;
+    assert!(worker.monitor.impaired().is_empty(), "{:?}", worker.monitor.impaired());
+    bench.step(&token(1), &json!({"do": "need the machine"}));
+    until("the next step tells anew", || !worker.monitor.impaired().is_empty()).await;
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_run_that_gets_on_has_those_who_wait_for_its_handler_go_on() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    for number in 0..8 {
+        bench.step(&token(number), &json!({"do": "need the machine"}));
+    }
+    until("all are held", || worker.monitor.queues()[0].held == 8).await;
+    bench.well.store(true, Ordering::SeqCst);
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert!(worker.monitor.impaired().is_empty());
+    worker.drain().await;
 }

@@ -7,6 +7,7 @@ mod daemon_stops;
 mod edges;
 mod faults;
 mod host;
+mod intake;
 mod outages;
 mod steps_run;
 mod steps_stop;

@@ -11,7 +11,7 @@ use callbackd::seam::{Ending, Entries, ExecutionStanding, Fault, FaultKind, Pipe
 use callbackd::step::{CallbackToken, ExecutionArn};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 pub const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
 
@@ -219,6 +219,8 @@ pub struct Report {
 pub struct FakePipelines {
     pub steps: Mutex<BTreeMap<CallbackToken, Standing>>,
     pub execution: Mutex<ExecutionStanding>,
+    /// The executions, by the last part of their ARNs, that stand otherwise.
+    pub executions: Mutex<BTreeMap<String, ExecutionStanding>>,
     pub reports: Mutex<Vec<Report>>,
     pub trouble: Mutex<BTreeMap<&'static str, VecDeque<Trouble>>>,
     pub asked: Mutex<usize>,
@@ -229,6 +231,7 @@ impl Default for FakePipelines {
         Self {
             steps: Mutex::default(),
             execution: Mutex::new(ExecutionStanding::Executing),
+            executions: Mutex::default(),
             reports: Mutex::default(),
             trouble: Mutex::default(),
             asked: Mutex::default(),
@@ -301,8 +304,10 @@ impl Pipelines for FakePipelines {
         })
     }
 
-    fn execution<'a>(&'a self, _: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
-        Box::pin(async move { Ok(*self.execution.lock().unwrap()) })
+    fn execution<'a>(&'a self, arn: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+        let name = arn.as_str().rsplit('/').next().unwrap_or_default();
+        let standing = self.executions.lock().unwrap().get(name).copied();
+        Box::pin(async move { Ok(standing.unwrap_or(*self.execution.lock().unwrap())) })
     }
 }
 
@@ -313,11 +318,13 @@ pub struct Disk {
     pub failing: Arc<Mutex<bool>>,
     /// Writes do not come back, whatever becomes of them.
     pub hanging: Arc<Mutex<bool>>,
+    /// How long each write takes.
+    pub slow: Arc<Mutex<Duration>>,
 }
 
 impl Disk {
     pub fn exclusive() -> Self {
-        Self { held: Memory::new(), failing: Arc::default(), hanging: Arc::default() }
+        Self { held: Memory::new(), failing: Arc::default(), hanging: Arc::default(), slow: Arc::default() }
     }
 
     pub fn shared() -> Self {
@@ -360,6 +367,10 @@ impl Store for Disk {
             let hangs = *disk.hanging.lock().unwrap();
             if hangs {
                 std::future::pending::<()>().await;
+            }
+            let slow = *disk.slow.lock().unwrap();
+            if !slow.is_zero() {
+                sleep(slow).await;
             }
             disk.held.put(row, expected, commit).await
         })

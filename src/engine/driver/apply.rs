@@ -89,7 +89,7 @@ impl Driver {
         if in_turn {
             return self.decide_on(event, with);
         }
-        let urgent = self.call.is_some() || event == Event::LeaseLost;
+        let urgent = self.call.is_some() || self.starts || event == Event::LeaseLost;
         if !(urgent && matches!(with, With::Nothing) && self.decided_without_the_ledger(&event)) {
             self.backlog.push_back((event, with));
         }
@@ -123,7 +123,8 @@ impl Driver {
     }
 
     fn decide_on(&mut self, event: Event, with: With) {
-        if event == Event::SlotFree && self.state.local.here == Here::Queued && !self.may_start() {
+        let starts = event == Event::SlotFree && self.state.local.here == Here::Queued && self.hindrance.is_none();
+        if starts && !self.may_start() {
             // It comes again with the leave.
             return;
         }
@@ -319,8 +320,15 @@ impl Driver {
     }
 
     fn enact(&mut self, then: Transition, with: &With) {
-        self.state.local = then.local;
+        let was = std::mem::replace(&mut self.state.local, then.local).here;
         let here = then.local.here;
+        if !matches!(here, Here::Queued | Here::Sleeping | Here::Running) {
+            self.shared.impaired.leave(self.handler_name(), &self.state.record.token);
+            self.trial = None;
+        }
+        if was == Here::Queued && here != was && self.slot.is_none() {
+            self.lane.slots.leave(&self.state.record.token);
+        }
         self.give_back_for(here);
         if !matches!(here, Here::Cleaning(_)) {
             self.cleanup = None;
@@ -332,6 +340,9 @@ impl Driver {
         }
         if !self.keeps_reservation() {
             self.reservation = None;
+        }
+        if self.state.local.here != Here::Queued {
+            self.hindrance = None;
         }
         self.show();
     }

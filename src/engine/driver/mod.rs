@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::budget::Weight;
 use super::claim::Term;
 use super::gates::{Leave, Permit, Reservation, Slot};
+use super::impaired::{Hindrance, Trial};
 use super::inbox::{Delivery, Held, Input, Parked, Seat, Turn, Wants};
 use super::lane::Lane;
 use super::running::Call;
@@ -65,6 +66,12 @@ struct Driver {
     trusted: Option<Timestamp>,
     /// Leave to clean up, of a step that has no slot.
     cleanup: Option<Permit>,
+    /// Leave to try a handler that could not work.
+    trial: Option<Trial>,
+    /// Why the run that is being claimed will not be started.
+    hindrance: Option<Hindrance>,
+    /// The run is to be started once all that has happened is decided: it is not, if the step is to be stopped.
+    starts: bool,
     call: Option<Call>,
     /// Calls to SageMaker under way.
     asked: FuturesUnordered<BoxFuture<'static, Event>>,
@@ -111,6 +118,7 @@ impl Driver {
                 self.take_on(Event::Phase, With::Nothing);
             }
             self.advance();
+            self.start();
             if self.is_stuck_at_the_end() {
                 return self.abandon().await;
             }
@@ -121,12 +129,13 @@ impl Driver {
                 Happened::PhaseMoved => {}
                 Happened::NothingForLong => return self.abandon().await,
                 Happened::Ended(event) => {
-                    self.call = None;
+                    let begun = self.call.take().map_or_else(Instant::now, |call| call.begun);
                     self.grace = None;
                     self.shared
                         .observer
                         .observe(Observation::StepIdle { queue: &self.lane.name, handler: self.handler_name() });
-                    let event = self.weighed(event);
+                    let event = self.weighed(event, begun);
+                    self.trial = None;
                     self.take_on(event, With::Nothing);
                 }
                 Happened::Ledger(outcome) => self.ledger_answered(outcome),
@@ -171,6 +180,7 @@ impl Driver {
                 }
             }
             Input::Turn(turn, permit) => self.turn_has_come(turn, permit),
+            Input::Try(trial) => self.handler_has_come(trial),
             Input::Look => {}
         }
     }
@@ -224,6 +234,7 @@ impl Driver {
             && self.term.is_none()
             && self.slot.is_none()
             && self.cleanup.is_none()
+            && self.trial.is_none()
             && self.next_timer().is_none_or(|(at, _)| at > self.shared.clock.now())
     }
 
@@ -257,6 +268,7 @@ impl Driver {
     fn leave_gates(&self) {
         let token = &self.state.record.token;
         self.lane.slots.leave(token);
+        self.shared.impaired.leave(self.handler_name(), token);
         for turn in [Turn::Ask, Turn::Report, Turn::CleanUp] {
             self.lane.gate(turn).leave(token);
         }

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::super::impaired::{Entry, Hindrance, Trial};
 use super::super::inbox::Turn;
 use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
@@ -29,13 +32,7 @@ impl Driver {
             Effect::Report => self.take_turn(Turn::Report, |driver| driver.wants.report = true),
             Effect::CleanUp(reason) if self.slot.is_some() => self.clean_up(reason),
             Effect::CleanUp(reason) => self.take_turn(Turn::CleanUp, |driver| driver.wants.cleanup = Some(reason)),
-            Effect::AwaitSlot => {
-                let token = &self.state.record.token;
-                self.slot = self.slot.take().or_else(|| self.lane.slots.acquire(token, self.reservation.take()));
-                if self.slot.is_some() {
-                    self.backlog.push_front((Event::SlotFree, With::Nothing));
-                }
-            }
+            Effect::AwaitSlot => self.await_slot(),
             Effect::Run => self.run(),
             Effect::Tell(reason) => self.tell(reason),
             Effect::Abort => self.abort(),
@@ -122,6 +119,48 @@ impl Driver {
         }
     }
 
+    /// Gets a slot, or waits for one: first for its handler, if this machine keeps that from working.
+    fn await_slot(&mut self) {
+        let record = &self.state.record;
+        if self.trial.is_none() && self.slot.is_none() {
+            match self.shared.impaired.enter(self.handler_name(), self.lane.index, &record.token) {
+                Entry::Free => {}
+                Entry::Trial(trial) => self.trial = Some(trial),
+                Entry::Wait(hindrance) => {
+                    // Once it is on record, it waits without a driver, and its time limit runs.
+                    if self.policy.alone && !record.hindered {
+                        self.hindrance = Some(hindrance);
+                        self.backlog.push_front((Event::SlotFree, With::Nothing));
+                    }
+                    return;
+                }
+            }
+        }
+        self.slot = self.slot.take().or_else(|| self.lane.slots.acquire(&record.token, self.reservation.take()));
+        if self.slot.is_some() {
+            self.backlog.push_front((Event::SlotFree, With::Nothing));
+        }
+    }
+
+    /// The handler works again, or this step is to try it.
+    pub(super) fn handler_has_come(&mut self, trial: Option<Trial>) {
+        let tries = trial.is_some();
+        match self.state.local.here {
+            Here::Queued if self.slot.is_none() && self.trial.is_none() => {
+                self.trial = trial;
+                self.await_slot();
+            }
+            Here::Sleeping if tries && self.trial.is_none() => {
+                self.trial = trial;
+                self.take_on(Event::Woken, With::Nothing);
+                if self.state.local.here == Here::Sleeping {
+                    self.trial = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Whether the room that a poll has reserved is still needed.
     pub(super) fn keeps_reservation(&self) -> bool {
         self.state.local.here.is_verifying()
@@ -165,12 +204,29 @@ impl Driver {
         }
     }
 
+    /// What is known already of the machine, or of a stop, goes first.
     fn run(&mut self) {
+        match self.hindrance.take() {
+            Some(Hindrance { what, error, wait }) => {
+                let end = End::Hindered { what, after: wait, error };
+                self.backlog.push_front((Event::Ended(end), With::Nothing));
+            }
+            None => self.starts = true,
+        }
+    }
+
+    /// Starts the run that is to be started, unless there is something left to decide.
+    pub(super) fn start(&mut self) {
+        if !self.starts || !self.backlog.is_empty() {
+            return;
+        }
+        self.starts = false;
         let record = &self.state.record;
         tracing::Span::current().record("attempt", record.attempt);
         let Some(parts) = self.handler() else {
             let error = "the handler is not configured any more".to_owned();
-            return self.backlog.push_front((Event::Ended(End::Failure(error)), With::Nothing));
+            self.backlog.push_front((Event::Ended(End::Failure(error)), With::Nothing));
+            return self.advance();
         };
         let pickup = self
             .sent
@@ -194,7 +250,10 @@ impl Driver {
             face.started_at = Some(now);
             face.progress = None;
         });
-        self.call = Some(Call::run(&self.shared.tasks, &parts.handler, self.task(&parts), self.sink()));
+        if let Some(trial) = &self.trial {
+            trial.begins();
+        }
+        self.call = Some(Call::run(&self.shared.tasks, &parts.handler, self.task(&parts), self.sink(false)));
     }
 
     fn clean_up(&mut self, reason: StopReason) {
@@ -208,17 +267,19 @@ impl Driver {
         self.enter_at_once();
         self.observe_start(None);
         let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
-        self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.sink(), reason, limit));
+        self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.sink(true), reason, limit));
     }
 
     /// What the end of a run says of the machine.
-    pub(super) fn weighed(&self, mut event: Event) -> Event {
+    pub(super) fn weighed(&self, mut event: Event, begun: Instant) -> Event {
         match &mut event {
             Event::Ended(End::Hindered { what, after, error }) if self.state.local.here == Here::Running => {
-                *after = self.shared.impaired.strike(self.handler_name(), what, error);
+                let (handler, token) = (self.handler_name(), &self.state.record.token);
+                *after = self.shared.impaired.strike(handler, what, error);
+                self.shared.impaired.hold(handler, self.lane.index, token);
             }
             Event::Ended(End::Hindered { .. } | End::Aborted) => {}
-            Event::Ended(_) => self.shared.impaired.works(self.handler_name()),
+            Event::Ended(_) => self.shared.impaired.works(self.handler_name(), begun),
             _ => {}
         }
         event
@@ -244,6 +305,10 @@ impl Driver {
     }
 
     fn tell(&mut self, reason: StopReason) {
+        if std::mem::take(&mut self.starts) {
+            // Nothing is started only to be stopped.
+            return self.backlog.push_front((Event::Ended(End::Aborted), With::Nothing));
+        }
         let Some(call) = &self.call else { return };
         tracing::info!(reason = reason.as_str(), "the run is told to end");
         call.tell(reason);
@@ -301,9 +366,9 @@ impl Driver {
         }
     }
 
-    fn sink(&self) -> Arc<ToDriver> {
+    fn sink(&self, cleanup: bool) -> Arc<ToDriver> {
         let (seat, shared) = (self.seat.clone(), self.shared.clone());
-        Arc::new(ToDriver { seat, shared, handler: self.handler_name().to_owned() })
+        Arc::new(ToDriver { seat, shared, handler: self.handler_name().to_owned(), cleanup })
     }
 
     /// Shows what is under way to whoever looks.

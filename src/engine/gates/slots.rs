@@ -5,6 +5,9 @@
 //!
 //! New steps and those that go on take turns where both wait. So that new ones can wait at all while steps that go on fill the slots,
 //! polls may then hold room for half the limit beyond it.
+//!
+//! While all slots are taken, a poll may look ahead: what it brings waits like other new steps, a few of them beyond the slots, and its stops
+//! are noticed.
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +22,9 @@ use super::grants::{Grants, Hook};
 use super::line::Line;
 use crate::step::CallbackToken;
 
+/// Steps that may be held beyond the slots so that their stops are noticed: what one receive brings.
+pub(crate) const AHEAD: usize = 10;
+
 /// The work slots of one queue; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Slots(Arc<Inner>);
@@ -28,6 +34,8 @@ struct Inner {
     state: Mutex<State>,
     /// There may be room for a poll. Whoever takes of it wakes the next if some is left, as two calls may wake only one.
     room: Notify,
+    /// The same for a poll that looks ahead.
+    ahead: Notify,
     hook: Hook<Slot>,
 }
 
@@ -35,6 +43,8 @@ struct Inner {
 struct State {
     busy: usize,
     reserved: usize,
+    /// Reserved by polls that look ahead.
+    ahead: usize,
     /// Those that a poll has brought.
     new: Line,
     /// Those that go on after a wait.
@@ -47,7 +57,11 @@ struct State {
 
 /// Room that a poll has reserved for one message; given back when dropped.
 #[must_use = "room that is dropped is given back"]
-pub(crate) struct Reservation(Option<Arc<Inner>>);
+pub(crate) struct Reservation {
+    slots: Option<Arc<Inner>>,
+    /// Beyond the slots.
+    ahead: bool,
+}
 
 /// A step's leave to run; given back when dropped.
 #[must_use = "a slot that is dropped is given back"]
@@ -67,7 +81,13 @@ pub(crate) struct Usage {
 impl Slots {
     /// That many slots, at least one.
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner { limit: limit.max(1), state: Mutex::default(), room: Notify::new(), hook: Hook::new() }))
+        Self(Arc::new(Inner {
+            limit: limit.max(1),
+            state: Mutex::default(),
+            room: Notify::new(),
+            ahead: Notify::new(),
+            hook: Hook::new(),
+        }))
     }
 
     /// Says who takes the slots of those that had to wait; once, before anybody waits.
@@ -104,7 +124,36 @@ impl Slots {
         let room = state.room(self.0.limit).min(most);
         state.reserved += room;
         self.0.unlock(state);
-        (0..room).map(|_| Reservation(Some(self.0.clone()))).collect()
+        self.reservations(room, false)
+    }
+
+    /// Waits until fewer than [`AHEAD`] new steps are held beyond the slots, and reserves room for more: at most `most`, at least one.
+    /// Cancel safe.
+    pub(crate) async fn reserve_ahead(&self, most: usize) -> Vec<Reservation> {
+        loop {
+            let reserved = self.try_reserve_ahead(most.max(1));
+            if !reserved.is_empty() {
+                return reserved;
+            }
+            self.0.ahead.notified().await;
+        }
+    }
+
+    fn try_reserve_ahead(&self, most: usize) -> Vec<Reservation> {
+        let mut state = self.0.lock();
+        let room = state.ahead_room().min(most);
+        state.ahead += room;
+        self.0.unlock(state);
+        self.reservations(room, true)
+    }
+
+    /// Whether more could be held beyond the slots.
+    pub(crate) fn has_room_ahead(&self) -> bool {
+        self.0.lock().ahead_room() > 0
+    }
+
+    fn reservations(&self, room: usize, ahead: bool) -> Vec<Reservation> {
+        (0..room).map(|_| Reservation { slots: Some(self.0.clone()), ahead }).collect()
     }
 
     /// A slot, if one is free and nobody waits. If none is, the token waits in line, as a new step if a poll's reservation comes with
@@ -113,12 +162,14 @@ impl Slots {
         let new = reservation.is_some();
         // A message of the same step may have come from another queue.
         let (ours, others) = match reservation {
-            Some(mut room) if room.is_of(self) => (room.0.take().is_some(), None),
-            others => (false, others),
+            Some(room) if room.is_of(self) => (Some(room), None),
+            others => (None, others),
         };
         drop(others);
         let mut state = self.0.lock();
-        state.reserved -= usize::from(ours);
+        if let Some(mut room) = ours {
+            room.end(&mut state);
+        }
         let free = state.busy < self.0.limit && state.new.is_empty() && state.resumed.is_empty();
         if free {
             state.busy += 1;
@@ -159,6 +210,11 @@ impl State {
         free.max(share.saturating_sub(brought))
     }
 
+    /// How many more new steps polls may hold beyond the slots.
+    fn ahead_room(&self) -> usize {
+        AHEAD.saturating_sub(self.ahead + self.new.len())
+    }
+
     /// Takes out who is next: where both kinds wait, one of the kind that was not served last.
     fn pop(&mut self) -> Option<CallbackToken> {
         let new = if self.new_was_last { self.resumed.is_empty() } else { !self.new.is_empty() };
@@ -177,10 +233,13 @@ impl Inner {
 
     /// Ends a change of the state: a poll hears of it if there is room.
     fn unlock(&self, state: MutexGuard<'_, State>) {
-        let room = state.room(self.limit) > 0;
+        let (room, ahead) = (state.room(self.limit) > 0, state.ahead_room() > 0);
         drop(state);
         if room {
             self.room.notify_one();
+        }
+        if ahead {
+            self.ahead.notify_one();
         }
     }
 
@@ -197,15 +256,28 @@ impl Inner {
 
 impl Reservation {
     fn is_of(&self, slots: &Slots) -> bool {
-        self.0.as_ref().is_some_and(|inner| Arc::ptr_eq(inner, &slots.0))
+        self.slots.as_ref().is_some_and(|inner| Arc::ptr_eq(inner, &slots.0))
+    }
+
+    /// It was reserved by a poll that looks ahead.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.ahead
+    }
+
+    /// Gives the room back, to the slots whose state it is.
+    fn end(&mut self, state: &mut State) {
+        if self.slots.take().is_some() {
+            let count = if self.ahead { &mut state.ahead } else { &mut state.reserved };
+            *count -= 1;
+        }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(inner) = self.0.take() {
+        if let Some(inner) = self.slots.clone() {
             let mut state = inner.lock();
-            state.reserved -= 1;
+            self.end(&mut state);
             inner.unlock(state);
         }
     }

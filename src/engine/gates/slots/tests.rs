@@ -128,6 +128,27 @@ async fn steps_that_go_on_leave_polls_half_the_limit() {
 }
 
 #[tokio::test]
+async fn a_poll_that_looks_ahead_brings_a_few_who_wait_in_turn() {
+    let (slots, steps) = slots(1);
+    let busy = slots.acquire(&token("busy"), None);
+    let mut room = slots.reserve_ahead(100).await;
+    assert_eq!(room.len(), AHEAD);
+    let waits = slots.reserve_ahead(1);
+    tokio::pin!(waits);
+    assert!(waits.as_mut().now_or_never().is_none());
+    for name in ["first", "second"] {
+        assert!(slots.acquire(&token(name), room.pop()).is_none());
+    }
+    assert!(waits.as_mut().now_or_never().is_none(), "those who wait are held too");
+    drop(busy);
+    assert_eq!(steps.names(), ["00000first"]);
+    assert_eq!(waits.now_or_never().expect("one less is held").len(), 1);
+    drop(room);
+    drop(steps.take());
+    assert_eq!(steps.names(), ["0000second"]);
+}
+
+#[tokio::test]
 async fn room_of_another_queue_goes_back_there() {
     let ((here, _), (there, _)) = (slots(1), slots(1));
     let room = there.reserve(1).await.pop();
@@ -268,6 +289,8 @@ enum Op {
     /// A poll that waits gives up, though it may just have been woken.
     GiveUp(usize),
     Reserve(usize),
+    /// A poll looks ahead.
+    Ahead(usize),
     Return(usize),
     Arrive(usize),
     Resume,
@@ -283,6 +306,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => any::<usize>().prop_map(Op::Look),
         1 => any::<usize>().prop_map(Op::GiveUp),
         2 => (1..5_usize).prop_map(Op::Reserve),
+        1 => (1..12_usize).prop_map(Op::Ahead),
         1 => any::<usize>().prop_map(Op::Return),
         5 => any::<usize>().prop_map(Op::Arrive),
         5 => Just(Op::Resume),
@@ -338,6 +362,10 @@ impl Model {
         room
     }
 
+    fn ahead(&self, reserved: usize) -> usize {
+        AHEAD.saturating_sub(reserved + self.new.len())
+    }
+
     /// Who is served when a slot comes free.
     fn served(&mut self) -> Option<CallbackToken> {
         loop {
@@ -352,6 +380,11 @@ impl Model {
             }
         }
     }
+}
+
+/// How many were reserved within the slots.
+fn within(rooms: &[Reservation]) -> usize {
+    rooms.iter().filter(|room| !room.is_ahead()).count()
 }
 
 fn at<T>(list: &mut Vec<T>, at: usize) -> Option<T> {
@@ -372,7 +405,7 @@ proptest! {
             let token = numbered(number);
             match op {
                 Op::Poll(most) => {
-                    let room = model.room(busy.len(), rooms.len());
+                    let room = model.room(busy.len(), within(&rooms));
                     let mut poll = Waiting { poll: Box::pin(slots.reserve(most)), woken: Arc::default() };
                     match poll.look() {
                         Some(reserved) => {
@@ -399,7 +432,14 @@ proptest! {
                 Op::GiveUp(which) => drop(at(&mut polls, which)),
                 Op::Reserve(most) => {
                     let reserved = slots.try_reserve(most);
-                    prop_assert_eq!(reserved.len(), model.room(busy.len(), rooms.len()).min(most));
+                    prop_assert_eq!(reserved.len(), model.room(busy.len(), within(&rooms)).min(most));
+                    rooms.extend(reserved);
+                }
+                Op::Ahead(most) => {
+                    let room = model.ahead(rooms.len() - within(&rooms));
+                    prop_assert_eq!(slots.has_room_ahead(), room > 0);
+                    let reserved = slots.reserve_ahead(most).now_or_never().unwrap_or_default();
+                    prop_assert_eq!(reserved.len(), room.min(most));
                     rooms.extend(reserved);
                 }
                 Op::Return(which) => drop(at(&mut rooms, which)),
@@ -452,7 +492,7 @@ proptest! {
             });
             let somebody_looks = polls.iter().any(|poll| poll.woken.0.load(Ordering::SeqCst));
             prop_assert!(
-                polls.is_empty() || somebody_looks || model.room(busy.len(), rooms.len()) == 0,
+                polls.is_empty() || somebody_looks || model.room(busy.len(), within(&rooms)) == 0,
                 "there is room, and no poll knows"
             );
         }

@@ -1,0 +1,151 @@
+//! One handler's trouble: since when, how long it is left alone, and who waits for its end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::step::CallbackToken;
+
+/// Soon at first: a program that is being replaced is there again in a moment.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+/// Without a sign that it lasts, it is over after so long: more than the longest back-off, or a start, takes.
+pub(super) const LAPSE: Duration = Duration::from_mins(1);
+
+pub(super) struct Ailment {
+    pub(super) what: &'static str,
+    pub(super) error: String,
+    pub(super) since: Instant,
+    pub(super) failures: u32,
+    pub(super) wait: Duration,
+    /// When it last showed.
+    pub(super) struck: Instant,
+    /// Until when nobody tries it.
+    pub(super) until: Instant,
+    /// When its queues are polled next, where they are polled rarely.
+    pub(super) poll_at: Instant,
+    pub(super) waiting: Waiting,
+    trial: Option<Underway>,
+}
+
+/// A step that tries it.
+struct Underway {
+    number: u64,
+    /// When it had its slot.
+    begun: Option<Instant>,
+}
+
+/// The steps that wait for a handler, first come, first served.
+#[derive(Default)]
+pub(super) struct Waiting {
+    tickets: u64,
+    order: BTreeMap<u64, (CallbackToken, usize)>,
+    places: BTreeMap<CallbackToken, u64>,
+    /// How many are of each queue.
+    queues: BTreeMap<usize, usize>,
+}
+
+impl Ailment {
+    pub(super) fn new(what: &'static str) -> Self {
+        let now = Instant::now();
+        Self {
+            what,
+            error: String::new(),
+            since: now,
+            failures: 0,
+            wait: Duration::ZERO,
+            struck: now,
+            until: now,
+            poll_at: now,
+            waiting: Waiting::default(),
+            trial: None,
+        }
+    }
+
+    /// It shows again. How long it is left alone now, unless that is known: those that fail together count once.
+    pub(super) fn strike(&mut self, what: &'static str, error: &str) -> Option<Duration> {
+        let now = Instant::now();
+        (self.what, self.error, self.struck) = (what, error.to_owned(), now);
+        if self.until > now {
+            return None;
+        }
+        self.failures += 1;
+        let wait = BACKOFF.after(self.failures, fastrand::f64());
+        (self.wait, self.until, self.poll_at) = (wait, now + wait, now + wait);
+        Some(wait)
+    }
+
+    pub(super) fn may_try(&self) -> bool {
+        self.trial.is_none() && self.until <= Instant::now()
+    }
+
+    pub(super) fn begin_trial(&mut self, number: u64) {
+        self.trial = Some(Underway { number, begun: None });
+    }
+
+    pub(super) fn trial_begins(&mut self) {
+        if let Some(trial) = &mut self.trial {
+            trial.begun = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn is_tried_by(&self, number: u64) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.number == number)
+    }
+
+    pub(super) fn end_trial(&mut self) {
+        self.trial = None;
+    }
+
+    pub(super) fn has_lapsed(&self) -> bool {
+        self.lapses().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Not while a step that tries it waits for its slot, nor before one that waits in line has tried it.
+    fn lapses(&self) -> Option<Instant> {
+        match &self.trial {
+            Some(trial) => trial.begun.map(|begun| begun.max(self.struck) + LAPSE),
+            None => self.waiting.is_empty().then(|| self.struck + LAPSE),
+        }
+    }
+
+    /// When there may be something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.trial.is_none() && !self.waiting.is_empty() { Some(self.until) } else { self.lapses() }
+    }
+}
+
+impl Waiting {
+    pub(super) fn push(&mut self, token: &CallbackToken, queue: usize) {
+        if self.places.contains_key(token) {
+            return;
+        }
+        self.order.insert(self.tickets, (token.clone(), queue));
+        self.places.insert(token.clone(), self.tickets);
+        self.tickets += 1;
+        *self.queues.entry(queue).or_default() += 1;
+    }
+
+    pub(super) fn pop(&mut self) -> Option<CallbackToken> {
+        let token = self.order.first_key_value()?.1.0.clone();
+        self.remove(&token);
+        Some(token)
+    }
+
+    pub(super) fn remove(&mut self, token: &CallbackToken) {
+        let Some((_, queue)) = self.places.remove(token).and_then(|ticket| self.order.remove(&ticket)) else { return };
+        if let Some(count) = self.queues.get_mut(&queue) {
+            *count -= 1;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// How many are of this queue.
+    pub(super) fn of(&self, queue: usize) -> usize {
+        self.queues.get(&queue).copied().unwrap_or_default()
+    }
+}
