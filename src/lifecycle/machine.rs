@@ -220,7 +220,11 @@ impl Decision<'_> {
 
     /// What every transition has in common, once it is known where it leads.
     fn finished(&self, event: &Event, mut transition: Transition) -> Transition {
-        if let Some(write) = &mut transition.write {
+        let cleans = |here| matches!(here, Here::Cleaning(_));
+        // What comes during a cleanup may be of a later time than the one that it ends.
+        if let Some(write) =
+            transition.write.as_mut().filter(|_| !(cleans(self.local.here) && cleans(transition.local.here)))
+        {
             write.record.sent = write.record.sent.max(transition.local.sent);
         }
         if self.may_replace(event, &transition) {

@@ -100,8 +100,15 @@ impl Decision<'_> {
             checkpoint: None,
             ..released(self.record.clone())
         };
+        let settled = self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
+        let messages = if self.may_wait_again() { Effect::Return } else { Effect::Delete };
         // A settlement that is lost is found out again: the report is the same, and so is what SageMaker says of it.
-        let effects = [Effect::Finish(ending), Effect::Delete];
-        self.write(record).urgent(Urgency::Lazy).going(Here::Nothing, effects)
+        settled.write(record).urgent(Urgency::Lazy).going(Here::Nothing, [Effect::Finish(ending), messages])
+    }
+
+    /// A message was sent later than all that the record knows of: the token may have come back since it was closed. It is asked about
+    /// once that is on record.
+    fn may_wait_again(&self) -> bool {
+        self.record.sent.is_some() && self.local.sent > self.record.sent
     }
 }

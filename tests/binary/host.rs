@@ -281,3 +281,43 @@ async fn descriptors_that_run_out_as_a_program_ends_cost_neither_its_outcome_nor
     assert_eq!(scene.answered_once(&step).await.outputs()["rows"], "42");
     assert_eq!(scene.runs(), [step.attempt(1)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_program_is_absent_holds_up_no_other_of_its_queue() {
+    let scene = Scene::new("end 0").await;
+    scene.script("other", "end 0");
+    let settings: toml::Table = format!("command = [\"{}\"]", scene.path("other").display()).parse().expect("TOML");
+    let other: toml::Table = "type = \"exec\"\nmax_attempts = 1".parse().expect("TOML");
+    let routes: toml::Table =
+        "routes = [{ arguments = { to = \"other\" }, handler = \"other\" }]".parse().expect("TOML");
+    let config = scene
+        .config()
+        .listening()
+        .with("handlers.other", other)
+        .with("handlers.other.settings", settings)
+        .with("queues.0.concurrency", 2)
+        .with("queues.0.routes", routes["routes"].clone());
+    let daemon = scene.start(&config);
+    until("it is up", async || is_well(&daemon).await).await;
+    fs::rename(scene.path("other"), scene.path("gone")).expect("it is ours");
+    let mut hindered = Vec::new();
+    for _ in 0..3 {
+        let step = Step { arguments: serde_json::json!({ "to": "other" }), ..scene.step() };
+        scene.queue.send(&step.executing()).await;
+        hindered.push(step);
+    }
+    until("it is impaired", async || is_impaired(&daemon, "program").await).await;
+    // So many take minutes where each waits for the other handler's back-off.
+    let mut well = Vec::new();
+    for _ in 0..20 {
+        well.push(scene.step_sent().await);
+    }
+    for step in &well {
+        scene.answer(step).await.outputs();
+    }
+    assert!(hindered.iter().all(|step| scene.sagemaker.reports(&step.token).is_empty()));
+    fs::rename(scene.path("gone"), scene.path("other")).expect("it is ours");
+    for step in &hindered {
+        scene.answered_once(step).await.outputs();
+    }
+}

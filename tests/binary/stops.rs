@@ -294,3 +294,18 @@ async fn of_fifty_stops_at_once_a_few_are_cleaned_up_after_at_a_time_and_none_ho
     assert!(most.1 <= 4, "{} cleanups at once", most.1);
     assert_eq!(scene.cleanups().len(), 51, "one for each");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stop_of_a_step_that_waits_for_a_slot_is_answered_while_the_slot_is_taken() {
+    let scene = Scene::new("until_there go; end 0").await;
+    let runs = scene.step_sent().await;
+    let _daemon = scene.start(&scene.config().with("queues.0.concurrency", 1));
+    until("one runs", async || !scene.runs().is_empty()).await;
+    let waits = scene.step_sent().await;
+    scene.stop(&waits).await;
+    assert!(scene.answer(&waits).await.reason().contains("the pipeline was stopped"));
+    assert_eq!(scene.runs(), [runs.attempt(1)], "its program was not started");
+    assert_eq!(scene.cleanups(), [waits.cleaned("pipeline_stopped")]);
+    scene.open("go");
+    scene.answered_once(&runs).await.outputs();
+}

@@ -322,13 +322,7 @@ impl Driver {
     fn enact(&mut self, then: Transition, with: &With) {
         let was = std::mem::replace(&mut self.state.local, then.local).here;
         let here = then.local.here;
-        if !matches!(here, Here::Queued | Here::Sleeping | Here::Running) {
-            self.shared.impaired.leave(self.handler_name(), &self.state.record.token);
-            self.trial = None;
-        }
-        if was == Here::Queued && here != was && self.slot.is_none() {
-            self.lane.slots.leave(&self.state.record.token);
-        }
+        self.leave_lines(was);
         self.give_back_for(here);
         if !matches!(here, Here::Cleaning(_)) {
             self.cleanup = None;
@@ -341,9 +335,7 @@ impl Driver {
         if !self.keeps_reservation() {
             self.reservation = None;
         }
-        if self.state.local.here != Here::Queued {
-            self.hindrance = None;
-        }
+        self.hindrance = self.hindrance.take().filter(|_| here == Here::Queued);
         self.show();
     }
 

@@ -142,6 +142,18 @@ impl Driver {
         }
     }
 
+    /// A step that has gone on waits for nothing any more.
+    pub(super) fn leave_lines(&mut self, was: Here) {
+        let (here, token) = (self.state.local.here, &self.state.record.token);
+        if !matches!(here, Here::Queued | Here::Sleeping | Here::Running) {
+            self.shared.impaired.leave(self.handler_name(), token);
+            self.trial = None;
+        }
+        if was == Here::Queued && here != was && self.slot.is_none() {
+            self.lane.slots.leave(token);
+        }
+    }
+
     /// The handler works again, or this step is to try it.
     pub(super) fn handler_has_come(&mut self, trial: Option<Trial>) {
         let tries = trial.is_some();

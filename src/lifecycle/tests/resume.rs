@@ -167,6 +167,22 @@ fn came_back() -> Bench {
 }
 
 #[test]
+fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_and_then_asked_about() {
+    let mut bench = Bench::running();
+    bench.state.record.sent = sent_at(10);
+    bench.feed(Event::ExecutionEnded);
+    bench.answer(CLOSED);
+    bench.feed(Event::Ended(End::Aborted));
+    assert_eq!(bench.here(), Here::Cleaning(StopReason::PipelineStopped));
+    assert_eq!(bench.feed(work(1, sent_at(11))), []);
+    bench.feed(Event::Checkpoint(json!({"job": 7})));
+    let settled = [Effect::Finish(Ending::SettledElsewhere), Effect::Return];
+    assert_eq!(bench.feed(Event::Cleaned(Ok(()))), settled);
+    assert_eq!((bench.status(), bench.state.record.sent), (Status::Settled, sent_at(10)));
+    assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
+}
+
+#[test]
 fn a_record_that_knows_of_no_message_goes_by_the_time_it_was_settled() {
     let mut bench = Bench::settled();
     assert_eq!((bench.state.record.sent, bench.feed(work(1, Some(bench.now)))), (None, vec![Effect::Delete]));
