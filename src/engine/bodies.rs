@@ -19,6 +19,10 @@ impl Bodies for Shared {
                     return None;
                 }
             };
+            // A copy of a stop that is not believed would be younger than the step, and be believed as such.
+            if stop && (record.stop_requested.is_none() || record.returned.is_some()) {
+                return None;
+            }
             let mut known = record.step();
             match record.returned {
                 Some(returned) => known.arguments = returned.arguments,

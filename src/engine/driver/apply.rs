@@ -332,10 +332,7 @@ impl Driver {
         for effect in then.effects {
             self.perform(effect, with);
         }
-        if !self.keeps_reservation() {
-            self.reservation = None;
-        }
-        self.hindrance = self.hindrance.take().filter(|_| here == Here::Queued);
+        self.drop_what_is_over(here);
         self.show();
     }
 

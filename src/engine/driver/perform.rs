@@ -173,9 +173,10 @@ impl Driver {
         }
     }
 
-    /// Whether the room that a poll has reserved is still needed.
-    pub(super) fn keeps_reservation(&self) -> bool {
-        self.state.local.here.is_verifying()
+    /// The room that a poll has reserved is for a step that is verified first; a hindrance, for one that is about to be claimed.
+    pub(super) fn drop_what_is_over(&mut self, here: Here) {
+        self.reservation = self.reservation.take().filter(|_| here.is_verifying());
+        self.hindrance = self.hindrance.take().filter(|_| here == Here::Queued);
     }
 
     fn release(&mut self, visible_in: Duration) {
