@@ -87,7 +87,9 @@ impl Disk {
 
     /// Tells the judge what has just become durable.
     fn durable(&self, row: &Row, asked: Duration) {
-        let record: Value = serde_json::from_str(&row.body).expect("a record");
+        let mut record: Value = serde_json::from_str(&row.body).expect("a record");
+        // The body leaves out what its head says.
+        record["status"] = row.head.status.as_ref().into();
         let (ledger, token) = (self.life.worker.ledger, row.head.token.to_string());
         self.life.world.limits(self.life.worker, &token, &record, asked);
         self.life.world.judged(ledger, &token, &record);

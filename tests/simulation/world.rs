@@ -546,7 +546,7 @@ impl World {
             return;
         }
         // Either it says so by itself, or the claim that goes with it does.
-        let charged = record["status"] == "waiting" || record["resume"] == false && now.1 > before.1;
+        let charged = record["status"] == "waiting" || record["resume"] != true && now.1 > before.1;
         self.count(if charged { "path: a crash is charged" } else { "path: a crash is spared" });
         self.see(&Seen::Judged { ledger, token: token.to_owned(), charged });
     }
