@@ -165,7 +165,7 @@ fn scarce(scene: &Scene) -> (PathBuf, PathBuf) {
     (library, file)
 }
 
-fn variables<'a>((library, file): &'a (PathBuf, PathBuf)) -> [(&'static str, &'a str); 2] {
+fn variables((library, file): &(PathBuf, PathBuf)) -> [(&'static str, &str); 2] {
     [("LD_PRELOAD", library.to_str().expect("text")), ("SCARCE", file.to_str().expect("text"))]
 }
 
