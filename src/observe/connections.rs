@@ -48,6 +48,7 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
     let mut connections = FuturesUnordered::new();
     let mut pause = Instant::now();
     let mut spare = File::open(NOTHING).ok();
+    let mut failures = 0_u32;
     loop {
         tokio::select! {
             biased;
@@ -56,6 +57,7 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
             Some(()) = connections.next() => spare = spare.or_else(|| File::open(NOTHING).ok()),
             accepted = accept(&listener, pause) => match accepted {
                 Ok(stream) => {
+                    failures = 0;
                     if connections.len() >= CONNECTIONS {
                         seats.shed();
                     }
@@ -65,7 +67,11 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
                     tracing::debug!(%error, "a connection to the status server could not be accepted");
                     // A descriptor may be wanting. The next to be accepted gets the spare one, and gives it back at its end.
                     if spare.take().is_none() {
-                        seats.shed();
+                        // Without one the kernel fails even if nobody waits to be accepted: who has just come is answered first.
+                        if failures > 0 {
+                            seats.shed();
+                        }
+                        failures += 1;
                         pause = Instant::now() + PAUSE;
                     }
                 }
