@@ -101,9 +101,13 @@ impl Decision<'_> {
             ..released(self.record.clone())
         };
         let settled = self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
-        let messages = if self.may_wait_again() { Effect::Return } else { Effect::Delete };
         // A settlement that is lost is found out again: the report is the same, and so is what SageMaker says of it.
-        settled.write(record).urgent(Urgency::Lazy).going(Here::Nothing, [Effect::Finish(ending), messages])
+        settled.write(record).urgent(Urgency::Lazy).going(Here::Nothing, [Effect::Finish(ending), self.end_of_messages()])
+    }
+
+    /// What becomes of the messages of a settled step.
+    pub(super) fn end_of_messages(&self) -> Effect {
+        if self.may_wait_again() { Effect::Return } else { Effect::Delete }
     }
 
     /// A message was sent later than all that the record knows of: the token may have come back since it was closed. It is asked about

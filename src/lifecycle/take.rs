@@ -71,7 +71,7 @@ impl Decision<'_> {
     pub(super) fn proceed(&self) -> Transition {
         let record = self.record;
         match record.status {
-            Status::Settled => self.to(Here::Nothing, [Effect::Delete]),
+            Status::Settled => self.to(Here::Nothing, [self.end_of_messages()]),
             Status::Claimed | Status::Concluded if self.foreign_until().is_some() => self.sleep(self.foreign_until()),
             Status::Concluded => self.to(Here::Reporting, [Effect::Report]),
             Status::Claimed | Status::Waiting if self.resumable() => self.ask(Here::Resuming),

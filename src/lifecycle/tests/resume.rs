@@ -182,6 +182,18 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
     assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
 }
 
+/// The write that settles a step was taken for failed, and what had come meanwhile is decided before the record is found settled.
+#[test]
+fn a_message_that_comes_while_the_settlement_is_in_doubt_is_given_back_and_then_asked_about() {
+    let mut bench = Bench::concluded();
+    bench.state.record.sent = sent_at(10);
+    assert_eq!(bench.here(), Here::Reporting);
+    bench.state.record.status = Status::Settled;
+    assert_eq!(bench.feed(work(1, sent_at(11))), []);
+    assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Return]);
+    assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
+}
+
 #[test]
 fn a_record_that_knows_of_no_message_goes_by_the_time_it_was_settled() {
     let mut bench = Bench::settled();
