@@ -102,7 +102,10 @@ impl Decision<'_> {
         };
         let settled = self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
         // A settlement that is lost is found out again: the report is the same, and so is what SageMaker says of it.
-        settled.write(record).urgent(Urgency::Lazy).going(Here::Nothing, [Effect::Finish(ending), self.end_of_messages()])
+        settled
+            .write(record)
+            .urgent(Urgency::Lazy)
+            .going(Here::Nothing, [Effect::Finish(ending), self.end_of_messages()])
     }
 
     /// What becomes of the messages of a settled step.

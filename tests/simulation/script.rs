@@ -236,6 +236,7 @@ impl<'a> Running<'a> {
         match reason {
             StopReason::PipelineStopped => life.see(&Seen::StopTold { worker: life.worker, token: token.clone() }),
             StopReason::TimeLimit => life.world.limit_acted(life.worker, &token, Bound::Time),
+            StopReason::LeaseLost => life.see(&Seen::Lapsed { ledger: life.worker.ledger, token: token.clone() }),
             _ => {}
         }
         life.world.run_ends(life.worker, &token, self.begun);

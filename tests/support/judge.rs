@@ -93,6 +93,8 @@ pub enum Seen<N> {
     Died { worker: Worker },
     /// The ledger holds, durably, what the death of a worker makes of the attempt that it was at.
     Judged { ledger: u8, token: N, charged: bool },
+    /// A run was told that its claim was lost. Where a ledger is shared, who takes the step on cannot tell that from a crash.
+    Lapsed { ledger: u8, token: N },
 }
 
 /// A promise that is broken.
@@ -336,6 +338,7 @@ impl<N: Name> Judge<N> {
                     return Err(Broken::Blamed(token.clone()));
                 }
             }
+            Seen::Lapsed { ledger, token } => self.in_ledger(*ledger, token).may_be_charged = true,
             Seen::Died { worker } => {
                 self.draining.remove(worker);
                 let killed = self.killed.remove(worker);
