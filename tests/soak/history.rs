@@ -176,7 +176,7 @@ fn rank(seen: &Seen<String>) -> u8 {
         Seen::Concluded { .. } | Seen::Deferred { .. } => 7,
         Seen::Reported { .. } => 8,
         Seen::Closed { .. } => 9,
-        Seen::Deleted { .. } | Seen::Lost { .. } => 10,
+        Seen::Deleted { .. } | Seen::Lost { .. } | Seen::Lapsed { .. } => 10,
     }
 }
 
