@@ -138,20 +138,17 @@ impl Failure {
             Self::Unreadable { status, why } => format!("{operation}: HTTP {status} without an error code: {why}"),
             Self::Refusal(Refusal { code, message, .. }) => format!("{operation}: {code}: {message}"),
             Self::Clock { refusal: Refusal { code, message, .. }, ahead } => {
-                let clock = match ahead {
+                let by = match ahead {
                     Some(ahead) if ahead.abs() <= AGREED => {
-                        "the service finds its time wrong, though its own date agrees with this machine's clock"
-                            .to_owned()
+                        let agreed =
+                            "the service finds its time wrong, though its own date agrees with this machine's clock";
+                        return Fault::new(self.kind(), line(&format!("{operation}: {agreed}: {code}: {message}")));
                     }
-                    Some(ahead) if *ahead > 0 => {
-                        format!("the clock of this machine is {ahead} s ahead of the service's: set it (NTP)")
-                    }
-                    Some(ahead) => {
-                        format!("the clock of this machine is {} s behind the service's: set it (NTP)", ahead.abs())
-                    }
-                    None => "the clock of this machine is not the service's: set it (NTP)".to_owned(),
+                    Some(ahead) if *ahead > 0 => format!("{ahead} s ahead of"),
+                    Some(behind) => format!("{} s behind", behind.unsigned_abs()),
+                    None => "not".to_owned(),
                 };
-                format!("{operation}: {clock}: {code}: {message}")
+                format!("{operation}: the clock of this machine is {by} the service's: set it (NTP): {code}: {message}")
             }
         };
         Fault::new(self.kind(), line(&detail))

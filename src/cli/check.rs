@@ -33,7 +33,7 @@ pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCo
     say(format_args!("ok       the configuration: {queues} queue(s), {handlers} handler(s)"));
     let of_handlers = daemon::remarks(loaded).into_iter().map(|(text, (severity, names))| {
         let level = if severity == Severity::Note { Level::Ok } else { Level::Warn };
-        Finding { level, subject: format!("handler {}", names.join(", ")), text, remedy: None }
+        Finding { level, subject: format!("handler {}", names.join(", ")), text: text.to_owned(), remedy: None }
     });
     let mut failed = false;
     for finding in of_handlers.chain(host::look(loaded).await) {

@@ -9,7 +9,7 @@ use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
 use crate::duration::text;
 use crate::engine::config::QueueConfig;
-use crate::handler::{BuildError, DynHandler, Registry, Severity};
+use crate::handler::{BuildError, DynHandler, Registry, Remark, Severity};
 use crate::ledger::Kind;
 
 /// Notes mistakes about keys.
@@ -111,14 +111,21 @@ pub(super) fn build_handlers(
     handlers
 }
 
+/// What the handlers have to say of this machine. They look at it: this is asked once.
+pub(super) fn remarks(handlers: &BTreeMap<String, DynHandler>, work_dir: &Path) -> Vec<(String, Remark)> {
+    let of_one = |(name, handler): (&String, &DynHandler)| {
+        let name = name.clone();
+        handler.remarks(work_dir).into_iter().map(move |remark| (name.clone(), remark))
+    };
+    handlers.iter().flat_map(of_one).collect()
+}
+
 /// What this machine lacks for the handlers.
-pub(super) fn lacking(handlers: &BTreeMap<String, DynHandler>, work_dir: &Path, source: &Source) -> Mistakes {
+pub(super) fn lacking(remarks: &[(String, Remark)], source: &Source) -> Mistakes {
     let mut lacking = Mistakes::default();
     let mut judge = Judge { source, mistakes: &mut lacking };
-    for (name, handler) in handlers {
-        for remark in handler.remarks(work_dir).into_iter().filter(|remark| remark.severity == Severity::Error) {
-            judge.wrong(format!("handlers.{name}.settings"), remark.text);
-        }
+    for (name, remark) in remarks.iter().filter(|(_, remark)| remark.severity == Severity::Error) {
+        judge.wrong(format!("handlers.{name}.settings"), &remark.text);
     }
     lacking
 }

@@ -59,11 +59,9 @@ pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mi
             });
             if !again {
                 let what = unsaid(&source.tree, &segments, message);
-                // What was written is left out, and with it what leads up to it.
-                let what = what.trim_end_matches(": the value").to_owned();
                 let range = super::range_of(&key).map(|range| format!("; allowed: {range}")).unwrap_or_default();
-                let what = format!("{what}{range}");
-                note(source, mistakes, key, what);
+                // What was written is left out, and with it what leads up to it.
+                note(source, mistakes, key, format!("{}{range}", what.trim_end_matches(": the value")));
                 if !remove(&mut source.tree, &segments) {
                     return None;
                 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 pub use mistake::{Mistake, Mistakes};
 
 use crate::engine::config::{HandlerConfig, QueueConfig, WorkerConfig};
-use crate::handler::{DynHandler, Registry};
+use crate::handler::{DynHandler, Registry, Remark};
 use crate::step::QueueUrl;
 use crate::{ledger, observe};
 
@@ -54,7 +54,9 @@ pub struct Loaded {
     pub handlers: BTreeMap<String, DynHandler>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
-    /// What this machine lacks at present for the configured handlers. They cannot work until it is there.
+    /// What handlers have to say of this machine, by their names.
+    pub remarks: Vec<(String, Remark)>,
+    /// Those of the remarks that say that a handler cannot work as things are.
     pub lacking: Mistakes,
 }
 
@@ -83,17 +85,17 @@ impl Loaded {
 
     fn from_source(mut source: source::Source, registry: &Registry) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let config: Option<Config> = decode::decode(&mut source, &mut mistakes);
         let ignored = |name: &String| format!("{name}: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored");
         let (mut handlers, mut warnings) = (BTreeMap::new(), source.ignored.iter().map(ignored).collect());
+        let config = Config::from_source(&mut source, &mut mistakes, &mut warnings);
+        let mut remarks = Vec::new();
         if let Some(config) = &config {
-            checks::check(config, &source, &mut mistakes, &mut warnings);
             handlers = checks::build_handlers(config, &source, registry, &mut mistakes);
+            remarks = checks::remarks(&handlers, &config.work_dir());
         }
-        let work_dir = config.as_ref().map(Config::work_dir).unwrap_or_default();
-        let lacking = checks::lacking(&handlers, &work_dir, &source);
+        let lacking = checks::lacking(&remarks, &source);
         match config {
-            Some(config) if mistakes.is_empty() => Ok(Self { config, handlers, warnings, lacking }),
+            Some(config) if mistakes.is_empty() => Ok(Self { config, handlers, warnings, remarks, lacking }),
             // All at once.
             _ => Err(mistakes.and(lacking)),
         }
@@ -125,11 +127,15 @@ impl Config {
     ) -> Result<Self, Mistakes> {
         let mut source = source::Source::read(path, environment)?;
         let mut mistakes = Mistakes::default();
-        let config: Option<Self> = decode::decode(&mut source, &mut mistakes);
-        if let Some(config) = &config {
-            checks::check(config, &source, &mut mistakes, &mut Vec::new());
-        }
+        let config = Self::from_source(&mut source, &mut mistakes, &mut Vec::new());
         config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+    }
+
+    /// Decoded and checked, but for the handlers' own settings.
+    fn from_source(source: &mut source::Source, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Option<Self> {
+        let config: Self = decode::decode(source, mistakes)?;
+        checks::check(&config, source, mistakes, warnings);
+        Some(config)
     }
 
     /// The configuration as TOML, every key with its value; what may be a secret is hidden.

@@ -251,14 +251,10 @@ async fn queues(
 }
 
 /// What handlers have to say of this machine, with those that say it.
-pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<String, (Severity, Vec<&str>)> {
-    let work_dir = loaded.config.work_dir();
-    let mut said: BTreeMap<String, (Severity, Vec<&str>)> = BTreeMap::new();
-    for (name, handler) in &loaded.handlers {
-        for remark in handler.remarks(&work_dir) {
-            let (_, names) = said.entry(remark.text).or_insert((remark.severity, Vec::new()));
-            names.push(name);
-        }
+pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<&str, (Severity, Vec<&str>)> {
+    let mut said: BTreeMap<&str, (Severity, Vec<&str>)> = BTreeMap::new();
+    for (name, remark) in &loaded.remarks {
+        said.entry(&remark.text).or_insert((remark.severity, Vec::new())).1.push(name);
     }
     said
 }

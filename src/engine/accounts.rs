@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::step::is_account;
+
 /// SageMaker takes a report from the execution's own account alone, so each account needs credentials that are its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
@@ -60,10 +62,6 @@ impl Accounts {
         }
         mistakes
     }
-}
-
-fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// `arn:PARTITION:iam::ACCOUNT:role/NAME`

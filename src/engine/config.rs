@@ -152,7 +152,7 @@ impl Default for WorkerConfig {
 }
 
 impl WorkerConfig {
-    pub const DRAIN_TIMEOUT: Range = Range::new(Duration::ZERO, Duration::from_hours(24));
+    const DRAIN_TIMEOUT: Range = Range::new(Duration::ZERO, Duration::from_hours(24));
 
     /// The ranges of its keys.
     #[must_use]
@@ -179,25 +179,26 @@ impl WorkerConfig {
 
 impl QueueConfig {
     /// Each step holds memory, and SQS lets about 120,000 messages be in flight.
-    pub const CONCURRENCY: RangeInclusive<usize> = 1..=100_000;
-    pub const VISIBILITY_TIMEOUT: Range = Range::new(Duration::from_secs(10), SQS_CEILING);
-    pub const REPOST_AFTER: Range = Range::new(Duration::from_secs(10), SQS_CEILING);
-    /// Unless it is zero.
-    pub const STOP_WATCH: Range = Range::new(Duration::from_secs(1), SQS_CEILING);
-    pub const STOP_TAKEOVER_AFTER: Range = Range::new(Duration::from_secs(5), SQS_CEILING);
-    pub const GONE_AFTER: Range = Range::new(Duration::from_mins(1), FAR);
+    const CONCURRENCY: RangeInclusive<usize> = 1..=100_000;
+    /// Its durations, each with its range. A `stop_watch` of zero is allowed besides.
+    const DURATIONS: [Bounded<Self>; 5] = [
+        ("visibility_timeout", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| queue.visibility_timeout),
+        ("repost_after", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| queue.repost_after),
+        (
+            "stop_watch",
+            STOP_WATCH,
+            |queue| if queue.stop_watch.is_zero() { STOP_WATCH.least } else { queue.stop_watch },
+        ),
+        ("stop_takeover_after", Range::new(Duration::from_secs(5), SQS_CEILING), |queue| queue.stop_takeover_after),
+        ("gone_after", Range::new(Duration::from_mins(1), FAR), |queue| queue.gone_after),
+    ];
 
     /// The ranges of its keys.
     #[must_use]
     pub fn ranges() -> Vec<(&'static str, String)> {
-        vec![
-            ("concurrency", format!("{} to {}", Self::CONCURRENCY.start(), Self::CONCURRENCY.end())),
-            ("visibility_timeout", Self::VISIBILITY_TIMEOUT.to_string()),
-            ("repost_after", Self::REPOST_AFTER.to_string()),
-            ("stop_watch", Self::STOP_WATCH.to_string()),
-            ("stop_takeover_after", Self::STOP_TAKEOVER_AFTER.to_string()),
-            ("gone_after", Self::GONE_AFTER.to_string()),
-        ]
+        let durations = Self::DURATIONS.into_iter().map(|(key, range, _)| (key, range.to_string()));
+        let concurrency = format!("{} to {}", Self::CONCURRENCY.start(), Self::CONCURRENCY.end());
+        durations.chain([("concurrency", concurrency)]).collect()
     }
 
     /// What cannot be right, whatever else is configured.
@@ -214,8 +215,7 @@ impl QueueConfig {
             let (least, most) = Self::CONCURRENCY.into_inner();
             wrong.add("concurrency", format!("{} is not allowed; {least} to {most} are", self.concurrency));
         }
-        wrong.unless("visibility_timeout", Self::VISIBILITY_TIMEOUT, self.visibility_timeout);
-        wrong.unless("repost_after", Self::REPOST_AFTER, self.repost_after);
+        wrong.unless_within(&Self::DURATIONS, self);
         if self.visibility_timeout.subsec_nanos() != 0 {
             wrong.add("visibility_timeout", "whole seconds are allowed: SQS knows no others");
         }
@@ -226,11 +226,6 @@ impl QueueConfig {
             );
             wrong.add("repost_after", what);
         }
-        if !self.stop_watch.is_zero() {
-            wrong.unless("stop_watch", Self::STOP_WATCH, self.stop_watch);
-        }
-        wrong.unless("stop_takeover_after", Self::STOP_TAKEOVER_AFTER, self.stop_takeover_after);
-        wrong.unless("gone_after", Self::GONE_AFTER, self.gone_after);
         wrong.0.extend(self.accounts.mistakes(self.role_arn.as_deref()));
         match (self.region.as_deref(), self.url.region()) {
             (Some(""), _) => wrong.add("region", "is empty; leave it out to have it taken from the url"),
@@ -258,25 +253,21 @@ impl QueueConfig {
 }
 
 impl HandlerConfig {
-    pub const TIME_LIMIT: Range = Range::new(Duration::from_secs(1), FAR);
-    pub const RETRY_DELAY: Range = Range::new(MOMENT, SQS_CEILING);
-    pub const RETRY_DELAY_MAX: Range = Range::new(MOMENT, Duration::from_hours(24));
-    pub const STOP_GRACE: Range = Range::new(Duration::ZERO, Duration::from_hours(1));
-    pub const CLEANUP_LIMIT: Range = Range::new(MOMENT, SQS_CEILING);
-    pub const DEFERRED_LIMIT: Range = Range::new(Duration::from_secs(1), FAR);
+    /// Its durations, each with its range.
+    const DURATIONS: [Bounded<Self>; 6] = [
+        ("time_limit", Range::new(Duration::from_secs(1), FAR), |handler| handler.time_limit),
+        ("retry_delay", Range::new(MOMENT, SQS_CEILING), |handler| handler.retry_delay),
+        ("retry_delay_max", Range::new(MOMENT, Duration::from_hours(24)), |handler| handler.retry_delay_max),
+        ("stop_grace", Range::new(Duration::ZERO, Duration::from_hours(1)), |handler| handler.stop_grace),
+        ("cleanup_limit", Range::new(MOMENT, SQS_CEILING), |handler| handler.cleanup_limit),
+        ("deferred_limit", Range::new(Duration::from_secs(1), FAR), |handler| handler.deferred_limit),
+    ];
 
     /// The ranges of its keys.
     #[must_use]
     pub fn ranges() -> Vec<(&'static str, String)> {
-        vec![
-            ("time_limit", Self::TIME_LIMIT.to_string()),
-            ("max_attempts", "at least 1".to_owned()),
-            ("retry_delay", Self::RETRY_DELAY.to_string()),
-            ("retry_delay_max", Self::RETRY_DELAY_MAX.to_string()),
-            ("stop_grace", Self::STOP_GRACE.to_string()),
-            ("cleanup_limit", Self::CLEANUP_LIMIT.to_string()),
-            ("deferred_limit", Self::DEFERRED_LIMIT.to_string()),
-        ]
+        let durations = Self::DURATIONS.into_iter().map(|(key, range, _)| (key, range.to_string()));
+        durations.chain([("max_attempts", "at least 1".to_owned())]).collect()
     }
 
     /// What cannot be right; its `settings` are judged by its type.
@@ -286,16 +277,7 @@ impl HandlerConfig {
         if self.max_attempts == 0 {
             wrong.add("max_attempts", "0 is not allowed; at least 1 is");
         }
-        for (key, range, value) in [
-            ("time_limit", Self::TIME_LIMIT, self.time_limit),
-            ("retry_delay", Self::RETRY_DELAY, self.retry_delay),
-            ("retry_delay_max", Self::RETRY_DELAY_MAX, self.retry_delay_max),
-            ("stop_grace", Self::STOP_GRACE, self.stop_grace),
-            ("cleanup_limit", Self::CLEANUP_LIMIT, self.cleanup_limit),
-            ("deferred_limit", Self::DEFERRED_LIMIT, self.deferred_limit),
-        ] {
-            wrong.unless(key, range, value);
-        }
+        wrong.unless_within(&Self::DURATIONS, self);
         if self.retry_delay > self.retry_delay_max {
             let (delay, most) = (text(self.retry_delay), text(self.retry_delay_max));
             wrong.add("retry_delay", format!("{delay} is more than the retry_delay_max of {most}"));
@@ -304,8 +286,13 @@ impl HandlerConfig {
     }
 }
 
+/// Unless it is off.
+const STOP_WATCH: Range = Range::new(Duration::from_secs(1), SQS_CEILING);
 /// A delay of nothing would be a hot loop.
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// A key, what it may be, and what it is.
+type Bounded<T> = (&'static str, Range, fn(&T) -> Duration);
 
 #[derive(Default)]
 struct Wrong(Vec<Mistake>);
@@ -317,6 +304,12 @@ impl Wrong {
 
     fn unless(&mut self, key: &str, range: Range, value: Duration) {
         self.0.extend(range.refusal(value).map(|what| (key.to_owned(), what)));
+    }
+
+    fn unless_within<T>(&mut self, durations: &[Bounded<T>], config: &T) {
+        for (key, range, value) in durations {
+            self.unless(key, *range, value(config));
+        }
     }
 }
 

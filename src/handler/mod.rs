@@ -23,7 +23,7 @@ pub use factory::HandlerFactory;
 pub use function::handler_fn;
 pub use host::host_trouble;
 pub use leftover::Leftover;
-pub(crate) use registry::decode;
+pub(crate) use registry::Erased;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
 pub use crate::step::StopReason;

@@ -180,7 +180,7 @@ impl fmt::Debug for DynHandler {
     }
 }
 
-trait Erased: Send + Sync {
+pub(crate) trait Erased: Send + Sync {
     fn run(&self, cx: Context) -> BoxFuture<'_, HandlerResult>;
     fn cleanup(&self, cx: Context) -> BoxFuture<'_, Result<(), HandlerError>>;
     fn remarks(&self, work_dir: &Path) -> Vec<Remark>;
@@ -217,7 +217,7 @@ impl<H: Handler> Erased for H {
 }
 
 /// The step's arguments as the handler wants them.
-pub(crate) fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
+fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
     serde_path_to_error::deserialize(cx.arguments()).map_err(|error| {
         let path = error.path().to_string();
         HandlerError::permanent(format_args!("the step's arguments do not fit, at `{path}`: {}", error.into_inner()))

@@ -1,6 +1,7 @@
 //! The body of a row: what a record says beside the row's head, as JSON.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -54,70 +55,39 @@ pub(super) struct Body<'a> {
 
 impl<'a> Body<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
-        // Whole, so that whoever adds a field decides about it.
-        let Record {
-            token: _,
-            execution: _,
-            queue: _,
-            handler: _,
-            arguments: _,
-            status: _,
-            owner: _,
-            lease_end,
-            attempt,
-            resume,
-            hindered,
-            crashes,
-            suspicion,
-            not_before,
-            deadline,
-            checkpoint: _,
-            stop_requested,
-            outcome,
-            client_request_token,
-            ending,
-            last_error,
-            first_seen,
-            concluded_at,
-            settled_at,
-            sent,
-            missing_since,
-            returned,
-            returns,
-            version: _,
-        } = record;
         Self {
-            lease_end: *lease_end,
-            attempt: *attempt,
-            resume: *resume,
-            hindered: *hindered,
-            crashes: *crashes,
-            suspicion: *suspicion,
-            not_before: *not_before,
-            deadline: *deadline,
-            stop_requested: *stop_requested,
-            outcome: outcome.as_ref().map(Cow::Borrowed),
-            client_request_token: client_request_token.as_ref().map(Cow::Borrowed),
-            ending: *ending,
-            last_error: last_error.as_deref().map(Cow::Borrowed),
-            first_seen: *first_seen,
-            concluded_at: *concluded_at,
-            settled_at: *settled_at,
-            sent: *sent,
-            missing_since: *missing_since,
-            returned: returned.as_ref().map(Cow::Borrowed),
-            returns: *returns,
+            lease_end: record.lease_end,
+            attempt: record.attempt,
+            resume: record.resume,
+            hindered: record.hindered,
+            crashes: record.crashes,
+            suspicion: record.suspicion,
+            not_before: record.not_before,
+            deadline: record.deadline,
+            stop_requested: record.stop_requested,
+            outcome: record.outcome.as_ref().map(Cow::Borrowed),
+            client_request_token: record.client_request_token.as_ref().map(Cow::Borrowed),
+            ending: record.ending,
+            last_error: record.last_error.as_deref().map(Cow::Borrowed),
+            first_seen: record.first_seen,
+            concluded_at: record.concluded_at,
+            settled_at: record.settled_at,
+            sent: record.sent,
+            missing_since: record.missing_since,
+            returned: record.returned.as_ref().map(Cow::Borrowed),
+            returns: record.returns,
         }
     }
 
     /// The record of this body and the head above it, without arguments and checkpoint.
     pub(super) fn under(self, head: Outline) -> Record {
+        // Whole, so that whoever adds a field decides about it.
         Record {
             token: head.token,
             execution: head.execution,
             queue: head.queue,
             handler: head.handler,
-            arguments: std::sync::Arc::default(),
+            arguments: Arc::default(),
             status: head.status,
             owner: head.owner,
             lease_end: self.lease_end,

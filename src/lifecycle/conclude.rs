@@ -16,21 +16,21 @@ impl Decision<'_> {
             return self.to(Here::Nothing, [Effect::LetGo]);
         }
         // It has killed nobody.
-        let record = &Record { suspicion: 0, ..self.record.clone() };
+        let cleared = || Record { suspicion: 0, ..self.record.clone() };
         match end {
             End::Success(outputs) => self.conclude(Outcome::Success(outputs.clone()), Ending::Success),
             End::Failure(text) => self.fail(text),
-            End::Retry { error, .. } if record.attempt >= self.view.policy.max_attempts => {
-                self.fail(&gave_up(record.attempt, error))
+            End::Retry { error, .. } if self.record.attempt >= self.view.policy.max_attempts => {
+                self.fail(&gave_up(self.record.attempt, error))
             }
             End::Retry { after, error } => {
-                let wait = after.unwrap_or_else(|| self.view.policy.retry.after(record.attempt, self.view.random));
-                self.wait(Record { last_error: Some(error.clone()), ..record.clone() }, wait)
+                let wait = after.unwrap_or_else(|| self.view.policy.retry.after(self.record.attempt, self.view.random));
+                self.wait(Record { last_error: Some(error.clone()), ..cleared() }, wait)
             }
-            End::Again(wait) => self.wait(Record { resume: true, ..record.clone() }, *wait),
+            End::Again(wait) => self.wait(Record { resume: true, ..cleared() }, *wait),
             End::Deferred => {
                 let until = later(self.view.now, self.view.policy.deferred_limit);
-                let record = Record { status: Status::Deferred, deadline: Some(until), ..released(record.clone()) };
+                let record = Record { status: Status::Deferred, deadline: Some(until), ..released(cleared()) };
                 self.deferred(record)
             }
             End::Hindered { after, error, .. } => self.hindered(*after, error),

@@ -183,11 +183,9 @@ impl Decision<'_> {
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
         let record = if record.is_left_behind(self.view.me) { record.after_crash(Beside::Others) } else { record };
-        if self.view.policy.handler_is_gone {
-            let why = format!("it was not run, as {}", self.gone());
-            return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
-        }
-        if let Some(why) = record.crashed_too_often(self.view.policy.max_attempts) {
+        let policy = self.view.policy;
+        let gone = policy.handler_is_gone.then(|| format!("it was not run, as {}", self.gone()));
+        if let Some(why) = gone.or_else(|| record.crashed_too_often(policy.max_attempts)) {
             return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
         }
         let mut record = self.leased(record);

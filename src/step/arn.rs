@@ -92,8 +92,7 @@ impl ExecutionArn {
             && (partition == "aws" || partition.strip_prefix("aws-").is_some_and(plain))
             && service == "sagemaker"
             && plain(region)
-            && account.len() == 12
-            && account.bytes().all(|byte| byte.is_ascii_digit())
+            && is_account(account)
             && plain(pipeline)
             && plain(execution);
         let span = |part: &str| {
@@ -105,6 +104,11 @@ impl ExecutionArn {
         }
         Some(Self { text: text.into(), region: span(region)?, account: span(account)?, pipeline: span(pipeline)? })
     }
+}
+
+/// Whether it is the number of an AWS account: twelve digits.
+pub(crate) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl Serialize for ExecutionArn {

@@ -8,6 +8,7 @@ mod quoted;
 mod stop_reason;
 mod token;
 
+pub(crate) use arn::is_account;
 pub use arn::{ExecutionArn, InvalidArn};
 pub use message::{Message, Step, Unreadable};
 pub use queue_url::{InvalidQueueUrl, QueueUrl};

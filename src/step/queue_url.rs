@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::arn::is_account;
 use super::quoted::Quoted;
 
 /// `https://HOST/ACCOUNT/NAME`. The host knows no case and is kept in lower case, and slashes at the
@@ -154,7 +155,7 @@ impl FromStr for QueueUrl {
         // A look-alike or a proxy may put more before the account.
         let (before, name) = path.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
         let (_, account) = before.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
-        if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !is_account(account) {
             return Err(InvalidQueueUrl::Account(quoted()));
         }
         if !is_name(name) || path.contains(|c: char| c.is_whitespace() || c.is_control()) {

@@ -14,7 +14,7 @@ use tracing::instrument::WithSubscriber;
 
 use super::kept::{Checkpoints, Kept, Lines, locked};
 use super::{Progress, TestRun, broken};
-use crate::handler::{self, Completion, Context, DynHandler, Handler, HandlerError, HandlerResult, StopReason, Task};
+use crate::handler::{Completion, Context, DynHandler, Erased, Handler, HandlerError, HandlerResult, StopReason, Task};
 use crate::step::{CallbackToken, Step};
 
 const EXECUTION: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/test/execution/abcdefghijkl";
@@ -136,7 +136,7 @@ impl TestStep {
     /// # Panics
     /// If the handler does. A worker takes that for an error that may go away.
     pub async fn run<H: Handler>(&self, handler: &H) -> HandlerResult {
-        let run = self.call(handler, self.context());
+        let run = Erased::run(handler, self.context());
         self.counted(run.with_subscriber(self.logging()).await)
     }
 
@@ -169,7 +169,7 @@ impl TestStep {
     pub async fn crash_at_checkpoint<H: Handler>(&self, n: usize, handler: &H) {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.last = Some(n));
         let mut checkpoints = self.kept.checkpoints.subscribe();
-        let run = self.call(handler, self.context()).with_subscriber(self.logging());
+        let run = Erased::run(handler, self.context()).with_subscriber(self.logging());
         tokio::select! {
             biased;
             result = run => broken(format_args!("the run ended before its checkpoint {n}: {result:?}")),
@@ -185,8 +185,7 @@ impl TestStep {
     /// What `cleanup` returns; a permanent error if the arguments do not decode.
     pub async fn clean_up<H: Handler>(&self, handler: &H, reason: StopReason) -> Result<(), HandlerError> {
         let cx = self.context_until(watch::Sender::new(Some(reason)).subscribe());
-        let args = handler::decode::<H>(&cx)?;
-        handler.cleanup(cx, args).with_subscriber(self.logging()).await
+        Erased::cleanup(handler, cx).with_subscriber(self.logging()).await
     }
 
     /// The last checkpoint.
@@ -234,11 +233,6 @@ impl TestStep {
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&locked(&self.kept.log)).into_owned()
-    }
-
-    async fn call<H: Handler>(&self, handler: &H, cx: Context) -> HandlerResult {
-        let args = handler::decode::<H>(&cx)?;
-        handler.run(cx, args).await
     }
 
     pub(super) fn counted(&self, result: HandlerResult) -> HandlerResult {

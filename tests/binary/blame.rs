@@ -27,13 +27,6 @@ const ATTEMPTS: usize = 3;
 /// In so many crashes a killer may be that have others beside it, before it is tried.
 const SPARED: usize = 2;
 
-async fn step(scene: &Scene, kind: &str) -> Step {
-    let mut step = scene.step();
-    step.arguments = serde_json::json!({ "kind": kind });
-    scene.queue.send(&step.executing()).await;
-    step
-}
-
 /// Starts the daemon again whenever it has died, until all these steps are answered. Says how often it died.
 async fn keep_up(scene: &Scene, config: &Config, steps: &[Step]) -> (Daemon, usize) {
     let mut daemon = scene.start(config);
@@ -65,9 +58,9 @@ fn judged(daemon: &Daemon) -> Vec<Value> {
 async fn a_handler_that_kills_the_daemon_fails_its_own_step_and_none_beside_it() {
     let scene = Scene::new(SCRIPT).await;
     let config = scene.config().with("queues.0.concurrency", 20).with("handlers.job.max_attempts", 3);
-    let mut steps = vec![step(&scene, "killer").await];
+    let mut steps = vec![scene.step_sent_with(serde_json::json!({ "kind": "killer" })).await];
     for _ in 0..NEIGHBOURS {
-        steps.push(step(&scene, "neighbour").await);
+        steps.push(scene.step_sent_with(serde_json::json!({ "kind": "neighbour" })).await);
     }
     let (daemon, deaths) = keep_up(&scene, &config, &steps).await;
     let (killer, neighbours) = (&steps[0], &steps[1..]);

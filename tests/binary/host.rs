@@ -128,11 +128,8 @@ async fn a_disk_that_fills_up_while_a_program_runs_costs_neither_usual_outputs_n
         echo rows=42 >> $STEP_OUTPUT";
     let scene = Scene::working_on_a_disk(run, "4m").await;
     let daemon = daemon_on_its_disk(&scene).await;
-    let mut steps = [scene.step(), scene.step()];
-    for (step, size) in steps.iter_mut().zip(["small", "large"]) {
-        step.arguments = serde_json::json!({ "size": size });
-        scene.queue.send(&step.executing()).await;
-    }
+    let sent = |size| scene.step_sent_with(serde_json::json!({ "size": size }));
+    let steps = [sent("small").await, sent("large").await];
     until("both run", async || scene.path("began-small").exists() && scene.path("began-large").exists()).await;
     scene.disk().fill();
     scene.open("go");

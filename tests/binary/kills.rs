@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::history::judge;
 use crate::sagemaker::{Fault, SUCCESS};
-use crate::scene::{Scene, Step, until};
+use crate::scene::{Scene, until};
 
 /// Some end at once, some after a while, some by the third attempt, some never unless they are stopped; all tell what is alive of a run
 /// before.
@@ -31,13 +31,6 @@ const KILLS_AT_MOST: usize = 150;
 /// How many of them must come while a program runs, and how many while an outcome is frozen and not reported.
 const HITS: usize = 3;
 
-async fn step(scene: &Scene, kind: &str) -> Step {
-    let mut step = scene.step();
-    step.arguments = serde_json::json!({ "kind": kind });
-    scene.queue.send(&step.executing()).await;
-    step
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
     let scene = Scene::new(MIXED).await;
@@ -59,7 +52,7 @@ async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
         let mut daemon = scene.start(&config);
         until("it is up", async || daemon.is_up()).await;
         let kind = KINDS[kill % KINDS.len()];
-        let new = step(&scene, kind).await;
+        let new = scene.step_sent_with(serde_json::json!({ "kind": kind })).await;
         // The moment is the test: there is nothing to wait for.
         sleep(Duration::from_millis(random.u64(20..900))).await;
         if kind == "stopped" {

@@ -188,6 +188,14 @@ impl Scene {
         step
     }
 
+    /// The same with these arguments.
+    pub async fn step_sent_with(&self, arguments: Value) -> Step {
+        let mut step = self.step();
+        step.arguments = arguments;
+        self.queue.send(&step.executing()).await;
+        step
+    }
+
     /// The execution is stopped, and the message of that is sent.
     pub async fn stop(&self, step: &Step) {
         self.sagemaker.stop(&step.arn);

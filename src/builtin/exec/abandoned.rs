@@ -23,7 +23,7 @@ pub(super) fn name(token: &str, number: u64) -> String {
 }
 
 /// The token in such a name.
-fn token(name: &str) -> Option<&str> {
+pub(super) fn token(name: &str) -> Option<&str> {
     let (token, digits) = name.rsplit_once('-')?;
     let is_number = digits.len() == DIGITS && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (!token.is_empty() && is_number).then_some(token)

@@ -92,8 +92,7 @@ impl Workspace {
 
     /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what the ledger has of that run.
     pub(super) fn left_behind(work_dir: &Path, token: &str, name: &str, checkpoint: Option<&Content>) -> Option<Self> {
-        let ours = name.strip_prefix(token)?.strip_prefix('-')?;
-        if ours.is_empty() || !ours.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if abandoned::token(name)? != token {
             return None;
         }
         let directory = work_dir.join(name);
