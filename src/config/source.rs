@@ -130,27 +130,11 @@ impl Source {
 
     /// Elements that only later ones made are somebody's slip: nothing says what they are.
     fn refuse_gaps(&self) -> Result<(), Mistakes> {
-        for (key, variable) in &self.variables {
-            let mut at = &self.tree;
-            let mut path = String::new();
-            for part in key.split('.') {
-                let (name, indices) = part.split_once('[').map_or((part, None), |(name, rest)| (name, Some(rest)));
-                at = &at[name];
-                path.push_str(name);
-                for index in indices.into_iter().flat_map(|rest| rest.trim_end_matches(']').split("][")) {
-                    let elements = at.as_array().map_or(&[][..], Vec::as_slice);
-                    if let Some(gap) = elements.iter().position(Value::is_null) {
-                        let what =
-                            format!("there is no {path}[{gap}]: indices count from 0, those of the file included");
-                        return Err(Mistakes::one(variable, what));
-                    }
-                    at = index.parse::<usize>().ok().and_then(|index| elements.get(index)).unwrap_or(&Value::Null);
-                    path.push_str(&format!("[{index}]"));
-                }
-                path.push('.');
-            }
-        }
-        Ok(())
+        let Some((array, index)) = gap(&self.tree, "") else { return Ok(()) };
+        let beyond = format!("{array}[");
+        let variable = self.variables.iter().find_map(|(key, variable)| key.starts_with(&beyond).then_some(variable));
+        let what = format!("there is no {array}[{index}]: indices count from 0, those of the file included");
+        Err(Mistakes::one(variable.cloned().unwrap_or_else(|| self.file.display().to_string()), what))
     }
 
     /// Puts the raw text of a variable where its name says. What is to be a number is read as one only when it is decoded, so that
@@ -198,6 +182,21 @@ impl Source {
         *at = Value::String(text);
         self.variables.insert(key, variable.to_owned());
         Ok(())
+    }
+}
+
+/// The first array with an element that nothing was put into, and the number of that.
+fn gap(value: &Value, path: &str) -> Option<(String, usize)> {
+    match value {
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| {
+            let dot = if path.is_empty() { "" } else { "." };
+            gap(field, &format!("{path}{dot}{name}"))
+        }),
+        Value::Array(elements) => elements.iter().enumerate().find_map(|(index, element)| match element {
+            Value::Null => Some((path.to_owned(), index)),
+            element => gap(element, &format!("{path}[{index}]")),
+        }),
+        _ => None,
     }
 }
 

@@ -267,6 +267,17 @@ fn an_account_that_could_not_be_answered_is_refused() {
 }
 
 #[test]
+fn a_variable_for_an_element_beyond_the_next_is_named_with_the_one_that_lacks() {
+    for (variable, lacks) in [
+        ("CALLBACKD_QUEUES__2__CONCURRENCY", "there is no queues[1]"),
+        ("CALLBACKD_QUEUES__0__ACCOUNTS__1", "there is no queues[0].accounts[0]"),
+    ] {
+        let error = with_env(LEAST, &[(variable, "123456789012")]).expect_err(lacks).to_string();
+        assert!(error.contains(&format!("{variable}: {lacks}")), "{error}");
+    }
+}
+
+#[test]
 fn a_mistake_in_the_environment_names_its_variable() {
     let error = with_env(LEAST, &[("CALLBACKD_QUEUES__0__CONCURRENCY", "many"), ("CALLBACKD_WROKER__ID", "x")])
         .expect_err("mistakes");
