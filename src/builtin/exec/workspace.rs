@@ -76,6 +76,9 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 const FULL: u64 = 100;
 /// Space that is kept for `$STEP_OUTPUT`, so that a disk that fills up while the program runs costs no usual outputs.
 const RESERVED: i64 = 16 << 10;
+/// A program that failed with less space than this left may have failed for that. It is more than what other runs that end at
+/// the same moment give back, and what a program that removes its unfinished file gives back itself, as a rule.
+const SCARCE: i64 = 1 << 20;
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
@@ -85,7 +88,7 @@ impl Workspace {
         DirBuilder::new().mode(0o700).create(&directory)?;
         let in_use = abandoned::lock(&directory, FlockArg::LockSharedNonblock);
         let workspace = Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: in_use };
-        reserve(&File::create(workspace.output())?)?;
+        reserve(&File::create(workspace.output())?, RESERVED)?;
         fs::write(workspace.checkpoint(), checkpoint.map_or(&[][..], |content| &content.0))?;
         Ok(workspace)
     }
@@ -165,7 +168,7 @@ impl Workspace {
     /// What keeps files from being written here, if anything does once all that the run itself wrote is gone.
     pub(super) fn ails(self, work_dir: &Path, token: &str) -> Option<io::Error> {
         let trouble = |error: &io::Error| host_trouble(error).is_some();
-        File::create(self.directory.join("probe")).and_then(|file| reserve(&file)).err().filter(trouble)?;
+        File::create(self.directory.join("probe")).and_then(|file| reserve(&file, SCARCE)).err().filter(trouble)?;
         drop(self);
         // What was kept for it is no sign of space.
         let is_full = statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
@@ -233,8 +236,8 @@ fn make(work_dir: &Path) -> io::Result<()> {
 }
 
 /// Takes space for a file that is yet to be written. Not every file system can.
-fn reserve(file: &File) -> io::Result<()> {
-    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED) {
+fn reserve(file: &File, bytes: i64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
         Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => Err(errno.into()),
         _ => Ok(()),
     }
