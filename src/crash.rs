@@ -168,8 +168,8 @@ impl Queue for Crashing<Arc<dyn Queue>> {
         Box::pin(self.crash.around(Boundary::SetVisibility, self.inner.set_visibility(entries)))
     }
 
-    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
-        Box::pin(self.crash.around(Boundary::DeleteMessages, self.inner.delete(handles)))
+    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+        Box::pin(self.crash.around(Boundary::DeleteMessages, self.inner.delete(receipt_handles)))
     }
 
     fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {

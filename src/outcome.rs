@@ -49,9 +49,9 @@ pub struct ClientRequestToken(String);
 pub enum InvalidOutput {
     #[error("there are more than {} outputs", Outputs::MOST)]
     TooMany,
-    #[error("the output name {0:?} has {1} characters; 1 to {max} are allowed", max = Outputs::NAME_MAX)]
+    #[error("the output name {0:?} has {1} characters; 1 to {max} are allowed", max = Outputs::MAX_NAME)]
     Name(String, usize),
-    #[error("the output `{0}` has {1} characters; at most {max} are allowed", max = Outputs::VALUE_MAX)]
+    #[error("the output `{0}` has {1} characters; at most {max} are allowed", max = Outputs::MAX_VALUE)]
     Value(String, usize),
     #[error("the output `{0}` is {1}; only strings, numbers and booleans are allowed")]
     NotScalar(String, &'static str),
@@ -95,8 +95,8 @@ impl Outcome {
 
 impl Outputs {
     const MOST: usize = 50;
-    const NAME_MAX: usize = 256;
-    const VALUE_MAX: usize = 1024;
+    const MAX_NAME: usize = 256;
+    const MAX_VALUE: usize = 1024;
 
     /// No outputs yet.
     #[must_use]
@@ -156,8 +156,8 @@ impl Outputs {
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) -> Result<(), InvalidOutput> {
         let name = name.into();
         let length = units(&name);
-        if !(1..=Self::NAME_MAX).contains(&length) {
-            return Err(InvalidOutput::Name(name.chars().take(Self::NAME_MAX).collect(), length));
+        if !(1..=Self::MAX_NAME).contains(&length) {
+            return Err(InvalidOutput::Name(name.chars().take(Self::MAX_NAME).collect(), length));
         }
         let value = match value.into() {
             Value::String(text) => text,
@@ -166,7 +166,7 @@ impl Outputs {
             other => return Err(InvalidOutput::NotScalar(name, kind_of(&other))),
         };
         let length = units(&value);
-        if length > Self::VALUE_MAX {
+        if length > Self::MAX_VALUE {
             return Err(InvalidOutput::Value(name, length));
         }
         if self.0.contains_key(&name) {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use callbackd::aws::Outside;
-use callbackd::config::Loaded;
+use callbackd::config::CheckedConfig;
 use callbackd::daemon::Daemon;
 use callbackd::local::{Endpoint, Fault, Options, Rule};
 use callbackd::{Context, HandlerError, Registry};
@@ -214,7 +214,8 @@ fn start_worker(stage: &Stage, concurrency: usize) -> Runtime {
         Ok(())
     }
     let registry = Registry::new().function("nothing", nothing);
-    let loaded = Loaded::from_toml("cost", &stage.config(concurrency), &registry).expect("a configuration that can be");
+    let loaded =
+        CheckedConfig::from_toml("cost", &stage.config(concurrency), &registry).expect("a configuration that can be");
     let credentials = SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test"));
     let outside = Outside { credentials: Some(credentials), ..Outside::default() };
     let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");

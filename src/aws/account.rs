@@ -12,7 +12,7 @@ use aws_types::sdk_ua_metadata::FrameworkMetadata;
 use aws_types::service_config::ServiceConfigKey;
 
 use super::calls::{Calls, Limit};
-use super::credentials::{Kept, Provider};
+use super::credentials::{CachedCredentials, Provider};
 use super::http::Connections;
 use crate::seam::Observer;
 
@@ -21,7 +21,7 @@ use crate::seam::Observer;
 pub(super) struct Account {
     pub sdk: SdkConfig,
     pub region: String,
-    pub credentials: Arc<Kept>,
+    pub credentials: Arc<CachedCredentials>,
     /// Two of SQS: a client's time-out and connections are fixed when it is made, and an override would be built anew for
     /// every call.
     pub poll: aws_sdk_sqs::Client,
@@ -36,14 +36,14 @@ impl Account {
     pub(super) fn new(
         sdk: SdkConfig,
         region: &str,
-        credentials: Arc<Kept>,
+        credentials: Arc<CachedCredentials>,
         http: &Connections,
         observer: Arc<dyn Observer>,
     ) -> Self {
         let mut builder = sdk
             .into_builder()
             .credentials_provider(SharedCredentialsProvider::new(Provider(credentials.clone())))
-            // `Kept` is the cache.
+            // `CachedCredentials` is the cache.
             .identity_cache(IdentityCache::no_cache())
             // See `calls`.
             .retry_config(RetryConfig::disabled())

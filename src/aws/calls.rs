@@ -17,7 +17,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::time::timeout;
 
-use super::credentials::Kept;
+use super::credentials::CachedCredentials;
 use super::faults::Failure;
 use crate::seam::{Fault, Observation, Observer};
 
@@ -56,7 +56,7 @@ impl Limit {
 #[derive(Clone)]
 pub(super) struct Calls {
     service: &'static str,
-    credentials: Arc<Kept>,
+    credentials: Arc<CachedCredentials>,
     observer: Arc<dyn Observer>,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Failed {
 }
 
 impl Calls {
-    pub(super) fn new(service: &'static str, credentials: Arc<Kept>, observer: Arc<dyn Observer>) -> Self {
+    pub(super) fn new(service: &'static str, credentials: Arc<CachedCredentials>, observer: Arc<dyn Observer>) -> Self {
         Self { service, credentials, observer }
     }
 
@@ -141,7 +141,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_outlives_the_sdks_own_timeout_is_cut_off_and_counted() {
         let seen = Arc::new(Seen::default());
-        let calls = Calls::new("sqs", Arc::new(Kept::nothing()), seen.clone());
+        let calls = Calls::new("sqs", Arc::new(CachedCredentials::nothing()), seen.clone());
         let never = std::future::pending::<Result<(), SdkError<ReceiveMessageError, HttpResponse>>>();
         let fault: Fault = calls.send("ReceiveMessage", Limit::POLL, never).await.expect_err("a bound").into();
         assert_eq!(fault.kind, FaultKind::Transient);

@@ -18,7 +18,7 @@ use super::account::{Account, behavior};
 use super::calls::Calls;
 use super::chain::Chain;
 use super::config::Config;
-use super::credentials::Kept;
+use super::credentials::CachedCredentials;
 use super::outside::Outside;
 use super::profile;
 use super::role::{Role, session_name};
@@ -58,7 +58,7 @@ pub struct Clients {
 #[derive(Default)]
 struct Made {
     /// Who we are without a role, the same in every region.
-    own: Option<Arc<Kept>>,
+    own: Option<Arc<CachedCredentials>>,
     accounts: BTreeMap<(String, Option<String>), Account>,
 }
 
@@ -131,7 +131,7 @@ impl Clients {
             sleep(EVERY).await;
             let made = self.made.lock().await;
             let of_roles = made.accounts.values().map(|account| account.credentials.clone());
-            let all: Vec<Arc<Kept>> = made.own.iter().cloned().chain(of_roles).collect();
+            let all: Vec<Arc<CachedCredentials>> = made.own.iter().cloned().chain(of_roles).collect();
             drop(made);
             // Again for each region that shares them: it is not due any more then.
             for kept in all {
@@ -172,19 +172,20 @@ impl Clients {
         let mut account = self.made_of(sdk, &key.0, own);
         if let Some(role_arn) = role_arn {
             let role = Role::new(account.sts.clone(), account.calls("sts"), role_arn, &self.session);
-            let kept = Arc::new(Kept::timed_by(self.outside.time.clone(), SharedCredentialsProvider::new(role)));
+            let kept =
+                Arc::new(CachedCredentials::timed_by(self.outside.time.clone(), SharedCredentialsProvider::new(role)));
             account = self.made_of(account.sdk, &key.0, kept);
         }
         made.accounts.insert(key, account.clone());
         account
     }
 
-    fn made_of(&self, sdk: SdkConfig, region: &str, credentials: Arc<Kept>) -> Account {
+    fn made_of(&self, sdk: SdkConfig, region: &str, credentials: Arc<CachedCredentials>) -> Account {
         Account::new(sdk, region, credentials, &self.outside.http, self.observer.clone())
     }
 
     /// What the environment, the profile and our configuration say together, and who we are without a role.
-    async fn load(&self, region: &str, own: Option<Arc<Kept>>) -> (SdkConfig, Arc<Kept>) {
+    async fn load(&self, region: &str, own: Option<Arc<CachedCredentials>>) -> (SdkConfig, Arc<CachedCredentials>) {
         let mut loader = aws_config::defaults(behavior())
             .region(Region::new(region.to_owned()))
             .http_client(self.outside.http.others.clone())
@@ -200,10 +201,10 @@ impl Clients {
         let own = own.unwrap_or_else(|| {
             let time = self.outside.time.clone();
             Arc::new(match &self.outside.credentials {
-                Some(given) => Kept::timed_by(time, given.clone()),
+                Some(given) => CachedCredentials::timed_by(time, given.clone()),
                 None => {
                     let chain = Chain::new(&sdk, &self.outside, self.config.profile.as_deref());
-                    Kept::timed_by(time, SharedCredentialsProvider::new(chain)).reading(profile::files())
+                    CachedCredentials::timed_by(time, SharedCredentialsProvider::new(chain)).reading(profile::files())
                 }
             })
         });

@@ -40,7 +40,7 @@ type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 /// none does: a call with little time must not end a helper program that needs more.
 type Attempt = futures::Shared<BoxFuture<'static, Result<Credentials, Arc<CredentialsError>>>>;
 
-pub(super) struct Kept {
+pub(super) struct CachedCredentials {
     source: SharedCredentialsProvider,
     clock: Clock,
     held: Arc<Mutex<Held>>,
@@ -64,7 +64,7 @@ struct Held {
 /// What tells one state of a file from another: device, inode, size, and the moment it was written.
 type Stamp = (u64, u64, u64, i64, i64);
 
-impl Kept {
+impl CachedCredentials {
     pub(super) fn timed_by(time: SharedTimeSource, source: SharedCredentialsProvider) -> Self {
         Self::with_clock(source, Arc::new(move || DateTime::from(time.now()).secs()))
     }
@@ -165,7 +165,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for CachedCredentials {
     fn drop(&mut self) {
         // An attempt under way holds what it started, a helper program for one.
         self.held().attempt = None;
@@ -213,7 +213,7 @@ fn end(credentials: &Credentials) -> Option<i64> {
     credentials.expiry().map(|end| DateTime::from(end).secs())
 }
 
-impl ProvideCredentials for Kept {
+impl ProvideCredentials for CachedCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -222,9 +222,9 @@ impl ProvideCredentials for Kept {
     }
 }
 
-/// [`Kept`] as clients take it; all of them share it.
+/// [`CachedCredentials`] as clients take it; all of them share it.
 #[derive(Debug)]
-pub(super) struct Provider(pub Arc<Kept>);
+pub(super) struct Provider(pub Arc<CachedCredentials>);
 
 impl ProvideCredentials for Provider {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
@@ -235,9 +235,9 @@ impl ProvideCredentials for Provider {
     }
 }
 
-impl fmt::Debug for Kept {
+impl fmt::Debug for CachedCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").finish_non_exhaustive()
+        f.debug_struct("CachedCredentials").finish_non_exhaustive()
     }
 }
 
@@ -269,7 +269,7 @@ impl fmt::Display for Reason<'_> {
 }
 
 #[cfg(test)]
-impl Kept {
+impl CachedCredentials {
     pub(super) fn is_distrusted(&self) -> bool {
         self.held().distrusted
     }
@@ -295,7 +295,7 @@ mod tests {
 
     /// What a source answers: credentials that end at that second, or never; or nothing.
     #[derive(Clone, Copy, Debug)]
-    enum Answer {
+    enum SourceAnswer {
         Until(i64),
         Endless,
         Fails,
@@ -303,7 +303,7 @@ mod tests {
 
     #[derive(Debug)]
     struct Script {
-        answers: Mutex<VecDeque<Answer>>,
+        answers: Mutex<VecDeque<SourceAnswer>>,
         gate: Semaphore,
         asked: AtomicI64,
     }
@@ -321,9 +321,11 @@ mod tests {
                 self.0.gate.acquire().await.expect("open").forget();
                 let answer = self.0.answers.lock().expect("not poisoned").pop_front();
                 let end = match answer {
-                    Some(Answer::Until(second)) => Some(DateTime::from_secs(second).try_into().expect("a time")),
-                    Some(Answer::Endless) => None,
-                    Some(Answer::Fails) | None => return Err(CredentialsError::provider_error("the source is down")),
+                    Some(SourceAnswer::Until(second)) => Some(DateTime::from_secs(second).try_into().expect("a time")),
+                    Some(SourceAnswer::Endless) => None,
+                    Some(SourceAnswer::Fails) | None => {
+                        return Err(CredentialsError::provider_error("the source is down"));
+                    }
                 };
                 Ok(Credentials::new(format!("id{number}"), "secret", None, end, "test"))
             })
@@ -331,13 +333,13 @@ mod tests {
     }
 
     struct Scene {
-        kept: Arc<Kept>,
+        kept: Arc<CachedCredentials>,
         now: Arc<AtomicI64>,
         script: Arc<Script>,
     }
 
     impl Scene {
-        fn new(answers: &[Answer]) -> Self {
+        fn new(answers: &[SourceAnswer]) -> Self {
             let script = Arc::new(Script {
                 answers: Mutex::new(answers.iter().copied().collect()),
                 gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -346,7 +348,7 @@ mod tests {
             let now = Arc::new(AtomicI64::new(0));
             let clock = now.clone();
             let source = SharedCredentialsProvider::new(Source(script.clone()));
-            let kept = Arc::new(Kept::with_clock(source, Arc::new(move || clock.load(Ordering::SeqCst))));
+            let kept = Arc::new(CachedCredentials::with_clock(source, Arc::new(move || clock.load(Ordering::SeqCst))));
             Self { kept, now, script }
         }
 
@@ -365,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn good_credentials_are_asked_for_once() {
-        let scene = Scene::new(&[Answer::Until(HOUR)]);
+        let scene = Scene::new(&[SourceAnswer::Until(HOUR)]);
         for second in [0, 1, HOUR - EARLY, HOUR - LATE - 1] {
             scene.at(second);
             assert_eq!(scene.id().await.expect("credentials"), "id0");
@@ -375,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn they_are_renewed_minutes_before_their_end() {
-        let scene = Scene::new(&[Answer::Until(HOUR), Answer::Until(2 * HOUR)]);
+        let scene = Scene::new(&[SourceAnswer::Until(HOUR), SourceAnswer::Until(2 * HOUR)]);
         scene.kept.renew().await;
         assert_eq!(scene.asked(), 0, "nobody has asked for any yet");
         scene.id().await.expect("credentials");
@@ -389,7 +391,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_old_ones_serve_while_new_ones_are_fetched() {
-        let scene = Scene::new(&[Answer::Until(HOUR), Answer::Until(2 * HOUR)]);
+        let scene = Scene::new(&[SourceAnswer::Until(HOUR), SourceAnswer::Until(2 * HOUR)]);
         scene.id().await.expect("credentials");
         scene.at(HOUR - EARLY);
         let permits = scene.script.gate.forget_permits(Semaphore::MAX_PERMITS);
@@ -403,8 +405,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_that_is_down_costs_nothing_until_they_truly_expire() {
-        let scene =
-            Scene::new(&[Answer::Until(HOUR), Answer::Fails, Answer::Fails, Answer::Fails, Answer::Until(2 * HOUR)]);
+        let scene = Scene::new(&[
+            SourceAnswer::Until(HOUR),
+            SourceAnswer::Fails,
+            SourceAnswer::Fails,
+            SourceAnswer::Fails,
+            SourceAnswer::Until(2 * HOUR),
+        ]);
         scene.id().await.expect("credentials");
         scene.at(HOUR - EARLY);
         scene.kept.renew().await;
@@ -419,7 +426,7 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_without_an_end_are_read_again_and_kept_if_that_fails() {
-        let scene = Scene::new(&[Answer::Endless, Answer::Fails, Answer::Endless]);
+        let scene = Scene::new(&[SourceAnswer::Endless, SourceAnswer::Fails, SourceAnswer::Endless]);
         scene.id().await.expect("credentials");
         scene.at(ENDLESS);
         scene.kept.renew().await;
@@ -431,7 +438,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_service_does_not_take_is_asked_for_anew_but_not_in_a_storm() {
-        let scene = Scene::new(&[Answer::Until(HOUR), Answer::Fails, Answer::Until(HOUR)]);
+        let scene = Scene::new(&[SourceAnswer::Until(HOUR), SourceAnswer::Fails, SourceAnswer::Until(HOUR)]);
         scene.id().await.expect("credentials");
         scene.at(60);
         scene.kept.distrust();

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::calls::{Failed, Limit};
 use super::sagemaker::{SageMaker, ending, execution_standing};
-use crate::seam::{Ending, ExecutionStanding, Fault, FaultKind};
+use crate::seam::{ExecutionStanding, Fault, FaultKind, StepResult};
 use crate::step::ExecutionArn;
 
 /// One execution, as SageMaker describes it.
@@ -14,7 +14,7 @@ use crate::step::ExecutionArn;
 pub struct ExecutionView {
     pub standing: ExecutionStanding,
     /// `None` while it goes on.
-    pub ending: Option<Ending>,
+    pub ending: Option<StepResult>,
     /// In SageMaker's words.
     pub status: String,
     pub failure_reason: Option<String>,
@@ -27,7 +27,7 @@ pub struct StepView {
     /// In SageMaker's words: `Executing`, `Succeeded`.
     pub status: String,
     /// `None` while it goes on.
-    pub ending: Option<Ending>,
+    pub ending: Option<StepResult>,
     pub started: Option<Timestamp>,
     pub ended: Option<Timestamp>,
     pub failure_reason: Option<String>,
@@ -135,9 +135,9 @@ impl SageMaker {
         Ok(Some(ExecutionView {
             standing: execution_standing(status.as_ref()),
             ending: match status {
-                Some(PipelineExecutionStatus::Succeeded) => Some(Ending::Succeeded),
-                Some(PipelineExecutionStatus::Failed) => Some(Ending::Failed),
-                Some(PipelineExecutionStatus::Stopped) => Some(Ending::Stopped),
+                Some(PipelineExecutionStatus::Succeeded) => Some(StepResult::Succeeded),
+                Some(PipelineExecutionStatus::Failed) => Some(StepResult::Failed),
+                Some(PipelineExecutionStatus::Stopped) => Some(StepResult::Stopped),
                 _ => None,
             },
             status: status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
@@ -259,7 +259,7 @@ mod tests {
             scene([Reply::Json(200, failed), Reply::Json(400, json!({ "__type": "ResourceNotFound" }))]).await;
         let view = ExecutionView {
             standing: ExecutionStanding::Ended,
-            ending: Some(Ending::Failed),
+            ending: Some(StepResult::Failed),
             status: "Failed".to_owned(),
             failure_reason: Some("a step failed".to_owned()),
         };
@@ -282,9 +282,9 @@ mod tests {
         ])
         .await;
         let steps = sagemaker.steps(&arn()).await.expect("steps");
-        let names: Vec<(&str, &str, Option<Ending>)> =
+        let names: Vec<(&str, &str, Option<StepResult>)> =
             steps.iter().map(|step| (step.name.as_str(), step.status.as_str(), step.ending)).collect();
-        assert_eq!(names, [("wait", "Succeeded", Some(Ending::Succeeded)), ("train", "Executing", None)]);
+        assert_eq!(names, [("wait", "Succeeded", Some(StepResult::Succeeded)), ("train", "Executing", None)]);
         assert_eq!(steps[0].started, Timestamp::from_millisecond(1_700_000_000_500).ok());
         let callback = steps[0].callback.as_ref().expect("a callback");
         assert_eq!(callback.outputs, [("n".to_owned(), "v".to_owned())]);

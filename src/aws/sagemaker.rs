@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use super::account::Account;
 use super::calls::{Calls, Failed, Limit};
 use crate::outcome::{ClientRequestToken, Outcome};
-use crate::seam::{Ending, ExecutionStanding, Fault, FaultKind, Pipelines, Standing};
+use crate::seam::{ExecutionStanding, Fault, FaultKind, Pipelines, Standing, StepResult};
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// SageMaker in one account and region. Cheap to clone.
@@ -147,11 +147,11 @@ fn standing(step: &PipelineExecutionStep, token: &CallbackToken) -> Option<Stand
 }
 
 /// How a step ended. A status that is new to us is none: a step that is closed by mistake is never answered.
-pub(super) fn ending(status: Option<&StepStatus>) -> Option<Ending> {
+pub(super) fn ending(status: Option<&StepStatus>) -> Option<StepResult> {
     match status? {
-        StepStatus::Succeeded => Some(Ending::Succeeded),
-        StepStatus::Failed => Some(Ending::Failed),
-        StepStatus::Stopped => Some(Ending::Stopped),
+        StepStatus::Succeeded => Some(StepResult::Succeeded),
+        StepStatus::Failed => Some(StepResult::Failed),
+        StepStatus::Stopped => Some(StepResult::Stopped),
         _ => None,
     }
 }
@@ -324,9 +324,9 @@ mod tests {
             ("Executing", open(false)),
             ("Stopping", open(true)),
             ("InventedLater", open(false)),
-            ("Stopped", Standing::Closed(Ending::Stopped)),
-            ("Failed", Standing::Closed(Ending::Failed)),
-            ("Succeeded", Standing::Closed(Ending::Succeeded)),
+            ("Stopped", Standing::Closed(StepResult::Stopped)),
+            ("Failed", Standing::Closed(StepResult::Failed)),
+            ("Succeeded", Standing::Closed(StepResult::Succeeded)),
         ] {
             let (_server, sagemaker) = scene([steps(&[step(status, TOKEN)], None)]).await;
             assert_eq!(sagemaker.step(&arn(), &token()).await, Ok(wants), "{status}");

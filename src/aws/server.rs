@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use {http_body_util::BodyExt, tokio_util::sync::CancellationToken};
 
 use super::account::{Account, behavior};
-use super::credentials::Kept;
+use super::credentials::CachedCredentials;
 use super::http::Connections;
 use crate::seam::{Observation, Observer};
 
@@ -113,7 +113,13 @@ impl Server {
             .endpoint_url(&self.url)
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
             .build();
-        Account::new(sdk, "us-east-1", Arc::new(Kept::nothing()), &Connections::default(), self.seen.clone())
+        Account::new(
+            sdk,
+            "us-east-1",
+            Arc::new(CachedCredentials::nothing()),
+            &Connections::default(),
+            self.seen.clone(),
+        )
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {

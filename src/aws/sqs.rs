@@ -76,10 +76,10 @@ impl Queue for Sqs {
                 return Ok(Vec::new());
             }
             let mut call = self.quick.change_message_visibility_batch().queue_url(self.url.as_str());
-            for (index, (handle, visibility)) in entries.iter().enumerate() {
+            for (index, (receipt_handle, visibility)) in entries.iter().enumerate() {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                     .id(index.to_string())
-                    .receipt_handle(handle)
+                    .receipt_handle(receipt_handle)
                     .visibility_timeout(seconds(*visibility))
                     .build();
                 call = call.entries(entry.map_err(|error| unbuilt(OPERATION, &error))?);
@@ -90,20 +90,21 @@ impl Queue for Sqs {
         })
     }
 
-    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
         const OPERATION: &str = "DeleteMessageBatch";
         Box::pin(async move {
-            if handles.is_empty() {
+            if receipt_handles.is_empty() {
                 return Ok(Vec::new());
             }
             let mut call = self.quick.delete_message_batch().queue_url(self.url.as_str());
-            for (index, handle) in handles.iter().enumerate() {
-                let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(handle);
+            for (index, receipt_handle) in receipt_handles.iter().enumerate() {
+                let entry =
+                    DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt_handle);
                 call = call.entries(entry.build().map_err(|error| unbuilt(OPERATION, &error))?);
             }
             let answer = self.calls.send(OPERATION, Limit::QUICK, call.send()).await?;
             let done = answer.successful.iter().map(|entry| entry.id.as_str());
-            Ok(by_entry(OPERATION, handles.len(), done, &answer.failed))
+            Ok(by_entry(OPERATION, receipt_handles.len(), done, &answer.failed))
         })
     }
 
@@ -131,7 +132,7 @@ fn seconds(visibility: Duration) -> i32 {
 
 /// A message without an id or a handle can be neither kept nor deleted; it comes back by itself.
 fn read(message: Message) -> Option<Received> {
-    let (Some(id), Some(handle)) = (message.message_id, message.receipt_handle) else {
+    let (Some(id), Some(receipt_handle)) = (message.message_id, message.receipt_handle) else {
         tracing::warn!("SQS gave a message without an id or a receipt handle; it is left to its visibility timeout");
         return None;
     };
@@ -143,7 +144,7 @@ fn read(message: Message) -> Option<Received> {
         .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok());
     Some(Received {
         id,
-        handle,
+        receipt_handle,
         // Without a body it is as unreadable as with an empty one.
         body: message.body.unwrap_or_default(),
         receives: receives.unwrap_or(1).max(1),
@@ -219,14 +220,20 @@ mod tests {
         let sent = Timestamp::from_millisecond(1_700_000_000_123).ok();
         let received_whole = Received {
             id: "m".into(),
-            handle: "h".into(),
+            receipt_handle: "h".into(),
             body: "b".into(),
             receives: 3,
             sent,
             trace: Some("Root=1-2".into()),
         };
-        let received_bare =
-            Received { id: "n".into(), handle: "i".into(), body: String::new(), receives: 1, sent: None, trace: None };
+        let received_bare = Received {
+            id: "n".into(),
+            receipt_handle: "i".into(),
+            body: String::new(),
+            receives: 1,
+            sent: None,
+            trace: None,
+        };
         assert_eq!(received, Ok(vec![received_whole, received_bare]));
         let request = &server.requests()[0];
         assert_eq!(request.target(), "ReceiveMessage");
@@ -378,10 +385,10 @@ mod tests {
     async fn an_answer_without_lists_deletes_nothing() {
         let (server, queue) =
             scene([Reply::Json(200, json!({})), Reply::Json(200, json!({ "Successful": [{ "Id": "1" }] }))]).await;
-        let handles = ["a".to_owned(), "b".to_owned()];
+        let receipt_handles = ["a".to_owned(), "b".to_owned()];
         let transient = Some(FaultKind::Transient);
-        assert_eq!(kinds(queue.delete(&handles).await.expect("an answer")), [transient, transient]);
-        assert_eq!(kinds(queue.delete(&handles).await.expect("an answer")), [transient, None]);
+        assert_eq!(kinds(queue.delete(&receipt_handles).await.expect("an answer")), [transient, transient]);
+        assert_eq!(kinds(queue.delete(&receipt_handles).await.expect("an answer")), [transient, None]);
         assert_eq!(server.requests()[0].target(), "DeleteMessageBatch");
     }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use super::{Failure, plain, say};
 use crate::aws::Clients;
 use crate::aws::doctor::{self, Finding, Level, Subject};
-use crate::config::Loaded;
+use crate::config::CheckedConfig;
 use crate::daemon;
 use crate::handler::Severity;
 
@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     online: bool,
 }
 
-pub(super) async fn run(loaded: &Loaded, arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) async fn run(loaded: &CheckedConfig, arguments: &Arguments) -> Result<ExitCode, Failure> {
     if !loaded.lacking.is_empty() {
         return Err(loaded.lacking.clone().into());
     }

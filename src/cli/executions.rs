@@ -13,7 +13,7 @@ use super::{Failure, plain, say};
 use crate::aws::{Clients, SageMaker};
 use crate::backoff::Backoff;
 use crate::config::{Access, Config};
-use crate::seam::{Ending, Fault, FaultKind};
+use crate::seam::{Fault, FaultKind, StepResult};
 use crate::step::ExecutionArn;
 
 #[derive(Args)]
@@ -56,7 +56,7 @@ pub(super) async fn start(arguments: Start, config: Option<&Path>) -> Result<Exi
     let start = || sagemaker.start_execution(&arguments.pipeline, &arguments.parameters, &request);
     let execution = patiently(start).await.map_err(failed("the execution could not be started"))?;
     say(&execution);
-    if arguments.wait { watch(&sagemaker, &execution, Ending::Succeeded).await } else { Ok(ExitCode::SUCCESS) }
+    if arguments.wait { watch(&sagemaker, &execution, StepResult::Succeeded).await } else { Ok(ExitCode::SUCCESS) }
 }
 
 pub(super) async fn stop(arguments: Stop, config: Option<&Path>) -> Result<ExitCode, Failure> {
@@ -67,7 +67,11 @@ pub(super) async fn stop(arguments: Stop, config: Option<&Path>) -> Result<ExitC
     let stop = || sagemaker.stop_execution(&arguments.execution, &request);
     patiently(stop).await.map_err(failed("the execution could not be stopped"))?;
     say(format_args!("stopping {}", arguments.execution));
-    if arguments.wait { watch(&sagemaker, &arguments.execution, Ending::Stopped).await } else { Ok(ExitCode::SUCCESS) }
+    if arguments.wait {
+        watch(&sagemaker, &arguments.execution, StepResult::Stopped).await
+    } else {
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 /// What a command is about.
@@ -124,7 +128,7 @@ fn chosen(queues: &[Access], target: &Target<'_>) -> Result<(Option<String>, Opt
 }
 
 /// Prints each change of a step until the execution has ended.
-async fn watch(sagemaker: &SageMaker, execution: &ExecutionArn, wanted: Ending) -> Result<ExitCode, Failure> {
+async fn watch(sagemaker: &SageMaker, execution: &ExecutionArn, wanted: StepResult) -> Result<ExitCode, Failure> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let view =

@@ -16,7 +16,7 @@ use crate::observe::server::Listen;
 /// Docker's and ECS's own patience is 5 s by default.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// The answer names each check; it is short.
-const ANSWER_MAX: u64 = 64 * 1024;
+const MAX_ANSWER: u64 = 64 * 1024;
 
 pub(super) async fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let Listen::On(address) = Config::section("http", config, std::env::vars_os())?.http.listen else {
@@ -54,7 +54,7 @@ async fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 

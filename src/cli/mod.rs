@@ -20,7 +20,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::{Loaded, Mistakes};
+use crate::config::{CheckedConfig, Mistakes};
 use crate::handler::Registry;
 use crate::observe;
 
@@ -157,7 +157,7 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, Failure> {
-    let load = || Loaded::load(arguments.config.as_deref(), std::env::vars_os(), registry);
+    let load = || CheckedConfig::load(arguments.config.as_deref(), std::env::vars_os(), registry);
     match arguments.command {
         Command::Run => run::run(load()?).await,
         #[cfg(feature = "local")]

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use super::Failure;
-use crate::config::Loaded;
+use crate::config::CheckedConfig;
 use crate::daemon::Daemon;
 use crate::observe;
 use crate::process::limits::raise_open_files;
 use crate::process::signals::Signals;
 use crate::process::{pages, secrecy};
 
-pub(super) async fn run(loaded: Loaded) -> Result<ExitCode, Failure> {
+pub(super) async fn run(loaded: CheckedConfig) -> Result<ExitCode, Failure> {
     observe::log::init(&loaded.config.log).map_err(Failure::Runtime)?;
     secrecy::keep();
     pages::keep_small();

@@ -49,7 +49,7 @@ type AwsConfig = BTreeMap<String, String>;
 
 /// A configuration without mistakes, and its handlers, built.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct CheckedConfig {
     pub config: Config,
     pub handlers: BTreeMap<String, DynHandler>,
     /// What is allowed and probably not meant.
@@ -60,7 +60,7 @@ pub struct Loaded {
     pub lacking: Mistakes,
 }
 
-impl Loaded {
+impl CheckedConfig {
     /// Reads and checks the configuration: the file at `path`, else at `$CALLBACKD_CONFIG`, else at [`DEFAULT_PATH`], overlaid with the
     /// variables `CALLBACKD_<KEY>__<KEY>` of `environment`.
     ///

@@ -24,8 +24,8 @@ handler = "work"
 type = "exec"
 "#;
 
-fn load(text: &str) -> Result<Loaded, Mistakes> {
-    Loaded::from_toml("test.toml", text, &registry())
+fn load(text: &str) -> Result<CheckedConfig, Mistakes> {
+    CheckedConfig::from_toml("test.toml", text, &registry())
 }
 
 fn mistakes(text: &str) -> Vec<String> {
@@ -33,11 +33,11 @@ fn mistakes(text: &str) -> Vec<String> {
     mistakes.iter().map(|mistake| format!("{}: {}", mistake.key, mistake.what)).collect()
 }
 
-fn with_env(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Mistakes> {
+fn with_env(text: &str, variables: &[(&str, &str)]) -> Result<CheckedConfig, Mistakes> {
     let mut file = tempfile::NamedTempFile::new().expect("file");
     file.write_all(text.as_bytes()).expect("write");
     let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-    Loaded::load(Some(file.path()), variables.collect::<Vec<_>>(), &registry())
+    CheckedConfig::load(Some(file.path()), variables.collect::<Vec<_>>(), &registry())
 }
 
 #[test]
@@ -117,8 +117,9 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
 fn a_text_that_is_no_toml_and_a_file_that_is_not_there_say_so() {
     let error = load("[[queues").expect_err("no TOML").to_string();
     assert!(error.starts_with("test.toml: it is not TOML"), "{error}");
-    let missing =
-        Loaded::load(Some(Path::new("/nowhere/callbackd.toml")), [], &registry()).expect_err("missing").to_string();
+    let missing = CheckedConfig::load(Some(Path::new("/nowhere/callbackd.toml")), [], &registry())
+        .expect_err("missing")
+        .to_string();
     assert!(missing.contains("/nowhere/callbackd.toml") && missing.contains("--config"), "{missing}");
 }
 

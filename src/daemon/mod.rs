@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aws;
 use crate::clock::Clock;
-use crate::config::Loaded;
+use crate::config::CheckedConfig;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
 use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
@@ -50,7 +50,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A worker that is yet to run. What it meets is real unless it is given something else, as a test does that leaves nothing to chance.
 pub struct Daemon {
-    loaded: Loaded,
+    loaded: CheckedConfig,
     store: Option<Arc<dyn Store>>,
     outside: aws::Outside,
     clock: Option<Clock>,
@@ -58,7 +58,7 @@ pub struct Daemon {
 
 impl Daemon {
     #[must_use]
-    pub fn new(loaded: Loaded) -> Self {
+    pub fn new(loaded: CheckedConfig) -> Self {
         Self { loaded, store: None, outside: aws::Outside::default(), clock: None }
     }
 
@@ -216,7 +216,7 @@ fn is_turning(monitor: &Monitor) -> bool {
 }
 
 async fn queues(
-    loaded: &Loaded,
+    loaded: &CheckedConfig,
     clients: &aws::Clients,
     metrics: &Metrics,
 ) -> Result<Vec<QueueParts>, aws::NoEndpoint> {
@@ -251,7 +251,7 @@ async fn queues(
 }
 
 /// What handlers have to say of this machine, with those that say it.
-pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<&str, (Severity, Vec<&str>)> {
+pub(crate) fn remarks(loaded: &CheckedConfig) -> BTreeMap<&str, (Severity, Vec<&str>)> {
     let mut said: BTreeMap<&str, (Severity, Vec<&str>)> = BTreeMap::new();
     for (name, remark) in &loaded.remarks {
         said.entry(&remark.text).or_insert((remark.severity, Vec::new())).1.push(name);
@@ -259,7 +259,7 @@ pub(crate) fn remarks(loaded: &Loaded) -> BTreeMap<&str, (Severity, Vec<&str>)> 
     said
 }
 
-fn handlers(loaded: &Loaded) -> BTreeMap<String, HandlerParts> {
+fn handlers(loaded: &CheckedConfig) -> BTreeMap<String, HandlerParts> {
     let parts = |(name, handler): (&String, &crate::handler::DynHandler)| {
         let config = loaded.config.handlers.get(name)?.clone();
         Some((name.clone(), HandlerParts { config, handler: handler.clone() }))

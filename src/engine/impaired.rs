@@ -52,7 +52,7 @@ pub struct Impairment {
 }
 
 /// Whether a step may start its handler.
-pub(crate) enum Entry {
+pub(crate) enum Admission {
     Free,
     /// It shows whether the handler works again.
     Trial(Trial),
@@ -123,22 +123,22 @@ impl Impaired {
     }
 
     /// Whether a step of this queue may start the handler. If not, it is in line from now on; where it is so already, it keeps its place.
-    pub(crate) fn enter(&self, handler: &str, queue: usize, token: &CallbackToken) -> Entry {
+    pub(crate) fn enter(&self, handler: &str, queue: usize, token: &CallbackToken) -> Admission {
         if self.0.is_quiet() {
-            return Entry::Free;
+            return Admission::Free;
         }
         let mut table = self.0.lock();
         let number = table.trials;
-        let Some(ailment) = table.ailing.get_mut(handler) else { return Entry::Free };
+        let Some(ailment) = table.ailing.get_mut(handler) else { return Admission::Free };
         if ailment.may_try() {
             ailment.waiting.remove(token);
             ailment.begin_trial(number);
             table.trials += 1;
-            return Entry::Trial(Trial { inner: self.0.clone(), handler: handler.to_owned(), number });
+            return Admission::Trial(Trial { inner: self.0.clone(), handler: handler.to_owned(), number });
         }
         ailment.waiting.push(token, queue);
         let wait = ailment.until.saturating_duration_since(Instant::now());
-        Entry::Wait(Hindrance { what: ailment.what, error: ailment.error.clone(), wait })
+        Admission::Wait(Hindrance { what: ailment.what, error: ailment.error.clone(), wait })
     }
 
     /// Puts a step in line whose run was hindered.
@@ -380,14 +380,14 @@ mod tests {
         let impaired = impaired();
         impaired.strike("a", "program", "absent");
         for number in 0..3 {
-            assert!(matches!(impaired.enter("a", 0, &token(number)), Entry::Wait(_)));
+            assert!(matches!(impaired.enter("a", 0, &token(number)), Admission::Wait(_)));
         }
         impaired.leave("a", &token(1));
         assert!(impaired.next().now_or_never().is_none(), "nobody tries before the back-off says so");
         let (first, trial) = impaired.next().await;
         assert_eq!(first, token(0));
         assert!(impaired.next().now_or_never().is_none());
-        assert!(matches!(impaired.enter("a", 0, &token(0)), Entry::Wait(_)), "who tries again waits in turn");
+        assert!(matches!(impaired.enter("a", 0, &token(0)), Admission::Wait(_)), "who tries again waits in turn");
         drop(trial);
         let (second, trial) = impaired.next().await;
         assert_eq!(second, token(2), "one that came to nothing makes room for the next");

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use super::gates::{Permit, Reservation, Slot};
 use super::impaired::Trial;
 use crate::handler::{CheckpointError, Progress};
-use crate::lifecycle::{Arrival, Event, Here, Local, Status};
+use crate::lifecycle::{Activity, Arrival, Event, Local, Status};
 use crate::step::{CallbackToken, ExecutionArn, StopReason};
 
 /// Something that reaches a step from outside.
@@ -84,7 +84,7 @@ pub(crate) struct Seat {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Face {
     /// What is under way here.
-    pub activity: Option<Here>,
+    pub activity: Option<Activity>,
     /// When the handler was last started here.
     pub started_at: Option<Timestamp>,
     pub progress: Option<Progress>,
@@ -270,7 +270,7 @@ impl Steps {
     pub(crate) fn face(&self, token: &CallbackToken) -> Option<Face> {
         match lock(&self.table).places.get(token)? {
             Place::Driven(seat) => Some(lock(&seat.face).clone()),
-            Place::Parked(row) => Some(Face { activity: Some(row.local.here), ..Face::default() }),
+            Place::Parked(row) => Some(Face { activity: Some(row.local.activity), ..Face::default() }),
         }
     }
 

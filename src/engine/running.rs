@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::inbox::Seat;
 use super::shared::Shared;
 use crate::handler::{CheckpointError, CheckpointSink, Completion, Context, DynHandler, HandlerResult, Progress, Task};
-use crate::lifecycle::{End, Event};
+use crate::lifecycle::{Event, RunEnd};
 use crate::step::StopReason;
 
 /// How soon a cleanup is tried again that the machine hindered.
@@ -39,7 +39,7 @@ impl Call {
         let call = async move {
             // Told to end before its first breath: nothing is started only to be stopped.
             if told.borrow().is_some() {
-                return Event::Ended(End::Aborted);
+                return Event::Ended(RunEnd::Aborted);
             }
             Event::Ended(end_of(run.await))
         };
@@ -100,18 +100,18 @@ impl Call {
     }
 }
 
-fn end_of(result: HandlerResult) -> End {
+fn end_of(result: HandlerResult) -> RunEnd {
     match result {
-        Ok(Completion::Success(outputs)) => End::Success(outputs),
-        Ok(Completion::Again(after)) => End::Again(after),
-        Ok(Completion::Deferred) => End::Deferred,
-        Err(error) if error.is_permanent() => End::Failure(error.message().to_owned()),
+        Ok(Completion::Success(outputs)) => RunEnd::Success(outputs),
+        Ok(Completion::Again(after)) => RunEnd::Again(after),
+        Ok(Completion::Deferred) => RunEnd::Deferred,
+        Err(error) if error.is_permanent() => RunEnd::Failure(error.message().to_owned()),
         Err(error) => {
             let (after, error, what) = (error.delay(), error.message().to_owned(), error.host_trouble());
             match what {
                 // How long, the engine knows: it is the same for all runs of the handler.
-                Some(what) => End::Hindered { what, after: Duration::ZERO, error },
-                None => End::Retry { after, error },
+                Some(what) => RunEnd::Hindered { what, after: Duration::ZERO, error },
+                None => RunEnd::Retry { after, error },
             }
         }
     }
@@ -121,9 +121,9 @@ fn lost(error: JoinError, cleanup: bool) -> Event {
     let panic =
         error.try_into_panic().ok().map(|panic| format!("the handler panicked: {}", panic_text(panic.as_ref())));
     match (panic, cleanup) {
-        (Some(text), false) => Event::Ended(End::Retry { after: None, error: text }),
+        (Some(text), false) => Event::Ended(RunEnd::Retry { after: None, error: text }),
         (Some(text), true) => Event::Cleaned(Err(text)),
-        (None, false) => Event::Ended(End::Aborted),
+        (None, false) => Event::Ended(RunEnd::Aborted),
         (None, true) => Event::CleanupAborted,
     }
 }

@@ -25,7 +25,7 @@ use super::watch::{Kind, Watch};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
-use crate::lifecycle::{Here, Phase, Policy, State, Status};
+use crate::lifecycle::{Activity, Phase, Policy, State, Status};
 use crate::seam::Observer;
 use crate::step::{CallbackToken, QueueUrl};
 
@@ -126,7 +126,7 @@ impl Shared {
         let kind = match record.status {
             _ if record.stop_requested.is_some() => None,
             Status::Deferred => Some(Kind::Deferred),
-            Status::New | Status::Claimed | Status::Waiting if !leaves && state.local.here != Here::Nothing => {
+            Status::New | Status::Claimed | Status::Waiting if !leaves && state.local.activity != Activity::Idle => {
                 Some(Kind::Active)
             }
             _ => None,

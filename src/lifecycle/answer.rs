@@ -8,9 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::machine::{Decision, Transition, later};
-use super::{Answer, Effect, Ending, Here, Record, Status, Verify, Via};
+use super::{Activity, Answer, Effect, Ending, Record, Status, Verify, Via};
 use crate::backoff::Backoff;
-use crate::seam::{Ending as Closed, Standing};
+use crate::seam::{Standing, StepResult};
 
 /// A question whose answer decided nothing is asked again: soon at first, for SageMaker may only have been busy.
 const ASK: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
@@ -32,8 +32,8 @@ impl Decision<'_> {
             Verdict::Believed => certain.believed(answer),
             Verdict::Closed => certain.answered_here(answer),
             Verdict::Refused(why) => {
-                let there = match self.local.here {
-                    Here::Confirming => certain.left_alone(),
+                let there = match self.local.activity {
+                    Activity::Confirming => certain.left_alone(),
                     _ => certain.answered_here(answer),
                 };
                 there.first(Some(Effect::RefuseStop(why)))
@@ -44,26 +44,26 @@ impl Decision<'_> {
 
     /// Takes the answer for what was asked last.
     fn answered_here(&self, answer: &Answer) -> Transition {
-        match self.local.here {
-            Here::Verifying | Here::Unverified => self.verified(answer),
-            Here::Asking => self.asked(answer),
-            Here::Confirming => self.stop_confirmed(answer),
-            Here::Resuming => self.resumed(answer),
-            Here::Reopening => self.reopened(answer),
-            Here::Doubting => self.doubt_answered(answer),
-            Here::Nothing
-            | Here::Queued
-            | Here::Running
-            | Here::Winding(_)
-            | Here::Cleaning(_)
-            | Here::Reporting
-            | Here::Sleeping => self.execution_end_answered(answer),
+        match self.local.activity {
+            Activity::Verifying | Activity::Unverified => self.verified(answer),
+            Activity::Asking => self.asked(answer),
+            Activity::Confirming => self.stop_confirmed(answer),
+            Activity::Resuming => self.resumed(answer),
+            Activity::Reopening => self.reopened(answer),
+            Activity::CheckingRefusal => self.doubt_answered(answer),
+            Activity::Idle
+            | Activity::Queued
+            | Activity::Running
+            | Activity::Stopping(_)
+            | Activity::Cleaning(_)
+            | Activity::Reporting
+            | Activity::Sleeping => self.execution_end_answered(answer),
         }
     }
 
     /// Since when a Stopping message that is not believed yet is held, if that matters still.
     pub(super) fn doubt(&self) -> Option<Timestamp> {
-        self.local.stop_in_doubt.filter(|_| matters(self.record, self.local.here))
+        self.local.stop_in_doubt.filter(|_| matters(self.record, self.local.activity))
     }
 
     /// A Stopping message has come that is believed only once SageMaker confirms it. Until then nobody is told.
@@ -71,8 +71,8 @@ impl Decision<'_> {
         if self.doubt().is_some() {
             return self.nothing();
         }
-        let here = if self.local.idle() { Here::Confirming } else { self.local.here };
-        self.knowing(|local| local.stop_in_doubt = Some(self.view.now)).ask(here)
+        let activity = if self.local.idle() { Activity::Confirming } else { self.local.activity };
+        self.knowing(|local| local.stop_in_doubt = Some(self.view.now)).ask(activity)
     }
 
     fn verdict(&self, since: Timestamp, answer: &Answer) -> Verdict {
@@ -93,23 +93,27 @@ impl Decision<'_> {
     }
 
     fn believed(&self, answer: &Answer) -> Transition {
-        match self.local.here {
-            Here::Verifying | Here::Unverified | Here::Resuming | Here::Reopening => self.answered_here(answer),
+        match self.local.activity {
+            Activity::Verifying | Activity::Unverified | Activity::Resuming | Activity::Reopening => {
+                self.answered_here(answer)
+            }
             _ => self.request_stop(Via::Message, false),
         }
     }
 
     /// The answer may have decided something else, and not whether the stop is true.
     fn undecided(&self, answer: &Answer) -> Transition {
-        let mut there = match self.local.here {
-            Here::Confirming => self.nothing(),
+        let mut there = match self.local.activity {
+            Activity::Confirming => self.nothing(),
             _ => self.answered_here(answer),
         };
         if there.local.idle() {
             return there;
         }
         // What would ask again at once does so later.
-        there.effects.retain(|effect| !matches!(effect, Effect::Ask { .. }) || there.local.here != Here::Confirming);
+        there
+            .effects
+            .retain(|effect| !matches!(effect, Effect::Ask { .. }) || there.local.activity != Activity::Confirming);
         there.local.failures = there.local.failures.max(self.local.failures + 1);
         if !there.effects.iter().any(|effect| matches!(effect, Effect::Wake(_))) {
             let again = self.again_at(there.local.failures);
@@ -121,7 +125,7 @@ impl Decision<'_> {
     /// A stop in doubt is asked about in time, however long the step itself sleeps, and for no longer than it matters.
     pub(super) fn with_doubt(&self, mut to: Transition) -> Transition {
         let record = to.write.as_ref().map_or(self.record, |write| &write.record);
-        to.local.stop_in_doubt = to.local.stop_in_doubt.filter(|_| matters(record, to.local.here));
+        to.local.stop_in_doubt = to.local.stop_in_doubt.filter(|_| matters(record, to.local.activity));
         if to.local.stop_in_doubt.is_some() {
             let again = self.again_at(to.local.failures.max(1));
             for effect in &mut to.effects {
@@ -139,21 +143,21 @@ impl Decision<'_> {
     }
 
     /// The answer decided nothing: the same is asked again, ever more slowly.
-    pub(super) fn ask_later(&self, here: Here) -> Transition {
+    pub(super) fn ask_later(&self, activity: Activity) -> Transition {
         let failures = self.local.failures + 1;
-        self.knowing(|local| local.failures = failures).to(here, [Effect::Wake(self.again_at(failures))])
+        self.knowing(|local| local.failures = failures).to(activity, [Effect::Wake(self.again_at(failures))])
     }
 
     /// SageMaker was asked about nothing but a stop, and the step is not to be stopped.
     fn left_alone(&self) -> Transition {
         match self.record.status {
             Status::Deferred => self.proceed(),
-            _ => self.to(Here::Nothing, []),
+            _ => self.to(Activity::Idle, []),
         }
     }
 
     /// SageMaker shows the step closed, and that is not this worker's doing: what ran here is cleaned up after.
-    pub(super) fn closed(&self, how: Closed) -> Transition {
+    pub(super) fn closed(&self, how: StepResult) -> Transition {
         let ran = self.record.attempt > 0;
         match self.record.status {
             Status::New | Status::Owed => self.settle(Ending::SettledElsewhere),
@@ -168,10 +172,10 @@ impl Decision<'_> {
     /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked for in the wrong place.
     fn execution_end_answered(&self, answer: &Answer) -> Transition {
         let Answer::Standing(Standing::Closed(how)) = answer else { return self.nothing() };
-        match self.local.here {
+        match self.local.activity {
             // Another worker has taken the claim and deferred the step since: this run ends with its next renewal.
-            Here::Running if is_completed(self.record, *how) => self.nothing(),
-            Here::Running | Here::Queued | Here::Sleeping => self.closed(*how),
+            Activity::Running if is_completed(self.record, *how) => self.nothing(),
+            Activity::Running | Activity::Queued | Activity::Sleeping => self.closed(*how),
             _ => self.nothing(),
         }
     }
@@ -191,27 +195,27 @@ impl Decision<'_> {
             Answer::Standing(Standing::Closed(how)) => self.closed(*how),
             Answer::Standing(Standing::NotFound) if always => self.refuse("SageMaker knows no such step"),
             // It says nothing of the step, and the message has done nothing wrong.
-            Answer::Unknown(_) if always => self.ask_later(Here::Unverified),
+            Answer::Unknown(_) if always => self.ask_later(Activity::Unverified),
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.take(),
         }
     }
 
     pub(super) fn refuse(&self, why: &str) -> Transition {
-        self.to(Here::Nothing, [Effect::Refuse(why.to_owned())])
+        self.to(Activity::Idle, [Effect::Refuse(why.to_owned())])
     }
 }
 
 /// Somebody has completed the deferred step, as was the plan: nothing is left to clean up.
-fn is_completed(record: &Record, how: Closed) -> bool {
-    record.status == Status::Deferred && matches!(how, Closed::Succeeded | Closed::Failed)
+fn is_completed(record: &Record, how: StepResult) -> bool {
+    record.status == Status::Deferred && matches!(how, StepResult::Succeeded | StepResult::Failed)
 }
 
 /// Whether it makes a difference if a stop is true.
-fn matters(record: &Record, here: Here) -> bool {
-    let unknown = record.stop_requested.is_none() && !matches!(here, Here::Cleaning(_));
+fn matters(record: &Record, activity: Activity) -> bool {
+    let unknown = record.stop_requested.is_none() && !matches!(activity, Activity::Cleaning(_));
     match record.status {
         Status::New | Status::Claimed | Status::Waiting | Status::Deferred => unknown,
-        Status::Settled => here == Here::Reopening,
+        Status::Settled => activity == Activity::Reopening,
         Status::Owed | Status::Concluded => false,
     }
 }

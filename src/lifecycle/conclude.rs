@@ -6,37 +6,37 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::machine::{Decision, Transition, later, released};
-use super::{Effect, End, Ending, Here, OnStop, Record, Status};
+use super::{Activity, Effect, Ending, OnStop, Record, RunEnd, Status};
 use crate::outcome::{ClientRequestToken, Outcome, Outputs, Reason};
 use crate::step::StopReason;
 
 impl Decision<'_> {
-    pub(super) fn run_ended(&self, end: &End) -> Transition {
+    pub(super) fn run_ended(&self, end: &RunEnd) -> Transition {
         if !self.is_mine() {
-            return self.to(Here::Nothing, [Effect::LetGo]);
+            return self.to(Activity::Idle, [Effect::LetGo]);
         }
         // It has killed nobody.
         let cleared = || Record { suspicion: 0, ..self.record.clone() };
         match end {
-            End::Success(outputs) => self.conclude(Outcome::Success(outputs.clone()), Ending::Success),
-            End::Failure(text) => self.fail(text),
-            End::Retry { error, .. } if self.record.attempt >= self.view.policy.max_attempts => {
+            RunEnd::Success(outputs) => self.conclude(Outcome::Success(outputs.clone()), Ending::Success),
+            RunEnd::Failure(text) => self.fail(text),
+            RunEnd::Retry { error, .. } if self.record.attempt >= self.view.policy.max_attempts => {
                 self.fail(&gave_up(self.record.attempt, error))
             }
-            End::Retry { after, error } => {
+            RunEnd::Retry { after, error } => {
                 let wait = after.unwrap_or_else(|| self.view.policy.retry.after(self.record.attempt, self.view.random));
                 self.wait(Record { last_error: Some(error.clone()), ..cleared() }, wait)
             }
-            End::Again(wait) => self.wait(Record { resume: true, ..cleared() }, *wait),
-            End::Deferred => {
+            RunEnd::Again(wait) => self.wait(Record { resume: true, ..cleared() }, *wait),
+            RunEnd::Deferred => {
                 let until = later(self.view.now, self.view.policy.deferred_limit);
                 let record = Record { status: Status::Deferred, deadline: Some(until), ..released(cleared()) };
                 self.deferred(record)
             }
-            End::Hindered { after, error, .. } => self.hindered(*after, error),
-            End::Aborted => {
+            RunEnd::Hindered { after, error, .. } => self.hindered(*after, error),
+            RunEnd::Aborted => {
                 let error = "the run was aborted".to_owned();
-                self.run_ended(&End::Retry { after: None, error })
+                self.run_ended(&RunEnd::Retry { after: None, error })
             }
         }
     }
@@ -65,8 +65,8 @@ impl Decision<'_> {
     /// Somebody else will complete the step, so that nothing is held for it, unless its stop is in doubt.
     fn deferred(&self, record: Record) -> Transition {
         let there = match self.doubt() {
-            Some(_) => self.ask(Here::Confirming),
-            None => self.to(Here::Nothing, [Effect::Delete]),
+            Some(_) => self.ask(Activity::Confirming),
+            None => self.to(Activity::Idle, [Effect::Delete]),
         };
         let there = there.first(Some(Effect::Finish(Ending::Deferred)));
         Transition { write: self.write(record).write, ..there }
@@ -77,12 +77,12 @@ impl Decision<'_> {
     }
 
     /// The run had been told to end. An outcome of its own is kept; all else is what the order was.
-    pub(super) fn told_run_ended(&self, reason: StopReason, end: &End) -> Transition {
+    pub(super) fn told_run_ended(&self, reason: StopReason, end: &RunEnd) -> Transition {
         let record = self.record;
         let closed = record.stop_requested.is_some_and(|stop| stop.closed);
-        let finished = matches!(end, End::Success(_) | End::Failure(_));
+        let finished = matches!(end, RunEnd::Success(_) | RunEnd::Failure(_));
         if reason == StopReason::LeaseLost || !self.is_mine() {
-            return self.to(Here::Nothing, [Effect::LetGo]);
+            return self.to(Activity::Idle, [Effect::LetGo]);
         }
         // A shutdown does not outweigh a stop.
         let stopped = reason == StopReason::Shutdown && record.stop_requested.is_some();
@@ -92,8 +92,8 @@ impl Decision<'_> {
             (_, true) => self.run_ended(end),
             (StopReason::PipelineStopped | StopReason::TimeLimit, false) => self.clean_up(record.clone(), reason),
             (StopReason::Shutdown | StopReason::LeaseLost, false) => match end {
-                End::Deferred => self.run_ended(end),
-                End::Again(wait) => {
+                RunEnd::Deferred => self.run_ended(end),
+                RunEnd::Again(wait) => {
                     let not_before = Some(later(self.view.now, *wait));
                     self.give_back(Record { not_before, resume: true, ..record.clone() })
                 }
@@ -104,7 +104,7 @@ impl Decision<'_> {
 
     pub(super) fn cleaned(&self, reason: StopReason, failure: Option<&String>) -> Transition {
         if !self.is_mine() {
-            return self.to(Here::Nothing, [Effect::LetGo]);
+            return self.to(Activity::Idle, [Effect::LetGo]);
         }
         self.answer_end(reason, failure)
     }
@@ -147,13 +147,13 @@ impl Decision<'_> {
         record.suspicion = 0;
         record.not_before = None;
         record.deadline = None;
-        self.write(record).going(Here::Reporting, [Effect::Report])
+        self.write(record).going(Activity::Reporting, [Effect::Report])
     }
 
     pub(super) fn wait(&self, record: Record, wait: Duration) -> Transition {
         let until = later(self.view.now, wait);
         let record = Record { status: Status::Waiting, not_before: Some(until), ..released(record) };
-        self.write(record).going(Here::Sleeping, [Effect::Wake(until)])
+        self.write(record).going(Activity::Sleeping, [Effect::Wake(until)])
     }
 
     /// Gives the step back untouched: the attempt goes on elsewhere, or here after a restart.
@@ -161,13 +161,13 @@ impl Decision<'_> {
         if self.is_mine() {
             self.give_back(Record { resume: true, ..self.record.clone() })
         } else {
-            self.to(Here::Nothing, [Effect::LetGo])
+            self.to(Activity::Idle, [Effect::LetGo])
         }
     }
 
     pub(super) fn give_back(&self, record: Record) -> Transition {
         let record = Record { status: Status::Waiting, ..released(record) };
-        self.write(record).going(Here::Nothing, [Effect::Return])
+        self.write(record).going(Activity::Idle, [Effect::Return])
     }
 }
 

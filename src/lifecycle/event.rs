@@ -23,7 +23,7 @@ pub enum Event {
     /// The handler saves a checkpoint.
     Checkpoint(Value),
     /// The run ended, or was aborted.
-    Ended(End),
+    Ended(RunEnd),
     /// The cleanup ended; `Err` says why it failed.
     Cleaned(Result<(), String>),
     /// The cleanup was aborted by a shutdown.
@@ -107,7 +107,7 @@ pub enum Answer {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum RunEnd {
     Success(Outputs),
     /// The step fails, with this text as its reason.
     Failure(String),

@@ -3,7 +3,7 @@
 //! How far the worker is on its way out is no event that happens once: it bears on whatever is decided from then on.
 
 use super::machine::{Decision, Transition, Write, released};
-use super::{Effect, Here, Phase, Record, Status, Urgency};
+use super::{Activity, Effect, Phase, Record, Status, Urgency};
 use crate::step::StopReason;
 
 impl Decision<'_> {
@@ -21,17 +21,21 @@ impl Decision<'_> {
     fn given_back(&self, mut to: Transition) -> Transition {
         let starts = to.effects.contains(&Effect::Run);
         let status = to.write.as_ref().map_or(self.record.status, |write| write.record.status);
-        let under_way = match to.local.here {
-            Here::Nothing | Here::Winding(_) | Here::Cleaning(_) | Here::Reporting | Here::Doubting => true,
-            Here::Running => !starts,
-            Here::Sleeping => status == Status::Concluded,
-            Here::Verifying
-            | Here::Unverified
-            | Here::Asking
-            | Here::Confirming
-            | Here::Resuming
-            | Here::Reopening
-            | Here::Queued => false,
+        let under_way = match to.local.activity {
+            Activity::Idle
+            | Activity::Stopping(_)
+            | Activity::Cleaning(_)
+            | Activity::Reporting
+            | Activity::CheckingRefusal => true,
+            Activity::Running => !starts,
+            Activity::Sleeping => status == Status::Concluded,
+            Activity::Verifying
+            | Activity::Unverified
+            | Activity::Asking
+            | Activity::Confirming
+            | Activity::Resuming
+            | Activity::Reopening
+            | Activity::Queued => false,
         };
         if under_way {
             return to;
@@ -44,31 +48,31 @@ impl Decision<'_> {
         to.effects
             .retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::AwaitSlot | Effect::Run | Effect::Wake(_)));
         to.effects.push(Effect::Return);
-        to.local.here = Here::Nothing;
+        to.local.activity = Activity::Idle;
         to
     }
 
     /// Nothing goes on: what runs is dropped, what is frozen is sent once, and left to the ledger if that does not settle it.
     fn left(&self, mut to: Transition) -> Transition {
-        match to.local.here {
-            Here::Cleaning(_) if to.effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) => {
+        match to.local.activity {
+            Activity::Cleaning(_) if to.effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) => {
                 return self.uncleaned(to);
             }
-            Here::Running | Here::Winding(_) | Here::Cleaning(_) if waits(&to) => {}
+            Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_) if waits(&to) => {}
             // The claim is lost, and with it the right to give the step back.
-            Here::Winding(StopReason::LeaseLost) | Here::Cleaning(_) => to.effects.push(Effect::Abort),
-            Here::Running | Here::Winding(_) => {
-                if to.local.here != Here::Winding(StopReason::Shutdown) {
-                    to.local.here = Here::Winding(StopReason::Shutdown);
+            Activity::Stopping(StopReason::LeaseLost) | Activity::Cleaning(_) => to.effects.push(Effect::Abort),
+            Activity::Running | Activity::Stopping(_) => {
+                if to.local.activity != Activity::Stopping(StopReason::Shutdown) {
+                    to.local.activity = Activity::Stopping(StopReason::Shutdown);
                     to.effects.push(Effect::Tell(StopReason::Shutdown));
                 }
                 to.effects.push(Effect::Abort);
             }
             // The outcome is in the ledger and will be sent from there; another ledger's worker would compute it again.
-            Here::Doubting | Here::Sleeping => {
+            Activity::CheckingRefusal | Activity::Sleeping => {
                 to.effects.retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::Wake(_)));
                 to.effects.push(Effect::LetGo);
-                to.local.here = Here::Nothing;
+                to.local.activity = Activity::Idle;
             }
             _ => {}
         }
@@ -77,7 +81,7 @@ impl Decision<'_> {
 
     /// A cleanup that would begin now is left to whoever takes the step next, with all that is known.
     fn uncleaned(&self, to: Transition) -> Transition {
-        let given_back = self.to(Here::Nothing, [Effect::Return]);
+        let given_back = self.to(Activity::Idle, [Effect::Return]);
         let status = match self.record.status {
             Status::New | Status::Owed => return given_back,
             Status::Deferred => Status::Deferred,
@@ -89,9 +93,9 @@ impl Decision<'_> {
     }
 
     pub(super) fn lease_lost(&self) -> Transition {
-        match self.local.here {
-            Here::Running | Here::Winding(_) => self.tell(None, StopReason::LeaseLost),
-            Here::Cleaning(_) => self.to(Here::Winding(StopReason::LeaseLost), [Effect::Abort]),
+        match self.local.activity {
+            Activity::Running | Activity::Stopping(_) => self.tell(None, StopReason::LeaseLost),
+            Activity::Cleaning(_) => self.to(Activity::Stopping(StopReason::LeaseLost), [Effect::Abort]),
             _ => self.nothing(),
         }
     }
@@ -99,8 +103,8 @@ impl Decision<'_> {
 
 /// Whatever runs is told to end.
 fn told(mut to: Transition) -> Transition {
-    if to.local.here == Here::Running && !waits(&to) {
-        to.local.here = Here::Winding(StopReason::Shutdown);
+    if to.local.activity == Activity::Running && !waits(&to) {
+        to.local.activity = Activity::Stopping(StopReason::Shutdown);
         to.effects.push(Effect::Tell(StopReason::Shutdown));
     }
     to

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Arrival, Effect, Ending, Event, Here, Lease, Local, Phase, Policy, Record, State, Status, WorkerId};
+use super::{Activity, Arrival, Effect, Ending, Event, Lease, Local, Phase, Policy, Record, State, Status, WorkerId};
 use crate::step::StopReason;
 
 /// The circumstances of a decision.
@@ -52,11 +52,11 @@ pub enum Urgency {
 
 /// An event that cannot happen where the step is: a mistake in the driver.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("the event {event:?} does not fit a step that is {status:?} with {here:?} under way")]
+#[error("the event {event:?} does not fit a step that is {status:?} with {activity:?} under way")]
 pub struct Illegal {
     event: Box<Event>,
     status: Status,
-    here: Here,
+    activity: Activity,
 }
 
 /// Decides what follows from an event.
@@ -65,59 +65,61 @@ pub struct Illegal {
 /// [`Illegal`] where the event cannot have happened.
 pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transition, Illegal> {
     let step = Decision { record: &state.record, local: state.local, view };
-    let here = state.local.here;
-    let illegal = || Illegal { event: Box::new(event.clone()), status: state.record.status, here };
-    let transition = match (event, here) {
+    let activity = state.local.activity;
+    let illegal = || Illegal { event: Box::new(event.clone()), status: state.record.status, activity };
+    let transition = match (event, activity) {
         (Event::Delivered(Arrival::Work { receives, sent, arguments }), _) => {
             step.work_delivered(*receives, *sent, arguments)
         }
         (Event::Delivered(Arrival::Stop), _) => step.stop_delivered(),
         (Event::Delivered(Arrival::EarlierStop), _) => step.earlier_stop_delivered(),
         (Event::Delivered(Arrival::Foreign), _) => step.foreign_delivered(),
-        (Event::Found, Here::Nothing) => step.found(),
+        (Event::Found, Activity::Idle) => step.found(),
         (Event::Found, _) => step.nothing(),
 
         (Event::Answered(answer), _) => step.answered(answer),
 
-        (Event::SlotFree, Here::Queued) => step.start(),
+        (Event::SlotFree, Activity::Queued) => step.start(),
         // The step was stopped, or given back, while it waited for the slot.
         (Event::SlotFree, _) => step.nothing(),
 
-        (Event::Checkpoint(value), Here::Running | Here::Winding(_) | Here::Cleaning(_)) if step.is_mine() => {
+        (Event::Checkpoint(value), Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_))
+            if step.is_mine() =>
+        {
             step.checkpoint(value)
         }
         (Event::Checkpoint(_), _) => return Err(illegal()),
 
         // What it came to is frozen: the ledger took it, and did not say so.
-        (Event::Ended(_), Here::Running | Here::Winding(_))
-        | (Event::Cleaned(_) | Event::CleanupAborted, Here::Cleaning(_))
+        (Event::Ended(_), Activity::Running | Activity::Stopping(_))
+        | (Event::Cleaned(_) | Event::CleanupAborted, Activity::Cleaning(_))
             if state.record.status == Status::Concluded
                 && step.is_mine()
-                && here != Here::Winding(StopReason::LeaseLost) =>
+                && activity != Activity::Stopping(StopReason::LeaseLost) =>
         {
             step.proceed()
         }
         // Another worker of this ledger has flagged the stop, and nobody has told the run yet.
-        (Event::Ended(end), Here::Running) if state.record.stop_requested.is_some() => {
+        (Event::Ended(end), Activity::Running) if state.record.stop_requested.is_some() => {
             step.told_run_ended(StopReason::PipelineStopped, end)
         }
-        (Event::Ended(end), Here::Running) => step.run_ended(end),
-        (Event::Ended(end), Here::Winding(reason)) => step.told_run_ended(reason, end),
+        (Event::Ended(end), Activity::Running) => step.run_ended(end),
+        (Event::Ended(end), Activity::Stopping(reason)) => step.told_run_ended(reason, end),
         (Event::Ended(_), _) => return Err(illegal()),
         // It was dropped as the lease was lost, or ended by itself at that moment: another worker cleans up.
-        (Event::Cleaned(_) | Event::CleanupAborted, Here::Winding(StopReason::LeaseLost)) => {
-            step.to(Here::Nothing, [Effect::LetGo])
+        (Event::Cleaned(_) | Event::CleanupAborted, Activity::Stopping(StopReason::LeaseLost)) => {
+            step.to(Activity::Idle, [Effect::LetGo])
         }
-        (Event::Cleaned(result), Here::Cleaning(reason)) => step.cleaned(reason, result.as_ref().err()),
+        (Event::Cleaned(result), Activity::Cleaning(reason)) => step.cleaned(reason, result.as_ref().err()),
         (Event::Cleaned(_), _) => return Err(illegal()),
-        (Event::CleanupAborted, Here::Cleaning(_)) => step.release(),
+        (Event::CleanupAborted, Activity::Cleaning(_)) => step.release(),
         (Event::CleanupAborted, _) => return Err(illegal()),
 
-        (Event::Trusted, Here::Running | Here::Winding(_)) if step.is_mine() => step.trusted(),
+        (Event::Trusted, Activity::Running | Activity::Stopping(_)) if step.is_mine() => step.trusted(),
         // It has ended meanwhile.
         (Event::Trusted, _) => step.nothing(),
 
-        (Event::GraceOver, Here::Winding(_)) => step.effects([Effect::Abort]),
+        (Event::GraceOver, Activity::Stopping(_)) => step.effects([Effect::Abort]),
         (Event::GraceOver, _) => step.nothing(),
         (Event::DeadlineReached, _) => step.deadline_reached(),
         (Event::Woken, _) => step.woken(),
@@ -125,16 +127,16 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::ExecutionEnded, _) => step.execution_ended(),
 
         // Another worker of the ledger has settled it since.
-        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Here::Reporting)
+        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Activity::Reporting)
             if state.record.status == Status::Settled =>
         {
             step.proceed()
         }
-        (Event::ReportAccepted, Here::Reporting) => {
+        (Event::ReportAccepted, Activity::Reporting) => {
             step.settle(state.record.ending.unwrap_or(Ending::SettledElsewhere))
         }
-        (Event::ReportRefused(detail), Here::Reporting) => step.report_refused(detail),
-        (Event::ReportFailed { denied, detail }, Here::Reporting) => step.report_failed(*denied, detail),
+        (Event::ReportRefused(detail), Activity::Reporting) => step.report_refused(detail),
+        (Event::ReportFailed { denied, detail }, Activity::Reporting) => step.report_failed(*denied, detail),
         (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, _) => return Err(illegal()),
 
         (Event::Renew, _) if step.is_mine() => step.write(step.leased(state.record.clone())),
@@ -171,11 +173,11 @@ impl Decision<'_> {
     }
 
     pub(super) fn effects<const N: usize>(&self, effects: [Effect; N]) -> Transition {
-        self.to(self.local.here, effects)
+        self.to(self.local.activity, effects)
     }
 
-    pub(super) fn to<const N: usize>(&self, here: Here, effects: [Effect; N]) -> Transition {
-        Transition { write: None, local: Local { here, ..self.local }, effects: effects.into() }
+    pub(super) fn to<const N: usize>(&self, activity: Activity, effects: [Effect; N]) -> Transition {
+        Transition { write: None, local: Local { activity, ..self.local }, effects: effects.into() }
     }
 
     pub(super) fn write(&self, record: Record) -> Transition {
@@ -183,12 +185,12 @@ impl Decision<'_> {
     }
 
     pub(super) fn sleep(&self, until: Option<Timestamp>) -> Transition {
-        self.to(Here::Sleeping, [Effect::Wake(until.unwrap_or(self.view.now))])
+        self.to(Activity::Sleeping, [Effect::Wake(until.unwrap_or(self.view.now))])
     }
 
     /// A question, whose answer also says whether the execution is stopping where a stop is in doubt.
-    pub(super) fn ask(&self, here: Here) -> Transition {
-        self.to(here, [Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }])
+    pub(super) fn ask(&self, activity: Activity) -> Transition {
+        self.to(activity, [Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }])
     }
 
     pub(super) fn is_mine(&self) -> bool {
@@ -220,10 +222,10 @@ impl Decision<'_> {
 
     /// What every transition has in common, once it is known where it leads.
     fn finished(&self, event: &Event, mut transition: Transition) -> Transition {
-        let cleans = |here| matches!(here, Here::Cleaning(_));
+        let cleans = |activity| matches!(activity, Activity::Cleaning(_));
         // What comes during a cleanup may be of a later time than the one that it ends.
         if let Some(write) =
-            transition.write.as_mut().filter(|_| !(cleans(self.local.here) && cleans(transition.local.here)))
+            transition.write.as_mut().filter(|_| !(cleans(self.local.activity) && cleans(transition.local.activity)))
         {
             write.record.sent = write.record.sent.max(transition.local.sent);
         }
@@ -248,8 +250,8 @@ impl Decision<'_> {
 }
 
 impl Transition {
-    pub(super) fn going<const N: usize>(mut self, here: Here, effects: [Effect; N]) -> Self {
-        self.local.here = here;
+    pub(super) fn going<const N: usize>(mut self, activity: Activity, effects: [Effect; N]) -> Self {
+        self.local.activity = activity;
         Self { effects: effects.into(), ..self }
     }
 

@@ -13,7 +13,7 @@
 //!   [`Event::StopSeen`], [`Event::LeaseLost`] and [`Event::Phase`] need none for a run, and are decided meanwhile.
 //! - It says [`Event::Phase`] each time that the worker's [`Phase`] moves on.
 //! - It may forget a step whose [`Local::idle`] holds. It may drop the record, and not [`Local`], of a step that is
-//!   [`Here::Queued`] or [`Here::Sleeping`], and reads it anew before the next event; but not of a step that the
+//!   [`Activity::Queued`] or [`Activity::Sleeping`], and reads it anew before the next event; but not of a step that the
 //!   ledger does not know ([`Status::New`]).
 
 mod answer;
@@ -37,9 +37,9 @@ mod tests;
 
 pub use blame::Beside;
 pub use effect::Effect;
-pub use event::{Answer, Arrival, End, Event, Via};
+pub use event::{Answer, Arrival, Event, RunEnd, Via};
 pub use machine::{Illegal, Transition, Urgency, View, Write, decide};
 pub use phase::Phase;
 pub use policy::{OnStop, Policy, Verify};
 pub use record::{Ending, Record, Returned, Status, Stop, WorkerId};
-pub use state::{Here, Lease, Local, State};
+pub use state::{Activity, Lease, Local, State};

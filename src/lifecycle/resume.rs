@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::machine::{Decision, Transition};
-use super::{Answer, Effect, Here, Record, Returned, Status, Urgency, Via};
+use super::{Activity, Answer, Effect, Record, Returned, Status, Urgency, Via};
 use crate::seam::Standing;
 use crate::step::Step;
 
@@ -22,7 +22,7 @@ impl Decision<'_> {
     /// The ledger holds work for the step. A settled one may wait again, as a message said that is gone.
     pub(super) fn found(&self) -> Transition {
         match self.record.status {
-            Status::Settled if self.record.returned.is_some() => self.ask(Here::Reopening),
+            Status::Settled if self.record.returned.is_some() => self.ask(Activity::Reopening),
             _ => self.proceed(),
         }
     }
@@ -42,7 +42,7 @@ impl Decision<'_> {
                 wanted.proceed()
             }
             Answer::Standing(Standing::Closed(how)) => self.closed(*how),
-            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.ask_later(Here::Sleeping),
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.ask_later(Activity::Sleeping),
         }
     }
 
@@ -54,7 +54,7 @@ impl Decision<'_> {
 
     /// Keeps what the message says in the record, where it survives all that can happen until SageMaker has answered.
     pub(super) fn reopen(&self, sent: Timestamp, arguments: &Arc<Value>) -> Transition {
-        let asking = self.ask(Here::Reopening);
+        let asking = self.ask(Activity::Reopening);
         let returned = Some(Returned { sent, arguments: arguments.clone() });
         if self.record.returned == returned {
             return asking;
@@ -67,7 +67,7 @@ impl Decision<'_> {
         let Some(returned) = self.record.returned.as_ref().filter(|_| self.record.status == Status::Settled) else {
             // Another worker of the ledger was asked the same, and has decided.
             return match self.record.status {
-                Status::Settled => self.to(Here::Nothing, [Effect::Return]),
+                Status::Settled => self.to(Activity::Idle, [Effect::Return]),
                 _ => self.knowing(|local| local.wanted = true).proceed(),
             };
         };
@@ -78,10 +78,10 @@ impl Decision<'_> {
             Answer::Standing(Standing::Open { stopping, .. }) => self.begin_anew(returned, *stopping),
             Answer::Standing(Standing::Closed(_)) => {
                 let record = Record { returned: None, sent: Some(returned.sent), ..self.record.clone() };
-                self.write(record).urgent(Urgency::Lazy).going(Here::Nothing, [Effect::Delete])
+                self.write(record).urgent(Urgency::Lazy).going(Activity::Idle, [Effect::Delete])
             }
             Answer::Standing(Standing::NotFound) => self.refuse("SageMaker knows no such step"),
-            Answer::Unknown(_) => self.ask_later(Here::Reopening),
+            Answer::Unknown(_) => self.ask_later(Activity::Reopening),
         }
     }
 

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::machine::{Decision, Transition, later, released};
-use super::{Answer, Effect, Ending, Here, Record, Status, Urgency};
+use super::{Activity, Answer, Effect, Ending, Record, Status, Urgency};
 use crate::backoff::Backoff;
 use crate::outcome::Outcome;
-use crate::seam::{Ending as Closed, Standing};
+use crate::seam::{Standing, StepResult};
 
 /// Soon, then patiently: throttling and outages end by themselves.
 const FAILED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
@@ -42,7 +42,7 @@ impl Decision<'_> {
 
     fn doubt_report(&self, detail: &str) -> Transition {
         let record = Record { last_error: Some(detail.to_owned()), ..self.record.clone() };
-        Transition { write: self.write(record).write, ..self.ask(Here::Doubting) }
+        Transition { write: self.write(record).write, ..self.ask(Activity::CheckingRefusal) }
     }
 
     pub(super) fn doubt_answered(&self, answer: &Answer) -> Transition {
@@ -54,7 +54,8 @@ impl Decision<'_> {
             Answer::Standing(Standing::Closed(how)) => {
                 let as_ours = matches!(
                     (record.outcome.as_ref(), how),
-                    (Some(Outcome::Success(_)), Closed::Succeeded) | (Some(Outcome::Failure(_)), Closed::Failed)
+                    (Some(Outcome::Success(_)), StepResult::Succeeded)
+                        | (Some(Outcome::Failure(_)), StepResult::Failed)
                 );
                 self.settle(record.ending.filter(|_| as_ours).unwrap_or(Ending::SettledElsewhere))
             }
@@ -105,7 +106,7 @@ impl Decision<'_> {
         settled
             .write(record)
             .urgent(Urgency::Lazy)
-            .going(Here::Nothing, [Effect::Finish(ending), self.end_of_messages()])
+            .going(Activity::Idle, [Effect::Finish(ending), self.end_of_messages()])
     }
 
     /// What becomes of the messages of a settled step.

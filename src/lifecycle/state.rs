@@ -14,7 +14,7 @@ pub struct State {
 /// What this worker knows of a step beside its record; it dies with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
-    pub here: Here,
+    pub activity: Activity,
     /// An Executing message of the step is held here, or SageMaker has said in this life that the step waits.
     pub wanted: bool,
     /// Reports that were refused in a row.
@@ -29,9 +29,9 @@ pub struct Local {
 
 /// What is under way here for the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Here {
+pub enum Activity {
     /// Nothing: this worker holds no message of the step and need not keep it in mind.
-    Nothing,
+    Idle,
     /// SageMaker is being asked before the step is started for the first time.
     Verifying,
     /// SageMaker did not say where a step stands that must be verified, and is asked again later.
@@ -50,13 +50,13 @@ pub enum Here {
     /// The handler runs.
     Running,
     /// The handler was told to end and has not yet.
-    Winding(StopReason),
+    Stopping(StopReason),
     /// The handler's cleanup runs.
     Cleaning(StopReason),
     /// The outcome is being sent.
     Reporting,
     /// The report was refused, or is never allowed, and SageMaker is being asked where the step stands.
-    Doubting,
+    CheckingRefusal,
     /// A wake is arranged.
     Sleeping,
 }
@@ -78,10 +78,10 @@ impl State {
     /// When [`Event::DeadlineReached`](super::Event::DeadlineReached) is to be said, if nothing else happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        let ends = match (self.local.here, self.record.status) {
-            (Here::Running, _) => true,
+        let ends = match (self.local.activity, self.record.status) {
+            (Activity::Running, _) => true,
             // One that nobody has said to wait is asked about before it is ended.
-            (Here::Sleeping | Here::Queued, Status::Waiting) => self.local.wanted,
+            (Activity::Sleeping | Activity::Queued, Status::Waiting) => self.local.wanted,
             _ => false,
         };
         self.record.deadline.filter(|_| ends)
@@ -91,20 +91,20 @@ impl State {
 impl Local {
     /// Nothing is under way, and nothing known.
     pub const NOTHING: Self =
-        Self { here: Here::Nothing, wanted: false, refusals: 0, failures: 0, stop_in_doubt: None, sent: None };
+        Self { activity: Activity::Idle, wanted: false, refusals: 0, failures: 0, stop_in_doubt: None, sent: None };
 
     /// Nothing is under way: whoever drives the step may forget it.
     #[must_use]
     pub fn idle(&self) -> bool {
-        self.here == Here::Nothing
+        self.activity == Activity::Idle
     }
 }
 
-impl Here {
+impl Activity {
     /// A handler's run is under way, told to end or not.
     #[must_use]
     pub fn is_running(self) -> bool {
-        matches!(self, Self::Running | Self::Winding(_))
+        matches!(self, Self::Running | Self::Stopping(_))
     }
 
     /// The step is not started before SageMaker has said that it waits.
@@ -117,15 +117,15 @@ impl Here {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Nothing => "none",
+            Self::Idle => "none",
             Self::Verifying | Self::Unverified => "verifying",
             Self::Asking | Self::Confirming | Self::Resuming | Self::Reopening => "asking SageMaker",
             Self::Queued => "waiting for a slot",
             Self::Running => "running",
-            Self::Winding(_) => "stopping",
+            Self::Stopping(_) => "stopping",
             Self::Cleaning(_) => "cleaning up",
             Self::Reporting => "reporting",
-            Self::Doubting => "asking after a refusal",
+            Self::CheckingRefusal => "asking after a refusal",
             Self::Sleeping => "waiting",
         }
     }

@@ -1,7 +1,7 @@
 //! What a stop leads to, whether the step runs here, elsewhere, nowhere yet, or its execution has ended.
 
 use super::machine::{Decision, Transition, Write, later};
-use super::{Answer, Effect, Here, Record, Status, Stop, Urgency, Verify, Via};
+use super::{Activity, Answer, Effect, Record, Status, Stop, Urgency, Verify, Via};
 use crate::seam::Standing;
 use crate::step::StopReason;
 
@@ -18,9 +18,9 @@ impl Decision<'_> {
 
     fn stop_delivered_of(&self, doubtful: bool) -> Transition {
         let open = matches!(self.record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred);
-        match self.local.here {
+        match self.local.activity {
             // Of the time before or after the step came back: what is being asked will tell.
-            Here::Reopening => {
+            Activity::Reopening => {
                 let since = self.local.stop_in_doubt.unwrap_or(self.view.now);
                 self.knowing(|local| local.stop_in_doubt = Some(since)).nothing()
             }
@@ -31,23 +31,25 @@ impl Decision<'_> {
 
     pub(super) fn stop_seen(&self, via: Via) -> Transition {
         let watch = via == Via::Watch;
-        match (self.local.here, self.record.status) {
+        match (self.local.activity, self.record.status) {
             // That the execution is stopping does not say that it has such a step.
-            (Here::Verifying | Here::Unverified | Here::Confirming, Status::New)
+            (Activity::Verifying | Activity::Unverified | Activity::Confirming, Status::New)
                 if self.view.policy.verify == Verify::Always =>
             {
                 self.nothing()
             }
-            (Here::Nothing, Status::Settled | Status::Concluded | Status::Owed) => self.proceed(),
-            (Here::Nothing, Status::New) => {
-                self.write(self.owed()).going(Here::Asking, [Effect::CountStop(via), self.question()])
+            (Activity::Idle, Status::Settled | Status::Concluded | Status::Owed) => self.proceed(),
+            (Activity::Idle, Status::New) => {
+                self.write(self.owed()).going(Activity::Asking, [Effect::CountStop(via), self.question()])
             }
             // A later step of the execution may be the one that is stopped.
-            (Here::Nothing | Here::Queued | Here::Sleeping, Status::Deferred) if watch => self.ask(Here::Confirming),
-            (Here::Asking | Here::Confirming, Status::Deferred) if watch => self.to(Here::Confirming, []),
-            (Here::Resuming, _) if watch => self.nothing(),
-            (Here::Nothing | Here::Sleeping, _) if watch && self.resumable() => {
-                self.to(Here::Resuming, [Effect::Ask { confirm_stop: true }])
+            (Activity::Idle | Activity::Queued | Activity::Sleeping, Status::Deferred) if watch => {
+                self.ask(Activity::Confirming)
+            }
+            (Activity::Asking | Activity::Confirming, Status::Deferred) if watch => self.to(Activity::Confirming, []),
+            (Activity::Resuming, _) if watch => self.nothing(),
+            (Activity::Idle | Activity::Sleeping, _) if watch && self.resumable() => {
+                self.to(Activity::Resuming, [Effect::Ask { confirm_stop: true }])
             }
             _ => self.request_stop(via, false),
         }
@@ -60,28 +62,32 @@ impl Decision<'_> {
         let stop = record.stop_requested.unwrap_or(Stop { at: self.view.now, closed: false });
         let flagged = Record { stop_requested: Some(Stop { closed: stop.closed || closed, ..stop }), ..record.clone() };
         let count = first.then_some(Effect::CountStop(via));
-        let transition = match (self.local.here, record.status) {
+        let transition = match (self.local.activity, record.status) {
             // Another worker of the ledger came first while SageMaker was asked.
             (
-                Here::Verifying | Here::Unverified | Here::Asking | Here::Confirming | Here::Resuming,
+                Activity::Verifying
+                | Activity::Unverified
+                | Activity::Asking
+                | Activity::Confirming
+                | Activity::Resuming,
                 Status::Settled | Status::Concluded | Status::Owed,
             ) => {
                 return self.proceed();
             }
             (_, Status::Settled | Status::Concluded | Status::Owed)
-            | (Here::Cleaning(_) | Here::Winding(StopReason::LeaseLost), _) => {
+            | (Activity::Cleaning(_) | Activity::Stopping(StopReason::LeaseLost), _) => {
                 return self.nothing();
             }
             // It is told already. If the ledger does not know, the record was changed before that was written.
-            (Here::Winding(StopReason::PipelineStopped), _) if first => {
+            (Activity::Stopping(StopReason::PipelineStopped), _) if first => {
                 return self.write(flagged).urgent(Urgency::Along);
             }
-            (Here::Winding(StopReason::PipelineStopped), _) => return self.nothing(),
-            (Here::Running | Here::Winding(_), _) => self.tell(Some(flagged), StopReason::PipelineStopped),
+            (Activity::Stopping(StopReason::PipelineStopped), _) => return self.nothing(),
+            (Activity::Running | Activity::Stopping(_), _) => self.tell(Some(flagged), StopReason::PipelineStopped),
             // Only the stop is known, and SageMaker has just said that it is true.
-            (Here::Confirming, Status::New) if !self.local.wanted => {
+            (Activity::Confirming, Status::New) if !self.local.wanted => {
                 let owed = self.write(self.owed());
-                owed.going(Here::Sleeping, [Effect::Wake(self.owed_until())])
+                owed.going(Activity::Sleeping, [Effect::Wake(self.owed_until())])
             }
             // Another live worker owns it, and learns of the flag with its next renewal.
             (_, Status::Claimed) if self.foreign_until().is_some() => {
@@ -125,24 +131,27 @@ impl Decision<'_> {
     }
 
     pub(super) fn execution_ended(&self) -> Transition {
-        match (self.local.here, self.record.status) {
+        match (self.local.activity, self.record.status) {
             (_, Status::Owed | Status::Concluded | Status::Settled)
             | (
-                Here::Winding(_)
-                | Here::Cleaning(_)
-                | Here::Verifying
-                | Here::Unverified
-                | Here::Asking
-                | Here::Confirming
-                | Here::Resuming
-                | Here::Reopening,
+                Activity::Stopping(_)
+                | Activity::Cleaning(_)
+                | Activity::Verifying
+                | Activity::Unverified
+                | Activity::Asking
+                | Activity::Confirming
+                | Activity::Resuming
+                | Activity::Reopening,
                 _,
             ) => self.nothing(),
             // It is asked about anyway, as often as makes sense.
-            (Here::Sleeping, _) if self.resumable() && self.local.failures > 0 => self.nothing(),
-            (Here::Nothing | Here::Sleeping, _) if self.resumable() => self.ask(Here::Resuming),
-            (Here::Nothing | Here::Sleeping, _) => self.ask(Here::Asking),
-            (here @ (Here::Running | Here::Queued | Here::Reporting | Here::Doubting), _) => self.ask(here),
+            (Activity::Sleeping, _) if self.resumable() && self.local.failures > 0 => self.nothing(),
+            (Activity::Idle | Activity::Sleeping, _) if self.resumable() => self.ask(Activity::Resuming),
+            (Activity::Idle | Activity::Sleeping, _) => self.ask(Activity::Asking),
+            (
+                activity @ (Activity::Running | Activity::Queued | Activity::Reporting | Activity::CheckingRefusal),
+                _,
+            ) => self.ask(activity),
         }
     }
 
@@ -156,13 +165,13 @@ impl Decision<'_> {
     }
 
     pub(super) fn deadline_reached(&self) -> Transition {
-        match (self.local.here, self.record.status) {
-            (Here::Running, _) => self.tell(None, StopReason::TimeLimit),
-            (Here::Nothing | Here::Asking | Here::Confirming, Status::Deferred) if self.overdue() => {
+        match (self.local.activity, self.record.status) {
+            (Activity::Running, _) => self.tell(None, StopReason::TimeLimit),
+            (Activity::Idle | Activity::Asking | Activity::Confirming, Status::Deferred) if self.overdue() => {
                 self.deferral_over()
             }
             // One that nobody has said to wait is asked about first.
-            (Here::Sleeping | Here::Queued, Status::Waiting | Status::Claimed)
+            (Activity::Sleeping | Activity::Queued, Status::Waiting | Status::Claimed)
                 if self.overdue() && self.local.wanted && self.foreign_until().is_none() =>
             {
                 self.take()
@@ -182,6 +191,6 @@ impl Decision<'_> {
     /// Telling never waits for the ledger.
     pub(super) fn tell(&self, write: Option<Record>, reason: StopReason) -> Transition {
         let write = write.map(|record| Write { record, urgency: Urgency::Along });
-        Transition { write, ..self.to(Here::Winding(reason), [Effect::Tell(reason)]) }
+        Transition { write, ..self.to(Activity::Stopping(reason), [Effect::Tell(reason)]) }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::conclude::gave_up;
 use super::machine::{Decision, Transition, later, released};
-use super::{Beside, Effect, Here, Record, Status, Stop, Verify};
+use super::{Activity, Beside, Effect, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
 /// No clock is believed to be off by so much: what is due later still, by a day or by the time limit, is due.
@@ -24,21 +24,21 @@ impl Decision<'_> {
             local.wanted = true;
             local.sent = local.sent.max(sent);
         });
-        match (self.local.here, self.record.status) {
-            (Here::Nothing | Here::Confirming, Status::New) => {
+        match (self.local.activity, self.record.status) {
+            (Activity::Idle | Activity::Confirming, Status::New) => {
                 let verify = match self.view.policy.verify {
                     Verify::Always => true,
                     Verify::Redelivered => receives > 1,
                     Verify::Never => false,
                 };
-                if verify { step.ask(Here::Verifying) } else { step.take() }
+                if verify { step.ask(Activity::Verifying) } else { step.take() }
             }
             // The step whose stop is owed has come: it was never run here, and will not be.
-            (Here::Nothing | Here::Sleeping, Status::Owed) => step.ask(Here::Asking),
-            (Here::Nothing, _) => step.proceed(),
+            (Activity::Idle | Activity::Sleeping, Status::Owed) => step.ask(Activity::Asking),
+            (Activity::Idle, _) => step.proceed(),
             // What was asked, or waited for, was whether SageMaker waits for the step. Its message says so.
-            (Here::Resuming | Here::Confirming, Status::Claimed | Status::Waiting) => step.proceed(),
-            (Here::Sleeping, _) if self.resumable() => step.proceed(),
+            (Activity::Resuming | Activity::Confirming, Status::Claimed | Status::Waiting) => step.proceed(),
+            (Activity::Sleeping, _) if self.resumable() => step.proceed(),
             _ => step.nothing(),
         }
     }
@@ -49,8 +49,8 @@ impl Decision<'_> {
     }
 
     pub(super) fn woken(&self) -> Transition {
-        match self.local.here {
-            Here::Sleeping => {
+        match self.local.activity {
+            Activity::Sleeping => {
                 let mut there = self.proceed();
                 let asks = there.effects.iter().any(|effect| matches!(effect, Effect::Ask { .. }));
                 if self.doubt().is_some() && !asks && !there.local.idle() {
@@ -58,11 +58,11 @@ impl Decision<'_> {
                 }
                 there
             }
-            Here::Unverified => self.ask(Here::Verifying),
-            Here::Reopening => self.ask(Here::Reopening),
-            here if self.doubt().is_some() => self.ask(here),
+            Activity::Unverified => self.ask(Activity::Verifying),
+            Activity::Reopening => self.ask(Activity::Reopening),
+            activity if self.doubt().is_some() => self.ask(activity),
             // What was in doubt is so no more: another worker of the ledger has decided it.
-            Here::Confirming => self.proceed(),
+            Activity::Confirming => self.proceed(),
             _ => self.nothing(),
         }
     }
@@ -71,13 +71,13 @@ impl Decision<'_> {
     pub(super) fn proceed(&self) -> Transition {
         let record = self.record;
         match record.status {
-            Status::Settled => self.to(Here::Nothing, [self.end_of_messages()]),
+            Status::Settled => self.to(Activity::Idle, [self.end_of_messages()]),
             Status::Claimed | Status::Concluded if self.foreign_until().is_some() => self.sleep(self.foreign_until()),
-            Status::Concluded => self.to(Here::Reporting, [Effect::Report]),
-            Status::Claimed | Status::Waiting if self.resumable() => self.ask(Here::Resuming),
+            Status::Concluded => self.to(Activity::Reporting, [Effect::Report]),
+            Status::Claimed | Status::Waiting if self.resumable() => self.ask(Activity::Resuming),
             Status::New if self.local.wanted => self.take(),
             // Without its message nobody knows what it is about.
-            Status::New => self.to(Here::Nothing, [Effect::LetGo]),
+            Status::New => self.to(Activity::Idle, [Effect::LetGo]),
             Status::Claimed => self.take(),
             Status::Waiting
                 if record.stop_requested.is_none() && self.not_before() > Some(self.view.now) && !self.overdue() =>
@@ -87,9 +87,9 @@ impl Decision<'_> {
             Status::Waiting => self.take(),
             Status::Deferred if record.stop_requested.is_some() => self.take(),
             Status::Deferred if self.overdue() => self.deferral_over(),
-            Status::Deferred if self.doubt().is_some() => self.ask(Here::Confirming),
-            Status::Deferred => self.to(Here::Nothing, [Effect::Delete]),
-            Status::Owed => self.ask(Here::Asking),
+            Status::Deferred if self.doubt().is_some() => self.ask(Activity::Confirming),
+            Status::Deferred => self.to(Activity::Idle, [Effect::Delete]),
+            Status::Owed => self.ask(Activity::Asking),
         }
     }
 
@@ -120,18 +120,18 @@ impl Decision<'_> {
             return self
                 .fail(&gave_up(record.attempt, record.last_error.as_deref().unwrap_or("nothing is known of it")));
         }
-        self.to(Here::Queued, [Effect::AwaitSlot])
+        self.to(Activity::Queued, [Effect::AwaitSlot])
     }
 
     /// Has the step wait for its handler, which only another life of the worker can have; no longer than the step's limit.
     fn held(&self) -> Transition {
-        let (here, wake) = (Here::Sleeping, Effect::Wake(later(self.view.now, LONG_WAIT)));
+        let (activity, wake) = (Activity::Sleeping, Effect::Wake(later(self.view.now, LONG_WAIT)));
         let error = Some(self.gone());
         if self.record.status == Status::Waiting && self.record.last_error == error {
-            return self.to(here, [wake]);
+            return self.to(activity, [wake]);
         }
         let record = released(self.left_behind().into_owned());
-        self.write(Record { status: Status::Waiting, last_error: error, ..record }).going(here, [wake])
+        self.write(Record { status: Status::Waiting, last_error: error, ..record }).going(activity, [wake])
     }
 
     /// What is said of a handler that is not configured.
@@ -142,7 +142,7 @@ impl Decision<'_> {
     /// Claims the step and runs it, if it is still to be run: much may have happened while it waited for its slot.
     pub(super) fn start(&self) -> Transition {
         let now = self.proceed();
-        if now.local.here != Here::Queued {
+        if now.local.activity != Activity::Queued {
             return now;
         }
         let taken = self.left_behind();
@@ -155,7 +155,7 @@ impl Decision<'_> {
         record.not_before = None;
         let limit = later(self.view.now, self.view.policy.time_limit);
         record.deadline = Some(record.deadline.map_or(limit, |deadline| deadline.min(limit)));
-        self.write(record).going(Here::Running, [Effect::Run])
+        self.write(record).going(Activity::Running, [Effect::Run])
     }
 
     /// The next run goes on with the last attempt, which was given back, or which this very process claimed and does not run: the
@@ -198,6 +198,6 @@ impl Decision<'_> {
             // Whoever told the run may not have waited until that was on record.
             record.stop_requested.get_or_insert(Stop { at: self.view.now, closed: false });
         }
-        self.write(record).going(Here::Cleaning(reason), [Effect::CleanUp(reason)])
+        self.write(record).going(Activity::Cleaning(reason), [Effect::CleanUp(reason)])
     }
 }

@@ -393,8 +393,8 @@ mod tests {
             Bench::new(Options { faults: vec![Rule::new("DeleteMessageBatch", fault)], ..Options::default() }).await;
         bench.send("a").await;
         bench.send("b").await;
-        let handles: Vec<Value> = bench.receive(0).await.iter().map(|it| it["ReceiptHandle"].clone()).collect();
-        let entries = json!([{"Id": "0", "ReceiptHandle": handles[0]}, {"Id": "1", "ReceiptHandle": handles[1]},
+        let receipt_handles: Vec<Value> = bench.receive(0).await.iter().map(|it| it["ReceiptHandle"].clone()).collect();
+        let entries = json!([{"Id": "0", "ReceiptHandle": receipt_handles[0]}, {"Id": "1", "ReceiptHandle": receipt_handles[1]},
             {"Id": "2", "ReceiptHandle": "nonsense"}]);
         let batch = json!({"QueueUrl": bench.url, "Entries": entries});
         let output = bench.sqs("DeleteMessageBatch", batch).await.expect("a batch");
@@ -475,8 +475,11 @@ mod tests {
             let undocumented = Undocumented { stopping_message, stopping_delay, ..Undocumented::default() };
             let bench = Bench::new(Options { undocumented, ..Options::default() }).await;
             let arn = bench.start().await;
-            let handle = bench.receive(0).await[0]["ReceiptHandle"].clone();
-            bench.sqs("DeleteMessage", json!({"QueueUrl": bench.url, "ReceiptHandle": handle})).await.expect("deleted");
+            let receipt_handle = bench.receive(0).await[0]["ReceiptHandle"].clone();
+            bench
+                .sqs("DeleteMessage", json!({"QueueUrl": bench.url, "ReceiptHandle": receipt_handle}))
+                .await
+                .expect("deleted");
             bench.stop(&arn).await;
             assert_eq!(bench.receive(0).await.len(), 0);
             tokio::time::sleep(Duration::from_mins(1)).await;

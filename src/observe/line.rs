@@ -16,10 +16,10 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 /// The most bytes that one value takes in a line, escapes included.
-const VALUE_MAX: usize = 16 * 1024;
+const MAX_VALUE: usize = 16 * 1024;
 /// Values are cut so that a line stays about here. journald's `LineMax` is 48 KiB by default: what is longer becomes a second line, which
 /// then would begin wherever the writer of the value pleased.
-const LINE_MAX: usize = 32 * 1024;
+const MAX_LINE: usize = 32 * 1024;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,7 +298,7 @@ enum Escape {
 }
 
 fn push_escaped(out: &mut String, text: &str, escape: Escape) {
-    let end = out.len() + VALUE_MAX.min(LINE_MAX.saturating_sub(out.len()));
+    let end = out.len() + MAX_VALUE.min(MAX_LINE.saturating_sub(out.len()));
     for (at, c) in text.char_indices() {
         if out.len() >= end {
             let _ = write!(out, "… ({} bytes more)", text.len() - at);

@@ -37,7 +37,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins
 const LAST_TRIES: u32 = 2;
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The agent's answers are a few hundred bytes.
-const ANSWER_MAX: usize = 64 * 1024;
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Who can protect this task.
 pub trait Agent {
@@ -222,7 +222,7 @@ impl EcsAgent {
             let response = sender.send_request(request).await.map_err(|error| with_causes(&error))?;
             let status = response.status().as_u16();
             let body =
-                Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|error| error.to_string())?;
+                Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
             read(status, &body.to_bytes(), protected)
         };
         // Whatever breaks the connection breaks the exchange too, which tells of it.
@@ -238,7 +238,7 @@ impl Agent for EcsAgent {
 
 /// The agent's answer: one of the three.
 #[derive(Deserialize)]
-struct Answer {
+struct AgentAnswer {
     protection: Option<Protection>,
     failure: Option<Failure>,
     error: Option<Refusal>,
@@ -266,7 +266,7 @@ struct Refusal {
 }
 
 fn read(status: u16, body: &[u8], protected: bool) -> Result<(), String> {
-    let answer: Answer =
+    let answer: AgentAnswer =
         serde_json::from_slice(body).map_err(|error| format!("HTTP {status}, and no answer of the agent: {error}"))?;
     if let Some(Refusal { code, message }) = answer.error {
         return Err(format!("{code}: {message}"));

@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// How long a datagram may wait for a manager that is slow to read: at most a beat is lost, never the daemon held up.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `systemctl status` shows one line.
-const STATUS_MAX: usize = 200;
+const MAX_STATUS: usize = 200;
 
 /// The service manager, or nobody.
 #[derive(Clone, Debug, Default)]
@@ -136,7 +136,7 @@ async fn send(to: &SocketAddr, message: &str) -> io::Result<()> {
 /// One line, so that no text in it can pass for another assignment.
 fn status_line(status: &str) -> String {
     let safe = status.chars().map(|c| if c.is_control() { ' ' } else { c });
-    format!("STATUS={}", safe.take(STATUS_MAX).collect::<String>())
+    format!("STATUS={}", safe.take(MAX_STATUS).collect::<String>())
 }
 
 #[cfg(test)]
@@ -195,7 +195,7 @@ mod tests {
         manager.status(&format!("a\nMAINPID=1\r{}", "é".repeat(1000))).await;
         let told = told(&socket).await;
         assert!(told.starts_with("STATUS=a MAINPID=1 é") && !told.contains('\n'), "{told}");
-        assert_eq!(told.chars().count(), "STATUS=".len() + STATUS_MAX);
+        assert_eq!(told.chars().count(), "STATUS=".len() + MAX_STATUS);
     }
 
     #[tokio::test(start_paused = true)]

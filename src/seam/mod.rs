@@ -10,5 +10,5 @@ mod queue;
 
 pub use fault::{Fault, FaultKind};
 pub use observation::{Observation, Observer};
-pub use pipelines::{Ending, ExecutionStanding, Pipelines, Standing};
+pub use pipelines::{ExecutionStanding, Pipelines, Standing, StepResult};
 pub use queue::{Entries, Queue, Received};

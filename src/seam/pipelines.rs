@@ -12,14 +12,14 @@ pub enum Standing {
     /// It waits for an answer; on this queue, if SageMaker names one and it can be read.
     Open { stopping: bool, queue_url: Option<QueueUrl> },
     /// It has ended.
-    Closed(Ending),
+    Closed(StepResult),
     /// The execution has no step with this token, or there is no such execution.
     NotFound,
 }
 
 /// How a step ended at SageMaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum StepResult {
     Succeeded,
     Failed,
     Stopped,

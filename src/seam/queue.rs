@@ -13,7 +13,7 @@ pub struct Received {
     /// The same for every copy that SQS itself makes of a message.
     pub id: String,
     /// Valid for this receive; the next receive of the same message brings a newer one.
-    pub handle: String,
+    pub receipt_handle: String,
     pub body: String,
     /// How often the message has been received, this time included; at least 1.
     pub receives: u32,
@@ -38,7 +38,7 @@ pub trait Queue: Send + Sync {
     fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>>;
 
     /// Deletes by receipt handle; at most ten.
-    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>>;
+    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>>;
 
     /// Sends a message of this body, with the trace header where there is one.
     fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>>;

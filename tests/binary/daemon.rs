@@ -229,7 +229,7 @@ impl Daemon {
     }
 
     /// What its status server answers; `None` while it does not.
-    pub async fn status(&self, path: &str) -> Option<http::Answer> {
+    pub async fn status(&self, path: &str) -> Option<http::HttpAnswer> {
         if self.status.get().is_none() {
             let address = self.said("the status server listens")?["address"].as_str()?.parse().ok()?;
             let _ = self.status.set(address);

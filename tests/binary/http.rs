@@ -7,21 +7,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer: its status and its body.
-pub type Answer = (u16, String);
+pub type HttpAnswer = (u16, String);
 
-pub async fn get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+pub async fn get(address: SocketAddr, path: &str) -> io::Result<HttpAnswer> {
     exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await
 }
 
 /// `headers` are whole lines, each with its end.
-pub async fn post(address: SocketAddr, headers: &str, body: &str) -> io::Result<Answer> {
+pub async fn post(address: SocketAddr, headers: &str, body: &str) -> io::Result<HttpAnswer> {
     let length = body.len();
     let head =
         format!("POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}");
     exchange(address, format!("{head}\r\n{body}")).await
 }
 
-async fn exchange(address: SocketAddr, request: String) -> io::Result<Answer> {
+async fn exchange(address: SocketAddr, request: String) -> io::Result<HttpAnswer> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

@@ -68,8 +68,8 @@ impl Queue {
     }
 
     /// Makes a message visible at once, whoever holds it; nothing if it is there no more, or visible.
-    pub async fn show(&self, handle: &str) {
-        let input = json!({ "QueueUrl": self.url, "ReceiptHandle": handle, "VisibilityTimeout": 0 });
+    pub async fn show(&self, receipt_handle: &str) {
+        let input = json!({ "QueueUrl": self.url, "ReceiptHandle": receipt_handle, "VisibilityTimeout": 0 });
         ask("ChangeMessageVisibility", &input).await;
     }
 
@@ -118,7 +118,7 @@ async fn call(operation: &str, input: &Value) -> Value {
     serde_json::from_str(&body).unwrap_or_default()
 }
 
-async fn ask(operation: &str, input: &Value) -> http::Answer {
+async fn ask(operation: &str, input: &Value) -> http::HttpAnswer {
     let headers = format!(
         "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 \
          Credential=test/20260101/us-east-1/sqs/aws4_request, SignedHeaders=host, Signature=0\r\n"

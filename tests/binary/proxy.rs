@@ -32,7 +32,7 @@ pub struct Exchange {
 /// A message as one receive brought it.
 #[derive(Clone, Debug)]
 pub struct Received {
-    pub handle: String,
+    pub receipt_handle: String,
     /// How often it had been received by then.
     pub receives: u32,
 }
@@ -123,7 +123,7 @@ impl Proxy {
         let receives = self.exchanges().into_iter().filter(|exchange| exchange.operation == "receivemessage");
         let messages = receives.filter_map(|exchange| exchange.answer["Messages"].as_array().cloned()).flatten();
         let brought = messages.map(|message| Received {
-            handle: text(&message["ReceiptHandle"]),
+            receipt_handle: text(&message["ReceiptHandle"]),
             receives: text(&message["Attributes"]["ApproximateReceiveCount"]).parse().expect("a count is asked for"),
         });
         brought.collect()

@@ -33,7 +33,7 @@ async fn looked_at(scene: &Scene, more: usize) {
 async fn crash(scene: &Scene, daemon: &mut Daemon) {
     daemon.kill();
     for message in scene.to_sqs.received().iter().rev().take(2) {
-        scene.queue.show(&message.handle).await;
+        scene.queue.show(&message.receipt_handle).await;
     }
 }
 

@@ -205,7 +205,7 @@ async fn a_redelivered_step_that_is_closed_at_sagemaker_starts_no_work() {
     let mut bench = Bench::new();
     bench.step(TOKEN, &json!({}));
     let id = bench.step("redelivery", &json!({}));
-    bench.pipelines.stand("redelivery", Standing::Closed(callbackd::seam::Ending::Succeeded));
+    bench.pipelines.stand("redelivery", Standing::Closed(callbackd::seam::StepResult::Succeeded));
     // Some other worker received it before, and died.
     bench.queue.receive(10, Duration::ZERO, Duration::from_secs(30)).await.expect("messages");
     let worker = bench.start().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use callbackd::engine::config::OnStop;
 use callbackd::outcome::{Outcome, Outputs};
-use callbackd::seam::{Ending, ExecutionStanding, Standing};
+use callbackd::seam::{ExecutionStanding, Standing, StepResult};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -129,7 +129,7 @@ async fn a_stop_of_a_step_that_is_run_elsewhere_is_held_until_that_one_has_answe
     bench.pipelines.open(TOKEN);
     bench.stop(TOKEN, &json!({}));
     sleep(Duration::from_secs(100)).await;
-    bench.pipelines.stand(TOKEN, Standing::Closed(Ending::Failed));
+    bench.pipelines.stand(TOKEN, Standing::Closed(StepResult::Failed));
     until("the message is deleted", || bench.queue.len() == 0).await;
     assert!(bench.log.entries().is_empty());
     assert!(bench.pipelines.reports.lock().unwrap().is_empty());
@@ -160,7 +160,7 @@ async fn a_step_whose_execution_ended_otherwise_is_cleaned_up_without_a_report()
     let worker = bench.start().await;
     bench.step(TOKEN, &json!({"do": "wait"}));
     until("it runs", || bench.log.count("run 1") == 1).await;
-    bench.pipelines.stand(TOKEN, Standing::Closed(Ending::Stopped));
+    bench.pipelines.stand(TOKEN, Standing::Closed(StepResult::Stopped));
     *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Ended;
     until("the message is deleted", || bench.queue.len() == 0).await;
     assert_eq!(

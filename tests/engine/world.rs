@@ -7,7 +7,7 @@ use std::time::Duration;
 use callbackd::ledger::Memory;
 use callbackd::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
 use callbackd::outcome::{ClientRequestToken, Outcome};
-use callbackd::seam::{Ending, Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Queue, Received, Standing};
+use callbackd::seam::{Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Queue, Received, Standing, StepResult};
 use callbackd::step::{CallbackToken, ExecutionArn};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
@@ -40,7 +40,7 @@ struct FakeMessage {
     body: String,
     visible_at: Instant,
     receives: u32,
-    handle: String,
+    receipt_handle: String,
 }
 
 impl FakeQueue {
@@ -48,8 +48,12 @@ impl FakeQueue {
         let mut sent = self.sent.lock().unwrap();
         *sent += 1;
         let id = format!("m{sent}");
-        let message =
-            FakeMessage { body: body.to_owned(), visible_at: Instant::now(), receives: 0, handle: String::new() };
+        let message = FakeMessage {
+            body: body.to_owned(),
+            visible_at: Instant::now(),
+            receives: 0,
+            receipt_handle: String::new(),
+        };
         self.messages.lock().unwrap().insert(id.clone(), message);
         self.changed.notify_waiters();
         id
@@ -117,10 +121,10 @@ impl FakeQueue {
             .map(|(id, message)| {
                 message.receives += 1;
                 message.visible_at = now + visibility;
-                message.handle = format!("{id}#{}", message.receives);
+                message.receipt_handle = format!("{id}#{}", message.receives);
                 Received {
                     id: id.clone(),
-                    handle: message.handle.clone(),
+                    receipt_handle: message.receipt_handle.clone(),
                     body: message.body.clone(),
                     receives: message.receives,
                     sent: None,
@@ -132,13 +136,13 @@ impl FakeQueue {
 
     fn by_handle<T>(
         &self,
-        handle: &str,
+        receipt_handle: &str,
         act: impl FnOnce(&mut BTreeMap<String, FakeMessage>, &str) -> T,
     ) -> Result<T, Fault> {
         let mut messages = self.messages.lock().unwrap();
-        let id = handle.split('#').next().unwrap_or_default().to_owned();
+        let id = receipt_handle.split('#').next().unwrap_or_default().to_owned();
         match messages.get(&id) {
-            Some(message) if message.handle == handle && message.visible_at > Instant::now() => {
+            Some(message) if message.receipt_handle == receipt_handle && message.visible_at > Instant::now() => {
                 Ok(act(&mut messages, &id))
             }
             _ => Err(Fault::new(FaultKind::Stale, "the handle is stale")),
@@ -178,8 +182,8 @@ impl Queue for FakeQueue {
         Box::pin(async move {
             self.speaks().await;
             self.answer("set_visibility", entries.len(), || {
-                let set = |(handle, visible_in): &(String, Duration)| {
-                    self.by_handle(handle, |messages, id| {
+                let set = |(receipt_handle, visible_in): &(String, Duration)| {
+                    self.by_handle(receipt_handle, |messages, id| {
                         messages.get_mut(id).expect("found").visible_at = Instant::now() + *visible_in;
                         self.changed.notify_waiters();
                     })
@@ -189,11 +193,14 @@ impl Queue for FakeQueue {
         })
     }
 
-    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(async move {
             self.speaks().await;
-            self.answer("delete", handles.len(), || {
-                handles.iter().map(|handle| self.by_handle(handle, |messages, id| drop(messages.remove(id)))).collect()
+            self.answer("delete", receipt_handles.len(), || {
+                receipt_handles
+                    .iter()
+                    .map(|receipt_handle| self.by_handle(receipt_handle, |messages, id| drop(messages.remove(id))))
+                    .collect()
             })
         })
     }
@@ -282,7 +289,8 @@ impl Pipelines for FakePipelines {
                 Report { token: token.clone(), outcome: outcome.clone(), request: request.clone(), accepted: open };
             reports.push(report);
             if open {
-                let ending = if matches!(outcome, Outcome::Success(_)) { Ending::Succeeded } else { Ending::Failed };
+                let ending =
+                    if matches!(outcome, Outcome::Success(_)) { StepResult::Succeeded } else { StepResult::Failed };
                 steps.insert(token.clone(), Standing::Closed(ending));
             } else if !again {
                 return Err(Fault::new(FaultKind::Refused, "already in a terminal status"));

@@ -8,13 +8,13 @@ use std::time::Duration;
 use callbackd::Registry;
 use callbackd::backoff::Backoff;
 use callbackd::builtin::exec::outputs_of;
-use callbackd::config::Loaded;
+use callbackd::config::CheckedConfig;
 use callbackd::lifecycle::{
-    Answer, Arrival, End, Event, Lease, OnStop, Phase, Policy, Record, State, Status, Verify, Via, View, WorkerId,
+    Answer, Arrival, Event, Lease, OnStop, Phase, Policy, Record, RunEnd, State, Status, Verify, Via, View, WorkerId,
     Write, decide,
 };
 use callbackd::outcome::{Outcome, Outputs, Reason};
-use callbackd::seam::{Ending, Standing};
+use callbackd::seam::{Standing, StepResult};
 use callbackd::step::Message;
 use jiff::Timestamp;
 
@@ -67,7 +67,7 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::with_builtins);
 /// A configuration is good, or every mistake is told with what is wrong.
 pub fn configuration(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
-    match Loaded::from_toml("callbackd.toml", text, &REGISTRY) {
+    match CheckedConfig::from_toml("callbackd.toml", text, &REGISTRY) {
         Ok(loaded) => {
             let told = loaded.config.to_toml();
             assert!(!loaded.config.queues.is_empty(), "nothing to do:\n{told}");
@@ -118,7 +118,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
 fn events() -> Vec<Event> {
     let standings = [
         Standing::Open { stopping: true, queue_url: "https://sqs/123456789012/q".parse().ok() },
-        Standing::Closed(Ending::Failed),
+        Standing::Closed(StepResult::Failed),
         Standing::NotFound,
     ];
     let mut events = vec![
@@ -133,13 +133,13 @@ fn events() -> Vec<Event> {
         Event::Found,
         Event::SlotFree,
         Event::Checkpoint(serde_json::json!([1])),
-        Event::Ended(End::Success(Outputs::new())),
-        Event::Ended(End::Failure("no such table".to_owned())),
-        Event::Ended(End::Retry { after: None, error: "no route".to_owned() }),
-        Event::Ended(End::Again(Duration::MAX)),
-        Event::Ended(End::Deferred),
-        Event::Ended(End::Hindered { what: "space", after: Duration::MAX, error: "disk full".to_owned() }),
-        Event::Ended(End::Aborted),
+        Event::Ended(RunEnd::Success(Outputs::new())),
+        Event::Ended(RunEnd::Failure("no such table".to_owned())),
+        Event::Ended(RunEnd::Retry { after: None, error: "no route".to_owned() }),
+        Event::Ended(RunEnd::Again(Duration::MAX)),
+        Event::Ended(RunEnd::Deferred),
+        Event::Ended(RunEnd::Hindered { what: "space", after: Duration::MAX, error: "disk full".to_owned() }),
+        Event::Ended(RunEnd::Aborted),
         Event::Cleaned(Ok(())),
         Event::Cleaned(Err("no".to_owned())),
         Event::CleanupAborted,

@@ -1,8 +1,8 @@
 //! What can happen next.
 
-use callbackd::lifecycle::{Here, Status, WorkerId};
+use callbackd::lifecycle::{Activity, Status, WorkerId};
 
-use crate::happening::{Reply, RunEnd, Standing};
+use crate::happening::{EndKind, Reply, Standing};
 use crate::known::{Known, Limit, NOW};
 use crate::setup::Setup;
 use crate::turn::Mood;
@@ -77,7 +77,7 @@ pub enum What {
     },
     RunEnds {
         worker: usize,
-        end: RunEnd,
+        end: EndKind,
     },
     CleanupEnds {
         worker: usize,
@@ -289,13 +289,13 @@ impl World {
             }
             Some(call) => {
                 if call.aborted {
-                    put(What::RunEnds { worker, end: RunEnd::Aborted });
+                    put(What::RunEnds { worker, end: EndKind::Aborted });
                 }
                 if hope == Hope::Anything || !self.is_to_end(worker, driver) {
                     let run = self.judged(worker).process * 8 + driver.known.record().attempt;
-                    let success = RunEnd::Success { run };
-                    let ends = [success, RunEnd::Failure, RunEnd::Retry, RunEnd::Again, RunEnd::Deferred];
-                    let hindered = (self.budget.hindrances > 0).then_some(RunEnd::Hindered);
+                    let success = EndKind::Success { run };
+                    let ends = [success, EndKind::Failure, EndKind::Retry, EndKind::Again, EndKind::Deferred];
+                    let hindered = (self.budget.hindrances > 0).then_some(EndKind::Hindered);
                     for end in ends.into_iter().chain(hindered) {
                         put(What::RunEnds { worker, end });
                     }
@@ -317,7 +317,7 @@ impl World {
         for (can, what) in [
             (driver.awaits_slot, What::Slot { worker }),
             (driver.wake, What::Wake { worker }),
-            (driver.here().is_running() && driver.known.record().suspicion > 0, What::Trust { worker }),
+            (driver.activity().is_running() && driver.known.record().suspicion > 0, What::Trust { worker }),
             (driver.local.stop_in_doubt == Some(NOW), What::DoubtOver { worker }),
             // One that finds its claim as it was changes nothing that is part of this state.
             (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
@@ -400,7 +400,7 @@ impl World {
         // Nobody is told of an execution that is not found.
         !matches!(self.sagemaker, Standing::Open { stopping: false } | Standing::Gone)
             || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
-            || matches!(driver.here(), Here::Winding(_))
+            || matches!(driver.activity(), Activity::Stopping(_))
             || overdue
     }
 

@@ -4,7 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use callbackd::lifecycle::{
-    self, Effect, Here, Lease, Local, Record, Status, Transition, Urgency, Via, View, Write, decide,
+    self, Activity, Effect, Lease, Local, Record, Status, Transition, Urgency, Via, View, Write, decide,
 };
 use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::step::StopReason;
@@ -57,8 +57,8 @@ impl Turn<'_> {
     }
 
     fn tell_lifecycle(&mut self, worker: usize, happening: Happening) {
-        let here = self.driver(worker).here();
-        if self.setup.mutant.is_some_and(|mutant| mutant.ignores(happening, here)) {
+        let activity = self.driver(worker).activity();
+        if self.setup.mutant.is_some_and(|mutant| mutant.ignores(happening, activity)) {
             return;
         }
         match self.apply(worker, happening) {
@@ -78,8 +78,10 @@ impl Turn<'_> {
                 return;
             }
             if !driver.local.idle() {
-                let asleep =
-                    matches!(driver.here(), Here::Sleeping | Here::Unverified | Here::Reopening | Here::Confirming);
+                let asleep = matches!(
+                    driver.activity(),
+                    Activity::Sleeping | Activity::Unverified | Activity::Reopening | Activity::Confirming
+                );
                 if !self.setup.shared && !asleep && driver.local.stop_in_doubt.is_none() {
                     // A wake that finds the step elsewhere does nothing; where the ledger is shared, it reads the record anew.
                     driver.wake = false;
@@ -303,7 +305,7 @@ impl Turn<'_> {
         driver.fresh = true;
         driver.along = false;
         driver.known = known;
-        if !stop && driver.known.record().stop_requested.is_some() && driver.here() == Here::Running {
+        if !stop && driver.known.record().stop_requested.is_some() && driver.activity() == Activity::Running {
             driver.stop_found = true;
             self.witness(Witness::StopFoundInLedger);
         }

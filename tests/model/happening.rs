@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use callbackd::lifecycle::{Answer, Arrival, End, Event, Via};
+use callbackd::lifecycle::{Answer, Arrival, Event, RunEnd, Via};
 use callbackd::outcome::Outputs;
 use callbackd::seam;
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ pub enum Happening {
     Found,
     Answered(Reply),
     SlotFree,
-    Ended(RunEnd),
+    Ended(EndKind),
     Cleaned { well: bool },
     CleanupAborted,
     Trusted,
@@ -78,7 +78,7 @@ pub enum Reply {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RunEnd {
+pub enum EndKind {
     /// Of this run: no two attempts compute the same.
     Success {
         run: u32,
@@ -100,15 +100,15 @@ impl Happening {
             Self::Answered(reply) => Event::Answered(reply.answer()),
             Self::SlotFree => Event::SlotFree,
             Self::Ended(end) => Event::Ended(match end {
-                RunEnd::Success { run } => End::Success(outputs(run)),
-                RunEnd::Failure => End::Failure("the handler says no".to_owned()),
-                RunEnd::Retry => End::Retry { after: None, error: "no route".to_owned() },
-                RunEnd::Again => End::Again(Duration::from_mins(1)),
-                RunEnd::Deferred => End::Deferred,
-                RunEnd::Hindered => {
-                    End::Hindered { what: "space", after: Duration::from_secs(1), error: "no space".to_owned() }
+                EndKind::Success { run } => RunEnd::Success(outputs(run)),
+                EndKind::Failure => RunEnd::Failure("the handler says no".to_owned()),
+                EndKind::Retry => RunEnd::Retry { after: None, error: "no route".to_owned() },
+                EndKind::Again => RunEnd::Again(Duration::from_mins(1)),
+                EndKind::Deferred => RunEnd::Deferred,
+                EndKind::Hindered => {
+                    RunEnd::Hindered { what: "space", after: Duration::from_secs(1), error: "no space".to_owned() }
                 }
-                RunEnd::Aborted => End::Aborted,
+                EndKind::Aborted => RunEnd::Aborted,
             }),
             Self::Cleaned { well: true } => Event::Cleaned(Ok(())),
             Self::Cleaned { well: false } => Event::Cleaned(Err("no permission".to_owned())),
@@ -147,16 +147,16 @@ impl Reply {
     fn answer(self) -> Answer {
         Answer::Standing(match self {
             Self::Standing(Standing::Open { stopping }) => seam::Standing::Open { stopping, queue_url: None },
-            Self::Standing(Standing::Succeeded) => seam::Standing::Closed(seam::Ending::Succeeded),
-            Self::Standing(Standing::Failed) => seam::Standing::Closed(seam::Ending::Failed),
-            Self::Standing(Standing::Stopped) => seam::Standing::Closed(seam::Ending::Stopped),
+            Self::Standing(Standing::Succeeded) => seam::Standing::Closed(seam::StepResult::Succeeded),
+            Self::Standing(Standing::Failed) => seam::Standing::Closed(seam::StepResult::Failed),
+            Self::Standing(Standing::Stopped) => seam::Standing::Closed(seam::StepResult::Stopped),
             Self::Standing(Standing::Gone) | Self::NotFound => seam::Standing::NotFound,
             Self::Unknown => return Answer::Unknown("throttled".to_owned()),
         })
     }
 }
 
-impl RunEnd {
+impl EndKind {
     /// The handler came to an outcome of its own.
     pub fn is_own(self) -> bool {
         matches!(self, Self::Success { .. } | Self::Failure)

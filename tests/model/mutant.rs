@@ -1,7 +1,7 @@
 //! The protocol with one mistake in it: each must be found, or the model would find nothing in the shipped one either.
 
 use callbackd::lifecycle::{
-    Effect, Here, Local, Policy, Record, State, Status, Transition, Urgency, Verify, Via, Write,
+    Activity, Effect, Local, Policy, Record, State, Status, Transition, Urgency, Verify, Via, Write,
 };
 
 use crate::happening::{Happening, Post, Reply, Standing};
@@ -59,10 +59,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// Whether the mistake is not to hear what happens.
-    pub fn ignores(self, happening: Happening, here: Here) -> bool {
+    pub fn ignores(self, happening: Happening, activity: Activity) -> bool {
         match self {
             Self::KeepRunningWithoutLease => happening == Happening::LeaseLost,
-            Self::LeaveStopsToTheWatch => happening == Happening::Delivered(Post::Stop) && here == Here::Running,
+            Self::LeaveStopsToTheWatch => {
+                happening == Happening::Delivered(Post::Stop) && activity == Activity::Running
+            }
             Self::LeaveWhatIsFound => happening == Happening::Found,
             Self::LeaveStopsToTheirMessages => happening == Happening::StopSeen(Via::Watch),
             _ => false,
@@ -117,10 +119,10 @@ impl Mutant {
         let effects = &mut transition.effects;
         let refused = happening == Happening::ReportRefused;
         let not_found = happening == Happening::Answered(Reply::NotFound);
-        let here = state.local.here;
+        let activity = state.local.activity;
         match self {
             Self::DeleteBeforeReport if effects.contains(&Effect::Report) => effects.insert(0, Effect::Delete),
-            Self::DeleteStopAtOnce if happening == Happening::Delivered(Post::Stop) && here == Here::Nothing => {
+            Self::DeleteStopAtOnce if happening == Happening::Delivered(Post::Stop) && activity == Activity::Idle => {
                 *transition = idle(None, Effect::Delete);
             }
             Self::SettleWhenRefused if refused => *transition = settled(state),
@@ -128,17 +130,17 @@ impl Mutant {
                 *transition = settled(state);
             }
             Self::SettleMissingAtOnce if effects.contains(&Effect::Missing) => *transition = settled(state),
-            Self::NeverGone if here == Here::Doubting && effects.contains(&Effect::Delete) => {
+            Self::NeverGone if activity == Activity::CheckingRefusal && effects.contains(&Effect::Delete) => {
                 transition.write = None;
-                transition.local = Local { here: Here::Sleeping, ..state.local };
+                transition.local = Local { activity: Activity::Sleeping, ..state.local };
                 transition.effects = vec![Effect::Wake(jiff::Timestamp::MAX)];
             }
             Self::NeverAskWhenDenied if matches!(happening, Happening::ReportFailed { .. }) => {
                 transition.write = None;
-                transition.local.here = Here::Sleeping;
+                transition.local.activity = Activity::Sleeping;
                 transition.effects = vec![Effect::Wake(jiff::Timestamp::MAX)];
             }
-            Self::RefuseWhatIsUnknown if transition.local.here == Here::Unverified => {
+            Self::RefuseWhatIsUnknown if transition.local.activity == Activity::Unverified => {
                 *transition = idle(None, Effect::Refuse("there is no answer".to_owned()));
             }
             Self::RecomputeWhenRefused if refused => {
@@ -165,7 +167,7 @@ impl Mutant {
             }
             Self::ReplaceAtOnce if matches!(happening, Happening::Delivered(_)) => effects.push(Effect::Replace),
             Self::NeverReplace => effects.retain(|effect| *effect != Effect::Replace),
-            Self::DeleteWhatReturns if transition.local.here == Here::Reopening => {
+            Self::DeleteWhatReturns if transition.local.activity == Activity::Reopening => {
                 *transition = idle(None, Effect::Delete);
             }
             Self::NeverRefuseStops => effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_))),

@@ -1,54 +1,62 @@
 //! What of a decision is worth a witness.
 
-use callbackd::lifecycle::{Effect, Here, State, Status, Transition};
+use callbackd::lifecycle::{Activity, Effect, State, Status, Transition};
 use callbackd::step::StopReason;
 
-use crate::happening::{Happening, Post, Reply, RunEnd, Standing};
+use crate::happening::{EndKind, Happening, Post, Reply, Standing};
 use crate::turn::Turn;
 use crate::witness::Witness;
 
 impl Turn<'_> {
     pub fn note(&self, state: &State, happening: Happening, transition: &Transition) {
-        let (here, effects) = (transition.local.here, &transition.effects);
+        let (activity, effects) = (transition.local.activity, &transition.effects);
         let status = state.record.status;
         let written = transition.write.as_ref().map(|write| &write.record);
-        match (happening, state.local.here) {
-            (Happening::LeaseLost, Here::Running) => self.witness(Witness::LeaseLostWhileRunning),
-            (Happening::LeaseLost, Here::Cleaning(_)) => self.witness(Witness::LeaseLostWhileCleaning),
+        match (happening, state.local.activity) {
+            (Happening::LeaseLost, Activity::Running) => self.witness(Witness::LeaseLostWhileRunning),
+            (Happening::LeaseLost, Activity::Cleaning(_)) => self.witness(Witness::LeaseLostWhileCleaning),
             (Happening::StopSeen(_) | Happening::Delivered(Post::Stop), _) => match status {
                 Status::New => self.witness(Witness::StopBeforeWork),
                 Status::Concluded => self.witness(Witness::StopAfterConclusion),
                 Status::Settled => self.witness(Witness::StopAfterSettlement),
                 Status::Deferred => self.witness(Witness::StopWhileDeferred),
-                Status::Claimed if here == Here::Sleeping => self.witness(Witness::StopOfAForeignRun),
+                Status::Claimed if activity == Activity::Sleeping => self.witness(Witness::StopOfAForeignRun),
                 _ => {}
             },
-            (Happening::Ended(end), Here::Winding(StopReason::PipelineStopped)) if end.is_own() => {
+            (Happening::Ended(end), Activity::Stopping(StopReason::PipelineStopped)) if end.is_own() => {
                 self.witness(Witness::OutcomeKeptWithinGrace);
             }
-            (Happening::Ended(RunEnd::Retry), _) if effects.contains(&Effect::Report) => {
+            (Happening::Ended(EndKind::Retry), _) if effects.contains(&Effect::Report) => {
                 self.witness(Witness::GaveUpAfterItsAttempts);
             }
-            (Happening::SlotFree | Happening::Woken, Here::Queued | Here::Sleeping) if status == Status::Deferred => {
+            (Happening::SlotFree | Happening::Woken, Activity::Queued | Activity::Sleeping)
+                if status == Status::Deferred =>
+            {
                 self.witness(Witness::DeferredMeanwhile);
             }
-            (Happening::SlotFree, Here::Queued) if status == Status::Settled => self.witness(Witness::EndedMeanwhile),
-            (Happening::Answered(_), Here::Verifying) if here == Here::Unverified => self.witness(Witness::AskedAgain),
-            (Happening::Answered(_), Here::Verifying) => self.witness(Witness::Verified),
-            (Happening::Answered(_), Here::Resuming) if effects.contains(&Effect::AwaitSlot) => {
+            (Happening::SlotFree, Activity::Queued) if status == Status::Settled => {
+                self.witness(Witness::EndedMeanwhile);
+            }
+            (Happening::Answered(_), Activity::Verifying) if activity == Activity::Unverified => {
+                self.witness(Witness::AskedAgain);
+            }
+            (Happening::Answered(_), Activity::Verifying) => self.witness(Witness::Verified),
+            (Happening::Answered(_), Activity::Resuming) if effects.contains(&Effect::AwaitSlot) => {
                 self.witness(Witness::WentOnWithoutItsMessage);
             }
-            (Happening::Answered(_), Here::Reopening) if effects.contains(&Effect::AwaitSlot) => {
+            (Happening::Answered(_), Activity::Reopening) if effects.contains(&Effect::AwaitSlot) => {
                 self.witness(Witness::CameBack);
             }
-            (Happening::ReportFailed { denied: true }, _) if here == Here::Doubting => {
+            (Happening::ReportFailed { denied: true }, _) if activity == Activity::CheckingRefusal => {
                 self.witness(Witness::AskedWhenDenied);
             }
-            (Happening::Answered(Reply::Standing(Standing::Gone)), Here::Doubting) if here == Here::Nothing => {
+            (Happening::Answered(Reply::Standing(Standing::Gone)), Activity::CheckingRefusal)
+                if activity == Activity::Idle =>
+            {
                 self.witness(Witness::GoneForGood);
             }
             (Happening::Phase, _) if effects.contains(&Effect::Return) => self.witness(Witness::GivenBack),
-            (Happening::Answered(_), Here::Doubting) if effects.contains(&Effect::Delete) => {
+            (Happening::Answered(_), Activity::CheckingRefusal) if effects.contains(&Effect::Delete) => {
                 self.witness(Witness::RefusedBecauseClosed);
             }
             _ => {}
@@ -56,9 +64,9 @@ impl Turn<'_> {
         if state.local.stop_in_doubt.is_some() && transition.local.stop_in_doubt.is_none() {
             let refused = effects.iter().any(|effect| matches!(effect, Effect::RefuseStop(_)));
             let confirmed = written.is_some_and(|record| record.stop_requested.is_some());
-            match (refused, confirmed, state.local.here) {
+            match (refused, confirmed, state.local.activity) {
                 (true, ..) => self.witness(Witness::StopRefused),
-                (_, true, Here::Running) => self.witness(Witness::StopConfirmedWhileRunning),
+                (_, true, Activity::Running) => self.witness(Witness::StopConfirmedWhileRunning),
                 (_, true, _) => self.witness(Witness::StopConfirmed),
                 _ => {}
             }

@@ -4,7 +4,7 @@ use callbackd::lifecycle::{Beside, Via};
 
 use crate::action::{Action, Reported, What};
 use crate::driver::TOKEN;
-use crate::happening::{Happening, Post, Reply, RunEnd, Standing};
+use crate::happening::{EndKind, Happening, Post, Reply, Standing};
 use crate::judge::{self, About, Seen};
 use crate::known::{Known, LONG_AGO, Limit};
 use crate::mutant::Mutant;
@@ -143,7 +143,7 @@ impl<'a> Turn<'a> {
                 self.feed(worker, Happening::SlotFree);
             }
             What::RunEnds { worker, end } => {
-                self.world.budget.hindrances -= u8::from(end == RunEnd::Hindered);
+                self.world.budget.hindrances -= u8::from(end == EndKind::Hindered);
                 self.run_ends(worker, end);
             }
             What::CleanupEnds { worker, well } => self.cleanup_ends(worker, Happening::Cleaned { well }),
@@ -318,7 +318,7 @@ impl<'a> Turn<'a> {
         self.see(&Seen::Reported { worker, token: TOKEN, request, accepted });
     }
 
-    fn run_ends(&mut self, worker: usize, end: RunEnd) {
+    fn run_ends(&mut self, worker: usize, end: EndKind) {
         let driver = self.driver(worker);
         driver.call = None;
         driver.grace = false;

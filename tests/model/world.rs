@@ -1,6 +1,6 @@
 //! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to come.
 
-use callbackd::lifecycle::{Here, Local, State, Status, WorkerId};
+use callbackd::lifecycle::{Activity, Local, State, Status, WorkerId};
 use jiff::Timestamp;
 
 use crate::happening::{Happening, Standing};
@@ -275,8 +275,8 @@ impl Driver {
         State { record: self.known.record().clone(), local: self.local }
     }
 
-    pub fn here(&self) -> Here {
-        self.local.here
+    pub fn activity(&self) -> Activity {
+        self.local.activity
     }
 
     /// Whether the deadline ends anything here, and is reached.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use callbackd::Registry;
 use callbackd::clock::Clock;
-use callbackd::config::Loaded;
+use callbackd::config::CheckedConfig;
 use callbackd::daemon::{Daemon, DaemonError};
 use callbackd::ledger::Memory;
 use tokio::sync::Notify;
@@ -81,12 +81,13 @@ impl Keeper {
         Process { life, task, signal }
     }
 
-    fn loaded(&self, life: &Arc<Life>) -> Loaded {
+    fn loaded(&self, life: &Arc<Life>) -> CheckedConfig {
         let scripts = Arc::new(self.plan.scripts.clone());
         let life = life.clone();
         let scripted = move || Scripted { life: life.clone(), scripts: scripts.clone() };
         let registry = Registry::new().handler("scripted", scripted);
-        Loaded::from_toml("simulation.toml", &self.plan.config, &registry).expect("a configuration without mistakes")
+        CheckedConfig::from_toml("simulation.toml", &self.plan.config, &registry)
+            .expect("a configuration without mistakes")
     }
 
     /// Until the process is gone; whether that is the end.

@@ -522,7 +522,7 @@ impl ProvideCredentials for ShortLived {
 #[tokio::test(start_paused = true)]
 async fn credentials_are_kept_fresh_beside_the_calls() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let kept = Arc::new(Kept::timed_by(
+    let kept = Arc::new(CachedCredentials::timed_by(
         SharedTimeSource::default(),
         SharedCredentialsProvider::new(ShortLived(asked.clone())),
     ));

@@ -67,9 +67,9 @@ pub enum FileError {
 }
 
 /// All outputs that SageMaker takes, as UTF-8, are well below.
-const OUTPUT_MAX: u64 = 1 << 20;
+const MAX_OUTPUT: u64 = 1 << 20;
 /// A checkpoint says where a job is, not what it has done; it is written to the ledger each time that it changes.
-const CHECKPOINT_MAX: u64 = 256 << 10;
+const MAX_CHECKPOINT: u64 = 256 << 10;
 /// The name of `$STEP_CHECKPOINT` in its directory.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// A disk is full that has less than this part of its space left.
@@ -136,7 +136,7 @@ impl Workspace {
     /// What the program wrote to `$STEP_OUTPUT`.
     pub(super) fn outputs(&self) -> Result<Outputs, FileError> {
         let name = "STEP_OUTPUT";
-        let text = String::from_utf8(read(&self.output(), name, OUTPUT_MAX)?);
+        let text = String::from_utf8(read(&self.output(), name, MAX_OUTPUT)?);
         outputs_of(&text.map_err(|_| FileError::Encoding(name))?)
     }
 
@@ -152,7 +152,7 @@ impl Workspace {
     }
 
     pub(super) fn read_checkpoint(&self) -> Result<Found, FileError> {
-        match read(&self.checkpoint(), "STEP_CHECKPOINT", CHECKPOINT_MAX) {
+        match read(&self.checkpoint(), "STEP_CHECKPOINT", MAX_CHECKPOINT) {
             Ok(bytes) if bytes.is_empty() => Ok(Found::Empty),
             Ok(bytes) => Ok(Found::Content(Content(bytes))),
             Err(FileError::Gone(_)) => Ok(Found::Missing),

@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 
 use crate::aws::doctor::{Finding, Level};
 use crate::cli::health;
-use crate::config::Loaded;
+use crate::config::CheckedConfig;
 use crate::ledger::{Kind, Sqlite};
 use crate::observe::listen::Listen;
 
@@ -19,7 +19,7 @@ const OF_A_RUN: u64 = 8;
 const OF_THE_REST: u64 = 256;
 
 /// Looks at all of it and changes nothing.
-pub(super) async fn look(loaded: &Loaded) -> Vec<Finding> {
+pub(super) async fn look(loaded: &CheckedConfig) -> Vec<Finding> {
     let (ledger, runs) = ledger(loaded);
     let address = match loaded.config.http.listen {
         Listen::Off => None,
@@ -42,7 +42,7 @@ fn finding(level: Level, subject: impl Into<String>, text: impl Into<String>, re
 }
 
 /// What there is to say of the ledger, and whether a worker runs on it.
-fn ledger(loaded: &Loaded) -> (Vec<Finding>, bool) {
+fn ledger(loaded: &CheckedConfig) -> (Vec<Finding>, bool) {
     let config = &loaded.config.ledger;
     if config.kind != Kind::Sqlite {
         let remedy = "use it for trials alone";
@@ -74,7 +74,7 @@ fn directory(name: &str, path: &Path, remedy: &str) -> Finding {
     }
 }
 
-fn descriptors(loaded: &Loaded) -> Finding {
+fn descriptors(loaded: &CheckedConfig) -> Finding {
     let subject = "open files";
     let at_once: usize = loaded.config.queues.iter().map(|queue| queue.concurrency).sum();
     let needed = u64::try_from(at_once).unwrap_or(u64::MAX).saturating_mul(OF_A_RUN).saturating_add(OF_THE_REST);

@@ -17,7 +17,7 @@ use self::show::Show;
 use self::stage::{Stage, Workplace};
 use self::verdict::Verdict;
 use super::{Failure, say};
-use crate::config::Loaded;
+use crate::config::CheckedConfig;
 use crate::daemon::Daemon;
 use crate::handler::Registry;
 use crate::local::{Endpoint, EventKind, Options};
@@ -82,7 +82,7 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     let stage = Stage::new(endpoint.url());
     let queue = stage.create_queue().await?;
     stage.create_pipeline(&queue).await?;
-    let loaded = Loaded::from_toml("demo", &workplace.configuration(endpoint.url(), &queue), registry)?;
+    let loaded = CheckedConfig::from_toml("demo", &workplace.configuration(endpoint.url(), &queue), registry)?;
     let (leave, left) = watch::channel(false);
     let worker = tokio::spawn(Daemon::new(loaded).run(async move || {
         // The sender goes only with the whole demo.

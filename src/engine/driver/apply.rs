@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
-    End, Event, Here, Illegal, Local, Phase, Record, Status, Transition, Urgency, Via, View, Write, decide,
+    Activity, Event, Illegal, Local, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View, Write, decide,
 };
 use crate::outcome::Reason;
 use crate::seam::Observation;
@@ -123,7 +123,8 @@ impl Driver {
     }
 
     fn decide_on(&mut self, event: Event, with: With) {
-        let starts = event == Event::SlotFree && self.state.local.here == Here::Queued && self.hindrance.is_none();
+        let starts =
+            event == Event::SlotFree && self.state.local.activity == Activity::Queued && self.hindrance.is_none();
         if starts && !self.may_start() {
             // It comes again with the leave.
             return;
@@ -223,7 +224,9 @@ impl Driver {
     fn tell_of_failure(&self, event: &Event) {
         let record = &self.state.record;
         match event {
-            Event::Ended(End::Retry { .. } | End::Aborted) if record.status == Status::Waiting && !record.resume => {
+            Event::Ended(RunEnd::Retry { .. } | RunEnd::Aborted)
+                if record.status == Status::Waiting && !record.resume =>
+            {
                 let now = self.shared.clock.now();
                 let wait = record.not_before.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
                 tracing::warn!(
@@ -234,7 +237,7 @@ impl Driver {
                     "the attempt failed; the step is tried again"
                 );
             }
-            Event::Ended(End::Failure(text) | End::Retry { error: text, .. })
+            Event::Ended(RunEnd::Failure(text) | RunEnd::Retry { error: text, .. })
                 if record.status == Status::Concluded && text.chars().count() > Reason::MAX =>
             {
                 tracing::warn!(error = cut(text), "the step fails; its reason is a part of this");
@@ -284,7 +287,7 @@ impl Driver {
         let flagged = self.state.record.stop_requested.is_some();
         self.state.record = record;
         self.policy = self.shared.policy(&self.lane, self.state.record.handler.as_deref());
-        if !flagged && self.state.record.stop_requested.is_some() && self.state.local.here == Here::Running {
+        if !flagged && self.state.record.stop_requested.is_some() && self.state.local.activity == Activity::Running {
             // Another worker of this ledger has the Stopping message.
             self.backlog.push_front((Event::StopSeen(Via::Ledger), With::Nothing));
         }
@@ -320,19 +323,19 @@ impl Driver {
     }
 
     fn enact(&mut self, then: Transition, with: &With) {
-        let was = std::mem::replace(&mut self.state.local, then.local).here;
-        let here = then.local.here;
+        let was = std::mem::replace(&mut self.state.local, then.local).activity;
+        let activity = then.local.activity;
         self.leave_lines(was);
-        self.give_back_for(here);
-        if !matches!(here, Here::Cleaning(_)) {
+        self.give_back_for(activity);
+        if !matches!(activity, Activity::Cleaning(_)) {
             self.cleanup = None;
             self.wants.cleanup = None;
         }
-        self.wants.report &= here == Here::Reporting;
+        self.wants.report &= activity == Activity::Reporting;
         for effect in then.effects {
             self.perform(effect, with);
         }
-        self.drop_what_is_over(here);
+        self.drop_what_is_over(activity);
         self.show();
     }
 

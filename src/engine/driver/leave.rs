@@ -1,7 +1,7 @@
 //! A step's leave to run beside others, or on trial.
 
 use super::Driver;
-use crate::lifecycle::Here;
+use crate::lifecycle::Activity;
 
 impl Driver {
     /// Whether the step, which has a slot, may start beside what runs. If not now, [`Event::SlotFree`](crate::lifecycle::Event::SlotFree)
@@ -27,24 +27,24 @@ impl Driver {
     }
 
     /// Gives back its slot and its leave, if the step needs them no more where it is now.
-    pub(super) fn give_back_for(&mut self, here: Here) {
-        if !matches!(here, Here::Queued | Here::Running | Here::Winding(_) | Here::Cleaning(_)) {
+    pub(super) fn give_back_for(&mut self, activity: Activity) {
+        if !matches!(activity, Activity::Queued | Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_)) {
             self.slot = None;
         }
-        if here != Here::Queued {
+        if activity != Activity::Queued {
             self.entering = None;
         }
         // What is on record counts: a crash right after this is judged by it.
         let is_trusted = self.trusted.is_none() && self.state.record.suspicion == 0;
-        let goes = match here {
-            Here::Running | Here::Winding(_) => self.call.is_some() && is_trusted,
-            Here::Queued | Here::Cleaning(_) => false,
+        let goes = match activity {
+            Activity::Running | Activity::Stopping(_) => self.call.is_some() && is_trusted,
+            Activity::Queued | Activity::Cleaning(_) => false,
             _ => true,
         };
         if goes {
             self.leave = None;
         }
-        if !here.is_running() {
+        if !activity.is_running() {
             self.trusted = None;
         }
     }

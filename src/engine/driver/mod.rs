@@ -30,7 +30,7 @@ use super::running::Call;
 use super::shared::Shared;
 use super::watch::Kind;
 use crate::handler::CheckpointError;
-use crate::lifecycle::{Arrival, Event, Here, Phase, Policy, State, Status};
+use crate::lifecycle::{Activity, Arrival, Event, Phase, Policy, State, Status};
 use crate::seam::Observation;
 use apply::{Pending, With};
 pub(crate) use start::{Origin, spawn};
@@ -152,7 +152,7 @@ impl Driver {
 
     async fn happened(&mut self) -> Happened {
         let timer = self.next_timer().map(|(at, timer)| (self.shared.clock.instant(at), timer));
-        let reports = self.state.local.here == Here::Reporting && self.is_at_rest();
+        let reports = self.state.local.activity == Activity::Reporting && self.is_at_rest();
         let last = if reports { LAST_REPORT } else { LAST_WRITE };
         tokio::select! {
             biased;
@@ -174,7 +174,7 @@ impl Driver {
             Input::Event(event) => self.take_on(event, With::Nothing),
             Input::Save(checkpoint, reply) => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
             Input::Slot(slot) => {
-                if self.state.local.here == Here::Queued {
+                if self.state.local.activity == Activity::Queued {
                     self.slot = Some(slot);
                     self.take_on(Event::SlotFree, With::Nothing);
                 }
@@ -213,7 +213,7 @@ impl Driver {
 
     /// Nothing is under way here, and nothing is to be written.
     fn is_idle(&self) -> bool {
-        self.state.local.here == Here::Nothing && self.is_at_rest()
+        self.state.local.activity == Activity::Idle && self.is_at_rest()
     }
 
     fn is_at_rest(&self) -> bool {
@@ -222,7 +222,8 @@ impl Driver {
 
     /// Whether the ledger holds all that the step needs until something reaches it.
     fn may_park(&self) -> bool {
-        let waits = matches!(self.state.local.here, Here::Queued | Here::Sleeping) || self.wants != Wants::default();
+        let waits = matches!(self.state.local.activity, Activity::Queued | Activity::Sleeping)
+            || self.wants != Wants::default();
         waits
             // Who leaves waits with a bound of its own.
             && self.phase != Phase::Leaving

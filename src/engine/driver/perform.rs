@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::impaired::{Entry, Hindrance, Trial};
+use super::super::impaired::{Admission, Hindrance, Trial};
 use super::super::inbox::Turn;
 use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
@@ -15,7 +15,7 @@ use super::apply::With;
 use crate::backoff::Backoff;
 use crate::clock::after;
 use crate::handler::Task;
-use crate::lifecycle::{Effect, End, Ending, Event, Here};
+use crate::lifecycle::{Activity, Effect, Ending, Event, RunEnd};
 use crate::outcome::Outcome;
 use crate::seam::Observation;
 use crate::step::StopReason;
@@ -124,9 +124,9 @@ impl Driver {
         let record = &self.state.record;
         if self.trial.is_none() && self.slot.is_none() {
             match self.shared.impaired.enter(self.handler_name(), self.lane.index, &record.token) {
-                Entry::Free => {}
-                Entry::Trial(trial) => self.trial = Some(trial),
-                Entry::Wait(hindrance) => {
+                Admission::Free => {}
+                Admission::Trial(trial) => self.trial = Some(trial),
+                Admission::Wait(hindrance) => {
                     // Once it is on record, it waits without a driver, and its time limit runs.
                     if self.policy.alone && !record.hindered {
                         self.hindrance = Some(hindrance);
@@ -143,13 +143,13 @@ impl Driver {
     }
 
     /// A step that has gone on waits for nothing any more.
-    pub(super) fn leave_lines(&mut self, was: Here) {
-        let (here, token) = (self.state.local.here, &self.state.record.token);
-        if !matches!(here, Here::Queued | Here::Sleeping | Here::Running) {
+    pub(super) fn leave_lines(&mut self, was: Activity) {
+        let (activity, token) = (self.state.local.activity, &self.state.record.token);
+        if !matches!(activity, Activity::Queued | Activity::Sleeping | Activity::Running) {
             self.shared.impaired.leave(self.handler_name(), token);
             self.trial = None;
         }
-        if was == Here::Queued && here != was && self.slot.is_none() {
+        if was == Activity::Queued && activity != was && self.slot.is_none() {
             self.lane.slots.leave(token);
         }
     }
@@ -157,15 +157,15 @@ impl Driver {
     /// The handler works again, or this step is to try it.
     pub(super) fn handler_has_come(&mut self, trial: Option<Trial>) {
         let tries = trial.is_some();
-        match self.state.local.here {
-            Here::Queued if self.slot.is_none() && self.trial.is_none() => {
+        match self.state.local.activity {
+            Activity::Queued if self.slot.is_none() && self.trial.is_none() => {
                 self.trial = trial;
                 self.await_slot();
             }
-            Here::Sleeping if tries && self.trial.is_none() => {
+            Activity::Sleeping if tries && self.trial.is_none() => {
                 self.trial = trial;
                 self.take_on(Event::Woken, With::Nothing);
-                if self.state.local.here == Here::Sleeping {
+                if self.state.local.activity == Activity::Sleeping {
                     self.trial = None;
                 }
             }
@@ -174,9 +174,9 @@ impl Driver {
     }
 
     /// The room that a poll has reserved is for a step that is verified first; a hindrance, for one that is about to be claimed.
-    pub(super) fn drop_what_is_over(&mut self, here: Here) {
-        self.reservation = self.reservation.take().filter(|_| here.is_verifying());
-        self.hindrance = self.hindrance.take().filter(|_| here == Here::Queued);
+    pub(super) fn drop_what_is_over(&mut self, activity: Activity) {
+        self.reservation = self.reservation.take().filter(|_| activity.is_verifying());
+        self.hindrance = self.hindrance.take().filter(|_| activity == Activity::Queued);
     }
 
     fn release(&mut self, visible_in: Duration) {
@@ -221,7 +221,7 @@ impl Driver {
     fn run(&mut self) {
         match self.hindrance.take() {
             Some(Hindrance { what, error, wait }) => {
-                let end = End::Hindered { what, after: wait, error };
+                let end = RunEnd::Hindered { what, after: wait, error };
                 self.backlog.push_front((Event::Ended(end), With::Nothing));
             }
             None => self.starts = true,
@@ -238,7 +238,7 @@ impl Driver {
         tracing::Span::current().record("attempt", record.attempt);
         let Some(parts) = self.handler() else {
             let error = "the handler is not configured any more".to_owned();
-            self.backlog.push_front((Event::Ended(End::Failure(error)), With::Nothing));
+            self.backlog.push_front((Event::Ended(RunEnd::Failure(error)), With::Nothing));
             return self.advance();
         };
         let pickup = self
@@ -286,12 +286,12 @@ impl Driver {
     /// What the end of a run says of the machine.
     pub(super) fn weighed(&self, mut event: Event, begun: Instant) -> Event {
         match &mut event {
-            Event::Ended(End::Hindered { what, after, error }) if self.state.local.here == Here::Running => {
+            Event::Ended(RunEnd::Hindered { what, after, error }) if self.state.local.activity == Activity::Running => {
                 let (handler, token) = (self.handler_name(), &self.state.record.token);
                 *after = self.shared.impaired.strike(handler, what, error);
                 self.shared.impaired.hold(handler, self.lane.index, token);
             }
-            Event::Ended(End::Hindered { .. } | End::Aborted) => {}
+            Event::Ended(RunEnd::Hindered { .. } | RunEnd::Aborted) => {}
             Event::Ended(_) => self.shared.impaired.works(self.handler_name(), begun),
             _ => {}
         }
@@ -310,7 +310,7 @@ impl Driver {
         match &self.call {
             Some(call) => call.abort(),
             // Its turn to clean up has not come.
-            None if matches!(self.state.local.here, Here::Cleaning(_)) => {
+            None if matches!(self.state.local.activity, Activity::Cleaning(_)) => {
                 self.backlog.push_front((Event::CleanupAborted, With::Nothing));
             }
             None => {}
@@ -320,7 +320,7 @@ impl Driver {
     fn tell(&mut self, reason: StopReason) {
         if std::mem::take(&mut self.starts) {
             // Nothing is started only to be stopped.
-            return self.backlog.push_front((Event::Ended(End::Aborted), With::Nothing));
+            return self.backlog.push_front((Event::Ended(RunEnd::Aborted), With::Nothing));
         }
         let Some(call) = &self.call else { return };
         tracing::info!(reason = reason.as_str(), "the run is told to end");
@@ -386,8 +386,8 @@ impl Driver {
 
     /// Shows what is under way to whoever looks.
     pub(super) fn show(&mut self) {
-        let here = self.state.local.here;
-        self.seat.show(|face| face.activity = Some(here));
+        let activity = self.state.local.activity;
+        self.seat.show(|face| face.activity = Some(activity));
         self.lane.note(&self.state.record);
         self.shared.watch_for(&self.state, &mut self.watched, false);
     }

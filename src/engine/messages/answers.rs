@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::calls::{Copying, Deletion, Setting};
-use super::entry::{Entry, Fate, Id, Job, LINGER, Terms};
+use super::entry::{Fate, Id, Job, LINGER, MessageEntry, Terms};
 use super::table::Table;
 use crate::backoff::Backoff;
 use crate::seam::{Entries, Fault, FaultKind};
@@ -72,19 +72,19 @@ impl Table {
         match done {
             Done::Set(Setting { asked, ids, entries }, result) => {
                 self.under_way.settings -= 1;
-                let handles = entries.iter().map(|(handle, _)| handle.as_str());
-                for ((id, handle), result) in ids.iter().zip(handles).zip(each(result, ids.len())) {
+                let receipt_handles = entries.iter().map(|(receipt_handle, _)| receipt_handle.as_str());
+                for ((id, receipt_handle), result) in ids.iter().zip(receipt_handles).zip(each(result, ids.len())) {
                     self.change(id, |entry, terms| {
-                        let what = entry.was_set(handle, result.as_ref().err(), asked, terms, now);
+                        let what = entry.was_set(receipt_handle, result.as_ref().err(), asked, terms, now);
                         note(&mut notices, what, id, result.err());
                     });
                 }
             }
-            Done::Delete(Deletion { ids, handles }, result) => {
+            Done::Delete(Deletion { ids, receipt_handles }, result) => {
                 self.under_way.deletions -= 1;
-                for ((id, handle), result) in ids.iter().zip(&handles).zip(each(result, ids.len())) {
+                for ((id, receipt_handle), result) in ids.iter().zip(&receipt_handles).zip(each(result, ids.len())) {
                     self.change(id, |entry, terms| {
-                        let what = entry.was_deleted(handle, result.as_ref().err(), terms, now, random);
+                        let what = entry.was_deleted(receipt_handle, result.as_ref().err(), terms, now, random);
                         note(&mut notices, what, id, result.err());
                     });
                 }
@@ -101,18 +101,18 @@ impl Table {
     }
 }
 
-impl Entry {
+impl MessageEntry {
     /// Its visibility was set by way of `handle`, or was not.
     fn was_set(
         &mut self,
-        handle: &str,
+        receipt_handle: &str,
         trouble: Option<&Trouble>,
         asked: Instant,
         terms: &Terms,
         now: Instant,
     ) -> Option<What> {
         let job = self.call.take();
-        let outdated = *self.handle != *handle;
+        let outdated = *self.receipt_handle != *receipt_handle;
         if outdated || self.fate == Fate::Forget {
             // Received again meanwhile, the newer handle has a time of its own.
             self.beat(terms, now);
@@ -160,7 +160,7 @@ impl Entry {
     /// It was deleted by way of `handle`, or was not.
     fn was_deleted(
         &mut self,
-        handle: &str,
+        receipt_handle: &str,
         trouble: Option<&Trouble>,
         terms: &Terms,
         now: Instant,
@@ -168,7 +168,7 @@ impl Entry {
     ) -> Option<What> {
         self.call = None;
         self.beat(terms, now);
-        let outdated = *self.handle != *handle;
+        let outdated = *self.receipt_handle != *receipt_handle;
         match trouble {
             // An old handle may delete nothing although it is said to have worked.
             _ if outdated => {

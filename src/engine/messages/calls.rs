@@ -35,7 +35,7 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct Deletion {
     pub(super) ids: Vec<Id>,
-    pub(super) handles: Vec<String>,
+    pub(super) receipt_handles: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Table {
                 };
                 entry.alone = false;
                 entry.call = Some(job);
-                entries.push((entry.handle.to_string(), visible_in));
+                entries.push((entry.receipt_handle.to_string(), visible_in));
             });
         }
         self.under_way.settings += 1;
@@ -99,16 +99,16 @@ impl Table {
             return None;
         }
         let ids = self.company(&self.deletes, now + LINGER);
-        let mut handles = Vec::with_capacity(ids.len());
+        let mut receipt_handles = Vec::with_capacity(ids.len());
         for id in &ids {
             self.change(id, |entry, _| {
                 entry.alone = false;
                 entry.call = Some(Job::Delete);
-                handles.push(entry.handle.to_string());
+                receipt_handles.push(entry.receipt_handle.to_string());
             });
         }
         self.under_way.deletions += 1;
-        Some(Call::Delete(Deletion { ids, handles }))
+        Some(Call::Delete(Deletion { ids, receipt_handles }))
     }
 
     fn take_copying(&mut self, now: Instant) -> Option<Call> {

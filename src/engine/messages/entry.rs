@@ -53,8 +53,8 @@ pub(super) struct Terms {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) handle: Box<str>,
+pub(super) struct MessageEntry {
+    pub(super) receipt_handle: Box<str>,
     /// Absent once the ledger holds what it says.
     pub(super) body: Option<Arc<str>>,
     pub(super) trace: Option<Box<str>>,
@@ -76,7 +76,7 @@ pub(super) struct Entry {
     pub(super) alone: bool,
 }
 
-impl Entry {
+impl MessageEntry {
     pub(super) fn new(
         received: &Received,
         body: Option<Arc<str>>,
@@ -85,7 +85,7 @@ impl Entry {
         now: Instant,
     ) -> Self {
         let mut entry = Self {
-            handle: received.handle.as_str().into(),
+            receipt_handle: received.receipt_handle.as_str().into(),
             trace: received.trace.as_deref().map(Into::into),
             body,
             about,
@@ -118,7 +118,7 @@ impl Entry {
             *self = Self { call, ..Self::new(received, body, about, terms, now) };
             return;
         }
-        self.handle = received.handle.as_str().into();
+        self.receipt_handle = received.receipt_handle.as_str().into();
         self.receives = received.receives;
         self.about = about.or(self.about.take());
         if self.fate == Fate::Delete {

@@ -5,12 +5,12 @@
 
 mod answers;
 mod calls;
-#[cfg(test)]
-mod claims;
 mod complaints;
 mod desk;
 mod entry;
 mod table;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) use work::Bodies;
 
 use crate::seam::{Observer, Queue, Received};
 use desk::Desk;
-use entry::{Entry, LINGER, Terms};
+use entry::{LINGER, MessageEntry, Terms};
 use table::Table;
 use work::World;
 
@@ -107,7 +107,11 @@ impl Messages {
         work::work(&self.0, World { queue, bodies, observer, queue_name }).await;
     }
 
-    fn each(&self, ids: impl IntoIterator<Item = impl AsRef<str>>, change: impl Fn(&mut Entry, &Terms, Instant)) {
+    fn each(
+        &self,
+        ids: impl IntoIterator<Item = impl AsRef<str>>,
+        change: impl Fn(&mut MessageEntry, &Terms, Instant),
+    ) {
         self.0.change(|table, now| {
             for id in ids {
                 table.change(id.as_ref(), |entry, terms| change(entry, terms, now));

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry::{About, Entry, Fate, Id, Terms};
+use super::entry::{About, Fate, Id, MessageEntry, Terms};
 use crate::seam::Received;
 
 pub(super) struct Table {
     pub(super) terms: Terms,
     // Boxed, for a tree's nodes are not full and move what they hold.
-    entries: BTreeMap<Id, Box<Entry>>,
+    entries: BTreeMap<Id, Box<MessageEntry>>,
     /// When the visibility of each is to be set next.
     pub(super) beats: Schedule,
     pub(super) deletes: Schedule,
@@ -68,7 +68,7 @@ impl Table {
         }
     }
 
-    pub(super) fn get(&self, id: &str) -> Option<&Entry> {
+    pub(super) fn get(&self, id: &str) -> Option<&MessageEntry> {
         self.entries.get(id).map(Box::as_ref)
     }
 
@@ -78,14 +78,14 @@ impl Table {
         if self.entries.contains_key(received.id.as_str()) {
             return self.change(&received.id, |entry, terms| entry.received_again(received, body, about, terms, now));
         }
-        let (id, entry) = (Id::from(received.id.as_str()), Entry::new(received, body, about, &self.terms, now));
+        let (id, entry) = (Id::from(received.id.as_str()), MessageEntry::new(received, body, about, &self.terms, now));
         self.sums.add(&entry);
         self.place(&id, Place::default(), Place::of(&entry));
         self.entries.insert(id, Box::new(entry));
     }
 
     /// Alters an entry, if there is one, and moves it in the schedules and sums to where it then belongs.
-    pub(super) fn change(&mut self, id: &str, change: impl FnOnce(&mut Entry, &Terms)) {
+    pub(super) fn change(&mut self, id: &str, change: impl FnOnce(&mut MessageEntry, &Terms)) {
         let Some(id) = self.entries.get_key_value(id).map(|(id, _)| id.clone()) else { return };
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let before = Place::of(entry);
@@ -103,7 +103,7 @@ impl Table {
     /// Messages may be made visible from now on.
     pub(super) fn open(&mut self, now: Instant) {
         self.terms.releases_wait = false;
-        let is_released = |entry: &Entry| matches!(entry.fate, Fate::Release(_));
+        let is_released = |entry: &MessageEntry| matches!(entry.fate, Fate::Release(_));
         let waiting: Vec<Id> =
             self.entries.iter().filter(|(_, entry)| is_released(entry)).map(|(id, _)| id.clone()).collect();
         for id in waiting {
@@ -136,7 +136,7 @@ impl Table {
 }
 
 impl Place {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &MessageEntry) -> Self {
         let is_free = entry.call.is_none() && entry.fate != Fate::Forget;
         let at = |at: Instant, is_there: bool| (is_free && is_there).then_some(at);
         Self {
@@ -148,7 +148,7 @@ impl Place {
 }
 
 impl Sums {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &MessageEntry) -> Self {
         Self {
             held: usize::from(entry.fate != Fate::Forget),
             bytes: entry.body.as_ref().map_or(0, |body| body.len()),
@@ -156,14 +156,14 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, entry: &Entry) {
+    fn add(&mut self, entry: &MessageEntry) {
         let Self { held, bytes, leaving } = Self::of(entry);
         self.held += held;
         self.bytes += bytes;
         self.leaving += leaving;
     }
 
-    fn subtract(&mut self, entry: &Entry) {
+    fn subtract(&mut self, entry: &MessageEntry) {
         let Self { held, bytes, leaving } = Self::of(entry);
         self.held -= held;
         self.bytes -= bytes;
@@ -240,8 +240,8 @@ mod tests {
 
     fn handles_of(call: &Call) -> Vec<String> {
         match call {
-            Call::Set(setting) => setting.entries.iter().map(|(handle, _)| handle.clone()).collect(),
-            Call::Delete(deletion) => deletion.handles.clone(),
+            Call::Set(setting) => setting.entries.iter().map(|(receipt_handle, _)| receipt_handle.clone()).collect(),
+            Call::Delete(deletion) => deletion.receipt_handles.clone(),
             Call::Copy(_) => Vec::new(),
         }
     }
@@ -284,8 +284,8 @@ mod tests {
                 Act::Hold(n, keep) => {
                     self.receives[n] += 1;
                     let (id, count) = (id(n), self.receives[n]);
-                    let (handle, body) = (format!("{id}#{count}"), "12345".to_owned());
-                    let received = Received { id, handle, body, receives: count, sent: None, trace: None };
+                    let (receipt_handle, body) = (format!("{id}#{count}"), "12345".to_owned());
+                    let received = Received { id, receipt_handle, body, receives: count, sent: None, trace: None };
                     let about = (n % 5 != 0).then(|| ("abcdefghij".parse().expect("a token"), false));
                     self.table.hold(&received, keep, about, now);
                 }
@@ -309,9 +309,9 @@ mod tests {
 
         fn take(&mut self) {
             while let Some(call) = self.table.take(self.now) {
-                for (id, handle) in ids_of(&call).iter().zip(handles_of(&call)) {
+                for (id, receipt_handle) in ids_of(&call).iter().zip(handles_of(&call)) {
                     let entry = self.table.get(id).expect("an entry");
-                    assert_eq!(*entry.handle, *handle, "a call goes by the newest handle");
+                    assert_eq!(*entry.receipt_handle, *receipt_handle, "a call goes by the newest handle");
                 }
                 if let Call::Copy(copying) = &call {
                     let entry = self.table.get(&copying.id).expect("an entry");

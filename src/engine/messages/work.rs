@@ -69,7 +69,7 @@ fn make<'a>(desk: &'a Desk, world: World<'a>, call: Call) -> BoxFuture<'a, Done>
             Done::Set(setting, result)
         }),
         Call::Delete(deletion) => Box::pin(async move {
-            let result = world.queue.delete(&deletion.handles).await;
+            let result = world.queue.delete(&deletion.receipt_handles).await;
             Done::Delete(deletion, result)
         }),
         Call::Copy(copying) => Box::pin(async move {

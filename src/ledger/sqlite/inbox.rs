@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use crate::ledger::store::StoreError;
 
 /// How to answer once it is known whether the transaction was committed.
-pub(super) type Answer = Box<dyn FnOnce(Option<&StoreError>)>;
+pub(super) type Respond = Box<dyn FnOnce(Option<&StoreError>)>;
 /// Does what was asked, or is told why it is not done.
-type Act = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Answer + Send>;
+type Act = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Respond + Send>;
 
 /// Something to do on a connection.
 pub(super) struct Job {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
-use super::inbox::{Answer, Inbox, Job};
+use super::inbox::{Inbox, Job, Respond};
 use crate::ledger::store::StoreError;
 
 /// Where threads say that they have ended, and why.
@@ -49,7 +49,7 @@ impl Thread {
         A: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let act = move |connection: Result<&Connection, &StoreError>| -> Answer {
+        let act = move |connection: Result<&Connection, &StoreError>| -> Respond {
             let result = connection.map_err(StoreError::clone).and_then(|connection| perform(act, connection));
             Box::new(move |failure| {
                 // Whoever asked may have gone.

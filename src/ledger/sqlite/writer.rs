@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::time::Instant;
 
-use super::inbox::{Answer, Inbox, Job};
+use super::inbox::{Inbox, Job, Respond};
 use crate::ledger::store::StoreError;
 use crate::seam::{Observation, Observer};
 
@@ -32,7 +32,7 @@ pub(super) fn serve(connection: &Connection, inbox: &Inbox, observer: &dyn Obser
 /// What one commit is to serve.
 #[derive(Default)]
 struct Fold {
-    answers: Vec<Answer>,
+    answers: Vec<Respond>,
     /// How many of them would not have waited.
     urgent: usize,
 }

@@ -41,7 +41,7 @@ fn a_step_that_sagemaker_does_not_find_goes_on() {
     let mut bench = Bench::running();
     assert_eq!(bench.feed(Event::ExecutionEnded), [ASK]);
     assert_eq!(bench.answer(Standing::NotFound), []);
-    assert_eq!(bench.state.local.here, Here::Running);
+    assert_eq!(bench.state.local.activity, Activity::Running);
     let mut bench = Bench::deferred();
     assert_eq!(bench.feed(Event::ExecutionEnded), [ASK]);
     assert_eq!(bench.answer(Standing::NotFound), [Effect::Delete]);

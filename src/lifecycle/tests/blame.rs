@@ -76,14 +76,16 @@ fn whoever_crashes_before_a_step_is_taken_again_is_not_counted_against_it() {
 
 #[test]
 fn a_run_that_ends_by_itself_or_goes_on_for_long_enough_is_not_suspected_any_more() {
-    for end in [End::Again(Duration::from_mins(1)), End::Retry { after: None, error: "later".into() }, End::Deferred] {
+    for end in
+        [RunEnd::Again(Duration::from_mins(1)), RunEnd::Retry { after: None, error: "later".into() }, RunEnd::Deferred]
+    {
         let mut bench = Bench::suspected();
         bench.feed(Event::Ended(end));
         assert_eq!((bench.state.record.crashes, bench.state.record.suspicion), (2, 0));
     }
     let mut bench = Bench::suspected();
     bench.feed(Event::DeadlineReached);
-    assert_eq!(bench.feed(Event::Ended(End::Aborted)), [Effect::CleanUp(StopReason::TimeLimit)]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::TimeLimit)]);
     assert_eq!(bench.counts(), (1, 2, 0), "its cleanup is not tried");
     let mut bench = Bench::suspected();
     assert_eq!(bench.feed(Event::Trusted), []);
@@ -95,13 +97,13 @@ fn a_run_that_ends_by_itself_or_goes_on_for_long_enough_is_not_suspected_any_mor
 
 #[test]
 fn what_the_machine_hindered_and_what_was_given_back_is_suspected_still() {
-    let hindered = End::Hindered { what: "space", after: Duration::from_secs(30), error: "disk full".into() };
+    let hindered = RunEnd::Hindered { what: "space", after: Duration::from_secs(30), error: "disk full".into() };
     let mut bench = Bench::suspected();
     bench.feed(Event::Ended(hindered));
     assert!(bench.state.record.is_suspected());
     let mut bench = Bench::suspected();
     bench.enter(Phase::Stopping);
-    bench.feed(Event::Ended(End::Aborted));
+    bench.feed(Event::Ended(RunEnd::Aborted));
     assert!(bench.state.record.is_suspected());
     assert_eq!((bench.status(), bench.counts()), (Status::Waiting, (1, 2, 2)), "a drain is no crash");
 }
@@ -152,13 +154,13 @@ fn nothing_crashes_for_ever_neither_a_run_nor_a_cleanup() {
     for beside in [Beside::Nothing, Beside::Others] {
         let mut bench = Bench::running();
         bench.stop_delivered();
-        assert_eq!(bench.feed(Event::Ended(End::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+        assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
         while bench.state.record.outcome.is_none() {
             assert!(bench.state.record.crashes < 30);
             bench.crash_judged(beside);
             bench.delivered(true);
         }
-        assert_eq!(bench.here(), Here::Reporting);
+        assert_eq!(bench.activity(), Activity::Reporting);
         let reason = "the pipeline was stopped; the cleanup failed: the worker died 30 times while it was at this step";
         assert_eq!(bench.reason(), reason);
     }

@@ -19,7 +19,7 @@ fn an_outcome_is_frozen_before_it_is_sent_and_survives_a_crash() {
 #[test]
 fn an_error_is_tried_again_after_a_growing_wait_and_then_fails_the_step() {
     let mut bench = Bench::running();
-    let error = || Event::Ended(End::Retry { after: None, error: "no route".into() });
+    let error = || Event::Ended(RunEnd::Retry { after: None, error: "no route".into() });
     for (attempt, wait) in [(1, 10), (2, 20)] {
         assert_eq!(bench.state.record.attempt, attempt);
         let at = machine::later(bench.now, Duration::from_secs(wait));
@@ -37,13 +37,13 @@ fn an_error_is_tried_again_after_a_growing_wait_and_then_fails_the_step() {
 fn a_job_that_is_not_done_yet_counts_no_attempt_but_its_time_limit_runs_on() {
     let mut bench = Bench::running();
     for _ in 0..10 {
-        bench.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+        bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
         bench.pass(Duration::from_mins(5));
         assert_eq!(bench.feed(Event::Woken), [Effect::AwaitSlot]);
         assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
         assert_eq!(bench.state.record.attempt, 1);
     }
-    bench.feed(Event::Ended(End::Again(Duration::from_mins(30))));
+    bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(30))));
     bench.pass(Duration::from_mins(10));
     assert_eq!(bench.feed(Event::DeadlineReached), [Effect::CleanUp(StopReason::TimeLimit)]);
     assert_eq!(bench.feed(Event::Cleaned(Ok(()))), [Effect::Report]);
@@ -52,7 +52,7 @@ fn a_job_that_is_not_done_yet_counts_no_attempt_but_its_time_limit_runs_on() {
 
 fn hindered(seconds: u64) -> Event {
     let after = Duration::from_secs(seconds);
-    Event::Ended(End::Hindered { what: "program", after, error: "the program is not there".into() })
+    Event::Ended(RunEnd::Hindered { what: "program", after, error: "the program is not there".into() })
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_step_that_ran_in_the_end_does_not_blame_the_machine_for_its_time_limit() {
     assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
     bench.pass(Duration::from_hours(1));
     bench.feed(Event::DeadlineReached);
-    bench.feed(Event::Ended(End::Retry { after: None, error: "told".into() }));
+    bench.feed(Event::Ended(RunEnd::Retry { after: None, error: "told".into() }));
     bench.feed(Event::Cleaned(Ok(())));
     assert_eq!(bench.reason(), "the time limit of 1h was reached");
 }
@@ -114,7 +114,7 @@ fn a_hindered_run_that_was_told_to_end_is_what_the_order_was() {
 #[test]
 fn a_deferred_step_lets_go_of_its_message_only_once_that_is_recorded() {
     let mut bench = Bench::running();
-    let effects = bench.feed(Event::Ended(End::Deferred));
+    let effects = bench.feed(Event::Ended(RunEnd::Deferred));
     assert_eq!(effects, [Effect::Finish(Ending::Deferred), Effect::Delete]);
     assert_eq!(bench.status(), Status::Deferred);
     bench.pass(Duration::from_hours(24));
@@ -126,14 +126,14 @@ fn a_deferred_step_lets_go_of_its_message_only_once_that_is_recorded() {
 fn a_run_that_ends_by_itself_within_its_grace_keeps_its_outcome() {
     let mut bench = Bench::running();
     bench.feed(Event::Delivered(Arrival::Stop));
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
     assert_eq!(bench.state.record.outcome, Some(Outcome::Success(Outputs::new())));
 }
 
 #[test]
 fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unless_it_has_an_outcome() {
-    let retry = End::Retry { after: None, error: "no route".into() };
-    for end in [retry, End::Again(Duration::from_secs(1)), End::Aborted, End::Deferred] {
+    let retry = RunEnd::Retry { after: None, error: "no route".into() };
+    for end in [retry, RunEnd::Again(Duration::from_secs(1)), RunEnd::Aborted, RunEnd::Deferred] {
         let mut bench = Bench::running();
         bench.state.record.attempt = POLICY.max_attempts;
         bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
@@ -141,7 +141,7 @@ fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unles
     }
     let mut bench = Bench::running();
     bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
     assert_eq!(bench.state.record.ending, Some(Ending::Success));
 }
 
@@ -165,7 +165,7 @@ fn a_checkpoint_of_a_run_whose_claim_is_anothers_is_refused() {
 #[test]
 fn a_deferral_has_a_limit_of_its_own() {
     let mut bench = Bench::running();
-    bench.feed(Event::Ended(End::Deferred));
+    bench.feed(Event::Ended(RunEnd::Deferred));
     assert_eq!(bench.state.record.deadline, Some(machine::later(bench.now, POLICY.deferred_limit)));
 }
 
@@ -175,13 +175,15 @@ fn a_run_that_finishes_after_its_execution_has_ended_is_settled_without_a_report
     bench.feed(Event::ExecutionEnded);
     assert_eq!(bench.answer(CLOSED)[1..], [Effect::Tell(StopReason::PipelineStopped)]);
     let settled = ELSEWHERE;
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), settled);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), settled);
 }
 
 #[test]
 fn what_the_ledger_has_frozen_without_saying_so_is_reported_whatever_has_come_since() {
-    let retry = End::Retry { after: None, error: "no route".into() };
-    for end in [End::Success(Outputs::new()), retry, End::Again(Duration::ZERO), End::Deferred, End::Aborted] {
+    let retry = RunEnd::Retry { after: None, error: "no route".into() };
+    for end in
+        [RunEnd::Success(Outputs::new()), retry, RunEnd::Again(Duration::ZERO), RunEnd::Deferred, RunEnd::Aborted]
+    {
         let mut bench = Bench::running();
         bench.enter(Phase::Stopping);
         let concluded = Bench::concluded().state.record;
@@ -191,7 +193,7 @@ fn what_the_ledger_has_frozen_without_saying_so_is_reported_whatever_has_come_si
     }
     for event in [Event::Cleaned(Ok(())), Event::CleanupAborted] {
         let mut bench = Bench::concluded();
-        bench.state.local.here = Here::Cleaning(StopReason::TimeLimit);
+        bench.state.local.activity = Activity::Cleaning(StopReason::TimeLimit);
         assert_eq!(bench.feed(event), [Effect::Report]);
         assert_eq!(bench.state.record, Bench::concluded().state.record);
     }

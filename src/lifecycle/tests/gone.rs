@@ -22,7 +22,10 @@ fn held() -> Bench {
 #[test]
 fn it_waits_for_its_handler_and_goes_on_with_it() {
     let mut bench = held();
-    assert_eq!((bench.status(), bench.here(), bench.state.record.attempt), (Status::Waiting, Here::Sleeping, 1));
+    assert_eq!(
+        (bench.status(), bench.activity(), bench.state.record.attempt),
+        (Status::Waiting, Activity::Sleeping, 1)
+    );
     assert_eq!(bench.state.record.last_error.as_deref(), Some(GONE));
     let before = bench.state.record.clone();
     assert!(matches!(bench.feed(Event::Woken)[..], [Effect::Wake(_)]));

@@ -8,7 +8,7 @@ fn a_shutdown_releases_a_run_without_failing_it_or_counting_its_attempt() {
     assert_eq!(bench.enter(Phase::Draining), []);
     assert_eq!(bench.enter(Phase::Stopping), [Effect::Tell(StopReason::Shutdown)]);
     assert_eq!(bench.feed(Event::GraceOver), [Effect::Abort]);
-    assert_eq!(bench.feed(Event::Ended(End::Aborted)), [Effect::Return]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::Return]);
     assert_eq!((bench.status(), bench.state.record.owner.clone()), (Status::Waiting, None));
     bench.crash();
     bench.delivered(true);
@@ -21,7 +21,7 @@ fn a_lost_lease_cancels_the_run_and_writes_nothing() {
     let mut bench = Bench::running();
     let before = bench.state.record.clone();
     assert_eq!(bench.feed(Event::LeaseLost), [Effect::Tell(StopReason::LeaseLost)]);
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::LetGo]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::LetGo]);
     assert_eq!(bench.state.record, before);
 }
 
@@ -31,11 +31,11 @@ fn a_cleanup_whose_lease_is_lost_is_dropped_and_left_to_another_worker() {
         let mut bench = Bench::running();
         bench.state.record.deadline = Some(bench.now);
         bench.feed(Event::DeadlineReached);
-        bench.feed(Event::Ended(End::Aborted));
+        bench.feed(Event::Ended(RunEnd::Aborted));
         let record = bench.state.record.clone();
         assert_eq!(bench.feed(Event::LeaseLost), [Effect::Abort]);
         assert_eq!(bench.feed(end), [Effect::LetGo]);
-        assert_eq!((bench.state.local.here, &bench.state.record), (Here::Nothing, &record));
+        assert_eq!((bench.state.local.activity, &bench.state.record), (Activity::Idle, &record));
     }
 }
 
@@ -43,7 +43,7 @@ fn a_cleanup_whose_lease_is_lost_is_dropped_and_left_to_another_worker() {
 fn a_worker_that_leaves_waits_for_no_cleanup_whose_lease_is_lost() {
     let mut bench = Bench::running();
     bench.feed(Event::Delivered(Arrival::Stop));
-    bench.feed(Event::Ended(End::Aborted));
+    bench.feed(Event::Ended(RunEnd::Aborted));
     let before = bench.state.record.clone();
     bench.feed(Event::LeaseLost);
     assert_eq!(bench.enter(Phase::Leaving), [Effect::Abort]);
@@ -59,10 +59,10 @@ fn a_run_that_a_shutdown_finds_waiting_or_deferring_is_taken_at_its_word() {
         let effects = bench.feed(Event::Ended(end));
         (bench, effects)
     };
-    let (bench, effects) = shut_down(End::Deferred);
+    let (bench, effects) = shut_down(RunEnd::Deferred);
     assert_eq!((bench.status(), effects), (Status::Deferred, vec![Effect::Finish(Ending::Deferred), Effect::Delete]));
     let wait = Duration::from_mins(5);
-    let (bench, effects) = shut_down(End::Again(wait));
+    let (bench, effects) = shut_down(RunEnd::Again(wait));
     assert_eq!((bench.status(), effects), (Status::Waiting, vec![Effect::Return]));
     assert_eq!(bench.state.record.not_before, Some(machine::later(bench.now, wait)));
     assert!(bench.state.record.resume, "it counts as no attempt");
@@ -73,7 +73,7 @@ fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_not_take
     assert_eq!(Bench::running().enter(Phase::Leaving), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
     let mut cleaning = Bench::running();
     cleaning.feed(Event::StopSeen(Via::Message));
-    cleaning.feed(Event::Ended(End::Aborted));
+    cleaning.feed(Event::Ended(RunEnd::Aborted));
     assert_eq!(cleaning.enter(Phase::Leaving), [Effect::Abort]);
     let mut refused = Bench::concluded();
     refused.feed(Event::ReportRefused("Conflict".into()));
@@ -81,7 +81,7 @@ fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_not_take
     refused.answer(OPEN);
     assert_eq!(refused.enter(Phase::Leaving), [Effect::LetGo], "another ledger's worker would compute it again");
     let mut waiting = Bench::running();
-    waiting.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    waiting.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     assert_eq!(waiting.enter(Phase::Leaving), [Effect::Return]);
 }
 
@@ -96,11 +96,11 @@ fn what_is_frozen_as_the_worker_leaves_is_sent_once() {
         let mut under_way = Bench::concluded();
         assert_eq!(under_way.enter(Phase::Leaving), []);
         assert_eq!(under_way.feed(end), wants);
-        assert_eq!(under_way.state.local.here, Here::Nothing);
+        assert_eq!(under_way.state.local.activity, Activity::Idle);
     }
     let mut cleaning = Bench::running();
     cleaning.feed(Event::StopSeen(Via::Message));
-    cleaning.feed(Event::Ended(End::Aborted));
+    cleaning.feed(Event::Ended(RunEnd::Aborted));
     cleaning.enter(Phase::Leaving);
     assert_eq!(cleaning.feed(Event::Cleaned(Ok(()))), [Effect::Report], "it ended as it was to be dropped");
 }
@@ -110,7 +110,7 @@ fn a_deferral_at_a_shutdown_does_not_outweigh_a_stop_that_another_worker_has_fla
     let mut bench = Bench::running();
     bench.enter(Phase::Stopping);
     bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
-    assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::CleanUp(StopReason::PipelineStopped)]);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn once_the_worker_drains_nothing_is_started_waited_for_or_asked_about() {
     unverified.delivered(false);
     unverified.no_answer();
     let mut sleeping = Bench::running();
-    sleeping.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    sleeping.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     let mut owed = Bench::new();
     owed.stop_delivered();
     let mut resuming = Bench::running();
@@ -173,7 +173,7 @@ fn what_would_start_while_the_worker_drains_is_given_back_whatever_comes_first()
 
 #[test]
 fn a_run_that_ends_while_the_worker_drains_is_not_begun_again() {
-    let ends = [End::Again(Duration::from_mins(5)), End::Retry { after: None, error: "no route".into() }];
+    let ends = [RunEnd::Again(Duration::from_mins(5)), RunEnd::Retry { after: None, error: "no route".into() }];
     for (end, error) in ends.into_iter().zip([None, Some("no route")]) {
         let mut bench = Bench::running();
         assert_eq!(bench.enter(Phase::Draining), []);
@@ -199,7 +199,7 @@ fn a_run_is_told_of_the_shutdown_by_whatever_comes_first() {
 fn a_run_is_not_told_of_the_shutdown_by_what_waits_for_the_ledger() {
     let mut bench = Bench::running();
     bench.phase = Phase::Stopping;
-    assert_eq!((bench.feed(Event::Renew), bench.here()), (vec![], Here::Running));
+    assert_eq!((bench.feed(Event::Renew), bench.activity()), (vec![], Activity::Running));
     assert_eq!(bench.feed(Event::Phase), [Effect::Tell(StopReason::Shutdown)]);
 }
 
@@ -208,7 +208,7 @@ fn a_stopped_run_is_cleaned_up_after_until_the_worker_leaves() {
     let mut bench = Bench::running();
     bench.stop_delivered();
     assert_eq!(bench.enter(Phase::Stopping), []);
-    assert_eq!(bench.feed(Event::Ended(End::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
     assert_eq!(bench.enter(Phase::Leaving), [Effect::Abort]);
     assert_eq!(bench.feed(Event::CleanupAborted), [Effect::Return]);
     assert!(bench.status() == Status::Waiting && bench.state.record.stop_requested.is_some());
@@ -236,13 +236,13 @@ fn a_concluded_step_is_reported_again_until_the_worker_leaves() {
     let fails = || Event::ReportFailed { denied: false, detail: "throttled".into() };
     let mut bench = Bench::running();
     bench.enter(Phase::Stopping);
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
     assert!(matches!(bench.feed(fails())[..], [Effect::Wake(_)]));
     assert_eq!(bench.feed(Event::Phase), []);
     assert_eq!(bench.enter(Phase::Leaving), [Effect::LetGo]);
     let mut late = Bench::running();
     late.phase = Phase::Leaving;
-    assert_eq!(late.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(late.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
     assert_eq!((late.feed(fails()), late.status()), (vec![Effect::LetGo], Status::Concluded));
 }
 
@@ -251,7 +251,7 @@ fn a_stopped_run_that_defers_as_the_worker_leaves_keeps_its_stop_and_its_message
     let mut bench = Bench::running();
     bench.stop_delivered();
     bench.enter(Phase::Leaving);
-    assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::Return]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::Return]);
     assert!(bench.status() == Status::Waiting && bench.state.record.stop_requested.is_some());
 }
 
@@ -259,7 +259,7 @@ fn a_stopped_run_that_defers_as_the_worker_leaves_keeps_its_stop_and_its_message
 fn what_runs_is_not_dropped_by_what_waits_for_the_ledger() {
     let mut bench = Bench::running();
     bench.phase = Phase::Leaving;
-    assert_eq!((bench.feed(Event::Renew), bench.here()), (vec![], Here::Running));
+    assert_eq!((bench.feed(Event::Renew), bench.activity()), (vec![], Activity::Running));
     assert_eq!(bench.feed(Event::Phase), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
 }
 
@@ -268,5 +268,5 @@ fn a_run_whose_lease_is_lost_is_let_go_of_also_where_its_outcome_was_frozen() {
     let mut bench = Bench::running();
     bench.feed(Event::LeaseLost);
     bench.state.record = Bench::concluded().state.record;
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::LetGo]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::LetGo]);
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::backoff::Backoff;
 use crate::outcome::{Outcome, Outputs};
-use crate::seam::{Ending as Closed, Standing};
+use crate::seam::{Standing, StepResult};
 use crate::step::{Message, StopReason};
 
 const POLICY: Policy = Policy {
@@ -94,13 +94,13 @@ impl Bench {
 
     fn deferred() -> Self {
         let mut bench = Self::running();
-        assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::Finish(Ending::Deferred), Effect::Delete]);
+        assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::Finish(Ending::Deferred), Effect::Delete]);
         bench
     }
 
     fn concluded() -> Self {
         let mut bench = Self::running();
-        assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+        assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
         bench
     }
 
@@ -198,8 +198,8 @@ impl Bench {
         self.state.record.status
     }
 
-    fn here(&self) -> Here {
-        self.state.local.here
+    fn activity(&self) -> Activity {
+        self.state.local.activity
     }
 
     fn reason(&self) -> &str {
@@ -223,12 +223,12 @@ const CONFIRM: Effect = Effect::Ask { confirm_stop: true };
 const STOPPING: Standing = Standing::Open { stopping: true, queue_url: None };
 const ELSEWHERE: [Effect; 2] = [Effect::Finish(Ending::SettledElsewhere), Effect::Delete];
 const OPEN: Standing = Standing::Open { stopping: false, queue_url: None };
-const CLOSED: Standing = Standing::Closed(Closed::Stopped);
+const CLOSED: Standing = Standing::Closed(StepResult::Stopped);
 
 #[test]
 fn an_event_that_does_not_fit_is_refused_with_both_named() {
     let mut bench = Bench::new();
-    let error = bench.try_feed(&Event::Ended(End::Deferred)).expect_err("nothing runs").to_string();
+    let error = bench.try_feed(&Event::Ended(RunEnd::Deferred)).expect_err("nothing runs").to_string();
     assert!(error.contains("Ended(Deferred)") && error.contains("New"), "{error}");
 }
 
@@ -242,6 +242,9 @@ fn what_people_read_is_named_as_it_is_stored() {
         assert_eq!(json!(ending), ending.as_str());
     }
     assert_eq!([Via::Message, Via::Watch, Via::Ledger].map(Via::as_str), ["message", "watch", "ledger"]);
-    assert_eq!([Here::Running, Here::Winding(StopReason::Shutdown)].map(Here::as_str), ["running", "stopping"]);
+    assert_eq!(
+        [Activity::Running, Activity::Stopping(StopReason::Shutdown)].map(Activity::as_str),
+        ["running", "stopping"]
+    );
     assert_eq!(WorkerId("me".into()).to_string(), "me");
 }

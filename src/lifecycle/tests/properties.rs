@@ -9,7 +9,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(OPEN),
         Just(STOPPING),
         Just(CLOSED),
-        Just(Standing::Closed(Closed::Succeeded)),
+        Just(Standing::Closed(StepResult::Succeeded)),
         Just(Standing::NotFound),
     ];
     prop_oneof![
@@ -21,13 +21,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Answered(Answer::Unknown("denied".into()))),
         4 => Just(Event::SlotFree),
         1 => Just(Event::Checkpoint(json!(1))),
-        2 => Just(Event::Ended(End::Success(Outputs::new()))),
-        1 => Just(Event::Ended(End::Failure("no".into()))),
-        1 => Just(Event::Ended(End::Retry { after: None, error: "later".into() })),
-        1 => Just(Event::Ended(End::Again(Duration::from_mins(1)))),
-        1 => Just(Event::Ended(End::Deferred)),
-        2 => Just(Event::Ended(End::Hindered { what: "space", after: Duration::from_secs(30), error: "disk full".into() })),
-        1 => Just(Event::Ended(End::Aborted)),
+        2 => Just(Event::Ended(RunEnd::Success(Outputs::new()))),
+        1 => Just(Event::Ended(RunEnd::Failure("no".into()))),
+        1 => Just(Event::Ended(RunEnd::Retry { after: None, error: "later".into() })),
+        1 => Just(Event::Ended(RunEnd::Again(Duration::from_mins(1)))),
+        1 => Just(Event::Ended(RunEnd::Deferred)),
+        2 => Just(Event::Ended(RunEnd::Hindered { what: "space", after: Duration::from_secs(30), error: "disk full".into() })),
+        1 => Just(Event::Ended(RunEnd::Aborted)),
         2 => Just(Event::Cleaned(Ok(()))),
         1 => Just(Event::Cleaned(Err("no".into()))),
         1 => Just(Event::CleanupAborted),
@@ -115,7 +115,7 @@ proptest! {
             }
             if before.record.status == Status::Settled && record.status != Status::Settled {
                 let open = matches!(turn.event, Event::Answered(Answer::Standing(Standing::Open { .. })));
-                prop_assert!(open && before.local.here == Here::Reopening, "only SageMaker reopens a step");
+                prop_assert!(open && before.local.activity == Activity::Reopening, "only SageMaker reopens a step");
                 frozen = None;
             }
             if let Some((outcome, request)) = &frozen {
@@ -142,7 +142,7 @@ proptest! {
             let has = |wanted: fn(&Effect) -> bool| effects.iter().any(wanted);
             match bench.written {
                 Some(Urgency::Along) => {
-                    prop_assert!(matches!(local.here, Here::Winding(_)));
+                    prop_assert!(matches!(local.activity, Activity::Stopping(_)));
                     let at_once =
                         |effect: &Effect| matches!(effect, Effect::Tell(_) | Effect::CountStop(_) | Effect::Abort | Effect::Wake(_) | Effect::Ask { .. });
                     prop_assert!(effects.iter().all(at_once), "{effects:?}");
@@ -159,30 +159,30 @@ proptest! {
                 prop_assert!(!waits, "{effects:?}");
             }
             if bench.phase > Phase::Running {
-                let under_way = matches!(local.here, Here::Nothing | Here::Cleaning(_) | Here::Reporting | Here::Doubting)
-                    || local.here.is_running()
-                    || local.here == Here::Sleeping && status == Status::Concluded;
-                prop_assert!(under_way, "{:?} {status:?} in {:?}", local.here, bench.phase);
+                let under_way = matches!(local.activity, Activity::Idle | Activity::Cleaning(_) | Activity::Reporting | Activity::CheckingRefusal)
+                    || local.activity.is_running()
+                    || local.activity == Activity::Sleeping && status == Status::Concluded;
+                prop_assert!(under_way, "{:?} {status:?} in {:?}", local.activity, bench.phase);
             }
             if bench.phase >= Phase::Stopping && bench.written != Some(Urgency::First) {
-                prop_assert!(local.here != Here::Running);
+                prop_assert!(local.activity != Activity::Running);
             }
             if bench.phase == Phase::Leaving && bench.written != Some(Urgency::First) {
                 let ends = local.idle()
-                    || local.here.is_running()
-                    || matches!(local.here, Here::Cleaning(_) | Here::Reporting);
-                prop_assert!(ends, "{:?}", local.here);
+                    || local.activity.is_running()
+                    || matches!(local.activity, Activity::Cleaning(_) | Activity::Reporting);
+                prop_assert!(ends, "{:?}", local.activity);
             }
             // What arranges its own next step is never left without one.
-            if matches!(local.here, Here::Sleeping | Here::Unverified) && before.local.here != local.here {
-                prop_assert!(has(|effect| matches!(effect, Effect::Wake(_))), "{:?} {effects:?}", local.here);
+            if matches!(local.activity, Activity::Sleeping | Activity::Unverified) && before.local.activity != local.activity {
+                prop_assert!(has(|effect| matches!(effect, Effect::Wake(_))), "{:?} {effects:?}", local.activity);
             }
-            if local.here == Here::Queued && before.local.here != Here::Queued {
+            if local.activity == Activity::Queued && before.local.activity != Activity::Queued {
                 prop_assert!(has(|effect| *effect == Effect::AwaitSlot));
             }
             if local.stop_in_doubt.is_some() && before.local.stop_in_doubt.is_none() {
                 let asks = has(|effect| *effect == CONFIRM);
-                prop_assert!(asks || local.here == Here::Reopening);
+                prop_assert!(asks || local.activity == Activity::Reopening);
             }
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 fn left_behind() -> [Bench; 2] {
     let mut released = Bench::running();
     released.enter(Phase::Stopping);
-    released.feed(Event::Ended(End::Aborted));
+    released.feed(Event::Ended(RunEnd::Aborted));
     let mut died = Bench::running();
     died.feed(Event::Checkpoint(json!({"job": 7})));
     for bench in [&mut released, &mut died] {
@@ -20,7 +20,7 @@ fn a_step_found_without_its_message_is_asked_about_and_goes_on_if_it_is_open() {
     for mut bench in left_behind() {
         let checkpoint = bench.state.record.checkpoint.clone();
         assert_eq!(bench.feed(Event::Found), [ASK]);
-        assert_eq!((bench.here(), bench.written), (Here::Resuming, None));
+        assert_eq!((bench.activity(), bench.written), (Activity::Resuming, None));
         assert_eq!(bench.answer(OPEN), [Effect::AwaitSlot]);
         assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
         assert_eq!(bench.state.record.checkpoint, checkpoint);
@@ -35,7 +35,7 @@ fn a_step_found_without_its_message_that_sagemaker_does_not_confirm_is_never_sta
             let again = bench.wakes_in(wait);
             let effects = if turn % 2 == 0 { bench.answer(Standing::NotFound) } else { bench.no_answer() };
             assert_eq!(effects, [again]);
-            assert_eq!(bench.here(), Here::Sleeping);
+            assert_eq!(bench.activity(), Activity::Sleeping);
             assert_eq!(bench.feed(Event::ExecutionEnded), [], "it is asked about anyway");
             assert_eq!(bench.feed(Event::Found), []);
             assert_eq!(bench.feed(Event::Woken), [ASK]);
@@ -45,7 +45,7 @@ fn a_step_found_without_its_message_that_sagemaker_does_not_confirm_is_never_sta
         assert_eq!((bench.feed(Event::DeadlineReached), bench.state.deadline()), (vec![], None));
         assert_eq!(bench.feed(Event::Woken), [ASK]);
         bench.answer(OPEN);
-        assert_ne!(bench.here(), Here::Sleeping);
+        assert_ne!(bench.activity(), Activity::Sleeping);
     }
 }
 
@@ -54,7 +54,7 @@ fn a_step_found_without_its_message_that_is_closed_is_cleaned_up_after_where_it_
     for mut bench in left_behind() {
         bench.feed(Event::Found);
         let cleaned = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];
-        assert_eq!(bench.answer(Standing::Closed(Closed::Failed)), cleaned);
+        assert_eq!(bench.answer(Standing::Closed(StepResult::Failed)), cleaned);
         assert_eq!(bench.feed(Event::Cleaned(Ok(()))), ELSEWHERE);
     }
     let [mut never_ran, _] = left_behind();
@@ -96,7 +96,7 @@ fn the_message_of_a_step_that_was_found_without_it_says_that_the_step_waits() {
 #[test]
 fn a_step_found_without_its_message_waits_for_its_time_and_its_owner() {
     let mut bench = Bench::running();
-    bench.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     let at = bench.state.record.not_before.expect("it waits");
     bench.crash();
     assert_eq!(bench.feed(Event::Found), [ASK]);
@@ -126,7 +126,7 @@ fn a_message_sent_after_its_step_was_settled_is_asked_about_before_it_is_deleted
     bench.feed(work(1, sent_at(10)));
     bench.feed(Event::SlotFree);
     bench.feed(Event::Checkpoint(json!({"job": 7})));
-    bench.feed(Event::Ended(End::Success(Outputs::new())));
+    bench.feed(Event::Ended(RunEnd::Success(Outputs::new())));
     bench.feed(Event::ReportAccepted);
     assert_eq!(bench.state.record.sent, sent_at(10));
     bench.pass(Duration::from_mins(1));
@@ -136,7 +136,7 @@ fn a_message_sent_after_its_step_was_settled_is_asked_about_before_it_is_deleted
         }
         assert_eq!(bench.feed(work(2, sent_at(10))), [Effect::Delete], "a mere redelivery");
         assert_eq!(bench.feed(work(1, sent_at(11))), [ASK]);
-        assert_eq!((bench.status(), bench.here()), (Status::Settled, Here::Reopening));
+        assert_eq!((bench.status(), bench.activity()), (Status::Settled, Activity::Reopening));
     }
     assert_eq!(bench.answer(OPEN), [Effect::AwaitSlot]);
     assert_eq!(bench.written, Some(Urgency::First));
@@ -172,8 +172,8 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
     bench.state.record.sent = sent_at(10);
     bench.feed(Event::ExecutionEnded);
     bench.answer(CLOSED);
-    bench.feed(Event::Ended(End::Aborted));
-    assert_eq!(bench.here(), Here::Cleaning(StopReason::PipelineStopped));
+    bench.feed(Event::Ended(RunEnd::Aborted));
+    assert_eq!(bench.activity(), Activity::Cleaning(StopReason::PipelineStopped));
     assert_eq!(bench.feed(work(1, sent_at(11))), []);
     bench.feed(Event::Checkpoint(json!({"job": 7})));
     let settled = [Effect::Finish(Ending::SettledElsewhere), Effect::Return];
@@ -187,7 +187,7 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
 fn a_message_that_comes_while_the_settlement_is_in_doubt_is_given_back_and_then_asked_about() {
     let mut bench = Bench::concluded();
     bench.state.record.sent = sent_at(10);
-    assert_eq!(bench.here(), Here::Reporting);
+    assert_eq!(bench.activity(), Activity::Reporting);
     bench.state.record.status = Status::Settled;
     assert_eq!(bench.feed(work(1, sent_at(11))), []);
     assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Return]);

@@ -14,7 +14,7 @@ fn a_refused_report_settles_the_step_only_if_it_is_closed() {
         assert_eq!(bench.state.record.client_request_token, request);
     }
     bench.feed(Event::ReportRefused("Conflict".into()));
-    let effects = bench.answer(Standing::Closed(Closed::Succeeded));
+    let effects = bench.answer(Standing::Closed(StepResult::Succeeded));
     assert_eq!(effects, [Effect::Finish(Ending::Success), Effect::Delete]);
 }
 
@@ -24,7 +24,7 @@ fn a_settled_step_says_how_and_when_it_ended_and_waits_for_nothing() {
     bench.feed(Event::ExecutionEnded);
     bench.answer(CLOSED);
     bench.pass(Duration::from_secs(5));
-    bench.feed(Event::Ended(End::Failure("no".into())));
+    bench.feed(Event::Ended(RunEnd::Failure("no".into())));
     let record = &bench.state.record;
     assert_eq!((record.ending, record.settled_at), (Some(Ending::SettledElsewhere), Some(bench.now)));
     assert_eq!((record.not_before, record.deadline, &record.owner), (None, None, &None));
@@ -34,7 +34,7 @@ fn a_settled_step_says_how_and_when_it_ended_and_waits_for_nothing() {
 fn a_settled_step_keeps_no_arguments_and_no_checkpoint_and_may_wait_for_company() {
     let mut bench = Bench::running();
     bench.feed(Event::Checkpoint(json!({"job": 7})));
-    bench.feed(Event::Ended(End::Success(Outputs::new())));
+    bench.feed(Event::Ended(RunEnd::Success(Outputs::new())));
     assert_eq!(bench.written, Some(Urgency::First));
     bench.feed(Event::ReportAccepted);
     assert_eq!(bench.written, Some(Urgency::Lazy));
@@ -49,7 +49,7 @@ fn a_report_that_fails_is_sent_again_ever_more_slowly_and_most_slowly_without_pe
         for wait in waits {
             let at = machine::later(bench.now, Duration::from_secs_f64(wait));
             assert_eq!(bench.feed(Event::ReportFailed { denied, detail: "no".into() }), [Effect::Wake(at)]);
-            assert_eq!(bench.here(), Here::Sleeping);
+            assert_eq!(bench.activity(), Activity::Sleeping);
             assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
         }
         assert_eq!(bench.state.record, record, "it costs no write");
@@ -77,7 +77,7 @@ fn after_every_fifth_denial_it_is_asked_where_the_step_stands_and_closed_is_sett
             assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
         }
         assert_eq!(bench.feed(denied()), [ASK]);
-        assert_eq!(bench.here(), Here::Doubting);
+        assert_eq!(bench.activity(), Activity::CheckingRefusal);
         assert_eq!(bench.state.record.last_error.as_deref(), Some("AccessDenied"));
         let slow = bench.wakes_in(round);
         let effects = if round == 80 { bench.answer(OPEN) } else { bench.no_answer() };
@@ -155,7 +155,7 @@ fn what_another_worker_has_settled_meanwhile_is_not_settled_again() {
         |bench| bench.feed(Event::ReportRefused("Conflict".into())),
         |bench| bench.feed(Event::ReportFailed { denied: true, detail: "no".into() }),
         |bench| {
-            bench.state.local.here = Here::Doubting;
+            bench.state.local.activity = Activity::CheckingRefusal;
             bench.answer(CLOSED)
         },
     ];

@@ -9,7 +9,7 @@ fn a_stop_of_a_running_step_is_answered_after_its_cleanup() {
     assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), told);
     assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), []);
     assert_eq!(bench.feed(Event::GraceOver), [Effect::Abort]);
-    assert_eq!(bench.feed(Event::Ended(End::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
     assert_eq!(bench.feed(Event::Cleaned(Err("no permission".into()))), [Effect::Report]);
     assert_eq!(bench.reason(), "the pipeline was stopped; the cleanup failed: no permission");
     assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Stopped), Effect::Delete]);
@@ -21,7 +21,7 @@ fn a_worker_that_dies_while_stopping_a_step_leaves_the_stop_to_be_answered_and_r
         let mut bench = Bench::running();
         bench.feed(Event::Delivered(Arrival::Stop));
         if die_in_cleanup {
-            bench.feed(Event::Ended(End::Aborted));
+            bench.feed(Event::Ended(RunEnd::Aborted));
         }
         bench.crash();
         assert_eq!(bench.delivered(true), [Effect::CleanUp(StopReason::PipelineStopped)]);
@@ -95,7 +95,7 @@ fn an_owed_stop_is_never_taken_over_without_asking_at_that_moment() {
         (found(), Event::StopSeen(Via::Watch)),
     ] {
         assert_eq!(bench.feed(event.clone()), [ASK], "{event:?}");
-        assert_eq!(bench.answer(Standing::Closed(Closed::Succeeded)), ELSEWHERE, "{event:?}");
+        assert_eq!(bench.answer(Standing::Closed(StepResult::Succeeded)), ELSEWHERE, "{event:?}");
     }
 }
 
@@ -143,7 +143,7 @@ fn a_stop_that_the_ledger_lost_while_the_run_is_told_is_written_again_and_counte
     assert_eq!((bench.feed(Event::StopSeen(Via::Watch)), bench.written), (vec![], None));
 
     bench.state.record.stop_requested = None;
-    bench.feed(Event::Ended(End::Aborted));
+    bench.feed(Event::Ended(RunEnd::Aborted));
     assert!(bench.state.record.stop_requested.is_some(), "a crash in the cleanup must not lose it");
 }
 
@@ -151,7 +151,7 @@ fn a_stop_that_the_ledger_lost_while_the_run_is_told_is_written_again_and_counte
 fn a_step_that_waits_for_a_slot_and_is_closed_elsewhere_is_settled_without_cleanup() {
     let mut bench = Bench::queued();
     assert_eq!(bench.feed(Event::ExecutionEnded), [ASK]);
-    assert_eq!(bench.answer(Standing::Closed(Closed::Succeeded)), ELSEWHERE);
+    assert_eq!(bench.answer(Standing::Closed(StepResult::Succeeded)), ELSEWHERE);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
 #[test]
 fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
     for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
-        for closed in [Closed::Succeeded, Closed::Failed] {
+        for closed in [StepResult::Succeeded, StepResult::Failed] {
             let mut bench = Bench::deferred();
             assert_eq!(bench.feed(event.clone()), [ASK]);
             let effects = bench.answer(Standing::Closed(closed));
@@ -179,7 +179,7 @@ fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
         let mut bench = Bench::deferred();
         bench.feed(event);
         let stop = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];
-        assert_eq!(bench.answer(Standing::Closed(Closed::Stopped)), stop);
+        assert_eq!(bench.answer(Standing::Closed(StepResult::Stopped)), stop);
         let effects = bench.feed(Event::Cleaned(Ok(())));
         assert_eq!(effects, ELSEWHERE);
     }
@@ -187,21 +187,21 @@ fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
 
 #[test]
 fn a_step_that_another_worker_deferred_meanwhile_and_somebody_completed_is_not_cleaned_up_either() {
-    let completed = || Standing::Closed(Closed::Succeeded);
+    let completed = || Standing::Closed(StepResult::Succeeded);
     let settled = ELSEWHERE;
-    for here in [Here::Queued, Here::Sleeping] {
+    for activity in [Activity::Queued, Activity::Sleeping] {
         for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
             let mut bench = Bench::deferred();
-            bench.state.local.here = here;
+            bench.state.local.activity = activity;
             assert_eq!(bench.feed(event), [ASK]);
             assert_eq!(bench.answer(completed()), settled);
         }
     }
     let mut bench = Bench::deferred();
-    bench.state.local.here = Here::Running;
+    bench.state.local.activity = Activity::Running;
     assert_eq!(bench.feed(Event::ExecutionEnded), [ASK]);
     assert_eq!(bench.answer(completed()), [], "its claim is lost, and says so with its renewal");
-    assert_eq!(bench.state.local.here, Here::Running);
+    assert_eq!(bench.state.local.activity, Activity::Running);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_stop_message_of_a_deferred_step_is_taken_at_its_word() {
 #[test]
 fn a_deadline_ends_only_what_is_over_and_runs_nowhere_else() {
     let mut bench = Bench::running();
-    bench.feed(Event::Ended(End::Deferred));
+    bench.feed(Event::Ended(RunEnd::Deferred));
     assert_eq!(bench.feed(Event::DeadlineReached), []);
     bench.pass(POLICY.deferred_limit);
     assert_eq!(bench.feed(Event::DeadlineReached), [Effect::Report]);

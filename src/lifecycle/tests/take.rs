@@ -64,9 +64,9 @@ fn a_claim_that_another_worker_has_taken_is_not_renewed() {
 
 #[test]
 fn a_deferral_that_is_over_fails_its_step_also_where_another_worker_had_deferred_it_meanwhile() {
-    for (here, event) in [(Here::Sleeping, Event::Woken), (Here::Queued, Event::SlotFree)] {
+    for (activity, event) in [(Activity::Sleeping, Event::Woken), (Activity::Queued, Event::SlotFree)] {
         let mut bench = Bench::new();
-        bench.state.local.here = here;
+        bench.state.local.activity = activity;
         bench.state.record.status = Status::Deferred;
         bench.state.record.deadline = Some(bench.now);
         assert_eq!(bench.feed(event), [Effect::Report]);
@@ -100,7 +100,7 @@ fn a_claim_says_how_long_it_holds_and_a_release_says_nothing_of_it() {
     bench.pass(Duration::from_secs(20));
     bench.feed(Event::Renew);
     assert_eq!(bench.state.record.lease_end, Some(machine::later(bench.now, POLICY.lease)));
-    bench.feed(Event::Ended(End::Retry { after: None, error: "no route".into() }));
+    bench.feed(Event::Ended(RunEnd::Retry { after: None, error: "no route".into() }));
     assert_eq!((&bench.state.record.owner, bench.state.record.lease_end), (&None, None));
     assert_eq!(bench.state.record.last_error.as_deref(), Some("no route"));
     assert_eq!(bench.state.record.not_before, Some(machine::later(bench.now, Duration::from_secs(10))));
@@ -110,7 +110,7 @@ fn a_claim_says_how_long_it_holds_and_a_release_says_nothing_of_it() {
 fn a_worker_does_not_wait_for_its_own_claim() {
     let mut bench = Bench::concluded();
     bench.foreign = Lease::Until(machine::later(bench.now, POLICY.lease));
-    bench.state.local.here = Here::Sleeping;
+    bench.state.local.activity = Activity::Sleeping;
     assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
 }
 
@@ -126,7 +126,7 @@ fn a_message_that_comes_after_the_end_of_its_step_is_deleted_whichever_it_is() {
 #[test]
 fn a_copy_of_the_message_of_a_deferred_step_is_deleted() {
     let mut bench = Bench::running();
-    bench.feed(Event::Ended(End::Deferred));
+    bench.feed(Event::Ended(RunEnd::Deferred));
     bench.crash();
     assert_eq!(bench.delivered(true), [Effect::Delete]);
     assert_eq!(bench.status(), Status::Deferred);
@@ -136,7 +136,7 @@ fn a_copy_of_the_message_of_a_deferred_step_is_deleted() {
 fn a_step_that_waits_for_its_next_attempt_waits_on_after_a_crash_unless_it_is_to_end() {
     let waiting = || {
         let mut bench = Bench::running();
-        bench.feed(Event::Ended(End::Again(Duration::from_hours(2))));
+        bench.feed(Event::Ended(RunEnd::Again(Duration::from_hours(2))));
         bench.crash();
         bench
     };
@@ -154,7 +154,7 @@ fn a_step_that_waits_for_its_next_attempt_waits_on_after_a_crash_unless_it_is_to
 #[test]
 fn a_step_that_waits_goes_on_where_its_execution_has_not_ended_after_all() {
     let mut bench = Bench::running();
-    bench.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     let at = bench.state.record.not_before.expect("it waits");
     assert_eq!(bench.feed(Event::ExecutionEnded), [ASK]);
     assert_eq!(bench.answer(OPEN), [Effect::Wake(at)]);
@@ -163,7 +163,7 @@ fn a_step_that_waits_goes_on_where_its_execution_has_not_ended_after_all() {
 #[test]
 fn a_wait_that_a_wrong_clock_set_far_ahead_holds_no_step_up() {
     let mut bench = Bench::running();
-    bench.feed(Event::Ended(End::Again(Duration::from_mins(5))));
+    bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     bench.crash();
     bench.state.record.not_before = Some(machine::later(bench.now, Duration::from_hours(24)));
     assert!(matches!(bench.delivered(true)[..], [Effect::Wake(_)]), "a handler may have said so");
@@ -188,7 +188,7 @@ fn a_worn_message_is_replaced_once_its_step_is_on_record_and_never_before_or_aft
     assert!(bench.replaced);
     bench.stop_delivered();
     assert!(bench.replaced);
-    bench.feed(Event::Ended(End::Success(Outputs::new())));
+    bench.feed(Event::Ended(RunEnd::Success(Outputs::new())));
     bench.delivered(true);
     assert!(bench.replaced, "it is not reported yet");
     bench.feed(Event::ReportAccepted);
@@ -221,7 +221,7 @@ fn the_newest_message_that_was_taken_is_on_record() {
     bench.feed(Event::SlotFree);
     assert_eq!(bench.state.record.sent, sent_at(20));
     bench.feed(work(1, sent_at(30)));
-    bench.feed(Event::Ended(End::Failure("no".into())));
+    bench.feed(Event::Ended(RunEnd::Failure("no".into())));
     assert_eq!(bench.state.record.sent, sent_at(30));
 }
 

@@ -15,10 +15,10 @@ fn an_answer_that_says_nothing_is_waited_out_with_the_message_held() {
     let mut bench = Bench::verifying();
     assert_eq!(bench.delivered(false), [ASK]);
     for wait in [5, 10, 20, 40, 80, 160, 300, 300] {
-        assert!(bench.here().is_verifying());
+        assert!(bench.activity().is_verifying());
         let again = bench.wakes_in(wait);
         assert_eq!(bench.no_answer(), [again]);
-        assert_eq!(bench.here(), Here::Unverified);
+        assert_eq!(bench.activity(), Activity::Unverified);
         assert_eq!(bench.delivered(true), [], "a copy changes nothing");
         assert_eq!(bench.feed(Event::Woken), [ASK]);
     }
@@ -51,7 +51,7 @@ fn a_message_that_names_another_execution_is_refused_and_harms_nothing() {
 /// Steps at every point where a stop can reach them, where stops must be verified.
 fn everywhere() -> Vec<Bench> {
     let mut sleeping = Bench::running();
-    sleeping.feed(Event::Ended(End::Again(Duration::from_mins(30))));
+    sleeping.feed(Event::Ended(RunEnd::Again(Duration::from_mins(30))));
     let mut winding = Bench::running();
     winding.pass(POLICY.time_limit);
     winding.feed(Event::DeadlineReached);
@@ -70,8 +70,8 @@ fn a_stop_that_is_not_confirmed_tells_nobody_and_writes_nothing() {
         assert_eq!(bench.stop_delivered(), [], "asked once is enough");
         assert_eq!((bench.written, bench.replaced), (None, false));
         assert_eq!(bench.state.record, before.record);
-        let there = if before.local.idle() { Here::Confirming } else { before.local.here };
-        assert_eq!(bench.here(), there);
+        let there = if before.local.idle() { Activity::Confirming } else { before.local.activity };
+        assert_eq!(bench.activity(), there);
         assert_eq!(bench.state.local.stop_in_doubt, Some(bench.now));
     }
 }
@@ -79,15 +79,15 @@ fn a_stop_that_is_not_confirmed_tells_nobody_and_writes_nothing() {
 #[test]
 fn a_stop_that_sagemaker_confirms_is_taken_at_its_word() {
     for mut bench in everywhere() {
-        let (status, here) = (bench.status(), bench.here());
+        let (status, activity) = (bench.status(), bench.activity());
         bench.stop_delivered();
         let effects = bench.answer(STOPPING);
-        let expected = match (status, here) {
-            (Status::New, Here::Nothing) => bench.wakes_in(30),
-            (_, Here::Running | Here::Winding(_)) => Effect::Tell(StopReason::PipelineStopped),
+        let expected = match (status, activity) {
+            (Status::New, Activity::Idle) => bench.wakes_in(30),
+            (_, Activity::Running | Activity::Stopping(_)) => Effect::Tell(StopReason::PipelineStopped),
             _ => Effect::CleanUp(StopReason::PipelineStopped),
         };
-        assert_eq!(effects, [Effect::CountStop(Via::Message), expected], "{status:?} {here:?}");
+        assert_eq!(effects, [Effect::CountStop(Via::Message), expected], "{status:?} {activity:?}");
         assert!(bench.state.record.stop_requested.is_some() && bench.replaced);
         assert_eq!(bench.state.local.stop_in_doubt, None);
     }
@@ -111,17 +111,17 @@ fn a_stop_of_a_step_that_sagemaker_does_not_know_is_refused_and_the_step_goes_on
 #[test]
 fn a_stop_that_is_not_confirmed_is_asked_about_again_and_refused_in_the_end() {
     for mut bench in everywhere() {
-        let (here, record) = (bench.here(), bench.state.record.clone());
+        let (activity, record) = (bench.activity(), bench.state.record.clone());
         bench.stop_delivered();
         let mut waited = 0;
         for wait in [5, 10, 20, 40, 80, 160] {
             let again = bench.wakes_in(wait);
             let effects = if wait == 20 { bench.no_answer() } else { bench.answer(OPEN) };
-            assert_eq!(effects, [again], "{here:?}");
+            assert_eq!(effects, [again], "{activity:?}");
             bench.pass(Duration::from_secs(wait));
             waited += wait;
             let effects = bench.feed(Event::Woken);
-            assert!(effects.contains(&CONFIRM), "{here:?}: {effects:?}");
+            assert!(effects.contains(&CONFIRM), "{activity:?}: {effects:?}");
         }
         assert!(Duration::from_secs(waited) > POLICY.stop_takeover_after);
         assert!(matches!(bench.no_answer()[..], [Effect::Wake(_)]), "no answer refuses nothing");
@@ -133,13 +133,13 @@ fn a_stop_that_is_not_confirmed_is_asked_about_again_and_refused_in_the_end() {
 #[test]
 fn a_stop_of_a_step_that_is_closed_is_what_an_ended_execution_is() {
     for mut bench in everywhere() {
-        let (status, here) = (bench.status(), bench.here());
+        let (status, activity) = (bench.status(), bench.activity());
         bench.stop_delivered();
         let effects = bench.answer(CLOSED);
-        match (status, here) {
+        match (status, activity) {
             (Status::New, _) => assert_eq!(effects, ELSEWHERE),
-            (_, Here::Winding(_)) => assert_eq!(effects, [], "it is ending"),
-            (_, Here::Running) => {
+            (_, Activity::Stopping(_)) => assert_eq!(effects, [], "it is ending"),
+            (_, Activity::Running) => {
                 assert_eq!(effects, [Effect::CountStop(Via::Watch), Effect::Tell(StopReason::PipelineStopped)]);
             }
             _ => {
@@ -185,7 +185,7 @@ fn a_step_that_sleeps_for_long_is_woken_to_ask_about_a_stop_in_doubt_and_then_sl
     assert_eq!(bench.stop_delivered(), [CONFIRM]);
     let soon = bench.wakes_in(5);
     assert_eq!(
-        bench.feed(Event::Ended(End::Again(Duration::from_mins(30)))),
+        bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(30)))),
         std::slice::from_ref(&soon),
         "not in half an hour"
     );
@@ -200,8 +200,8 @@ fn a_step_that_defers_while_its_stop_is_in_doubt_keeps_the_message() {
     let mut bench = Bench::running();
     bench.policy.verify = Verify::Always;
     bench.stop_delivered();
-    assert_eq!(bench.feed(Event::Ended(End::Deferred)), [Effect::Finish(Ending::Deferred), CONFIRM]);
-    assert_eq!((bench.status(), bench.here()), (Status::Deferred, Here::Confirming));
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::Finish(Ending::Deferred), CONFIRM]);
+    assert_eq!((bench.status(), bench.activity()), (Status::Deferred, Activity::Confirming));
     let again = bench.wakes_in(5);
     assert_eq!(bench.no_answer(), [again]);
     assert_eq!(bench.feed(Event::Woken), [CONFIRM]);
@@ -231,7 +231,7 @@ fn a_run_that_ends_with_its_outcome_while_its_stop_is_in_doubt_is_reported() {
     let mut bench = Bench::running();
     bench.policy.verify = Verify::Always;
     bench.stop_delivered();
-    assert_eq!(bench.feed(Event::Ended(End::Success(Outputs::new()))), [Effect::Report]);
+    assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
     assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Success), Effect::Delete]);
 }
 
@@ -243,6 +243,6 @@ fn a_deferred_step_whose_execution_seems_to_have_ended_keeps_a_stop_that_is_in_d
     assert_eq!(bench.stop_delivered(), [CONFIRM]);
     let again = bench.wakes_in(5);
     assert_eq!(bench.no_answer(), [again]);
-    assert_eq!(bench.here(), Here::Confirming);
+    assert_eq!(bench.activity(), Activity::Confirming);
     assert_eq!(bench.feed(Event::Woken), [CONFIRM]);
 }

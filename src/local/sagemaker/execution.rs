@@ -61,7 +61,7 @@ pub(super) struct StepRun {
 
 /// A worker's answer to a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum StepAnswer {
     Success(BTreeMap<String, String>),
     Failure(String),
 }
@@ -219,17 +219,17 @@ impl Execution {
     }
 
     /// An open step is answered.
-    pub(super) fn answer(&mut self, index: usize, answer: Answer, now: Time, undocumented: &Undocumented) {
+    pub(super) fn answer(&mut self, index: usize, answer: StepAnswer, now: Time, undocumented: &Undocumented) {
         let stopping = self.steps.get(index).is_some_and(|run| run.status == Some(Status::Stopping));
         let (status, reason) = match answer {
-            Answer::Success(outputs) => {
+            StepAnswer::Success(outputs) => {
                 if let Some(run) = self.steps.get_mut(index) {
                     run.outputs = outputs;
                 }
                 let stopped = stopping && undocumented.success_while_stopping == SuccessWhileStopping::Stopped;
                 (if stopped { Status::Stopped } else { Status::Succeeded }, None)
             }
-            Answer::Failure(reason) => {
+            StepAnswer::Failure(reason) => {
                 let stopped = stopping && undocumented.failure_while_stopping == FailureWhileStopping::Stopped;
                 (if stopped { Status::Stopped } else { Status::Failed }, Some(reason))
             }
@@ -343,11 +343,11 @@ mod tests {
 
     fn succeed(execution: &mut Execution, index: usize, x: &str, undocumented: &Undocumented) {
         let outputs = BTreeMap::from([("x".to_owned(), x.to_owned())]);
-        execution.answer(index, Answer::Success(outputs), NOW, undocumented);
+        execution.answer(index, StepAnswer::Success(outputs), NOW, undocumented);
     }
 
     fn fail(execution: &mut Execution, index: usize, undocumented: &Undocumented) {
-        execution.answer(index, Answer::Failure("broken".to_owned()), NOW, undocumented);
+        execution.answer(index, StepAnswer::Failure("broken".to_owned()), NOW, undocumented);
     }
 
     fn statuses(execution: &Execution) -> Vec<Option<Status>> {
@@ -389,7 +389,7 @@ mod tests {
         let uses = json!({"n": {"Get": "Steps.a.OutputParameters['x']"}});
         let mut execution = execution(&[("a", &[], json!({})), ("b", &[], uses)]);
         start(&mut execution, &set);
-        execution.answer(0, Answer::Success(BTreeMap::new()), NOW, &set);
+        execution.answer(0, StepAnswer::Success(BTreeMap::new()), NOW, &set);
         assert_eq!(execution.ready(NOW, &set), None);
         assert_eq!(execution.status, Status::Failed);
         assert_eq!(execution.steps[1].reason.as_deref(), Some("step a gave no output parameter x"));

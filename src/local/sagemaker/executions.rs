@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::execution::{Answer, Beginning, Execution, Status};
+use super::execution::{Beginning, Execution, Status, StepAnswer};
 use super::shape::not_found;
 use crate::local::call::Call;
 use crate::local::events::EventKind;
@@ -129,7 +129,7 @@ impl Executions {
     }
 
     /// Answers an open step.
-    pub(super) fn answer(&mut self, token: &str, answer: Answer, queues: &mut Queues, call: &mut Call<'_>) {
+    pub(super) fn answer(&mut self, token: &str, answer: StepAnswer, queues: &mut Queues, call: &mut Call<'_>) {
         let Some(&(number, index)) = self.by_token.get(token) else { return };
         if let Some(execution) = self.by_number.get_mut(&number) {
             execution.answer(index, answer, call.now, call.undocumented);

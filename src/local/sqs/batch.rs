@@ -13,7 +13,7 @@ use crate::local::undocumented::TwiceInABatch;
 const MAX_ENTRIES: usize = 10;
 
 /// An entry of a batch, named by the client.
-pub(super) trait Entry {
+pub(super) trait BatchEntry {
     fn id(&self) -> &str;
 
     /// The message that it is about, where it names one.
@@ -26,7 +26,7 @@ pub(super) trait Entry {
 ///
 /// # Errors
 /// The errors that refuse a batch as a whole: none or too many entries, ids that are malformed or not distinct.
-pub(super) fn run<E: Entry>(
+pub(super) fn run<E: BatchEntry>(
     entries: Vec<E>,
     call: &mut Call<'_>,
     mut each: impl FnMut(E, &mut Call<'_>) -> Result<Value, ApiError>,
@@ -58,7 +58,7 @@ pub(super) fn run<E: Entry>(
     Ok(json!({"Successful": successful, "Failed": failed}))
 }
 
-fn check<E: Entry>(entries: &[E]) -> Result<(), ApiError> {
+fn check<E: BatchEntry>(entries: &[E]) -> Result<(), ApiError> {
     if entries.is_empty() {
         return Err(error::empty_batch());
     }
@@ -66,7 +66,7 @@ fn check<E: Entry>(entries: &[E]) -> Result<(), ApiError> {
         return Err(error::too_many_entries(entries.len()));
     }
     let mut ids = BTreeSet::new();
-    for id in entries.iter().map(Entry::id) {
+    for id in entries.iter().map(BatchEntry::id) {
         let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if id.is_empty() || id.len() > 80 || !id.chars().all(named) {
             return Err(error::invalid_entry_id());
@@ -78,7 +78,7 @@ fn check<E: Entry>(entries: &[E]) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_receipts<E: Entry>(entries: &[E]) -> Result<(), ApiError> {
+fn check_receipts<E: BatchEntry>(entries: &[E]) -> Result<(), ApiError> {
     let mut receipts = BTreeSet::new();
     let twice = entries.iter().find(|entry| entry.receipt().is_some_and(|receipt| !receipts.insert(receipt)));
     twice.map_or(Ok(()), |entry| Err(error::ids_not_distinct(entry.id())))
@@ -90,7 +90,7 @@ mod tests {
 
     struct Delete(&'static str, &'static str);
 
-    impl Entry for Delete {
+    impl BatchEntry for Delete {
         fn id(&self) -> &str {
             self.0
         }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(check_receipts(&[Delete("a", "x"), Delete("b", "y")]), Ok(()));
     }
 
-    impl Entry for &str {
+    impl BatchEntry for &str {
         fn id(&self) -> &str {
             self
         }

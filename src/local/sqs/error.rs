@@ -35,14 +35,15 @@ pub(super) fn invalid_attribute_value(name: &str, reason: impl Display) -> ApiEr
     ApiError::new("InvalidAttributeValue", format!("Invalid value for the parameter {name}. Reason: {reason}"))
 }
 
-pub(super) fn invalid_receipt(handle: &str) -> ApiError {
-    let message = format!("The input receipt handle \"{handle}\" is not a valid receipt handle.");
+pub(super) fn invalid_receipt(receipt_handle: &str) -> ApiError {
+    let message =
+        format!("The input receipt receipt_handle \"{receipt_handle}\" is not a valid receipt receipt_handle.");
     ApiError::new("ReceiptHandleIsInvalid", message)
 }
 
-pub(super) fn unavailable_receipt(handle: &str) -> ApiError {
+pub(super) fn unavailable_receipt(receipt_handle: &str) -> ApiError {
     let reason = "Message does not exist or is not available for visibility timeout change.";
-    invalid_parameter("ReceiptHandle", handle, reason)
+    invalid_parameter("ReceiptHandle", receipt_handle, reason)
 }
 
 pub(super) fn message_not_in_flight() -> ApiError {

@@ -85,7 +85,7 @@ pub(crate) struct Receives {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub message: Message,
-    pub handle: String,
+    pub receipt_handle: String,
 }
 
 /// How many messages there are, as the `Approximate…` attributes have them; exact here.
@@ -202,7 +202,9 @@ impl Queue {
                 held.message.receives += 1;
                 held.message.first_received.get_or_insert(now);
                 let receipt = Receipt { message: number, receive: held.receive };
-                receives.deliveries.push(Delivery { message: held.message.clone(), handle: receipt.handle(self.key) });
+                receives
+                    .deliveries
+                    .push(Delivery { message: held.message.clone(), receipt_handle: receipt.handle(self.key) });
                 if !ask.duplicate && !timeout.is_zero() {
                     self.moved(number, Place::InFlight(now.plus(timeout)));
                 }
@@ -215,8 +217,8 @@ impl Queue {
     ///
     /// # Errors
     /// `ReceiptHandleIsInvalid` for what is no handle of this queue.
-    pub(crate) fn delete(&mut self, handle: &str, old: OldReceipt) -> Result<Option<Message>, ApiError> {
-        let receipt = self.receipt(handle)?;
+    pub(crate) fn delete(&mut self, receipt_handle: &str, old: OldReceipt) -> Result<Option<Message>, ApiError> {
+        let receipt = self.receipt(receipt_handle)?;
         let latest = self.held.get(&receipt.message).is_some_and(|held| held.receive == receipt.receive);
         Ok((latest || old == OldReceipt::Deletes).then(|| self.take(receipt.message)).flatten())
     }
@@ -228,21 +230,21 @@ impl Queue {
     /// since its receive; for one that nobody hides any more, as `lapsed` says; `ReceiptHandleIsInvalid` as [`delete`](Self::delete).
     pub(crate) fn hide(
         &mut self,
-        handle: &str,
+        receipt_handle: &str,
         timeout: Duration,
         lapsed: LapsedReceipt,
         now: Time,
     ) -> Result<Message, ApiError> {
-        let receipt = self.receipt(handle)?;
+        let receipt = self.receipt(receipt_handle)?;
         let held = self
             .held
             .get(&receipt.message)
             .filter(|held| held.receive == receipt.receive)
-            .ok_or_else(|| error::unavailable_receipt(handle))?;
+            .ok_or_else(|| error::unavailable_receipt(receipt_handle))?;
         if !matches!(held.place, Place::InFlight(_)) {
             return Err(match lapsed {
                 LapsedReceipt::NotInFlight => error::message_not_in_flight(),
-                LapsedReceipt::InvalidParameter => error::unavailable_receipt(handle),
+                LapsedReceipt::InvalidParameter => error::unavailable_receipt(receipt_handle),
             });
         }
         if now.since(held.received) + timeout > LONGEST_HIDDEN {
@@ -300,8 +302,8 @@ impl Queue {
         dead_letters && self.attributes.redrive.as_ref().is_some_and(|policy| policy.gives_up(receives))
     }
 
-    fn receipt(&self, handle: &str) -> Result<Receipt, ApiError> {
-        Receipt::parse(handle, self.key).ok_or_else(|| error::invalid_receipt(handle))
+    fn receipt(&self, receipt_handle: &str) -> Result<Receipt, ApiError> {
+        Receipt::parse(receipt_handle, self.key).ok_or_else(|| error::invalid_receipt(receipt_handle))
     }
 
     fn moved(&mut self, number: u64, to: Place) {
@@ -369,12 +371,12 @@ mod tests {
     fn receive(queue: &mut Queue, now: Time) -> Vec<(String, String)> {
         queue.catch_up(now);
         let receives = queue.receive(&ask(), now).expect("within limits");
-        receives.deliveries.into_iter().map(|it| (it.message.content.body.to_string(), it.handle)).collect()
+        receives.deliveries.into_iter().map(|it| (it.message.content.body.to_string(), it.receipt_handle)).collect()
     }
 
-    fn hide(queue: &mut Queue, handle: &str, seconds: u64, now: Time) -> Result<Message, String> {
+    fn hide(queue: &mut Queue, receipt_handle: &str, seconds: u64, now: Time) -> Result<Message, String> {
         queue.catch_up(now);
-        let hidden = queue.hide(handle, Duration::from_secs(seconds), LapsedReceipt::NotInFlight, now);
+        let hidden = queue.hide(receipt_handle, Duration::from_secs(seconds), LapsedReceipt::NotInFlight, now);
         hidden.map_err(|error| error.reported_code().to_owned())
     }
 
@@ -401,7 +403,7 @@ mod tests {
         let first = queue.receive(&ask(), at(0)).expect("received").deliveries.remove(0);
         queue.catch_up(at(30));
         let second = queue.receive(&ask(), at(30)).expect("received").deliveries.remove(0);
-        assert_ne!(first.handle, second.handle);
+        assert_ne!(first.receipt_handle, second.receipt_handle);
         assert_eq!((first.message.receives, second.message.receives), (1, 2));
         assert_eq!(second.message.first_received, Some(at(0)));
     }
@@ -422,9 +424,9 @@ mod tests {
     fn a_message_can_be_deleted_after_its_timeout_while_nobody_else_received_it() {
         let mut queue = queue();
         put(&mut queue, "a", at(0));
-        let handle = receive(&mut queue, at(0)).remove(0).1;
+        let receipt_handle = receive(&mut queue, at(0)).remove(0).1;
         queue.catch_up(at(31));
-        assert!(queue.delete(&handle, OldReceipt::Ignored).expect("a handle").is_some());
+        assert!(queue.delete(&receipt_handle, OldReceipt::Ignored).expect("a handle").is_some());
         assert_eq!(receive(&mut queue, at(31)), []);
     }
 
@@ -432,9 +434,9 @@ mod tests {
     fn deleting_twice_succeeds_twice() {
         let mut queue = queue();
         put(&mut queue, "a", at(0));
-        let handle = receive(&mut queue, at(0)).remove(0).1;
-        assert!(queue.delete(&handle, OldReceipt::Ignored).expect("a handle").is_some());
-        assert_eq!(queue.delete(&handle, OldReceipt::Ignored), Ok(None));
+        let receipt_handle = receive(&mut queue, at(0)).remove(0).1;
+        assert!(queue.delete(&receipt_handle, OldReceipt::Ignored).expect("a handle").is_some());
+        assert_eq!(queue.delete(&receipt_handle, OldReceipt::Ignored), Ok(None));
         assert_eq!(
             queue.delete("nonsense", OldReceipt::Ignored).expect_err("no handle").code,
             "ReceiptHandleIsInvalid"
@@ -445,10 +447,10 @@ mod tests {
     fn a_message_is_hidden_for_at_most_twelve_hours_from_its_receive() {
         let mut queue = queue();
         put(&mut queue, "a", at(0));
-        let handle = receive(&mut queue, at(0)).remove(0).1;
-        assert!(hide(&mut queue, &handle, 43_200, at(0)).is_ok());
-        assert!(hide(&mut queue, &handle, 43_100, at(100)).is_ok());
-        assert_eq!(hide(&mut queue, &handle, 43_101, at(100)), Err("InvalidParameterValue".to_owned()));
+        let receipt_handle = receive(&mut queue, at(0)).remove(0).1;
+        assert!(hide(&mut queue, &receipt_handle, 43_200, at(0)).is_ok());
+        assert!(hide(&mut queue, &receipt_handle, 43_100, at(100)).is_ok());
+        assert_eq!(hide(&mut queue, &receipt_handle, 43_101, at(100)), Err("InvalidParameterValue".to_owned()));
         // What was refused is not clamped: the message comes back when the last accepted timeout ends.
         assert_eq!(queue.next_visible(), Some(at(43_200)));
     }
@@ -457,8 +459,8 @@ mod tests {
     fn hiding_for_no_time_makes_a_message_visible_at_once() {
         let mut queue = queue();
         put(&mut queue, "a", at(0));
-        let handle = receive(&mut queue, at(0)).remove(0).1;
-        assert!(hide(&mut queue, &handle, 0, at(1)).is_ok());
+        let receipt_handle = receive(&mut queue, at(0)).remove(0).1;
+        assert!(hide(&mut queue, &receipt_handle, 0, at(1)).is_ok());
         assert_eq!(receive(&mut queue, at(1)).len(), 1);
     }
 
@@ -545,7 +547,7 @@ mod tests {
         let first = queue.receive(&Ask { duplicate: true, ..ask() }, at(0)).expect("within limits");
         let second = receive(&mut queue, at(0));
         assert_eq!((first.deliveries.len(), second.len()), (1, 1));
-        assert_ne!(first.deliveries[0].handle, second[0].1);
+        assert_ne!(first.deliveries[0].receipt_handle, second[0].1);
     }
 
     #[test]

@@ -20,8 +20,8 @@ impl Receipt {
     }
 
     /// Reads a handle that this queue gave out; `None` for anything else.
-    pub(super) fn parse(handle: &str, key: u64) -> Option<Self> {
-        let (message, rest) = handle.split_at_checked(16)?;
+    pub(super) fn parse(receipt_handle: &str, key: u64) -> Option<Self> {
+        let (message, rest) = receipt_handle.split_at_checked(16)?;
         let (receive, mark) = rest.split_at_checked(8)?;
         let message = u64::from_str_radix(message, 16).ok()?;
         let receive = u32::from_str_radix(receive, 16).ok()?;
@@ -58,10 +58,10 @@ mod tests {
 
     #[test]
     fn a_mangled_handle_is_not_read() {
-        let handle = RECEIPT.handle(5);
+        let receipt_handle = RECEIPT.handle(5);
         let other = Receipt { receive: 3, ..RECEIPT }.handle(5);
-        let spliced = format!("{}{}", &other[..24], &handle[24..]);
-        for wrong in ["", "x", &handle[..30], &format!("{handle}0"), &spliced, &"ü".repeat(28)] {
+        let spliced = format!("{}{}", &other[..24], &receipt_handle[24..]);
+        for wrong in ["", "x", &receipt_handle[..30], &format!("{receipt_handle}0"), &spliced, &"ü".repeat(28)] {
             assert_eq!(Receipt::parse(wrong, 5), None, "{wrong}");
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::SageMaker;
 use super::super::answer::{Verdict, judge};
-use super::super::execution::{Answer, Status};
+use super::super::execution::{Status, StepAnswer};
 use super::super::requests::{Fingerprint, Seen};
 use super::super::shape::{CALLBACK_TOKEN, Constraints};
 use super::REQUEST_TOKEN;
@@ -107,10 +107,10 @@ fn step_of<'a>(sagemaker: &'a SageMaker, token: &str) -> Option<(&'a str, Status
     Some((&execution.step(index)?.name, status))
 }
 
-fn answer(operation: &str, sent: Send) -> Answer {
+fn answer(operation: &str, sent: Send) -> StepAnswer {
     if operation == "SendPipelineExecutionStepFailure" {
-        return Answer::Failure(sent.failure_reason.unwrap_or_default());
+        return StepAnswer::Failure(sent.failure_reason.unwrap_or_default());
     }
     let outputs = sent.output_parameters.into_iter().filter_map(|output| output.name.zip(output.value));
-    Answer::Success(outputs.collect())
+    StepAnswer::Success(outputs.collect())
 }

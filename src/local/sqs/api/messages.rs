@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::super::batch::{self, Entry};
+use super::super::batch::{self, BatchEntry};
 use super::super::error;
 use super::super::message::{AttributeValue, Content, md5_of_attributes};
 use super::super::queues::Queues;
@@ -62,14 +62,14 @@ struct Batch<E> {
 }
 
 /// What a message operation asks for one message.
-pub(super) trait Part: Entry + DeserializeOwned {
+pub(super) trait Part: BatchEntry + DeserializeOwned {
     /// How much of a batch's length it takes up.
     fn bytes(&self) -> usize {
         0
     }
 }
 
-impl Entry for SendMessage {
+impl BatchEntry for SendMessage {
     fn id(&self) -> &str {
         &self.id
     }
@@ -81,7 +81,7 @@ impl Part for SendMessage {
     }
 }
 
-impl Entry for DeleteMessage {
+impl BatchEntry for DeleteMessage {
     fn id(&self) -> &str {
         &self.id
     }
@@ -93,7 +93,7 @@ impl Entry for DeleteMessage {
 
 impl Part for DeleteMessage {}
 
-impl Entry for ChangeMessageVisibility {
+impl BatchEntry for ChangeMessageVisibility {
     fn id(&self) -> &str {
         &self.id
     }
@@ -175,8 +175,8 @@ pub(super) fn delete(
     call: &mut Call<'_>,
 ) -> Result<Value, ApiError> {
     let queue = queues.get(url, call)?;
-    let handle = required("ReceiptHandle", deletion.receipt_handle)?;
-    if let Some(message) = queue.delete(&handle, call.undocumented.old_receipt)? {
+    let receipt_handle = required("ReceiptHandle", deletion.receipt_handle)?;
+    if let Some(message) = queue.delete(&receipt_handle, call.undocumented.old_receipt)? {
         call.tell(|| EventKind::MessageDeleted { queue: queue.name.clone(), id: message.id });
     }
     Ok(json!({}))
@@ -189,10 +189,10 @@ pub(super) fn hide(
     call: &mut Call<'_>,
 ) -> Result<Value, ApiError> {
     let queue = queues.get(url, call)?;
-    let handle = required("ReceiptHandle", change.receipt_handle)?;
+    let receipt_handle = required("ReceiptHandle", change.receipt_handle)?;
     let timeout = seconds("VisibilityTimeout", change.visibility_timeout, 43_200)?;
     let timeout = required("VisibilityTimeout", timeout)?;
-    let message = queue.hide(&handle, timeout, call.undocumented.lapsed_receipt, call.now)?;
+    let message = queue.hide(&receipt_handle, timeout, call.undocumented.lapsed_receipt, call.now)?;
     let (queue, seconds) = (queue.name.clone(), timeout.as_secs());
     call.tell(|| EventKind::MessageHidden { queue, id: message.id, seconds });
     Ok(json!({}))

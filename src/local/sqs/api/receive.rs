@@ -101,10 +101,10 @@ impl Receive {
         Ok(Ok(json!({"Messages": messages})))
     }
 
-    fn shown(&self, Delivery { message, handle }: &Delivery) -> Value {
+    fn shown(&self, Delivery { message, receipt_handle }: &Delivery) -> Value {
         let mut shown = json!({
             "MessageId": &*message.id,
-            "ReceiptHandle": handle,
+            "ReceiptHandle": receipt_handle,
             "MD5OfBody": message.content.md5_of_body(),
             "Body": &*message.content.body,
         });

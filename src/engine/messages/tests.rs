@@ -40,7 +40,7 @@ struct Message {
 struct Made {
     operation: &'static str,
     at: Instant,
-    handles: Vec<String>,
+    receipt_handles: Vec<String>,
 }
 
 impl Sqs {
@@ -49,9 +49,9 @@ impl Sqs {
         let message = messages.entry(id.to_owned()).or_insert(Message { visible_at: Instant::now(), receives: 0 });
         message.receives += 1;
         message.visible_at = Instant::now() + VISIBILITY;
-        let handle = format!("{id}#{}", message.receives);
+        let receipt_handle = format!("{id}#{}", message.receives);
         let body = format!("the body of {id}");
-        Received { id: id.to_owned(), handle, body, receives: message.receives, sent: None, trace: None }
+        Received { id: id.to_owned(), receipt_handle, body, receives: message.receives, sent: None, trace: None }
     }
 
     fn fail(&self, operation: &'static str, kind: FaultKind, times: usize) {
@@ -87,17 +87,25 @@ impl Sqs {
 
     /// How many messages each call of an operation was about.
     fn sizes(&self, operation: &str) -> Vec<usize> {
-        self.calls.lock().unwrap().iter().filter(|c| c.operation == operation).map(|c| c.handles.len()).collect()
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|c| c.operation == operation)
+            .map(|c| c.receipt_handles.len())
+            .collect()
     }
 
     fn handles(&self, operation: &str) -> Vec<String> {
         let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|call| call.operation == operation).flat_map(|call| call.handles.clone()).collect()
+        calls.iter().filter(|call| call.operation == operation).flat_map(|call| call.receipt_handles.clone()).collect()
     }
 
-    fn times(&self, operation: &str, handle: &str) -> Vec<Instant> {
+    fn times(&self, operation: &str, receipt_handle: &str) -> Vec<Instant> {
         let calls = self.calls.lock().unwrap();
-        let is_about = |call: &&Made| call.operation == operation && call.handles.iter().any(|other| other == handle);
+        let is_about = |call: &&Made| {
+            call.operation == operation && call.receipt_handles.iter().any(|other| other == receipt_handle)
+        };
         calls.iter().filter(is_about).map(|call| call.at).collect()
     }
 
@@ -112,12 +120,21 @@ impl Sqs {
     async fn call<T>(
         &self,
         operation: &'static str,
-        handles: Vec<String>,
+        receipt_handles: Vec<String>,
         act: impl Fn(&mut BTreeMap<String, Message>, &str, &str) -> Result<T, Fault>,
     ) -> Result<Vec<Result<T, Fault>>, Fault> {
-        let distinct = handles.iter().map(|handle| id_of(handle)).collect::<BTreeSet<_>>().len() == handles.len();
-        assert!(distinct && handles.len() <= 10 && !handles.is_empty(), "{operation}: {handles:?}");
-        self.calls.lock().unwrap().push(Made { operation, at: Instant::now(), handles: handles.clone() });
+        let distinct =
+            receipt_handles.iter().map(|receipt_handle| id_of(receipt_handle)).collect::<BTreeSet<_>>().len()
+                == receipt_handles.len();
+        assert!(
+            distinct && receipt_handles.len() <= 10 && !receipt_handles.is_empty(),
+            "{operation}: {receipt_handles:?}"
+        );
+        self.calls.lock().unwrap().push(Made {
+            operation,
+            at: Instant::now(),
+            receipt_handles: receipt_handles.clone(),
+        });
         self.enter(operation);
         let gate = self.gates.lock().unwrap().get(operation).copied();
         match gate {
@@ -130,15 +147,16 @@ impl Sqs {
             return Err(Fault::new(kind, "made to fail"));
         }
         let poison = self.poison.lock().unwrap();
-        if handles.iter().any(|handle| poison.contains(&(operation, id_of(handle).to_owned()))) {
+        if receipt_handles.iter().any(|receipt_handle| poison.contains(&(operation, id_of(receipt_handle).to_owned())))
+        {
             return Err(Fault::new(FaultKind::Refused, "BatchEntryIdsNotDistinct"));
         }
         let (mut messages, faults) = (self.messages.lock().unwrap(), self.entries.lock().unwrap());
-        let entry = |handle: &String| match faults.get(&(operation, id_of(handle).to_owned())) {
+        let entry = |receipt_handle: &String| match faults.get(&(operation, id_of(receipt_handle).to_owned())) {
             Some(kind) => Err(Fault::new(*kind, "made to fail")),
-            None => act(&mut messages, id_of(handle), handle),
+            None => act(&mut messages, id_of(receipt_handle), receipt_handle),
         };
-        Ok(handles.iter().map(entry).collect())
+        Ok(receipt_handles.iter().map(entry).collect())
     }
 
     fn enter(&self, operation: &'static str) {
@@ -149,8 +167,8 @@ impl Sqs {
     }
 }
 
-fn id_of(handle: &str) -> &str {
-    handle.split('#').next().unwrap_or_default()
+fn id_of(receipt_handle: &str) -> &str {
+    receipt_handle.split('#').next().unwrap_or_default()
 }
 
 impl Queue for Sqs {
@@ -159,12 +177,13 @@ impl Queue for Sqs {
     }
 
     fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
-        let handles = entries.iter().map(|(handle, _)| handle.clone()).collect();
-        Box::pin(self.call("set", handles, |messages, id, handle| {
-            let (_, visible_in) = entries.iter().find(|(other, _)| other == handle).expect("asked");
+        let receipt_handles = entries.iter().map(|(receipt_handle, _)| receipt_handle.clone()).collect();
+        Box::pin(self.call("set", receipt_handles, |messages, id, receipt_handle| {
+            let (_, visible_in) = entries.iter().find(|(other, _)| other == receipt_handle).expect("asked");
             match messages.get_mut(id) {
                 Some(message)
-                    if handle == format!("{id}#{}", message.receives) && message.visible_at > Instant::now() =>
+                    if receipt_handle == format!("{id}#{}", message.receives)
+                        && message.visible_at > Instant::now() =>
                 {
                     message.visible_at = Instant::now() + *visible_in;
                     Ok(())
@@ -174,9 +193,9 @@ impl Queue for Sqs {
         }))
     }
 
-    fn delete<'a>(&'a self, handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
-        Box::pin(self.call("delete", handles.to_vec(), |messages, id, handle| {
-            if messages.get(id).is_some_and(|message| handle == format!("{id}#{}", message.receives)) {
+    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+        Box::pin(self.call("delete", receipt_handles.to_vec(), |messages, id, receipt_handle| {
+            if messages.get(id).is_some_and(|message| receipt_handle == format!("{id}#{}", message.receives)) {
                 messages.remove(id);
             }
             Ok(())
