@@ -251,11 +251,10 @@ impl Driver {
                 attempt = record.attempt,
                 crashes = record.crashes,
                 alone_for = ?record.trusted_after(),
-                "the step is started on trial, and others after it: workers have died while they ran it"
+                "the step is on trial, others start after it: workers have died while they ran it"
             );
-        } else {
-            tracing::info!(attempt = record.attempt, "the step is started");
         }
+        tracing::info!(attempt = record.attempt, "the step is started");
         self.observe_start(pickup);
         let now = self.shared.clock.now();
         self.trusted = Some(after(now, record.trusted_after()));
