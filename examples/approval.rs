@@ -1,7 +1,9 @@
-//! A person answers the step: the handler asks, and the worker keeps nothing running while it waits.
+//! A person answers the step: the handler asks, and the worker keeps nothing running while it
+//! waits.
 //!
-//! The request is a file here; put a ticket or a chat message in its place. The person approves the model with a call that anyone with
-//! the permission can make, with the token that the request names:
+//! The request is a file here; put a ticket or a chat message in its place. The person approves the
+//! model with a call that anyone with the permission can make, with the token that the request
+//! names:
 //!
 //! ```sh
 //! aws sagemaker send-pipeline-execution-step-success --callback-token TOKEN --output-parameters Name=approved_by,Value=ada

@@ -1,8 +1,10 @@
-//! A worker of your own: the stock handlers, and beside them one handler type that is compiled in and chosen by TOML.
+//! A worker of your own: the stock handlers, and beside them one handler type that is compiled in
+//! and chosen by TOML.
 //!
-//! It submits a job to a service, and follows it. The service here is a folder, so that the example runs anywhere: a job is a
-//! file `NAME.job`; whoever does the work, a person with an editor for example, writes `NAME.done` (with the result) or `NAME.failed` (with the
-//! reason). Put EMR, Kubernetes or Slurm in its place.
+//! It submits a job to a service, and follows it. The service here is a folder, so that the example
+//! runs anywhere: a job is a file `NAME.job`; whoever does the work, a person with an editor for
+//! example, writes `NAME.done` (with the result) or `NAME.failed` (with the reason). Put EMR,
+//! Kubernetes or Slurm in its place.
 //!
 //! ```sh
 //! cargo run --example job -- --config examples/job.toml check
@@ -61,12 +63,16 @@ struct Jobs {
 }
 
 impl Jobs {
-    /// Called once for each `[handlers.NAME]` of this type; an error is reported as a mistake in the configuration.
+    /// Called once for each `[handlers.NAME]` of this type; an error is reported as a mistake in
+    /// the configuration.
     fn new(settings: Settings) -> Result<Self, String> {
         if settings.poll_interval.is_zero() {
             return Err("poll_interval must be more than 0s".to_owned());
         }
-        Ok(Self { service: Service { folder: settings.service }, poll_interval: settings.poll_interval })
+        Ok(Self {
+            service: Service { folder: settings.service },
+            poll_interval: settings.poll_interval,
+        })
     }
 }
 
@@ -77,20 +83,28 @@ impl Handler for Jobs {
         let job = match cx.checkpoint()? {
             Some(Submitted { job }) => job,
             None => {
-                // The name comes from the token: if the process dies right here, the next attempt finds the job that this one made.
+                // The name comes from the token: if the process dies right here, the next attempt
+                // finds the job that this one made.
                 let job = format!("callback-{}", cx.token().as_str());
-                self.service.submit(&job, &format!("dataset {} nodes {}\n", args.dataset, args.nodes)).await?;
+                self.service
+                    .submit(&job, &format!("dataset {} nodes {}\n", args.dataset, args.nodes))
+                    .await?;
                 cx.save_checkpoint(&Submitted { job: job.clone() }).await?;
                 job
             }
         };
         match self.service.state(&job).await? {
             State::Done(result) => Ok(Outputs::of([("job", job), ("result", result)])?.into()),
-            State::Failed(reason) => Err(HandlerError::permanent(format_args!("the job {job} failed: {reason}"))),
-            State::Gone => Err(HandlerError::permanent(format_args!("the job {job} is gone from the service"))),
+            State::Failed(reason) => {
+                Err(HandlerError::permanent(format_args!("the job {job} failed: {reason}")))
+            }
+            State::Gone => {
+                Err(HandlerError::permanent(format_args!("the job {job} is gone from the service")))
+            }
             State::Running => {
                 cx.progress(None, format!("the job {job} runs"));
-                // Nothing waits here meanwhile, not even this future: the next look is a call of its own.
+                // Nothing waits here meanwhile, not even this future: the next look is a call of
+                // its own.
                 Ok(Completion::Again(self.poll_interval))
             }
         }
@@ -99,7 +113,9 @@ impl Handler for Jobs {
     /// The pipeline was stopped, or the time limit is over: the job would run on for nobody.
     async fn cleanup(&self, cx: Context, _: Args) -> Result<(), HandlerError> {
         // Without a checkpoint there may still be a job: submitted just before a crash.
-        let job = cx.checkpoint()?.map_or_else(|| format!("callback-{}", cx.token().as_str()), |Submitted { job }| job);
+        let job = cx
+            .checkpoint()?
+            .map_or_else(|| format!("callback-{}", cx.token().as_str()), |Submitted { job }| job);
         self.service.cancel(&job).await?;
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! How a handler is tested: a crash between submitting and saving, a stop, a lost lease, without AWS or a network.
+//! How a handler is tested: a crash between submitting and saving, a stop, a lost lease, without
+//! AWS or a network.
 //!
 //! ```sh
 //! cargo test --example testing
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
     Registry::with_builtins().handler("batch", Batch::default).main()
 }
 
-/// Submits a batch job by name, and looks at it until it is done. The cluster is a list here, whose jobs are done at the second look.
+/// Submits a batch job by name, and looks at it until it is done. The cluster is a list here, whose
+/// jobs are done at the second look.
 #[derive(Default)]
 struct Batch {
     jobs: Mutex<Vec<Job>>,
@@ -53,7 +55,10 @@ impl Batch {
     }
 
     fn cancel(&self, name: &str) {
-        self.jobs().iter_mut().filter(|job| job.name == name).for_each(|job| job.state = State::Cancelled);
+        self.jobs()
+            .iter_mut()
+            .filter(|job| job.name == name)
+            .for_each(|job| job.state = State::Cancelled);
     }
 
     fn jobs(&self) -> std::sync::MutexGuard<'_, Vec<Job>> {
@@ -65,7 +70,8 @@ impl Handler for Batch {
     type Args = Value;
 
     async fn run(&self, cx: Context, _: Value) -> HandlerResult {
-        // A name that every attempt derives in the same way: one that crashed before it saved a checkpoint leads to the same job.
+        // A name that every attempt derives in the same way: one that crashed before it saved a
+        // checkpoint leads to the same job.
         let name = format!("callback-{}", cx.token());
         if cx.checkpoint::<String>()?.is_none() {
             self.submit(&name);
@@ -74,7 +80,9 @@ impl Handler for Batch {
         match self.look(&name) {
             Some(State::Done) => Ok(Outputs::of([("job", name)])?.into()),
             Some(State::Running) => Ok(Completion::Again(Duration::from_secs(30))),
-            Some(State::Cancelled) | None => Err(HandlerError::permanent(format!("the job {name} is gone"))),
+            Some(State::Cancelled) | None => {
+                Err(HandlerError::permanent(format!("the job {name} is gone")))
+            }
         }
     }
 
@@ -102,7 +110,10 @@ mod tests {
     async fn an_attempt_after_a_crash_follows_the_same_job() {
         let (batch, step) = (Batch::default(), step());
         step.crash_at_checkpoint(1, &batch).await;
-        assert_eq!(step.run(&batch).await.expect("it runs"), Completion::Again(Duration::from_secs(30)));
+        assert_eq!(
+            step.run(&batch).await.expect("it runs"),
+            Completion::Again(Duration::from_secs(30))
+        );
         assert_eq!((batch.jobs().len(), step.attempt()), (1, 2));
     }
 
@@ -111,7 +122,10 @@ mod tests {
     async fn a_job_that_is_done_is_named_in_the_outputs() {
         let (batch, step) = (Batch::default(), step());
         let done = step.run_to_end(&batch).await.expect("done");
-        assert_eq!(done.outputs().and_then(|outputs| outputs.get("job")), Some("callback-abcdefghij"));
+        assert_eq!(
+            done.outputs().and_then(|outputs| outputs.get("job")),
+            Some("callback-abcdefghij")
+        );
         assert_eq!(step.attempt(), 1, "looking again is no new attempt");
     }
 

@@ -17,7 +17,8 @@ impl Backoff {
 
     /// The wait after `failures` failures in a row (at least 1), for `random` in `0.0..1.0`.
     ///
-    /// Half of the wait is fixed and half is random, so that it is never nothing and many who failed together do not come back together.
+    /// Half of the wait is fixed and half is random, so that it is never nothing and many who
+    /// failed together do not come back together.
     #[must_use]
     pub fn after(self, failures: u32, random: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);

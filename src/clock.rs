@@ -1,8 +1,10 @@
 //! The time that limits run on, and the names that the wall clock gives it.
 //!
-//! All that the worker measures runs on one timeline: it starts at what the wall clock shows when the process starts, and goes on with
-//! the clock that also counts while the machine is suspended. It never jumps. What is stored or shown bears the wall clock's names
-//! instead. When the wall clock is set, the names change and the timeline does not, so what is left of each limit stays left.
+//! All that the worker measures runs on one timeline: it starts at what the wall clock shows when
+//! the process starts, and goes on with the clock that also counts while the machine is suspended.
+//! It never jumps. What is stored or shown bears the wall clock's names instead. When the wall
+//! clock is set, the names change and the timeline does not, so what is left of each limit stays
+//! left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -96,9 +98,11 @@ impl Clock {
         after(self.0.wall, self.0.source.elapsed().saturating_sub(self.0.elapsed))
     }
 
-    /// When it will be `at`; now, if that is past. Never more than a year ahead: timers have an end.
+    /// When it will be `at`; now, if that is past. Never more than a year ahead: timers have an
+    /// end.
     ///
-    /// Tokio's timers do not count suspension: whoever sleeps until then looks again when the machine has woken.
+    /// Tokio's timers do not count suspension: whoever sleeps until then looks again when the
+    /// machine has woken.
     #[must_use]
     pub fn instant(&self, at: Timestamp) -> Instant {
         const FAR: Duration = Duration::from_hours(365 * 24);
@@ -130,8 +134,8 @@ impl Clock {
         shifted(name, -self.correction())
     }
 
-    /// Looks whether the wall clock was set since the last look, by more than five seconds, and takes up its new names if so. Of many who
-    /// look at once, one sees it.
+    /// Looks whether the wall clock was set since the last look, by more than five seconds, and
+    /// takes up its new names if so. Of many who look at once, one sees it.
     pub fn look(&self) -> Option<Set> {
         let correction = &self.0.correction;
         let before = correction.load(Ordering::SeqCst);
@@ -142,13 +146,19 @@ impl Clock {
         }
         let milliseconds = i64::try_from(apart.as_millis()).unwrap_or_default();
         let after = before.saturating_add(milliseconds);
-        correction.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).ok().map(|_| Set(apart))
+        correction
+            .compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst)
+            .ok()
+            .map(|_| Set(apart))
     }
 }
 
 impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clock").field("now", &self.now()).field("correction", &self.correction()).finish()
+        f.debug_struct("Clock")
+            .field("now", &self.now())
+            .field("correction", &self.correction())
+            .finish()
     }
 }
 

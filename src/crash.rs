@@ -1,7 +1,9 @@
-//! Ends the process at a named boundary between it and the world, so that tests can see that what is durable then is enough.
+//! Ends the process at a named boundary between it and the world, so that tests can see that what
+//! is durable then is enough.
 //!
-//! Every call through a seam and of a handler is a boundary: the compiler has each method of the traits pass through here, and clippy
-//! those that have a body of their own. It is in debug builds alone; a release has no such door.
+//! Every call through a seam and of a handler is a boundary: the compiler has each method of the
+//! traits pass through here, and clippy those that have a body of their own. It is in debug builds
+//! alone; a release has no such door.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -21,7 +23,8 @@ use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::{Entries, ExecutionStanding, Fault, Pipelines, Queue, Received, Standing};
 use crate::step::{CallbackToken, ExecutionArn};
 
-/// The variable that asks for a crash: `before` or `after`, the boundary's name, and which passing of it (1 if left out).
+/// The variable that asks for a crash: `before` or `after`, the boundary's name, and which passing
+/// of it (1 if left out).
 pub const VARIABLE: &str = "CRASH_AT";
 
 /// A place where the process meets the world.
@@ -110,7 +113,8 @@ impl Crash {
         let mut words = asked.split_whitespace();
         let after = words.next()? == "after";
         let name = words.next()?;
-        let boundary = BOUNDARIES.iter().map(|boundary| boundary.name()).find(|known| *known == name)?;
+        let boundary =
+            BOUNDARIES.iter().map(|boundary| boundary.name()).find(|known| *known == name)?;
         let passings = words.next().map_or(Some(1), |count| count.parse().ok())?;
         Some(Arc::new(Self { after, boundary, passings: AtomicUsize::new(passings) }))
     }
@@ -139,7 +143,8 @@ impl Crash {
     }
 
     fn pass(&self, boundary: Boundary, after: bool) {
-        if (boundary.name(), after) == (self.boundary, self.after) && self.passings.fetch_sub(1, Ordering::SeqCst) == 1
+        if (boundary.name(), after) == (self.boundary, self.after)
+            && self.passings.fetch_sub(1, Ordering::SeqCst) == 1
         {
             // Nothing is unwound, flushed or closed, as when the machine loses its power.
             let _ = raise(Signal::SIGKILL);
@@ -164,15 +169,25 @@ impl Queue for Crashing<Arc<dyn Queue>> {
         Box::pin(self.crash.around(Boundary::Receive, self.inner.receive(most, wait, visibility)))
     }
 
-    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn set_visibility<'a>(
+        &'a self,
+        entries: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(self.crash.around(Boundary::SetVisibility, self.inner.set_visibility(entries)))
     }
 
-    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn delete<'a>(
+        &'a self,
+        receipt_handles: &'a [String],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(self.crash.around(Boundary::DeleteMessages, self.inner.delete(receipt_handles)))
     }
 
-    fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {
+    fn send<'a>(
+        &'a self,
+        body: &'a str,
+        trace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(self.crash.around(Boundary::SendMessage, self.inner.send(body, trace)))
     }
 }
@@ -196,18 +211,29 @@ impl Pipelines for Crashing<Arc<dyn Pipelines>> {
         Box::pin(self.crash.around(Boundary::AskStep, self.inner.step(execution, token)))
     }
 
-    fn execution<'a>(&'a self, execution: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+    fn execution<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
         Box::pin(self.crash.around(Boundary::AskExecution, self.inner.execution(execution)))
     }
 }
 
 #[deny(clippy::missing_trait_methods)]
 impl Store for Crashing<Arc<dyn Store>> {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         Box::pin(self.crash.around(Boundary::LoadRecord, self.inner.get(token)))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+    fn put(
+        &self,
+        row: Row,
+        expected: Option<u64>,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
         let crash = self.crash.clone();
         let (boundary, put) = (Boundary::write_of(&row), self.inner.put(row, expected, commit));
         Box::pin(async move { crash.around(boundary, put).await })
@@ -252,7 +278,11 @@ impl Handler for Crashing<DynHandler> {
         self.crash.around(Boundary::Run, self.inner.run(cx))
     }
 
-    fn cleanup(&self, cx: Context, _: Value) -> impl Future<Output = Result<(), HandlerError>> + Send {
+    fn cleanup(
+        &self,
+        cx: Context,
+        _: Value,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send {
         self.crash.around(Boundary::CleanUp, self.inner.cleanup(cx))
     }
 

@@ -1,4 +1,5 @@
-//! Durations as configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`. For `#[serde(with = "crate::duration")]`.
+//! Durations as configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`. For
+//! `#[serde(with = "crate::duration")]`.
 
 use std::fmt;
 use std::time::Duration;
@@ -35,17 +36,25 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
 /// A sentence that says what is allowed.
 pub fn parse(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| {
-        format!("{text:?} is not a duration; write a number with a unit, as in \"90s\", \"5m\", \"11h30m\", \"14d\"")
+        format!(
+            "{text:?} is not a duration; write a number with a unit, as in \"90s\", \"5m\", \
+                 \"11h30m\", \"14d\""
+        )
     })
 }
 
 /// The shortest text that [`parse`] reads back, without spaces.
 #[must_use]
 pub fn text(duration: Duration) -> String {
-    // A day is 24 hours here; humantime would go on to months and years, whose lengths nobody writes.
+    // A day is 24 hours here; humantime would go on to months and years, whose lengths nobody
+    // writes.
     let days = duration.as_secs() / DAY;
     let rest = duration.saturating_sub(Duration::from_secs(days * DAY));
-    let rest = if rest.is_zero() && days > 0 { String::new() } else { humantime::format_duration(rest).to_string() };
+    let rest = if rest.is_zero() && days > 0 {
+        String::new()
+    } else {
+        humantime::format_duration(rest).to_string()
+    };
     let days = if days > 0 { format!("{days}d") } else { String::new() };
     days + &rest.replace(' ', "")
 }

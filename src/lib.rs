@@ -1,12 +1,14 @@
-//! callbackd answers the callback steps of Amazon SageMaker Pipelines. A pipeline that reaches such a step sends a message with a token
-//! to an SQS queue and waits until someone reports success or failure with that token. callbackd receives the messages, runs a handler
-//! for each step, and reports the outcome until SageMaker has accepted it.
+//! callbackd answers the callback steps of Amazon SageMaker Pipelines. A pipeline that reaches such
+//! a step sends a message with a token to an SQS queue and waits until someone reports success or
+//! failure with that token. callbackd receives the messages, runs a handler for each step, and
+//! reports the outcome until SageMaker has accepted it.
 //!
-//! Most handlers are programs, which the stock binary runs (`type = "exec"`); they need nothing of this crate. This is the documentation
-//! for handlers in Rust.
+//! Most handlers are programs, which the stock binary runs (`type = "exec"`); they need nothing of
+//! this crate. This is the documentation for handlers in Rust.
 //!
 //! # Write one
-//! A handler is an async function, or a type that implements [`Handler`] if it has settings, a cleanup or a state of its own.
+//! A handler is an async function, or a type that implements [`Handler`] if it has settings, a
+//! cleanup or a state of its own.
 //!
 //! ```
 //! use callbackd::{Context, HandlerError, Outputs};
@@ -21,11 +23,13 @@
 //! }
 //! ```
 //!
-//! The step's arguments decode into `Args`. The [`Context`] has the token, saves checkpoints and tells of stops. Errors decide what
-//! follows: `?` on any error means *try again later*, [`HandlerError::permanent`] fails the step.
+//! The step's arguments decode into `Args`. The [`Context`] has the token, saves checkpoints and
+//! tells of stops. Errors decide what follows: `?` on any error means *try again later*,
+//! [`HandlerError::permanent`] fails the step.
 //!
 //! # Test one
-//! [`testing`] runs a handler without AWS, a network or a worker, and lets it crash, stop or lose its lease at a chosen moment.
+//! [`testing`] runs a handler without AWS, a network or a worker, and lets it crash, stop or lose
+//! its lease at a chosen moment.
 //!
 //! ```
 //! # use callbackd::{Context, HandlerError, Outputs};
@@ -57,15 +61,16 @@
 //! }
 //! ```
 //!
-//! Its configuration chooses the handler by the name it is registered under: `[handlers.NAME] type = "greet"`. `examples/template` in the
-//! repository is a crate to copy.
+//! Its configuration chooses the handler by the name it is registered under:
+//! `[handlers.NAME] type = "greet"`. `examples/template` in the repository is a crate to copy.
 //!
 //! # The contract
-//! What a handler can rely on and must do is said at [`Handler`]: the expected flow, guarantees, assumptions, caveats and errors.
+//! What a handler can rely on and must do is said at [`Handler`]: the expected flow, guarantees,
+//! assumptions, caveats and errors.
 //!
 //! # For contributors
-//! The modules that are not listed here are the worker itself, and may change in any version. `cargo doc --document-private-items` shows
-//! them; begin with `map`.
+//! The modules that are not listed here are the worker itself, and may change in any version.
+//! `cargo doc --document-private-items` shows them; begin with `map`.
 
 #![warn(missing_docs, unreachable_pub)]
 
@@ -77,7 +82,8 @@ pub mod outcome;
 pub mod step;
 pub mod testing;
 
-// What the worker is made of: public for the tests and benchmarks of this repository, and subject to change in any version.
+// What the worker is made of: public for the tests and benchmarks of this repository, and subject
+// to change in any version.
 #[cfg(feature = "aws")]
 #[doc(hidden)]
 pub mod aws;
@@ -112,7 +118,9 @@ pub mod process;
 #[doc(hidden)]
 pub mod seam;
 
-pub use handler::{Completion, Context, Handler, HandlerError, HandlerResult, Registry, StopReason, handler_fn};
+pub use handler::{
+    Completion, Context, Handler, HandlerError, HandlerResult, Registry, StopReason, handler_fn,
+};
 pub use outcome::Outputs;
 
 /// The README's own code compiles.
@@ -125,18 +133,32 @@ mod map {
     //! The way of a message through the code, the layers, and the words.
     //!
     //! # From the message to its deletion
-    //! 1. [`engine::pollers::poll`](crate::engine::pollers::poll) receives it, [`engine::delivery::deliver`](crate::engine::delivery::deliver) parses it ([`Message`](crate::step::Message)), and
-    //!    [`engine::dispatch::send_or_start`](crate::engine::dispatch::send_or_start) hands it to the step's driver.
-    //! 2. [`engine::driver`](crate::engine::driver) loads the step's [`Record`](crate::lifecycle::Record) from the [ledger](crate::ledger) and asks [`lifecycle::decide`](crate::lifecycle::decide) what follows.
-    //! 3. The step is claimed in the ledger, and [`engine::running::Call`](crate::engine::running::Call) runs its [`Handler`](crate::Handler). [`engine::messages`](crate::engine::messages) keeps the message
-    //!    invisible.
-    //! 4. The result is frozen in the ledger as an [`Outcome`](crate::outcome::Outcome), with the [`ClientRequestToken`](crate::outcome::ClientRequestToken) that names it.
-    //! 5. [`engine::report::once`](crate::engine::report::once) sends it, again and again until SageMaker accepts it or says that the step is closed.
-    //! 6. The record is settled, and then [`engine::messages::Messages::delete`](crate::engine::messages::Messages::delete) deletes the message.
+    //! 1. [`engine::pollers::poll`](crate::engine::pollers::poll) receives it,
+    //!    [`engine::delivery::deliver`](crate::engine::delivery::deliver) parses it
+    //!    ([`Message`](crate::step::Message)), and
+    //!    [`engine::dispatch::send_or_start`](crate::engine::dispatch::send_or_start) hands it to
+    //!    the step's driver.
+    //! 2. [`engine::driver`](crate::engine::driver) loads the step's
+    //!    [`Record`](crate::lifecycle::Record) from the [ledger](crate::ledger) and asks
+    //!    [`lifecycle::decide`](crate::lifecycle::decide) what follows.
+    //! 3. The step is claimed in the ledger, and
+    //!    [`engine::running::Call`](crate::engine::running::Call) runs its
+    //!    [`Handler`](crate::Handler). [`engine::messages`](crate::engine::messages) keeps the
+    //!    message invisible.
+    //! 4. The result is frozen in the ledger as an [`Outcome`](crate::outcome::Outcome), with the
+    //!    [`ClientRequestToken`](crate::outcome::ClientRequestToken) that names it.
+    //! 5. [`engine::report::once`](crate::engine::report::once) sends it, again and again until
+    //!    SageMaker accepts it or says that the step is closed.
+    //! 6. The record is settled, and then
+    //!    [`engine::messages::Messages::delete`](crate::engine::messages::Messages::delete) deletes
+    //!    the message.
     //!
-    //! A step that waits needs no driver: it is parked as a row ([`engine::inbox`](crate::engine::inbox)) until its time, its turn, a message or a stop reaches it.
-    //! A step without a message is continued from the ledger ([`engine::sweep`](crate::engine::sweep)). A stop comes with a message, from [`engine::watch`](crate::engine::watch), or
-    //! through a shared ledger; the lifecycle treats them alike. After a crash the record says where to continue.
+    //! A step that waits needs no driver: it is parked as a row
+    //! ([`engine::inbox`](crate::engine::inbox)) until its time, its turn, a message or a stop
+    //! reaches it. A step without a message is continued from the ledger
+    //! ([`engine::sweep`](crate::engine::sweep)). A stop comes with a message, from
+    //! [`engine::watch`](crate::engine::watch), or through a shared ledger; the lifecycle treats
+    //! them alike. After a crash the record says where to continue.
     //!
     //! # Layers
     //! ```text
@@ -149,8 +171,9 @@ mod map {
     //! seam  outcome  step  clock  backoff  duration
     //! ```
     //!
-    //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers do not know of each other: SQS distributes,
-    //! the ledger coordinates, SageMaker arbitrates. Nothing outside `lifecycle` decides about a step. No AWS type leaves `aws`.
+    //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers
+    //! do not know of each other: SQS distributes, the ledger coordinates, SageMaker arbitrates.
+    //! Nothing outside `lifecycle` decides about a step. No AWS type leaves `aws`.
     //!
     //! # Words
     //! | word | meaning |

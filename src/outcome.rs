@@ -1,6 +1,8 @@
-//! What a step came to, in a form that SageMaker cannot refuse, and the client request token that names it.
+//! What a step came to, in a form that SageMaker cannot refuse, and the client request token that
+//! names it.
 //!
-//! Lengths are counted in UTF-16 units. SageMaker's model says "characters" and does not say which; this count is never the smaller one.
+//! Lengths are counted in UTF-16 units. SageMaker's model says "characters" and does not say which;
+//! this count is never the smaller one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,19 +27,22 @@ pub enum Outcome {
     Failure(Reason),
 }
 
-/// Output parameters: at most 50, names of 1 to 256 characters, values of at most 1,024 (SageMaker's service model).
+/// Output parameters: at most 50, names of 1 to 256 characters, values of at most 1,024
+/// (SageMaker's service model).
 ///
 /// Values are strings on the wire whatever type the pipeline declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Outputs(BTreeMap<String, String>);
 
-/// Why a step failed, at most 256 characters (SageMaker's service model; a longer one makes the failure report itself fail).
+/// Why a step failed, at most 256 characters (SageMaker's service model; a longer one makes the
+/// failure report itself fail).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Reason(String);
 
-/// The idempotency token of a report: 64 hexadecimal digits, a function of the execution, the callback token and the outcome.
+/// The idempotency token of a report: 64 hexadecimal digits, a function of the execution, the
+/// callback token and the outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClientRequestToken(String);
@@ -49,9 +54,11 @@ pub struct ClientRequestToken(String);
 pub enum InvalidOutput {
     #[error("there are more than {} outputs", Outputs::MOST)]
     TooMany,
-    #[error("the output name {0:?} has {1} characters; 1 to {max} are allowed", max = Outputs::MAX_NAME)]
+    #[error("the output name {0:?} has {1} characters; 1 to {max} are \
+             allowed", max = Outputs::MAX_NAME)]
     Name(String, usize),
-    #[error("the output `{0}` has {1} characters; at most {max} are allowed", max = Outputs::MAX_VALUE)]
+    #[error("the output `{0}` has {1} characters; at most {max} are \
+             allowed", max = Outputs::MAX_VALUE)]
     Value(String, usize),
     #[error("the output `{0}` is {1}; only strings, numbers and booleans are allowed")]
     NotScalar(String, &'static str),
@@ -130,7 +137,8 @@ impl Outputs {
         }
     }
 
-    /// The entries of one JSON object. A number stays the text that it is there, however many digits that has.
+    /// The entries of one JSON object. A number stays the text that it is there, however many
+    /// digits that has.
     ///
     /// # Errors
     /// As [`insert`](Self::insert), and [`InvalidOutput::NotJson`].
@@ -141,7 +149,9 @@ impl Outputs {
         for (name, value) in entries {
             // A number alone begins with a digit or a sign; nothing else that is JSON does.
             let value = match value.get() {
-                number if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => Value::from(number),
+                number if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
+                    Value::from(number)
+                }
                 other => serde_json::from_str(other).map_err(not_json)?,
             };
             all.insert(name, value)?;
@@ -149,11 +159,17 @@ impl Outputs {
         Ok(all)
     }
 
-    /// Adds one output. Numbers are written the same however they were spelt (`1.50`, `15e-1`), booleans as `true` and `false`.
+    /// Adds one output. Numbers are written the same however they were spelt (`1.50`, `15e-1`),
+    /// booleans as `true` and `false`.
     ///
     /// # Errors
-    /// [`InvalidOutput`] where SageMaker would refuse it, and where the name is there already; nothing is added then.
-    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Value>) -> Result<(), InvalidOutput> {
+    /// [`InvalidOutput`] where SageMaker would refuse it, and where the name is there already;
+    /// nothing is added then.
+    pub fn insert(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Into<Value>,
+    ) -> Result<(), InvalidOutput> {
         let name = name.into();
         let length = units(&name);
         if !(1..=Self::MAX_NAME).contains(&length) {
@@ -162,7 +178,9 @@ impl Outputs {
         let value = match value.into() {
             Value::String(text) => text,
             Value::Bool(flag) => flag.to_string(),
-            Value::Number(number) => canonical_number(&number).ok_or_else(|| InvalidOutput::NotFinite(name.clone()))?,
+            Value::Number(number) => {
+                canonical_number(&number).ok_or_else(|| InvalidOutput::NotFinite(name.clone()))?
+            }
             other => return Err(InvalidOutput::NotScalar(name, kind_of(&other))),
         };
         let length = units(&value);
@@ -276,7 +294,8 @@ impl Reason {
         Self(cut)
     }
 
-    /// `what`, then as much of the end of `text` as there is room for: what a program says last is why it failed.
+    /// `what`, then as much of the end of `text` as there is room for: what a program says last is
+    /// why it failed.
     #[must_use]
     pub fn with_end_of(what: &str, text: &str) -> Self {
         let text = text.trim();
@@ -307,7 +326,10 @@ impl<'de> Deserialize<'de> for Reason {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         if units(&text) > Self::MAX {
-            return Err(de::Error::custom(format_args!("a reason of more than {} characters", Self::MAX)));
+            return Err(de::Error::custom(format_args!(
+                "a reason of more than {} characters",
+                Self::MAX
+            )));
         }
         Ok(Self(text))
     }
@@ -320,10 +342,15 @@ impl ClientRequestToken {
         Self::of_return(execution, token, 0, outcome)
     }
 
-    /// The same for a token that has come back so many times. An answer that equals an earlier one is no repeat of it, and whether
-    /// SageMaker would take it for one is not published.
+    /// The same for a token that has come back so many times. An answer that equals an earlier one
+    /// is no repeat of it, and whether SageMaker would take it for one is not published.
     #[must_use]
-    pub fn of_return(execution: &ExecutionArn, token: &CallbackToken, returns: u32, outcome: &Outcome) -> Self {
+    pub fn of_return(
+        execution: &ExecutionArn,
+        token: &CallbackToken,
+        returns: u32,
+        outcome: &Outcome,
+    ) -> Self {
         let mut hash = Sha256::new();
         for part in ["callbackd/1", execution.as_str(), token.as_str()] {
             hash.update(part);
@@ -364,7 +391,8 @@ fn canonical_number(number: &Number) -> Option<String> {
     }
     let double = number.as_f64()?;
     let double = if double == 0.0 { 0.0 } else { double };
-    // `{:?}` keeps the `.0` of a whole double and writes the very large and the very small with an exponent.
+    // `{:?}` keeps the `.0` of a whole double and writes the very large and the very small with an
+    // exponent.
     double.is_finite().then(|| format!("{double:?}"))
 }
 
@@ -392,19 +420,26 @@ mod tests {
 
     #[test]
     fn numbers_are_written_the_same_however_they_were_spelt() {
-        let values =
-            outputs(r#"{"a":1.50,"b":15e-1,"c":100,"d":1e2,"f":-0.0,"g":18446744073709551615,"h":true,"i":""}"#);
-        let values: Vec<String> = values.expect("valid").iter().map(|(_, value)| value.to_owned()).collect();
-        assert_eq!(values, ["1.5", "1.5", "100", "100.0", "0.0", "18446744073709551615", "true", ""]);
+        let values = outputs(
+            r#"{"a":1.50,"b":15e-1,"c":100,"d":1e2,"f":-0.0,"g":18446744073709551615,"h":true,"i":""}"#,
+        );
+        let values: Vec<String> =
+            values.expect("valid").iter().map(|(_, value)| value.to_owned()).collect();
+        assert_eq!(
+            values,
+            ["1.5", "1.5", "100", "100.0", "0.0", "18446744073709551615", "true", ""]
+        );
     }
 
     #[test]
     fn numbers_of_a_json_text_stay_as_they_are_written() {
-        let text =
-            r#" {"a":1.10,"b":123456789012345678901234567890,"c":-0.0,"d":1e400,"e":"\u00e4","f":true,"g": 7 } "#;
+        let text = r#" {"a":1.10,"b":123456789012345678901234567890,"c":-0.0,"d":1e400,"e":"\u00e4","f":true,"g": 7 } "#;
         let outputs = Outputs::from_json(text).expect("valid");
         let values: Vec<&str> = outputs.iter().map(|(_, value)| value).collect();
-        assert_eq!(values, ["1.10", "123456789012345678901234567890", "-0.0", "1e400", "ä", "true", "7"]);
+        assert_eq!(
+            values,
+            ["1.10", "123456789012345678901234567890", "-0.0", "1e400", "ä", "true", "7"]
+        );
     }
 
     #[test]
@@ -412,11 +447,14 @@ mod tests {
         let twice = r#"{"a":1,"b":2,"a":1}"#;
         assert_eq!(Outputs::from_json(twice), Err(InvalidOutput::Twice("a".into())));
         assert!(
-            serde_json::from_str::<Outputs>(twice).is_err_and(|error| error.to_string().contains("`a` is given twice"))
+            serde_json::from_str::<Outputs>(twice)
+                .is_err_and(|error| error.to_string().contains("`a` is given twice"))
         );
-        for (text, wants) in
-            [("{", "not a JSON object"), ("[]", "an object of names"), (r#"{"a":{}}"#, "`a` is an object")]
-        {
+        for (text, wants) in [
+            ("{", "not a JSON object"),
+            ("[]", "an object of names"),
+            (r#"{"a":{}}"#, "`a` is an object"),
+        ] {
             let error = Outputs::from_json(text).expect_err(wants).to_string();
             assert!(error.contains(wants), "{error}");
         }
@@ -480,12 +518,16 @@ mod tests {
 
     #[test]
     fn the_client_request_token_is_this_one_for_ever() {
-        let execution = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/e".parse().expect("arn");
+        let execution =
+            "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/e".parse().expect("arn");
         let token = "abcdefghij".parse().expect("token");
         let success = Outcome::Success(outputs(r#"{"b":"2","a":1}"#).expect("valid"));
         assert_eq!(success.canonical(), r#"{"success":{"a":"1","b":"2"}}"#);
         let request = ClientRequestToken::of(&execution, &token, &success);
-        assert_eq!(request.as_str(), "210f69871906c0ad4ed27c16c9a4ddc4870919f20b12201580cfd4dccdb0d8d5");
+        assert_eq!(
+            request.as_str(),
+            "210f69871906c0ad4ed27c16c9a4ddc4870919f20b12201580cfd4dccdb0d8d5"
+        );
         let failure = Outcome::Failure(Reason::new("x"));
         assert_ne!(ClientRequestToken::of(&execution, &token, &failure), request);
     }

@@ -1,7 +1,9 @@
-//! The local endpoint beside moto's server: the same is asked of both, and where they differ it is written down who is right.
+//! The local endpoint beside moto's server: the same is asked of both, and where they differ it is
+//! written down who is right.
 //!
-//! `tests/conformance/sqs.py` and `sagemaker.py` know nothing of whom they ask. What differs stands in `tests/conformance/differences.toml`
-//! with both results; a difference that is not there fails, and so does one that is there and is no more.
+//! `tests/conformance/sqs.py` and `sagemaker.py` know nothing of whom they ask. What differs stands
+//! in `tests/conformance/differences.toml` with both results; a difference that is not there fails,
+//! and so does one that is there and is no more.
 
 #![cfg(feature = "local")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -28,7 +30,8 @@ use tokio::process::Command;
 use moto::Moto;
 use venv::Venv;
 
-/// What an endpoint does, by the name of the observation and, where it has several parts, of the part.
+/// What an endpoint does, by the name of the observation and, where it has several parts, of the
+/// part.
 type Observations = BTreeMap<String, Value>;
 
 /// Differences that have one explanation.
@@ -89,10 +92,15 @@ fn undeclared(ours: &Observations, moto: &Observations, known: &Differences) -> 
         let (ours, moto) = (ours.get(name), moto.get(name));
         match known.get(name) {
             None if ours == moto => {}
-            None => wrong.push(format!("{name}: ours gives {ours:?}, moto {moto:?}, and no difference is listed")),
-            Some(_) if ours == moto => wrong.push(format!("{name}: listed, but both give {ours:?}")),
+            None => wrong.push(format!(
+                "{name}: ours gives {ours:?}, moto {moto:?}, and no difference is listed"
+            )),
+            Some(_) if ours == moto => {
+                wrong.push(format!("{name}: listed, but both give {ours:?}"));
+            }
             Some(known) if ours == Some(&known.ours) && moto == Some(&known.moto) => {}
-            Some(known) => wrong.push(format!("{name}: ours gives {ours:?}, moto {moto:?}; listed is {known:?}")),
+            Some(known) => wrong
+                .push(format!("{name}: ours gives {ours:?}, moto {moto:?}; listed is {known:?}")),
         }
     }
     wrong
@@ -111,12 +119,15 @@ async fn observe(script: &str, url: &str) -> Observations {
         .await
         .expect("Python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let observed: BTreeMap<String, Value> = serde_json::from_slice(&output.stdout).expect("observations");
+    let observed: BTreeMap<String, Value> =
+        serde_json::from_slice(&output.stdout).expect("observations");
     let mut flat = Observations::new();
     for (name, result) in observed {
         match result {
             Value::Object(parts) => {
-                flat.extend(parts.into_iter().map(|(part, result)| (format!("{name}: {part}"), result)));
+                flat.extend(
+                    parts.into_iter().map(|(part, result)| (format!("{name}: {part}"), result)),
+                );
             }
             result => drop(flat.insert(name, result)),
         }
@@ -127,11 +138,13 @@ async fn observe(script: &str, url: &str) -> Observations {
 async fn both(script: &str) -> (Observations, Observations) {
     let loopback = "127.0.0.1:0".parse().expect("an address");
     // Moto takes one handle twice where it sets visibilities, and refuses it where it deletes.
-    let undocumented = Undocumented { twice_in_a_batch: TwiceInABatch::Done, ..Undocumented::default() };
+    let undocumented =
+        Undocumented { twice_in_a_batch: TwiceInABatch::Done, ..Undocumented::default() };
     let options = Options { undocumented, ..Options::default() };
     let endpoint = Endpoint::start(loopback, options).await.expect("a free port");
     // Where moto has no answer it prints a traceback.
-    let server = tokio::task::spawn_blocking(|| Moto::start(&[], Stdio::null())).await.expect("moto starts");
+    let server =
+        tokio::task::spawn_blocking(|| Moto::start(&[], Stdio::null())).await.expect("moto starts");
     let moto = format!("http://{}", server.address);
     let observed = tokio::join!(observe(script, endpoint.url()), observe(script, &moto));
     endpoint.shutdown().await;
@@ -160,7 +173,11 @@ fn where_moto_is_right_the_local_endpoint_only_lacks_something() {
         assert!(!explained.why.is_empty(), "{explained:?}");
         for (name, difference) in &explained.differs {
             let lacks = difference.ours.to_string().contains("UnknownOperationException");
-            assert_eq!(explained.right == Right::Moto, lacks, "{name}: what is wrong is mended, not listed");
+            assert_eq!(
+                explained.right == Right::Moto,
+                lacks,
+                "{name}: what is wrong is mended, not listed"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What the fuzzer has found worth keeping holds still, without the fuzzer: `tests/fuzz/run` looks for more.
+//! What the fuzzer has found worth keeping holds still, without the fuzzer: `tests/fuzz/run` looks
+//! for more.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -54,7 +55,8 @@ fn answers_of_sagemaker_are_taken_for_what_they_say() {
 /// What a service, or whatever is in its place, could answer, as the corpus writes it.
 #[cfg(feature = "aws")]
 fn made_up() -> impl Strategy<Value = String> {
-    let status = select(vec![200, 204, 301, 400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 504, 599]);
+    let status =
+        select(vec![200, 204, 301, 400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 504, 599]);
     let code = select(vec![
         "ConflictException",
         "ResourceNotFound",
@@ -67,7 +69,10 @@ fn made_up() -> impl Strategy<Value = String> {
         "ReceiptHandleIsInvalid",
         "ExpiredTokenException",
     ]);
-    let header = (select(vec!["x-amzn-errortype", "x-amzn-query-error", "content-type", "date"]), code.clone());
+    let header = (
+        select(vec!["x-amzn-errortype", "x-amzn-query-error", "content-type", "date"]),
+        code.clone(),
+    );
     let field = select(vec![
         "__type",
         "code",
@@ -84,12 +89,14 @@ fn made_up() -> impl Strategy<Value = String> {
         Just(serde_json::json!({ "__type": "ConflictException" })),
         any::<u8>().prop_map(|number| serde_json::json!(number)),
     ];
-    let object = collection::btree_map(field, value, 0..4).prop_map(|fields| serde_json::json!(fields).to_string());
+    let object = collection::btree_map(field, value, 0..4)
+        .prop_map(|fields| serde_json::json!(fields).to_string());
     let body = prop_oneof![4 => object.clone(), 1 => (object, any::<usize>()).prop_map(|(text, at)| {
         text.chars().take(at % (text.len() + 1)).collect()
     }), 1 => any::<String>(), 1 => Just("<html>Bad Gateway</html>".to_owned())];
     (status, collection::vec(header, 0..3), body).prop_map(|(status, headers, body)| {
-        let headers: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        let headers: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         format!("{status}\n{}\n{body}", headers.concat())
     })
 }

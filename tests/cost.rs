@@ -1,9 +1,15 @@
 //! What a step costs, in what does not depend on the machine: calls to AWS, commits, allocations.
 //!
-//! The whole worker, with the real SDK and a ledger on disk, answers steps that do nothing, which were on the queue before it began. What
-//! costs time is measured by `tests/bench`, beside the same bare loop.
+//! The whole worker, with the real SDK and a ledger on disk, answers steps that do nothing, which
+//! were on the queue before it began. What costs time is measured by `tests/bench`, beside the same
+//! bare loop.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what it expected"
+)]
 #![allow(clippy::cast_precision_loss, reason = "no count here comes near 2^52")]
 
 #[path = "cost/allocations.rs"]
@@ -76,23 +82,28 @@ static COSTS: LazyLock<[Cost; 2]> = LazyLock::new(|| {
     [of(10), of(64)]
 });
 
-/// A tenth of a receive, one report, a tenth of a delete, and what is left over at the end: 1.2 on a quiet machine. On a busy one fewer
-/// messages come together, and it is 1.3.
+/// A tenth of a receive, one report, a tenth of a delete, and what is left over at the end: 1.2 on
+/// a quiet machine. On a busy one fewer messages come together, and it is 1.3.
 #[test]
 fn a_short_step_takes_little_more_than_a_call() {
     assert!(COSTS.iter().all(|cost| cost.calls <= 1.4), "{COSTS:#.2?}");
 }
 
-/// Claim, outcome and settlement are three writes; together with those of other steps they are fewer flushes of the disk.
+/// Claim, outcome and settlement are three writes; together with those of other steps they are
+/// fewer flushes of the disk.
 #[test]
 fn steps_that_run_together_share_their_commits() {
-    // The faster the disk, the fewer come together: 0.3 to 0.5 on the machines where this was measured.
+    // The faster the disk, the fewer come together: 0.3 to 0.5 on the machines where this was
+    // measured.
     assert!(COSTS.iter().all(|cost| cost.commits <= 0.8), "{COSTS:#.2?}");
 }
 
 #[test]
 fn a_step_allocates_little_more_than_its_calls_do() {
-    assert!(COSTS.iter().all(|cost| cost.allocations <= 1.4 * cost.bare_allocations), "{COSTS:#.2?}");
+    assert!(
+        COSTS.iter().all(|cost| cost.allocations <= 1.4 * cost.bare_allocations),
+        "{COSTS:#.2?}"
+    );
 }
 
 struct Used {
@@ -127,15 +138,24 @@ fn measure(concurrency: usize, start: impl Fn(&Stage, usize) -> Runtime) -> Used
     let commits = stage.commits();
     worker.shutdown_background();
     let each = |total: f64| total / STEPS as f64;
-    Used { calls: each((calls + early) as f64), commits: each(commits), allocations: each(allocated as f64) }
+    Used {
+        calls: each((calls + early) as f64),
+        commits: each(commits),
+        allocations: each(allocated as f64),
+    }
 }
 
 impl Stage {
     fn set() -> Self {
         let mut builder = Builder::new_multi_thread();
-        let runtime = builder.enable_all().on_thread_start(allocations::ignore_this_thread).build().expect("a runtime");
+        let runtime = builder
+            .enable_all()
+            .on_thread_start(allocations::ignore_this_thread)
+            .build()
+            .expect("a runtime");
         let loopback = "127.0.0.1:0".parse().expect("an address");
-        let endpoint = runtime.block_on(Endpoint::start(loopback, Options::default())).expect("a free port");
+        let endpoint =
+            runtime.block_on(Endpoint::start(loopback, Options::default())).expect("a free port");
         let http = Http::to(endpoint.addr());
         let queue = http.call("AmazonSQS.CreateQueue", &json!({"QueueName": "steps"}));
         let queue = queue["QueueUrl"].as_str().expect("a URL").to_owned();
@@ -150,8 +170,11 @@ impl Stage {
             let start = json!({"PipelineName": "p", "ClientRequestToken": token(number)});
             http.call("SageMaker.StartPipelineExecution", &start);
         }
-        let status = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable");
+        let status = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port");
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .expect("the target folder is writable");
         Self { runtime, endpoint: Some(endpoint), http, queue, status, folder }
     }
 
@@ -163,7 +186,8 @@ impl Stage {
     fn count(&self, receives_take: Duration) {
         let latency = |millis| Fault::Latency { millis, acted: false };
         // A rule that never strikes still sees every call of its operation.
-        let mut rules: Vec<Rule> = OPERATIONS.map(|operation| Rule::new(operation, latency(0)).times(0)).into();
+        let mut rules: Vec<Rule> =
+            OPERATIONS.map(|operation| Rule::new(operation, latency(0)).times(0)).into();
         if !receives_take.is_zero() {
             rules.push(Rule::new("ReceiveMessage", latency(1_000)));
         }
@@ -178,7 +202,9 @@ impl Stage {
     fn messages(&self) -> u64 {
         let input = json!({"QueueUrl": self.queue, "AttributeNames": ["All"]});
         let answer = self.http.call("AmazonSQS.GetQueueAttributes", &input);
-        let number = |name: &str| answer["Attributes"][name].as_str().and_then(|text| text.parse::<u64>().ok());
+        let number = |name: &str| {
+            answer["Attributes"][name].as_str().and_then(|text| text.parse::<u64>().ok())
+        };
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
         names.iter().map(|name| number(name).expect("a number")).sum()
     }
@@ -189,7 +215,9 @@ impl Stage {
             return 0.0;
         }
         let text = Http::to(self.status).send("GET", "/metrics", "", "");
-        let line = text.lines().find_map(|line| line.strip_prefix("callbackd_ledger_commit_seconds_count "));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("callbackd_ledger_commit_seconds_count "));
         line.expect("a metric that is always there").parse().expect("a number")
     }
 }
@@ -214,12 +242,15 @@ fn start_worker(stage: &Stage, concurrency: usize) -> Runtime {
         Ok(())
     }
     let registry = Registry::new().function("nothing", nothing);
-    let loaded =
-        CheckedConfig::from_toml("cost", &stage.config(concurrency), &registry).expect("a configuration that can be");
-    let credentials = SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test"));
+    let loaded = CheckedConfig::from_toml("cost", &stage.config(concurrency), &registry)
+        .expect("a configuration that can be");
+    let credentials =
+        SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test"));
     let outside = Outside { credentials: Some(credentials), ..Outside::default() };
     let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.spawn(async move { Daemon::new(loaded).outside(outside).run(async || pending().await).await });
+    runtime.spawn(async move {
+        Daemon::new(loaded).outside(outside).run(async || pending().await).await
+    });
     runtime
 }
 

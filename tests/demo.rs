@@ -1,4 +1,5 @@
-//! The first thing that anybody runs: it ends by itself, shows what it did, and says whether all was as promised.
+//! The first thing that anybody runs: it ends by itself, shows what it did, and says whether all
+//! was as promised.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,5 @@
-//! What `deploy/` ships, held against the tools and models of those who will read it: systemd, ECS, IAM.
+//! What `deploy/` ships, held against the tools and models of those who will read it: systemd, ECS,
+//! IAM.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
@@ -31,13 +32,18 @@ fn json(name: &str) -> Value {
 }
 
 fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 mod systemd {
     use super::*;
 
-    /// Runs systemd-analyze on the unit, with a program that is there in place of ours; none where systemd is not installed.
+    /// Runs systemd-analyze on the unit, with a program that is there in place of ours; none where
+    /// systemd is not installed.
     fn analyze(arguments: &[&str]) -> Option<Output> {
         let unit = text("systemd/callbackd.service");
         let ours = "ExecStart=/usr/local/bin/callbackd ";
@@ -45,12 +51,17 @@ mod systemd {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("callbackd.service");
         fs::write(&file, unit.replace(ours, "ExecStart=/bin/true ")).expect("it is writable");
-        let run = Command::new("systemd-analyze").args(arguments).arg(&file).env("SYSTEMD_COLORS", "0").output();
+        let run = Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(&file)
+            .env("SYSTEMD_COLORS", "0")
+            .output();
         match run {
             Ok(output) => Some(output),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 eprintln!(
-                    "SKIPPED: systemd-analyze is not installed, so the unit was NOT checked; apt-get install systemd"
+                    "SKIPPED: systemd-analyze is not installed, so the unit was NOT checked; \
+                     apt-get install systemd"
                 );
                 None
             }
@@ -67,7 +78,11 @@ mod systemd {
     #[test]
     fn the_unit_is_one_that_systemd_understands_without_a_warning() {
         if let Some(output) = analyze(&["verify"]) {
-            assert!(output.status.success() && told(&output).trim().is_empty(), "{}", told(&output));
+            assert!(
+                output.status.success() && told(&output).trim().is_empty(),
+                "{}",
+                told(&output)
+            );
         }
     }
 
@@ -95,7 +110,11 @@ mod systemd {
     fn bad_configuration_is_not_started_again_and_all_else_is() {
         assert_eq!(setting("Restart"), "always");
         assert!(setting("RestartPreventExitStatus").split(' ').any(|status| status == "78"));
-        assert_eq!(setting("KillMode"), "mixed", "handlers' programs are not signalled before the daemon");
+        assert_eq!(
+            setting("KillMode"),
+            "mixed",
+            "handlers' programs are not signalled before the daemon"
+        );
     }
 
     #[test]
@@ -108,13 +127,19 @@ mod systemd {
 }
 
 fn default_stop_grace() -> Duration {
-    let handler: HandlerConfig = serde_json::from_value(json!({ "type": "exec" })).expect("all else has defaults");
+    let handler: HandlerConfig =
+        serde_json::from_value(json!({ "type": "exec" })).expect("all else has defaults");
     handler.stop_grace
 }
 
 fn check(arguments: &[&str], files: &[PathBuf]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy/check.py");
-    Command::new(Venv::ready().python()).arg(script).args(arguments).args(files).output().expect("Python runs")
+    Command::new(Venv::ready().python())
+        .arg(script)
+        .args(arguments)
+        .args(files)
+        .output()
+        .expect("Python runs")
 }
 
 mod ecs {
@@ -127,15 +152,19 @@ mod ecs {
     fn variable(name: &str) -> String {
         let container = container();
         let all = container["environment"].as_array().expect("a list").clone();
-        let found = all.iter().find(|variable| variable["name"] == name).unwrap_or_else(|| panic!("{name} is set"));
+        let found = all
+            .iter()
+            .find(|variable| variable["name"] == name)
+            .unwrap_or_else(|| panic!("{name} is set"));
         found["value"].as_str().expect("a string").to_owned()
     }
 
     #[test]
     fn ecs_would_take_the_task_definition_and_the_service() {
-        for (operation, file) in
-            [("RegisterTaskDefinition", "ecs/task-definition.json"), ("CreateService", "ecs/service.json")]
-        {
+        for (operation, file) in [
+            ("RegisterTaskDefinition", "ecs/task-definition.json"),
+            ("CreateService", "ecs/service.json"),
+        ] {
             let output = check(&["input", "ecs", operation], &[path(file)]);
             assert!(output.status.success(), "{file}: {}", told(&output));
         }
@@ -146,7 +175,11 @@ mod ecs {
         let folder = tempfile::tempdir().expect("a folder");
         for (pointer, value, complaint) in [
             ("/networkMode", json!("bus"), "networkMode: 'bus' is none of"),
-            ("/containerDefinitions/0/stopTimeout", json!("120s"), "containerDefinitions[0].stopTimeout"),
+            (
+                "/containerDefinitions/0/stopTimeout",
+                json!("120s"),
+                "containerDefinitions[0].stopTimeout",
+            ),
             ("/containerDefinitions/0", json!({ "nmae": "callbackd" }), "\"nmae\""),
         ] {
             let mut definition = json("ecs/task-definition.json");
@@ -154,7 +187,11 @@ mod ecs {
             let file = folder.path().join("task-definition.json");
             fs::write(&file, definition.to_string()).expect("it is writable");
             let output = check(&["input", "ecs", "RegisterTaskDefinition"], &[file]);
-            assert!(!output.status.success() && told(&output).contains(complaint), "{}", told(&output));
+            assert!(
+                !output.status.success() && told(&output).contains(complaint),
+                "{}",
+                told(&output)
+            );
         }
     }
 
@@ -162,7 +199,8 @@ mod ecs {
     fn ecs_leaves_a_drain_its_time() {
         let limit = container()["stopTimeout"].as_u64().map(Duration::from_secs).expect("a number");
         assert!(limit <= Duration::from_secs(120), "Fargate allows no more");
-        let drain = callbackd::duration::parse(&variable("CALLBACKD_WORKER__DRAIN_TIMEOUT")).expect("a time");
+        let drain = callbackd::duration::parse(&variable("CALLBACKD_WORKER__DRAIN_TIMEOUT"))
+            .expect("a time");
         let needed = drain + default_stop_grace() + LAST_REPORTS;
         assert!(limit >= needed, "{limit:?} < {needed:?}");
     }
@@ -208,12 +246,18 @@ mod container {
             .iter()
             .filter(|copy| !copy.starts_with("--from") && *copy != ". .")
             .flat_map(|copy| {
-                let words: Vec<_> = copy.split(' ').filter(|word| !word.starts_with("--")).map(str::to_owned).collect();
+                let words: Vec<_> = copy
+                    .split(' ')
+                    .filter(|word| !word.starts_with("--"))
+                    .map(str::to_owned)
+                    .collect();
                 words[..words.len() - 1].to_vec()
             })
             .collect();
         assert_eq!(copied.len(), 1, "{copied:?}");
-        for needed in copied.iter().map(String::as_str).chain(["Cargo.toml", "Cargo.lock", "src", "tests"]) {
+        for needed in
+            copied.iter().map(String::as_str).chain(["Cargo.toml", "Cargo.lock", "src", "tests"])
+        {
             assert!(root.join(needed).exists(), "{needed} is in the repository");
             assert!(ignore.lines().any(|line| line == format!("!{needed}")), "{needed} is let in");
         }
@@ -231,7 +275,9 @@ mod container {
 
     #[test]
     fn the_image_and_the_task_ask_the_binary_itself_for_its_health() {
-        let check = json("ecs/task-definition.json")["containerDefinitions"][0]["healthCheck"]["command"].clone();
+        let check =
+            json("ecs/task-definition.json")["containerDefinitions"][0]["healthCheck"]["command"]
+                .clone();
         assert_eq!(check, json!(["CMD", "callbackd", "health"]));
         assert!(instructions("HEALTHCHECK")[0].ends_with(r#"CMD ["callbackd", "health"]"#));
     }
@@ -242,7 +288,9 @@ mod container {
         use std::sync::{Arc, Mutex};
 
         use callbackd::observe::metrics::Metrics;
-        use callbackd::observe::server::{Check, Config, Problem, Server, Source, Steps, StepsQuery};
+        use callbackd::observe::server::{
+            Check, Config, Problem, Server, Source, Steps, StepsQuery,
+        };
         use futures_util::future::BoxFuture;
         use tokio_util::sync::CancellationToken;
 
@@ -254,7 +302,11 @@ mod container {
         impl Source for Fake {
             fn health(&self) -> Vec<Check> {
                 let ok = *self.0.lock().expect("not poisoned");
-                vec![Check { name: "engine", ok, detail: "has not turned over for 3 minutes".to_owned() }]
+                vec![Check {
+                    name: "engine",
+                    ok,
+                    detail: "has not turned over for 3 minutes".to_owned(),
+                }]
             }
 
             fn readiness(&self) -> Vec<Check> {
@@ -272,7 +324,12 @@ mod container {
 
         async fn healthy(listen: &str) -> Output {
             let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_callbackd"));
-            command.arg("health").env("CALLBACKD_HTTP__LISTEN", listen).output().await.expect("it runs")
+            command
+                .arg("health")
+                .env("CALLBACKD_HTTP__LISTEN", listen)
+                .output()
+                .await
+                .expect("it runs")
         }
 
         #[tokio::test]
@@ -297,7 +354,11 @@ mod container {
 
             let output = healthy(&listen).await;
             assert_eq!(output.status.code(), Some(1), "nobody listens any more");
-            assert!(told(&output).contains("no answer from the daemon at 127.0.0.1:"), "{}", told(&output));
+            assert!(
+                told(&output).contains("no answer from the daemon at 127.0.0.1:"),
+                "{}",
+                told(&output)
+            );
             assert_eq!(healthy("off").await.status.code(), Some(1), "there is nobody to ask");
             assert_eq!(healthy("nowhere").await.status.code(), Some(78));
         }
@@ -309,8 +370,10 @@ mod iam {
 
     fn policies() -> Vec<(String, Value)> {
         let folder = fs::read_dir(path("iam")).expect("a folder");
-        let names = folder.map(|entry| entry.expect("it can be read").file_name().into_string().expect("UTF-8"));
-        let mut policies: Vec<_> = names.map(|name| (name.clone(), json(&format!("iam/{name}")))).collect();
+        let names = folder
+            .map(|entry| entry.expect("it can be read").file_name().into_string().expect("UTF-8"));
+        let mut policies: Vec<_> =
+            names.map(|name| (name.clone(), json(&format!("iam/{name}")))).collect();
         policies.sort_by(|(a, _), (b, _)| a.cmp(b));
         policies
     }
@@ -322,7 +385,10 @@ mod iam {
     /// IAM lets one stand for a list of one.
     fn list(value: &Value) -> Vec<&str> {
         let many = value.as_array().map(|many| many.iter().collect::<Vec<_>>());
-        many.unwrap_or_else(|| vec![value]).into_iter().map(|one| one.as_str().expect("a string")).collect()
+        many.unwrap_or_else(|| vec![value])
+            .into_iter()
+            .map(|one| one.as_str().expect("a string"))
+            .collect()
     }
 
     /// Actions that can be granted on no resource in particular (Service Authorization Reference).
@@ -335,7 +401,10 @@ mod iam {
             for statement in statements(&policy) {
                 assert_eq!(statement["Effect"], "Allow", "{name}");
                 let sid = statement["Sid"].as_str().expect("a Sid");
-                assert!(sid.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}: IAM allows no {sid}");
+                assert!(
+                    sid.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+                    "{name}: IAM allows no {sid}"
+                );
                 for action in list(&statement["Action"]) {
                     assert!(!action.contains('*'), "{name}: {action}");
                 }
@@ -346,7 +415,10 @@ mod iam {
                 for resource in list(&statement["Resource"]) {
                     let parts: Vec<&str> = resource.splitn(6, ':').collect();
                     assert_eq!(parts.len(), 6, "{name}: {resource} is an ARN");
-                    assert!(!parts[..5].concat().contains('*') && parts[5] != "*", "{name}: {resource}");
+                    assert!(
+                        !parts[..5].concat().contains('*') && parts[5] != "*",
+                        "{name}: {resource}"
+                    );
                 }
             }
         }
@@ -354,7 +426,8 @@ mod iam {
 
     #[test]
     fn every_action_exists() {
-        let files: Vec<PathBuf> = policies().iter().map(|(name, _)| path(&format!("iam/{name}"))).collect();
+        let files: Vec<PathBuf> =
+            policies().iter().map(|(name, _)| path(&format!("iam/{name}"))).collect();
         let output = check(&["actions"], &files);
         assert!(output.status.success(), "{}", told(&output));
     }
@@ -363,10 +436,15 @@ mod iam {
     fn the_check_itself_sees_an_action_that_is_none() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("policy.json");
-        let policy = text("iam/worker-policy.json").replace("sqs:DeleteMessage", "sqs:DeleteMessageBatches");
+        let policy =
+            text("iam/worker-policy.json").replace("sqs:DeleteMessage", "sqs:DeleteMessageBatches");
         fs::write(&file, policy).expect("it is writable");
         let output = check(&["actions"], &[file]);
-        assert!(!output.status.success() && told(&output).contains("sqs:DeleteMessageBatches"), "{}", told(&output));
+        assert!(
+            !output.status.success() && told(&output).contains("sqs:DeleteMessageBatches"),
+            "{}",
+            told(&output)
+        );
     }
 
     /// The actions that calls in the source need, found by the names of the SDK's methods.
@@ -374,10 +452,14 @@ mod iam {
     fn called() -> std::collections::BTreeSet<String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws");
         let files = [folder.clone(), folder.join("doctor")].into_iter().flat_map(|folder| {
-            fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("it can be read").path())
+            fs::read_dir(folder)
+                .expect("a folder")
+                .map(|entry| entry.expect("it can be read").path())
         });
-        let source: String =
-            files.filter(|file| file.is_file()).map(|file| fs::read_to_string(file).expect("UTF-8")).collect();
+        let source: String = files
+            .filter(|file| file.is_file())
+            .map(|file| fs::read_to_string(file).expect("UTF-8"))
+            .collect();
         let listed = check(&["operations", "sqs", "sagemaker"], &[]);
         let listed = String::from_utf8(listed.stdout).expect("UTF-8");
         let operations = listed.lines().map(|line| line.split_once(' ').expect("two words"));
@@ -393,9 +475,13 @@ mod iam {
     fn what_the_code_calls_is_allowed_and_nothing_beyond_it() {
         let granted = policies()
             .iter()
-            .filter(|(name, _)| ["worker-policy.json", "operator-policy.json"].contains(&name.as_str()))
+            .filter(|(name, _)| {
+                ["worker-policy.json", "operator-policy.json"].contains(&name.as_str())
+            })
             .flat_map(|(_, policy)| statements(policy).clone())
-            .flat_map(|statement| list(&statement["Action"]).into_iter().map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|statement| {
+                list(&statement["Action"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
+            })
             .collect();
         assert_eq!(called(), granted);
     }

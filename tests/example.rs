@@ -1,4 +1,5 @@
-//! The examples as a user runs them: the binary, its TOML, a pipeline, and someone who does the jobs or approves.
+//! The examples as a user runs them: the binary, its TOML, a pipeline, and someone who does the
+//! jobs or approves.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
 
@@ -12,7 +13,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// Far beyond what anything here takes: SQS's least visibility timeout of ours, 10 s, is the longest wait.
+/// Far beyond what anything here takes: SQS's least visibility timeout of ours, 10 s, is the
+/// longest wait.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// An account with one pipeline, and an example as its worker.
@@ -28,8 +30,7 @@ impl Account {
     /// The pipeline of `job`: a job on the cluster, then a report on its result.
     async fn new() -> Self {
         let train = json!({"Name": "train", "Arguments": {"on": "cluster", "dataset": "penguins", "nodes": 3}});
-        let report =
-            json!({"Name": "report", "Arguments": {"result": {"Get": "Steps.train.OutputParameters['result']"}}});
+        let report = json!({"Name": "report", "Arguments": {"result": {"Get": "Steps.train.OutputParameters['result']"}}});
         Self::of("job", [(train, ["job", "result"].as_slice()), (report, &["report"])]).await
     }
 
@@ -44,24 +45,30 @@ impl Account {
             .region(aws_config::Region::from_static("us-east-1"))
             .credentials_provider(aws_sdk_sqs::config::SharedCredentialsProvider::new(credentials))
             .build();
-        let create = aws_sdk_sqs::Client::new(&config).create_queue().queue_name("sagemaker-callbacks");
+        let create =
+            aws_sdk_sqs::Client::new(&config).create_queue().queue_name("sagemaker-callbacks");
         let queue = create.send().await.expect("created").queue_url.expect("a URL");
         let sagemaker = aws_sdk_sagemaker::Client::new(&config);
         let steps = steps.map(|(mut step, outputs)| {
-            let outputs = outputs.iter().map(|name| json!({"OutputName": name, "OutputType": "String"}));
+            let outputs =
+                outputs.iter().map(|name| json!({"OutputName": name, "OutputType": "String"}));
             step["Type"] = "Callback".into();
             step["SqsQueueUrl"] = queue.as_str().into();
             step["OutputParameters"] = outputs.collect();
             step
         });
         let definition = json!({"Version": "2020-12-01", "Steps": Vec::from(steps)});
-        let create = sagemaker.create_pipeline().pipeline_name("examples").pipeline_definition(definition.to_string());
+        let create = sagemaker
+            .create_pipeline()
+            .pipeline_name("examples")
+            .pipeline_definition(definition.to_string());
         create.role_arn("arn:aws:iam::123456789012:role/pipelines").send().await.expect("created");
         Self { example, endpoint, sagemaker, queue, folder: tempfile::tempdir().expect("a folder") }
     }
 
     async fn start(&self) -> String {
-        let started = self.sagemaker.start_pipeline_execution().pipeline_name("examples").send().await;
+        let started =
+            self.sagemaker.start_pipeline_execution().pipeline_name("examples").send().await;
         started.expect("started").pipeline_execution_arn.expect("an ARN")
     }
 
@@ -73,8 +80,14 @@ impl Account {
     /// Waits for the end of the execution: its status.
     async fn end(&self, execution: &str) -> String {
         eventually("the execution's end", async || {
-            let describe = self.sagemaker.describe_pipeline_execution().pipeline_execution_arn(execution);
-            let status = describe.send().await.expect("described").pipeline_execution_status.expect("a status");
+            let describe =
+                self.sagemaker.describe_pipeline_execution().pipeline_execution_arn(execution);
+            let status = describe
+                .send()
+                .await
+                .expect("described")
+                .pipeline_execution_status
+                .expect("a status");
             let status = status.as_str().to_owned();
             ["Succeeded", "Failed", "Stopped"].contains(&status.as_str()).then_some(status)
         })
@@ -85,14 +98,20 @@ impl Account {
     async fn step(&self, execution: &str, name: &str) -> (Value, Option<String>) {
         let list = self.sagemaker.list_pipeline_execution_steps().pipeline_execution_arn(execution);
         let steps = list.send().await.expect("listed").pipeline_execution_steps.expect("steps");
-        let step = steps.into_iter().find(|step| step.step_name.as_deref() == Some(name)).expect("the step");
-        let callback = step.metadata.and_then(|metadata| metadata.callback).expect("a callback step");
-        let outputs = callback.output_parameters.unwrap_or_default().into_iter().map(|o| (o.name, o.value));
+        let step = steps
+            .into_iter()
+            .find(|step| step.step_name.as_deref() == Some(name))
+            .expect("the step");
+        let callback =
+            step.metadata.and_then(|metadata| metadata.callback).expect("a callback step");
+        let outputs =
+            callback.output_parameters.unwrap_or_default().into_iter().map(|o| (o.name, o.value));
         let outputs = outputs.filter_map(|(name, value)| Some((name?, json!(value?)))).collect();
         (Value::Object(outputs), step.failure_reason)
     }
 
-    /// The example, with its own TOML; what depends on this test's world comes from the environment.
+    /// The example, with its own TOML; what depends on this test's world comes from the
+    /// environment.
     fn worker(&self, arguments: &[&str]) -> Command {
         let mut command = example(self.example);
         command
@@ -110,16 +129,22 @@ impl Account {
             "job" => command
                 .env("CALLBACKD_HANDLERS__CLUSTER__SETTINGS__SERVICE", self.service())
                 .env("CALLBACKD_HANDLERS__CLUSTER__SETTINGS__POLL_INTERVAL", "100ms"),
-            "approval" => command.env("CALLBACKD_HANDLERS__APPROVAL__SETTINGS__REQUESTS", self.service()),
+            "approval" => {
+                command.env("CALLBACKD_HANDLERS__APPROVAL__SETTINGS__REQUESTS", self.service())
+            }
             _ => &mut command,
         };
         command
     }
 
     fn run(&self) -> Worker {
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).expect("a log");
-        let child = self.worker(&["run"]).stderr(log).stdin(Stdio::null()).kill_on_drop(true).spawn();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .expect("a log");
+        let child =
+            self.worker(&["run"]).stderr(log).stdin(Stdio::null()).kill_on_drop(true).spawn();
         Worker(child.expect("the example starts"))
     }
 
@@ -144,7 +169,8 @@ struct Worker(Child);
 impl Worker {
     async fn end(mut self) -> ExitStatus {
         let pid = i32::try_from(self.0.id().expect("it runs")).expect("a pid");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).expect("signalled");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+            .expect("signalled");
         timeout(PATIENCE, self.0.wait()).await.expect("it drains").expect("it ends")
     }
 
@@ -153,15 +179,21 @@ impl Worker {
     }
 }
 
-/// An example's binary with its TOML. `cargo test` builds it beside the tests; `cargo test --test example` does not.
+/// An example's binary with its TOML. `cargo test` builds it beside the tests;
+/// `cargo test --test example` does not.
 fn example(name: &str) -> Command {
     let this = std::env::current_exe().expect("this test");
     let folder = this.parent().and_then(Path::parent).expect("target/debug/deps");
     let program = folder.join("examples").join(name);
     assert!(program.exists(), "{} is not there: `cargo build --example {name}`", program.display());
     let mut command = Command::new(program);
-    let toml = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).with_extension("toml");
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).arg("--config").arg(toml);
+    let toml =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).with_extension("toml");
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .arg("--config")
+        .arg(toml);
     command
 }
 
@@ -178,7 +210,11 @@ async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
 }
 
 fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +275,10 @@ async fn a_stop_of_the_pipeline_cancels_the_job() {
     let job = account.file("job").await;
     account.stop(&execution).await;
     assert_eq!(account.end(&execution).await, "Stopped");
-    assert!(job.with_extension("cancelled").exists(), "the job was not cancelled before the answer");
+    assert!(
+        job.with_extension("cancelled").exists(),
+        "the job was not cancelled before the answer"
+    );
     assert!(!job.exists());
     assert_eq!(worker.end().await.code(), Some(0));
 }
@@ -268,7 +307,10 @@ async fn a_person_answers_the_step_or_the_request_is_withdrawn() {
     let text = text.await;
     assert!(text.starts_with("approve penguins-7 for examples\n"), "{text}");
     let token = text.trim().rsplit_once(' ').expect("a token").1;
-    let output = aws_sdk_sagemaker::types::OutputParameter::builder().name("approved_by").value("ada").build();
+    let output = aws_sdk_sagemaker::types::OutputParameter::builder()
+        .name("approved_by")
+        .value("ada")
+        .build();
     let answer = account.sagemaker.send_pipeline_execution_step_success().callback_token(token);
     answer.output_parameters(output).send().await.expect("approved");
     assert_eq!(account.end(&execution).await, "Succeeded");
@@ -284,7 +326,9 @@ async fn a_person_answers_the_step_or_the_request_is_withdrawn() {
 
 #[tokio::test]
 async fn their_configuration_is_right_as_it_is_shipped() {
-    for (name, wants) in [("job", "1 queue(s), 2 handler(s)"), ("hello", "1 queue(s), 1 handler(s)")] {
+    for (name, wants) in
+        [("job", "1 queue(s), 2 handler(s)"), ("hello", "1 queue(s), 1 handler(s)")]
+    {
         let output = example(name).arg("check").output().await.expect("the example starts");
         assert_eq!(output.status.code(), Some(0), "{}", told(&output));
         assert!(told(&output).contains(wants), "{}", told(&output));
@@ -293,8 +337,12 @@ async fn their_configuration_is_right_as_it_is_shipped() {
 
 #[tokio::test]
 async fn a_type_that_it_does_not_have_is_refused_with_those_that_it_has() {
-    let output =
-        example("job").arg("check").env("CALLBACKD_HANDLERS__CLUSTER__TYPE", "jobs").output().await.expect("it starts");
+    let output = example("job")
+        .arg("check")
+        .env("CALLBACKD_HANDLERS__CLUSTER__TYPE", "jobs")
+        .output()
+        .await
+        .expect("it starts");
     assert_eq!(output.status.code(), Some(78));
     assert!(
         told(&output).contains("`jobs` is not a handler type of this binary, which has: exec, job"),
@@ -306,8 +354,11 @@ async fn a_type_that_it_does_not_have_is_refused_with_those_that_it_has() {
 #[tokio::test]
 async fn settings_that_the_type_refuses_are_a_mistake_in_the_configuration() {
     let variable = "CALLBACKD_HANDLERS__CLUSTER__SETTINGS__POLL_INTERVAL";
-    for (value, wants) in [("0s", "poll_interval must be more than 0s"), ("often", "is not a duration")] {
-        let output = example("job").arg("check").env(variable, value).output().await.expect("it starts");
+    for (value, wants) in
+        [("0s", "poll_interval must be more than 0s"), ("often", "is not a duration")]
+    {
+        let output =
+            example("job").arg("check").env(variable, value).output().await.expect("it starts");
         assert_eq!(output.status.code(), Some(78));
         let told = told(&output);
         assert!(told.contains("handlers.cluster.settings") && told.contains(wants), "{told}");

@@ -36,7 +36,11 @@ fn client(program: &Path, endpoint: &Endpoint) -> Command {
 }
 
 fn told(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +83,8 @@ async fn the_aws_cli_uses_it_without_noticing() {
     let started = aws(&["sagemaker", "start-pipeline-execution", "--pipeline-name", "p"]).await;
     let execution = started["PipelineExecutionArn"].as_str().expect("an ARN");
 
-    let received = aws(&["sqs", "receive-message", "--queue-url", queue, "--wait-time-seconds", "5"]).await;
+    let received =
+        aws(&["sqs", "receive-message", "--queue-url", queue, "--wait-time-seconds", "5"]).await;
     let body = received["Messages"][0]["Body"].as_str().expect("a body");
     let message: Value = serde_json::from_str(body).expect("JSON");
     assert_eq!(message["status"], "Executing");
@@ -87,9 +92,13 @@ async fn the_aws_cli_uses_it_without_noticing() {
 
     let answer = &["sagemaker", "send-pipeline-execution-step-success", "--callback-token", token];
     aws(&[answer, &["--output-parameters", "Name=by,Value=me"][..]].concat()).await;
-    let described = aws(&["sagemaker", "describe-pipeline-execution", "--pipeline-execution-arn", execution]).await;
+    let described =
+        aws(&["sagemaker", "describe-pipeline-execution", "--pipeline-execution-arn", execution])
+            .await;
     assert_eq!(described["PipelineExecutionStatus"], "Succeeded");
-    let steps = aws(&["sagemaker", "list-pipeline-execution-steps", "--pipeline-execution-arn", execution]).await;
+    let steps =
+        aws(&["sagemaker", "list-pipeline-execution-steps", "--pipeline-execution-arn", execution])
+            .await;
     let metadata = &steps["PipelineExecutionSteps"][0]["Metadata"]["Callback"];
     assert_eq!(metadata["OutputParameters"], json!([{"Name": "by", "Value": "me"}]));
 
@@ -109,7 +118,9 @@ async fn the_aws_cli_uses_it_without_noticing() {
 async fn the_rust_sdk_uses_it_without_noticing() {
     use aws_sdk_sagemaker::operation::send_pipeline_execution_step_success::SendPipelineExecutionStepSuccessError;
     use aws_sdk_sagemaker::types::{OutputParameter, PipelineExecutionStatus};
-    use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeName};
+    use aws_sdk_sqs::types::{
+        ChangeMessageVisibilityBatchRequestEntry, MessageSystemAttributeName,
+    };
 
     let endpoint = endpoint().await;
     let config = aws_config::SdkConfig::builder()
@@ -120,18 +131,22 @@ async fn the_rust_sdk_uses_it_without_noticing() {
             aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test"),
         ))
         .build();
-    let (sqs, sagemaker) = (aws_sdk_sqs::Client::new(&config), aws_sdk_sagemaker::Client::new(&config));
+    let (sqs, sagemaker) =
+        (aws_sdk_sqs::Client::new(&config), aws_sdk_sagemaker::Client::new(&config));
 
-    let queue = sqs.create_queue().queue_name("q").send().await.expect("created").queue_url.expect("a URL");
+    let queue =
+        sqs.create_queue().queue_name("q").send().await.expect("created").queue_url.expect("a URL");
     let step = json!({"Name": "a", "Type": "Callback", "SqsQueueUrl": queue, "Arguments": {"n": 1},
         "OutputParameters": [{"OutputName": "x", "OutputType": "String"}]});
     let definition = json!({"Version": "2020-12-01", "Steps": [step]}).to_string();
     let create = sagemaker.create_pipeline().pipeline_name("p").pipeline_definition(definition);
     create.role_arn("arn:aws:iam::123456789012:role/pipelines").send().await.expect("created");
-    let started = sagemaker.start_pipeline_execution().pipeline_name("p").send().await.expect("started");
+    let started =
+        sagemaker.start_pipeline_execution().pipeline_name("p").send().await.expect("started");
 
     let receive = sqs.receive_message().queue_url(&queue).wait_time_seconds(5);
-    let receive = receive.message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
+    let receive =
+        receive.message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
     let message = receive.send().await.expect("received").messages.expect("one").remove(0);
     let received = message.attributes.expect("asked for");
     assert_eq!(received[&MessageSystemAttributeName::ApproximateReceiveCount], "1");
@@ -139,7 +154,8 @@ async fn the_rust_sdk_uses_it_without_noticing() {
     let token = body["token"].as_str().expect("a token");
 
     let entry = |id: &str, handle: &str| {
-        let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(id).visibility_timeout(60);
+        let entry =
+            ChangeMessageVisibilityBatchRequestEntry::builder().id(id).visibility_timeout(60);
         entry.receipt_handle(handle).build().expect("complete")
     };
     let hide = sqs.change_message_visibility_batch().queue_url(&queue);
@@ -148,19 +164,35 @@ async fn the_rust_sdk_uses_it_without_noticing() {
     assert_eq!((hidden.successful()[0].id(), hidden.failed()[0].id()), ("good", "bad"));
 
     let output = OutputParameter::builder().name("x").value("1").build();
-    let answer = sagemaker.send_pipeline_execution_step_success().callback_token(token).output_parameters(output);
+    let answer = sagemaker
+        .send_pipeline_execution_step_success()
+        .callback_token(token)
+        .output_parameters(output);
     answer.clone().send().await.expect("accepted");
-    let refused = answer.send().await.expect_err("a fresh client request token").into_service_error();
-    assert!(matches!(refused, SendPipelineExecutionStepSuccessError::ConflictException(_)), "{refused:?}");
+    let refused =
+        answer.send().await.expect_err("a fresh client request token").into_service_error();
+    assert!(
+        matches!(refused, SendPipelineExecutionStepSuccessError::ConflictException(_)),
+        "{refused:?}"
+    );
     assert_eq!(refused.meta().message(), Some("Step a is already in a terminal status"));
 
     let describe = sagemaker.describe_pipeline_execution();
-    let described =
-        describe.set_pipeline_execution_arn(started.pipeline_execution_arn).send().await.expect("described");
+    let described = describe
+        .set_pipeline_execution_arn(started.pipeline_execution_arn)
+        .send()
+        .await
+        .expect("described");
     assert_eq!(described.pipeline_execution_status, Some(PipelineExecutionStatus::Succeeded));
 
     sqs.delete_queue().queue_url(&queue).send().await.expect("deleted");
-    let gone = sqs.get_queue_attributes().queue_url(&queue).send().await.expect_err("gone").into_service_error();
+    let gone = sqs
+        .get_queue_attributes()
+        .queue_url(&queue)
+        .send()
+        .await
+        .expect_err("gone")
+        .into_service_error();
     assert!(gone.is_queue_does_not_exist(), "{gone:?}");
     endpoint.shutdown().await;
 }
@@ -186,7 +218,10 @@ fn what_the_published_model_does_not_allow_is_named() {
         let mut bad = good.clone();
         bad[member] = value.clone();
         let wrong = model.wrong_with_request(success, &bad);
-        assert!(wrong.len() == 1 && wrong[0].contains(member.trim_end_matches('s')), "{member} {value}: {wrong:?}");
+        assert!(
+            wrong.len() == 1 && wrong[0].contains(member.trim_end_matches('s')),
+            "{member} {value}: {wrong:?}"
+        );
     }
     let failure = json!({ "CallbackToken": "SYZ8ExZ3Sd", "FailureReason": "x".repeat(257) });
     assert_eq!(model.wrong_with_request("SendPipelineExecutionStepFailure", &failure).len(), 1);

@@ -1,4 +1,5 @@
-//! The judge of all proofs is held to its word: it lets pass what is right, and names each promise when it is broken.
+//! The judge of all proofs is held to its word: it lets pass what is right, and names each promise
+//! when it is broken.
 
 #[path = "support/judge.rs"]
 mod judge;
@@ -37,7 +38,16 @@ fn last<const N: usize>(story: [Seen<u8>; N]) -> Result<Judge<u8>, Broken<u8>> {
 
 #[test]
 fn a_step_that_is_run_reported_again_after_a_lost_reply_and_deleted_breaks_nothing() {
-    let story = [OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), report(SUCCESSOR, 7, true), DELETED];
+    let story = [
+        OPENED,
+        SENT,
+        STARTED,
+        ENDED,
+        CONCLUDED,
+        report(WORKER, 7, true),
+        report(SUCCESSOR, 7, true),
+        DELETED,
+    ];
     assert_eq!(last(story).expect("it is right").in_the_end(), []);
 }
 
@@ -49,7 +59,8 @@ fn a_step_that_is_run_again_after_its_worker_died_breaks_nothing() {
 
 #[test]
 fn a_token_that_comes_back_is_a_step_of_its_own_and_is_held_to_all_promises_again() {
-    let first = [OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), DELETED, OPENED, SENT];
+    let first =
+        [OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), DELETED, OPENED, SENT];
     let story = |after: &[Seen<u8>]| {
         let mut judge = Judge::default();
         let verdicts: Vec<_> = first.iter().chain(after).map(|seen| judge.see(seen)).collect();
@@ -63,7 +74,10 @@ fn a_token_that_comes_back_is_a_step_of_its_own_and_is_held_to_all_promises_agai
 
 #[test]
 fn a_message_deleted_before_the_step_is_closed_breaks_p1() {
-    assert_eq!(last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]), Err(Broken::DeletedTooEarly(1)));
+    assert_eq!(
+        last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]),
+        Err(Broken::DeletedTooEarly(1))
+    );
     assert_eq!(
         last([OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, false), DELETED]),
         Err(Broken::DeletedTooEarly(1))
@@ -75,7 +89,11 @@ fn a_message_may_go_where_a_copy_is_left_or_the_step_is_deferred_or_closed() {
     let copy = Seen::Sent { message: 2, about: About::Work(1) };
     assert!(last([OPENED, SENT, copy, DELETED]).is_ok());
     let stop = Seen::Sent { message: 2, about: About::Stop(1) };
-    assert_eq!(last([OPENED, SENT, stop, DELETED]), Err(Broken::DeletedTooEarly(1)), "a stop is no copy of the work");
+    assert_eq!(
+        last([OPENED, SENT, stop, DELETED]),
+        Err(Broken::DeletedTooEarly(1)),
+        "a stop is no copy of the work"
+    );
     assert!(last([OPENED, SENT, DEFERRED, DELETED]).is_ok());
     assert!(last([OPENED, SENT, Seen::Closed { token: 1, succeeded: false }, DELETED]).is_ok());
     let stop = Seen::Sent { message: 1, about: About::Stop(1) };
@@ -88,7 +106,10 @@ fn a_message_may_go_where_a_copy_is_left_or_the_step_is_deferred_or_closed() {
 
 #[test]
 fn an_outcome_that_is_not_frozen_or_not_the_same_breaks_p2() {
-    assert_eq!(last([OPENED, STARTED, ENDED, report(WORKER, 7, true)]), Err(Broken::ReportedUnfrozen(1)));
+    assert_eq!(
+        last([OPENED, STARTED, ENDED, report(WORKER, 7, true)]),
+        Err(Broken::ReportedUnfrozen(1))
+    );
     assert_eq!(
         last([OPENED, CONCLUDED, report(WORKER, 7, false), report(WORKER, 8, false)]),
         Err(Broken::TwoRequests(1))
@@ -104,20 +125,56 @@ fn an_outcome_that_is_not_frozen_or_not_the_same_breaks_p2() {
 fn a_stop_that_is_forgotten_or_answered_without_cleanup_breaks_p3() {
     assert_eq!(last([OPENED, STOPPING, STOP_KNOWN, STARTED]), Err(Broken::StartedAfterStop(1)));
     assert_eq!(
-        last([OPENED, STARTED, STOPPING, STOP_KNOWN, TOLD_TO_END, CONCLUDED, report(WORKER, 7, true)]),
+        last([
+            OPENED,
+            STARTED,
+            STOPPING,
+            STOP_KNOWN,
+            TOLD_TO_END,
+            CONCLUDED,
+            report(WORKER, 7, true)
+        ]),
         Err(Broken::NotCleaned(1))
     );
     let answered = || report(WORKER, 7, true);
     assert!(
-        last([OPENED, STARTED, STOPPING, STOP_KNOWN, TOLD_TO_END, CLEANING, CLEANED, CONCLUDED, answered()]).is_ok()
+        last([
+            OPENED,
+            STARTED,
+            STOPPING,
+            STOP_KNOWN,
+            TOLD_TO_END,
+            CLEANING,
+            CLEANED,
+            CONCLUDED,
+            answered()
+        ])
+        .is_ok()
     );
-    let interrupted = [OPENED, STOPPING, STOP_KNOWN, CLEANING, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
+    let interrupted = [
+        OPENED,
+        STOPPING,
+        STOP_KNOWN,
+        CLEANING,
+        Seen::Died { worker: WORKER },
+        CONCLUDED,
+        answered(),
+    ];
     assert_eq!(last(interrupted), Err(Broken::NotCleaned(1)));
-    let forgotten =
-        [OPENED, STARTED, STOPPING, STOP_KNOWN, ENDED, Seen::Died { worker: WORKER }, CONCLUDED, answered()];
+    let forgotten = [
+        OPENED,
+        STARTED,
+        STOPPING,
+        STOP_KNOWN,
+        ENDED,
+        Seen::Died { worker: WORKER },
+        CONCLUDED,
+        answered(),
+    ];
     assert_eq!(last(forgotten), Err(Broken::NotCleaned(1)));
     assert!(
-        last([OPENED, STARTED, STOPPING, STOP_KNOWN, ENDED, CONCLUDED, report(WORKER, 7, true)]).is_ok(),
+        last([OPENED, STARTED, STOPPING, STOP_KNOWN, ENDED, CONCLUDED, report(WORKER, 7, true)])
+            .is_ok(),
         "its own outcome"
     );
 }
@@ -125,14 +182,23 @@ fn a_stop_that_is_forgotten_or_answered_without_cleanup_breaks_p3() {
 #[test]
 fn two_calls_at_once_break_p4_in_one_ledger_and_not_in_two() {
     assert_eq!(last([OPENED, STARTED, CLEANING]), Err(Broken::Overlap(1)));
-    assert_eq!(last([OPENED, CLEANING, Seen::Started { worker: SUCCESSOR, token: 1 }]), Err(Broken::Overlap(1)));
-    assert_eq!(last([OPENED, STARTED, Seen::Started { worker: SUCCESSOR, token: 1 }]), Err(Broken::Overlap(1)));
+    assert_eq!(
+        last([OPENED, CLEANING, Seen::Started { worker: SUCCESSOR, token: 1 }]),
+        Err(Broken::Overlap(1))
+    );
+    assert_eq!(
+        last([OPENED, STARTED, Seen::Started { worker: SUCCESSOR, token: 1 }]),
+        Err(Broken::Overlap(1))
+    );
     assert!(last([OPENED, STARTED, Seen::Started { worker: STRANGER, token: 1 }]).is_ok());
 }
 
 #[test]
 fn an_unreadable_message_that_is_deleted_breaks_p5() {
-    assert_eq!(last([Seen::Sent { message: 1, about: About::Unreadable }, DELETED]), Err(Broken::UnreadableDeleted(1)));
+    assert_eq!(
+        last([Seen::Sent { message: 1, about: About::Unreadable }, DELETED]),
+        Err(Broken::UnreadableDeleted(1))
+    );
 }
 
 #[test]
@@ -148,8 +214,10 @@ fn what_waits_is_left_over_or_runs_in_the_end_is_named() {
 
 #[test]
 fn a_deferred_step_may_wait_in_the_end_but_not_for_a_stop_or_an_outcome() {
-    let left = |story: [Seen<u8>; 3]| last(story).expect("nothing is broken on the way").in_the_end();
-    let told = last([OPENED, DEFERRED, STOPPING, STOP_KNOWN]).expect("nothing is broken on the way");
+    let left =
+        |story: [Seen<u8>; 3]| last(story).expect("nothing is broken on the way").in_the_end();
+    let told =
+        last([OPENED, DEFERRED, STOPPING, STOP_KNOWN]).expect("nothing is broken on the way");
     assert_eq!(told.in_the_end(), [Broken::Hung(1)]);
     assert_eq!(left([OPENED, ENDED, DEFERRED]), []);
     assert_eq!(left([OPENED, DEFERRED, STOPPING]), [Broken::Hung(1)]);
@@ -159,9 +227,15 @@ fn a_deferred_step_may_wait_in_the_end_but_not_for_a_stop_or_an_outcome() {
 #[test]
 fn a_deferred_step_is_not_cleaned_up_once_somebody_has_completed_it() {
     let closed = |succeeded| Seen::Closed { token: 1, succeeded };
-    assert_eq!(last([OPENED, DEFERRED, closed(true), CLEANING]), Err(Broken::CleanedAfterSuccess(1)));
+    assert_eq!(
+        last([OPENED, DEFERRED, closed(true), CLEANING]),
+        Err(Broken::CleanedAfterSuccess(1))
+    );
     assert!(last([OPENED, DEFERRED, closed(false), CLEANING]).is_ok());
-    assert!(last([OPENED, DEFERRED, STOPPING, closed(true), CLEANING]).is_ok(), "the stop came first");
+    assert!(
+        last([OPENED, DEFERRED, STOPPING, closed(true), CLEANING]).is_ok(),
+        "the stop came first"
+    );
     assert!(last([OPENED, STARTED, closed(true), TOLD_TO_END, CLEANING]).is_ok(), "it ran here");
 }
 
@@ -171,7 +245,10 @@ fn a_stop_that_sagemaker_never_asked_for_is_not_believed() {
     assert_eq!(last([OPENED, STARTED, told.clone()]), Err(Broken::StoppedUnasked(1)));
     assert_eq!(last([OPENED, STARTED, STOP_KNOWN]), Err(Broken::StoppedUnasked(1)));
     assert!(last([OPENED, STARTED, STOPPING, STOP_KNOWN, told.clone()]).is_ok());
-    assert!(last([OPENED, STARTED, Seen::Closed { token: 1, succeeded: false }, told]).is_ok(), "nothing waits for it");
+    assert!(
+        last([OPENED, STARTED, Seen::Closed { token: 1, succeeded: false }, told]).is_ok(),
+        "nothing waits for it"
+    );
 }
 
 #[test]
@@ -179,7 +256,10 @@ fn a_forged_message_is_neither_acted_upon_nor_deleted() {
     let forged = Seen::Forged { message: 1, token: 1 };
     assert_eq!(last([forged.clone(), STARTED]), Err(Broken::ForgeryBelieved(1)));
     assert_eq!(last([forged.clone(), CLEANING]), Err(Broken::ForgeryBelieved(1)));
-    assert_eq!(last([forged.clone(), CONCLUDED, report(WORKER, 7, false)]), Err(Broken::ForgeryBelieved(1)));
+    assert_eq!(
+        last([forged.clone(), CONCLUDED, report(WORKER, 7, false)]),
+        Err(Broken::ForgeryBelieved(1))
+    );
     assert_eq!(last([forged.clone(), DELETED]), Err(Broken::ForgeryDeleted(1)));
     assert!(last([forged.clone(), Seen::Lost { message: 1 }, DELETED]).is_ok());
     let judge = last([forged.clone()]).expect("nothing is broken");
@@ -195,13 +275,20 @@ fn a_step_is_not_run_more_often_than_its_attempts_allow() {
     let allowed = |attempts| Seen::Allowed { token: 1, attempts };
     let again = || [STARTED, TOLD_TO_END];
     let [a, b] = again();
-    assert_eq!(last([OPENED, allowed(1), a.clone(), b.clone(), STARTED]), Err(Broken::TooManyRuns(1)));
+    assert_eq!(
+        last([OPENED, allowed(1), a.clone(), b.clone(), STARTED]),
+        Err(Broken::TooManyRuns(1))
+    );
     assert!(last([OPENED, allowed(2), a.clone(), b.clone(), STARTED]).is_ok());
     let free = Seen::Free { worker: WORKER, token: 1 };
     assert!(last([OPENED, allowed(1), a.clone(), free, b, STARTED]).is_ok());
     let died = Seen::Died { worker: WORKER };
     let elsewhere = Seen::Started { worker: SUCCESSOR, token: 1 };
-    assert_eq!(last([OPENED, allowed(1), a, died, elsewhere]), Err(Broken::TooManyRuns(1)), "a death counts");
+    assert_eq!(
+        last([OPENED, allowed(1), a, died, elsewhere]),
+        Err(Broken::TooManyRuns(1)),
+        "a death counts"
+    );
 }
 
 #[test]
@@ -226,7 +313,10 @@ fn a_crash_counts_against_none_but_the_step_whose_handler_kills_its_worker_and_t
 fn a_drain_starts_no_runs_but_lets_one_begin_that_was_claimed_before() {
     let draining = Seen::Draining { worker: WORKER };
     let claiming = Seen::Claiming { worker: WORKER, token: 1 };
-    assert_eq!(last([OPENED, draining.clone(), claiming.clone(), STARTED]), Err(Broken::StartedInDrain(1)));
+    assert_eq!(
+        last([OPENED, draining.clone(), claiming.clone(), STARTED]),
+        Err(Broken::StartedInDrain(1))
+    );
     assert!(last([OPENED, claiming.clone(), draining.clone(), STARTED]).is_ok());
     let renewed = [OPENED, STARTED, draining, claiming, TOLD_TO_END];
     assert!(last(renewed).is_ok(), "a claim is renewed while it is run");
@@ -243,9 +333,18 @@ fn a_step_may_wait_whose_message_was_lost_before_any_ledger_had_it() {
     };
     assert!(excused(vec![OPENED, SENT, lost.clone()], false));
     assert!(!excused(vec![OPENED, SENT], false), "it is not lost");
-    assert!(!excused(vec![OPENED, SENT, Seen::Sent { message: 2, about: About::Work(1) }, lost.clone()], false));
-    assert!(!excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], false), "its ledger knows all");
-    assert!(excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], true), "another ledger may run it");
+    assert!(!excused(
+        vec![OPENED, SENT, Seen::Sent { message: 2, about: About::Work(1) }, lost.clone()],
+        false
+    ));
+    assert!(
+        !excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], false),
+        "its ledger knows all"
+    );
+    assert!(
+        excused(vec![OPENED, SENT, recorded.clone(), lost.clone()], true),
+        "another ledger may run it"
+    );
     assert!(!excused(vec![OPENED, SENT, recorded, CONCLUDED, lost], true), "its outcome is known");
 }
 
@@ -254,20 +353,41 @@ fn a_token_that_comes_back_is_a_step_anew() {
     let closed = Seen::Closed { token: 1, succeeded: false };
     let again = Seen::Sent { message: 2, about: About::Work(1) };
     let first = || {
-        vec![OPENED, SENT, STARTED, ENDED, CONCLUDED, report(WORKER, 7, true), closed.clone(), OPENED, again.clone()]
+        vec![
+            OPENED,
+            SENT,
+            STARTED,
+            ENDED,
+            CONCLUDED,
+            report(WORKER, 7, true),
+            closed.clone(),
+            OPENED,
+            again.clone(),
+        ]
     };
     let with = |rest: &[Seen<u8>]| {
         let mut judge = Judge::default();
         let story: Vec<_> = first().into_iter().chain(rest.iter().cloned()).collect();
         story.iter().try_for_each(|seen| judge.see(seen)).map(|()| judge)
     };
-    assert!(with(&[DELETED, STARTED, ENDED, CONCLUDED, report(WORKER, 8, true), Seen::Deleted { message: 2 }]).is_ok());
+    assert!(
+        with(&[
+            DELETED,
+            STARTED,
+            ENDED,
+            CONCLUDED,
+            report(WORKER, 8, true),
+            Seen::Deleted { message: 2 }
+        ])
+        .is_ok()
+    );
     assert!(with(&[report(WORKER, 7, false)]).is_ok(), "the reply to the earlier report was lost");
     assert_eq!(with(&[report(WORKER, 8, false)]), Err(Broken::ReportedUnfrozen(1)));
     assert_eq!(with(&[DELETED, Seen::Deleted { message: 2 }]), Err(Broken::DeletedTooEarly(1)));
     let judge = with(&[]).expect("nothing is broken");
     assert!(judge.in_the_end().contains(&Broken::Hung(1)));
-    let lost = with(&[Seen::Lost { message: 1 }, Seen::Lost { message: 2 }]).expect("nothing is broken");
+    let lost =
+        with(&[Seen::Lost { message: 1 }, Seen::Lost { message: 2 }]).expect("nothing is broken");
     assert!(lost.is_excused(&1, false), "no ledger knows that it came back");
 }
 

@@ -108,13 +108,22 @@ async fn what_was_put_is_there_and_a_stale_version_changes_nothing() {
         let first = row("abcdefghij", 1, "claimed");
         assert_eq!(store.get(&first.head.token).await, Ok(None));
         assert_eq!(store.put(first.clone(), None, Commit::Now).await, Ok(Put::Done));
-        assert_eq!(store.put(row("abcdefghij", 1, "settled"), None, Commit::Now).await, Ok(Put::Changed));
-        assert_eq!(store.put(row("abcdefghij", 3, "settled"), Some(2), Commit::Now).await, Ok(Put::Changed));
+        assert_eq!(
+            store.put(row("abcdefghij", 1, "settled"), None, Commit::Now).await,
+            Ok(Put::Changed)
+        );
+        assert_eq!(
+            store.put(row("abcdefghij", 3, "settled"), Some(2), Commit::Now).await,
+            Ok(Put::Changed)
+        );
         assert_eq!(store.get(&first.head.token).await, Ok(Some(Ok(first.clone()))));
         let second = row("abcdefghij", 2, "concluded");
         assert_eq!(store.put(second.clone(), Some(1), Commit::Now).await, Ok(Put::Done));
         assert_eq!(store.get(&first.head.token).await, Ok(Some(Ok(second))));
-        assert_eq!(store.put(row("missing000", 2, "claimed"), Some(1), Commit::Now).await, Ok(Put::Changed));
+        assert_eq!(
+            store.put(row("missing000", 2, "claimed"), Some(1), Commit::Now).await,
+            Ok(Put::Changed)
+        );
     })
     .await;
 }
@@ -123,7 +132,11 @@ async fn what_was_put_is_there_and_a_stale_version_changes_nothing() {
 async fn of_many_who_create_a_record_one_wins() {
     on_each_store(async |store| {
         let puts = (0..50).map(|_| store.put(row("abcdefghij", 1, "claimed"), None, Commit::Now));
-        let done = futures_util::future::join_all(puts).await.into_iter().filter(|put| *put == Ok(Put::Done)).count();
+        let done = futures_util::future::join_all(puts)
+            .await
+            .into_iter()
+            .filter(|put| *put == Ok(Put::Done))
+            .count();
         assert_eq!(done, 1);
     })
     .await;
@@ -133,7 +146,10 @@ async fn of_many_who_create_a_record_one_wins() {
 async fn records_are_listed_by_status_and_purged_once_settled_and_old() {
     on_each_store(async |store| {
         for n in 0..1200 {
-            store.put(row(&format!("set{n:07}"), 1, "settled"), None, Commit::Now).await.expect("put");
+            store
+                .put(row(&format!("set{n:07}"), 1, "settled"), None, Commit::Now)
+                .await
+                .expect("put");
         }
         store.put(row("abcdefghij", 1, "concluded"), None, Commit::Now).await.expect("put");
         assert_eq!(list(store, with_status(&["concluded", "claimed"])).await.len(), 1);
@@ -153,10 +169,12 @@ async fn a_file_that_is_purged_as_fast_as_it_fills_keeps_its_size() {
         let mut random = fastrand::Rng::with_seed(1);
         for round in 0..rounds {
             let puts = (0..500).map(|_| {
-                let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(10).collect();
+                let token: String =
+                    std::iter::repeat_with(|| random.alphanumeric()).take(10).collect();
                 let settled_at = Timestamp::from_second(round).ok();
                 let row = row(&token, 1, "settled");
-                let row = Row { head: Head { settled_at, ..row.head }, body: "x".repeat(1000), ..row };
+                let row =
+                    Row { head: Head { settled_at, ..row.head }, body: "x".repeat(1000), ..row };
                 store.put(row, None, Commit::Now)
             });
             futures_util::future::join_all(puts).await;
@@ -175,7 +193,8 @@ async fn many_waiting_writes_share_a_commit() {
     let directory = tempfile::tempdir().expect("directory");
     let commits = Arc::new(Commits::default());
     let store = Sqlite::open(&directory.path().join("ledger.db"), commits.clone()).expect("opens");
-    let puts = (0..1000).map(|n| store.put(row(&format!("tok{n:07}"), 1, "claimed"), None, Commit::Now));
+    let puts =
+        (0..1000).map(|n| store.put(row(&format!("tok{n:07}"), 1, "claimed"), None, Commit::Now));
     assert!(futures_util::future::join_all(puts).await.into_iter().all(|put| put == Ok(Put::Done)));
     let shared = commits.0.load(Ordering::SeqCst);
     assert!((1..=20).contains(&shared), "{shared} commits for 1,000 writes that waited together");
@@ -188,7 +207,11 @@ async fn a_probe_is_a_write() {
     let directory = tempfile::tempdir().expect("directory");
     let store = sqlite(directory.path());
     let connection = rusqlite::Connection::open(directory.path().join("ledger.db")).expect("opens");
-    let probed = || connection.query_row("SELECT count FROM probe", [], |row| row.get::<_, u64>(0)).expect("count");
+    let probed = || {
+        connection
+            .query_row("SELECT count FROM probe", [], |row| row.get::<_, u64>(0))
+            .expect("count")
+    };
     let before = probed();
     store.probe().await.expect("writes");
     assert_eq!(probed(), before + 1);
@@ -245,7 +268,9 @@ async fn who_holds_a_lock_on_the_file_at_the_start_is_named() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("ledger.db");
     drop(sqlite(directory.path()));
-    let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\nc.execute('BEGIN IMMEDIATE')\nprint('held', flush=True)\nsys.stdin.read()";
+    let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], \
+                  isolation_level=None)\nc.execute('BEGIN IMMEDIATE')\nprint('held', \
+                  flush=True)\nsys.stdin.read()";
     let mut shell = Command::new("python3")
         .args(["-c", script])
         .arg(&path)
@@ -254,10 +279,12 @@ async fn who_holds_a_lock_on_the_file_at_the_start_is_named() {
         .spawn()
         .expect("Python runs");
     let mut held = [0; 4];
-    std::io::Read::read_exact(shell.stdout.as_mut().expect("a pipe"), &mut held).expect("it holds the lock");
+    std::io::Read::read_exact(shell.stdout.as_mut().expect("a pipe"), &mut held)
+        .expect("it holds the lock");
     let error = refusal(&path);
     assert!(
-        error.contains(&format!("process {} (python", shell.id())) && error.contains("end what that does"),
+        error.contains(&format!("process {} (python", shell.id()))
+            && error.contains("end what that does"),
         "{error}"
     );
     drop(shell.stdin.take());
@@ -287,7 +314,8 @@ async fn a_file_that_is_no_ledger_of_ours_is_refused() {
     assert!(refusal(&missing).contains("create "));
     assert!(Sqlite::open(&missing, Arc::new(())).is_err_and(|error| !error.is_in_use()));
 
-    fs::write(&path, "hello, I am a text file; and a rather long one, so that it has a header").expect("write");
+    fs::write(&path, "hello, I am a text file; and a rather long one, so that it has a header")
+        .expect("write");
     assert!(refusal(&path).contains("damaged or no ledger"));
     fs::remove_file(&path).expect("remove");
 
@@ -334,7 +362,11 @@ async fn a_torn_or_truncated_file_is_refused_and_never_half_read() {
                     found.extend(store.get(&record.head.token).await.expect("read"));
                 }
                 let page = store.page(with_status(&["claimed"])).await.expect("a page");
-                assert_eq!((found.len(), page.found.len()), (records.len(), records.len()), "torn at {torn}");
+                assert_eq!(
+                    (found.len(), page.found.len()),
+                    (records.len(), records.len()),
+                    "torn at {torn}"
+                );
                 assert!(found.iter().flatten().all(|row| records.contains(row)), "torn at {torn}");
             }
         }
@@ -375,7 +407,9 @@ async fn child() {
         let mut n = 0;
         let failed = loop {
             n += 1;
-            if let Err(error) = store.put(row(&format!("tok{n:07}"), 1, "claimed"), None, Commit::Now).await {
+            if let Err(error) =
+                store.put(row(&format!("tok{n:07}"), 1, "claimed"), None, Commit::Now).await
+            {
                 break error.to_string();
             }
         };
@@ -408,7 +442,10 @@ fn limit_files(bytes: u64) {
 
 fn child_process(path: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
-    command.args(["child", "--exact", "--ignored", "--nocapture"]).env("LEDGER", path).stdout(Stdio::piped());
+    command
+        .args(["child", "--exact", "--ignored", "--nocapture"])
+        .env("LEDGER", path)
+        .stdout(Stdio::piped());
     command
 }
 
@@ -457,8 +494,13 @@ async fn a_damaged_row_costs_that_row_and_nothing_else() {
         "flagged = 0",
         "owner = NULL",
     ];
-    let lights =
-        ["writer = 'you'", "correction = 1", "body = '{\"v\":7}'", "body = CAST(x'ff' AS TEXT)", "settled_at = 1"];
+    let lights = [
+        "writer = 'you'",
+        "correction = 1",
+        "body = '{\"v\":7}'",
+        "body = CAST(x'ff' AS TEXT)",
+        "settled_at = 1",
+    ];
     let heavy = ["arguments = '[]'", "checkpoint = NULL"];
     for change in changes.iter().chain(&lights).chain(&heavy) {
         let directory = tempfile::tempdir().expect("directory");
@@ -469,9 +511,12 @@ async fn a_damaged_row_costs_that_row_and_nothing_else() {
         }
         drop(store);
         let connection = rusqlite::Connection::open(&path).expect("open");
-        connection.execute(&format!("UPDATE steps SET {change} WHERE token = 'abcdefghij'"), []).expect("changed");
-        let token: String =
-            connection.query_row("SELECT token FROM steps WHERE rowid = 2", [], |row| row.get(0)).expect("token");
+        connection
+            .execute(&format!("UPDATE steps SET {change} WHERE token = 'abcdefghij'"), [])
+            .expect("changed");
+        let token: String = connection
+            .query_row("SELECT token FROM steps WHERE rowid = 2", [], |row| row.get(0))
+            .expect("token");
         drop(connection);
 
         let store = sqlite(directory.path());
@@ -479,8 +524,10 @@ async fn a_damaged_row_costs_that_row_and_nothing_else() {
         let damaged = found.expect_err("damaged");
         assert_eq!(damaged.token.as_deref(), Some(token.as_str()), "{change}");
         let query = || with_status(&["claimed", "waiting"]);
-        let (page, heads) =
-            (store.page(query()).await.expect("a page"), store.outlines(query()).await.expect("a page"));
+        let (page, heads) = (
+            store.page(query()).await.expect("a page"),
+            store.outlines(query()).await.expect("a page"),
+        );
         for found in [
             read(&path).expect("reads").into_iter().map(Result::err).collect::<Vec<_>>(),
             page.found.into_iter().map(Result::err).collect(),
@@ -489,7 +536,11 @@ async fn a_damaged_row_costs_that_row_and_nothing_else() {
             assert_eq!(found.len(), 3, "{change}");
             assert_eq!((&found[0], &found[2]), (&None, &None), "{change}");
             // What is large is looked at when it is read.
-            assert!(heavy.contains(change) || found[1].as_ref() == Some(&damaged), "{change}: {:?}", found[1]);
+            assert!(
+                heavy.contains(change) || found[1].as_ref() == Some(&damaged),
+                "{change}: {:?}",
+                found[1]
+            );
         }
     }
 }
@@ -509,7 +560,8 @@ async fn while_another_process_holds_the_lock_writes_fail_soon_and_reads_go_on()
     store.put(first.clone(), None, Commit::Now).await.expect("put");
     let lock = hold(&directory.path().join("ledger.db"));
     let began = tokio::time::Instant::now();
-    let puts = (0..2000).map(|n| store.put(row(&format!("tok{n:07}"), 1, "claimed"), None, Commit::Now));
+    let puts =
+        (0..2000).map(|n| store.put(row(&format!("tok{n:07}"), 1, "claimed"), None, Commit::Now));
     let reads = async {
         assert_eq!(list(&store, everything()).await, [first]);
         began.elapsed()
@@ -534,9 +586,14 @@ async fn a_write_that_may_wait_rides_along_and_is_there_when_the_store_is_closed
     let mut shared = false;
     for round in 0..20 {
         let before = commits.0.load(Ordering::SeqCst);
-        let [first, second, now] = ["soon00", "soon01", "now000"].map(|name| format!("{name}{round:04}"));
+        let [first, second, now] =
+            ["soon00", "soon01", "now000"].map(|name| format!("{name}{round:04}"));
         // Polled in this order, so that the patient ones wait when the other comes.
-        let puts = tokio::join!(put(&first, Commit::Soon), put(&second, Commit::Soon), put(&now, Commit::Now));
+        let puts = tokio::join!(
+            put(&first, Commit::Soon),
+            put(&second, Commit::Soon),
+            put(&now, Commit::Now)
+        );
         assert_eq!(puts, (Ok(Put::Done), Ok(Put::Done), Ok(Put::Done)));
         shared |= commits.0.load(Ordering::SeqCst) == before + 1;
     }
@@ -552,11 +609,13 @@ async fn a_write_that_may_wait_rides_along_and_is_there_when_the_store_is_closed
 
 /// What callbackd 0.1 wrote: all is in the body, and the digest is of less.
 const SCHEMA_1: &str = "
-    CREATE TABLE steps (token TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, status TEXT NOT NULL, settled_at INTEGER,
+    CREATE TABLE steps (token TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, status TEXT NOT \
+    NULL, settled_at INTEGER,
         body TEXT NOT NULL, digest TEXT NOT NULL) STRICT;
     CREATE INDEX steps_by_status ON steps (status, settled_at);
     CREATE TABLE probe (id INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT;
-    CREATE VIEW overview AS SELECT token, status, json_extract(body, '$.handler') AS handler FROM steps;
+    CREATE VIEW overview AS SELECT token, status, json_extract(body, '$.handler') AS handler FROM \
+    steps;
     PRAGMA application_id = 1667394404; PRAGMA user_version = 1; PRAGMA journal_mode = WAL;
 ";
 
@@ -569,7 +628,9 @@ async fn a_file_of_schema_1_is_read_and_brought_up_to_this_one() {
     for line in include_str!("ledger/schema_1.txt").lines() {
         let columns: Vec<&str> = line.split('\t').collect();
         let settled_at: Option<i64> = columns[3].parse().ok();
-        let values = rusqlite::params![columns[0], columns[1], columns[2], settled_at, columns[4], columns[5]];
+        let values = rusqlite::params![
+            columns[0], columns[1], columns[2], settled_at, columns[4], columns[5]
+        ];
         old.execute("INSERT INTO steps VALUES (?1, ?2, ?3, ?4, ?5, ?6)", values).expect("a row");
     }
     old.execute("UPDATE steps SET version = 77 WHERE token = 'spoilt0000'", []).expect("damage");
@@ -582,7 +643,10 @@ async fn a_file_of_schema_1_is_read_and_brought_up_to_this_one() {
     let damaged = |rows: &[Result<Row, Damaged>]| {
         rows.iter().filter_map(|row| row.as_ref().err()?.token.clone()).collect::<Vec<_>>()
     };
-    assert_eq!((damaged(&before), damaged(&after)), (vec!["spoilt0000".to_owned()], vec!["spoilt0000".to_owned()]));
+    assert_eq!(
+        (damaged(&before), damaged(&after)),
+        (vec!["spoilt0000".to_owned()], vec!["spoilt0000".to_owned()])
+    );
     let sound = |rows: Vec<Result<Row, Damaged>>| rows.into_iter().flatten().collect::<Vec<_>>();
     let rows = sound(after);
     assert_eq!(sound(before), rows);
@@ -595,7 +659,12 @@ async fn a_file_of_schema_1_is_read_and_brought_up_to_this_one() {
     assert_eq!(waiting.head.due, "2026-07-29T10:00:00.124Z".parse().ok());
     assert!(waiting.head.flagged && waiting.head.writer == Writer::default());
     assert_eq!(waiting.checkpoint.as_deref(), Some("{\"job\":\"a\"}"));
-    assert!(waiting.arguments.as_ref().is_some_and(|arguments| !waiting.body.contains(arguments.as_str())));
+    assert!(
+        waiting
+            .arguments
+            .as_ref()
+            .is_some_and(|arguments| !waiting.body.contains(arguments.as_str()))
+    );
     assert_eq!(list(&store, with_status(&["settled"])).await, [rows[1].clone()]);
     let next = Row { head: Head { version: 5, ..waiting.head.clone() }, ..waiting.clone() };
     assert_eq!(store.put(next, Some(4), Commit::Now).await, Ok(Put::Done));
@@ -618,7 +687,9 @@ async fn a_file_of_schema_2_is_only_said_to_be_of_this_one() {
         if let Some(version) = set {
             connection.pragma_update(None, "user_version", version).expect("pragma");
         }
-        connection.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)).expect("a version")
+        connection
+            .pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))
+            .expect("a version")
     };
     assert_eq!(version(Some(2)), 2);
     let store = sqlite(directory.path());

@@ -82,7 +82,11 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
     let samples = parsed(&used().exposition().expect("it is written to memory"));
     let handler = json!({ "queue": "q", "handler": ODD });
     for (name, labels, value) in [
-        ("callbackd_steps_total", json!({ "queue": "q", "handler": ODD, "outcome": "success" }), 1.0),
+        (
+            "callbackd_steps_total",
+            json!({ "queue": "q", "handler": ODD, "outcome": "success" }),
+            1.0,
+        ),
         ("callbackd_steps_running", handler.clone(), 1.0),
         ("callbackd_attempts_total", handler.clone(), 2.0),
         ("callbackd_retries_total", handler.clone(), 1.0),
@@ -144,7 +148,8 @@ fn the_process_is_measured_in_prometheus_standard_metrics() {
         ("process_max_fds", 3.0),
         ("process_start_time_seconds", 1.7e9),
     ] {
-        let value = samples[name][0][1].as_f64().unwrap_or_else(|| panic!("{name} is there: {samples}"));
+        let value =
+            samples[name][0][1].as_f64().unwrap_or_else(|| panic!("{name} is there: {samples}"));
         assert!(value >= least, "{name} {value}");
     }
 }

@@ -1,7 +1,8 @@
-//! The local endpoint holds requests to SageMaker to the service's published model: it refuses for their form those that the model
-//! refuses, and no others.
+//! The local endpoint holds requests to SageMaker to the service's published model: it refuses for
+//! their form those that the model refuses, and no others.
 //!
-//! So a request that a test sends to it, in the demo, the example and the interop tests, is held to the model too.
+//! So a request that a test sends to it, in the demo, the example and the interop tests, is held to
+//! the model too.
 
 #![cfg(feature = "local")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -19,8 +20,15 @@ use serde_json::{Value, json};
 use service_model::ServiceModel;
 
 /// Texts that one pattern or another refuses.
-const TEXTS: [&str; 7] =
-    ["-", "a-", "a b", "ü", "a/b", "arn:aws:sagemaker:us-east-1:1:x", "arn:aws:iam::123456789012:user/pipelines"];
+const TEXTS: [&str; 7] = [
+    "-",
+    "a-",
+    "a b",
+    "ü",
+    "a/b",
+    "arn:aws:sagemaker:us-east-1:1:x",
+    "arn:aws:iam::123456789012:user/pipelines",
+];
 
 /// For each operation that is served, a request with every member that is served.
 fn requests() -> Vec<(&'static str, Value)> {
@@ -71,13 +79,21 @@ fn requests() -> Vec<(&'static str, Value)> {
         ("ListPipelineExecutionSteps", with(&[&arn, &page])),
         (
             "SendPipelineExecutionStepSuccess",
-            with(&[&callback, &token, &json!({ "OutputParameters": [{ "Name": "n", "Value": "v" }] })]),
+            with(&[
+                &callback,
+                &token,
+                &json!({ "OutputParameters": [{ "Name": "n", "Value": "v" }] }),
+            ]),
         ),
-        ("SendPipelineExecutionStepFailure", with(&[&callback, &token, &json!({ "FailureReason": "r" })])),
+        (
+            "SendPipelineExecutionStepFailure",
+            with(&[&callback, &token, &json!({ "FailureReason": "r" })]),
+        ),
     ]
 }
 
-/// Values beside a value: at, below and above each bound of its shape, and of other forms and types.
+/// Values beside a value: at, below and above each bound of its shape, and of other forms and
+/// types.
 fn variants(model: &ServiceModel, shape: &Value, value: &Value) -> Vec<Value> {
     let bounds = ["min", "max"].into_iter().filter_map(|bound| shape[bound].as_i64());
     let around = bounds.flat_map(|bound| [bound - 1, bound, bound + 1]);
@@ -85,8 +101,9 @@ fn variants(model: &ServiceModel, shape: &Value, value: &Value) -> Vec<Value> {
         "structure" => members(model, shape, value),
         "list" => {
             let (of, entries) = (model.shape(&shape["member"]), value.as_array().expect("a list"));
-            let lists =
-                around.filter_map(|length| usize::try_from(length).ok()).map(|length| vec![entries[0].clone(); length]);
+            let lists = around
+                .filter_map(|length| usize::try_from(length).ok())
+                .map(|length| vec![entries[0].clone(); length]);
             let entries = variants(model, of, &entries[0]).into_iter().map(|entry| vec![entry]);
             lists.chain(entries).map(Value::from).chain([json!("text")]).collect()
         }
@@ -94,7 +111,11 @@ fn variants(model: &ServiceModel, shape: &Value, value: &Value) -> Vec<Value> {
             let lengths = around.chain([0]).filter_map(|length| usize::try_from(length).ok());
             let texts = lengths.map(|length| Value::from("a".repeat(length)));
             let known = shape["enum"].as_array().cloned().unwrap_or_default();
-            texts.chain(TEXTS.map(Value::from)).chain(known).chain([json!(1), json!(["text"])]).collect()
+            texts
+                .chain(TEXTS.map(Value::from))
+                .chain(known)
+                .chain([json!(1), json!(["text"])])
+                .collect()
         }
         "integer" | "long" => around.map(Value::from).chain([json!("text"), json!(1.5)]).collect(),
         _ => vec![json!("text")],
@@ -117,9 +138,16 @@ fn members(model: &ServiceModel, shape: &Value, value: &Value) -> Vec<Value> {
     all
 }
 
-/// What the endpoint says against a request's form; nothing where it goes on to what the request asks for.
-async fn refused_for_its_form(endpoint: &Endpoint, operation: &str, body: &Value) -> Option<String> {
-    let headers = format!("Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: SageMaker.{operation}\r\n");
+/// What the endpoint says against a request's form; nothing where it goes on to what the request
+/// asks for.
+async fn refused_for_its_form(
+    endpoint: &Endpoint,
+    operation: &str,
+    body: &Value,
+) -> Option<String> {
+    let headers = format!(
+        "Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: SageMaker.{operation}\r\n"
+    );
     let address = endpoint.url().trim_start_matches("http://").parse().expect("an address");
     let (_, answer) = http::post(address, &headers, &body.to_string()).await.expect("an answer");
     let of_form = answer.contains("SerializationException") || answer.contains(" detected: Value ");
@@ -129,8 +157,9 @@ async fn refused_for_its_form(endpoint: &Endpoint, operation: &str, body: &Value
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_endpoint_refuses_for_its_form_what_the_published_model_refuses() {
     let model = tokio::task::spawn_blocking(service_model::sagemaker).await.expect("a model");
-    let endpoint =
-        Endpoint::start("127.0.0.1:0".parse().expect("an address"), Options::default()).await.expect("a free port");
+    let endpoint = Endpoint::start("127.0.0.1:0".parse().expect("an address"), Options::default())
+        .await
+        .expect("a free port");
     let (mut wrong, mut allowed, mut refused) = (Vec::new(), 0, 0);
     for (operation, request) in requests() {
         assert_eq!(model.wrong_with_request(operation, &request), Vec::<String>::new());
@@ -141,7 +170,9 @@ async fn the_local_endpoint_refuses_for_its_form_what_the_published_model_refuse
             *(if by_model.is_empty() { &mut allowed } else { &mut refused }) += 1;
             if by_model.is_empty() != here.is_none() {
                 let body: String = body.to_string().chars().take(300).collect();
-                wrong.push(format!("{operation} {body}\n  the model: {by_model:?}\n  the endpoint: {here:?}"));
+                wrong.push(format!(
+                    "{operation} {body}\n  the model: {by_model:?}\n  the endpoint: {here:?}"
+                ));
             }
         }
     }

@@ -22,8 +22,8 @@ pub(super) struct Account {
     pub sdk: SdkConfig,
     pub region: String,
     pub credentials: Arc<CachedCredentials>,
-    /// Two of SQS: a client's time-out and connections are fixed when it is made, and an override would be built anew for
-    /// every call.
+    /// Two of SQS: a client's time-out and connections are fixed when it is made, and an override
+    /// would be built anew for every call.
     pub poll: aws_sdk_sqs::Client,
     pub quick: aws_sdk_sqs::Client,
     pub sagemaker: aws_sdk_sagemaker::Client,
@@ -47,14 +47,19 @@ impl Account {
             .identity_cache(IdentityCache::no_cache())
             // See `calls`.
             .retry_config(RetryConfig::disabled())
-            // It cuts off a body that stands still for seconds. A long poll does nothing else, and every call has its time-out.
+            // It cuts off a body that stands still for seconds. A long poll does nothing else, and
+            // every call has its time-out.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        // `app/callbackd lib/callbackd/VERSION` in the user agent: in the account's trail it is seen who called.
+        // `app/callbackd lib/callbackd/VERSION` in the user agent: in the account's trail it is
+        // seen who called.
         builder.set_app_name(AppName::new("callbackd").ok());
-        builder.set_framework_metadata(FrameworkMetadata::new("callbackd", Some(env!("CARGO_PKG_VERSION"))).ok());
+        builder.set_framework_metadata(
+            FrameworkMetadata::new("callbackd", Some(env!("CARGO_PKG_VERSION"))).ok(),
+        );
         let sdk = builder.build();
         let sqs = |limit: Limit, http: &SharedHttpClient| {
-            let config = aws_sdk_sqs::config::Builder::from(&sdk).timeout_config(limit.of_the_sdk());
+            let config =
+                aws_sdk_sqs::config::Builder::from(&sdk).timeout_config(limit.of_the_sdk());
             aws_sdk_sqs::Client::from_conf(config.http_client(http.clone()).build())
         };
         let answer = Limit::ANSWER.of_the_sdk();
@@ -62,8 +67,10 @@ impl Account {
             .timeout_config(answer.clone())
             .http_client(http.answers.clone())
             .build();
-        let sts =
-            aws_sdk_sts::config::Builder::from(&sdk).timeout_config(answer).http_client(http.others.clone()).build();
+        let sts = aws_sdk_sts::config::Builder::from(&sdk)
+            .timeout_config(answer)
+            .http_client(http.others.clone())
+            .build();
         Self {
             region: region.to_owned(),
             credentials,
@@ -76,14 +83,21 @@ impl Account {
         }
     }
 
-    /// The same, whose SQS is at `endpoint`, unless the configuration, the environment or the profile names another.
+    /// The same, whose SQS is at `endpoint`, unless the configuration, the environment or the
+    /// profile names another.
     pub(super) fn with_sqs_at(self, endpoint: &str) -> Self {
         if self.has_sqs_endpoint() {
             return self;
         }
         let at = |client: &aws_sdk_sqs::Client| {
-            // The flags choose among the service's own hosts, and the SDK takes them beside no other.
-            let config = client.config().to_builder().use_fips(false).use_dual_stack(false).endpoint_url(endpoint);
+            // The flags choose among the service's own hosts, and the SDK takes them beside no
+            // other.
+            let config = client
+                .config()
+                .to_builder()
+                .use_fips(false)
+                .use_dual_stack(false)
+                .endpoint_url(endpoint);
             aws_sdk_sqs::Client::from_conf(config.build())
         };
         Self { poll: at(&self.poll), quick: at(&self.quick), ..self }
@@ -91,8 +105,16 @@ impl Account {
 
     /// Whether an endpoint was named for SQS, or for all services.
     pub(super) fn has_sqs_endpoint(&self) -> bool {
-        let key = ServiceConfigKey::builder().service_id("SQS").env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
-        let own = self.sdk.service_config().zip(key.ok()).and_then(|(config, key)| config.load_config(key));
+        let key = ServiceConfigKey::builder()
+            .service_id("SQS")
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build();
+        let own = self
+            .sdk
+            .service_config()
+            .zip(key.ok())
+            .and_then(|(config, key)| config.load_config(key));
         own.is_some() || self.sdk.endpoint_url().is_some()
     }
 
@@ -101,7 +123,8 @@ impl Account {
     }
 }
 
-/// Dated, so that a newer SDK changes nothing about time-outs, retries or connections until somebody has looked.
+/// Dated, so that a newer SDK changes nothing about time-outs, retries or connections until
+/// somebody has looked.
 pub(super) fn behavior() -> BehaviorVersion {
     BehaviorVersion::v2026_01_12()
 }
@@ -116,14 +139,16 @@ mod tests {
     async fn heartbeats_and_deletes_share_no_connection_with_polls_or_with_reports() {
         let server = Server::start((0..6).map(|_| Reply::Json(200, json!({})))).await;
         let account = server.account();
-        let (url, arn) = ("http://q", "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc");
+        let (url, arn) =
+            ("http://q", "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc");
         for _ in 0..2 {
             account.poll.receive_message().queue_url(url).send().await.expect("an answer");
             account.quick.delete_message_batch().queue_url(url).send().await.expect("an answer");
             let ask = account.sagemaker.describe_pipeline_execution().pipeline_execution_arn(arn);
             ask.send().await.expect("an answer");
         }
-        let connections: Vec<usize> = server.requests().iter().map(|request| request.connection).collect();
+        let connections: Vec<usize> =
+            server.requests().iter().map(|request| request.connection).collect();
         assert_eq!(connections, [0, 1, 2, 0, 1, 2]);
     }
 }

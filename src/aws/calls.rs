@@ -1,9 +1,10 @@
 //! Every call to AWS goes through here: bounded, counted, its error sorted.
 //!
-//! The SDK retries nothing. Its quota of retries is shared by the whole process and is not refilled by time, so that an outage
-//! of one kind of call takes the retries of all others; its retries would not be counted; and whoever calls here has a back-off
-//! of its own, jittered and without an end. What an SDK retry would mend besides, a clock that is wrong, mends itself: the
-//! client keeps the service's time from any answer and signs the next call by it.
+//! The SDK retries nothing. Its quota of retries is shared by the whole process and is not refilled
+//! by time, so that an outage of one kind of call takes the retries of all others; its retries
+//! would not be counted; and whoever calls here has a back-off of its own, jittered and without an
+//! end. What an SDK retry would mend besides, a clock that is wrong, mends itself: the client keeps
+//! the service's time from any answer and signs the next call by it.
 
 use std::error::Error;
 use std::fmt;
@@ -21,17 +22,18 @@ use super::credentials::CachedCredentials;
 use super::faults::Failure;
 use crate::seam::{Fault, Observation, Observer};
 
-/// How long one call may take. The SDK itself bounds nothing but connecting, and a connection whose other end is gone without a
-/// word hangs a call for ever.
+/// How long one call may take. The SDK itself bounds nothing but connecting, and a connection whose
+/// other end is gone without a word hangs a call for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(Duration);
 
 impl Limit {
-    /// A long poll of 20 s, and 10 s for the way there and back. A poll that is cut off may strand what it brought until its
-    /// visibility times out; after 30 s of silence there is nobody left to bring anything.
+    /// A long poll of 20 s, and 10 s for the way there and back. A poll that is cut off may strand
+    /// what it brought until its visibility times out; after 30 s of silence there is nobody left
+    /// to bring anything.
     pub(super) const POLL: Self = Self(Duration::from_secs(30));
-    /// Heartbeats, deletes, sends: answered in milliseconds, and late ones are worth nothing. A heartbeat has half of a visibility
-    /// timeout for its retries, 5 s at least.
+    /// Heartbeats, deletes, sends: answered in milliseconds, and late ones are worth nothing. A
+    /// heartbeat has half of a visibility timeout for its retries, 5 s at least.
     pub(super) const QUICK: Self = Self(Duration::from_secs(5));
     /// Reports and questions.
     pub(super) const ANSWER: Self = Self(Duration::from_secs(10));
@@ -44,7 +46,10 @@ impl Limit {
 
     /// The same bound as the SDK takes it, where it lets go of the connection, too.
     pub(super) fn of_the_sdk(self) -> TimeoutConfig {
-        TimeoutConfig::builder().connect_timeout(Self::CONNECT).operation_attempt_timeout(self.0).build()
+        TimeoutConfig::builder()
+            .connect_timeout(Self::CONNECT)
+            .operation_attempt_timeout(self.0)
+            .build()
     }
 
     fn ours(self) -> Duration {
@@ -68,11 +73,16 @@ pub(super) struct Failed {
 }
 
 impl Calls {
-    pub(super) fn new(service: &'static str, credentials: Arc<CachedCredentials>, observer: Arc<dyn Observer>) -> Self {
+    pub(super) fn new(
+        service: &'static str,
+        credentials: Arc<CachedCredentials>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         Self { service, credentials, observer }
     }
 
-    /// The call lies in a box from here on: it is some kilobytes, which every future around it would have room for, twice.
+    /// The call lies in a box from here on: it is some kilobytes, which every future around it
+    /// would have room for, twice.
     pub(super) fn send<T, E>(
         &self,
         operation: &'static str,
@@ -142,8 +152,10 @@ mod tests {
     async fn a_call_that_outlives_the_sdks_own_timeout_is_cut_off_and_counted() {
         let seen = Arc::new(Seen::default());
         let calls = Calls::new("sqs", Arc::new(CachedCredentials::nothing()), seen.clone());
-        let never = std::future::pending::<Result<(), SdkError<ReceiveMessageError, HttpResponse>>>();
-        let fault: Fault = calls.send("ReceiveMessage", Limit::POLL, never).await.expect_err("a bound").into();
+        let never =
+            std::future::pending::<Result<(), SdkError<ReceiveMessageError, HttpResponse>>>();
+        let fault: Fault =
+            calls.send("ReceiveMessage", Limit::POLL, never).await.expect_err("a bound").into();
         assert_eq!(fault.kind, FaultKind::Transient);
         assert_eq!(seen.all(), ["bound ReceiveMessage", "sqs ReceiveMessage timeout"]);
     }

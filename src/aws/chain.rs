@@ -1,7 +1,9 @@
-//! Who we are where no role is assumed: the sources of the SDK's own chain, in its order, each taken anew with every attempt.
+//! Who we are where no role is assumed: the sources of the SDK's own chain, in its order, each
+//! taken anew with every attempt.
 //!
-//! The SDK's chain reads the shared files once in its life, goes on to the next source if the profile that somebody named is not there,
-//! takes the environment's keys before that profile, and lists every source that was never set up when it finds nothing.
+//! The SDK's chain reads the shared files once in its life, goes on to the next source if the
+//! profile that somebody named is not there, takes the environment's keys before that profile, and
+//! lists every source that was never set up when it finds nothing.
 
 use std::error::Error;
 
@@ -78,23 +80,35 @@ impl Chain {
             return end;
         }
         if is_set("AWS_WEB_IDENTITY_TOKEN_FILE") || is_set("AWS_ROLE_ARN") {
-            let source =
-                WebIdentityTokenCredentialsProvider::builder().configure(&self.settings(&self.services)).build();
-            if let Some(end) = decided(source.provide_credentials().await, "the web identity token", &mut tried) {
+            let source = WebIdentityTokenCredentialsProvider::builder()
+                .configure(&self.settings(&self.services))
+                .build();
+            if let Some(end) =
+                decided(source.provide_credentials().await, "the web identity token", &mut tried)
+            {
                 return end;
             }
         }
-        let has_endpoint =
-            is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+        let has_endpoint = is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+            || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI");
         if has_endpoint
-            && let Some(end) =
-                decided(self.container().provide_credentials().await, "the container endpoint", &mut tried)
+            && let Some(end) = decided(
+                self.container().provide_credentials().await,
+                "the container endpoint",
+                &mut tried,
+            )
         {
             return end;
         }
-        if std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
-            tried.push("the instance metadata: switched off by AWS_EC2_METADATA_DISABLED".to_owned());
-        } else if let Some(end) = decided(self.instance().provide_credentials().await, INSTANCE, &mut tried) {
+        if std::env::var("AWS_EC2_METADATA_DISABLED")
+            .is_ok_and(|value| value.eq_ignore_ascii_case("true"))
+        {
+            tried.push(
+                "the instance metadata: switched off by AWS_EC2_METADATA_DISABLED".to_owned(),
+            );
+        } else if let Some(end) =
+            decided(self.instance().provide_credentials().await, INSTANCE, &mut tried)
+        {
             return end;
         }
         Err(CredentialsError::not_loaded(format!("none were found: {}", tried.join("; "))))
@@ -105,11 +119,13 @@ impl Chain {
         let origin = match profile::origin(self.profile.as_deref()).await {
             Ok(origin) => origin,
             Err(error) => {
-                let why = format!("the shared files {} cannot be read: {}", names(), text_of(&error));
+                let why =
+                    format!("the shared files {} cannot be read: {}", names(), text_of(&error));
                 return Some(Err(CredentialsError::provider_error(why)));
             }
         };
-        let source = ProfileFileCredentialsProvider::builder().configure(&self.settings(&self.services));
+        let source =
+            ProfileFileCredentialsProvider::builder().configure(&self.settings(&self.services));
         let source = match &self.profile {
             Some(profile) => source.profile_name(profile),
             None => source,
@@ -128,14 +144,20 @@ impl Chain {
                 tried.push(why);
                 return None;
             }
-            Origin::Program { command, account, roles } => self.by_program(Helper::new(command, account), &roles).await,
-            Origin::Sso { profile } => {
-                source.build().provide_credentials().await.map_err(|error| session_over(&profile, error))
+            Origin::Program { command, account, roles } => {
+                self.by_program(Helper::new(command, account), &roles).await
             }
+            Origin::Sso { profile } => source
+                .build()
+                .provide_credentials()
+                .await
+                .map_err(|error| session_over(&profile, error)),
             Origin::Other => source.build().provide_credentials().await,
         };
-        let name =
-            self.profile.as_deref().map_or_else(|| "the profile".to_owned(), |name| format!("the profile {name:?}"));
+        let name = self
+            .profile
+            .as_deref()
+            .map_or_else(|| "the profile".to_owned(), |name| format!("the profile {name:?}"));
         decided(found, &name, tried)
     }
 
@@ -144,8 +166,12 @@ impl Chain {
             return helper.provide_credentials().await;
         }
         let (files, selected) = profile::rewritten(roles);
-        let source = ProfileFileCredentialsProvider::builder().configure(&self.settings(&self.services));
-        let source = source.profile_files(files).profile_name(selected).with_custom_provider(profile::PROGRAM, helper);
+        let source =
+            ProfileFileCredentialsProvider::builder().configure(&self.settings(&self.services));
+        let source = source
+            .profile_files(files)
+            .profile_name(selected)
+            .with_custom_provider(profile::PROGRAM, helper);
         source.build().provide_credentials().await
     }
 
@@ -155,7 +181,8 @@ impl Chain {
 
     fn instance(&self) -> ImdsCredentialsProvider {
         let settings = self.settings(&self.metadata);
-        // Each attempt has a second to connect and one to be answered; what is silent twice is silent.
+        // Each attempt has a second to connect and one to be answered; what is silent twice is
+        // silent.
         let client = imds::Client::builder().configure(&settings).max_attempts(2).build();
         ImdsCredentialsProvider::builder().configure(&settings).imds_client(client).build()
     }
@@ -164,7 +191,8 @@ impl Chain {
 /// Containers are one hop further than an instance's metadata answers by default.
 const INSTANCE: &str = "the instance metadata (in a container it needs a hop limit of 2)";
 
-/// What ends the search: credentials, or a source that was set up and fails. What is not set up is noted.
+/// What ends the search: credentials, or a source that was set up and fails. What is not set up is
+/// noted.
 fn decided(found: provider::Result, source: &str, tried: &mut Tried) -> Option<provider::Result> {
     match found {
         Ok(credentials) => Some(Ok(credentials)),
@@ -172,7 +200,10 @@ fn decided(found: provider::Result, source: &str, tried: &mut Tried) -> Option<p
             tried.push(format!("{source}: {}", text_of(&error)));
             None
         }
-        Err(error) => Some(Err(CredentialsError::provider_error(Failed { source_name: source.to_owned(), error }))),
+        Err(error) => Some(Err(CredentialsError::provider_error(Failed {
+            source_name: source.to_owned(),
+            error,
+        }))),
     }
 }
 
@@ -191,12 +222,14 @@ fn session_over(profile: &str, error: CredentialsError) -> CredentialsError {
         return error;
     }
     CredentialsError::provider_error(format!(
-        "its SSO session is over or was never begun: run `aws sso login --profile {profile}` as the user that callbackd runs as ({text})"
+        "its SSO session is over or was never begun: run `aws sso login --profile {profile}` as \
+         the user that callbackd runs as ({text})"
     ))
 }
 
 fn names() -> String {
-    let files: Vec<String> = profile::files().iter().map(|file| file.display().to_string()).collect();
+    let files: Vec<String> =
+        profile::files().iter().map(|file| file.display().to_string()).collect();
     files.join(" or ")
 }
 

@@ -1,4 +1,5 @@
-//! One set of clients for each region and role, made when it is first asked for and cloned from then on.
+//! One set of clients for each region and role, made when it is first asked for and cloned from
+//! then on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,11 +33,13 @@ use crate::step::QueueUrl;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {
     #[error(
-        "no AWS region for {for_what}: set `region` of the queue, `aws.region`, or AWS_REGION, or name a profile that has one"
+        "no AWS region for {for_what}: set `region` of the queue, `aws.region`, or AWS_REGION, or \
+         name a profile that has one"
     )]
     Region { for_what: String },
     #[error(
-        "FIPS endpoints are demanded (AWS_USE_FIPS_ENDPOINT, or use_fips_endpoint of the profile), and the host of the queue {url} is \
+        "FIPS endpoints are demanded (AWS_USE_FIPS_ENDPOINT, or use_fips_endpoint of the profile), \
+         and the host of the queue {url} is \
          none: give its URL with an sqs-fips host, or do not demand them"
     )]
     Fips { url: QueueUrl },
@@ -71,7 +74,12 @@ impl Clients {
 
     /// The same, with another outside than the real one.
     #[must_use]
-    pub fn within(outside: Outside, config: Config, worker: &str, observer: Arc<dyn Observer>) -> Self {
+    pub fn within(
+        outside: Outside,
+        config: Config,
+        worker: &str,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         Self {
             config,
             session: session_name(worker),
@@ -82,17 +90,25 @@ impl Clients {
         }
     }
 
-    /// The queue with this URL. Its region is `region`, else the one in the URL, else `aws.region`, else what the SDK's chain
-    /// finds; the role is assumed with the first call. Calls go to an endpoint that was named for SQS, else to the URL's host.
+    /// The queue with this URL. Its region is `region`, else the one in the URL, else `aws.region`,
+    /// else what the SDK's chain finds; the role is assumed with the first call. Calls go to an
+    /// endpoint that was named for SQS, else to the URL's host.
     ///
     /// # Errors
     /// [`NoEndpoint`] if no region is known, or the host is none that may be called.
-    pub async fn queue(&self, url: &QueueUrl, region: Option<&str>, role_arn: Option<&str>) -> Result<Sqs, NoEndpoint> {
+    pub async fn queue(
+        &self,
+        url: &QueueUrl,
+        region: Option<&str>,
+        role_arn: Option<&str>,
+    ) -> Result<Sqs, NoEndpoint> {
         let region = self.region(region.or_else(|| url.region()), url.as_str()).await?;
         let account = self.account(region, role_arn).await;
         let account = match url.endpoint() {
             Some(host)
-                if account.sdk.use_fips() == Some(true) && !host.contains("fips") && !account.has_sqs_endpoint() =>
+                if account.sdk.use_fips() == Some(true)
+                    && !host.contains("fips")
+                    && !account.has_sqs_endpoint() =>
             {
                 return Err(NoEndpoint::Fips { url: url.clone() });
             }
@@ -106,7 +122,11 @@ impl Clients {
     ///
     /// # Errors
     /// [`NoEndpoint`] if nothing names one.
-    pub async fn pipelines(&self, region: Option<&str>, role_arn: Option<&str>) -> Result<SageMaker, NoEndpoint> {
+    pub async fn pipelines(
+        &self,
+        region: Option<&str>,
+        role_arn: Option<&str>,
+    ) -> Result<SageMaker, NoEndpoint> {
         let region = self.region(region, "SageMaker").await?;
         Ok(SageMaker::new(&self.account(region, role_arn).await))
     }
@@ -122,8 +142,8 @@ impl Clients {
         Ok((account.sts, calls))
     }
 
-    /// Renews all credentials ahead of time, for as long as it is polled; it never ends. Without it they are renewed by the
-    /// calls that need them, in their last seconds.
+    /// Renews all credentials ahead of time, for as long as it is polled; it never ends. Without it
+    /// they are renewed by the calls that need them, in their last seconds.
     pub async fn keep_credentials(&self) {
         /// A tenth of the time that is left when renewal begins.
         const EVERY: Duration = Duration::from_secs(30);
@@ -131,7 +151,8 @@ impl Clients {
             sleep(EVERY).await;
             let made = self.made.lock().await;
             let of_roles = made.accounts.values().map(|account| account.credentials.clone());
-            let all: Vec<Arc<CachedCredentials>> = made.own.iter().cloned().chain(of_roles).collect();
+            let all: Vec<Arc<CachedCredentials>> =
+                made.own.iter().cloned().chain(of_roles).collect();
             drop(made);
             // Again for each region that shares them: it is not due any more then.
             for kept in all {
@@ -150,7 +171,8 @@ impl Clients {
     }
 
     async fn surroundings(&self) -> Option<String> {
-        let settings = ProviderConfig::without_region().with_http_client(self.outside.http.metadata.clone());
+        let settings =
+            ProviderConfig::without_region().with_http_client(self.outside.http.metadata.clone());
         let mut of_profile = ProfileFileRegionProvider::builder().configure(&settings);
         if let Some(profile) = &self.config.profile {
             of_profile = of_profile.profile_name(profile);
@@ -171,21 +193,34 @@ impl Clients {
         made.own = Some(own.clone());
         let mut account = self.made_of(sdk, &key.0, own);
         if let Some(role_arn) = role_arn {
-            let role = Role::new(account.sts.clone(), account.calls("sts"), role_arn, &self.session);
-            let kept =
-                Arc::new(CachedCredentials::timed_by(self.outside.time.clone(), SharedCredentialsProvider::new(role)));
+            let role =
+                Role::new(account.sts.clone(), account.calls("sts"), role_arn, &self.session);
+            let kept = Arc::new(CachedCredentials::timed_by(
+                self.outside.time.clone(),
+                SharedCredentialsProvider::new(role),
+            ));
             account = self.made_of(account.sdk, &key.0, kept);
         }
         made.accounts.insert(key, account.clone());
         account
     }
 
-    fn made_of(&self, sdk: SdkConfig, region: &str, credentials: Arc<CachedCredentials>) -> Account {
+    fn made_of(
+        &self,
+        sdk: SdkConfig,
+        region: &str,
+        credentials: Arc<CachedCredentials>,
+    ) -> Account {
         Account::new(sdk, region, credentials, &self.outside.http, self.observer.clone())
     }
 
-    /// What the environment, the profile and our configuration say together, and who we are without a role.
-    async fn load(&self, region: &str, own: Option<Arc<CachedCredentials>>) -> (SdkConfig, Arc<CachedCredentials>) {
+    /// What the environment, the profile and our configuration say together, and who we are without
+    /// a role.
+    async fn load(
+        &self,
+        region: &str,
+        own: Option<Arc<CachedCredentials>>,
+    ) -> (SdkConfig, Arc<CachedCredentials>) {
         let mut loader = aws_config::defaults(behavior())
             .region(Region::new(region.to_owned()))
             .http_client(self.outside.http.others.clone())
@@ -204,7 +239,8 @@ impl Clients {
                 Some(given) => CachedCredentials::timed_by(time, given.clone()),
                 None => {
                     let chain = Chain::new(&sdk, &self.outside, self.config.profile.as_deref());
-                    CachedCredentials::timed_by(time, SharedCredentialsProvider::new(chain)).reading(profile::files())
+                    CachedCredentials::timed_by(time, SharedCredentialsProvider::new(chain))
+                        .reading(profile::files())
                 }
             })
         });

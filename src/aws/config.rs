@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[aws]`. What is not set comes from the SDK's own chain: `AWS_*` variables, profiles, the container or instance.
+/// `[aws]`. What is not set comes from the SDK's own chain: `AWS_*` variables, profiles, the
+/// container or instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -11,8 +12,9 @@ pub struct Config {
     pub region: Option<String>,
     /// The profile of the shared configuration files; by default `AWS_PROFILE`, then `default`.
     pub profile: Option<String>,
-    /// One endpoint for SQS, SageMaker and STS, as look-alikes have it. `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`,
-    /// `AWS_ENDPOINT_URL_SAGEMAKER`, `AWS_ENDPOINT_URL_STS` and the profile's own count where this is not set.
+    /// One endpoint for SQS, SageMaker and STS, as look-alikes have it. `AWS_ENDPOINT_URL`,
+    /// `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL_SAGEMAKER`, `AWS_ENDPOINT_URL_STS` and the
+    /// profile's own count where this is not set.
     pub endpoint_url: Option<String>,
 }
 
@@ -23,7 +25,9 @@ impl Config {
         let mut mistakes = Vec::new();
         if let Some(url) = &self.endpoint_url {
             let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-            if host.is_none_or(|host| host.is_empty() || host.starts_with('/') || host.contains(char::is_whitespace)) {
+            if host.is_none_or(|host| {
+                host.is_empty() || host.starts_with('/') || host.contains(char::is_whitespace)
+            }) {
                 mistakes.push(("endpoint_url", "is not http://HOST or https://HOST".to_owned()));
             }
         }

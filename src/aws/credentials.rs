@@ -1,8 +1,8 @@
 //! Credentials, renewed ahead of time and kept until they truly expire.
 //!
-//! The SDK's own cache drops credentials seconds before they expire and must then have new ones at once: a slow or absent
-//! credential service fails every call from that moment on. Here they are renewed minutes before, beside the calls, and the last
-//! good ones serve until their end.
+//! The SDK's own cache drops credentials seconds before they expire and must then have new ones at
+//! once: a slow or absent credential service fails every call from that moment on. Here they are
+//! renewed minutes before, beside the calls, and the last good ones serve until their end.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -19,25 +19,30 @@ use futures_util::FutureExt;
 use futures_util::future::{self as futures, BoxFuture};
 use tokio::time::timeout;
 
-/// How long before their end credentials are renewed: time for several tries. An instance's newer ones are there by then (EC2 user
-/// guide); a source that still gives the old ones is asked again with the next round.
+/// How long before their end credentials are renewed: time for several tries. An instance's newer
+/// ones are there by then (EC2 user guide); a source that still gives the old ones is asked again
+/// with the next round.
 const EARLY: i64 = 5 * 60;
 /// Without an end of their own they are read again as often as this, as the SDK does.
 const ENDLESS: i64 = 15 * 60;
 /// A call signed closer to the end than this might arrive after it.
 const LATE: i64 = 10;
-/// How long one attempt may take: more than a metadata service with its retries, or a helper program that asks elsewhere.
+/// How long one attempt may take: more than a metadata service with its retries, or a helper
+/// program that asks elsewhere.
 const LOAD: Duration = Duration::from_secs(30);
-/// Distrusted credentials are asked for anew as often as this: often enough to mend soon, and no storm where they stay wrong.
+/// Distrusted credentials are asked for anew as often as this: often enough to mend soon, and no
+/// storm where they stay wrong.
 const DISTRUSTED: i64 = 10;
-/// A source that failed is asked again after this at the soonest: a thousand reports that wait start no thousand helper programs.
+/// A source that failed is asked again after this at the soonest: a thousand reports that wait
+/// start no thousand helper programs.
 const AGAIN: i64 = 1;
 
 /// Seconds since 1970.
 type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// One attempt to load credentials, of all who wait for it. It goes on while any of them does, and stands still, not given up, while
-/// none does: a call with little time must not end a helper program that needs more.
+/// One attempt to load credentials, of all who wait for it. It goes on while any of them does, and
+/// stands still, not given up, while none does: a call with little time must not end a helper
+/// program that needs more.
 type Attempt = futures::Shared<BoxFuture<'static, Result<Credentials, Arc<CredentialsError>>>>;
 
 pub(super) struct CachedCredentials {
@@ -106,7 +111,8 @@ impl CachedCredentials {
             Ok(credentials) => Ok(credentials),
             Err(error) => match self.held().until_the_end((self.clock)()) {
                 Some(credentials) => {
-                    tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed; the old ones serve to their end");
+                    tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed; \
+                        the old ones serve to their end");
                     Ok(credentials)
                 }
                 None => Err(shared(&error)),
@@ -176,7 +182,9 @@ async fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     let mut stamps = Vec::new();
     for file in files {
         let file = tokio::fs::metadata(file).await.ok();
-        stamps.push(file.map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec())));
+        stamps.push(
+            file.map(|file| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec())),
+        );
     }
     stamps
 }
@@ -195,7 +203,10 @@ impl Held {
 
     /// To sign with, where newer ones are not to be had.
     fn until_the_end(&self, now: i64) -> Option<Credentials> {
-        self.credentials.as_ref().filter(|credentials| end(credentials).is_none_or(|end| now < end)).cloned()
+        self.credentials
+            .as_ref()
+            .filter(|credentials| end(credentials).is_none_or(|end| now < end))
+            .cloned()
     }
 
     fn is_due(&self, now: i64) -> bool {
@@ -244,7 +255,9 @@ impl fmt::Debug for CachedCredentials {
 /// One failure for all who waited. Its kind is kept, which says whether it is worth waiting.
 fn shared(error: &Arc<CredentialsError>) -> CredentialsError {
     match **error {
-        CredentialsError::InvalidConfiguration(_) => CredentialsError::invalid_configuration(Shared(error.clone())),
+        CredentialsError::InvalidConfiguration(_) => {
+            CredentialsError::invalid_configuration(Shared(error.clone()))
+        }
         _ => CredentialsError::provider_error(Shared(error.clone())),
     }
 }
@@ -321,7 +334,9 @@ mod tests {
                 self.0.gate.acquire().await.expect("open").forget();
                 let answer = self.0.answers.lock().expect("not poisoned").pop_front();
                 let end = match answer {
-                    Some(SourceAnswer::Until(second)) => Some(DateTime::from_secs(second).try_into().expect("a time")),
+                    Some(SourceAnswer::Until(second)) => {
+                        Some(DateTime::from_secs(second).try_into().expect("a time"))
+                    }
                     Some(SourceAnswer::Endless) => None,
                     Some(SourceAnswer::Fails) | None => {
                         return Err(CredentialsError::provider_error("the source is down"));
@@ -348,7 +363,10 @@ mod tests {
             let now = Arc::new(AtomicI64::new(0));
             let clock = now.clone();
             let source = SharedCredentialsProvider::new(Source(script.clone()));
-            let kept = Arc::new(CachedCredentials::with_clock(source, Arc::new(move || clock.load(Ordering::SeqCst))));
+            let kept = Arc::new(CachedCredentials::with_clock(
+                source,
+                Arc::new(move || clock.load(Ordering::SeqCst)),
+            ));
             Self { kept, now, script }
         }
 
@@ -426,7 +444,8 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_without_an_end_are_read_again_and_kept_if_that_fails() {
-        let scene = Scene::new(&[SourceAnswer::Endless, SourceAnswer::Fails, SourceAnswer::Endless]);
+        let scene =
+            Scene::new(&[SourceAnswer::Endless, SourceAnswer::Fails, SourceAnswer::Endless]);
         scene.id().await.expect("credentials");
         scene.at(ENDLESS);
         scene.kept.renew().await;
@@ -438,12 +457,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_service_does_not_take_is_asked_for_anew_but_not_in_a_storm() {
-        let scene = Scene::new(&[SourceAnswer::Until(HOUR), SourceAnswer::Fails, SourceAnswer::Until(HOUR)]);
+        let scene = Scene::new(&[
+            SourceAnswer::Until(HOUR),
+            SourceAnswer::Fails,
+            SourceAnswer::Until(HOUR),
+        ]);
         scene.id().await.expect("credentials");
         scene.at(60);
         scene.kept.distrust();
         assert_eq!(scene.id().await.expect("the old ones are better than none"), "id0");
-        assert_eq!((scene.id().await.expect("no second attempt"), scene.asked()), ("id0".to_owned(), 2));
+        assert_eq!(
+            (scene.id().await.expect("no second attempt"), scene.asked()),
+            ("id0".to_owned(), 2)
+        );
         scene.at(60 + DISTRUSTED);
         assert_eq!((scene.id().await.expect("new ones"), scene.asked()), ("id2".to_owned(), 3));
     }

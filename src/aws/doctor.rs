@@ -1,16 +1,20 @@
 //! Whether what a worker needs is there and allowed, asked without changing anything.
 //!
-//! What is sent is such that no service does it: receipt handles that no message has, a message that cannot be one.
+//! What is sent is such that no service does it: receipt handles that no message has, a message
+//! that cannot be one.
 //!
-//! Two permissions cannot be tried harmlessly, and are not: `sqs:ReceiveMessage`, since a message that is received counts as received, and
-//! `sagemaker:SendPipelineExecutionStep*`, since only a token that really waits has a pipeline for a policy to speak of. An execution that
-//! is started for the purpose tries both.
+//! Two permissions cannot be tried harmlessly, and are not: `sqs:ReceiveMessage`, since a message
+//! that is received counts as received, and `sagemaker:SendPipelineExecutionStep*`, since only a
+//! token that really waits has a pipeline for a policy to speak of. An execution that is started
+//! for the purpose tries both.
 
 mod attributes;
 
 use std::time::Duration;
 
-use aws_sdk_sqs::types::{ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry};
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
+};
 
 use self::attributes::{clock, dead_letters, judge, judge_dead_letters, read};
 use super::calls::Limit;
@@ -46,7 +50,12 @@ impl Finding {
         Self { level: Level::Ok, subject: subject.to_owned(), text: text.into(), remedy: None }
     }
 
-    fn bad(level: Level, subject: &str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn bad(
+        level: Level,
+        subject: &str,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { level, subject: subject.to_owned(), text: text.into(), remedy: Some(remedy.into()) }
     }
 
@@ -59,7 +68,8 @@ impl Finding {
             ),
             FaultKind::Transient => (
                 format!("cannot be reached: {}", fault.detail),
-                "check credentials, network, proxy, VPC endpoints and `aws.endpoint_url`, then try again",
+                "check credentials, network, proxy, VPC endpoints and `aws.endpoint_url`, then try \
+                 again",
             ),
             FaultKind::Refused | FaultKind::Stale => (fault.detail.clone(), remedy),
         };
@@ -78,7 +88,8 @@ pub struct Subject<'a> {
     pub visibility_timeout: Duration,
 }
 
-/// Looks at one queue and at SageMaker beside it: who we are there, the queue, its dead-letter queue, what is allowed.
+/// Looks at one queue and at SageMaker beside it: who we are there, the queue, its dead-letter
+/// queue, what is allowed.
 pub async fn examine(clients: &Clients, subject: &Subject<'_>) -> Vec<Finding> {
     match try_examine(clients, subject).await {
         Ok(findings) => findings,
@@ -94,8 +105,12 @@ async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Fin
     let region = subject.region.or_else(|| subject.url.region());
     let mut findings = Vec::new();
     let of_queue = subject.url.account();
-    let listed: Vec<&str> =
-        subject.accounts.iter().filter(|(_, role)| role.is_none()).map(|(account, _)| *account).collect();
+    let listed: Vec<&str> = subject
+        .accounts
+        .iter()
+        .filter(|(_, role)| role.is_none())
+        .map(|(account, _)| *account)
+        .collect();
     findings.extend(of_account(clients, region, subject.role_arn, of_queue, &listed).await?);
     for (account, role) in &subject.accounts {
         if role.is_some() {
@@ -107,7 +122,8 @@ async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Fin
     Ok(findings)
 }
 
-/// Who we are with a role or without, and what SageMaker lets us do in the account of `executions`, or of those that are `listed`.
+/// Who we are with a role or without, and what SageMaker lets us do in the account of `executions`,
+/// or of those that are `listed`.
 async fn of_account(
     clients: &Clients,
     region: Option<&str>,
@@ -127,14 +143,24 @@ async fn of_account(
             Some(account)
         }
         Err(fault) => {
-            let finding = Finding::of(&fault, "credentials", "check the profile, and the trust policy of `role_arn`");
-            // The worker itself never asks STS who it is: behind an endpoint that only speaks SQS and SageMaker it works all the same.
+            let finding = Finding::of(
+                &fault,
+                "credentials",
+                "check the profile, and the trust policy of `role_arn`",
+            );
+            // The worker itself never asks STS who it is: behind an endpoint that only speaks SQS
+            // and SageMaker it works all the same.
             let unreachable = fault.kind == FaultKind::Transient && finding.level == Level::Error;
-            findings.push(if unreachable { Finding { level: Level::Warn, ..finding } } else { finding });
+            findings.push(if unreachable {
+                Finding { level: Level::Warn, ..finding }
+            } else {
+                finding
+            });
             None
         }
     };
-    findings.extend(sagemaker(&pipelines, &partition, account.as_deref().unwrap_or(executions)).await);
+    findings
+        .extend(sagemaker(&pipelines, &partition, account.as_deref().unwrap_or(executions)).await);
     Ok(findings)
 }
 
@@ -149,14 +175,25 @@ fn partition_of(region: &str) -> &'static str {
         ("us-iso-", "aws-iso"),
         ("eusc-", "aws-eusc"),
     ];
-    PREFIXES.iter().find(|(prefix, _)| region.starts_with(prefix)).map_or("aws", |(_, partition)| partition)
+    PREFIXES
+        .iter()
+        .find(|(prefix, _)| region.starts_with(prefix))
+        .map_or("aws", |(_, partition)| partition)
 }
 
-/// Steps are answered with the credentials that read their queue, unless their account has a role of its own; and SageMaker takes
-/// answers from an execution's own account alone.
-fn whose(account: &str, arn: &str, executions: &str, listed: &[&str], region: &str) -> Vec<Finding> {
+/// Steps are answered with the credentials that read their queue, unless their account has a role
+/// of its own; and SageMaker takes answers from an execution's own account alone.
+fn whose(
+    account: &str,
+    arn: &str,
+    executions: &str,
+    listed: &[&str],
+    region: &str,
+) -> Vec<Finding> {
     let other = listed.iter().find(|allowed| **allowed != account).map(|allowed| {
-        let text = format!("executions of the account {allowed} are allowed, and cannot be answered as {arn}");
+        let text = format!(
+            "executions of the account {allowed} are allowed, and cannot be answered as {arn}"
+        );
         let remedy = "write `accounts` as a table of account = role ARN";
         Finding::bad(Level::Error, "credentials", text, remedy)
     });
@@ -167,7 +204,8 @@ fn whose(account: &str, arn: &str, executions: &str, listed: &[&str], region: &s
             Level::Warn,
             "credentials",
             format!(
-                "{arn} belongs to account {account}, the executions to {executions}; they are answered in account {account}"
+                "{arn} belongs to account {account}, the executions to {executions}; they are \
+                 answered in account {account}"
             ),
             "set `role_arn` of the queue to a role in the account of its pipelines",
         )
@@ -182,10 +220,13 @@ async fn identity(
     role_arn: Option<&str>,
 ) -> Result<Result<(String, String), Fault>, NoEndpoint> {
     let (sts, calls) = clients.sts(region, role_arn).await?;
-    Ok(match calls.send("GetCallerIdentity", Limit::ANSWER, sts.get_caller_identity().send()).await {
-        Ok(answer) => Ok((answer.account.unwrap_or_default(), answer.arn.unwrap_or_default())),
-        Err(failed) => Err(failed.into()),
-    })
+    Ok(
+        match calls.send("GetCallerIdentity", Limit::ANSWER, sts.get_caller_identity().send()).await
+        {
+            Ok(answer) => Ok((answer.account.unwrap_or_default(), answer.arn.unwrap_or_default())),
+            Err(failed) => Err(failed.into()),
+        },
+    )
 }
 
 async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
@@ -193,12 +234,17 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
     let (attributes, ahead) = match read(queue).await {
         Ok(found) => found,
         Err(failed) if failed.failure.is_not_found() => {
-            let remedy = "check the URL, its account and region, and that the endpoint is the one that has it";
+            let remedy = "check the URL, its account and region, and that the endpoint is the one \
+                          that has it";
             return vec![Finding::bad(Level::Error, url, "there is no such queue", remedy)];
         }
         Err(failed) => {
             let fault = Fault::from(failed);
-            let mut finding = Finding::of(&fault, url, "allow sqs:GetQueueAttributes, which only this check needs");
+            let mut finding = Finding::of(
+                &fault,
+                url,
+                "allow sqs:GetQueueAttributes, which only this check needs",
+            );
             if fault.kind == FaultKind::Denied {
                 finding.level = Level::Warn;
             }
@@ -207,7 +253,9 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
     };
     let mut findings = judge(queue.url(), &attributes, visibility_timeout);
     findings.extend(ahead.map(clock));
-    if let Some(dead) = attributes.get("RedrivePolicy").and_then(|policy| dead_letters(queue.url(), policy)) {
+    if let Some(dead) =
+        attributes.get("RedrivePolicy").and_then(|policy| dead_letters(queue.url(), policy))
+    {
         match read(&queue.beside(dead.clone())).await {
             Ok((attributes, _)) => findings.extend(judge_dead_letters(dead.as_str(), &attributes)),
             Err(failed) if failed.failure.is_not_found() => findings.push(Finding::bad(
@@ -232,13 +280,19 @@ async fn permissions(queue: &Sqs) -> Vec<Finding> {
     const HANDLE: &str = "callbackd-check";
     let (client, calls) = queue.client();
     let url = queue.url().as_str();
-    let hide = ChangeMessageVisibilityBatchRequestEntry::builder().id("0").receipt_handle(HANDLE).visibility_timeout(0);
+    let hide = ChangeMessageVisibilityBatchRequestEntry::builder()
+        .id("0")
+        .receipt_handle(HANDLE)
+        .visibility_timeout(0);
     let delete = DeleteMessageBatchRequestEntry::builder().id("0").receipt_handle(HANDLE);
     let (Ok(hide), Ok(delete)) = (hide.build(), delete.build()) else { return Vec::new() };
     let hide = client.change_message_visibility_batch().queue_url(url).entries(hide).send();
     let delete = client.delete_message_batch().queue_url(url).entries(delete).send();
     let tried = [
-        ("sqs:ChangeMessageVisibility", calls.send("ChangeMessageVisibilityBatch", Limit::QUICK, hide).await.err()),
+        (
+            "sqs:ChangeMessageVisibility",
+            calls.send("ChangeMessageVisibilityBatch", Limit::QUICK, hide).await.err(),
+        ),
         ("sqs:DeleteMessage", calls.send("DeleteMessageBatch", Limit::QUICK, delete).await.err()),
     ];
     // Two ways in which no message can be: a character, and a delay, that SQS has none of.
@@ -246,9 +300,13 @@ async fn permissions(queue: &Sqs) -> Vec<Finding> {
     let send = calls.send("SendMessage", Limit::QUICK, send).await.err().map(Fault::from);
     let mut copies = allowed(url, "sqs:SendMessage", send, Level::Error);
     if copies.level != Level::Ok {
-        copies.text.push_str("; long jobs, and messages that came three times, are replaced by fresh copies");
+        copies.text.push_str(
+            "; long jobs, and messages that came three times, are replaced by fresh copies",
+        );
     }
-    let tried = tried.into_iter().map(|(action, failed)| allowed(url, action, failed.map(Fault::from), Level::Error));
+    let tried = tried
+        .into_iter()
+        .map(|(action, failed)| allowed(url, action, failed.map(Fault::from), Level::Error));
     tried.chain([copies]).collect()
 }
 
@@ -261,23 +319,37 @@ async fn sagemaker(pipelines: &SageMaker, partition: &str, account: &str) -> Vec
     );
     let Ok(arn) = arn.parse::<ExecutionArn>() else {
         let remedy = "check that STS is the one of the same endpoint";
-        return vec![Finding::bad(Level::Warn, &subject, format!("not asked: {account:?} is no account id"), remedy)];
+        return vec![Finding::bad(
+            Level::Warn,
+            &subject,
+            format!("not asked: {account:?} is no account id"),
+            remedy,
+        )];
     };
     let steps = pipelines.page(&arn, None).await.err().map(Fault::from);
     let describe = pipelines.describe(&arn).await.err();
     // A policy that is scoped to named pipelines denies this one, and may be just right.
-    [("sagemaker:ListPipelineExecutionSteps", steps), ("sagemaker:DescribePipelineExecution", describe)]
-        .into_iter()
-        .map(|(action, fault)| allowed(&subject, action, fault, Level::Warn))
-        .collect()
+    [
+        ("sagemaker:ListPipelineExecutionSteps", steps),
+        ("sagemaker:DescribePipelineExecution", describe),
+    ]
+    .into_iter()
+    .map(|(action, fault)| allowed(&subject, action, fault, Level::Warn))
+    .collect()
 }
 
 /// Whether an action is allowed, told by how it failed on something that does not exist.
 fn allowed(subject: &str, action: &str, fault: Option<Fault>, denied: Level) -> Finding {
     match fault {
-        Some(fault) if matches!(fault.kind, FaultKind::Denied | FaultKind::Misconfigured | FaultKind::Transient) => {
+        Some(fault)
+            if matches!(
+                fault.kind,
+                FaultKind::Denied | FaultKind::Misconfigured | FaultKind::Transient
+            ) =>
+        {
             let scoped = if denied == Level::Warn {
-                " on pipeline/*/execution/*; if your policy names pipelines, it denied only the one made up for this check"
+                " on pipeline/*/execution/*; if your policy names pipelines, it denied only the \
+                 one made up for this check"
             } else {
                 ""
             };
@@ -301,10 +373,14 @@ mod tests {
     use crate::aws::server::{Reply, Request, Server};
 
     const URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
-    const REDRIVE: &str = r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:123456789012:dead","maxReceiveCount":5}"#;
+    const REDRIVE: &str =
+        r#"{"deadLetterTargetArn":"arn:aws:sqs:us-east-1:123456789012:dead","maxReceiveCount":5}"#;
 
     fn found(url: &str, attributes: &[(&str, &str)]) -> Vec<(Level, String)> {
-        let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let attributes = attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let findings = judge(&url.parse().expect("a URL"), &attributes, Duration::from_mins(2));
         assert!(
             findings.iter().all(|finding| (finding.level == Level::Ok) == finding.remedy.is_none()),
@@ -319,7 +395,11 @@ mod tests {
 
     #[test]
     fn a_queue_as_it_should_be_gives_no_complaint() {
-        let attributes = [("RedrivePolicy", REDRIVE), ("MessageRetentionPeriod", "1209600"), ("DelaySeconds", "0")];
+        let attributes = [
+            ("RedrivePolicy", REDRIVE),
+            ("MessageRetentionPeriod", "1209600"),
+            ("DelaySeconds", "0"),
+        ];
         assert_eq!(complaints(URL, &attributes), []);
     }
 
@@ -331,16 +411,27 @@ mod tests {
             (vec![], Level::Warn, "no dead-letter queue"),
             (vec![("RedrivePolicy", "nonsense")], Level::Warn, "no dead-letter queue"),
             (vec![("RedrivePolicy", twice.as_str())], Level::Warn, "after 2 receives"),
-            (vec![redrive, ("MessageRetentionPeriod", "1209599")], Level::Warn, "are kept for 13d23h59m59s"),
+            (
+                vec![redrive, ("MessageRetentionPeriod", "1209599")],
+                Level::Warn,
+                "are kept for 13d23h59m59s",
+            ),
             (vec![redrive, ("DelaySeconds", "7")], Level::Warn, "delayed by 7 s"),
             (vec![redrive, ("FifoQueue", "true")], Level::Error, "FIFO"),
         ] {
             let complaints = complaints(URL, &attributes);
             assert_eq!(complaints.len(), 1, "{complaints:?}");
-            assert!(complaints[0].0 == level && complaints[0].1.contains(wants), "{wants}: {complaints:?}");
+            assert!(
+                complaints[0].0 == level && complaints[0].1.contains(wants),
+                "{wants}: {complaints:?}"
+            );
         }
-        let complaints = complaints("https://sqs.us-east-1.amazonaws.com/123456789012/callbacks", &[redrive]);
-        assert!(complaints.len() == 1 && complaints[0].1.contains("lacks \"sagemaker\""), "{complaints:?}");
+        let complaints =
+            complaints("https://sqs.us-east-1.amazonaws.com/123456789012/callbacks", &[redrive]);
+        assert!(
+            complaints.len() == 1 && complaints[0].1.contains("lacks \"sagemaker\""),
+            "{complaints:?}"
+        );
         let encrypted = found(URL, &[redrive, ("KmsMasterKeyId", "alias/key")]);
         assert!(encrypted.iter().any(|(_, text)| text.contains("kms:Decrypt")), "{encrypted:?}");
     }
@@ -349,13 +440,22 @@ mod tests {
     fn credentials_of_another_account_than_the_queues_are_told() {
         let (own, other) = ("123456789012", "210987654321");
         let levels = |of_queue, listed: &[&str]| -> Vec<Level> {
-            let found = whose(own, "arn:aws:sts::123456789012:role/r", of_queue, listed, "us-east-1");
+            let found =
+                whose(own, "arn:aws:sts::123456789012:role/r", of_queue, listed, "us-east-1");
             found.into_iter().map(|finding| finding.level).collect()
         };
         assert_eq!(levels(own, &[]), [Level::Ok]);
         assert_eq!(levels(other, &[]), [Level::Warn]);
-        assert_eq!(levels(own, &[other]), [Level::Ok, Level::Error], "nothing could be answered there");
-        assert_eq!(levels(other, &[own]), [Level::Ok], "a queue of one account, pipelines of another");
+        assert_eq!(
+            levels(own, &[other]),
+            [Level::Ok, Level::Error],
+            "nothing could be answered there"
+        );
+        assert_eq!(
+            levels(other, &[own]),
+            [Level::Ok],
+            "a queue of one account, pipelines of another"
+        );
     }
 
     #[test]
@@ -378,7 +478,10 @@ mod tests {
     fn a_clock_that_is_off_is_told_in_seconds() {
         assert_eq!((clock(0).level, clock(-30).level), (Level::Ok, Level::Ok));
         let late = clock(-420);
-        assert!(late.level == Level::Warn && late.text.starts_with("is 420 s behind AWS's"), "{late:?}");
+        assert!(
+            late.level == Level::Warn && late.text.starts_with("is 420 s behind AWS's"),
+            "{late:?}"
+        );
         assert!(clock(31).text.contains("31 s ahead of"), "{:?}", clock(31));
     }
 
@@ -387,9 +490,15 @@ mod tests {
         let dead = dead_letters(&URL.parse().expect("a URL"), REDRIVE).expect("a URL");
         let dead = dead.as_str();
         assert_eq!(dead, "https://sqs.us-east-1.amazonaws.com/123456789012/dead");
-        let with = |count: &str| BTreeMap::from([("ApproximateNumberOfMessages".to_owned(), count.to_owned())]);
-        let levels =
-            |attributes| judge_dead_letters(dead, &attributes).into_iter().map(|one| one.level).collect::<Vec<_>>();
+        let with = |count: &str| {
+            BTreeMap::from([("ApproximateNumberOfMessages".to_owned(), count.to_owned())])
+        };
+        let levels = |attributes| {
+            judge_dead_letters(dead, &attributes)
+                .into_iter()
+                .map(|one| one.level)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(levels(with("0")), [Level::Ok]);
         assert_eq!(levels(with("3")), [Level::Warn]);
         let mut short = with("0");
@@ -399,7 +508,9 @@ mod tests {
 
     #[test]
     fn only_a_denial_or_silence_speaks_against_a_permission() {
-        let with = |kind| allowed("x", "sqs:DeleteMessage", Some(Fault::new(kind, "detail")), Level::Warn).level;
+        let with = |kind| {
+            allowed("x", "sqs:DeleteMessage", Some(Fault::new(kind, "detail")), Level::Warn).level
+        };
         assert_eq!(with(FaultKind::Denied), Level::Warn);
         assert_eq!(with(FaultKind::Transient), Level::Error);
         assert_eq!(with(FaultKind::Stale), Level::Ok);
@@ -423,7 +534,13 @@ mod tests {
         let clients = Clients::of(server.account()).await;
         let url = URL.parse().expect("a URL");
         let visibility_timeout = Duration::from_mins(2);
-        let subject = Subject { url: &url, region: None, role_arn: None, accounts: vec![], visibility_timeout };
+        let subject = Subject {
+            url: &url,
+            region: None,
+            role_arn: None,
+            accounts: vec![],
+            visibility_timeout,
+        };
         let findings = examine(&clients, &subject).await;
         (findings, server.requests())
     }
@@ -437,8 +554,10 @@ mod tests {
     async fn an_account_as_it_should_be_is_examined_without_a_complaint_or_a_trace() {
         let stale = json!({ "Successful": [], "Failed": [{ "Id": "0", "Code": "ReceiptHandleIsInvalid", "SenderFault": true }] });
         let attributes = json!({ "Attributes": { "RedrivePolicy": REDRIVE, "MessageRetentionPeriod": "1209600" } });
-        let now =
-            jiff::fmt::rfc2822::to_string(&jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC)).expect("a date");
+        let now = jiff::fmt::rfc2822::to_string(
+            &jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC),
+        )
+        .expect("a date");
         let now = format!("date: {}\r\n", now.replace("+0000", "GMT"));
         let (findings, requests) = examined([
             sts(),
@@ -452,7 +571,10 @@ mod tests {
         ])
         .await;
         assert_eq!(worst(&findings), []);
-        assert!(findings.iter().any(|finding| finding.text == "is within 1 s of AWS's"), "{findings:?}");
+        assert!(
+            findings.iter().any(|finding| finding.text == "is within 1 s of AWS's"),
+            "{findings:?}"
+        );
         let asked: Vec<&str> = requests.iter().skip(1).map(Request::target).collect();
         assert_eq!(
             asked,
@@ -472,15 +594,23 @@ mod tests {
             (&json!("\u{1}"), &json!(901)),
             "no message can be so"
         );
-        assert!(requests[1].json()["PipelineExecutionArn"].as_str().is_some_and(|arn| arn.contains(":123456789012:")));
+        assert!(
+            requests[1].json()["PipelineExecutionArn"]
+                .as_str()
+                .is_some_and(|arn| arn.contains(":123456789012:"))
+        );
     }
 
     #[tokio::test]
     async fn what_is_denied_is_told_action_by_action() {
-        let (findings, _) = examined((0..7).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") })).await;
+        let (findings, _) =
+            examined((0..7).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") }))
+                .await;
         let remedies: Vec<(Level, &str)> = findings
             .iter()
-            .filter_map(|finding| Some((finding.level, finding.remedy.as_deref()?.split_whitespace().nth(1)?)))
+            .filter_map(|finding| {
+                Some((finding.level, finding.remedy.as_deref()?.split_whitespace().nth(1)?))
+            })
             .collect();
         assert_eq!(
             remedies,

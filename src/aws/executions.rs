@@ -45,19 +45,23 @@ pub struct Callback {
 }
 
 impl SageMaker {
-    /// Starts an execution of a pipeline, by name or ARN; a name that is not found is looked for in other cases, as ARNs bear it in
-    /// lower case. The same `request` (32 to 128 characters) starts no second one.
+    /// Starts an execution of a pipeline, by name or ARN; a name that is not found is looked for in
+    /// other cases, as ARNs bear it in lower case. The same `request` (32 to 128 characters) starts
+    /// no second one.
     ///
     /// # Errors
-    /// A [`Fault`]; one that is transient may have started it all the same, so try again with the same `request`.
+    /// A [`Fault`]; one that is transient may have started it all the same, so try again with the
+    /// same `request`.
     pub async fn start_execution(
         &self,
         pipeline: &str,
         parameters: &[(String, String)],
         request: &str,
     ) -> Result<ExecutionArn, Fault> {
-        let parameters: Vec<Parameter> =
-            parameters.iter().map(|(name, value)| Parameter::builder().name(name).value(value).build()).collect();
+        let parameters: Vec<Parameter> = parameters
+            .iter()
+            .map(|(name, value)| Parameter::builder().name(name).value(value).build())
+            .collect();
         let failed = match self.start(pipeline, parameters.clone(), request).await {
             Ok(arn) => return arn,
             Err(failed) => failed,
@@ -85,18 +89,26 @@ impl SageMaker {
             .send();
         let answer = self.calls.send("StartPipelineExecution", Limit::ANSWER, call).await?;
         let arn = answer.pipeline_execution_arn.unwrap_or_default();
-        let wrong = |error| Fault::new(FaultKind::Transient, format!("StartPipelineExecution: {error}"));
+        let wrong =
+            |error| Fault::new(FaultKind::Transient, format!("StartPipelineExecution: {error}"));
         Ok(arn.parse().map_err(wrong))
     }
 
-    /// The name of the pipeline that is called so but for case; none if there is no such, or it may not be looked for.
+    /// The name of the pipeline that is called so but for case; none if there is no such, or it may
+    /// not be looked for.
     async fn name_in_another_case(&self, name: &str) -> Option<String> {
         let mut next = None;
         for _ in 0..Self::MOST_PAGES {
             let call = self.client.list_pipelines().max_results(100).set_next_token(next).send();
             let page = self.calls.send("ListPipelines", Limit::ANSWER, call).await.ok()?;
-            let mut names = page.pipeline_summaries.unwrap_or_default().into_iter().filter_map(|one| one.pipeline_name);
-            if let Some(found) = names.find(|other| other != name && other.eq_ignore_ascii_case(name)) {
+            let mut names = page
+                .pipeline_summaries
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|one| one.pipeline_name);
+            if let Some(found) =
+                names.find(|other| other != name && other.eq_ignore_ascii_case(name))
+            {
                 return Some(found);
             }
             next = Some(page.next_token?);
@@ -104,12 +116,16 @@ impl SageMaker {
         None
     }
 
-    /// Asks for an execution to be stopped; its callback steps are told and must answer. The same `request` (32 to 128
-    /// characters) is one stop.
+    /// Asks for an execution to be stopped; its callback steps are told and must answer. The same
+    /// `request` (32 to 128 characters) is one stop.
     ///
     /// # Errors
     /// A [`Fault`].
-    pub async fn stop_execution(&self, execution: &ExecutionArn, request: &str) -> Result<(), Fault> {
+    pub async fn stop_execution(
+        &self,
+        execution: &ExecutionArn,
+        request: &str,
+    ) -> Result<(), Fault> {
         let call = self
             .client
             .stop_pipeline_execution()
@@ -125,7 +141,11 @@ impl SageMaker {
     /// # Errors
     /// A [`Fault`].
     pub async fn describe(&self, execution: &ExecutionArn) -> Result<Option<ExecutionView>, Fault> {
-        let call = self.client.describe_pipeline_execution().pipeline_execution_arn(execution.as_str()).send();
+        let call = self
+            .client
+            .describe_pipeline_execution()
+            .pipeline_execution_arn(execution.as_str())
+            .send();
         let answer = match self.calls.send("DescribePipelineExecution", Limit::ANSWER, call).await {
             Ok(answer) => answer,
             Err(failed) if failed.failure.is_not_found() => return Ok(None),
@@ -210,24 +230,46 @@ mod tests {
     }
 
     /// 32 characters are the fewest that SageMaker takes.
-    const REQUESTS: [&str; 3] =
-        ["request-000000000000000000000001", "request-000000000000000000000002", "request-000000000000000000000003"];
+    const REQUESTS: [&str; 3] = [
+        "request-000000000000000000000001",
+        "request-000000000000000000000002",
+        "request-000000000000000000000003",
+    ];
 
     #[tokio::test]
     async fn a_pipeline_is_started_by_its_name_in_another_case() {
-        let not_found = || Reply::Json(400, json!({ "__type": "ResourceNotFound", "Message": "no" }));
+        let not_found =
+            || Reply::Json(400, json!({ "__type": "ResourceNotFound", "Message": "no" }));
         let list = |name: &str, next: Option<&str>| {
-            Reply::Json(200, json!({ "PipelineSummaries": [{ "PipelineName": name }], "NextToken": next }))
+            Reply::Json(
+                200,
+                json!({ "PipelineSummaries": [{ "PipelineName": name }], "NextToken": next }),
+            )
         };
         let started = Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
-        let replies =
-            [not_found(), list("other", Some("2")), list("Abalone", None), started, not_found(), list("x", None)];
+        let replies = [
+            not_found(),
+            list("other", Some("2")),
+            list("Abalone", None),
+            started,
+            not_found(),
+            list("x", None),
+        ];
         let (server, sagemaker) = scene(replies).await;
         assert_eq!(sagemaker.start_execution("abalone", &[], REQUESTS[0]).await, Ok(arn()));
-        let fault = sagemaker.start_execution("nothing", &[], REQUESTS[1]).await.expect_err("there is none");
-        assert!(fault.kind == FaultKind::Refused && fault.detail.contains("ResourceNotFound"), "{fault:?}");
+        let fault = sagemaker
+            .start_execution("nothing", &[], REQUESTS[1])
+            .await
+            .expect_err("there is none");
+        assert!(
+            fault.kind == FaultKind::Refused && fault.detail.contains("ResourceNotFound"),
+            "{fault:?}"
+        );
         let requests = server.requests();
-        assert_eq!(requests[3].json(), json!({ "PipelineName": "Abalone", "ClientRequestToken": REQUESTS[0] }));
+        assert_eq!(
+            requests[3].json(),
+            json!({ "PipelineName": "Abalone", "ClientRequestToken": REQUESTS[0] })
+        );
         assert_eq!(requests[2].json(), json!({ "MaxResults": 100, "NextToken": "2" }));
     }
 
@@ -248,15 +290,25 @@ mod tests {
                 "PipelineParameters": [{ "Name": "b", "Value": "1" }, { "Name": "a", "Value": "2" }],
             })
         );
-        assert_eq!(requests[1].json(), json!({ "PipelineExecutionArn": ARN, "ClientRequestToken": REQUESTS[1] }));
-        assert_eq!(requests[2].json(), json!({ "PipelineName": "p", "ClientRequestToken": REQUESTS[2] }));
+        assert_eq!(
+            requests[1].json(),
+            json!({ "PipelineExecutionArn": ARN, "ClientRequestToken": REQUESTS[1] })
+        );
+        assert_eq!(
+            requests[2].json(),
+            json!({ "PipelineName": "p", "ClientRequestToken": REQUESTS[2] })
+        );
     }
 
     #[tokio::test]
     async fn an_execution_is_described_in_sagemakers_words() {
-        let failed = json!({ "PipelineExecutionStatus": "Failed", "FailureReason": "a step failed" });
-        let (_server, sagemaker) =
-            scene([Reply::Json(200, failed), Reply::Json(400, json!({ "__type": "ResourceNotFound" }))]).await;
+        let failed =
+            json!({ "PipelineExecutionStatus": "Failed", "FailureReason": "a step failed" });
+        let (_server, sagemaker) = scene([
+            Reply::Json(200, failed),
+            Reply::Json(400, json!({ "__type": "ResourceNotFound" })),
+        ])
+        .await;
         let view = ExecutionView {
             standing: ExecutionStanding::Ended,
             ending: Some(StepResult::Failed),
@@ -282,9 +334,14 @@ mod tests {
         ])
         .await;
         let steps = sagemaker.steps(&arn()).await.expect("steps");
-        let names: Vec<(&str, &str, Option<StepResult>)> =
-            steps.iter().map(|step| (step.name.as_str(), step.status.as_str(), step.ending)).collect();
-        assert_eq!(names, [("wait", "Succeeded", Some(StepResult::Succeeded)), ("train", "Executing", None)]);
+        let names: Vec<(&str, &str, Option<StepResult>)> = steps
+            .iter()
+            .map(|step| (step.name.as_str(), step.status.as_str(), step.ending))
+            .collect();
+        assert_eq!(
+            names,
+            [("wait", "Succeeded", Some(StepResult::Succeeded)), ("train", "Executing", None)]
+        );
         assert_eq!(steps[0].started, Timestamp::from_millisecond(1_700_000_000_500).ok());
         let callback = steps[0].callback.as_ref().expect("a callback");
         assert_eq!(callback.outputs, [("n".to_owned(), "v".to_owned())]);

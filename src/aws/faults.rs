@@ -1,7 +1,7 @@
 //! The one place that sorts errors of the SDK by what to do about them.
 //!
-//! Only a service can refuse, and a service says so with an error code. What has none came from something on the way, or was
-//! cut short, and says nothing about the step.
+//! Only a service can refuse, and a service says so with an error code. What has none came from
+//! something on the way, or was cut short, and says nothing about the step.
 
 use std::error::Error;
 
@@ -57,7 +57,9 @@ impl Failure {
         }
         match error {
             SdkError::TimeoutError(_) => Self::Timeout(chain(error)),
-            SdkError::DispatchFailure(failure) if failure.is_timeout() => Self::Timeout(chain(error)),
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+                Self::Timeout(chain(error))
+            }
             SdkError::DispatchFailure(failure) if failure.is_user() => Self::Unsent(chain(error)),
             SdkError::DispatchFailure(_) => Self::Connection(chain(error)),
             SdkError::ResponseError(response) => {
@@ -92,7 +94,8 @@ impl Failure {
         })
     }
 
-    /// The service's error code without what differs between its protocols; `None` where no service spoke.
+    /// The service's error code without what differs between its protocols; `None` where no service
+    /// spoke.
     pub(super) fn code(&self) -> Option<&str> {
         match self {
             Self::Refusal(refusal) | Self::Clock { refusal, .. } => Some(plain(&refusal.code)),
@@ -109,7 +112,8 @@ impl Failure {
     pub(super) fn distrusts_credentials(&self) -> bool {
         match self {
             Self::Refusal(refusal) => {
-                matches!(plain(&refusal.code), "ExpiredToken" | "TokenRefreshRequired") || refusal.is_of_the_keys()
+                matches!(plain(&refusal.code), "ExpiredToken" | "TokenRefreshRequired")
+                    || refusal.is_of_the_keys()
             }
             _ => false,
         }
@@ -124,8 +128,10 @@ impl Failure {
             Self::Unsent(_) => "unsent",
             Self::Unreadable { .. } => "unreadable",
             // A code becomes a label, and labels must not grow with whatever somebody answers.
-            Self::Refusal(Refusal { code, .. }) | Self::Clock { refusal: Refusal { code, .. }, .. } => {
-                let fits = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+            Self::Refusal(Refusal { code, .. })
+            | Self::Clock { refusal: Refusal { code, .. }, .. } => {
+                let fits = code.len() <= 64
+                    && code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
                 if fits { code } else { "other" }
             }
         }
@@ -134,21 +140,33 @@ impl Failure {
     pub(super) fn fault(&self, operation: &str) -> Fault {
         let detail = match self {
             Self::Credentials(fault) => return fault.clone(),
-            Self::Timeout(why) | Self::Connection(why) | Self::Unsent(why) => format!("{operation}: {why}"),
-            Self::Unreadable { status, why } => format!("{operation}: HTTP {status} without an error code: {why}"),
-            Self::Refusal(Refusal { code, message, .. }) => format!("{operation}: {code}: {message}"),
+            Self::Timeout(why) | Self::Connection(why) | Self::Unsent(why) => {
+                format!("{operation}: {why}")
+            }
+            Self::Unreadable { status, why } => {
+                format!("{operation}: HTTP {status} without an error code: {why}")
+            }
+            Self::Refusal(Refusal { code, message, .. }) => {
+                format!("{operation}: {code}: {message}")
+            }
             Self::Clock { refusal: Refusal { code, message, .. }, ahead } => {
                 let by = match ahead {
                     Some(ahead) if ahead.abs() <= AGREED => {
-                        let agreed =
-                            "the service finds its time wrong, though its own date agrees with this machine's clock";
-                        return Fault::new(self.kind(), line(&format!("{operation}: {agreed}: {code}: {message}")));
+                        let agreed = "the service finds its time wrong, though its own date agrees \
+                                      with this machine's clock";
+                        return Fault::new(
+                            self.kind(),
+                            line(&format!("{operation}: {agreed}: {code}: {message}")),
+                        );
                     }
                     Some(ahead) if *ahead > 0 => format!("{ahead} s ahead of"),
                     Some(behind) => format!("{} s behind", behind.unsigned_abs()),
                     None => "not".to_owned(),
                 };
-                format!("{operation}: the clock of this machine is {by} the service's: set it (NTP): {code}: {message}")
+                format!(
+                    "{operation}: the clock of this machine is {by} the service's: set it (NTP): \
+                     {code}: {message}"
+                )
             }
         };
         Fault::new(self.kind(), line(&detail))
@@ -156,14 +174,16 @@ impl Failure {
 
     fn kind(&self) -> FaultKind {
         match self {
-            // A clock that is wrong is no lack of permission; it is set, or the SDK learns the service's.
+            // A clock that is wrong is no lack of permission; it is set, or the SDK learns the
+            // service's.
             Self::Timeout(_) | Self::Connection(_) | Self::Clock { .. } => FaultKind::Transient,
             Self::Credentials(fault) => fault.kind,
             // Nothing was sent, so nobody refused; it will not mend itself either.
             Self::Unsent(_) => FaultKind::Misconfigured,
             // A proxy, a firewall or an endpoint policy in the way.
             Self::Unreadable { status: 401 | 403 | 407, .. } => FaultKind::Denied,
-            // On 200 this leaves open whether a report was taken; it is sent again, and is the same request.
+            // On 200 this leaves open whether a report was taken; it is sent again, and is the same
+            // request.
             Self::Unreadable { .. } => FaultKind::Transient,
             Self::Refusal(refusal) => sort(refusal),
         }
@@ -171,7 +191,8 @@ impl Failure {
 }
 
 impl Refusal {
-    /// Keys that are unknown, switched off or wrong: somebody rotates them, or a new one takes a while to be known.
+    /// Keys that are unknown, switched off or wrong: somebody rotates them, or a new one takes a
+    /// while to be known.
     fn is_of_the_keys(&self) -> bool {
         matches!(
             plain(&self.code),
@@ -193,8 +214,9 @@ impl Refusal {
         match plain(&self.code) {
             "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => true,
             "InvalidSignature" | "SignatureDoesNotMatch" | "AuthFailure" => {
-                let says =
-                    ["Signature expired", "Signature not yet current"].iter().any(|text| self.message.contains(text));
+                let says = ["Signature expired", "Signature not yet current"]
+                    .iter()
+                    .any(|text| self.message.contains(text));
                 says || ahead.is_some_and(|ahead| ahead.abs() > SKEWED)
             }
             _ => false,
@@ -202,10 +224,12 @@ impl Refusal {
     }
 }
 
-/// Signatures are good for five minutes (AWS's signing reference); the SDKs correct a clock from four on.
+/// Signatures are good for five minutes (AWS's signing reference); the SDKs correct a clock from
+/// four on.
 const SKEWED: i64 = 4 * 60;
 
-/// No signature is refused for so few seconds; such a request was old for another reason, as after a suspension.
+/// No signature is refused for so few seconds; such a request was old for another reason, as after
+/// a suspension.
 const AGREED: i64 = 30;
 
 /// How many seconds our clock is ahead of an HTTP date.
@@ -231,9 +255,11 @@ fn sort(refusal: &Refusal) -> FaultKind {
         | "PriorRequestNotComplete" => FaultKind::Transient,
         // 120,000 messages in flight: some of them end.
         "OverLimit" => FaultKind::Transient,
-        "RequestTimeout" | "InternalError" | "InternalFailure" | "InternalServerError" | "InternalService" => {
-            FaultKind::Transient
-        }
+        "RequestTimeout"
+        | "InternalError"
+        | "InternalFailure"
+        | "InternalServerError"
+        | "InternalService" => FaultKind::Transient,
         "ServiceUnavailable" | "Unavailable" | "ServiceFailure" => FaultKind::Transient,
         // Credentials are renewed when this is seen.
         "ExpiredToken" | "TokenRefreshRequired" => FaultKind::Transient,
@@ -244,18 +270,22 @@ fn sort(refusal: &Refusal) -> FaultKind {
         | "NotAuthorized"
         | "OptInRequired" => FaultKind::Denied,
         // The queue's key: its policy, or its state.
-        "KmsAccessDenied" | "KmsDisabled" | "KmsInvalidState" | "KmsNotFound" | "KmsOptInRequired"
-        | "KmsInvalidKeyUsage" => FaultKind::Denied,
+        "KmsAccessDenied" | "KmsDisabled" | "KmsInvalidState" | "KmsNotFound"
+        | "KmsOptInRequired" | "KmsInvalidKeyUsage" => FaultKind::Denied,
         "ReceiptHandleIsInvalid" | "MessageNotInflight" => FaultKind::Stale,
-        // What SQS says of a handle that was good once. The same code stands for every other parameter, the 12-hour ceiling too.
-        "InvalidParameterValue" if message.contains("parameter ReceiptHandle is invalid") => FaultKind::Stale,
+        // What SQS says of a handle that was good once. The same code stands for every other
+        // parameter, the 12-hour ceiling too.
+        "InvalidParameterValue" if message.contains("parameter ReceiptHandle is invalid") => {
+            FaultKind::Stale
+        }
         _ if *status >= 500 || matches!(status, 408 | 429) => FaultKind::Transient,
         _ if matches!(status, 401 | 403) => FaultKind::Denied,
         _ => FaultKind::Refused,
     }
 }
 
-/// `AWS.SimpleQueueService.NonExistentQueue`, `KMS.AccessDeniedException` and `ThrottlingException` as one spelling each.
+/// `AWS.SimpleQueueService.NonExistentQueue`, `KMS.AccessDeniedException` and `ThrottlingException`
+/// as one spelling each.
 fn plain(code: &str) -> &str {
     let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
     let code = match code {
@@ -275,7 +305,8 @@ fn credentials(error: &(dyn Error + 'static)) -> Option<Fault> {
     let found = causes(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
     // A role's provider has sorted what STS said.
     if let Some(fault) = causes(found).find_map(|cause| cause.downcast_ref::<Fault>()) {
-        let kind = if fault.kind == FaultKind::Denied { FaultKind::Misconfigured } else { fault.kind };
+        let kind =
+            if fault.kind == FaultKind::Denied { FaultKind::Misconfigured } else { fault.kind };
         return Some(Fault { kind, ..fault.clone() });
     }
     // A file may be late, an instance's metadata too, and what somebody mends is read again.
@@ -286,7 +317,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// What an error and its causes say, each once, without the frames that the SDK puts around a source of credentials.
+/// What an error and its causes say, each once, without the frames that the SDK puts around a
+/// source of credentials.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     const FRAMES: [&str; 4] = [
         "the credential provider was not enabled",
@@ -309,9 +341,11 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 fn line(text: &str) -> String {
     /// The services' own messages are shorter; what five sources of credentials say is not.
     const MOST: usize = 1_500;
-    // What a service says about a wrong signature repeats the signed headers, the session token among them.
+    // What a service says about a wrong signature repeats the signed headers, the session token
+    // among them.
     let text = text.split("The Canonical String").next().unwrap_or_default();
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let words =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut line = String::new();
     for word in words {
         if !line.is_empty() {
@@ -331,7 +365,8 @@ mod tests {
     use super::*;
 
     fn kind(code: &str, message: &str, status: u16) -> FaultKind {
-        Failure::Refusal(Refusal { code: code.to_owned(), message: message.to_owned(), status }).kind()
+        Failure::Refusal(Refusal { code: code.to_owned(), message: message.to_owned(), status })
+            .kind()
     }
 
     #[test]
@@ -381,7 +416,8 @@ mod tests {
 
     #[test]
     fn a_handle_that_was_good_once_is_stale_and_the_twelve_hour_ceiling_is_a_refusal() {
-        let gone = "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available \
+        let gone = "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not \
+                    exist or is not available \
                     for visibility timeout change.";
         assert_eq!(kind("InvalidParameterValue", gone, 400), FaultKind::Stale);
         assert_eq!(kind("InvalidParameterValueException", gone, 400), FaultKind::Stale);
@@ -407,27 +443,45 @@ mod tests {
     fn a_failed_entry_of_a_batch_is_the_senders_or_the_services_fault() {
         assert_eq!(Failure::of_entry("Strange", None, true).kind(), FaultKind::Refused);
         assert_eq!(Failure::of_entry("Strange", None, false).kind(), FaultKind::Transient);
-        assert_eq!(Failure::of_entry("ReceiptHandleIsInvalid", None, true).kind(), FaultKind::Stale);
+        assert_eq!(
+            Failure::of_entry("ReceiptHandleIsInvalid", None, true).kind(),
+            FaultKind::Stale
+        );
     }
 
     #[test]
     fn a_detail_is_one_short_line_without_secrets() {
         let message = format!(
-            "The request signature we calculated does not match.\r\n\u{1b}[2J {}\n\nThe Canonical String for this request \
+            "The request signature we calculated does not match.\r\n\u{1b}[2J {}\n\nThe Canonical \
+             String for this request \
              should have been 'x-amz-security-token:SECRET'",
             "ä".repeat(2000)
         );
-        let refusal = Refusal { code: "InvalidSignatureException".to_owned(), message, status: 403 };
+        let refusal =
+            Refusal { code: "InvalidSignatureException".to_owned(), message, status: 403 };
         let detail = Failure::Refusal(refusal).fault("ReceiveMessage").detail;
-        assert!(detail.starts_with("ReceiveMessage: InvalidSignatureException: The request signature"), "{detail}");
-        assert!(detail.chars().count() <= 1_501 && detail.chars().all(|c| !c.is_control()), "{detail}");
-        let short = Failure::of_entry("Code", Some("bad The Canonical String x-amz-security-token:SECRET"), true);
+        assert!(
+            detail.starts_with("ReceiveMessage: InvalidSignatureException: The request signature"),
+            "{detail}"
+        );
+        assert!(
+            detail.chars().count() <= 1_501 && detail.chars().all(|c| !c.is_control()),
+            "{detail}"
+        );
+        let short = Failure::of_entry(
+            "Code",
+            Some("bad The Canonical String x-amz-security-token:SECRET"),
+            true,
+        );
         assert_eq!(short.fault("Op").detail, "Op: Code: bad");
     }
 
     #[test]
     fn a_code_that_is_no_code_does_not_become_a_label() {
-        assert_eq!(Failure::of_entry("AWS.SimpleQueueService.X", None, true).label(), "AWS.SimpleQueueService.X");
+        assert_eq!(
+            Failure::of_entry("AWS.SimpleQueueService.X", None, true).label(),
+            "AWS.SimpleQueueService.X"
+        );
         assert_eq!(Failure::of_entry("<html>", None, true).label(), "other");
         assert_eq!(Failure::of_entry(&"x".repeat(65), None, true).label(), "other");
     }
@@ -438,7 +492,10 @@ mod tests {
         let late = fault(CredentialsError::not_loaded("no providers in chain"));
         assert_eq!(late.kind, FaultKind::Transient);
         assert!(late.detail.contains("no providers in chain"), "{late}");
-        let long = fault(CredentialsError::not_loaded(format!("{} the one that matters", "another; ".repeat(100))));
+        let long = fault(CredentialsError::not_loaded(format!(
+            "{} the one that matters",
+            "another; ".repeat(100)
+        )));
         assert!(long.detail.ends_with("the one that matters"), "{long}");
         let half = fault(CredentialsError::invalid_configuration("half a profile"));
         assert_eq!(half, Fault::new(FaultKind::Transient, "no AWS credentials: half a profile"));
@@ -449,24 +506,40 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_wrong_is_no_lack_of_permission() {
-        let refusal =
-            |code: &str, message: &str| Refusal { code: code.to_owned(), message: message.to_owned(), status: 403 };
+        let refusal = |code: &str, message: &str| Refusal {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            status: 403,
+        };
         for (code, message, ahead, wants) in [
             ("RequestTimeTooSkewed", "", None, true),
             ("RequestExpired", "", Some(0), true),
-            ("InvalidSignatureException", "Signature expired: 20261125T000000Z is now earlier than …", None, true),
+            (
+                "InvalidSignatureException",
+                "Signature expired: 20261125T000000Z is now earlier than …",
+                None,
+                true,
+            ),
             ("InvalidSignatureException", "Signature not yet current", None, true),
             ("SignatureDoesNotMatch", "no", Some(-SKEWED - 1), true),
             ("SignatureDoesNotMatch", "no", Some(SKEWED), false),
             ("InvalidSignatureException", "no", None, false),
             ("AccessDeniedException", "no", Some(100_000), false),
         ] {
-            assert_eq!(refusal(code, message).is_of_the_clock(ahead), wants, "{code} {message} {ahead:?}");
+            assert_eq!(
+                refusal(code, message).is_of_the_clock(ahead),
+                wants,
+                "{code} {message} {ahead:?}"
+            );
         }
         for (ahead, wants) in [
             (Some(420), "the clock of this machine is 420 s ahead of the service's: set it (NTP)"),
             (Some(-300), "the clock of this machine is 300 s behind the service's: set it (NTP)"),
-            (Some(0), "the service finds its time wrong, though its own date agrees with this machine's clock"),
+            (
+                Some(0),
+                "the service finds its time wrong, though its own date agrees with this machine's \
+                 clock",
+            ),
             (None, "the clock of this machine is not the service's: set it (NTP)"),
         ] {
             let failure = Failure::Clock { refusal: refusal("RequestExpired", "why"), ahead };
@@ -475,7 +548,10 @@ mod tests {
             assert_eq!(fault, Fault::new(FaultKind::Transient, text));
             assert!(!failure.distrusts_credentials());
         }
-        assert_eq!(ahead_of("Thu, 01 Jan 1970 00:00:00 GMT").map(|ahead| ahead > 1_700_000_000), Some(true));
+        assert_eq!(
+            ahead_of("Thu, 01 Jan 1970 00:00:00 GMT").map(|ahead| ahead > 1_700_000_000),
+            Some(true)
+        );
         assert_eq!(ahead_of("yesterday"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The program that a profile's `credential_process` names. The SDK leaves it behind if it hangs, and starts the next one beside it.
+//! The program that a profile's `credential_process` names. The SDK leaves it behind if it hangs,
+//! and starts the next one beside it.
 
 use std::process::Stdio;
 
@@ -12,7 +13,8 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-/// Runs the program as often as it is asked. A run that is dropped takes its whole process group with it.
+/// Runs the program as often as it is asked. A run that is dropped takes its whole process group
+/// with it.
 #[derive(Debug)]
 pub(super) struct Helper {
     command: String,
@@ -20,10 +22,10 @@ pub(super) struct Helper {
     account: Option<String>,
 }
 
-/// The program runs in a shell, as the AWS CLI and the SDKs run it. Beside it waits one that reads from a pipe which only this process
-/// has open: however this process ends, the read ends too, and with it the group.
-const SHELL: &str =
-    r#"exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec sh -c "$0""#;
+/// The program runs in a shell, as the AWS CLI and the SDKs run it. Beside it waits one that reads
+/// from a pipe which only this process has open: however this process ends, the read ends too, and
+/// with it the group.
+const SHELL: &str = r#"exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec sh -c "$0""#;
 
 /// Credentials are below 10 KiB; what a program says beyond this is not kept.
 const MOST: u64 = 64 << 10;
@@ -54,16 +56,19 @@ impl Helper {
         let mut command = Command::new("sh");
         command.args(["-c", SHELL, &self.command]).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut leader = command.spawn().map_err(|error| format!("it could not be started: {error}"))?;
+        let mut leader =
+            command.spawn().map_err(|error| format!("it could not be started: {error}"))?;
         let id = leader.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         // Open for as long as the group may live.
         let _alive = leader.stdin.take();
         let (stdout, stderr) = (leader.stdout.take(), leader.stderr.take());
         let mut group = Group { leader, id };
         let (told, complaint) = tokio::join!(read(stdout), read(stderr));
-        let status = group.leader.wait().await.map_err(|error| format!("its end is not known: {error}"))?;
+        let status =
+            group.leader.wait().await.map_err(|error| format!("its end is not known: {error}"))?;
         if !status.success() {
-            let complaint: String = String::from_utf8_lossy(&complaint).trim().chars().take(SHOWN).collect();
+            let complaint: String =
+                String::from_utf8_lossy(&complaint).trim().chars().take(SHOWN).collect();
             return Err(format!("it ended with {status}: {complaint}"));
         }
         self.credentials(&told)
@@ -71,16 +76,22 @@ impl Helper {
 
     fn credentials(&self, told: &[u8]) -> Result<Credentials, String> {
         // What is no JSON is not shown: there may be keys in it.
-        let told: Map<String, Value> =
-            serde_json::from_slice(told).map_err(|_| "it printed no JSON object with credentials".to_owned())?;
-        let field = |name: &str| told.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        let text = |name: &str| field(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let told: Map<String, Value> = serde_json::from_slice(told)
+            .map_err(|_| "it printed no JSON object with credentials".to_owned())?;
+        let field = |name: &str| {
+            told.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        let text = |name: &str| {
+            field(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+        };
         if field("Version").and_then(Value::as_u64) != Some(1) {
             return Err("what it printed has no Version 1".to_owned());
         }
         let lacking = |name: &str| format!("what it printed has no {name}");
         let end = match text("Expiration") {
-            Some(end) => Some(end.parse::<Timestamp>().map_err(|error| format!("its Expiration: {error}"))?),
+            Some(end) => {
+                Some(end.parse::<Timestamp>().map_err(|error| format!("its Expiration: {error}"))?)
+            }
             None => None,
         };
         let mut builder = Credentials::builder()
@@ -110,7 +121,9 @@ impl ProvideCredentials for Helper {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            self.run().await.map_err(|why| CredentialsError::provider_error(format!("the credential_process: {why}")))
+            self.run().await.map_err(|why| {
+                CredentialsError::provider_error(format!("the credential_process: {why}"))
+            })
         })
     }
 }
@@ -127,9 +140,18 @@ mod tests {
     async fn what_the_program_prints_is_taken_whatever_the_case_of_its_keys() {
         let json = r#"{"version":1,"accesskeyid":"A","SecretAccessKey":"B","SessionToken":"C","Expiration":"2199-01-01T00:00:00Z","More":[]}"#;
         let got = run(&format!("echo noise >&2; echo '{json}'")).await.expect("credentials");
-        assert_eq!((got.access_key_id(), got.secret_access_key(), got.session_token()), ("A", "B", Some("C")));
-        assert_eq!(got.expiry().map(aws_smithy_types::DateTime::from).map(|end| end.secs()), Some(7_226_582_400));
-        assert_eq!(got.account_id().map(aws_credential_types::attributes::AccountId::as_str), Some("123456789012"));
+        assert_eq!(
+            (got.access_key_id(), got.secret_access_key(), got.session_token()),
+            ("A", "B", Some("C"))
+        );
+        assert_eq!(
+            got.expiry().map(aws_smithy_types::DateTime::from).map(|end| end.secs()),
+            Some(7_226_582_400)
+        );
+        assert_eq!(
+            got.account_id().map(aws_credential_types::attributes::AccountId::as_str),
+            Some("123456789012")
+        );
     }
 
     #[tokio::test]
@@ -154,7 +176,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_says_too_much_ends_all_the_same() {
-        let told = run("head -c 1000000 /dev/zero >&2; head -c 1000000 /dev/zero; exit 5").await.expect_err("no JSON");
+        let told = run("head -c 1000000 /dev/zero >&2; head -c 1000000 /dev/zero; exit 5")
+            .await
+            .expect_err("no JSON");
         assert!(told.contains("exit status: 5"), "{told}");
     }
 
@@ -177,7 +201,9 @@ mod tests {
         };
         let alive = |pid: i32| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            status.lines().any(|line| line.starts_with("State:") && !line.contains('Z') && !line.contains('X'))
+            status.lines().any(|line| {
+                line.starts_with("State:") && !line.contains('Z') && !line.contains('X')
+            })
         };
         assert!(alive(child));
         drop(run);

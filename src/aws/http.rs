@@ -2,8 +2,8 @@
 //!
 //! Calls of different kinds share none: [`Connections`] says why.
 //!
-//! The SDK's own default cannot be told when to close idle connections, and lets a call that timed out leave an HTTP/2 connection
-//! for the next one to hang on.
+//! The SDK's own default cannot be told when to close idle connections, and lets a call that timed
+//! out leave an HTTP/2 connection for the next one to hang on.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,23 +15,26 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use super::roots;
 
-/// NAT gateways and VPC endpoints forget a connection after 350 s without a word and say nothing; the next
-/// request on it would hang. No request here is silent for longer than a poll's 30 s, so that keep-alive probes would add nothing.
+/// NAT gateways and VPC endpoints forget a connection after 350 s without a word and say nothing;
+/// the next request on it would hang. No request here is silent for longer than a poll's 30 s, so
+/// that keep-alive probes would add nothing.
 const IDLE: Duration = Duration::from_mins(1);
 
 /// A pool of connections for each kind of call, so that none waits for another's.
 ///
-/// Over HTTP/2, and through some proxies, all calls of a pool to one host share a connection and what it bears at once; over
-/// HTTP/1.1 each call under way has one of its own, and whoever waits longest gets the next that is free. Polls are silent for
-/// 20 s at a time, and steps that end together bring reports by the thousand: in one pool with them heartbeats would come too
-/// late, and their messages show up again.
+/// Over HTTP/2, and through some proxies, all calls of a pool to one host share a connection and
+/// what it bears at once; over HTTP/1.1 each call under way has one of its own, and whoever waits
+/// longest gets the next that is free. Polls are silent for 20 s at a time, and steps that end
+/// together bring reports by the thousand: in one pool with them heartbeats would come too late,
+/// and their messages show up again.
 #[derive(Clone, Debug)]
 pub struct Connections {
     /// Long polls.
@@ -42,14 +45,20 @@ pub struct Connections {
     pub(super) answers: SharedHttpClient,
     /// Roles and the credential providers, on which all other calls wait.
     pub(super) others: SharedHttpClient,
-    /// What answers to this machine or container alone, and never through a proxy: it would answer for its own.
+    /// What answers to this machine or container alone, and never through a proxy: it would answer
+    /// for its own.
     pub(super) metadata: SharedHttpClient,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        let own = || SharedHttpClient::new(Https { through: ProxyConfig::from_env, pools: Mutex::default() });
-        let metadata = SharedHttpClient::new(Https { through: ProxyConfig::disabled, pools: Mutex::default() });
+        let own = || {
+            SharedHttpClient::new(Https { through: ProxyConfig::from_env, pools: Mutex::default() })
+        };
+        let metadata = SharedHttpClient::new(Https {
+            through: ProxyConfig::disabled,
+            pools: Mutex::default(),
+        });
         Self { polls: own(), keeping: own(), answers: own(), others: own(), metadata }
     }
 }
@@ -62,7 +71,8 @@ impl From<SharedHttpClient> for Connections {
     }
 }
 
-/// HTTP/1.1 and 2 over TLS (rustls; see `roots`), through the proxies that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name, or none.
+/// HTTP/1.1 and 2 over TLS (rustls; see `roots`), through the proxies that `HTTPS_PROXY`,
+/// `HTTP_PROXY` and `NO_PROXY` name, or none.
 #[derive(Debug)]
 struct Https {
     through: fn() -> ProxyConfig,
@@ -74,16 +84,26 @@ struct Https {
 type Timeouts = (Option<Duration>, Option<Duration>);
 
 impl HttpClient for Https {
-    fn http_connector(&self, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        parts: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         let timeouts = (settings.connect_timeout(), settings.read_timeout());
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.entry(timeouts).or_insert_with(|| pool((self.through)(), settings, parts)).clone()
     }
 }
 
-fn pool(through: ProxyConfig, settings: &HttpConnectorSettings, parts: &RuntimeComponents) -> SharedHttpConnector {
-    let mut builder =
-        ConnectorBuilder::default().connector_settings(settings.clone()).pool_idle_timeout(IDLE).proxy_config(through);
+fn pool(
+    through: ProxyConfig,
+    settings: &HttpConnectorSettings,
+    parts: &RuntimeComponents,
+) -> SharedHttpConnector {
+    let mut builder = ConnectorBuilder::default()
+        .connector_settings(settings.clone())
+        .pool_idle_timeout(IDLE)
+        .proxy_config(through);
     builder.set_sleep_impl(parts.sleep_impl());
     let mut builder = builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc));
     if let Some(context) = roots::context() {

@@ -1,4 +1,5 @@
-//! The real seams: Amazon SQS and Amazon SageMaker through the AWS SDK, none of whose types leave this module.
+//! The real seams: Amazon SQS and Amazon SageMaker through the AWS SDK, none of whose types leave
+//! this module.
 //!
 //! | file | holds |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! What the clients meet beyond this process: the network, the wall clock, whoever gives out credentials.
+//! What the clients meet beyond this process: the network, the wall clock, whoever gives out
+//! credentials.
 
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::time::SharedTimeSource;

@@ -1,9 +1,12 @@
-//! What a profile of the shared files names as its source of credentials, read anew each time: the SDK's own provider reads the files
-//! once in its life.
+//! What a profile of the shared files names as its source of credentials, read anew each time: the
+//! SDK's own provider reads the files once in its life.
 
 use std::path::PathBuf;
 
-#[expect(deprecated, reason = "the crate that it moved to is not one that applications are to depend on")]
+#[expect(
+    deprecated,
+    reason = "the crate that it moved to is not one that applications are to depend on"
+)]
 use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::profile::{self, Profile, ProfileFileLoadError, ProfileSet};
 use aws_types::os_shim_internal::{Env, Fs};
@@ -13,7 +16,8 @@ use aws_types::os_shim_internal::{Env, Fs};
 pub(super) enum Origin {
     /// There is no such profile.
     Missing { profile: String },
-    /// A program prints them; then the roles are assumed one after the other, the nearest to it last in the list.
+    /// A program prints them; then the roles are assumed one after the other, the nearest to it
+    /// last in the list.
     Program { command: String, account: Option<String>, roles: Vec<AssumedRole> },
     /// IAM Identity Center, as this profile has it.
     Sso { profile: String },
@@ -59,10 +63,15 @@ fn follow(profiles: &ProfileSet) -> Origin {
     loop {
         let Some(profile) = profiles.get_profile(name) else {
             let is_first = seen.is_empty();
-            return if is_first { Origin::Missing { profile: name.to_owned() } } else { Origin::Other };
+            return if is_first {
+                Origin::Missing { profile: name.to_owned() }
+            } else {
+                Origin::Other
+            };
         };
         // A loop, and keys of a profile that is not the first, are the SDK's to judge.
-        if seen.contains(&name) || (!seen.is_empty() && profile.get("aws_access_key_id").is_some()) {
+        if seen.contains(&name) || (!seen.is_empty() && profile.get("aws_access_key_id").is_some())
+        {
             return Origin::Other;
         }
         seen.push(name);
@@ -105,13 +114,16 @@ fn base(profile: &Profile, roles: Vec<AssumedRole>) -> Origin {
     }
 }
 
-/// Files in which the roles are assumed with the credentials of [`PROGRAM`], and the profile that is to be selected.
+/// Files in which the roles are assumed with the credentials of [`PROGRAM`], and the profile that
+/// is to be selected.
 #[expect(deprecated, reason = "see the import")]
 pub(super) fn rewritten(roles: &[AssumedRole]) -> (ProfileFiles, String) {
     let mut text = String::new();
     for (index, role) in roles.iter().enumerate() {
         text.push_str(&format!("[profile role-{index}]\nrole_arn = {}\n", role.arn));
-        for (key, value) in [("external_id", &role.external_id), ("role_session_name", &role.session_name)] {
+        for (key, value) in
+            [("external_id", &role.external_id), ("role_session_name", &role.session_name)]
+        {
             if let Some(value) = value {
                 text.push_str(&format!("{key} = {value}\n"));
             }
@@ -122,7 +134,10 @@ pub(super) fn rewritten(roles: &[AssumedRole]) -> (ProfileFiles, String) {
             text.push_str(&format!("credential_source = {PROGRAM}\n"));
         }
     }
-    (ProfileFiles::builder().with_contents(ProfileFileKind::Config, text).build(), "role-0".to_owned())
+    (
+        ProfileFiles::builder().with_contents(ProfileFileKind::Config, text).build(),
+        "role-0".to_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -132,7 +147,13 @@ mod tests {
     async fn read(text: &str, selected: &str) -> Origin {
         #[expect(deprecated, reason = "see the import")]
         let files = ProfileFiles::builder().with_contents(ProfileFileKind::Config, text).build();
-        let set = profile::load(&Fs::real(), &Env::from_slice(&[]), &files, Some(selected.to_owned().into())).await;
+        let set = profile::load(
+            &Fs::real(),
+            &Env::from_slice(&[]),
+            &files,
+            Some(selected.to_owned().into()),
+        )
+        .await;
         follow(&set.expect("profiles"))
     }
 
@@ -174,7 +195,11 @@ source_profile = nowhere
             external_id: external_id.map(str::to_owned),
             session_name: None,
         };
-        let program = |command: &str, roles| Origin::Program { command: command.to_owned(), account: None, roles };
+        let program = |command: &str, roles| Origin::Program {
+            command: command.to_owned(),
+            account: None,
+            roles,
+        };
         let helper = "/opt/helper --user x";
         for (name, wants) in [
             ("keys", Origin::Other),

@@ -22,12 +22,20 @@ impl Role {
     }
 
     async fn assume(&self) -> Result<Credentials, Fault> {
-        let call = self.sts.assume_role().role_arn(&self.arn).role_session_name(&self.session).send();
+        let call =
+            self.sts.assume_role().role_arn(&self.arn).role_session_name(&self.session).send();
         let answer = self.calls.send("AssumeRole", Limit::ANSWER, call).await?;
-        let lacking = || Fault::new(FaultKind::Transient, "AssumeRole: the answer has no credentials");
+        let lacking =
+            || Fault::new(FaultKind::Transient, "AssumeRole: the answer has no credentials");
         let given = answer.credentials.ok_or_else(lacking)?;
         let end = given.expiration.try_into().map_err(|_| lacking())?;
-        Ok(Credentials::new(given.access_key_id, given.secret_access_key, Some(given.session_token), Some(end), "role"))
+        Ok(Credentials::new(
+            given.access_key_id,
+            given.secret_access_key,
+            Some(given.session_token),
+            Some(end),
+            "role",
+        ))
     }
 }
 
@@ -36,11 +44,14 @@ impl ProvideCredentials for Role {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async { self.assume().await.map_err(CredentialsError::provider_error) })
+        future::ProvideCredentials::new(async {
+            self.assume().await.map_err(CredentialsError::provider_error)
+        })
     }
 }
 
-/// The name under which a worker's calls stand in the other account's trail: 2 to 64 of `[A-Za-z0-9_+=,.@-]` (STS's service model).
+/// The name under which a worker's calls stand in the other account's trail: 2 to 64 of
+/// `[A-Za-z0-9_+=,.@-]` (STS's service model).
 pub(super) fn session_name(worker: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' };
     format!("callbackd-{worker}").chars().map(plain).take(64).collect()

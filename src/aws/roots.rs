@@ -1,5 +1,5 @@
-//! Whom TLS trusts: the authorities of `AWS_CA_BUNDLE` in place of the system's, as the AWS CLI has it. The SDK for Rust does not know the
-//! variable.
+//! Whom TLS trusts: the authorities of `AWS_CA_BUNDLE` in place of the system's, as the AWS CLI has
+//! it. The SDK for Rust does not know the variable.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -13,13 +13,17 @@ const VARIABLE: &str = "AWS_CA_BUNDLE";
 
 /// The variable is set and what it names is no bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("AWS_CA_BUNDLE names {path}, {why}: name a PEM file with the certificates of the authorities, or unset it")]
+#[error(
+    "AWS_CA_BUNDLE names {path}, {why}: name a PEM file with the certificates of the authorities, \
+     or unset it"
+)]
 pub struct NoBundle {
     path: String,
     why: String,
 }
 
-/// What connections are to trust; none for the system's own authorities. Nobody, if the bundle cannot be read, or the system has none.
+/// What connections are to trust; none for the system's own authorities. Nobody, if the bundle
+/// cannot be read, or the system has none.
 pub(super) fn context() -> Option<TlsContext> {
     let certificates = match bundle() {
         Ok(Some(certificates)) => certificates,
@@ -47,7 +51,8 @@ fn system_has_some() -> bool {
         let some = !rustls_native_certs::load_native_certs().certs.is_empty();
         if !some {
             tracing::error!(
-                "this machine has no certificates of authorities (SSL_CERT_FILE, SSL_CERT_DIR, /etc/ssl/certs), so that no HTTPS connection can be \
+                "this machine has no certificates of authorities (SSL_CERT_FILE, SSL_CERT_DIR, \
+                 /etc/ssl/certs), so that no HTTPS connection can be \
                  made: install ca-certificates, or name a bundle with AWS_CA_BUNDLE"
             );
         }
@@ -57,11 +62,13 @@ fn system_has_some() -> bool {
 }
 
 fn bundle() -> Result<Option<Vec<String>>, NoBundle> {
-    let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+    let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
+    else {
         return Ok(None);
     };
     let failed = |why: String| NoBundle { path: path.display().to_string(), why };
-    let text = std::fs::read(&path).map_err(|error| failed(format!("which cannot be read ({error})")))?;
+    let text =
+        std::fs::read(&path).map_err(|error| failed(format!("which cannot be read ({error})")))?;
     let certificates = usable(&String::from_utf8_lossy(&text));
     if certificates.is_empty() {
         return Err(failed("which holds no certificate that can be used".to_owned()));
@@ -69,7 +76,8 @@ fn bundle() -> Result<Option<Vec<String>>, NoBundle> {
     Ok(Some(certificates))
 }
 
-/// The certificates in a PEM text that TLS can use, each as a text of its own: one that it cannot would break all connections.
+/// The certificates in a PEM text that TLS can use, each as a text of its own: one that it cannot
+/// would break all connections.
 fn usable(text: &str) -> Vec<String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";

@@ -1,6 +1,8 @@
 //! SageMaker, as far as callback steps go.
 
-use aws_sdk_sagemaker::types::{OutputParameter, PipelineExecutionStatus, PipelineExecutionStep, StepStatus};
+use aws_sdk_sagemaker::types::{
+    OutputParameter, PipelineExecutionStatus, PipelineExecutionStep, StepStatus,
+};
 use futures_util::future::BoxFuture;
 
 use super::account::Account;
@@ -22,7 +24,11 @@ impl SageMaker {
     pub(super) const MOST_PAGES: usize = 100;
 
     pub(super) fn new(account: &Account) -> Self {
-        Self { client: account.sagemaker.clone(), calls: account.calls("sagemaker"), region: account.region.clone() }
+        Self {
+            client: account.sagemaker.clone(),
+            calls: account.calls("sagemaker"),
+            region: account.region.clone(),
+        }
     }
 
     #[must_use]
@@ -53,15 +59,24 @@ impl SageMaker {
     }
 
     pub(super) fn endless() -> Fault {
-        Fault::new(FaultKind::Transient, format!("ListPipelineExecutionSteps: more than {} pages", Self::MOST_PAGES))
+        Fault::new(
+            FaultKind::Transient,
+            format!("ListPipelineExecutionSteps: more than {} pages", Self::MOST_PAGES),
+        )
     }
 
-    async fn send(&self, token: &CallbackToken, outcome: &Outcome, request: &ClientRequestToken) -> Result<(), Failed> {
+    async fn send(
+        &self,
+        token: &CallbackToken,
+        outcome: &Outcome,
+        request: &ClientRequestToken,
+    ) -> Result<(), Failed> {
         match outcome {
             Outcome::Success(outputs) => {
                 // In order of their names, so that every send is the same bytes.
-                let outputs =
-                    outputs.iter().map(|(name, value)| OutputParameter::builder().name(name).value(value).build());
+                let outputs = outputs.iter().map(|(name, value)| {
+                    OutputParameter::builder().name(name).value(value).build()
+                });
                 let call = self
                     .client
                     .send_pipeline_execution_step_success()
@@ -69,7 +84,10 @@ impl SageMaker {
                     .set_output_parameters(Some(outputs.collect()))
                     .client_request_token(request.as_str())
                     .send();
-                self.calls.send("SendPipelineExecutionStepSuccess", Limit::ANSWER, call).await.map(drop)
+                self.calls
+                    .send("SendPipelineExecutionStepSuccess", Limit::ANSWER, call)
+                    .await
+                    .map(drop)
             }
             Outcome::Failure(reason) => {
                 let call = self
@@ -79,7 +97,10 @@ impl SageMaker {
                     .failure_reason(reason.as_str())
                     .client_request_token(request.as_str())
                     .send();
-                self.calls.send("SendPipelineExecutionStepFailure", Limit::ANSWER, call).await.map(drop)
+                self.calls
+                    .send("SendPipelineExecutionStepFailure", Limit::ANSWER, call)
+                    .await
+                    .map(drop)
             }
         }
     }
@@ -121,9 +142,16 @@ impl Pipelines for SageMaker {
         })
     }
 
-    fn execution<'a>(&'a self, execution: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+    fn execution<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
         Box::pin(async move {
-            let call = self.client.describe_pipeline_execution().pipeline_execution_arn(execution.as_str()).send();
+            let call = self
+                .client
+                .describe_pipeline_execution()
+                .pipeline_execution_arn(execution.as_str())
+                .send();
             match self.calls.send("DescribePipelineExecution", Limit::ANSWER, call).await {
                 Ok(answer) => Ok(execution_standing(answer.pipeline_execution_status.as_ref())),
                 Err(failed) if failed.failure.is_not_found() => Ok(ExecutionStanding::NotFound),
@@ -140,13 +168,15 @@ fn standing(step: &PipelineExecutionStep, token: &CallbackToken) -> Option<Stand
         Some(ending) => Standing::Closed(ending),
         None => Standing::Open {
             stopping: step.step_status() == Some(&StepStatus::Stopping),
-            // One that cannot be read names no queue that a worker could have: nothing to compare with.
+            // One that cannot be read names no queue that a worker could have: nothing to compare
+            // with.
             queue_url: callback.sqs_queue_url().and_then(|url| url.parse().ok()),
         },
     })
 }
 
-/// How a step ended. A status that is new to us is none: a step that is closed by mistake is never answered.
+/// How a step ended. A status that is new to us is none: a step that is closed by mistake is never
+/// answered.
 pub(super) fn ending(status: Option<&StepStatus>) -> Option<StepResult> {
     match status? {
         StepStatus::Succeeded => Some(StepResult::Succeeded),
@@ -161,7 +191,9 @@ pub(super) fn execution_standing(status: Option<&PipelineExecutionStatus>) -> Ex
     match status {
         Some(PipelineExecutionStatus::Stopping) => ExecutionStanding::Stopping,
         Some(
-            PipelineExecutionStatus::Succeeded | PipelineExecutionStatus::Failed | PipelineExecutionStatus::Stopped,
+            PipelineExecutionStatus::Succeeded
+            | PipelineExecutionStatus::Failed
+            | PipelineExecutionStatus::Stopped,
         ) => ExecutionStanding::Ended,
         _ => ExecutionStanding::Executing,
     }
@@ -202,7 +234,9 @@ mod tests {
     }
 
     async fn report(sagemaker: &SageMaker, outcome: &Outcome) -> Result<(), Fault> {
-        sagemaker.report(&token(), outcome, &ClientRequestToken::of(&arn(), &token(), outcome)).await
+        sagemaker
+            .report(&token(), outcome, &ClientRequestToken::of(&arn(), &token(), outcome))
+            .await
     }
 
     fn step(status: &str, token: &str) -> Value {
@@ -227,7 +261,8 @@ mod tests {
     #[tokio::test]
     async fn every_send_of_an_outcome_is_the_identical_request() {
         let accepted = || Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
-        let (server, sagemaker) = scene([Reply::Reset, error("ThrottlingException"), accepted(), accepted()]).await;
+        let (server, sagemaker) =
+            scene([Reply::Reset, error("ThrottlingException"), accepted(), accepted()]).await;
         let kind = |result: Result<(), Fault>| result.map_err(|fault| fault.kind);
         assert_eq!(kind(report(&sagemaker, &success()).await), Err(FaultKind::Transient));
         assert_eq!(kind(report(&sagemaker, &success()).await), Err(FaultKind::Transient));
@@ -345,12 +380,16 @@ mod tests {
         assert_eq!(sagemaker.step(&arn(), &token()).await, Ok(Standing::NotFound));
         assert_eq!(sagemaker.step(&arn(), &token()).await, Ok(Standing::NotFound));
         assert_eq!(sagemaker.execution(&arn()).await, Ok(ExecutionStanding::NotFound));
-        assert_eq!(sagemaker.execution(&arn()).await.map_err(|fault| fault.kind), Err(FaultKind::Refused));
+        assert_eq!(
+            sagemaker.execution(&arn()).await.map_err(|fault| fault.kind),
+            Err(FaultKind::Refused)
+        );
     }
 
     #[tokio::test]
     async fn an_answer_that_lists_nothing_does_not_say_that_there_is_no_such_step() {
-        let (_server, sagemaker) = scene([Reply::Json(200, json!({})), Reply::Raw(200, "", "")]).await;
+        let (_server, sagemaker) =
+            scene([Reply::Json(200, json!({})), Reply::Raw(200, "", "")]).await;
         for _ in 0..2 {
             assert_eq!(sagemaker.step(&arn(), &token()).await, Err(SageMaker::listless()));
         }

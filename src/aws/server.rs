@@ -44,7 +44,10 @@ impl Request {
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(':'));
-        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+        lines
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+            .next()
     }
 
     pub(super) fn json(&self) -> Value {
@@ -52,7 +55,8 @@ impl Request {
     }
 }
 
-/// Reads requests on any number of connections and answers them in order of their arrival. An empty script hangs.
+/// Reads requests on any number of connections and answers them in order of their arrival. An empty
+/// script hangs.
 ///
 /// A request to SageMaker that its published model does not allow fails the test that sent it.
 pub(super) struct Server {
@@ -75,7 +79,9 @@ pub(super) struct Seen(Mutex<Vec<String>>);
 impl Observer for Seen {
     fn observe(&self, observation: Observation<'_>) {
         self.0.lock().expect("not poisoned").push(match observation {
-            Observation::AwsCall { service, operation, result } => format!("{service} {operation} {result}"),
+            Observation::AwsCall { service, operation, result } => {
+                format!("{service} {operation} {result}")
+            }
             Observation::AwsTimeout { operation } => format!("bound {operation}"),
             other => format!("{other:?}"),
         });
@@ -140,19 +146,26 @@ impl Drop for Server {
     }
 }
 
-/// What the local endpoint holds against the form of a request to SageMaker; that it holds neither more nor less against one than
-/// the service's published model, tests/shapes.rs proves.
+/// What the local endpoint holds against the form of a request to SageMaker; that it holds neither
+/// more nor less against one than the service's published model, tests/shapes.rs proves.
 #[cfg(feature = "local")]
 async fn malformed(request: &Request) -> Option<String> {
     use crate::local::{Options, Service, clock::Clock};
-    let target = request.header("x-amz-target").filter(|target| target.starts_with("SageMaker."))?;
-    let service = Service::new("http://localhost", Options::default(), Clock::start(), CancellationToken::new());
+    let target =
+        request.header("x-amz-target").filter(|target| target.starts_with("SageMaker."))?;
+    let service = Service::new(
+        "http://localhost",
+        Options::default(),
+        Clock::start(),
+        CancellationToken::new(),
+    );
     let mut headers = hyper::HeaderMap::new();
     headers.insert("x-amz-target", target.parse().expect("a header"));
     let answer = service.answer(&headers, request.body.as_bytes()).await.expect("no fault");
     let answer = answer.into_body().collect().await.expect("it is there").to_bytes();
     let answer = String::from_utf8_lossy(&answer);
-    let is_wrong = answer.contains("ValidationException") || answer.contains("SerializationException");
+    let is_wrong =
+        answer.contains("ValidationException") || answer.contains("SerializationException");
     is_wrong.then(|| format!("{target} {}: {answer}", request.body))
 }
 
@@ -179,7 +192,8 @@ async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>) {
             }
             Some(Reply::Hang) | None => std::future::pending().await,
         };
-        let answer = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
+        let answer =
+            format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
@@ -196,9 +210,13 @@ async fn read(stream: &mut TcpStream, connection: usize) -> Option<Request> {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
         let head = String::from_utf8(bytes[..end].to_vec()).expect("text");
         let request = Request { connection, head, body: String::new() };
-        let length: usize = request.header("content-length").unwrap_or("0").parse().expect("a length");
+        let length: usize =
+            request.header("content-length").unwrap_or("0").parse().expect("a length");
         if let Some(body) = bytes.get(end + 4..end + 4 + length) {
-            return Some(Request { body: String::from_utf8(body.to_vec()).expect("text"), ..request });
+            return Some(Request {
+                body: String::from_utf8(body.to_vec()).expect("text"),
+                ..request
+            });
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{
-    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
-    MessageSystemAttributeName, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
+    DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
+    MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
 };
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -26,7 +27,12 @@ pub struct Sqs {
 
 impl Sqs {
     pub(super) fn new(account: &Account, url: QueueUrl) -> Self {
-        Self { url, poll: account.poll.clone(), quick: account.quick.clone(), calls: account.calls("sqs") }
+        Self {
+            url,
+            poll: account.poll.clone(),
+            quick: account.quick.clone(),
+            calls: account.calls("sqs"),
+        }
     }
 
     #[must_use]
@@ -69,13 +75,17 @@ impl Queue for Sqs {
         })
     }
 
-    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn set_visibility<'a>(
+        &'a self,
+        entries: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         const OPERATION: &str = "ChangeMessageVisibilityBatch";
         Box::pin(async move {
             if entries.is_empty() {
                 return Ok(Vec::new());
             }
-            let mut call = self.quick.change_message_visibility_batch().queue_url(self.url.as_str());
+            let mut call =
+                self.quick.change_message_visibility_batch().queue_url(self.url.as_str());
             for (index, (receipt_handle, visibility)) in entries.iter().enumerate() {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder()
                     .id(index.to_string())
@@ -90,7 +100,10 @@ impl Queue for Sqs {
         })
     }
 
-    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn delete<'a>(
+        &'a self,
+        receipt_handles: &'a [String],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         const OPERATION: &str = "DeleteMessageBatch";
         Box::pin(async move {
             if receipt_handles.is_empty() {
@@ -98,8 +111,9 @@ impl Queue for Sqs {
             }
             let mut call = self.quick.delete_message_batch().queue_url(self.url.as_str());
             for (index, receipt_handle) in receipt_handles.iter().enumerate() {
-                let entry =
-                    DeleteMessageBatchRequestEntry::builder().id(index.to_string()).receipt_handle(receipt_handle);
+                let entry = DeleteMessageBatchRequestEntry::builder()
+                    .id(index.to_string())
+                    .receipt_handle(receipt_handle);
                 call = call.entries(entry.build().map_err(|error| unbuilt(OPERATION, &error))?);
             }
             let answer = self.calls.send(OPERATION, Limit::QUICK, call.send()).await?;
@@ -108,14 +122,25 @@ impl Queue for Sqs {
         })
     }
 
-    fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {
+    fn send<'a>(
+        &'a self,
+        body: &'a str,
+        trace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         const OPERATION: &str = "SendMessage";
         Box::pin(async move {
-            let mut call = self.quick.send_message().queue_url(self.url.as_str()).message_body(body);
+            let mut call =
+                self.quick.send_message().queue_url(self.url.as_str()).message_body(body);
             if let Some(trace) = trace {
-                let value = MessageSystemAttributeValue::builder().data_type("String").string_value(trace).build();
+                let value = MessageSystemAttributeValue::builder()
+                    .data_type("String")
+                    .string_value(trace)
+                    .build();
                 let value = value.map_err(|error| unbuilt(OPERATION, &error))?;
-                call = call.message_system_attributes(MessageSystemAttributeNameForSends::AwsTraceHeader, value);
+                call = call.message_system_attributes(
+                    MessageSystemAttributeNameForSends::AwsTraceHeader,
+                    value,
+                );
             }
             self.calls.send(OPERATION, Limit::QUICK, call.send()).await?;
             Ok(())
@@ -123,7 +148,8 @@ impl Queue for Sqs {
     }
 }
 
-/// Whole seconds, rounded up, so that nothing becomes visible before it should; SQS takes at most twelve hours.
+/// Whole seconds, rounded up, so that nothing becomes visible before it should; SQS takes at most
+/// twelve hours.
 fn seconds(visibility: Duration) -> i32 {
     const TWELVE_HOURS: u64 = 43_200;
     let whole = visibility.as_secs() + u64::from(visibility.subsec_nanos() > 0);
@@ -133,12 +159,16 @@ fn seconds(visibility: Duration) -> i32 {
 /// A message without an id or a handle can be neither kept nor deleted; it comes back by itself.
 fn read(message: Message) -> Option<Received> {
     let (Some(id), Some(receipt_handle)) = (message.message_id, message.receipt_handle) else {
-        tracing::warn!("SQS gave a message without an id or a receipt handle; it is left to its visibility timeout");
+        tracing::warn!(
+            "SQS gave a message without an id or a receipt handle; it is left to its visibility \
+             timeout"
+        );
         return None;
     };
     let mut attributes = message.attributes.unwrap_or_default();
     let mut attribute = |name: MessageSystemAttributeName| attributes.remove(&name);
-    let receives = attribute(MessageSystemAttributeName::ApproximateReceiveCount).and_then(|text| text.parse().ok());
+    let receives = attribute(MessageSystemAttributeName::ApproximateReceiveCount)
+        .and_then(|text| text.parse().ok());
     let sent = attribute(MessageSystemAttributeName::SentTimestamp)
         .and_then(|text| text.parse().ok())
         .and_then(|milliseconds| Timestamp::from_millisecond(milliseconds).ok());
@@ -153,14 +183,16 @@ fn read(message: Message) -> Option<Received> {
     })
 }
 
-/// What became of each of `count` entries whose ids are their places. Nothing is taken for done that the answer does not say is done.
+/// What became of each of `count` entries whose ids are their places. Nothing is taken for done
+/// that the answer does not say is done.
 fn by_entry<'a>(
     operation: &str,
     count: usize,
     done: impl Iterator<Item = &'a str>,
     failed: &[BatchResultErrorEntry],
 ) -> Entries {
-    let lacking = Fault::new(FaultKind::Transient, format!("{operation}: the answer lacks this entry"));
+    let lacking =
+        Fault::new(FaultKind::Transient, format!("{operation}: the answer lacks this entry"));
     let mut entries: Entries = vec![Err(lacking); count];
     let place = |id: &str| id.parse::<usize>().ok().filter(|place| *place < count);
     for place in done.filter_map(place) {
@@ -168,7 +200,8 @@ fn by_entry<'a>(
     }
     for entry in failed {
         if let Some(place) = place(&entry.id) {
-            let failure = Failure::of_entry(&entry.code, entry.message.as_deref(), entry.sender_fault);
+            let failure =
+                Failure::of_entry(&entry.code, entry.message.as_deref(), entry.sender_fault);
             entries[place] = Err(failure.fault(operation));
         }
     }
@@ -215,8 +248,10 @@ mod tests {
         });
         let bare = json!({ "MessageId": "n", "ReceiptHandle": "i" });
         let lame = json!({ "MessageId": "o", "Body": "b" });
-        let (server, queue) = scene([Reply::Json(200, json!({ "Messages": [whole, lame, bare], "Newer": 1 }))]).await;
-        let received = queue.receive(40, Duration::from_millis(20_900), Duration::from_millis(90_001)).await;
+        let (server, queue) =
+            scene([Reply::Json(200, json!({ "Messages": [whole, lame, bare], "Newer": 1 }))]).await;
+        let received =
+            queue.receive(40, Duration::from_millis(20_900), Duration::from_millis(90_001)).await;
         let sent = Timestamp::from_millisecond(1_700_000_000_123).ok();
         let received_whole = Received {
             id: "m".into(),
@@ -297,22 +332,37 @@ mod tests {
     async fn a_clock_that_is_wrong_mends_itself_with_the_first_answer() {
         let late = "date: Wed, 01 Jan 2070 00:00:00 GMT\r\n";
         let (server, queue) = scene([
-            Reply::Raw(403, late, r#"{"__type":"InvalidSignatureException","message":"Signature expired"}"#),
+            Reply::Raw(
+                403,
+                late,
+                r#"{"__type":"InvalidSignatureException","message":"Signature expired"}"#,
+            ),
             Reply::Raw(200, late, "{}"),
         ])
         .await;
         let fault = receive(&queue).await.expect_err("a fault");
-        assert!(fault.kind == Transient && fault.detail.contains("the clock of this machine is"), "{fault:?}");
+        assert!(
+            fault.kind == Transient && fault.detail.contains("the clock of this machine is"),
+            "{fault:?}"
+        );
         assert_eq!(receive(&queue).await, Ok(vec![]));
         let requests = server.requests();
-        let dates: Vec<&str> = requests.iter().filter_map(|request| request.header("x-amz-date")).collect();
-        assert!(!dates[0].starts_with("2070") && dates[1].starts_with("20700101T0000"), "{dates:?}");
+        let dates: Vec<&str> =
+            requests.iter().filter_map(|request| request.header("x-amz-date")).collect();
+        assert!(
+            !dates[0].starts_with("2070") && dates[1].starts_with("20700101T0000"),
+            "{dates:?}"
+        );
     }
 
     #[tokio::test]
     async fn a_connection_that_has_gone_silent_is_left_and_the_next_call_works() {
-        let (server, queue) =
-            scene([Reply::Json(200, json!({})), Reply::Hang, Reply::Json(200, json!({ "Messages": [] }))]).await;
+        let (server, queue) = scene([
+            Reply::Json(200, json!({})),
+            Reply::Hang,
+            Reply::Json(200, json!({ "Messages": [] })),
+        ])
+        .await;
         assert_eq!(receive(&queue).await, Ok(vec![]));
         let mut call = Box::pin(receive(&queue));
         tokio::select! {
@@ -350,14 +400,16 @@ mod tests {
     #[tokio::test]
     async fn each_entry_of_a_batch_has_its_own_end() {
         let failed = |id: &str, code: &str, sender: bool, message: &str| json!({ "Id": id, "Code": code, "SenderFault": sender, "Message": message });
-        let gone = "Value h for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for \
+        let gone = "Value h for parameter ReceiptHandle is invalid. Reason: Message does not exist \
+                    or is not available for \
                     visibility timeout change.";
         let (server, queue) = scene([Reply::Json(
             200,
             json!({
                 "Successful": [{ "Id": "5" }, { "Id": "0" }, { "Id": "77" }, { "Id": "x" }],
                 "Failed": [
-                    failed("4", "InvalidParameterValue", true, "Total VisibilityTimeout for the message is beyond the limit"),
+                    failed("4", "InvalidParameterValue", true, "Total VisibilityTimeout for the \
+                        message is beyond the limit"),
                     failed("1", "ReceiptHandleIsInvalid", true, ""),
                     failed("2", "InternalError", false, ""),
                     failed("6", "InvalidParameterValue", true, gone),
@@ -365,10 +417,14 @@ mod tests {
             }),
         )])
         .await;
-        let entries: Vec<_> = (0..7).map(|n| (format!("h{n}"), Duration::from_millis(1_500 * n))).collect();
+        let entries: Vec<_> =
+            (0..7).map(|n| (format!("h{n}"), Duration::from_millis(1_500 * n))).collect();
         let ends = kinds(queue.set_visibility(&entries).await.expect("an answer"));
         // The fourth is in neither list.
-        assert_eq!(ends, [None, Some(Stale), Some(Transient), Some(Transient), Some(Refused), None, Some(Stale)]);
+        assert_eq!(
+            ends,
+            [None, Some(Stale), Some(Transient), Some(Transient), Some(Refused), None, Some(Stale)]
+        );
         let request = server.requests()[0].json();
         let sent: Vec<(&Value, &Value, &Value)> = request["Entries"]
             .as_array()
@@ -383,12 +439,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_lists_deletes_nothing() {
-        let (server, queue) =
-            scene([Reply::Json(200, json!({})), Reply::Json(200, json!({ "Successful": [{ "Id": "1" }] }))]).await;
+        let (server, queue) = scene([
+            Reply::Json(200, json!({})),
+            Reply::Json(200, json!({ "Successful": [{ "Id": "1" }] })),
+        ])
+        .await;
         let receipt_handles = ["a".to_owned(), "b".to_owned()];
         let transient = Some(FaultKind::Transient);
-        assert_eq!(kinds(queue.delete(&receipt_handles).await.expect("an answer")), [transient, transient]);
-        assert_eq!(kinds(queue.delete(&receipt_handles).await.expect("an answer")), [transient, None]);
+        assert_eq!(
+            kinds(queue.delete(&receipt_handles).await.expect("an answer")),
+            [transient, transient]
+        );
+        assert_eq!(
+            kinds(queue.delete(&receipt_handles).await.expect("an answer")),
+            [transient, None]
+        );
         assert_eq!(server.requests()[0].target(), "DeleteMessageBatch");
     }
 

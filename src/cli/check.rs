@@ -1,4 +1,5 @@
-//! `callbackd check`: the configuration, what this machine has for it, and with `--online` all that it leads to. Nothing is changed.
+//! `callbackd check`: the configuration, what this machine has for it, and with `--online` all that
+//! it leads to. Nothing is changed.
 
 mod host;
 
@@ -16,13 +17,17 @@ use crate::handler::Severity;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Also ask AWS: is every queue there, its dead-letter queue, retention and visibility sane, are the permissions there, is the clock
-    /// right? And let what this machine lacks count as an error. Nothing is changed.
+    /// Also ask AWS: is every queue there, its dead-letter queue, retention and visibility sane,
+    /// are the permissions there, is the clock right? And let what this machine lacks count as an
+    /// error. Nothing is changed.
     #[arg(long)]
     online: bool,
 }
 
-pub(super) async fn run(loaded: &CheckedConfig, arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) async fn run(
+    loaded: &CheckedConfig,
+    arguments: &Arguments,
+) -> Result<ExitCode, Failure> {
     if !loaded.lacking.is_empty() {
         return Err(loaded.lacking.clone().into());
     }
@@ -33,7 +38,12 @@ pub(super) async fn run(loaded: &CheckedConfig, arguments: &Arguments) -> Result
     say(format_args!("ok       the configuration: {queues} queue(s), {handlers} handler(s)"));
     let of_handlers = daemon::remarks(loaded).into_iter().map(|(text, (severity, names))| {
         let level = if severity == Severity::Note { Level::Ok } else { Level::Warn };
-        Finding { level, subject: format!("handler {}", names.join(", ")), text: text.to_owned(), remedy: None }
+        Finding {
+            level,
+            subject: format!("handler {}", names.join(", ")),
+            text: text.to_owned(),
+            remedy: None,
+        }
     });
     let mut failed = false;
     for finding in of_handlers.chain(host::look(loaded).await) {

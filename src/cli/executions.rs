@@ -26,7 +26,8 @@ pub(super) struct Start {
     /// Show the steps as they go, and wait for the end; exit 0 only if the execution succeeded.
     #[arg(long)]
     wait: bool,
-    /// Act with the role and in the region of this configured queue, by its name. Needed only where the configuration leaves a choice.
+    /// Act with the role and in the region of this configured queue, by its name. Needed only where
+    /// the configuration leaves a choice.
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
 }
@@ -38,12 +39,14 @@ pub(super) struct Stop {
     /// Show the steps as they go, and wait for the end; exit 0 only if the execution was stopped.
     #[arg(long)]
     wait: bool,
-    /// Act with the role and in the region of this configured queue, by its name. Needed only where the configuration leaves a choice.
+    /// Act with the role and in the region of this configured queue, by its name. Needed only where
+    /// the configuration leaves a choice.
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
 }
 
-/// How often SageMaker is asked how an execution goes: two calls each time, and no rate limit is published.
+/// How often SageMaker is asked how an execution goes: two calls each time, and no rate limit is
+/// published.
 const LOOK: Duration = Duration::from_secs(2);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 /// Somebody is waiting at a terminal.
@@ -56,7 +59,11 @@ pub(super) async fn start(arguments: Start, config: Option<&Path>) -> Result<Exi
     let start = || sagemaker.start_execution(&arguments.pipeline, &arguments.parameters, &request);
     let execution = patiently(start).await.map_err(failed("the execution could not be started"))?;
     say(&execution);
-    if arguments.wait { watch(&sagemaker, &execution, StepResult::Succeeded).await } else { Ok(ExitCode::SUCCESS) }
+    if arguments.wait {
+        watch(&sagemaker, &execution, StepResult::Succeeded).await
+    } else {
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 pub(super) async fn stop(arguments: Stop, config: Option<&Path>) -> Result<ExitCode, Failure> {
@@ -88,7 +95,8 @@ fn arn_parts(pipeline: &str) -> Option<(&str, &str)> {
     Some((parts.next()?, parts.next()?))
 }
 
-/// SageMaker as the configuration has it, where there is one: with the role that the worker takes for the same pipeline.
+/// SageMaker as the configuration has it, where there is one: with the role that the worker takes
+/// for the same pipeline.
 async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker, Failure> {
     let aws = Config::section("aws", path, std::env::vars_os())?.aws;
     let queues = Config::access(path, std::env::vars_os())?;
@@ -98,27 +106,36 @@ async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker,
 }
 
 /// The region and the role to act in and as.
-fn chosen(queues: &[Access], target: &Target<'_>) -> Result<(Option<String>, Option<String>), String> {
+fn chosen(
+    queues: &[Access],
+    target: &Target<'_>,
+) -> Result<(Option<String>, Option<String>), String> {
     let named = |access: &&Access| target.queue.is_none_or(|name| access.queue == name);
     let fits = |access: &&Access| {
         target.pipeline.is_none_or(|(region, account)| {
-            access.account == account && access.region.as_deref().is_none_or(|other| other == region)
+            access.account == account
+                && access.region.as_deref().is_none_or(|other| other == region)
         })
     };
-    let region = |access: &Access| target.pipeline.map(|(region, _)| region.to_owned()).or(access.region.clone());
+    let region = |access: &Access| {
+        target.pipeline.map(|(region, _)| region.to_owned()).or(access.region.clone())
+    };
     if let Some(name) = target.queue.filter(|_| !queues.iter().any(|access| named(&access))) {
         let have: Vec<&str> = queues.iter().map(|access| access.queue.as_str()).collect();
         return Err(format!("no queue {name} is configured; there are: {}", have.join(", ")));
     }
-    let of_target = queues.iter().filter(named).filter(|access| target.queue.is_some() || fits(access));
-    let choices: BTreeSet<_> = of_target.map(|access| (region(access), access.role_arn.clone())).collect();
+    let of_target =
+        queues.iter().filter(named).filter(|access| target.queue.is_some() || fits(access));
+    let choices: BTreeSet<_> =
+        of_target.map(|access| (region(access), access.role_arn.clone())).collect();
     let mut choices = choices.into_iter();
     match (choices.next(), choices.next()) {
         (Some(_), Some(_)) => {
             let have: BTreeSet<&str> = queues.iter().map(|access| access.queue.as_str()).collect();
             let have: Vec<&str> = have.into_iter().collect();
             Err(format!(
-                "the configured queues have different roles or regions; say whose to take with --queue, or give the pipeline as an ARN: {}",
+                "the configured queues have different roles or regions; say whose to take with \
+                 --queue, or give the pipeline as an ARN: {}",
                 have.join(", ")
             ))
         }
@@ -128,24 +145,34 @@ fn chosen(queues: &[Access], target: &Target<'_>) -> Result<(Option<String>, Opt
 }
 
 /// Prints each change of a step until the execution has ended.
-async fn watch(sagemaker: &SageMaker, execution: &ExecutionArn, wanted: StepResult) -> Result<ExitCode, Failure> {
+async fn watch(
+    sagemaker: &SageMaker,
+    execution: &ExecutionArn,
+    wanted: StepResult,
+) -> Result<ExitCode, Failure> {
     let mut seen: BTreeMap<String, String> = BTreeMap::new();
     loop {
-        let view =
-            patiently(|| sagemaker.describe(execution)).await.map_err(failed("SageMaker does not say how it goes"))?;
-        let steps =
-            patiently(|| sagemaker.steps(execution)).await.map_err(failed("SageMaker does not say how it goes"))?;
+        let view = patiently(|| sagemaker.describe(execution))
+            .await
+            .map_err(failed("SageMaker does not say how it goes"))?;
+        let steps = patiently(|| sagemaker.steps(execution))
+            .await
+            .map_err(failed("SageMaker does not say how it goes"))?;
         for step in steps {
             if seen.insert(step.name.clone(), step.status.clone()).as_ref() != Some(&step.status) {
                 let outputs = step.callback.iter().flat_map(|callback| &callback.outputs);
-                let outputs: Vec<String> = outputs.map(|(name, value)| format!("{name}={value}")).collect();
+                let outputs: Vec<String> =
+                    outputs.map(|(name, value)| format!("{name}={value}")).collect();
                 let detail = step.failure_reason.unwrap_or_else(|| outputs.join(" "));
                 say(plain(&format!("{:<30} {:<10} {detail}", step.name, step.status)));
             }
         }
-        let Some(view) = view else { return Err(Failure::Runtime(format!("there is no execution {execution}"))) };
+        let Some(view) = view else {
+            return Err(Failure::Runtime(format!("there is no execution {execution}")));
+        };
         if let Some(ending) = view.ending {
-            let reason = view.failure_reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            let reason =
+                view.failure_reason.map(|reason| format!(": {reason}")).unwrap_or_default();
             say(plain(&format!("{}{reason}", view.status)));
             return Ok(if ending == wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
@@ -188,17 +215,27 @@ mod tests {
 
     fn access(queue: &str, account: &str, region: &str, role: Option<&str>) -> Access {
         let role_arn = role.map(|name| format!("arn:aws:iam::{account}:role/{name}"));
-        Access { queue: queue.into(), account: account.into(), region: Some(region.into()), role_arn }
+        Access {
+            queue: queue.into(),
+            account: account.into(),
+            region: Some(region.into()),
+            role_arn,
+        }
     }
 
-    fn choose(queues: &[Access], pipeline: Option<(&str, &str)>, queue: Option<&str>) -> Result<String, String> {
+    fn choose(
+        queues: &[Access],
+        pipeline: Option<(&str, &str)>,
+        queue: Option<&str>,
+    ) -> Result<String, String> {
         let (region, role) = chosen(queues, &Target { pipeline, queue })?;
         Ok(format!("{} {}", region.unwrap_or_default(), role.unwrap_or_default()))
     }
 
     #[test]
     fn the_role_of_the_queue_is_taken_where_there_is_no_choice_and_asked_for_where_there_is() {
-        let (here, there) = (access("a", "1", "us-east-1", Some("x")), access("b", "2", "eu-west-1", Some("y")));
+        let (here, there) =
+            (access("a", "1", "us-east-1", Some("x")), access("b", "2", "eu-west-1", Some("y")));
         assert_eq!(choose(&[], None, None), Ok(" ".to_owned()));
         let of_here = Ok("us-east-1 arn:aws:iam::1:role/x".to_owned());
         assert_eq!(choose(std::slice::from_ref(&here), None, None), of_here);
@@ -207,9 +244,18 @@ mod tests {
         assert!(error.contains("--queue") && error.ends_with("a, b"), "{error}");
         assert_eq!(choose(&both, None, Some("a")), of_here);
         assert_eq!(choose(&both, Some(("us-east-1", "1")), None), of_here);
-        assert_eq!(choose(&both, Some(("eu-west-1", "2")), None), Ok("eu-west-1 arn:aws:iam::2:role/y".to_owned()));
-        assert_eq!(choose(&both, Some(("eu-west-1", "3")), None), Ok("eu-west-1 ".to_owned()), "nobody's");
-        assert!(choose(&both, None, Some("c")).expect_err("no such").ends_with("there are: a, a, b"));
+        assert_eq!(
+            choose(&both, Some(("eu-west-1", "2")), None),
+            Ok("eu-west-1 arn:aws:iam::2:role/y".to_owned())
+        );
+        assert_eq!(
+            choose(&both, Some(("eu-west-1", "3")), None),
+            Ok("eu-west-1 ".to_owned()),
+            "nobody's"
+        );
+        assert!(
+            choose(&both, None, Some("c")).expect_err("no such").ends_with("there are: a, a, b")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `callbackd health`: asks the daemon on this machine whether it is alive, for the health checks of containers.
+//! `callbackd health`: asks the daemon on this machine whether it is alive, for the health checks
+//! of containers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -19,14 +20,18 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const MAX_ANSWER: u64 = 64 * 1024;
 
 pub(super) async fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
-    let Listen::On(address) = Config::section("http", config, std::env::vars_os())?.http.listen else {
+    let Listen::On(address) = Config::section("http", config, std::env::vars_os())?.http.listen
+    else {
         return Err(Failure::Runtime("http.listen is \"off\": there is nobody to ask".to_owned()));
     };
     let address = reachable(address);
-    let failed = |why: String| Failure::Runtime(format!("no answer from the daemon at {address}: {why}"));
+    let failed =
+        |why: String| Failure::Runtime(format!("no answer from the daemon at {address}: {why}"));
     let late = |_| failed(format!("it took longer than {PATIENCE:?}"));
-    let answer =
-        timeout(PATIENCE, ask(address, "/healthz")).await.map_err(late)?.map_err(|error| failed(error.to_string()))?;
+    let answer = timeout(PATIENCE, ask(address, "/healthz"))
+        .await
+        .map_err(late)?
+        .map_err(|error| failed(error.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     say(plain(body.trim_end()));
     let alive = head.split(' ').nth(1) == Some("200");

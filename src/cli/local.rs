@@ -18,12 +18,13 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen().map_err(Failure::runtime)?;
-    let endpoint = Endpoint::start(arguments.listen, Options::default()).await.map_err(|error| {
-        Failure::Runtime(format!(
-            "the local endpoint cannot listen on {}: {error}; choose another with --listen",
-            arguments.listen
-        ))
-    })?;
+    let endpoint =
+        Endpoint::start(arguments.listen, Options::default()).await.map_err(|error| {
+            Failure::Runtime(format!(
+                "the local endpoint cannot listen on {}: {error}; choose another with --listen",
+                arguments.listen
+            ))
+        })?;
     let mut events = endpoint.events();
     complain(format_args!(
         "SQS and SageMaker Pipelines look-alike on {url}; it forgets everything when it ends\n  \
@@ -39,7 +40,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             event = events.recv() => match event {
                 Ok(event) => say(serde_json::to_string(&event).map_err(Failure::runtime)?),
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(count)) => {
-                    complain(format_args!("{count} events were not shown: standard output is read too slowly"));
+                    complain(format_args!("{count} events were not shown: standard output is read \
+                                           too slowly"));
                 }
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
             },

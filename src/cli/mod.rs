@@ -1,4 +1,5 @@
-//! The commands. The only place that prints to standard output, and the only one that decides an exit code.
+//! The commands. The only place that prints to standard output, and the only one that decides an
+//! exit code.
 
 mod check;
 mod config;
@@ -31,8 +32,10 @@ use crate::observe;
     version,
     about = "Answers Amazon SageMaker Pipelines' callback steps",
     long_about = "Answers Amazon SageMaker Pipelines' callback steps.\n\n\
-        A pipeline that reaches a callback step puts a message with a token on an SQS queue and waits, for ever if need be, until \
-        somebody reports success or failure with that token. callbackd polls the queue, runs your program or Rust handler for each \
+        A pipeline that reaches a callback step puts a message with a token on an SQS queue and \
+        waits, for ever if need be, until \
+        somebody reports success or failure with that token. callbackd polls the queue, runs your \
+        program or Rust handler for each \
         message, and reports what came of it, whatever crashes in between.",
     after_long_help = "Begin with `callbackd demo`: it needs no AWS account.\n\n\
         Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration."
@@ -51,24 +54,30 @@ struct Arguments {
 enum Command {
     /// Run the worker until SIGTERM, SIGINT or SIGQUIT, then let what runs finish.
     ///
-    /// A first signal stops the polling and waits for running steps, up to the drain timeout; then they are told to end and released
-    /// to other workers, not failed. A second signal cuts the waiting short.
+    /// A first signal stops the polling and waits for running steps, up to the drain timeout; then
+    /// they are told to end and released to other workers, not failed. A second signal cuts the
+    /// waiting short.
     Run,
-    /// Show it all on this machine, without an AWS account: a pipeline, its queue, the worker, and a stop.
+    /// Show it all on this machine, without an AWS account: a pipeline, its queue, the worker, and
+    /// a stop.
     #[cfg(feature = "local")]
     Demo,
-    /// Serve a look-alike of SQS and SageMaker Pipelines on loopback, for boto3, the AWS CLI and any other SDK.
+    /// Serve a look-alike of SQS and SageMaker Pipelines on loopback, for boto3, the AWS CLI and
+    /// any other SDK.
     #[cfg(feature = "local")]
     Local(local::Arguments),
-    /// Check the configuration without running anything; --online also checks queues, permissions and the ledger.
+    /// Check the configuration without running anything; --online also checks queues, permissions
+    /// and the ledger.
     Check(check::Arguments),
-    /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The worker may be running.
+    /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
+    /// worker may be running.
     Steps(steps::Arguments),
     /// Start an execution of a pipeline: the canary after a deployment.
     Start(executions::Start),
     /// Stop an execution of a pipeline.
     Stop(executions::Stop),
-    /// Ask the daemon on this machine whether it is alive: the health check of a container. It asks the configured address.
+    /// Ask the daemon on this machine whether it is alive: the health check of a container. It asks
+    /// the configured address.
     Health,
     /// Print the configuration in force, secrets hidden, or its JSON Schema.
     Config(config::Arguments),
@@ -95,10 +104,11 @@ impl From<Mistakes> for Failure {
 }
 
 impl Registry {
-    /// The whole of a worker's `main`: runs the command that the process was started with (`run`, `check`, `steps`, …) with these
-    /// handler types. It does not return before that has ended.
+    /// The whole of a worker's `main`: runs the command that the process was started with (`run`,
+    /// `check`, `steps`, …) with these handler types. It does not return before that has ended.
     ///
-    /// Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration or a handler type registered twice.
+    /// Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration or a
+    /// handler type registered twice.
     #[must_use]
     pub fn main(self) -> ExitCode {
         main(&self)
@@ -113,7 +123,8 @@ fn main(registry: &Registry) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help goes to standard output, errors to standard error; where that cannot be written there is nobody to tell.
+            // Help goes to standard output, errors to standard error; where that cannot be written
+            // there is nobody to tell.
             let printed = error.print();
             if error.use_stderr() {
                 return ExitCode::from(2);
@@ -128,22 +139,30 @@ fn main(registry: &Registry) -> ExitCode {
     }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return end(Err(Failure::Runtime(format!("the runtime could not be started: {error}")))),
+        Err(error) => {
+            return end(Err(Failure::Runtime(format!(
+                "the runtime could not be started: {error}"
+            ))));
+        }
     };
     let is_daemon = matches!(arguments.command, Command::Run);
     let ended = runtime.block_on(perform(arguments, registry));
-    // A handler that blocks its thread must not keep the process from ending: its step is released already.
+    // A handler that blocks its thread must not keep the process from ending: its step is released
+    // already.
     runtime.shutdown_background();
     if is_daemon { end_daemon(ended) } else { end(ended) }
 }
 
-/// If the machine gives it no thread, tokio panics, and waits for those that it was given, for ever.
+/// If the machine gives it no thread, tokio panics, and waits for those that it was given, for
+/// ever.
 fn runtime() -> std::io::Result<Runtime> {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|panic| {
         let why = panic.payload_as_str().unwrap_or("it panicked");
-        let remedy = "raise the limit of processes (TasksMax=, a container's pids limit, ulimit -u) or of memory";
-        let failure = Failure::Runtime(format!("the runtime could not be started: {why}; {remedy}"));
+        let remedy = "raise the limit of processes (TasksMax=, a container's pids limit, ulimit \
+                      -u) or of memory";
+        let failure =
+            Failure::Runtime(format!("the runtime could not be started: {why}; {remedy}"));
         let _ = end(Err(failure));
         std::process::exit(1);
     }));
@@ -173,8 +192,8 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
     }
 }
 
-/// How long a thread for what blocks is kept. The daemon has something for one more often: if there were none, and the machine gave no other,
-/// tokio would panic.
+/// How long a thread for what blocks is kept. The daemon has something for one more often: if there
+/// were none, and the machine gave no other, tokio would panic.
 const KEPT: Duration = Duration::from_mins(1);
 /// How long the end of the daemon waits for whoever reads its last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -205,7 +224,8 @@ fn told(ended: Result<ExitCode, Failure>) -> (ExitCode, Option<String>) {
 /// Why standard output could not be written, if so.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
-/// Prints a line to standard output. Where nobody reads on, as behind `head`, nothing is lost; else the command fails at its end.
+/// Prints a line to standard output. Where nobody reads on, as behind `head`, nothing is lost; else
+/// the command fails at its end.
 fn say(line: impl Display) {
     use std::io::Write;
     note(writeln!(std::io::stdout().lock(), "{line}"));
@@ -223,7 +243,8 @@ fn note(written: std::io::Result<()>) {
 fn printed() -> Result<(), Failure> {
     use std::io::Write;
     note(std::io::stdout().lock().flush());
-    let unwritten = |error: &String| Failure::Runtime(format!("standard output cannot be written: {error}"));
+    let unwritten =
+        |error: &String| Failure::Runtime(format!("standard output cannot be written: {error}"));
     UNWRITTEN.get().map_or(Ok(()), |error| Err(unwritten(error)))
 }
 

@@ -37,7 +37,8 @@ pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode
             config.path
         }
     };
-    if arguments.json { list(&path) } else { table(&path, Timestamp::now()) }.map_err(Failure::runtime)?;
+    if arguments.json { list(&path) } else { table(&path, Timestamp::now()) }
+        .map_err(Failure::runtime)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -47,7 +48,9 @@ fn list(path: &Path) -> Result<(), OpenError> {
     ledger::read(path, |record| {
         let json = match record {
             Ok(record) => serde_json::to_string_pretty(&record),
-            Err(Damaged { token, detail }) => serde_json::to_string_pretty(&json!({ "token": token, "error": detail })),
+            Err(Damaged { token, detail }) => {
+                serde_json::to_string_pretty(&json!({ "token": token, "error": detail }))
+            }
         };
         match json {
             Ok(json) => say(format_args!("{open}\n{json}")),
@@ -103,16 +106,27 @@ fn line(record: &Record, now: Timestamp) -> String {
 
 fn detail(record: &Record) -> String {
     let outcome = match &record.outcome {
-        Some(Outcome::Success(outputs)) => {
-            Some(outputs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
-        }
+        Some(Outcome::Success(outputs)) => Some(
+            outputs
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
         Some(Outcome::Failure(reason)) => Some(reason.to_string()),
         None => None,
     };
-    let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| ending.as_str().to_owned());
-    let stop = record.stop_requested.filter(|_| record.outcome.is_none()).map(|_| "stop requested".to_owned());
-    let suspected =
-        record.is_suspected().then(|| format!("suspected of having killed its worker, in {} crashes", record.crashes));
+    let ending = record
+        .ending
+        .filter(|_| record.status == Status::Settled)
+        .map(|ending| ending.as_str().to_owned());
+    let stop = record
+        .stop_requested
+        .filter(|_| record.outcome.is_none())
+        .map(|_| "stop requested".to_owned());
+    let suspected = record
+        .is_suspected()
+        .then(|| format!("suspected of having killed its worker, in {} crashes", record.crashes));
     let error = record.last_error.clone().filter(|_| record.outcome.is_none());
     [ending, stop, suspected, outcome, error].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }

@@ -1,5 +1,5 @@
-//! What must hold across the sections of a configuration: names that lead nowhere, queues that are one. What a section can judge by
-//! itself is judged by its own type.
+//! What must hold across the sections of a configuration: names that lead nowhere, queues that are
+//! one. What a section can judge by itself is judged by its own type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,14 +24,23 @@ impl Judge<'_> {
         self.mistakes.add(Mistake { source: self.source.origin(&key), key, what: what.into() });
     }
 
-    fn all_wrong<K: AsRef<str>>(&mut self, section: &str, mistakes: impl IntoIterator<Item = (K, String)>) {
+    fn all_wrong<K: AsRef<str>>(
+        &mut self,
+        section: &str,
+        mistakes: impl IntoIterator<Item = (K, String)>,
+    ) {
         for (key, what) in mistakes {
             self.wrong(format!("{section}.{}", key.as_ref()), what);
         }
     }
 }
 
-pub(super) fn check(config: &Config, source: &Source, mistakes: &mut Mistakes, warnings: &mut Vec<String>) {
+pub(super) fn check(
+    config: &Config,
+    source: &Source,
+    mistakes: &mut Mistakes,
+    warnings: &mut Vec<String>,
+) {
     let mut judge = Judge { source, mistakes };
     judge.all_wrong("worker", config.worker.mistakes());
     judge.all_wrong("ledger", config.ledger.mistakes());
@@ -39,7 +48,8 @@ pub(super) fn check(config: &Config, source: &Source, mistakes: &mut Mistakes, w
     #[cfg(feature = "aws")]
     judge.all_wrong("aws", config.aws.mistakes());
     if config.queues.is_empty() && !judge.mistakes.knows("queues") {
-        judge.wrong("queues", "there is none; add at least one [[queues]] with a url and a handler");
+        judge
+            .wrong("queues", "there is none; add at least one [[queues]] with a url and a handler");
     }
     for (index, queue) in config.queues.iter().enumerate() {
         judge.all_wrong(&format!("queues[{index}]"), queue.mistakes());
@@ -50,13 +60,16 @@ pub(super) fn check(config: &Config, source: &Source, mistakes: &mut Mistakes, w
         let same = |other: &QueueConfig| other.url.is_same_queue(&queue.url);
         let twin = (0..index).find(|place| is_known(*place) && same(&config.queues[*place]));
         if let Some(twin) = twin.filter(|_| is_known(index)) {
-            let spelt = if config.queues[twin].url == queue.url { "" } else { " in another spelling" };
+            let spelt =
+                if config.queues[twin].url == queue.url { "" } else { " in another spelling" };
             judge.wrong(url, format!("the same queue as queues[{twin}]{spelt}; list each once"));
         }
     }
     for (name, handler) in &config.handlers {
         let key = format!("handlers.{name}");
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
             judge.wrong(&key, "a handler's name is lower-case letters, digits and hyphens");
         }
         judge.all_wrong(&key, handler.mistakes());
@@ -67,8 +80,11 @@ pub(super) fn check(config: &Config, source: &Source, mistakes: &mut Mistakes, w
 /// The handlers that a queue and its routes name.
 fn check_references(key: &str, queue: &QueueConfig, config: &Config, judge: &mut Judge<'_>) {
     let routes = queue.routes.iter().enumerate();
-    let routes = routes.map(|(index, route)| (format!("{key}.routes[{index}].handler"), &route.handler));
-    for (key, name) in queue.handler.iter().map(|name| (format!("{key}.handler"), name)).chain(routes) {
+    let routes =
+        routes.map(|(index, route)| (format!("{key}.routes[{index}].handler"), &route.handler));
+    for (key, name) in
+        queue.handler.iter().map(|name| (format!("{key}.handler"), name)).chain(routes)
+    {
         check_reference(key, name, config, judge);
     }
 }
@@ -76,8 +92,11 @@ fn check_references(key: &str, queue: &QueueConfig, config: &Config, judge: &mut
 fn check_reference(key: String, name: &str, config: &Config, judge: &mut Judge<'_>) {
     if !name.is_empty() && !config.handlers.contains_key(name) {
         let have: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
-        let have =
-            if have.is_empty() { "there are none".to_owned() } else { format!("there are: {}", have.join(", ")) };
+        let have = if have.is_empty() {
+            "there are none".to_owned()
+        } else {
+            format!("there are: {}", have.join(", "))
+        };
         judge.wrong(key, format!("there is no [handlers.{name}]; {have}"));
     }
 }
@@ -101,7 +120,9 @@ pub(super) fn build_handlers(
                 format!("handlers.{name}.type"),
                 format!("\"http\" comes with a later version; this binary has: {have}"),
             ),
-            Err(error @ BuildError::Unknown { .. }) => judge.wrong(format!("handlers.{name}.type"), error.to_string()),
+            Err(error @ BuildError::Unknown { .. }) => {
+                judge.wrong(format!("handlers.{name}.type"), error.to_string());
+            }
             Err(BuildError::Settings { path, message }) => {
                 let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
                 judge.wrong(format!("handlers.{name}.settings{dot}{path}"), message);
@@ -112,7 +133,10 @@ pub(super) fn build_handlers(
 }
 
 /// What the handlers have to say of this machine. They look at it: this is asked once.
-pub(super) fn remarks(handlers: &BTreeMap<String, DynHandler>, work_dir: &Path) -> Vec<(String, Remark)> {
+pub(super) fn remarks(
+    handlers: &BTreeMap<String, DynHandler>,
+    work_dir: &Path,
+) -> Vec<(String, Remark)> {
     let of_one = |(name, handler): (&String, &DynHandler)| {
         let name = name.clone();
         handler.remarks(work_dir).into_iter().map(move |remark| (name.clone(), remark))
@@ -132,25 +156,34 @@ pub(super) fn lacking(remarks: &[(String, Remark)], source: &Source) -> Mistakes
 
 fn warn(config: &Config, warnings: &mut Vec<String>) {
     let queues = config.queues.iter();
-    let used: BTreeSet<&String> =
-        queues.flat_map(|queue| queue.handler.iter().chain(queue.routes.iter().map(|route| &route.handler))).collect();
+    let used: BTreeSet<&String> = queues
+        .flat_map(|queue| {
+            queue.handler.iter().chain(queue.routes.iter().map(|route| &route.handler))
+        })
+        .collect();
     for name in config.handlers.keys().filter(|name| !used.contains(name)) {
         warnings.push(format!("handlers.{name}: no queue or route uses it"));
     }
     for (index, queue) in config.queues.iter().enumerate() {
         if queue.stop_takeover_after <= queue.visibility_timeout {
             warnings.push(format!(
-                "queues[{index}].stop_takeover_after: {} is not more than the visibility_timeout; a stop may be answered from here while \
+                "queues[{index}].stop_takeover_after: {} is not more than the visibility_timeout; \
+                 a stop may be answered from here while \
                  the worker that runs the step is still cleaning up",
                 text(queue.stop_takeover_after)
             ));
         }
         if queue.stop_watch.is_zero() {
-            warnings
-                .push(format!("queues[{index}].stop_watch: is off; a stop whose message is lost hangs its pipeline"));
+            warnings.push(format!(
+                "queues[{index}].stop_watch: is off; a stop whose message is lost \
+                               hangs its pipeline"
+            ));
         }
     }
     if config.ledger.kind == Kind::Memory {
-        warnings.push("ledger.type: \"memory\" forgets everything when the process ends; for trials only".to_owned());
+        warnings.push(
+            "ledger.type: \"memory\" forgets everything when the process ends; for trials only"
+                .to_owned(),
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Turns a tree of settings into a [`Config`](super::Config), going on after each mistake to find the next.
+//! Turns a tree of settings into a [`Config`](super::Config), going on after each mistake to find
+//! the next.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -10,8 +11,12 @@ use super::source::Source;
 /// More mistakes than anybody wants to read at once.
 const MOST: usize = 200;
 
-/// Decodes the tree. Each value that is wrong is noted and taken out, and the rest tried again, so that all mistakes are found.
-pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mistakes) -> Option<T> {
+/// Decodes the tree. Each value that is wrong is noted and taken out, and the rest tried again, so
+/// that all mistakes are found.
+pub(super) fn decode<T: DeserializeOwned>(
+    source: &mut Source,
+    mistakes: &mut Mistakes,
+) -> Option<T> {
     for _ in 0..MOST {
         let error = match serde_path_to_error::deserialize::<_, T>(source.tree.clone()) {
             Ok(decoded) => return Some(decoded),
@@ -31,7 +36,11 @@ pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mi
                 source,
                 mistakes,
                 key,
-                format!("there is no such key{}; known are: {}", nearest(&field, known), known_list(known)),
+                format!(
+                    "there is no such key{}; known are: {}",
+                    nearest(&field, known),
+                    known_list(known)
+                ),
             );
             with(&mut source.tree, parent, |parent| {
                 if let Value::Object(fields) = parent {
@@ -59,9 +68,16 @@ pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mi
             });
             if !again {
                 let what = unsaid(&source.tree, &segments, message);
-                let range = super::range_of(&key).map(|range| format!("; allowed: {range}")).unwrap_or_default();
+                let range = super::range_of(&key)
+                    .map(|range| format!("; allowed: {range}"))
+                    .unwrap_or_default();
                 // What was written is left out, and with it what leads up to it.
-                note(source, mistakes, key, format!("{}{range}", what.trim_end_matches(": the value")));
+                note(
+                    source,
+                    mistakes,
+                    key,
+                    format!("{}{range}", what.trim_end_matches(": the value")),
+                );
                 if !remove(&mut source.tree, &segments) {
                     return None;
                 }
@@ -71,7 +87,8 @@ pub(super) fn decode<T: DeserializeOwned>(source: &mut Source, mistakes: &mut Mi
     None
 }
 
-/// A message without the value that it is about: what does not parse may be a secret in the wrong place, and messages end in logs.
+/// A message without the value that it is about: what does not parse may be a secret in the wrong
+/// place, and messages end in logs.
 fn unsaid(tree: &Value, segments: &[Step], message: String) -> String {
     let mut at = Some(tree);
     for segment in segments {
@@ -98,18 +115,22 @@ fn hidden(value: &Value, message: String) -> String {
         }
         Value::Number(_) | Value::Bool(_) => {
             let text = value.to_string();
-            ["integer", "floating point", "boolean"]
-                .iter()
-                .fold(message, |message, kind| message.replace(&format!("{kind} `{text}`"), &format!("the {kind}")))
+            ["integer", "floating point", "boolean"].iter().fold(message, |message, kind| {
+                message.replace(&format!("{kind} `{text}`"), &format!("the {kind}"))
+            })
         }
-        Value::Array(elements) => elements.iter().fold(message, |message, element| hidden(element, message)),
-        Value::Object(fields) => fields.values().fold(message, |message, field| hidden(field, message)),
+        Value::Array(elements) => {
+            elements.iter().fold(message, |message, element| hidden(element, message))
+        }
+        Value::Object(fields) => {
+            fields.values().fold(message, |message, field| hidden(field, message))
+        }
         _ => message,
     }
 }
 
-/// What stands in for a key that must be there, so that the search for mistakes goes on: each is a text, and is noted, and not
-/// judged again.
+/// What stands in for a key that must be there, so that the search for mistakes goes on: each is a
+/// text, and is noted, and not judged again.
 fn stand_in(field: &str) -> &'static str {
     if field == "url" { "https://queue.invalid/000000000000/queue" } else { "" }
 }
@@ -180,10 +201,15 @@ fn remove(tree: &mut Value, steps: &[Step]) -> bool {
     removed
 }
 
-/// A variable's text as what it may stand for where no text is wanted: JSON, or, where a list is, its elements with commas between.
+/// A variable's text as what it may stand for where no text is wanted: JSON, or, where a list is,
+/// its elements with commas between.
 fn read(text: &str, list: bool) -> Option<Value> {
-    let elements =
-        || text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(|part| Value::String(part.to_owned()));
+    let elements = || {
+        text.split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(|part| Value::String(part.to_owned()))
+    };
     match serde_json::from_str::<Value>(text) {
         Ok(value) if !value.is_string() && value.is_array() == list => Some(value),
         _ if list => Some(elements().collect()),
@@ -211,5 +237,6 @@ fn differ_little(one: &str, other: &str) -> bool {
     let (one, other) = (&one[front..], &other[front..]);
     let back = one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| a == b).count();
     let (one, other) = (&one[..one.len() - back], &other[..other.len() - back]);
-    one.len() <= 1 && other.len() <= 1 || one.len() == 2 && other.len() == 2 && one[0] == other[1] && one[1] == other[0]
+    one.len() <= 1 && other.len() <= 1
+        || one.len() == 2 && other.len() == 2 && one[0] == other[1] && one[1] == other[0]
 }

@@ -51,7 +51,8 @@ fn hide(settings: &mut Value, all: bool) {
     }
 }
 
-/// What follows an option of a program whose name is secretive, as in `--password=x` and `--password x`.
+/// What follows an option of a program whose name is secretive, as in `--password=x` and
+/// `--password x`.
 fn hide_elements(elements: &mut [Value], all: bool) {
     let mut hides_next = false;
     for element in elements {
@@ -59,7 +60,9 @@ fn hide_elements(elements: &mut [Value], all: bool) {
         if let (Value::String(text), false) = (&mut *element, hides || all)
             && text.starts_with('-')
         {
-            let (option, value) = text.split_once('=').map_or((&**text, None), |(option, value)| (option, Some(value)));
+            let (option, value) = text
+                .split_once('=')
+                .map_or((&**text, None), |(option, value)| (option, Some(value)));
             if is_secretive(&option.replace('-', "_")) {
                 hides_next = value.is_none();
                 if value.is_some() {
@@ -75,16 +78,19 @@ fn hide_elements(elements: &mut [Value], all: bool) {
 /// A file's name is no secret, and the first thing one wants to know.
 fn is_secretive(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    SECRETIVE.iter().any(|word| key.contains(word)) && !["_file", "_path"].iter().any(|end| key.ends_with(end))
+    SECRETIVE.iter().any(|word| key.contains(word))
+        && !["_file", "_path"].iter().any(|end| key.ends_with(end))
 }
 
-/// `https://user:password@host` without what stands before the `@`, for each URL that the text holds.
+/// `https://user:password@host` without what stands before the `@`, for each URL that the text
+/// holds.
 fn without_userinfo(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
-        let end = after.find(|c: char| "/?#\"'".contains(c) || c.is_whitespace()).unwrap_or(after.len());
+        let end =
+            after.find(|c: char| "/?#\"'".contains(c) || c.is_whitespace()).unwrap_or(after.len());
         let (authority, behind) = after.split_at(end);
         out.push_str(before);
         match authority.rsplit_once('@') {

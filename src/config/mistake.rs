@@ -7,7 +7,8 @@ use std::fmt;
 pub struct Mistake {
     /// The file, or the environment variable.
     pub source: String,
-    /// Dotted, with indices, as in `queues[0].visibility_timeout`; empty where it is about the file as a whole.
+    /// Dotted, with indices, as in `queues[0].visibility_timeout`; empty where it is about the file
+    /// as a whole.
     pub key: String,
     /// What is wrong, and what is allowed.
     pub what: String,
@@ -59,10 +60,12 @@ impl fmt::Display for Mistakes {
             }
         }
         let count = self.0.len();
-        let mistakes = if count == 1 { "1 mistake".to_owned() } else { format!("{count} mistakes") };
+        let mistakes =
+            if count == 1 { "1 mistake".to_owned() } else { format!("{count} mistakes") };
         write!(
             f,
-            "{mistakes} in the configuration; `callbackd check` checks it without running anything, `callbackd config --schema` \
+            "{mistakes} in the configuration; `callbackd check` checks it without running \
+             anything, `callbackd config --schema` \
             prints what is allowed"
         )
     }

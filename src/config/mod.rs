@@ -1,4 +1,5 @@
-//! The whole configuration: read from a file and the environment, checked at once, every mistake told.
+//! The whole configuration: read from a file and the environment, checked at once, every mistake
+//! told.
 
 mod checks;
 mod decode;
@@ -61,8 +62,8 @@ pub struct CheckedConfig {
 }
 
 impl CheckedConfig {
-    /// Reads and checks the configuration: the file at `path`, else at `$CALLBACKD_CONFIG`, else at [`DEFAULT_PATH`], overlaid with the
-    /// variables `CALLBACKD_<KEY>__<KEY>` of `environment`.
+    /// Reads and checks the configuration: the file at `path`, else at `$CALLBACKD_CONFIG`, else at
+    /// [`DEFAULT_PATH`], overlaid with the variables `CALLBACKD_<KEY>__<KEY>` of `environment`.
     ///
     /// # Errors
     /// [`Mistakes`], all that there are.
@@ -85,8 +86,11 @@ impl CheckedConfig {
 
     fn from_source(mut source: source::Source, registry: &Registry) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
-        let ignored = |name: &String| format!("{name}: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored");
-        let (mut handlers, mut warnings) = (BTreeMap::new(), source.ignored.iter().map(ignored).collect());
+        let ignored = |name: &String| {
+            format!("{name}: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored")
+        };
+        let (mut handlers, mut warnings) =
+            (BTreeMap::new(), source.ignored.iter().map(ignored).collect());
         let config = Config::from_source(&mut source, &mut mistakes, &mut warnings);
         let mut remarks = Vec::new();
         if let Some(config) = &config {
@@ -95,7 +99,9 @@ impl CheckedConfig {
         }
         let lacking = checks::lacking(&remarks, &source);
         match config {
-            Some(config) if mistakes.is_empty() => Ok(Self { config, handlers, warnings, remarks, lacking }),
+            Some(config) if mistakes.is_empty() => {
+                Ok(Self { config, handlers, warnings, remarks, lacking })
+            }
             // All at once.
             _ => Err(mistakes.and(lacking)),
         }
@@ -103,7 +109,8 @@ impl CheckedConfig {
 }
 
 impl Config {
-    /// Where programs have their files while they run: absolute, as programs may run elsewhere than the daemon.
+    /// Where programs have their files while they run: absolute, as programs may run elsewhere than
+    /// the daemon.
     #[must_use]
     pub fn work_dir(&self) -> PathBuf {
         let directory = match &self.worker.work_dir {
@@ -117,7 +124,8 @@ impl Config {
         std::path::absolute(&directory).unwrap_or(directory)
     }
 
-    /// The whole configuration, for a command that runs no handler: whether the handlers' own settings can work is not looked at.
+    /// The whole configuration, for a command that runs no handler: whether the handlers' own
+    /// settings can work is not looked at.
     ///
     /// # Errors
     /// [`Mistakes`], all that there are but for those.
@@ -132,7 +140,11 @@ impl Config {
     }
 
     /// Decoded and checked, but for the handlers' own settings.
-    fn from_source(source: &mut source::Source, mistakes: &mut Mistakes, warnings: &mut Vec<String>) -> Option<Self> {
+    fn from_source(
+        source: &mut source::Source,
+        mistakes: &mut Mistakes,
+        warnings: &mut Vec<String>,
+    ) -> Option<Self> {
         let config: Self = decode::decode(source, mistakes)?;
         checks::check(&config, source, mistakes, warnings);
         Some(config)
@@ -144,8 +156,9 @@ impl Config {
         dump::toml(self)
     }
 
-    /// The one section of this name, for commands that need no more: of the file at `path`, else at `$CALLBACKD_CONFIG`, else at
-    /// [`DEFAULT_PATH`] if it is there, overlaid with the environment; other sections are not judged.
+    /// The one section of this name, for commands that need no more: of the file at `path`, else at
+    /// `$CALLBACKD_CONFIG`, else at [`DEFAULT_PATH`] if it is there, overlaid with the environment;
+    /// other sections are not judged.
     ///
     /// # Errors
     /// [`Mistakes`] of that section, and a named file that cannot be read.
@@ -162,8 +175,8 @@ impl Config {
         }
     }
 
-    /// How the pipelines of the configured queues are reached, for commands that run no steps; read as [`section`](Self::section) is. Of
-    /// queues, only what says that is looked at.
+    /// How the pipelines of the configured queues are reached, for commands that run no steps; read
+    /// as [`section`](Self::section) is. Of queues, only what says that is looked at.
     ///
     /// # Errors
     /// A named file that cannot be read.
@@ -182,10 +195,16 @@ impl Config {
         for (section, ranges) in ranges() {
             let place = schema["properties"][section].clone();
             // A table, an array of tables, or a table of tables.
-            let reference = [&place["$ref"], &place["items"]["$ref"], &place["additionalProperties"]["$ref"]];
-            let pointer = reference.into_iter().find_map(Value::as_str).unwrap_or_default().trim_start_matches('#');
+            let reference =
+                [&place["$ref"], &place["items"]["$ref"], &place["additionalProperties"]["$ref"]];
+            let pointer = reference
+                .into_iter()
+                .find_map(Value::as_str)
+                .unwrap_or_default()
+                .trim_start_matches('#');
             for (key, range) in ranges {
-                let description = schema.pointer_mut(&format!("{pointer}/properties/{key}/description"));
+                let description =
+                    schema.pointer_mut(&format!("{pointer}/properties/{key}/description"));
                 if let Some(Value::String(text)) = description {
                     text.push_str(&format!("\n\nAllowed: {range}."));
                 }
@@ -231,7 +250,8 @@ impl Access {
         let text = |key: &str| queue[key].as_str().map(str::to_owned);
         let url: QueueUrl = queue["url"].as_str()?.parse().ok()?;
         let role_arn = text("role_arn");
-        let account = role_arn.as_deref().and_then(|arn| arn.split(':').nth(4)).unwrap_or(url.account());
+        let account =
+            role_arn.as_deref().and_then(|arn| arn.split(':').nth(4)).unwrap_or(url.account());
         Some(Self {
             queue: url.name().to_owned(),
             account: account.to_owned(),

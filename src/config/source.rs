@@ -1,4 +1,5 @@
-//! Where settings come from: a TOML file, overlaid with environment variables, each value with its origin.
+//! Where settings come from: a TOML file, overlaid with environment variables, each value with its
+//! origin.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -24,7 +25,8 @@ pub(super) struct Source {
 
 const PREFIX: &str = "CALLBACKD_";
 pub(super) const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
-/// More elements than anybody lists by hand; an index beyond is a slip of the finger, and must not make a huge array.
+/// More elements than anybody lists by hand; an index beyond is a slip of the finger, and must not
+/// make a huge array.
 const MOST_ELEMENTS: usize = 1000;
 /// The digits of an account, which is a key and no index.
 const ACCOUNT: usize = 12;
@@ -54,11 +56,14 @@ impl Source {
         for (name, value) in environment {
             let Ok(name) = name.into_string() else { continue };
             if name.starts_with(PREFIX) {
-                let value = value.into_string().map_err(|_| Mistakes::one(name.clone(), "the value is not UTF-8"))?;
+                let value = value
+                    .into_string()
+                    .map_err(|_| Mistakes::one(name.clone(), "the value is not UTF-8"))?;
                 variables.insert(name, value);
             }
         }
-        let named = path.map(Path::to_owned).or_else(|| variables.remove(PATH_VARIABLE).map(PathBuf::from));
+        let named =
+            path.map(Path::to_owned).or_else(|| variables.remove(PATH_VARIABLE).map(PathBuf::from));
         variables.remove(PATH_VARIABLE);
         let file = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
         let text = match std::fs::read_to_string(&file) {
@@ -73,7 +78,8 @@ impl Source {
             }
             Err(error) => {
                 let what = format!(
-                    "the configuration cannot be read ({error}); name another file with --config or ${PATH_VARIABLE}; the least that it \
+                    "the configuration cannot be read ({error}); name another file with --config \
+                     or ${PATH_VARIABLE}; the least that it \
                      needs is one [[queues]] with a url and a handler, and that [handlers.NAME]"
                 );
                 return Err(Mistakes::one(file.display().to_string(), what));
@@ -97,11 +103,14 @@ impl Source {
         if let Err(error) = toml::from_str::<toml::Table>(text) {
             // Its own words show the line, which may hold a secret.
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            return Err(Mistakes::one(name(), format!("it is not TOML: line {line}: {}", error.message().trim())));
+            return Err(Mistakes::one(
+                name(),
+                format!("it is not TOML: line {line}: {}", error.message().trim()),
+            ));
         }
-        let tree = Figment::from(Toml::string(text))
-            .extract::<Value>()
-            .map_err(|error| Mistakes::one(name(), format!("it is not TOML: {}", error.to_string().trim())))?;
+        let tree = Figment::from(Toml::string(text)).extract::<Value>().map_err(|error| {
+            Mistakes::one(name(), format!("it is not TOML: {}", error.to_string().trim()))
+        })?;
         let in_file = tree.as_object().into_iter().flat_map(Map::keys).cloned().collect();
         Ok(Self { tree, file, in_file, ignored: Vec::new(), variables: BTreeMap::new() })
     }
@@ -117,10 +126,14 @@ impl Source {
     /// Where the value of a key comes from, or would.
     pub(super) fn origin(&self, key: &str) -> String {
         let part = |whole: &str, of: &str| {
-            whole.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            whole
+                .strip_prefix(of)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
         };
-        let set_by =
-            self.variables.iter().find(|(set, _)| part(key, set) || part(set, key) && !self.in_file.contains(key));
+        let set_by = self
+            .variables
+            .iter()
+            .find(|(set, _)| part(key, set) || part(set, key) && !self.in_file.contains(key));
         set_by.map_or_else(|| self.file.display().to_string(), |(_, variable)| variable.clone())
     }
 
@@ -132,13 +145,21 @@ impl Source {
     fn refuse_gaps(&self) -> Result<(), Mistakes> {
         let Some((array, index)) = gap(&self.tree, "") else { return Ok(()) };
         let beyond = format!("{array}[");
-        let variable = self.variables.iter().find_map(|(key, variable)| key.starts_with(&beyond).then_some(variable));
-        let what = format!("there is no {array}[{index}]: indices count from 0, those of the file included");
-        Err(Mistakes::one(variable.cloned().unwrap_or_else(|| self.file.display().to_string()), what))
+        let variable = self
+            .variables
+            .iter()
+            .find_map(|(key, variable)| key.starts_with(&beyond).then_some(variable));
+        let what = format!(
+            "there is no {array}[{index}]: indices count from 0, those of the file included"
+        );
+        Err(Mistakes::one(
+            variable.cloned().unwrap_or_else(|| self.file.display().to_string()),
+            what,
+        ))
     }
 
-    /// Puts the raw text of a variable where its name says. What is to be a number is read as one only when it is decoded, so that
-    /// account ids keep their leading zeros.
+    /// Puts the raw text of a variable where its name says. What is to be a number is read as one
+    /// only when it is decoded, so that account ids keep their leading zeros.
     fn overlay(&mut self, variable: &str, text: String) -> Result<(), Mistakes> {
         let segments = segments(&variable[PREFIX.len()..]);
         let mut key = String::new();
@@ -164,7 +185,10 @@ impl Source {
                     at = &mut elements[index];
                 }
                 Some(index) => {
-                    return Err(Mistakes::one(variable, format!("the index {index} is beyond {MOST_ELEMENTS}")));
+                    return Err(Mistakes::one(
+                        variable,
+                        format!("the index {index} is beyond {MOST_ELEMENTS}"),
+                    ));
                 }
                 None => {
                     if !key.is_empty() {
@@ -192,22 +216,26 @@ fn gap(value: &Value, path: &str) -> Option<(String, usize)> {
             let dot = if path.is_empty() { "" } else { "." };
             gap(field, &format!("{path}{dot}{name}"))
         }),
-        Value::Array(elements) => elements.iter().enumerate().find_map(|(index, element)| match element {
-            Value::Null => Some((path.to_owned(), index)),
-            element => gap(element, &format!("{path}[{index}]")),
-        }),
+        Value::Array(elements) => {
+            elements.iter().enumerate().find_map(|(index, element)| match element {
+                Value::Null => Some((path.to_owned(), index)),
+                element => gap(element, &format!("{path}[{index}]")),
+            })
+        }
         _ => None,
     }
 }
 
-/// The keys that a variable's name leads through. Keys of ours are in lower case; those of maps whose keys are the user's own are as they
-/// are written, and a variable for programs has all of the rest as its name.
+/// The keys that a variable's name leads through. Keys of ours are in lower case; those of maps
+/// whose keys are the user's own are as they are written, and a variable for programs has all of
+/// the rest as its name.
 fn segments(name: &str) -> Vec<String> {
     let mut segments: Vec<String> = Vec::new();
     let mut rest = Some(name);
     while let Some(left) = rest {
         let path: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let (segment, after) = left.split_once("__").map_or((left, None), |(segment, after)| (segment, Some(after)));
+        let (segment, after) =
+            left.split_once("__").map_or((left, None), |(segment, after)| (segment, Some(after)));
         rest = match path[..] {
             ["handlers", _, "settings", "env"] => {
                 segments.push(left.to_owned());

@@ -13,7 +13,8 @@ use crate::handler::handler_fn;
 
 /// A registry whose `exec` takes any settings, so that no program needs to be there.
 fn registry() -> Registry {
-    Registry::new().handler("exec", |_: Value| Ok::<_, Infallible>(handler_fn(async |_, _: Value| Ok(()))))
+    Registry::new()
+        .handler("exec", |_: Value| Ok::<_, Infallible>(handler_fn(async |_, _: Value| Ok(()))))
 }
 
 const LEAST: &str = r#"
@@ -87,9 +88,11 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "#,
     );
     let wants = [
-        "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id, drain_timeout, work_dir",
+        "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id, \
+         drain_timeout, work_dir",
         "log.format: unknown variant the value, expected one of `auto`",
-        "queues[0].visibility_timeout: invalid type: the integer, expected a duration with its unit",
+        "queues[0].visibility_timeout: invalid type: the integer, expected a duration with its \
+         unit",
         "queues[2].url: is missing",
         "ledger.type: \"dynamodb\" comes with a later version",
         "ledger.lease: 1s is not allowed; 3s to 12h are",
@@ -120,7 +123,10 @@ fn a_text_that_is_no_toml_and_a_file_that_is_not_there_say_so() {
     let missing = CheckedConfig::load(Some(Path::new("/nowhere/callbackd.toml")), [], &registry())
         .expect_err("missing")
         .to_string();
-    assert!(missing.contains("/nowhere/callbackd.toml") && missing.contains("--config"), "{missing}");
+    assert!(
+        missing.contains("/nowhere/callbackd.toml") && missing.contains("--config"),
+        "{missing}"
+    );
 }
 
 #[test]
@@ -133,12 +139,21 @@ fn unusable_queues_are_refused() {
         ("", "begins with https://"),
     ] {
         let told =
-            mistakes(&LEAST.replace("https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks", url));
-        assert!(told.len() == 1 && told[0].starts_with("queues[0].url: ") && told[0].contains(wants), "{told:?}");
+            mistakes(&LEAST.replace(
+                "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks",
+                url,
+            ));
+        assert!(
+            told.len() == 1 && told[0].starts_with("queues[0].url: ") && told[0].contains(wants),
+            "{told:?}"
+        );
     }
     let two = "[[queues]]\nurl = \"x\"\nhandler = \"work\"\n".repeat(2);
     let told = mistakes(&format!("{two}[handlers.work]\ntype = \"exec\"\n"));
-    assert!(told.len() == 2 && told[1].starts_with("queues[1].url: a queue's URL begins with"), "{told:?}");
+    assert!(
+        told.len() == 2 && told[1].starts_with("queues[1].url: a queue's URL begins with"),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -148,14 +163,24 @@ fn one_queue_in_two_spellings_is_refused_and_two_queues_of_one_name_are_not() {
         load(&format!("{}{}[handlers.work]\ntype = \"exec\"\n", queue(one), queue(other)))
     };
     for (one, other) in [
-        ("https://sqs.us-east-1.amazonaws.com/123456789012/q", "https://queue.amazonaws.com/123456789012/q"),
-        ("https://sqs.eu-west-1.amazonaws.com/123456789012/q", "https://sqs.eu-west-1.api.aws/123456789012/q/"),
+        (
+            "https://sqs.us-east-1.amazonaws.com/123456789012/q",
+            "https://queue.amazonaws.com/123456789012/q",
+        ),
+        (
+            "https://sqs.eu-west-1.amazonaws.com/123456789012/q",
+            "https://sqs.eu-west-1.api.aws/123456789012/q/",
+        ),
         ("http://127.0.0.1:4100/123456789012/q", "http://localhost:4100/123456789012/q"),
     ] {
         let told = twice(one, other).expect_err("one queue").to_string();
-        assert!(told.contains("queues[1].url: the same queue as queues[0] in another spelling"), "{told}");
+        assert!(
+            told.contains("queues[1].url: the same queue as queues[0] in another spelling"),
+            "{told}"
+        );
     }
-    let (here, there) = ("https://sqs.eu-west-1.amazonaws.com", "https://sqs.us-east-1.amazonaws.com");
+    let (here, there) =
+        ("https://sqs.eu-west-1.amazonaws.com", "https://sqs.us-east-1.amazonaws.com");
     let name = "123456789012/q";
     assert!(twice(&format!("{here}/{name}"), &format!("{there}/{name}")).is_ok());
 }
@@ -164,11 +189,13 @@ fn one_queue_in_two_spellings_is_refused_and_two_queues_of_one_name_are_not() {
 fn a_route_that_hides_those_after_it_is_refused() {
     let told = mistakes(&LEAST.replace(
         "[handlers.work]",
-        "[[queues.routes]]\npipeline = \"*\"\nhandler = \"work\"\n[[queues.routes]]\npipeline = \"a\"\nhandler = \"work\"\n[handlers.work]",
+        "[[queues.routes]]\npipeline = \"*\"\nhandler = \"work\"\n[[queues.routes]]\npipeline = \
+         \"a\"\nhandler = \"work\"\n[handlers.work]",
     ));
     assert_eq!(
         told,
-        ["queues[0].routes[0]: matches every step, so that the routes after it never do; move it to the end"]
+        ["queues[0].routes[0]: matches every step, so that the routes after it never do; move \
+             it to the end"]
     );
 }
 
@@ -190,10 +217,16 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
         ],
     );
     let loaded = loaded.expect("valid");
-    assert_eq!(loaded.warnings, ["CALLBACKD_PORT: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]);
+    assert_eq!(
+        loaded.warnings,
+        ["CALLBACKD_PORT: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]
+    );
     let config = loaded.config;
     assert_eq!((config.queues[0].concurrency, config.queues[0].exclusive), (40, false));
-    assert_eq!(config.queues[0].accounts, Accounts::Listed(vec!["000000000012".into(), "012345678901".into()]));
+    assert_eq!(
+        config.queues[0].accounts,
+        Accounts::Listed(vec!["000000000012".into(), "012345678901".into()])
+    );
     assert_eq!(config.worker.id.as_deref(), Some("007"));
     assert_eq!(config.worker.drain_timeout, Duration::from_secs(5));
 }
@@ -237,9 +270,15 @@ fn keys_that_are_the_users_own_keep_their_case() {
     )
     .expect("valid");
     let settings = &loaded.config.handlers["work"].settings;
-    assert_eq!(settings["env"], serde_json::json!({ "A__B": "c", "STAGE": "production", "http_proxy": "none" }));
+    assert_eq!(
+        settings["env"],
+        serde_json::json!({ "A__B": "c", "STAGE": "production", "http_proxy": "none" })
+    );
     assert_eq!(settings["poll_interval"], "5s");
-    assert_eq!(serde_json::json!(loaded.config.queues[0].routes[0].arguments), serde_json::json!({ "Task": "train" }));
+    assert_eq!(
+        serde_json::json!(loaded.config.queues[0].routes[0].arguments),
+        serde_json::json!({ "Task": "train" })
+    );
 }
 
 #[test]
@@ -247,8 +286,14 @@ fn an_account_that_could_not_be_answered_is_refused() {
     let role = |account: &str| format!("arn:aws-us-gov:iam::{account}:role/worker");
     let with = |more: &str| load(&LEAST.replacen("[[queues]]", &format!("[[queues]]\n{more}"), 1));
     let (one, other) = ("012345678901", "000000000012");
-    let table = with(&format!("accounts = {{ {one} = {:?}, {other} = {:?} }}", role(one), role(other))).expect("valid");
-    let all: Vec<_> = table.config.queues[0].accounts.iter().map(|(account, role)| (account, role.is_some())).collect();
+    let table =
+        with(&format!("accounts = {{ {one} = {:?}, {other} = {:?} }}", role(one), role(other)))
+            .expect("valid");
+    let all: Vec<_> = table.config.queues[0]
+        .accounts
+        .iter()
+        .map(|(account, role)| (account, role.is_some()))
+        .collect();
     assert_eq!(all, [(other, true), (one, true)]);
     let variable = [("CALLBACKD_QUEUES__0__ACCOUNTS__012345678901", &*role(one))];
     assert_eq!(
@@ -257,7 +302,10 @@ fn an_account_that_could_not_be_answered_is_refused() {
     );
     assert!(with(&format!("accounts = [{one:?}]\nrole_arn = {:?}", role(one))).is_ok());
     for (more, wants) in [
-        (format!("accounts = {{ {one} = {:?} }}", role(other)), "the role is of the account 000000000012"),
+        (
+            format!("accounts = {{ {one} = {:?} }}", role(other)),
+            "the role is of the account 000000000012",
+        ),
         (format!("accounts = {{ {one} = \"worker\" }}"), "is not arn:aws:iam::ACCOUNT:role/NAME"),
         (format!("accounts = [{one:?}]\nrole_arn = {:?}", role(other)), "could not be answered"),
         ("region = \"eu-west-1\"".to_owned(), "contradicts the url"),
@@ -280,11 +328,19 @@ fn a_variable_for_an_element_beyond_the_next_is_named_with_the_one_that_lacks() 
 
 #[test]
 fn a_mistake_in_the_environment_names_its_variable() {
-    let error = with_env(LEAST, &[("CALLBACKD_QUEUES__0__CONCURRENCY", "many"), ("CALLBACKD_WROKER__ID", "x")])
-        .expect_err("mistakes");
+    let error = with_env(
+        LEAST,
+        &[("CALLBACKD_QUEUES__0__CONCURRENCY", "many"), ("CALLBACKD_WROKER__ID", "x")],
+    )
+    .expect_err("mistakes");
     let text = error.to_string();
     assert!(text.contains("CALLBACKD_QUEUES__0__CONCURRENCY: queues[0].concurrency: "), "{text}");
-    assert!(text.contains("CALLBACKD_WROKER__ID: wroker: there is no such key (did you mean `worker`?)"), "{text}");
+    assert!(
+        text.contains(
+            "CALLBACKD_WROKER__ID: wroker: there is no such key (did you mean `worker`?)"
+        ),
+        "{text}"
+    );
     assert!(text.contains("2 mistakes"), "{text}");
 }
 
@@ -292,9 +348,12 @@ fn a_mistake_in_the_environment_names_its_variable() {
 fn a_value_that_does_not_parse_is_never_repeated() {
     const SECRET: &str = "hunter2";
     let file = format!(
-        "[worker]\ndrain_timeout = '5{SECRET}'\n[http]\nlisten = 'https://me:{SECRET}@host'\n[log]\nlevel = 'debug,{SECRET}'\n\
-         format = '{SECRET}'\n[ledger]\nretention = ['{SECRET}']\n[[queues]]\nurl = 'https://me:{SECRET}@host/'\nhandler = 'work'\n\
-         concurrency = '{SECRET}'\nvisibility_timeout = {{ a = '{SECRET}' }}\nrole_arn = '{SECRET}'\naccounts = ['{SECRET}', 7]\n\
+        "[worker]\ndrain_timeout = '5{SECRET}'\n[http]\nlisten = \
+         'https://me:{SECRET}@host'\n[log]\nlevel = 'debug,{SECRET}'\n\
+         format = '{SECRET}'\n[ledger]\nretention = ['{SECRET}']\n[[queues]]\nurl = \
+         'https://me:{SECRET}@host/'\nhandler = 'work'\n\
+         concurrency = '{SECRET}'\nvisibility_timeout = {{ a = '{SECRET}' }}\nrole_arn = \
+         '{SECRET}'\naccounts = ['{SECRET}', 7]\n\
          verify = '{SECRET}'\n[handlers.work]\ntype = 'exec'\nmax_attempts = '{SECRET}'\n"
     );
     let variables = [
@@ -305,8 +364,11 @@ fn a_value_that_does_not_parse_is_never_repeated() {
     let told = with_env(&file, &variables).expect_err("mistakes");
     assert!(told.iter().count() >= 12, "{told}");
     assert!(!told.to_string().contains(SECRET), "{told}");
-    for broken in [format!("[worker]\nid = '{SECRET}"), format!("[worker]\nid = {SECRET}"), format!("a = '{SECRET}' b")]
-    {
+    for broken in [
+        format!("[worker]\nid = '{SECRET}"),
+        format!("[worker]\nid = {SECRET}"),
+        format!("a = '{SECRET}' b"),
+    ] {
         let told = load(&broken).expect_err("no TOML").to_string();
         assert!(told.contains("it is not TOML: line ") && !told.contains(SECRET), "{told}");
     }
@@ -314,8 +376,9 @@ fn a_value_that_does_not_parse_is_never_repeated() {
 
 #[test]
 fn a_section_needs_neither_a_file_nor_the_others() {
-    let variables =
-        |all: &[(&str, &str)]| all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect::<Vec<_>>();
+    let variables = |all: &[(&str, &str)]| {
+        all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect::<Vec<_>>()
+    };
     let read = |all: &[(&str, &str)]| {
         Config::section("http", None, variables(all)).map(|config| config.http.listen.to_string())
     };
@@ -329,8 +392,11 @@ fn a_section_needs_neither_a_file_nor_the_others() {
 #[test]
 fn a_queue_s_role_and_region_are_known_to_commands_though_the_rest_is_wrong() {
     let mut file = tempfile::NamedTempFile::new().expect("file");
-    let text = "[[queues]]\nurl = 'https://sqs.eu-west-1.amazonaws.com/123456789012/a'\nconcurrency = 'many'\n[[queues]]\n\
-                url = 'https://sqs.us-east-1.amazonaws.com/123456789012/b'\n[[queues]]\nurl = '?'\n";
+    let text = "[[queues]]\nurl = \
+                'https://sqs.eu-west-1.amazonaws.com/123456789012/a'\nconcurrency = \
+                'many'\n[[queues]]\n\
+                url = 'https://sqs.us-east-1.amazonaws.com/123456789012/b'\n[[queues]]\nurl = \
+                '?'\n";
     file.write_all(text.as_bytes()).expect("write");
     let role = "arn:aws:iam::210987654321:role/callbackd";
     let variables = [("CALLBACKD_QUEUES__1__ROLE_ARN".into(), role.into())];
@@ -341,17 +407,31 @@ fn a_queue_s_role_and_region_are_known_to_commands_though_the_rest_is_wrong() {
         region: Some(region.into()),
         role_arn: role.map(str::to_owned),
     };
-    assert_eq!(access, [of("a", "123456789012", "eu-west-1", None), of("b", "210987654321", "us-east-1", Some(role))]);
+    assert_eq!(
+        access,
+        [
+            of("a", "123456789012", "eu-west-1", None),
+            of("b", "210987654321", "us-east-1", Some(role))
+        ]
+    );
 }
 
 #[test]
 fn passwords_in_urls_and_in_arguments_are_hidden_wherever_they_are() {
     let text = LEAST.to_owned()
-        + "[handlers.work.settings]\ncommand = ['/bin/x', '--db=postgres://u:hunter2@db/x', '--password', 'hunter2', '--token=hunter2', \
-           '--token-file', '/kept', 'a ftp://u:hunter2@h and http://:hunter2@h?x']\nurl = 'https://u:hunter2@host/'\n";
+        + "[handlers.work.settings]\ncommand = ['/bin/x', '--db=postgres://u:hunter2@db/x', \
+           '--password', 'hunter2', '--token=hunter2', \
+           '--token-file', '/kept', 'a ftp://u:hunter2@h and http://:hunter2@h?x']\nurl = \
+           'https://u:hunter2@host/'\n";
     let written = load(&text).expect("valid").config.to_toml();
     assert!(!written.contains("hunter2"), "{written}");
-    for kept in ["postgres://***@db/x", "--password", "--token=***", "/kept", "ftp://***@h and http://***@h?x"] {
+    for kept in [
+        "postgres://***@db/x",
+        "--password",
+        "--token=***",
+        "/kept",
+        "ftp://***@h and http://***@h?x",
+    ] {
         assert!(written.contains(kept), "{kept}: {written}");
     }
     #[cfg(feature = "aws")]
@@ -365,12 +445,15 @@ fn passwords_in_urls_and_in_arguments_are_hidden_wherever_they_are() {
 #[test]
 fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     let manual = DEFAULTS.lines().map(|line| {
-        line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line)
+        line.strip_prefix("# ")
+            .filter(|rest| rest.contains(" = ") || rest.starts_with('['))
+            .unwrap_or(line)
     });
     // A build without the AWS clients has no section for them.
     #[cfg(not(feature = "aws"))]
-    let manual =
-        manual.filter(|line| !["region = ", "profile = ", "endpoint_url = "].iter().any(|key| line.starts_with(key)));
+    let manual = manual.filter(|line| {
+        !["region = ", "profile = ", "endpoint_url = "].iter().any(|key| line.starts_with(key))
+    });
     let manual = manual.collect::<Vec<_>>().join("\n");
     let documented = load(&manual).unwrap_or_else(|mistakes| panic!("{mistakes}\n{manual}")).config;
     let mut expected = load(LEAST).expect("valid").config;
@@ -395,8 +478,10 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     expected.worker.work_dir = documented.worker.work_dir.clone();
     expected.queues[0].url.clone_from(&documented.queues[0].url);
     expected.queues[0].handler.clone_from(&documented.queues[0].handler);
-    let (mut handler, name) =
-        (expected.handlers["work"].clone(), documented.handlers.keys().next().expect("one").clone());
+    let (mut handler, name) = (
+        expected.handlers["work"].clone(),
+        documented.handlers.keys().next().expect("one").clone(),
+    );
     handler.settings = documented.handlers[&name].settings.clone();
     expected.handlers = [(name, handler)].into();
     expected.ledger.path.clone_from(&documented.ledger.path);
@@ -406,9 +491,15 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
 fn collect_keys(value: &Value, prefix: &str, keys: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| collect_keys(value, &format!("{prefix}.{key}"), keys));
+            for (key, value) in fields {
+                collect_keys(value, &format!("{prefix}.{key}"), keys);
+            }
         }
-        Value::Array(elements) => elements.iter().for_each(|value| collect_keys(value, prefix, keys)),
+        Value::Array(elements) => {
+            for value in elements {
+                collect_keys(value, prefix, keys);
+            }
+        }
         // No default, and no example either.
         Value::Null => {}
         _ => keys.push(prefix.trim_start_matches('.').to_owned()),
@@ -417,14 +508,16 @@ fn collect_keys(value: &Value, prefix: &str, keys: &mut Vec<String>) {
 
 #[test]
 fn the_example_is_a_whole_production_file_without_mistakes_or_warnings() {
-    let loaded = load(include_str!("../../config/example.toml")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let loaded = load(include_str!("../../config/example.toml"))
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(loaded.warnings, Vec::<String>::new());
 }
 
 #[test]
 fn a_dump_reads_back_and_hides_what_may_be_a_secret() {
     let text = format!(
-        "{LEAST}[handlers.work.settings]\ncommand = [\"/bin/true\"]\nenv = {{ DB = \"hunter2\" }}\napi_token = \"hunter2\"\n"
+        "{LEAST}[handlers.work.settings]\ncommand = [\"/bin/true\"]\nenv = {{ DB = \"hunter2\" \
+         }}\napi_token = \"hunter2\"\n"
     );
     let dump = load(&text).expect("valid").config.to_toml();
     assert!(!dump.contains("hunter2"), "{dump}");
@@ -435,9 +528,15 @@ fn a_dump_reads_back_and_hides_what_may_be_a_secret() {
 #[test]
 fn the_schema_describes_every_section() {
     let schema = Config::schema().to_string();
-    for key in
-        ["visibility_timeout", "gone_after", "exclusive", "retry_delay_max", "drain_timeout", "retention", "listen"]
-    {
+    for key in [
+        "visibility_timeout",
+        "gone_after",
+        "exclusive",
+        "retry_delay_max",
+        "drain_timeout",
+        "retention",
+        "listen",
+    ] {
         assert!(schema.contains(key), "{key}");
     }
 }
@@ -448,15 +547,22 @@ fn every_range_is_in_the_manual_and_in_the_schema() {
     let schema = Config::schema().to_string();
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, ranges) in super::ranges() {
-        let begin = lines.iter().position(|line| line.trim_matches(['[', ']']).split('.').next() == Some(section));
+        let begin = lines
+            .iter()
+            .position(|line| line.trim_matches(['[', ']']).split('.').next() == Some(section));
         let begin = begin.unwrap_or_else(|| panic!("[{section}]"));
         for (key, range) in ranges {
-            let at = (begin..lines.len()).find(|at| lines[*at].starts_with(&format!("{key} = "))).expect(key);
+            let at = (begin..lines.len())
+                .find(|at| lines[*at].starts_with(&format!("{key} = ")))
+                .expect(key);
             let comments = lines[..at].iter().rev().take_while(|line| line.starts_with("# "));
             let comment: Vec<&str> = comments.map(|line| line.trim_start_matches("# ")).collect();
             let comment = comment.into_iter().rev().collect::<Vec<_>>().join(" ");
             assert!(comment.contains(&range), "{section}.{key}: {range} is not in: {comment}");
-            assert!(schema.contains(&format!("Allowed: {range}.")), "{section}.{key}: {range} is not in the schema");
+            assert!(
+                schema.contains(&format!("Allowed: {range}.")),
+                "{section}.{key}: {range} is not in the schema"
+            );
         }
     }
 }

@@ -43,12 +43,14 @@ pub enum DaemonError {
     Broken(String),
 }
 
-/// What a drain may take beyond its time-out and the longest grace: a long poll, and the last calls.
+/// What a drain may take beyond its time-out and the longest grace: a long poll, and the last
+/// calls.
 const LAST_WORDS: Duration = Duration::from_secs(35);
 /// How often the number of running steps is looked at for the container's scale-in protection.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A worker that is yet to run. What it meets is real unless it is given something else, as a test does that leaves nothing to chance.
+/// A worker that is yet to run. What it meets is real unless it is given something else, as a test
+/// does that leaves nothing to chance.
 pub struct Daemon {
     loaded: CheckedConfig,
     store: Option<Arc<dyn Store>>,
@@ -80,10 +82,12 @@ impl Daemon {
         Self { clock: Some(clock), ..self }
     }
 
-    /// Runs the worker until `stop` resolves, then drains it; each further time that `stop` resolves cuts a wait short.
+    /// Runs the worker until `stop` resolves, then drains it; each further time that `stop`
+    /// resolves cuts a wait short.
     ///
     /// # Errors
-    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no endpoint is known, the status address is taken.
+    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no endpoint is known,
+    /// the status address is taken.
     pub async fn run(self, stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
         run(self, stop).await
     }
@@ -98,17 +102,19 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
-    // Before all that may take its time: health waits neither for the ledger nor for anything in AWS.
+    // Before all that may take its time: health waits neither for the ledger nor for anything in
+    // AWS.
     let status = Arc::new(Status::default());
     let monitored = CancellationToken::new();
     let _ends = monitored.clone().drop_guard();
     let mut tasks = Vec::new();
-    let served = Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await.map(|server| {
-        if let Some(server) = server {
-            tracing::info!(address = %server.address(), "the status server listens");
-            tasks.push(tokio::spawn(server.run(monitored.clone())));
-        }
-    });
+    let served =
+        Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await.map(|server| {
+            if let Some(server) = server {
+                tracing::info!(address = %server.address(), "the status server listens");
+                tasks.push(tokio::spawn(server.run(monitored.clone())));
+            }
+        });
     let store = match store {
         Some(store) => store,
         None => tokio::select! {
@@ -121,19 +127,18 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     served?;
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
-    for (text, (severity, names)) in remarks(&loaded) {
-        let handlers = names.join(", ");
-        match severity {
-            Severity::Error => tracing::error!(handlers, "{text}; its steps wait until that is changed"),
-            Severity::Warning => tracing::warn!(handlers, "{text}"),
-            _ => tracing::info!(handlers, "{text}"),
-        }
-    }
+    log_remarks(&loaded);
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
     let mut engine = Engine::start(Parts {
-        ledger: Ledger::new(store, me.clone(), loaded.config.ledger.lease, clock.clone(), observer.clone()),
+        ledger: Ledger::new(
+            store,
+            me.clone(),
+            loaded.config.ledger.lease,
+            clock.clone(),
+            observer.clone(),
+        ),
         queues,
         handlers,
         observer,
@@ -150,21 +155,25 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
     manager.ready("polling").await;
 
-    let reaping = async { if adopted::is_first() { adopted::reap().await } else { std::future::pending().await } };
+    let reaping = async {
+        if adopted::is_first() { adopted::reap().await } else { std::future::pending().await }
+    };
     tokio::pin!(reaping);
     tokio::select! {
         biased;
         () = stop() => {}
         () = &mut reaping => {}
         what = engine.broken() => {
-            tracing::error!(what, "the worker cannot go on, and ends; what it had in hand goes on from the ledger after a restart");
+            tracing::error!(what, "the worker cannot go on, and ends; what it had in hand goes on \
+                                   from the ledger after a restart");
             return Err(DaemonError::Broken(what));
         }
         () = manager.watchdog(|| is_turning(&monitor)) => {}
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;
-    let longest = loaded.config.handlers.values().map(|handler| handler.stop_grace).max().unwrap_or_default();
+    let longest =
+        loaded.config.handlers.values().map(|handler| handler.stop_grace).max().unwrap_or_default();
     let until = Instant::now() + loaded.config.worker.drain_timeout + longest + LAST_WORDS;
     tokio::select! {
         biased;
@@ -175,7 +184,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = manager.watchdog(|| Instant::now() < until) => {}
         () = clients.keep_credentials() => {}
     }
-    if loaded.config.ledger.kind == ledger::Kind::Memory && loaded.config.worker.work_dir.is_none() {
+    if loaded.config.ledger.kind == ledger::Kind::Memory && loaded.config.worker.work_dir.is_none()
+    {
         // Made for this process alone. What is in it is in use, or worth a look.
         let _ = std::fs::remove_dir(loaded.config.work_dir());
     }
@@ -187,7 +197,22 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     Ok(())
 }
 
-/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and none does, it lets go, beside the drain.
+/// What the handlers say of this machine.
+fn log_remarks(loaded: &CheckedConfig) {
+    for (text, (severity, names)) in remarks(loaded) {
+        let handlers = names.join(", ");
+        match severity {
+            Severity::Error => {
+                tracing::error!(handlers, "{text}; its steps wait until that is changed");
+            }
+            Severity::Warning => tracing::warn!(handlers, "{text}"),
+            _ => tracing::info!(handlers, "{text}"),
+        }
+    }
+}
+
+/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and none
+/// does, it lets go, beside the drain.
 fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
     let (count, running) = watch::channel(0);
     tokio::spawn(async move {
@@ -229,12 +254,16 @@ async fn queues(
         let mut elsewhere: BTreeMap<String, Arc<dyn Pipelines>> = BTreeMap::new();
         for (account, role) in config.accounts.iter() {
             if let Some(role) = role {
-                elsewhere.insert(account.to_owned(), Arc::new(clients.pipelines(region, Some(role)).await?));
+                elsewhere.insert(
+                    account.to_owned(),
+                    Arc::new(clients.pipelines(region, Some(role)).await?),
+                );
             }
         }
         let name = config.url.name().to_owned();
         metrics.expect_queue(&name);
-        for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler)) {
+        for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler))
+        {
             metrics.expect_handler(&name, handler);
         }
         parts.push(QueueParts {
@@ -280,10 +309,15 @@ fn may_crash(
     let queue = |parts: QueueParts| QueueParts {
         queue: crash.queue(parts.queue),
         pipelines: crash.pipelines(parts.pipelines),
-        elsewhere: parts.elsewhere.into_iter().map(|(account, other)| (account, crash.pipelines(other))).collect(),
+        elsewhere: parts
+            .elsewhere
+            .into_iter()
+            .map(|(account, other)| (account, crash.pipelines(other)))
+            .collect(),
         ..parts
     };
-    let handler = |parts: HandlerParts| HandlerParts { handler: crash.handler(parts.handler), ..parts };
+    let handler =
+        |parts: HandlerParts| HandlerParts { handler: crash.handler(parts.handler), ..parts };
     (
         crash.store(store),
         queues.into_iter().map(queue).collect(),
@@ -294,6 +328,7 @@ fn may_crash(
 /// One for each process: a name that says where it runs, and a suffix that no other process has.
 fn worker_id(configured: Option<&str>) -> WorkerId {
     let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let name = configured.map(str::to_owned).or_else(host).unwrap_or_else(|| "callbackd".to_owned());
+    let name =
+        configured.map(str::to_owned).or_else(host).unwrap_or_else(|| "callbackd".to_owned());
     WorkerId(format!("{name}/{:08x}", fastrand::u32(..)).into())
 }

@@ -1,4 +1,5 @@
-//! The ledger's file as the daemon sees it from outside: how long it takes to open, and how large it is.
+//! The ledger's file as the daemon sees it from outside: how long it takes to open, and how large
+//! it is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ const SOON: Duration = Duration::from_secs(5);
 /// How often the file is measured.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Opens the ledger. A large file is looked over first, which may take longer than the service manager waits for a start.
+/// Opens the ledger. A large file is looked over first, which may take longer than the service
+/// manager waits for a start.
 pub(super) async fn open(
     config: &ledger::Config,
     observer: Arc<dyn Observer>,
@@ -33,7 +35,8 @@ pub(super) async fn open(
     let opened = if let Ok(opened) = timeout(SOON, &mut opening).await {
         opened
     } else {
-        tracing::info!(path = %path.display(), bytes = Sqlite::sizes(&path).0, "the ledger is looked over before it is used");
+        tracing::info!(path = %path.display(), bytes = Sqlite::sizes(&path).0, "the ledger is \
+            looked over before it is used");
         let before = AtomicU64::new(u64::MAX);
         let goes_on = || {
             let now = progress.load(Ordering::Relaxed);
@@ -42,7 +45,8 @@ pub(super) async fn open(
         tokio::select! {
             biased;
             opened = &mut opening => opened,
-            () = manager.keep_extending(goes_on) => return Err(DaemonError::Broken("the wait for systemd ended".to_owned())),
+            () = manager.keep_extending(goes_on) => return Err(DaemonError::Broken("the wait for \
+                systemd ended".to_owned())),
         }
     };
     Ok(opened.map_err(|error| DaemonError::Broken(error.to_string()))??)

@@ -19,7 +19,8 @@ use crate::observe::metrics::{Figures, Metrics};
 use crate::observe::server::{Check, Problem, Source, Steps, StepsQuery};
 use crate::seam::{Observation, Observer};
 
-/// A queue whose last successful poll is older than this is not being polled: a long poll takes 20 s, a failing one backs off.
+/// A queue whose last successful poll is older than this is not being polled: a long poll takes 20
+/// s, a failing one backs off.
 const POLLED_LATELY: Duration = Duration::from_mins(2);
 /// Steps on a page of `/steps` unless another number is asked for.
 const PAGE: usize = 500;
@@ -33,17 +34,25 @@ impl Observer for Counting {
     fn observe(&self, observation: Observation<'_>) {
         let metrics = &self.0;
         match observation {
-            Observation::AwsCall { service, operation, result } => metrics.aws_request(service, operation, result),
+            Observation::AwsCall { service, operation, result } => {
+                metrics.aws_request(service, operation, result);
+            }
             Observation::AwsTimeout { operation } => metrics.timeout(operation),
-            Observation::StepStarted { queue, handler, pickup } => metrics.step_started(queue, handler, pickup),
+            Observation::StepStarted { queue, handler, pickup } => {
+                metrics.step_started(queue, handler, pickup);
+            }
             Observation::StepIdle { queue, handler } => metrics.step_idle(queue, handler),
             Observation::StepEnded { queue, handler, outcome, took } => {
                 metrics.step_ended(queue, handler, outcome, took);
             }
             Observation::Unreadable { queue } => metrics.message_unreadable(queue),
             Observation::ReportNotFound { queue } => metrics.report_not_found(queue),
-            Observation::HeartbeatFailed { queue, messages } => metrics.heartbeat_failed(queue, messages),
-            Observation::Attempt { queue, handler, first } => metrics.attempt(queue, handler, first),
+            Observation::HeartbeatFailed { queue, messages } => {
+                metrics.heartbeat_failed(queue, messages);
+            }
+            Observation::Attempt { queue, handler, first } => {
+                metrics.attempt(queue, handler, first);
+            }
             Observation::Refused { queue } => metrics.verify_refusal(queue),
             Observation::Stop { queue, via } => metrics.stop(queue, via),
             Observation::LedgerCommit { took } => metrics.ledger_committed(took),
@@ -78,10 +87,17 @@ impl Status {
 impl Source for Status {
     fn health(&self) -> Vec<Check> {
         let Some(monitor) = self.0.get() else { return Self::starting(true) };
-        let stuck: Vec<String> =
-            monitor.queues().into_iter().filter(|queue| !queue.turning).map(|queue| queue.name).collect();
-        let detail =
-            if stuck.is_empty() { "the pollers turn".to_owned() } else { format!("stuck: {}", stuck.join(", ")) };
+        let stuck: Vec<String> = monitor
+            .queues()
+            .into_iter()
+            .filter(|queue| !queue.turning)
+            .map(|queue| queue.name)
+            .collect();
+        let detail = if stuck.is_empty() {
+            "the pollers turn".to_owned()
+        } else {
+            format!("stuck: {}", stuck.join(", "))
+        };
         vec![Check { name: "engine", ok: stuck.is_empty(), detail }]
     }
 
@@ -92,10 +108,14 @@ impl Source for Status {
         let queues = monitor.queues();
         let silent: Vec<String> = queues
             .iter()
-            .filter(|queue| queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY) && queue.running < queue.concurrency)
+            .filter(|queue| {
+                queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY)
+                    && queue.running < queue.concurrency
+            })
             .map(|queue| match queue.bodies_spent {
                 Some(Spent { by_queue, by_all, limit }) => format!(
-                    "{} (the arguments of its steps in hand take {}, of {} in all queues, which is more than {})",
+                    "{} (the arguments of its steps in hand take {}, of {} in all queues, which is \
+                     more than {})",
                     queue.name,
                     mebibytes(by_queue),
                     mebibytes(by_all),
@@ -104,18 +124,32 @@ impl Source for Status {
                 None => queue.name.clone(),
             })
             .collect();
-        let impaired: Vec<String> =
-            monitor.impaired().into_iter().map(|it| format!("{}: {}: {}", it.handler, it.what, it.error)).collect();
-        // Whoever takes a handler out may want its steps to end: the worker is ready for all others.
-        let missing: Vec<String> =
-            monitor.missing().into_iter().map(|it| format!("{}: {}", it.handler, it.error)).collect();
-        let well = if missing.is_empty() { "lets the handlers work".to_owned() } else { missing.join("; ") };
+        let impaired: Vec<String> = monitor
+            .impaired()
+            .into_iter()
+            .map(|it| format!("{}: {}: {}", it.handler, it.what, it.error))
+            .collect();
+        // Whoever takes a handler out may want its steps to end: the worker is ready for all
+        // others.
+        let missing: Vec<String> = monitor
+            .missing()
+            .into_iter()
+            .map(|it| format!("{}: {}", it.handler, it.error))
+            .collect();
+        let well = if missing.is_empty() {
+            "lets the handlers work".to_owned()
+        } else {
+            missing.join("; ")
+        };
         let told = |ok: bool, well: &str, ill: String| if ok { well.to_owned() } else { ill };
         vec![
             Check {
                 name: "ledger",
                 ok: ailment.is_none(),
-                detail: ailment.map_or_else(|| "it works".to_owned(), |ailment| format!("{ailment}; see the log")),
+                detail: ailment.map_or_else(
+                    || "it works".to_owned(),
+                    |ailment| format!("{ailment}; see the log"),
+                ),
             },
             Check {
                 name: "queues",
@@ -131,26 +165,40 @@ impl Source for Status {
                 ok: impaired.is_empty(),
                 detail: told(impaired.is_empty(), &well, impaired.join("; ")),
             },
-            Check { name: "running", ok: !draining, detail: told(!draining, "takes new steps", "draining".to_owned()) },
+            Check {
+                name: "running",
+                ok: !draining,
+                detail: told(!draining, "takes new steps", "draining".to_owned()),
+            },
         ]
     }
 
     fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
         Box::pin(async move {
             let monitor = self.monitor()?;
-            let since = query.since.as_deref().map(|text| since(text, monitor.name(monitor.now()))).transpose()?;
+            let since = query
+                .since
+                .as_deref()
+                .map(|text| since(text, monitor.name(monitor.now())))
+                .transpose()?;
             let mut filter = filter(query)?;
             let asked = filter.limit;
             let mut rows = Vec::new();
             for _ in 0..LOOKED {
-                let page =
-                    monitor.page(filter.clone()).await.map_err(|error| Problem::unavailable(error.to_string()))?;
+                let page = monitor
+                    .page(filter.clone())
+                    .await
+                    .map_err(|error| Problem::unavailable(error.to_string()))?;
                 for found in page.found {
                     match found {
-                        Ok(record) if since.is_some_and(|since| newest(&monitor.named(&record)) < since) => {}
+                        Ok(record)
+                            if since
+                                .is_some_and(|since| newest(&monitor.named(&record)) < since) => {}
                         Ok(record) => rows.push(row(monitor, &record)),
                         Err(damaged) => {
-                            rows.push(json!({ "token": damaged.token, "error": damaged.to_string() }));
+                            rows.push(
+                                json!({ "token": damaged.token, "error": damaged.to_string() }),
+                            );
                         }
                     }
                 }
@@ -238,10 +286,11 @@ fn newest(record: &Record) -> Timestamp {
 /// A time, or how long ago.
 fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     let ago = |ago| now.checked_sub(SignedDuration::try_from(ago).ok()?).ok();
-    text.parse()
-        .ok()
-        .or_else(|| duration::parse(text).ok().and_then(ago))
-        .ok_or_else(|| Problem::bad("`since` is a time, as 2026-11-20T09:30:00Z, or how long ago, as 90s, 1h or 2d"))
+    text.parse().ok().or_else(|| duration::parse(text).ok().and_then(ago)).ok_or_else(|| {
+        Problem::bad(
+            "`since` is a time, as 2026-11-20T09:30:00Z, or how long ago, as 90s, 1h or 2d",
+        )
+    })
 }
 
 fn filter(query: StepsQuery) -> Result<Filter, Problem> {
@@ -264,7 +313,8 @@ fn status(name: &str) -> Result<StepStatus, Problem> {
     let name_read: StrDeserializer<'_, BadValue> = name.into_deserializer();
     StepStatus::deserialize(name_read).map_err(|_| {
         Problem::bad(format!(
-            "there is no status {name:?}; there are owed, claimed, waiting, deferred, concluded and settled"
+            "there is no status {name:?}; there are owed, claimed, waiting, deferred, concluded \
+             and settled"
         ))
     })
 }

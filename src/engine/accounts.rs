@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::step::is_account;
 
-/// SageMaker takes a report from the execution's own account alone, so each account needs credentials that are its own.
+/// SageMaker takes a report from the execution's own account alone, so each account needs
+/// credentials that are its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Accounts {
@@ -27,7 +28,12 @@ impl Accounts {
             Self::Roles(roles) => (None, Some(roles)),
         };
         let listed = listed.into_iter().flatten().map(|account| (account.as_str(), None));
-        listed.chain(roles.into_iter().flatten().map(|(account, role)| (account.as_str(), Some(role.as_str()))))
+        listed.chain(
+            roles
+                .into_iter()
+                .flatten()
+                .map(|(account, role)| (account.as_str(), Some(role.as_str()))),
+        )
     }
 
     #[must_use]
@@ -49,15 +55,23 @@ impl Accounts {
                 _ if !is_account(account) => "is not the twelve digits of an account".to_owned(),
                 (Some(_), Some(None)) => NO_ROLE.to_owned(),
                 (Some(_), Some(Some(of))) if of != account => {
-                    format!("the role is of the account {of}, and SageMaker takes answers from {account} alone")
+                    format!(
+                        "the role is of the account {of}, and SageMaker takes answers from \
+                             {account} alone"
+                    )
                 }
                 (None, _) if own.is_some_and(|own| own != account) => {
-                    "its steps could not be answered: `role_arn` is of another account; write accounts = { ACCOUNT = \"ROLE ARN\" }"
+                    "its steps could not be answered: `role_arn` is of another account; write \
+                     accounts = { ACCOUNT = \"ROLE ARN\" }"
                         .to_owned()
                 }
                 _ => continue,
             };
-            let key = if role.is_some() { format!("accounts.{account}") } else { format!("accounts[{index}]") };
+            let key = if role.is_some() {
+                format!("accounts.{account}")
+            } else {
+                format!("accounts[{index}]")
+            };
             mistakes.push((key, what));
         }
         mistakes

@@ -14,8 +14,14 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 /// Enough for a throttled second; who needs more than that asks again later.
 const TRIES: u32 = 4;
 
-/// What SageMaker says of the step, or that it does not say. With `confirm_stop`, a step counts as stopping if its execution is.
-pub(crate) async fn step(lane: &Lane, execution: &ExecutionArn, token: &CallbackToken, confirm_stop: bool) -> Answer {
+/// What SageMaker says of the step, or that it does not say. With `confirm_stop`, a step counts as
+/// stopping if its execution is.
+pub(crate) async fn step(
+    lane: &Lane,
+    execution: &ExecutionArn,
+    token: &CallbackToken,
+    confirm_stop: bool,
+) -> Answer {
     let mut failures = 0;
     loop {
         match once(lane, execution, token, confirm_stop).await {
@@ -24,7 +30,8 @@ pub(crate) async fn step(lane: &Lane, execution: &ExecutionArn, token: &Callback
                 failures += 1;
                 if failures == TRIES || fault.kind != FaultKind::Transient {
                     if let Some(more) = lane.said.again("unasked") {
-                        tracing::warn!(error = %fault, more, "SageMaker does not say where the step stands");
+                        tracing::warn!(error = %fault, more, "SageMaker does not say where the \
+                            step stands");
                     }
                     return Answer::Unknown(fault.detail);
                 }
@@ -42,7 +49,8 @@ async fn once(
 ) -> Result<Standing, Fault> {
     match lane.pipelines(execution).step(execution, token).await? {
         Standing::Open { stopping: false, queue_url } if confirm_stop => {
-            let stopping = lane.pipelines(execution).execution(execution).await? == ExecutionStanding::Stopping;
+            let stopping = lane.pipelines(execution).execution(execution).await?
+                == ExecutionStanding::Stopping;
             Ok(Standing::Open { stopping, queue_url })
         }
         standing => Ok(standing),

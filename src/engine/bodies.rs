@@ -14,12 +14,14 @@ impl Bodies for Shared {
                 Ok(stored) => stored?,
                 Err(error) => {
                     if let Some(more) = self.said.again("not copied") {
-                        tracing::warn!(%token, %error, more, "a message cannot be replaced by a fresh copy yet");
+                        tracing::warn!(%token, %error, more, "a message cannot be replaced by a \
+                            fresh copy yet");
                     }
                     return None;
                 }
             };
-            // A copy of a stop that is not believed would be younger than the step, and be believed as such.
+            // A copy of a stop that is not believed would be younger than the step, and be believed
+            // as such.
             if stop && (record.stop_requested.is_none() || record.returned.is_some()) {
                 return None;
             }

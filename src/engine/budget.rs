@@ -1,14 +1,16 @@
-//! How much memory the bodies of steps in hand may take, in bytes: messages may be 1 MiB each, and many are held at once.
+//! How much memory the bodies of steps in hand may take, in bytes: messages may be 1 MiB each, and
+//! many are held at once.
 //!
-//! A queue may take what is free of the whole, and its own share in any case: what the steps of one queue hold keeps no other from work. So
-//! all together may take up to twice the whole.
+//! A queue may take what is free of the whole, and its own share in any case: what the steps of one
+//! queue hold keeps no other from work. So all together may take up to twice the whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The bodies in memory, by queue; cheap to clone. Polls wait while it is spent; what one poll then brings may exceed it once.
+/// The bodies in memory, by queue; cheap to clone. Polls wait while it is spent; what one poll then
+/// brings may exceed it once.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Inner>);
 
@@ -53,8 +55,13 @@ impl Budget {
     /// What is used, if that leaves a queue no room.
     pub(crate) fn spent(&self, queue: usize) -> Option<Spent> {
         let Inner { limit, used, queues, .. } = &*self.0;
-        let (by_all, by_queue) = (used.load(Ordering::SeqCst), queues[queue].load(Ordering::SeqCst));
-        (by_all >= *limit && by_queue >= limit / queues.len()).then_some(Spent { by_queue, by_all, limit: *limit })
+        let (by_all, by_queue) =
+            (used.load(Ordering::SeqCst), queues[queue].load(Ordering::SeqCst));
+        (by_all >= *limit && by_queue >= limit / queues.len()).then_some(Spent {
+            by_queue,
+            by_all,
+            limit: *limit,
+        })
     }
 
     /// Resolves once a queue has room. Cancel safe.

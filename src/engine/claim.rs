@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use crate::clock::after;
 
-/// The term of a claim, counted from when its last write was begun: that write may have taken effect at once, and others count from then.
+/// The term of a claim, counted from when its last write was begun: that write may have taken
+/// effect at once, and others count from then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
     /// When it is to be renewed.
@@ -26,15 +27,21 @@ impl Term {
     }
 }
 
-/// Until when the ledger may take over what is asked of it now: a claim must be given up in time, however slow the ledger is.
+/// Until when the ledger may take over what is asked of it now: a claim must be given up in time,
+/// however slow the ledger is.
 pub(crate) fn patience(term: Option<Term>, now: Timestamp, lease: Duration) -> Timestamp {
-    term.map(|term| term.lost).filter(|lost| *lost > now).unwrap_or_else(|| after(now, lease * 2 / 3))
+    term.map(|term| term.lost)
+        .filter(|lost| *lost > now)
+        .unwrap_or_else(|| after(now, lease * 2 / 3))
 }
 
-/// How long a run may take to end once its claim is lost, so that it is over before another worker may start the step.
+/// How long a run may take to end once its claim is lost, so that it is over before another worker
+/// may start the step.
 pub(crate) fn grace_of_loss(term: Option<Term>, now: Timestamp, lease: Duration) -> Duration {
     match term {
-        Some(term) => Duration::try_from(term.lost.duration_since(now)).unwrap_or(Duration::ZERO) / 2,
+        Some(term) => {
+            Duration::try_from(term.lost.duration_since(now)).unwrap_or(Duration::ZERO) / 2
+        }
         None => lease / 6,
     }
 }

@@ -25,13 +25,15 @@ pub type Mistake = (String, String);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerConfig {
-    /// The name under which this worker claims steps; by default the host's name and a random suffix.
+    /// The name under which this worker claims steps; by default the host's name and a random
+    /// suffix.
     pub id: Option<String>,
     /// How long a shutdown waits for running steps before it tells them to stop.
     #[serde(with = "crate::duration")]
     #[schemars(with = "String")]
     pub drain_timeout: Duration,
-    /// Where programs have their files while they run, on a disk that outlives the process; by default `work` beside the ledger.
+    /// Where programs have their files while they run, on a disk that outlives the process; by
+    /// default `work` beside the ledger.
     pub work_dir: Option<PathBuf>,
 }
 
@@ -55,23 +57,27 @@ pub struct QueueConfig {
     #[serde(with = "crate::duration", default = "defaults::visibility_timeout")]
     #[schemars(with = "String")]
     pub visibility_timeout: Duration,
-    /// When a held message is replaced by a fresh copy: at the latest a visibility timeout before SQS's 12 h.
+    /// When a held message is replaced by a fresh copy: at the latest a visibility timeout before
+    /// SQS's 12 h.
     #[serde(with = "crate::duration", default = "defaults::repost_after")]
     #[schemars(with = "String")]
     pub repost_after: Duration,
-    /// How often SageMaker is asked whether an execution with a step here is being stopped; zero for never.
+    /// How often SageMaker is asked whether an execution with a step here is being stopped; zero
+    /// for never.
     #[serde(with = "crate::duration", default = "defaults::stop_watch")]
     #[schemars(with = "String")]
     pub stop_watch: Duration,
-    /// How long a stop is held for a step that nobody is known to run, before it is answered from here.
+    /// How long a stop is held for a step that nobody is known to run, before it is answered from
+    /// here.
     #[serde(with = "crate::duration", default = "defaults::stop_takeover_after")]
     #[schemars(with = "String")]
     pub stop_takeover_after: Duration,
-    /// Whether no other worker reads this queue, so that a step whose message does not come back is taken up from the ledger;
-    /// where workers share a ledger, they do so whatever this says.
+    /// Whether no other worker reads this queue, so that a step whose message does not come back is
+    /// taken up from the ledger; where workers share a ledger, they do so whatever this says.
     #[serde(default = "defaults::exclusive")]
     pub exclusive: bool,
-    /// How long SageMaker must not have found a step whose report it refuses, before the step counts as closed.
+    /// How long SageMaker must not have found a step whose report it refuses, before the step
+    /// counts as closed.
     #[serde(with = "crate::duration", default = "defaults::gone_after")]
     #[schemars(with = "String")]
     pub gone_after: Duration,
@@ -84,8 +90,8 @@ pub struct QueueConfig {
     /// A role to assume for this queue and its pipelines.
     #[serde(default)]
     pub role_arn: Option<String>,
-    /// Accounts besides the queue's own whose executions are worked on: a table of each and the role to assume for its pipelines, or
-    /// a list, if the queue's own credentials are theirs.
+    /// Accounts besides the queue's own whose executions are worked on: a table of each and the
+    /// role to assume for its pipelines, or a list, if the queue's own credentials are theirs.
     #[serde(default)]
     pub accounts: Accounts,
 }
@@ -113,11 +119,13 @@ pub struct HandlerConfig {
     /// What the type makes of it.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub settings: Value,
-    /// From the first claim to the end, retries and waits included; then the step is stopped and fails.
+    /// From the first claim to the end, retries and waits included; then the step is stopped and
+    /// fails.
     #[serde(with = "crate::duration", default = "defaults::time_limit")]
     #[schemars(with = "String")]
     pub time_limit: Duration,
-    /// How often the handler is started at most, with those crashes of the worker that no other step can have caused.
+    /// How often the handler is started at most, with those crashes of the worker that no other
+    /// step can have caused.
     #[serde(default = "defaults::max_attempts")]
     pub max_attempts: u32,
     /// The wait after the first failed attempt; it doubles, jittered.
@@ -166,12 +174,17 @@ impl WorkerConfig {
         let mut wrong = Wrong::default();
         wrong.unless("drain_timeout", Self::DRAIN_TIMEOUT, self.drain_timeout);
         if let Some(id) = &self.id
-            && (id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+            && (id.is_empty()
+                || id.len() > 64
+                || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
         {
             wrong.add("id", "1 to 64 letters, digits, hyphens, dots and underscores are allowed");
         }
         if self.work_dir.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
-            wrong.add("work_dir", "is empty; name a directory, or leave it out for one beside the ledger");
+            wrong.add(
+                "work_dir",
+                "is empty; name a directory, or leave it out for one beside the ledger",
+            );
         }
         wrong.0
     }
@@ -182,14 +195,18 @@ impl QueueConfig {
     const CONCURRENCY: RangeInclusive<usize> = 1..=100_000;
     /// Its durations, each with its range. A `stop_watch` of zero is allowed besides.
     const DURATIONS: [Bounded<Self>; 5] = [
-        ("visibility_timeout", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| queue.visibility_timeout),
-        ("repost_after", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| queue.repost_after),
-        (
-            "stop_watch",
-            STOP_WATCH,
-            |queue| if queue.stop_watch.is_zero() { STOP_WATCH.least } else { queue.stop_watch },
-        ),
-        ("stop_takeover_after", Range::new(Duration::from_secs(5), SQS_CEILING), |queue| queue.stop_takeover_after),
+        ("visibility_timeout", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| {
+            queue.visibility_timeout
+        }),
+        ("repost_after", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| {
+            queue.repost_after
+        }),
+        ("stop_watch", STOP_WATCH, |queue| {
+            if queue.stop_watch.is_zero() { STOP_WATCH.least } else { queue.stop_watch }
+        }),
+        ("stop_takeover_after", Range::new(Duration::from_secs(5), SQS_CEILING), |queue| {
+            queue.stop_takeover_after
+        }),
         ("gone_after", Range::new(Duration::from_mins(1), FAR), |queue| queue.gone_after),
     ];
 
@@ -208,12 +225,16 @@ impl QueueConfig {
         if self.url.is_fifo() {
             wrong.add(
                 "url",
-                "is a FIFO queue: callback steps send no message group, which such queues require; use a standard queue",
+                "is a FIFO queue: callback steps send no message group, which such queues require; \
+                 use a standard queue",
             );
         }
         if !Self::CONCURRENCY.contains(&self.concurrency) {
             let (least, most) = Self::CONCURRENCY.into_inner();
-            wrong.add("concurrency", format!("{} is not allowed; {least} to {most} are", self.concurrency));
+            wrong.add(
+                "concurrency",
+                format!("{} is not allowed; {least} to {most} are", self.concurrency),
+            );
         }
         wrong.unless_within(&Self::DURATIONS, self);
         if self.visibility_timeout.subsec_nanos() != 0 {
@@ -222,17 +243,27 @@ impl QueueConfig {
         if self.repost_after + self.visibility_timeout > SQS_CEILING {
             let (after, visibility) = (text(self.repost_after), text(self.visibility_timeout));
             let what = format!(
-                "{after} and a visibility_timeout of {visibility} are more than the 12h that SQS lets a message be invisible"
+                "{after} and a visibility_timeout of {visibility} are more than the 12h that SQS \
+                 lets a message be invisible"
             );
             wrong.add("repost_after", what);
         }
         wrong.0.extend(self.accounts.mistakes(self.role_arn.as_deref()));
         match (self.region.as_deref(), self.url.region()) {
-            (Some(""), _) => wrong.add("region", "is empty; leave it out to have it taken from the url"),
-            (Some(region), Some(named)) if region != named => {
-                wrong.add("region", format!("contradicts the url, whose host is in {named}; leave it out"));
+            (Some(""), _) => {
+                wrong.add("region", "is empty; leave it out to have it taken from the url");
             }
-            (Some(region), _) if !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') => {
+            (Some(region), Some(named)) if region != named => {
+                wrong.add(
+                    "region",
+                    format!("contradicts the url, whose host is in {named}; leave it out"),
+                );
+            }
+            (Some(region), _)
+                if !region
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') =>
+            {
                 wrong.add("region", "is no region; they are written as in \"us-east-1\"");
             }
             _ => {}
@@ -240,11 +271,16 @@ impl QueueConfig {
         if self.handler.is_none() && self.routes.is_empty() {
             wrong.add("handler", "is missing, and there are no routes; every step would fail");
         }
-        let matches_all =
-            |pipeline: Option<&str>| pipeline.is_none_or(|glob| !glob.is_empty() && glob.bytes().all(|b| b == b'*'));
+        let matches_all = |pipeline: Option<&str>| {
+            pipeline.is_none_or(|glob| !glob.is_empty() && glob.bytes().all(|b| b == b'*'))
+        };
         for (index, route) in self.routes.iter().enumerate() {
-            if route.arguments.is_empty() && matches_all(route.pipeline.as_deref()) && index + 1 < self.routes.len() {
-                let what = "matches every step, so that the routes after it never do; move it to the end";
+            if route.arguments.is_empty()
+                && matches_all(route.pipeline.as_deref())
+                && index + 1 < self.routes.len()
+            {
+                let what =
+                    "matches every step, so that the routes after it never do; move it to the end";
                 wrong.add(format!("routes[{index}]"), what);
             }
         }
@@ -257,10 +293,16 @@ impl HandlerConfig {
     const DURATIONS: [Bounded<Self>; 6] = [
         ("time_limit", Range::new(Duration::from_secs(1), FAR), |handler| handler.time_limit),
         ("retry_delay", Range::new(MOMENT, SQS_CEILING), |handler| handler.retry_delay),
-        ("retry_delay_max", Range::new(MOMENT, Duration::from_hours(24)), |handler| handler.retry_delay_max),
-        ("stop_grace", Range::new(Duration::ZERO, Duration::from_hours(1)), |handler| handler.stop_grace),
+        ("retry_delay_max", Range::new(MOMENT, Duration::from_hours(24)), |handler| {
+            handler.retry_delay_max
+        }),
+        ("stop_grace", Range::new(Duration::ZERO, Duration::from_hours(1)), |handler| {
+            handler.stop_grace
+        }),
         ("cleanup_limit", Range::new(MOMENT, SQS_CEILING), |handler| handler.cleanup_limit),
-        ("deferred_limit", Range::new(Duration::from_secs(1), FAR), |handler| handler.deferred_limit),
+        ("deferred_limit", Range::new(Duration::from_secs(1), FAR), |handler| {
+            handler.deferred_limit
+        }),
     ];
 
     /// The ranges of its keys.

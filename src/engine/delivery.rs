@@ -18,7 +18,12 @@ use crate::step::Message;
 const UNREADABLE: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(15));
 
 /// Hands a message to its step. From here on the message is held.
-pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received, reservation: Option<Reservation>) {
+pub(crate) fn deliver(
+    shared: &Arc<Shared>,
+    lane: &Arc<Lane>,
+    received: Received,
+    reservation: Option<Reservation>,
+) {
     let message = match Message::parse(&received.body) {
         Ok(message) => message,
         Err(error) => return refuse(shared, lane, &received, &error.to_string()),
@@ -40,10 +45,19 @@ pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received
     let arrival = if is_stop {
         Arrival::Stop
     } else {
-        Arrival::Work { receives: received.receives, sent: received.sent, arguments: record.arguments.clone() }
+        Arrival::Work {
+            receives: received.receives,
+            sent: received.sent,
+            arguments: record.arguments.clone(),
+        }
     };
     let delivery = Delivery {
-        held: Held { lane: lane.index, id: received.id.into(), stop: is_stop, receives: received.receives },
+        held: Held {
+            lane: lane.index,
+            id: received.id.into(),
+            stop: is_stop,
+            receives: received.receives,
+        },
         execution,
         arrival,
         sent: received.sent,
@@ -53,7 +67,12 @@ pub(crate) fn deliver(shared: &Arc<Shared>, lane: &Arc<Lane>, received: Received
         weight,
     };
     shared.orphans.found(&token);
-    send_or_start(shared, &token, Input::Message(Box::new(delivery)), Origin::Message(Box::new(record), lane.clone()));
+    send_or_start(
+        shared,
+        &token,
+        Input::Message(Box::new(delivery)),
+        Origin::Message(Box::new(record), lane.clone()),
+    );
 }
 
 fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {

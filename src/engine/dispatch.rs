@@ -10,15 +10,26 @@ use super::inbox::{Absent, Input, Turn};
 use super::shared::Shared;
 use crate::step::CallbackToken;
 
-/// Hands an input to a step. If nothing is known of the step here, its driver is started from `origin`.
-pub(crate) fn send_or_start(shared: &Arc<Shared>, token: &CallbackToken, input: Input, origin: Origin) {
+/// Hands an input to a step. If nothing is known of the step here, its driver is started from
+/// `origin`.
+pub(crate) fn send_or_start(
+    shared: &Arc<Shared>,
+    token: &CallbackToken,
+    input: Input,
+    origin: Origin,
+) {
     if let Some(start) = shared.steps.send(token, input, Absent::Start) {
         driver::spawn(shared, token.clone(), start, origin, None);
     }
 }
 
 /// Hands an input to a step that is in the ledger, once there is leave to wake it.
-pub(crate) async fn wake(shared: &Arc<Shared>, token: &CallbackToken, input: Input, absent: Absent) {
+pub(crate) async fn wake(
+    shared: &Arc<Shared>,
+    token: &CallbackToken,
+    input: Input,
+    absent: Absent,
+) {
     let waking = leave_to_wake(shared).await;
     if let Some(start) = shared.steps.send(token, input, absent) {
         driver::spawn(shared, token.clone(), start, Origin::Ledger, waking);

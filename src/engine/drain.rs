@@ -1,4 +1,5 @@
-//! The end of the worker: no new work, patience, then a word to the runs, then their release; nothing is failed for it.
+//! The end of the worker: no new work, patience, then a word to the runs, then their release;
+//! nothing is failed for it.
 
 use std::time::Duration;
 
@@ -10,17 +11,27 @@ use crate::lifecycle::Phase;
 /// Beyond the longest grace: handlers enforce their own, and outcomes of the last second are sent.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// Walks the engine through its phases until no step is left. Each `hurry` that resolves ends a wait early.
+/// Walks the engine through its phases until no step is left. Each `hurry` that resolves ends a
+/// wait early.
 pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl AsyncFnMut()) {
     for lane in &shared.lanes {
         lane.messages.delay_releases();
     }
     shared.phases.enter(Phase::Draining);
-    tracing::info!(steps = shared.steps.len(), "draining: no new steps are taken; waiting for those that run");
+    tracing::info!(
+        steps = shared.steps.len(),
+        "draining: no new steps are taken; waiting for those that run"
+    );
     let hurried = wait(shared, patience, &mut hurry).await == Waited::Hurried;
     if shared.steps.len() > 0 && !hurried {
-        let grace = shared.handlers.values().map(|parts| parts.config.stop_grace).max().unwrap_or_default() + MARGIN;
-        tracing::info!(steps = shared.steps.len(), ?grace, "the drain timeout is over: telling the runs to end");
+        let grace =
+            shared.handlers.values().map(|parts| parts.config.stop_grace).max().unwrap_or_default()
+                + MARGIN;
+        tracing::info!(
+            steps = shared.steps.len(),
+            ?grace,
+            "the drain timeout is over: telling the runs to end"
+        );
         shared.phases.enter(Phase::Stopping);
         wait(shared, grace, &mut hurry).await;
     }

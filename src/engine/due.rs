@@ -1,4 +1,5 @@
-//! Wakes parked steps when their time or their handler's has come, when the worker's phase moves, and when the clock was set.
+//! Wakes parked steps when their time or their handler's has come, when the worker's phase moves,
+//! and when the clock was set.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,9 +38,11 @@ pub(crate) async fn wake_due(shared: Arc<Shared>) {
     }
 }
 
-/// Compares the clocks now and then, until dropped: the wall clock may be set, and tokio's timers do not count suspension.
+/// Compares the clocks now and then, until dropped: the wall clock may be set, and tokio's timers
+/// do not count suspension.
 pub(crate) async fn keep_time(shared: Arc<Shared>) {
-    let (mut ticks, mut moment, mut correction) = (Instant::now(), shared.clock.now(), shared.clock.correction());
+    let (mut ticks, mut moment, mut correction) =
+        (Instant::now(), shared.clock.now(), shared.clock.correction());
     loop {
         sleep(LOOK).await;
         let passed = shared.clock.since(moment);
@@ -50,7 +53,10 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
         let now = shared.clock.correction();
         let by = now - std::mem::replace(&mut correction, now);
         if slept > LATE {
-            tracing::warn!(?slept, "the machine was suspended; limits that have passed meanwhile count as reached");
+            tracing::warn!(
+                ?slept,
+                "the machine was suspended; limits that have passed meanwhile count as reached"
+            );
         }
         if !by.is_zero() {
             tracing::warn!(
@@ -79,11 +85,13 @@ pub(crate) async fn keep_names(shared: &Shared) {
 
 async fn rename(shared: &Shared) {
     if let Err(error) = shared.ledger.rename().await {
-        tracing::warn!(%error, "the ledger's records bear the old clock's times until they are next written");
+        tracing::warn!(%error, "the ledger's records bear the old clock's times until they are \
+                                next written");
     }
 }
 
-/// Wakes the steps that wait for a handler which this machine keeps from working, until dropped: all if it works again, else one at a time.
+/// Wakes the steps that wait for a handler which this machine keeps from working, until dropped:
+/// all if it works again, else one at a time.
 pub(crate) async fn wake_hindered(shared: Arc<Shared>) {
     loop {
         let (token, trial) = shared.impaired.next().await;

@@ -1,8 +1,10 @@
-//! What keeps this machine from doing a handler's work: no space, no descriptors, a program that is not there.
+//! What keeps this machine from doing a handler's work: no space, no descriptors, a program that is
+//! not there.
 //!
-//! It is the worker's trouble, and no step is charged with it. The handler's steps wait in line, and one at a time is tried, as the back-off
-//! says. A queue that has another handler is polled as ever, until many wait on it; else it is polled as rarely, for one message at a
-//! time. It is over once a run gets under way, or if nothing has shown for a while that it lasts.
+//! It is the worker's trouble, and no step is charged with it. The handler's steps wait in line,
+//! and one at a time is tried, as the back-off says. A queue that has another handler is polled as
+//! ever, until many wait on it; else it is polled as rarely, for one message at a time. It is over
+//! once a run gets under way, or if nothing has shown for a while that it lasts.
 
 mod ailment;
 
@@ -45,7 +47,8 @@ struct Table {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Impairment {
     pub handler: String,
-    /// `space`, `descriptors`, `memory`, `processes`, `io`, `program`, `working_dir`, `ledger`, or what a compiled-in handler says.
+    /// `space`, `descriptors`, `memory`, `processes`, `io`, `program`, `working_dir`, `ledger`, or
+    /// what a compiled-in handler says.
     pub what: &'static str,
     pub error: String,
     pub since: Duration,
@@ -69,7 +72,8 @@ pub(crate) struct Hindrance {
     pub(crate) wait: Duration,
 }
 
-/// A step's leave to try an ailing handler. Dropped, it is the next one's turn, as soon as the back-off says.
+/// A step's leave to try an ailing handler. Dropped, it is the next one's turn, as soon as the
+/// back-off says.
 pub(crate) struct Trial {
     inner: Arc<Inner>,
     handler: String,
@@ -90,7 +94,8 @@ impl Impaired {
     /// A handler could not work. Returns how long to wait before it is tried again.
     pub(crate) fn strike(&self, handler: &str, what: &'static str, error: &str) -> Duration {
         let wait = self.0.change(|table| {
-            let ailment = table.ailing.entry(handler.to_owned()).or_insert_with(|| Ailment::new(what));
+            let ailment =
+                table.ailing.entry(handler.to_owned()).or_insert_with(|| Ailment::new(what));
             if let Some(wait) = ailment.strike(what, error) {
                 tracing::error!(
                     handler,
@@ -98,7 +103,8 @@ impl Impaired {
                     error,
                     failures = ailment.failures,
                     again_in = ?wait,
-                    "this machine keeps the handler from working; its steps wait and are not charged"
+                    "this machine keeps the handler from working; its steps wait and are not \
+                     charged"
                 );
             }
             ailment.until - Instant::now()
@@ -117,12 +123,14 @@ impl Impaired {
             table.release(handler)
         });
         if let Some(ailment) = over {
-            tracing::info!(handler, what = ailment.what, after = ?ailment.since.elapsed(), "the handler works again");
+            tracing::info!(handler, what = ailment.what, after = ?ailment.since.elapsed(), "the \
+                handler works again");
             self.0.over.notify_waiters();
         }
     }
 
-    /// Whether a step of this queue may start the handler. If not, it is in line from now on; where it is so already, it keeps its place.
+    /// Whether a step of this queue may start the handler. If not, it is in line from now on; where
+    /// it is so already, it keeps its place.
     pub(crate) fn enter(&self, handler: &str, queue: usize, token: &CallbackToken) -> Admission {
         if self.0.is_quiet() {
             return Admission::Free;
@@ -134,7 +142,11 @@ impl Impaired {
             ailment.waiting.remove(token);
             ailment.begin_trial(number);
             table.trials += 1;
-            return Admission::Trial(Trial { inner: self.0.clone(), handler: handler.to_owned(), number });
+            return Admission::Trial(Trial {
+                inner: self.0.clone(),
+                handler: handler.to_owned(),
+                number,
+            });
         }
         ailment.waiting.push(token, queue);
         let wait = ailment.until.saturating_duration_since(Instant::now());
@@ -158,7 +170,8 @@ impl Impaired {
         }
     }
 
-    /// The next step that need not wait any more: one whose handler works again, or that is to try. Cancel safe.
+    /// The next step that need not wait any more: one whose handler works again, or that is to try.
+    /// Cancel safe.
     pub(crate) async fn next(&self) -> (CallbackToken, Option<Trial>) {
         loop {
             let news = self.0.news.notified();
@@ -184,7 +197,10 @@ impl Impaired {
             return Ok((token, None));
         }
         let number = table.trials;
-        let due = table.ailing.iter_mut().find(|(_, ailment)| ailment.may_try() && !ailment.waiting.is_empty());
+        let due = table
+            .ailing
+            .iter_mut()
+            .find(|(_, ailment)| ailment.may_try() && !ailment.waiting.is_empty());
         let Some((handler, ailment)) = due else {
             return Err(table.ailing.values().filter_map(Ailment::due).min());
         };
@@ -198,18 +214,26 @@ impl Impaired {
     /// Ends what nothing has shown for a while.
     fn lapse(&self) {
         loop {
-            let lapsed = |(handler, ailment): (&String, &Ailment)| ailment.has_lapsed().then(|| handler.clone());
+            let lapsed = |(handler, ailment): (&String, &Ailment)| {
+                ailment.has_lapsed().then(|| handler.clone())
+            };
             let Some(handler) = self.0.lock().ailing.iter().find_map(lapsed) else { return };
             if let Some(ailment) = self.0.change(|table| table.release(&handler)) {
                 let (what, after) = (ailment.what, ailment.since.elapsed());
-                tracing::info!(handler, what, ?after, "nothing shows any more that the handler cannot work");
+                tracing::info!(
+                    handler,
+                    what,
+                    ?after,
+                    "nothing shows any more that the handler cannot work"
+                );
                 self.0.over.notify_waiters();
             }
         }
     }
 
-    /// Waits until a queue of these handlers may be polled. True if it is polled rarely: its handlers all ail, or `many` of its steps wait
-    /// for one; granted once for each wait. Cancel safe, but for that.
+    /// Waits until a queue of these handlers may be polled. True if it is polled rarely: its
+    /// handlers all ail, or `many` of its steps wait for one; granted once for each wait. Cancel
+    /// safe, but for that.
     pub(crate) async fn may_poll<'a>(
         &self,
         queue: usize,
@@ -250,7 +274,11 @@ impl Impaired {
         if none_ails || some_work && wait < many {
             return Ok(false);
         }
-        let at = handlers.clone().filter_map(|name| ailing.get(name)).map(|ailment| ailment.poll_at).max();
+        let at = handlers
+            .clone()
+            .filter_map(|name| ailing.get(name))
+            .map(|ailment| ailment.poll_at)
+            .max();
         if let Some(at) = at.filter(|at| *at > now) {
             return Err(at);
         }
@@ -311,13 +339,15 @@ impl Table {
 }
 
 impl Trial {
-    /// The handler is being started. What it comes to is waited for no longer than an ailment lasts without a sign of it.
+    /// The handler is being started. What it comes to is waited for no longer than an ailment lasts
+    /// without a sign of it.
     pub(crate) fn begins(&self) {
         self.change(Ailment::trial_begins);
     }
 
     fn change(&self, change: impl FnOnce(&mut Ailment)) {
-        if let Some(ailment) = self.inner.lock().ailing.get_mut(&self.handler).filter(|it| it.is_tried_by(self.number))
+        if let Some(ailment) =
+            self.inner.lock().ailing.get_mut(&self.handler).filter(|it| it.is_tried_by(self.number))
         {
             change(ailment);
         }
@@ -354,10 +384,15 @@ mod tests {
         assert!(!impaired.may_poll(0, ["a"].into_iter(), 10).await, "nothing is known");
         let first = impaired.strike("a", "space", "disk full");
         for _ in 0..50 {
-            assert!(impaired.strike("a", "space", "disk full") <= Duration::from_secs(1).mul_f64(1.25));
+            assert!(
+                impaired.strike("a", "space", "disk full") <= Duration::from_secs(1).mul_f64(1.25)
+            );
         }
         assert!(!impaired.may_poll(0, ["b"].into_iter(), 10).await, "another handler works");
-        assert!(!impaired.may_poll(0, ["a", "b"].into_iter(), 10).await, "and so does one of these");
+        assert!(
+            !impaired.may_poll(0, ["a", "b"].into_iter(), 10).await,
+            "and so does one of these"
+        );
         let begun = Instant::now();
         assert!(impaired.may_poll(0, ["a"].into_iter(), 10).await);
         assert!(begun.elapsed() <= first);
@@ -383,11 +418,17 @@ mod tests {
             assert!(matches!(impaired.enter("a", 0, &token(number)), Admission::Wait(_)));
         }
         impaired.leave("a", &token(1));
-        assert!(impaired.next().now_or_never().is_none(), "nobody tries before the back-off says so");
+        assert!(
+            impaired.next().now_or_never().is_none(),
+            "nobody tries before the back-off says so"
+        );
         let (first, trial) = impaired.next().await;
         assert_eq!(first, token(0));
         assert!(impaired.next().now_or_never().is_none());
-        assert!(matches!(impaired.enter("a", 0, &token(0)), Admission::Wait(_)), "who tries again waits in turn");
+        assert!(
+            matches!(impaired.enter("a", 0, &token(0)), Admission::Wait(_)),
+            "who tries again waits in turn"
+        );
         drop(trial);
         let (second, trial) = impaired.next().await;
         assert_eq!(second, token(2), "one that came to nothing makes room for the next");

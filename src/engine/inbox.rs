@@ -1,4 +1,5 @@
-//! Who is busy with which step, and what reaches them: a step has a driver with an inbox, or is parked as a row until something reaches it.
+//! Who is busy with which step, and what reaches them: a step has a driver with an inbox, or is
+//! parked as a row until something reaches it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,9 +170,14 @@ impl Seat {
 }
 
 impl Steps {
-    /// Hands an input to the step's driver. If it has none, the caller starts one, for which the input waits; none is started for a
-    /// step that is not here at all, unless `absent` says so.
-    pub(crate) fn send(&self, token: &CallbackToken, input: Input, absent: Absent) -> Option<Start> {
+    /// Hands an input to the step's driver. If it has none, the caller starts one, for which the
+    /// input waits; none is started for a step that is not here at all, unless `absent` says so.
+    pub(crate) fn send(
+        &self,
+        token: &CallbackToken,
+        input: Input,
+        absent: Absent,
+    ) -> Option<Start> {
         let mut table = lock(&self.table);
         match table.places.get(token) {
             Some(Place::Driven(seat)) => {
@@ -213,13 +219,15 @@ impl Steps {
         self.gone.notify_waiters();
     }
 
-    /// Leaves a row in a driver's place, unless something has just come for it; says whether it did.
+    /// Leaves a row in a driver's place, unless something has just come for it; says whether it
+    /// did.
     pub(crate) fn park(&self, token: &CallbackToken, seat: &Seat, row: Parked) -> bool {
         let mut table = lock(&self.table);
         if !lock(&seat.inputs).is_empty() {
             return false;
         }
-        let first = row.due.is_some_and(|due| table.due.first().is_none_or(|(first, _)| due < *first));
+        let first =
+            row.due.is_some_and(|due| table.due.first().is_none_or(|(first, _)| due < *first));
         if let Some(due) = row.due {
             table.due.insert((due, token.clone()));
         }
@@ -236,7 +244,8 @@ impl Steps {
         lock(&self.table).due.first().map(|(due, _)| *due)
     }
 
-    /// The first row that is due by `now`. It stays parked, and is due no more until something is sent to it.
+    /// The first row that is due by `now`. It stays parked, and is due no more until something is
+    /// sent to it.
     pub(crate) fn pop_due(&self, now: Timestamp) -> Option<CallbackToken> {
         let mut table = lock(&self.table);
         let (due, token) = table.due.first().filter(|(due, _)| *due <= now).cloned()?;
@@ -252,7 +261,8 @@ impl Steps {
         self.due.notified().await;
     }
 
-    /// Has whoever waits for the first due row look again: the clock went on without tokio's timers.
+    /// Has whoever waits for the first due row look again: the clock went on without tokio's
+    /// timers.
     pub(crate) fn look_again(&self) {
         self.due.notify_one();
     }
@@ -270,7 +280,9 @@ impl Steps {
     pub(crate) fn face(&self, token: &CallbackToken) -> Option<Face> {
         match lock(&self.table).places.get(token)? {
             Place::Driven(seat) => Some(lock(&seat.face).clone()),
-            Place::Parked(row) => Some(Face { activity: Some(row.local.activity), ..Face::default() }),
+            Place::Parked(row) => {
+                Some(Face { activity: Some(row.local.activity), ..Face::default() })
+            }
         }
     }
 

@@ -64,7 +64,8 @@ pub(crate) struct Lane {
     pub(crate) owed: Moments,
 }
 
-/// Reports under way at once: at 20 ms each they end 3,000 steps a second, and leave sockets for the heartbeats.
+/// Reports under way at once: at 20 ms each they end 3,000 steps a second, and leave sockets for
+/// the heartbeats.
 const REPORTS: usize = 64;
 /// Questions under way at once: SageMaker's limits for listing steps are not published.
 const ASKS: usize = 16;
@@ -128,7 +129,11 @@ impl Lane {
 
     /// The handlers that its steps may go to.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
-        self.config.handler.iter().chain(self.config.routes.iter().map(|route| &route.handler)).map(String::as_str)
+        self.config
+            .handler
+            .iter()
+            .chain(self.config.routes.iter().map(|route| &route.handler))
+            .map(String::as_str)
     }
 
     /// Whether its pipelines are asked about with the credentials of this account.
@@ -153,7 +158,8 @@ impl Lane {
         let account = execution.account();
         if account != self.account && !self.config.accounts.allow(account) {
             return Some(format!(
-                "its execution is of the account {account}, which `accounts` of this queue does not allow"
+                "its execution is of the account {account}, which `accounts` of this queue does \
+                 not allow"
             ));
         }
         None
@@ -161,7 +167,8 @@ impl Lane {
 }
 
 impl Complaints {
-    /// More than a queue's redrive policy leaves around at once; beyond it a message is merely complained of again.
+    /// More than a queue's redrive policy leaves around at once; beyond it a message is merely
+    /// complained of again.
     const MAX: usize = 1000;
 
     pub(crate) fn is_new(&self, id: &str) -> bool {

@@ -18,13 +18,19 @@ use crate::step::{CallbackToken, ExecutionArn};
 pub(crate) struct Watching(pub(crate) Arc<Shared>);
 
 impl Looks for Watching {
-    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Option<Event>> {
+    fn look<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+        lane: usize,
+    ) -> BoxFuture<'a, Option<Event>> {
         Box::pin(async move {
             let lane = self.0.lanes.get(lane)?;
             match lane.pipelines(execution).execution(execution).await {
                 Ok(ExecutionStanding::Executing) => None,
                 Ok(ExecutionStanding::Stopping) => Some(Event::StopSeen(Via::Watch)),
-                Ok(ExecutionStanding::Ended | ExecutionStanding::NotFound) => Some(Event::ExecutionEnded),
+                Ok(ExecutionStanding::Ended | ExecutionStanding::NotFound) => {
+                    Some(Event::ExecutionEnded)
+                }
                 Err(fault) => {
                     if let Some(more) = lane.said.again("watch") {
                         tracing::warn!(

@@ -1,5 +1,5 @@
-//! Unfinished steps of handlers that are not configured any more: a step that has begun belongs to the handler that began it, which alone
-//! can read its checkpoint and clean up after it.
+//! Unfinished steps of handlers that are not configured any more: a step that has begun belongs to
+//! the handler that began it, which alone can read its checkpoint and clean up after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +64,9 @@ impl Missing {
     pub(crate) fn list(&self) -> Vec<Impairment> {
         let names: BTreeSet<Arc<str>> = self.lock().values().cloned().collect();
         let told = |name: Arc<str>| Impairment {
-            error: "unfinished steps are its, and it is not configured: `callbackd steps` shows them".to_owned(),
+            error:
+                "unfinished steps are its, and it is not configured: `callbackd steps` shows them"
+                    .to_owned(),
             handler: name.to_string(),
             what: WHAT,
             since: self.since.elapsed(),

@@ -1,8 +1,11 @@
-//! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes, drains.
+//! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes,
+//! drains.
 //!
-//! The files, in the order of use, each knowing only those before it: `config route phase claim said impaired missing budget gates messages watch polls
-//! inbox moments orphans` are parts that stand alone; `lane shared` put them together; `ask report running driver` drive one step;
-//! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to the drivers.
+//! The files, in the order of use, each knowing only those before it:
+//! `config route phase claim said impaired missing budget gates messages watch polls inbox moments orphans`
+//! are parts that stand alone; `lane shared` put them together; `ask report running driver` drive
+//! one step; `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and
+//! time to the drivers.
 
 mod accounts;
 pub mod config;
@@ -83,8 +86,8 @@ pub struct Parts {
     pub work_dir: PathBuf,
 }
 
-/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. Dropped, it takes no more work and
-/// releases what it has, unwatched.
+/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them.
+/// Dropped, it takes no more work and releases what it has, unwatched.
 pub struct Engine {
     _leaves: Leaves,
     _hooks: Hooks,
@@ -110,13 +113,15 @@ struct Hooks {
     _slots: Arc<dyn Grants<Slot>>,
 }
 
-/// What deletes and releases may still take at the end, if the queue does not answer; the messages then come back by themselves. The ledger
-/// has as long.
+/// What deletes and releases may still take at the end, if the queue does not answer; the messages
+/// then come back by themselves. The ledger has as long.
 const LAST_CALLS: Duration = Duration::from_secs(4);
-/// What an open poll may take from the begin of a drain: SQS answers after its 20 s. ECS kills a task 30 s after it told it to stop, and
-/// an idle worker is to end before that, whatever its queue does.
+/// What an open poll may take from the begin of a drain: SQS answers after its 20 s. ECS kills a
+/// task 30 s after it told it to stop, and an idle worker is to end before that, whatever its queue
+/// does.
 const LAST_POLL: Duration = Duration::from_secs(21);
-/// How many bytes of bodies may be in memory before the polls of a queue wait that has its share of them.
+/// How many bytes of bodies may be in memory before the polls of a queue wait that has its share of
+/// them.
 const BODIES: usize = 128 << 20;
 /// How many due steps read their records at once: more would only wait for the ledger.
 const WAKING: usize = 256;
@@ -133,7 +138,11 @@ impl Engine {
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
-            handlers: parts.handlers.into_iter().map(|(name, parts)| (name, Arc::new(parts))).collect(),
+            handlers: parts
+                .handlers
+                .into_iter()
+                .map(|(name, parts)| (name, Arc::new(parts)))
+                .collect(),
             lanes: parts.queues.into_iter().enumerate().map(lane).collect(),
             observer: parts.observer,
             work_dir: parts.work_dir.into(),
@@ -152,7 +161,8 @@ impl Engine {
             tasks: TaskTracker::new(),
         });
         let hooks = Hooks::set(&shared);
-        let (mut pollers, mut background, mut keepers) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let (mut pollers, mut background, mut keepers) =
+            (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for lane in &shared.lanes {
             let poll = pollers::poll(shared.clone(), lane.clone());
             pollers.spawn(named("the polling of a queue", poll));
@@ -165,7 +175,10 @@ impl Engine {
         background.spawn(named("the waking of steps", due::wake_due(shared.clone())));
         background.spawn(named("the trying of handlers", due::wake_hindered(shared.clone())));
         background.spawn(named("the comparing of clocks", due::keep_time(shared.clone())));
-        background.spawn(named("the look through the ledger", sweep::sweep(shared.clone(), parts.retention)));
+        background.spawn(named(
+            "the look through the ledger",
+            sweep::sweep(shared.clone(), parts.retention),
+        ));
         let looks = looks::Watching(shared.clone());
         background.spawn(named("the stop watch", async move {
             looks.0.watch.work(&looks).await;
@@ -183,7 +196,8 @@ impl Engine {
         }
     }
 
-    /// Resolves if a part of the engine that has to go on has ended, with what it is. The worker cannot go on without it. Cancel safe.
+    /// Resolves if a part of the engine that has to go on has ended, with what it is. The worker
+    /// cannot go on without it. Cancel safe.
     pub async fn broken(&mut self) -> String {
         let ended = tokio::select! {
             biased;
@@ -198,8 +212,8 @@ impl Engine {
         }
     }
 
-    /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the rest, gives messages back.
-    /// Each time that `hurry` resolves, a wait is cut short.
+    /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the
+    /// rest, gives messages back. Each time that `hurry` resolves, a wait is cut short.
     pub async fn drain(mut self, hurry: impl AsyncFnMut()) {
         let last_poll = Instant::now() + LAST_POLL;
         drain::drain(&self.shared, self.drain_timeout, hurry).await;
@@ -212,7 +226,8 @@ impl Engine {
         // Whatever an open poll brings is given back.
         if timeout_at(last_poll, join(&mut self.pollers)).await.is_err() {
             tracing::warn!(
-                "a queue does not answer its last poll; what it may still bring comes back when its visibility timeout is over"
+                "a queue does not answer its last poll; what it may still bring comes back when \
+                 its visibility timeout is over"
             );
             self.pollers.shutdown().await;
         }
@@ -222,7 +237,8 @@ impl Engine {
         }
         if timeout(LAST_CALLS, join(&mut self.keepers)).await.is_err() {
             tracing::warn!(
-                "messages could not be deleted or given back in time; they come back when their visibility timeout is over"
+                "messages could not be deleted or given back in time; they come back when their \
+                 visibility timeout is over"
             );
             self.keepers.shutdown().await;
         }

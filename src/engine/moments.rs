@@ -35,7 +35,12 @@ impl Moments {
     /// Those whose moment has come by `now`.
     pub(crate) fn until(&self, now: Timestamp) -> Vec<CallbackToken> {
         let table = self.lock();
-        table.in_order.iter().take_while(|(at, _)| *at <= now).map(|(_, token)| token.clone()).collect()
+        table
+            .in_order
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, token)| token.clone())
+            .collect()
     }
 
     /// The earliest moment.

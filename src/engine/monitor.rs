@@ -25,7 +25,8 @@ pub struct QueueStatus {
     /// Slots that are taken.
     pub running: usize,
     pub concurrency: usize,
-    /// Steps that wait for a slot: those whose message has just come, and those that go on after a wait.
+    /// Steps that wait for a slot: those whose message has just come, and those that go on after a
+    /// wait.
     pub queued: [usize; 2],
     pub cleanups_waiting: usize,
     pub reports_waiting: usize,
@@ -101,7 +102,8 @@ impl Monitor {
         self.0.lanes.iter().map(status).collect()
     }
 
-    /// A page of what the ledger holds, of the settled steps those that it still keeps, without arguments and checkpoints.
+    /// A page of what the ledger holds, of the settled steps those that it still keeps, without
+    /// arguments and checkpoints.
     ///
     /// # Errors
     /// If the ledger cannot be read.

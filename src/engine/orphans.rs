@@ -32,7 +32,11 @@ impl Orphans {
     /// Those whose messages should have come by `now`.
     pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(CallbackToken, Orphan)> {
         let overdue = |(_, orphan): &(&CallbackToken, &Orphan)| orphan.overdue <= now;
-        self.lock().iter().filter(overdue).map(|(token, orphan)| (token.clone(), orphan.clone())).collect()
+        self.lock()
+            .iter()
+            .filter(overdue)
+            .map(|(token, orphan)| (token.clone(), orphan.clone()))
+            .collect()
     }
 
     /// How many of a lane's are overdue.

@@ -1,6 +1,8 @@
-//! How far the worker is on its way out, and word of it to all who wait, in the order in which they began to.
+//! How far the worker is on its way out, and word of it to all who wait, in the order in which they
+//! began to.
 //!
-//! tokio's `watch` wakes its receivers in an order that is drawn by lot; then no run could be repeated.
+//! tokio's `watch` wakes its receivers in an order that is drawn by lot; then no run could be
+//! repeated.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -64,7 +66,9 @@ mod tests {
         let phases = Phases::default();
         let (reached, beyond) = (phases.reached(Phase::Stopping), phases.beyond(Phase::Running));
         tokio::pin!(reached, beyond);
-        assert!(reached.as_mut().now_or_never().is_none() && beyond.as_mut().now_or_never().is_none());
+        assert!(
+            reached.as_mut().now_or_never().is_none() && beyond.as_mut().now_or_never().is_none()
+        );
         phases.enter(Phase::Draining);
         assert!(reached.as_mut().now_or_never().is_none());
         beyond.await;

@@ -1,10 +1,11 @@
 //! Long polls of one queue: room first, then the poll, and what it brings is never dropped.
 //!
-//! One loop owns all polls of its queue. There is always one under way or about to be; more join while receives come back full, and
-//! they leave when one comes back empty.
+//! One loop owns all polls of its queue. There is always one under way or about to be; more join
+//! while receives come back full, and they leave when one comes back empty.
 //!
-//! If there is no room for as long as the stop watch would take, one looks ahead: a step that waits for a slot can be stopped, and neither
-//! its Stopping message nor its execution would be seen otherwise.
+//! If there is no room for as long as the stop watch would take, one looks ahead: a step that waits
+//! for a slot can be stopped, and neither its Stopping message nor its execution would be seen
+//! otherwise.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long a queue without a stop watch goes unseen while its slots are taken.
 const UNWATCHED: Duration = Duration::from_secs(30);
-/// How long a busy queue's poll waits for a whole batch of free slots, so that a receive brings more than one message.
+/// How long a busy queue's poll waits for a whole batch of free slots, so that a receive brings
+/// more than one message.
 const GATHER: Duration = Duration::from_millis(5);
 
 type Poll<'a> = BoxFuture<'a, (Vec<Reservation>, Result<Vec<Received>, Fault>)>;
@@ -86,13 +88,15 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
 fn receive(lane: &Lane, reserved: Vec<Reservation>) -> Poll<'_> {
     Box::pin(async move {
         let _open = lane.polls.begin();
-        let received = lane.queue.receive(reserved.len(), WAIT, lane.config.visibility_timeout).await;
+        let received =
+            lane.queue.receive(reserved.len(), WAIT, lane.config.visibility_timeout).await;
         (reserved, received)
     })
 }
 
 impl Pollers<'_> {
-    /// Room for what a receive may bring; if no other is under way, beyond the slots too. Cancel safe.
+    /// Room for what a receive may bring; if no other is under way, beyond the slots too. Cancel
+    /// safe.
     async fn room(&self, alone: bool) -> Vec<Reservation> {
         if let Some(until) = self.pause {
             sleep_until(until).await;
@@ -103,7 +107,8 @@ impl Pollers<'_> {
         }
         self.memory().await;
         let many = self.lane.config.concurrency.max(BATCH);
-        let rarely = self.shared.impaired.may_poll(self.lane.index, self.lane.handlers(), many).await;
+        let rarely =
+            self.shared.impaired.may_poll(self.lane.index, self.lane.handlers(), many).await;
         let most = if rarely { 1 } else { BATCH };
         let patience = if self.busy && !rarely { GATHER } else { Duration::ZERO };
         let ahead = async {
@@ -127,7 +132,9 @@ impl Pollers<'_> {
                 bytes_of_all_queues = spent.by_all,
                 most = spent.limit,
                 more,
-                "the arguments of steps in hand take all the memory that they may: the queue is not polled until some have ended;                  pass large data by reference, or lower `concurrency`"
+                "the arguments of steps in hand take all the memory that they may: the queue is \
+                 not polled until some have ended;                  pass large data by reference, \
+                 or lower `concurrency`"
             );
         }
         self.shared.bodies.room(self.lane.index).await;
@@ -171,7 +178,8 @@ impl Pollers<'_> {
                 self.wanted = 1;
                 let wait = BACKOFF.after(self.failures, fastrand::f64());
                 self.pause = Some(Instant::now() + wait);
-                let cause = if fault.kind == FaultKind::Denied { "may not be polled" } else { "unpolled" };
+                let cause =
+                    if fault.kind == FaultKind::Denied { "may not be polled" } else { "unpolled" };
                 if let Some(more) = self.lane.said.again(cause) {
                     tracing::warn!(
                         queue = self.lane.name,

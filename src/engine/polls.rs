@@ -42,7 +42,8 @@ impl Polls {
         self.lock().success.map(|at| at.elapsed())
     }
 
-    /// Whether no receive takes longer than it can. While all slots are taken none is under way, and that is well.
+    /// Whether no receive takes longer than it can. While all slots are taken none is under way,
+    /// and that is well.
     pub(crate) fn are_turning(&self, within: Duration) -> bool {
         self.lock().open.first().is_none_or(|(began, _)| began.elapsed() <= within)
     }

@@ -1,5 +1,5 @@
-//! Ends what handlers left running on this machine when the last process of this worker died, and puts on record what its death makes of
-//! the steps.
+//! Ends what handlers left running on this machine when the last process of this worker died, and
+//! puts on record what its death makes of the steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +21,11 @@ use crate::step::{CallbackToken, StopReason};
 const JUDGED: usize = 100;
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
-/// Looks at each step that is claimed by a process that is dead. No such step goes on before all have been looked at: what ran beside
-/// it is known only as long as the claims are what they were.
+/// Looks at each step that is claimed by a process that is dead. No such step goes on before all
+/// have been looked at: what ran beside it is known only as long as the claims are what they were.
 pub(crate) async fn reap(shared: &Shared) {
-    // What another worker of a shared ledger runs is none of ours; what we left behind is ended when its step is taken up here.
+    // What another worker of a shared ledger runs is none of ours; what we left behind is ended
+    // when its step is taken up here.
     let mut failures = 0;
     while !shared.ledger.is_shared() && shared.phase() != Phase::Leaving {
         let Err(error) = look(shared).await else { break };
@@ -34,7 +35,8 @@ pub(crate) async fn reap(shared: &Shared) {
                 %error,
                 failures,
                 more,
-                "what the last process left running could not be looked at; until it is, its steps do not go on"
+                "what the last process left running could not be looked at; until it is, its steps \
+                 do not go on"
             );
         }
         tokio::select! {
@@ -46,7 +48,8 @@ pub(crate) async fn reap(shared: &Shared) {
     shared.reaped.cancel();
 }
 
-/// May be begun anew at any point: a record that has been looked at says so, and is counted among its owner's all the same.
+/// May be begun anew at any point: a record that has been looked at says so, and is counted among
+/// its owner's all the same.
 async fn look(shared: &Shared) -> Result<(), LedgerError> {
     for (owner, tokens) in claims(shared).await? {
         let beside = if tokens.len() == 1 { Beside::Nothing } else { Beside::Others };
@@ -59,7 +62,9 @@ async fn look(shared: &Shared) -> Result<(), LedgerError> {
                     Err(error) => return Err(error),
                 };
                 end(shared, &record).await;
-                left.extend(Some(record).filter(|record| record.is_left_behind(shared.ledger.me())));
+                left.extend(
+                    Some(record).filter(|record| record.is_left_behind(shared.ledger.me())),
+                );
             }
             try_join_all(left.into_iter().map(|record| judge(shared, record, beside))).await?;
         }
@@ -96,13 +101,16 @@ async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), Le
         "a step was running when this worker last died; what it left behind is ended"
     );
     match shared.ledger.write(record, Commit::Now).await? {
-        // Nobody else takes it on before this has been looked at; if it was changed all the same, that says what becomes of it.
+        // Nobody else takes it on before this has been looked at; if it was changed all the same,
+        // that says what becomes of it.
         Written::Done(_) | Written::Changed => Ok(()),
     }
 }
 
 async fn end(shared: &Shared, record: &Record) {
-    let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(&**name)) else { return };
+    let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(&**name)) else {
+        return;
+    };
     let (_tell, stop) = watch::channel(Some(StopReason::LeaseLost));
     let task = Task {
         step: record.step(),

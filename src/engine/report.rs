@@ -9,14 +9,16 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
     let (Some(outcome), Some(request)) = (&record.outcome, &record.client_request_token) else {
         return Event::ReportRefused("the record has no outcome".to_owned());
     };
-    let fault = match lane.pipelines(&record.execution).report(&record.token, outcome, request).await {
-        Ok(()) => return Event::ReportAccepted,
-        Err(fault) => fault,
-    };
+    let fault =
+        match lane.pipelines(&record.execution).report(&record.token, outcome, request).await {
+            Ok(()) => return Event::ReportAccepted,
+            Err(fault) => fault,
+        };
     match fault.kind {
         FaultKind::Refused | FaultKind::Stale => {
             if let Some(more) = lane.said.again("refused") {
-                tracing::warn!(error = %fault, more, "SageMaker refused the report; asking where the step stands");
+                tracing::warn!(error = %fault, more, "SageMaker refused the report; asking where \
+                    the step stands");
             }
             Event::ReportRefused(fault.detail)
         }
@@ -25,7 +27,8 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
                 tracing::error!(
                     error = %fault,
                     more,
-                    "no permission to report the outcome, so the pipeline waits: allow sagemaker:SendPipelineExecutionStep*"
+                    "no permission to report the outcome, so the pipeline waits: allow \
+                     sagemaker:SendPipelineExecutionStep*"
                 );
             }
             Event::ReportFailed { denied: true, detail: fault.detail }
@@ -35,14 +38,16 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
                 tracing::error!(
                     error = %fault,
                     more,
-                    "the credentials or the endpoint are not right, so the outcome is not reported and the pipeline waits"
+                    "the credentials or the endpoint are not right, so the outcome is not reported \
+                     and the pipeline waits"
                 );
             }
             Event::ReportFailed { denied: false, detail: fault.detail }
         }
         FaultKind::Transient => {
             if let Some(more) = lane.said.again("unreported") {
-                tracing::warn!(error = %fault, more, "the outcome could not be reported yet; it is sent again");
+                tracing::warn!(error = %fault, more, "the outcome could not be reported yet; it is \
+                    sent again");
             }
             Event::ReportFailed { denied: false, detail: fault.detail }
         }

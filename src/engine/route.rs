@@ -1,4 +1,5 @@
-//! Which handler runs a step: the first route that its pipeline and arguments match, else the queue's own.
+//! Which handler runs a step: the first route that its pipeline and arguments match, else the
+//! queue's own.
 
 use std::sync::Arc;
 
@@ -28,10 +29,15 @@ impl Routes {
             arguments: route.arguments.clone(),
             handler: route.handler.as_str().into(),
         };
-        Self { routes: config.routes.iter().map(route).collect(), otherwise: config.handler.as_deref().map(Into::into) }
+        Self {
+            routes: config.routes.iter().map(route).collect(),
+            otherwise: config.handler.as_deref().map(Into::into),
+        }
     }
 
-    /// The handler's name, whatever the case of the pipeline's: ARNs bear it in lower case, whatever it was created as; none where nothing matches and the queue has no handler of its own.
+    /// The handler's name, whatever the case of the pipeline's: ARNs bear it in lower case,
+    /// whatever it was created as; none where nothing matches and the queue has no handler of its
+    /// own.
     #[must_use]
     pub fn handler(&self, pipeline: &str, arguments: &Value) -> Option<&Arc<str>> {
         let matching = self.routes.iter().find(|route| route.matches(pipeline, arguments));
@@ -42,25 +48,32 @@ impl Routes {
 impl Route {
     fn matches(&self, pipeline: &str, arguments: &Value) -> bool {
         self.pipeline.as_ref().is_none_or(|glob| glob_matches(glob, pipeline))
-            && self.arguments.iter().all(|(name, value)| arguments.get(name).is_some_and(|other| equal(value, other)))
+            && self
+                .arguments
+                .iter()
+                .all(|(name, value)| arguments.get(name).is_some_and(|other| equal(value, other)))
     }
 }
 
 /// Equality of JSON in which 5 is 5.0.
 fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
+        (Value::Number(one), Value::Number(other)) => {
+            one == other || one.as_f64() == other.as_f64()
+        }
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(a, b)| equal(a, b))
         }
         (Value::Object(one), Value::Object(other)) => {
-            one.len() == other.len() && one.iter().all(|(key, a)| other.get(key).is_some_and(|b| equal(a, b)))
+            one.len() == other.len()
+                && one.iter().all(|(key, a)| other.get(key).is_some_and(|b| equal(a, b)))
         }
         _ => one == other,
     }
 }
 
-/// Whether `*` (any text) and `?` (any character) in `glob` make it `text`, without regard to case. At worst the product of both lengths.
+/// Whether `*` (any text) and `?` (any character) in `glob` make it `text`, without regard to case.
+/// At worst the product of both lengths.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
     let (mut at, mut read) = (0, 0);

@@ -1,4 +1,5 @@
-//! One call of a handler: a task of its own, with its stop signal, its time limit and its panics caught.
+//! One call of a handler: a task of its own, with its stop signal, its time limit and its panics
+//! caught.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use tracing::Instrument;
 
 use super::inbox::Seat;
 use super::shared::Shared;
-use crate::handler::{CheckpointError, CheckpointSink, Completion, Context, DynHandler, HandlerResult, Progress, Task};
+use crate::handler::{
+    CheckpointError, CheckpointSink, Completion, Context, DynHandler, HandlerResult, Progress, Task,
+};
 use crate::lifecycle::{Event, RunEnd};
 use crate::step::StopReason;
 
@@ -32,7 +35,12 @@ pub(crate) struct Call {
 
 impl Call {
     /// Starts a run.
-    pub(crate) fn run(tasks: &TaskTracker, handler: &DynHandler, task: Task, sink: Arc<dyn CheckpointSink>) -> Self {
+    pub(crate) fn run(
+        tasks: &TaskTracker,
+        handler: &DynHandler,
+        task: Task,
+        sink: Arc<dyn CheckpointSink>,
+    ) -> Self {
         let (stop, stopping) = watch::channel(None);
         let told = stopping.clone();
         let run = handler.run(Context::new(task, stopping, sink));
@@ -43,7 +51,12 @@ impl Call {
             }
             Event::Ended(end_of(run.await))
         };
-        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: false, begun: Instant::now() }
+        Self {
+            stop,
+            task: tasks.spawn(call.in_current_span()),
+            cleanup: false,
+            begun: Instant::now(),
+        }
     }
 
     /// Starts a cleanup, which may take `limit`.
@@ -63,7 +76,8 @@ impl Call {
                 loop {
                     let Err(error) = handler.cleanup(cx.clone()).await else { return Ok(()) };
                     let Some(what) = error.host_trouble() else { return Err(error) };
-                    // What is left elsewhere must not stay because this machine was in the way for a moment.
+                    // What is left elsewhere must not stay because this machine was in the way for
+                    // a moment.
                     cx.hindered_by(what, error.message());
                     hindrance = Some(error.message().to_owned());
                     sleep(CLEANUP_AGAIN).await;
@@ -78,7 +92,12 @@ impl Call {
                 }
             })
         };
-        Self { stop, task: tasks.spawn(call.in_current_span()), cleanup: true, begun: Instant::now() }
+        Self {
+            stop,
+            task: tasks.spawn(call.in_current_span()),
+            cleanup: true,
+            begun: Instant::now(),
+        }
     }
 
     /// Tells the handler to end.
@@ -107,7 +126,8 @@ fn end_of(result: HandlerResult) -> RunEnd {
         Ok(Completion::Deferred) => RunEnd::Deferred,
         Err(error) if error.is_permanent() => RunEnd::Failure(error.message().to_owned()),
         Err(error) => {
-            let (after, error, what) = (error.delay(), error.message().to_owned(), error.host_trouble());
+            let (after, error, what) =
+                (error.delay(), error.message().to_owned(), error.host_trouble());
             match what {
                 // How long, the engine knows: it is the same for all runs of the handler.
                 Some(what) => RunEnd::Hindered { what, after: Duration::ZERO, error },
@@ -118,8 +138,10 @@ fn end_of(result: HandlerResult) -> RunEnd {
 }
 
 fn lost(error: JoinError, cleanup: bool) -> Event {
-    let panic =
-        error.try_into_panic().ok().map(|panic| format!("the handler panicked: {}", panic_text(panic.as_ref())));
+    let panic = error
+        .try_into_panic()
+        .ok()
+        .map(|panic| format!("the handler panicked: {}", panic_text(panic.as_ref())));
     match (panic, cleanup) {
         (Some(text), false) => Event::Ended(RunEnd::Retry { after: None, error: text }),
         (Some(text), true) => Event::Cleaned(Err(text)),
@@ -167,7 +189,8 @@ impl CheckpointSink for ToDriver {
                         what,
                         error,
                         more,
-                        "this machine keeps a cleanup from its work; it is tried again within `cleanup_limit`"
+                        "this machine keeps a cleanup from its work; it is tried again within \
+                         `cleanup_limit`"
                     );
                 }
             }

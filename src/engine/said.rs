@@ -1,4 +1,5 @@
-//! The same trouble of many steps is said once, and then counted: a log in proportion to causes, not to messages.
+//! The same trouble of many steps is said once, and then counted: a log in proportion to causes,
+//! not to messages.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -44,7 +45,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn trouble_of_one_kind_is_said_at_once_and_then_counted() {
         let said = Said::default();
-        assert_eq!((said.again("late"), said.again("late"), said.again("denied")), (Some(0), None, Some(0)));
+        assert_eq!(
+            (said.again("late"), said.again("late"), said.again("denied")),
+            (Some(0), None, Some(0))
+        );
         advance(EVERY).await;
         assert_eq!((said.again("late"), said.again("late")), (Some(1), None));
     }

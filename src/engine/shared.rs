@@ -65,10 +65,14 @@ impl Shared {
         self.phases.now()
     }
 
-    /// The lane of a queue, if this worker has it: of the same URL, or of one that names the same queue.
+    /// The lane of a queue, if this worker has it: of the same URL, or of one that names the same
+    /// queue.
     pub(crate) fn lane(&self, queue: &QueueUrl) -> Option<&Arc<Lane>> {
         let same = |lane: &&Arc<Lane>| lane.config.url.is_same_queue(queue);
-        self.lanes.iter().find(|lane| lane.config.url == *queue).or_else(|| self.lanes.iter().find(same))
+        self.lanes
+            .iter()
+            .find(|lane| lane.config.url == *queue)
+            .or_else(|| self.lanes.iter().find(same))
     }
 
     /// The lane that holds a message.
@@ -76,7 +80,8 @@ impl Shared {
         &self.lanes[held.lane]
     }
 
-    /// Gives up the place of a step without a driver. What came for it is let go of, and comes back by itself.
+    /// Gives up the place of a step without a driver. What came for it is let go of, and comes back
+    /// by itself.
     pub(crate) fn strike(&self, token: &CallbackToken, seat: &Seat) {
         for input in std::iter::from_fn(|| seat.try_next()) {
             if let Input::Message(delivery) = input {
@@ -95,7 +100,10 @@ impl Shared {
             alone: lane.config.exclusive && !self.ledger.is_shared(),
             handler_is_gone,
             max_attempts: handler.map_or(1, |config| config.max_attempts),
-            retry: Backoff::new(or(|config| config.retry_delay), or(|config| config.retry_delay_max)),
+            retry: Backoff::new(
+                or(|config| config.retry_delay),
+                or(|config| config.retry_delay_max),
+            ),
             time_limit: or(|config| config.time_limit),
             deferred_limit: or(|config| config.deferred_limit),
             on_stop: handler.map(|config| config.on_stop).unwrap_or_default(),
@@ -107,7 +115,8 @@ impl Shared {
         }
     }
 
-    /// Has the step's execution watched for as long as the step can be stopped. `leaves`: it has no driver any more.
+    /// Has the step's execution watched for as long as the step can be stopped. `leaves`: it has no
+    /// driver any more.
     pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
         let record = &state.record;
         match &record.handler {
@@ -119,14 +128,18 @@ impl Shared {
         let lane = self.lane(&record.queue);
         if let Some(lane) = lane {
             match record.status {
-                Status::Deferred => lane.deferred.set(&record.token, record.deadline.unwrap_or(Timestamp::MAX)),
+                Status::Deferred => {
+                    lane.deferred.set(&record.token, record.deadline.unwrap_or(Timestamp::MAX));
+                }
                 _ => lane.deferred.remove(&record.token),
             }
         }
         let kind = match record.status {
             _ if record.stop_requested.is_some() => None,
             Status::Deferred => Some(Kind::Deferred),
-            Status::New | Status::Claimed | Status::Waiting if !leaves && state.local.activity != Activity::Idle => {
+            Status::New | Status::Claimed | Status::Waiting
+                if !leaves && state.local.activity != Activity::Idle =>
+            {
                 Some(Kind::Active)
             }
             _ => None,
@@ -136,7 +149,9 @@ impl Shared {
         }
         *watched = kind;
         match (kind, lane.map(|lane| lane.index)) {
-            (Some(kind), Some(lane)) => self.watch.enter(&record.execution, lane, &record.token, kind),
+            (Some(kind), Some(lane)) => {
+                self.watch.enter(&record.execution, lane, &record.token, kind);
+            }
             _ => self.watch.leave(&record.execution, &record.token),
         }
     }

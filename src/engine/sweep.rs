@@ -1,5 +1,6 @@
-//! What the ledger holds that no message need bring: outcomes not yet reported, stops not yet answered, deferred steps past their limit,
-//! steps whose message is gone, and records too old to keep. And what killed workers left on this machine of steps that are settled.
+//! What the ledger holds that no message need bring: outcomes not yet reported, stops not yet
+//! answered, deferred steps past their limit, steps whose message is gone, and records too old to
+//! keep. And what killed workers left on this machine of steps that are settled.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::lifecycle::{Event, Status};
 use crate::step::CallbackToken;
 
 /// All that is not settled.
-const UNSETTLED: [Status; 5] = [Status::Concluded, Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred];
+const UNSETTLED: [Status; 5] =
+    [Status::Concluded, Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred];
 /// How often the ledger is looked through; a deferral's limit is kept this exactly.
 const EVERY: Duration = Duration::from_secs(15);
 /// A purge is one look at an index; more often gains nothing where the retention is days.
@@ -40,7 +42,8 @@ struct Sweep {
 
 /// Looks through the ledger, now and then, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
-    let mut sweep = Sweep { shared, unknown: BTreeSet::new(), missing: BTreeSet::new(), said: BTreeSet::new() };
+    let mut sweep =
+        Sweep { shared, unknown: BTreeSet::new(), missing: BTreeSet::new(), said: BTreeSet::new() };
     let every = PURGE_EVERY.min(retention / 10);
     // Not at once: a clock that is wrong after a boot is corrected within minutes.
     let mut purged = Instant::now();
@@ -115,7 +118,8 @@ impl Sweep {
                 tracing::warn!(
                     token = %step.token,
                     queue = step.queue.as_str(),
-                    "the ledger holds steps of a queue that is not configured; configure it again until they are \
+                    "the ledger holds steps of a queue that is not configured; configure it again \
+                     until they are \
                      settled: `callbackd steps` shows them"
                 );
             }
@@ -124,7 +128,8 @@ impl Sweep {
         if self.shared.steps.contains(&step.token) {
             return;
         }
-        if let (Status::Claimed | Status::Waiting | Status::Deferred, Some(name)) = (step.status, &step.handler)
+        if let (Status::Claimed | Status::Waiting | Status::Deferred, Some(name)) =
+            (step.status, &step.handler)
             && !self.shared.handlers.contains_key(&**name)
         {
             self.shared.missing.add(&step.token, name);
@@ -149,7 +154,9 @@ impl Sweep {
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Active);
             }
             let overdue = after(now, lane.config.visibility_timeout + MARGIN);
-            self.shared.orphans.add(step.token, Orphan { lane: lane.index, execution: step.execution, overdue });
+            self.shared
+                .orphans
+                .add(step.token, Orphan { lane: lane.index, execution: step.execution, overdue });
         }
     }
 
@@ -159,8 +166,10 @@ impl Sweep {
                 tracing::warn!(
                     handler = &*handler,
                     steps,
-                    "the ledger holds unfinished steps of a handler that is not configured; they wait, and no other handler runs them: \
-                     configure it again until they are done, or let them fail by their limits or by a stop, without a cleanup"
+                    "the ledger holds unfinished steps of a handler that is not configured; they \
+                     wait, and no other handler runs them: \
+                     configure it again until they are done, or let them fail by their limits or \
+                     by a stop, without a cleanup"
                 );
             }
         }
@@ -178,7 +187,8 @@ impl Sweep {
             if lane.config.exclusive || self.shared.ledger.is_shared() {
                 self.shared.orphans.found(&token);
                 if let Some(more) = lane.said.again("without message") {
-                    tracing::warn!(%token, queue = lane.name, more, "the step's message has not come back; the step goes on from the ledger");
+                    tracing::warn!(%token, queue = lane.name, more, "the step's message has not \
+                        come back; the step goes on from the ledger");
                 }
                 wake(&self.shared, &token, Input::Event(Event::Found), Absent::Start).await;
             } else if self.said.insert(token) {
@@ -189,8 +199,10 @@ impl Sweep {
             tracing::warn!(
                 queue = lane.name,
                 steps = count,
-                "steps in the ledger have no message on the queue, and another worker may have them; they are not \
-                 started here: `callbackd steps` shows them; set exclusive = true if no other worker reads this queue"
+                "steps in the ledger have no message on the queue, and another worker may have \
+                 them; they are not \
+                 started here: `callbackd steps` shows them; set exclusive = true if no other \
+                 worker reads this queue"
             );
         }
     }

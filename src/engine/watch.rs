@@ -1,8 +1,10 @@
-//! The stop watch: notices that an execution is stopping, or has ended, if no Stopping message says so.
+//! The stop watch: notices that an execution is stopping, or has ended, if no Stopping message says
+//! so.
 //!
-//! The engine enters the steps that it has; each execution is asked about once per its queue's `stop_watch`, however many steps it has
-//! here. All calls together stay below two a second, so with many executions the interval stretches. Those with a step that runs or
-//! waits come first: a deferred step's stop costs nothing while it goes unnoticed, a running one's does.
+//! The engine enters the steps that it has; each execution is asked about once per its queue's
+//! `stop_watch`, however many steps it has here. All calls together stay below two a second, so
+//! with many executions the interval stretches. Those with a step that runs or waits come first: a
+//! deferred step's stop costs nothing while it goes unnoticed, a running one's does.
 
 #[cfg(test)]
 mod tests;
@@ -21,18 +23,22 @@ use crate::step::{CallbackToken, ExecutionArn};
 
 /// Calls of all watching together stay below two a second; no rate limit is published.
 const GAP: Duration = Duration::from_millis(500);
-/// A look that takes longer is given up. As looks do not wait for each other, at most forty are under way.
+/// A look that takes longer is given up. As looks do not wait for each other, at most forty are
+/// under way.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So many calls for executions with active steps may pass by one that has only deferred steps and is due.
+/// So many calls for executions with active steps may pass by one that has only deferred steps and
+/// is due.
 const PASSED: u32 = 3;
 
 /// What the watch needs of whoever has it.
 pub(crate) trait Looks: Send + Sync {
-    /// Asks how the execution stands, through the lane's account: what its steps are to be told, if anything. A call that fails tells
-    /// nothing.
-    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Option<Event>>;
+    /// Asks how the execution stands, through the lane's account: what its steps are to be told, if
+    /// anything. A call that fails tells nothing.
+    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize)
+    -> BoxFuture<'a, Option<Event>>;
 
-    /// Tells a step. What it does not take now is told again by the next look, for as long as it is watched.
+    /// Tells a step. What it does not take now is told again by the next look, for as long as it is
+    /// watched.
     fn tell(&self, token: &CallbackToken, event: Event);
 
     /// The interval that executions with active steps are asked at has changed.
@@ -96,8 +102,15 @@ impl Watch {
         Self { every, table: Mutex::default(), sooner: Notify::new() }
     }
 
-    /// Watches a step of a lane from now on; one that is watched already, as this kind. Does nothing if the lane's watch is off.
-    pub(crate) fn enter(&self, execution: &ExecutionArn, lane: usize, token: &CallbackToken, kind: Kind) {
+    /// Watches a step of a lane from now on; one that is watched already, as this kind. Does
+    /// nothing if the lane's watch is off.
+    pub(crate) fn enter(
+        &self,
+        execution: &ExecutionArn,
+        lane: usize,
+        token: &CallbackToken,
+        kind: Kind,
+    ) {
         let every = self.every(lane);
         if every.is_zero() {
             return;
@@ -105,7 +118,10 @@ impl Watch {
         let due = Instant::now() + jittered(every);
         let mut table = self.lock();
         let Table { executions, due: queues } = &mut *table;
-        let name = executions.get_key_value(execution.as_str()).map_or(execution.text(), |(name, _)| name).clone();
+        let name = executions
+            .get_key_value(execution.as_str())
+            .map_or(execution.text(), |(name, _)| name)
+            .clone();
         let watched = executions.entry(name.clone()).or_insert_with(|| Watched::new(lane, due));
         queues.remove(&name, watched);
         watched.insert(token, kind);
@@ -155,7 +171,8 @@ impl Watch {
                         Some(_) => late = false,
                         None if !late => {
                             late = true;
-                            tracing::warn!(execution = %name, "SageMaker does not say in time whether the execution is being stopped");
+                            tracing::warn!(execution = %name, "SageMaker does not say in time \
+                                whether the execution is being stopped");
                         }
                         None => {}
                     }
@@ -172,7 +189,8 @@ impl Watch {
         }
     }
 
-    /// When the next execution is due, and how far apart those with active steps are asked about now; `None` if all watches are off.
+    /// When the next execution is due, and how far apart those with active steps are asked about
+    /// now; `None` if all watches are off.
     fn outlook(&self) -> (Option<Instant>, Option<Duration>) {
         let table = self.lock();
         let deferred = table.due.deferred.len();
@@ -328,9 +346,11 @@ impl Due {
         self.active.first().into_iter().chain(self.deferred.first()).map(|(at, _)| *at).min()
     }
 
-    /// Whose turn it is, of those that are due: active ones first, in due order, but every fourth call is for a deferred one.
+    /// Whose turn it is, of those that are due: active ones first, in due order, but every fourth
+    /// call is for a deferred one.
     fn pop(&mut self, now: Instant) -> Option<Arc<str>> {
-        let is_due = |due: &BTreeSet<(Instant, Arc<str>)>| due.first().is_some_and(|(at, _)| *at <= now);
+        let is_due =
+            |due: &BTreeSet<(Instant, Arc<str>)>| due.first().is_some_and(|(at, _)| *at <= now);
         let (active, deferred) = (is_due(&self.active), is_due(&self.deferred));
         let from = match (active, deferred) {
             (false, false) => return None,

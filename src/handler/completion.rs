@@ -13,8 +13,8 @@ use crate::outcome::Outputs;
 pub enum Completion {
     /// The work is done.
     Success(Outputs),
-    /// The work continues elsewhere: call again after this long, with the checkpoint. Meanwhile the step holds no slot. The next call
-    /// is no new attempt, and the time limit continues to run.
+    /// The work continues elsewhere: call again after this long, with the checkpoint. Meanwhile the
+    /// step holds no slot. The next call is no new attempt, and the time limit continues to run.
     Again(Duration),
     /// Someone else will answer the step: a person, another system. Nothing of it stays in memory.
     Deferred,
@@ -44,8 +44,9 @@ impl From<()> for Completion {
     }
 }
 
-/// What a function registered with [`Registry::function`](super::Registry::function) may return inside `Ok`: a [`Completion`], or
-/// anything that serialises to outputs: [`Outputs`], a struct whose fields are strings, numbers or booleans, or `()` for none.
+/// What a function registered with [`Registry::function`](super::Registry::function) may return
+/// inside `Ok`: a [`Completion`], or anything that serialises to outputs: [`Outputs`], a struct
+/// whose fields are strings, numbers or booleans, or `()` for none.
 ///
 /// ```
 /// use callbackd::handler::IntoCompletion;
@@ -59,7 +60,8 @@ impl From<()> for Completion {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot complete a callback step",
-    note = "return `Ok` of `Completion`, `Outputs`, `()`, or a struct that implements `serde::Serialize` with strings, numbers or \
+    note = "return `Ok` of `Completion`, `Outputs`, `()`, or a struct that implements \
+            `serde::Serialize` with strings, numbers or \
             booleans as fields"
 )]
 pub trait IntoCompletion {
@@ -90,7 +92,10 @@ mod tests {
     #[test]
     fn what_serialises_to_outputs_is_success_and_what_does_not_fails_the_step_by_name() {
         let outputs = Outputs::of([("a", 1)]).expect("valid");
-        assert_eq!(outputs.clone().into_completion().expect("outputs"), Completion::from(outputs.clone()));
+        assert_eq!(
+            outputs.clone().into_completion().expect("outputs"),
+            Completion::from(outputs.clone())
+        );
         assert_eq!(json!({"a": 1}).into_completion().expect("a map"), outputs.into());
         assert_eq!(().into_completion().expect("nothing"), ().into());
         assert_eq!(Completion::Deferred.into_completion().expect("itself"), Completion::Deferred);

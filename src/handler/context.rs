@@ -65,7 +65,11 @@ pub struct Context {
 
 impl Context {
     /// A context for one call.
-    pub(crate) fn new(task: Task, stop: watch::Receiver<Option<StopReason>>, sink: Arc<dyn CheckpointSink>) -> Self {
+    pub(crate) fn new(
+        task: Task,
+        stop: watch::Receiver<Option<StopReason>>,
+        sink: Arc<dyn CheckpointSink>,
+    ) -> Self {
         let latest = Arc::new(Mutex::new(task.checkpoint.clone()));
         Self { task: Arc::new(task), latest, stop, sink }
     }
@@ -112,7 +116,8 @@ impl Context {
         self.task.stop_grace
     }
 
-    /// The worker's own folder for files of runs; it outlives the process. It need not be there yet.
+    /// The worker's own folder for files of runs; it outlives the process. It need not be there
+    /// yet.
     #[must_use]
     pub fn work_dir(&self) -> &Path {
         &self.task.work_dir
@@ -139,25 +144,28 @@ impl Context {
     /// A permanent error where a checkpoint is there but is not a `T`.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, HandlerError> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        latest
-            .map(serde_json::from_value)
-            .transpose()
-            .map_err(|error| HandlerError::permanent(format_args!("the checkpoint does not decode: {error}")))
+        latest.map(serde_json::from_value).transpose().map_err(|error| {
+            HandlerError::permanent(format_args!("the checkpoint does not decode: {error}"))
+        })
     }
 
     /// Saves a checkpoint; it is durable when this returns. Only the last one is kept.
     ///
     /// # Errors
     /// [`CheckpointError`] where it was not saved. Go on or give up, as the work requires.
-    pub async fn save_checkpoint<T: Serialize + Sync>(&self, checkpoint: &T) -> Result<(), CheckpointError> {
-        let value = serde_json::to_value(checkpoint).map_err(|error| CheckpointError(error.to_string()))?;
+    pub async fn save_checkpoint<T: Serialize + Sync>(
+        &self,
+        checkpoint: &T,
+    ) -> Result<(), CheckpointError> {
+        let value =
+            serde_json::to_value(checkpoint).map_err(|error| CheckpointError(error.to_string()))?;
         self.sink.save(value.clone()).await?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
     }
 
-    /// Tells operators that the machine keeps the run from going on, which goes on to try: as [`HandlerError::host`], but for a run that
-    /// has work behind it.
+    /// Tells operators that the machine keeps the run from going on, which goes on to try: as
+    /// [`HandlerError::host`], but for a run that has work behind it.
     pub fn hindered_by(&self, what: &'static str, error: &str) {
         self.sink.hindered(Some((what, error)));
     }

@@ -9,10 +9,11 @@ use crate::outcome::InvalidOutput;
 
 /// An error of a handler. It carries the decision: try again later, or fail the step.
 ///
-/// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. What it makes of them is tried again, with three exceptions: an
-/// [`InvalidOutput`] fails the step, since the same work would have the same outputs; a
-/// [`CheckpointError`](super::CheckpointError), and an [`io::Error`](std::io::Error) that says that space, descriptors or memory have run
-/// out, are [`host`](Self::host) errors.
+/// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. What it makes
+/// of them is tried again, with three exceptions: an [`InvalidOutput`] fails the step, since the
+/// same work would have the same outputs; a [`CheckpointError`](super::CheckpointError), and an
+/// [`io::Error`](std::io::Error) that says that space, descriptors or memory have run out, are
+/// [`host`](Self::host) errors.
 ///
 /// ```
 /// use callbackd::HandlerError;
@@ -42,12 +43,14 @@ enum Retry {
 }
 
 impl HandlerError {
-    /// Fails the step with this reason. The whole of it is logged; SageMaker gets its first 256 characters.
+    /// Fails the step with this reason. The whole of it is logged; SageMaker gets its first 256
+    /// characters.
     pub fn permanent(message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Never }
     }
 
-    /// Counts as an attempt; tried again after the handler's `retry_delay`, doubled with each attempt.
+    /// Counts as an attempt; tried again after the handler's `retry_delay`, doubled with each
+    /// attempt.
     pub fn retry(message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Later }
     }
@@ -57,9 +60,10 @@ impl HandlerError {
         Self { message: message.to_string(), retry: Retry::After(delay) }
     }
 
-    /// The machine is in the way, not the step: no space, no descriptors, a program that is not there. It counts as no attempt. The step
-    /// waits, its handler's queues are hardly polled, `/readyz` and `callbackd_impaired{what}` say so, until a run of the handler gets
-    /// under way. The time limit runs on.
+    /// The machine is in the way, not the step: no space, no descriptors, a program that is not
+    /// there. It counts as no attempt. The step waits, its handler's queues are hardly polled,
+    /// `/readyz` and `callbackd_impaired{what}` say so, until a run of the handler gets under way.
+    /// The time limit runs on.
     pub fn host(what: &'static str, message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Host(what) }
     }
@@ -136,8 +140,12 @@ mod tests {
         assert_eq!(of(Errno::ENOSPC).host_trouble(), Some("space"));
         assert_eq!(of(Errno::EMFILE).host_trouble(), Some("descriptors"));
         assert_eq!(of(Errno::ENOMEM).host_trouble(), Some("memory"));
-        assert_eq!(HandlerError::from(CheckpointError("locked".into())).host_trouble(), Some("ledger"));
-        // Of a socket it says that there is nothing to read, of a file of the handler's own that this file is bad.
+        assert_eq!(
+            HandlerError::from(CheckpointError("locked".into())).host_trouble(),
+            Some("ledger")
+        );
+        // Of a socket it says that there is nothing to read, of a file of the handler's own that
+        // this file is bad.
         for errno in [Errno::EAGAIN, Errno::EIO, Errno::ENOENT, Errno::ECONNREFUSED] {
             let error = of(errno);
             assert!(error.host_trouble().is_none() && !error.is_permanent(), "{errno}");

@@ -7,13 +7,15 @@ use serde_json::Value;
 
 use super::{BuildError, DynHandler, Handler};
 
-/// What [`Registry::handler`](super::Registry::handler) takes: a function from `[handlers.*.settings]`, decoded, to
-/// `Result<impl Handler, impl Display>`, or a function from nothing to a handler that has no settings.
+/// What [`Registry::handler`](super::Registry::handler) takes: a function from
+/// `[handlers.*.settings]`, decoded, to `Result<impl Handler, impl Display>`, or a function from
+/// nothing to a handler that has no settings.
 ///
 /// `Kind` tells the two apart and is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make a handler",
-    note = "it must be `Fn(Settings) -> Result<H, E>` with `Settings: serde::Deserialize`, `H: Handler` and `E: Display`; or `Fn() -> H`"
+    note = "it must be `Fn(Settings) -> Result<H, E>` with `Settings: serde::Deserialize`, `H: \
+            Handler` and `E: Display`; or `Fn() -> H`"
 )]
 pub trait HandlerFactory<Kind>: Send + Sync + 'static {
     /// Makes a handler; `settings` is `null` if there are none.
@@ -40,7 +42,9 @@ where
         })?;
         match self(settings) {
             Ok(handler) => Ok(DynHandler::new(handler)),
-            Err(error) => Err(BuildError::Settings { path: String::new(), message: error.to_string() }),
+            Err(error) => {
+                Err(BuildError::Settings { path: String::new(), message: error.to_string() })
+            }
         }
     }
 }
@@ -53,7 +57,10 @@ where
     fn build(&self, settings: Value) -> Result<DynHandler, BuildError> {
         let needless = settings.as_object().and_then(|settings| settings.keys().next()).cloned();
         match needless {
-            Some(path) => Err(BuildError::Settings { path, message: "this handler type has no settings".to_owned() }),
+            Some(path) => Err(BuildError::Settings {
+                path,
+                message: "this handler type has no settings".to_owned(),
+            }),
             None => Ok(DynHandler::new(self())),
         }
     }

@@ -7,7 +7,8 @@ use nix::errno::Errno;
 
 use super::CheckpointError;
 
-/// What ails the machine, as the `what` of `callbackd_impaired`; none where the error is about the very thing that was asked for.
+/// What ails the machine, as the `what` of `callbackd_impaired`; none where the error is about the
+/// very thing that was asked for.
 #[must_use]
 pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
@@ -15,7 +16,12 @@ pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
         Errno::EMFILE | Errno::ENFILE => Some("descriptors"),
         Errno::ENOMEM => Some("memory"),
         Errno::EAGAIN => Some("processes"),
-        Errno::EIO | Errno::ESTALE | Errno::EROFS | Errno::ETIMEDOUT | Errno::ENOTCONN | Errno::EREMOTEIO => Some("io"),
+        Errno::EIO
+        | Errno::ESTALE
+        | Errno::EROFS
+        | Errno::ETIMEDOUT
+        | Errno::ENOTCONN
+        | Errno::EREMOTEIO => Some("io"),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 //! What a killed worker left on this machine.
 
-/// Something that a run left behind, whose worker was killed. It goes once nobody can want it any more.
+/// Something that a run left behind, whose worker was killed. It goes once nobody can want it any
+/// more.
 pub struct Leftover {
     token: String,
     remove: Box<dyn FnOnce() + Send>,

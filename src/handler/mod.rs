@@ -48,8 +48,8 @@ pub enum Severity {
     Note,
     /// Something should be done about it.
     Warning,
-    /// The handler cannot work until something is done about it. `check` fails; the daemon starts all the same, as the machine may be
-    /// made ready later.
+    /// The handler cannot work until something is done about it. `check` fails; the daemon starts
+    /// all the same, as the machine may be made ready later.
     Error,
 }
 
@@ -73,62 +73,81 @@ impl Remark {
 /// Work for callback steps, in Rust.
 ///
 /// # Expected flow
-/// 1. A message brings a step. It is claimed in the ledger, and [`run`](Handler::run) is called with its arguments.
-/// 2. `run` saves a checkpoint as soon as there is something to find again, such as the id of a job.
+/// 1. A message brings a step. It is claimed in the ledger, and [`run`](Handler::run) is called
+///    with its arguments.
+/// 2. `run` saves a checkpoint as soon as there is something to find again, such as the id of a
+///    job.
 /// 3. What `run` returns is frozen in the ledger and reported to SageMaker until it is accepted.
-/// 4. If `run` returns [`Completion::Again`] or an error that may go away, it is called again later, with the checkpoint.
-/// 5. If the pipeline is stopped or the time limit is reached, [`Context::stopping`] resolves. The run has `stop_grace` to end; then its
-///    future is dropped, [`cleanup`](Handler::cleanup) is called, and the step is answered.
-/// 6. If the worker shuts down, `stopping` resolves too. There is no cleanup: another worker, or the next life of this one, calls `run`
-///    again, with the checkpoint. After a crash the same happens without a warning.
+/// 4. If `run` returns [`Completion::Again`] or an error that may go away, it is called again
+///    later, with the checkpoint.
+/// 5. If the pipeline is stopped or the time limit is reached, [`Context::stopping`] resolves. The
+///    run has `stop_grace` to end; then its future is dropped, [`cleanup`](Handler::cleanup) is
+///    called, and the step is answered.
+/// 6. If the worker shuts down, `stopping` resolves too. There is no cleanup: another worker, or
+///    the next life of this one, calls `run` again, with the checkpoint. After a crash the same
+///    happens without a warning.
 ///
 /// # Guarantees
 /// - No two calls for one token overlap, among workers that share a ledger.
-/// - What [`Context::save_checkpoint`] saved is there at the next attempt and in the cleanup, also after a crash.
-/// - An outcome that is in the ledger is never computed again. It gets there right after `run` has returned it.
+/// - What [`Context::save_checkpoint`] saved is there at the next attempt and in the cleanup, also
+///   after a crash.
+/// - An outcome that is in the ledger is never computed again. It gets there right after `run` has
+///   returned it.
 /// - A panic is caught. It counts like an error that may go away.
 ///
 /// # Assumptions
-/// - `run` does not block its thread. Blocking work belongs into `tokio::task::spawn_blocking`; dropping the future does not end it there.
-/// - Dropping the future ends the work that it does on this machine. Work elsewhere is ended by `cleanup`.
+/// - `run` does not block its thread. Blocking work belongs into `tokio::task::spawn_blocking`;
+///   dropping the future does not end it there.
+/// - Dropping the future ends the work that it does on this machine. Work elsewhere is ended by
+///   `cleanup`.
 /// - `cleanup` may be called more than once, and for a step whose `run` never began.
 ///
 /// # Caveats
-/// Side effects cannot be made to happen exactly once: the process may die between starting a job and saving that it did. Start
-/// jobs under a name derived from the token, save a checkpoint at once, and let a repeated run look for the job before it starts one.
+/// Side effects cannot be made to happen exactly once: the process may die between starting a job
+/// and saving that it did. Start jobs under a name derived from the token, save a checkpoint at
+/// once, and let a repeated run look for the job before it starts one.
 ///
 /// # Errors
-/// Any error through `?` means *try again later*, `max_attempts` times in all. [`HandlerError::permanent`] fails the step.
-/// [`HandlerError::host`] says that the machine is at fault, and counts as no attempt. If the process dies, that counts as an attempt
-/// of the step that ran alone, or was on trial because it had been in two such deaths before.
+/// Any error through `?` means *try again later*, `max_attempts` times in all.
+/// [`HandlerError::permanent`] fails the step. [`HandlerError::host`] says that the machine is at
+/// fault, and counts as no attempt. If the process dies, that counts as an attempt of the step that
+/// ran alone, or was on trial because it had been in two such deaths before.
 pub trait Handler: Send + Sync + 'static {
-    /// The step's arguments. If they do not decode, the step fails with a reason that says what is wrong with them.
+    /// The step's arguments. If they do not decode, the step fails with a reason that says what is
+    /// wrong with them.
     type Args: DeserializeOwned + Send;
 
     /// Does the step's work.
     fn run(&self, cx: Context, args: Self::Args) -> impl Future<Output = HandlerResult> + Send;
 
-    /// Ends what a stopped step left behind elsewhere; [`Context::stop_reason`] says why. The step is answered even if this fails.
-    fn cleanup(&self, cx: Context, args: Self::Args) -> impl Future<Output = Result<(), HandlerError>> + Send {
+    /// Ends what a stopped step left behind elsewhere; [`Context::stop_reason`] says why. The step
+    /// is answered even if this fails.
+    fn cleanup(
+        &self,
+        cx: Context,
+        args: Self::Args,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send {
         let _ = (cx, args);
         async { Ok(()) }
     }
 
-    /// What operators should know of how the handler works on this machine, where runs have their files in `work_dir`; said at start and by
-    /// `check`. Nothing is changed by it, and it does not wait.
+    /// What operators should know of how the handler works on this machine, where runs have their
+    /// files in `work_dir`; said at start and by `check`. Nothing is changed by it, and it does not
+    /// wait.
     fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
         let _ = work_dir;
         Vec::new()
     }
 
-    /// What may be left in `work_dir` of runs whose worker was killed. Asked for at start and now and then; what belongs to a settled step
-    /// is [removed](Leftover::remove).
+    /// What may be left in `work_dir` of runs whose worker was killed. Asked for at start and now
+    /// and then; what belongs to a settled step is [removed](Leftover::remove).
     fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
         let _ = work_dir;
         Vec::new()
     }
 
-    /// Ends what an earlier run left running on this machine when the worker died; called at start, before any step runs.
+    /// Ends what an earlier run left running on this machine when the worker died; called at start,
+    /// before any step runs.
     fn reap(&self, cx: Context) -> impl Future<Output = ()> + Send {
         let _ = cx;
         async {}
@@ -143,7 +162,11 @@ impl<H: Handler> Handler for Arc<H> {
         (**self).run(cx, args)
     }
 
-    fn cleanup(&self, cx: Context, args: H::Args) -> impl Future<Output = Result<(), HandlerError>> + Send {
+    fn cleanup(
+        &self,
+        cx: Context,
+        args: H::Args,
+    ) -> impl Future<Output = Result<(), HandlerError>> + Send {
         (**self).cleanup(cx, args)
     }
 

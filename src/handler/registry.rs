@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Context, Handler, HandlerError, HandlerFactory, HandlerResult, IntoCompletion, Leftover, Remark, handler_fn,
+    Context, Handler, HandlerError, HandlerFactory, HandlerResult, IntoCompletion, Leftover,
+    Remark, handler_fn,
 };
 
 /// The handler types of one binary. TOML picks from them by name: `[handlers.NAME] type = "…"`.
@@ -58,7 +59,8 @@ pub enum BuildError {
     #[expect(missing_docs, reason = "the message says it")]
     #[error("`{name}` is not a handler type of this binary, which has: {have}")]
     Unknown { name: String, have: String },
-    /// The settings do not decode, or the handler refuses them. `path` leads to the setting, dotted; it is empty for the settings as a whole.
+    /// The settings do not decode, or the handler refuses them. `path` leads to the setting,
+    /// dotted; it is empty for the settings as a whole.
     #[expect(missing_docs, reason = "as above")]
     #[error("{message}")]
     Settings { path: String, message: String },
@@ -71,11 +73,13 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds a handler type. `factory` makes a handler from `[handlers.*.settings]`: it is a function from the decoded settings to
-    /// `Result<impl Handler, impl Display>`, or a function from nothing to a handler without settings. It is called once for each handler of the type,
+    /// Adds a handler type. `factory` makes a handler from `[handlers.*.settings]`: it is a
+    /// function from the decoded settings to `Result<impl Handler, impl Display>`, or a function
+    /// from nothing to a handler without settings. It is called once for each handler of the type,
     /// before any AWS call, and what it refuses is reported as a mistake in the configuration.
     ///
-    /// A name that is taken stays with the first; [`Registry::main`] refuses to run then, and [`Registry::check`] tells.
+    /// A name that is taken stays with the first; [`Registry::main`] refuses to run then, and
+    /// [`Registry::check`] tells.
     #[must_use]
     pub fn handler<Kind>(mut self, name: &str, factory: impl HandlerFactory<Kind>) -> Self {
         if self.types.contains_key(name) {
@@ -86,8 +90,8 @@ impl Registry {
         self
     }
 
-    /// Adds a handler type that is one async function, without settings or a cleanup. It returns whatever completes a step: see
-    /// [`IntoCompletion`].
+    /// Adds a handler type that is one async function, without settings or a cleanup. It returns
+    /// whatever completes a step: see [`IntoCompletion`].
     #[must_use]
     pub fn function<F, A, R, T>(self, name: &str, function: F) -> Self
     where
@@ -111,7 +115,8 @@ impl Registry {
     /// Builds a handler of the named type. `settings` is `null` where there are none.
     ///
     /// # Errors
-    /// [`BuildError`] for a name that this binary does not have, and for settings that the type refuses.
+    /// [`BuildError`] for a name that this binary does not have, and for settings that the type
+    /// refuses.
     pub fn build(&self, name: &str, settings: Value) -> Result<DynHandler, BuildError> {
         match self.types.get(name) {
             Some(build) => build(settings),
@@ -220,7 +225,10 @@ impl<H: Handler> Erased for H {
 fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
     serde_path_to_error::deserialize(cx.arguments()).map_err(|error| {
         let path = error.path().to_string();
-        HandlerError::permanent(format_args!("the step's arguments do not fit, at `{path}`: {}", error.into_inner()))
+        HandlerError::permanent(format_args!(
+            "the step's arguments do not fit, at `{path}`: {}",
+            error.into_inner()
+        ))
     })
 }
 
@@ -270,7 +278,9 @@ mod tests {
             ("strict", json!({"size": 3}), ""),
             ("plain", json!({"size": 3}), "size"),
         ] {
-            let Err(BuildError::Settings { path, .. }) = registry.build(name, settings) else { panic!("built") };
+            let Err(BuildError::Settings { path, .. }) = registry.build(name, settings) else {
+                panic!("built")
+            };
             assert_eq!(path, wants);
         }
         for settings in [json!({}), Value::Null] {

@@ -56,7 +56,8 @@ impl Config {
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
         if self.kind == Kind::Dynamodb {
-            let what = "\"dynamodb\" comes with a later version; this one has \"sqlite\" and \"memory\"";
+            let what =
+                "\"dynamodb\" comes with a later version; this one has \"sqlite\" and \"memory\"";
             mistakes.push(("type", what.to_owned()));
         } else if self.table.is_some() {
             let what = "is for type = \"dynamodb\", which comes with a later version; leave it out";
@@ -75,7 +76,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             kind: Kind::Sqlite,
-            path: default_path(std::env::var_os("STATE_DIRECTORY").and_then(|dirs| dirs.into_string().ok()).as_deref()),
+            path: default_path(
+                std::env::var_os("STATE_DIRECTORY")
+                    .and_then(|dirs| dirs.into_string().ok())
+                    .as_deref(),
+            ),
             table: None,
             lease: Duration::from_mins(1),
             retention: Duration::from_hours(14 * 24),
@@ -85,7 +90,8 @@ impl Default for Config {
 
 /// Under the first of systemd's state directories, where there is one.
 fn default_path(state_directories: Option<&str>) -> PathBuf {
-    let first = state_directories.and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());
+    let first =
+        state_directories.and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());
     PathBuf::from(first.unwrap_or("/var/lib/callbackd")).join("ledger.db")
 }
 
@@ -95,7 +101,10 @@ mod tests {
 
     #[test]
     fn the_ledger_lies_where_systemd_says() {
-        assert_eq!(default_path(Some("/var/lib/a:/var/lib/b")), PathBuf::from("/var/lib/a/ledger.db"));
+        assert_eq!(
+            default_path(Some("/var/lib/a:/var/lib/b")),
+            PathBuf::from("/var/lib/a/ledger.db")
+        );
         assert_eq!(default_path(None), PathBuf::from("/var/lib/callbackd/ledger.db"));
     }
 }

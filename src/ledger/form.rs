@@ -24,7 +24,8 @@ pub struct Outline {
     pub execution: ExecutionArn,
     pub handler: Option<Arc<str>>,
     pub owner: Option<WorkerId>,
-    /// The earlier of the step's deadline and its next attempt; up to a millisecond later, never earlier.
+    /// The earlier of the step's deadline and its next attempt; up to a millisecond later, never
+    /// earlier.
     pub due: Option<Timestamp>,
     /// Somebody asked for a stop, or the token may have come back.
     pub flagged: bool,
@@ -96,10 +97,24 @@ pub(super) fn outline(head: Head) -> Result<Outline, Damaged> {
     let read = || {
         let status: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
             status.as_ref().into_deserializer();
-        Ok((Status::deserialize(status).map_err(|error| error.to_string())?, part(&queue)?, part(&execution)?))
+        Ok((
+            Status::deserialize(status).map_err(|error| error.to_string())?,
+            part(&queue)?,
+            part(&execution)?,
+        ))
     };
     let (status, queue, execution) = read().map_err(|detail: String| damaged(&token, detail))?;
-    Ok(Outline { token, version, status, queue, execution, handler, owner: owner.map(WorkerId), due, flagged })
+    Ok(Outline {
+        token,
+        version,
+        status,
+        queue,
+        execution,
+        handler,
+        owner: owner.map(WorkerId),
+        due,
+        flagged,
+    })
 }
 
 fn part<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
@@ -141,7 +156,10 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         version: _,
     } = record;
     *first_seen = shifted(*first_seen, by);
-    for at in [lease_end, not_before, deadline, concluded_at, settled_at, missing_since].into_iter().flatten() {
+    for at in [lease_end, not_before, deadline, concluded_at, settled_at, missing_since]
+        .into_iter()
+        .flatten()
+    {
         *at = shifted(*at, by);
     }
     if let Some(stop) = stop_requested {

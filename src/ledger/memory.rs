@@ -37,8 +37,12 @@ impl Memory {
         let rows = self.lock();
         let after = query.after.as_ref().and_then(|cursor| cursor.0.parse::<CallbackToken>().ok());
         let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut wanted = rows.range((after, Bound::Unbounded)).filter(|(_, row)| row.head.answers(query)).peekable();
-        let found: Vec<_> = wanted.by_ref().take(query.bounded()).map(|(token, row)| (token, take(row))).collect();
+        let mut wanted = rows
+            .range((after, Bound::Unbounded))
+            .filter(|(_, row)| row.head.answers(query))
+            .peekable();
+        let found: Vec<_> =
+            wanted.by_ref().take(query.bounded()).map(|(token, row)| (token, take(row))).collect();
         let more = wanted.peek().is_some();
         let next = found.last().filter(|_| more).map(|(token, _)| Cursor(token.to_string()));
         Page { found: found.into_iter().map(|(_, row)| Ok(row)).collect(), next }
@@ -46,11 +50,19 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         Box::pin(async move { Ok(self.lock().get(token).cloned().map(Ok)) })
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, _: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+    fn put(
+        &self,
+        row: Row,
+        expected: Option<u64>,
+        _: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
         let store = self.clone();
         Box::pin(async move {
             let mut rows = store.lock();
@@ -67,8 +79,12 @@ impl Store for Memory {
     }
 
     fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
-        let light =
-            |row: &Row| Row { head: row.head.clone(), body: row.body.clone(), arguments: None, checkpoint: None };
+        let light = |row: &Row| Row {
+            head: row.head.clone(),
+            body: row.body.clone(),
+            arguments: None,
+            checkpoint: None,
+        };
         Box::pin(async move { Ok(self.select(&query, light)) })
     }
 

@@ -1,8 +1,9 @@
 //! The durable records of steps: what the lifecycle decided, over a store that knows nothing of it.
 //!
-//! All times outside are on the worker's timeline; all times in a store bear the wall clock's names. This is where one becomes the
-//! other. A row says which process wrote it and how far the clock had been set by then, so a process reads its own times back exactly,
-//! whatever becomes of the clock; those of an earlier process count by the wall clock.
+//! All times outside are on the worker's timeline; all times in a store bear the wall clock's
+//! names. This is where one becomes the other. A row says which process wrote it and how far the
+//! clock had been set by then, so a process reads its own times back exactly, whatever becomes of
+//! the clock; those of an earlier process count by the wall clock.
 
 mod body;
 mod config;
@@ -44,7 +45,8 @@ pub struct Ledger {
     lease: Duration,
     clock: Clock,
     observer: Arc<dyn Observer>,
-    /// Since when each foreign claim has been seen at its version, by our own clock: the owner's clock may be wrong.
+    /// Since when each foreign claim has been seen at its version, by our own clock: the owner's
+    /// clock may be wrong.
     watched: Mutex<BTreeMap<CallbackToken, (u64, Timestamp)>>,
     trouble: Mutex<Trouble>,
     /// What was said to be damaged, so that it is said once.
@@ -55,7 +57,11 @@ pub struct Ledger {
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be used.
-pub fn open(config: &Config, observer: Arc<dyn Observer>, progress: &Progress) -> Result<Arc<dyn Store>, OpenError> {
+pub fn open(
+    config: &Config,
+    observer: Arc<dyn Observer>,
+    progress: &Progress,
+) -> Result<Arc<dyn Store>, OpenError> {
     Ok(match config.kind {
         Kind::Sqlite => Arc::new(Sqlite::open_telling(&config.path, observer, progress)?),
         Kind::Memory => Arc::new(Memory::new()),
@@ -63,7 +69,8 @@ pub fn open(config: &Config, observer: Arc<dyn Observer>, progress: &Progress) -
     })
 }
 
-/// Calls `each` for all records of a SQLite ledger, which a daemon may have open at the same time. Their times are the wall clock's.
+/// Calls `each` for all records of a SQLite ledger, which a daemon may have open at the same time.
+/// Their times are the wall clock's.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be read.
@@ -123,7 +130,8 @@ impl Filter {
 }
 
 /// All but settled, for what a process may have to do with its records.
-const UNSETTLED: [Status; 5] = [Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred, Status::Concluded];
+const UNSETTLED: [Status; 5] =
+    [Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred, Status::Concluded];
 /// Records that are renamed at a time; they are in memory as a whole.
 const RENAMED: usize = 100;
 /// Damaged records that are named one by one.
@@ -197,10 +205,12 @@ impl Ledger {
         Ok(found.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?)
     }
 
-    /// Writes a record if it is stored at the version that `record` has (0: not at all). Durable when it returns `Done`.
+    /// Writes a record if it is stored at the version that `record` has (0: not at all). Durable
+    /// when it returns `Done`.
     ///
     /// # Errors
-    /// [`LedgerError::Store`]; nothing is known of the write then, and the same write may be tried again.
+    /// [`LedgerError::Store`]; nothing is known of the write then, and the same write may be tried
+    /// again.
     pub async fn write(&self, mut record: Record, commit: Commit) -> Result<Written, LedgerError> {
         let put = self.begin(&mut record, commit).await;
         Ok(match self.end(put)? {
@@ -209,9 +219,13 @@ impl Ledger {
         })
     }
 
-    /// [`write`](Self::write) for whoever keeps the record meanwhile: it gets its new version at once. What the store answers goes to
-    /// [`end`](Self::end).
-    pub(crate) fn begin(&self, record: &mut Record, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+    /// [`write`](Self::write) for whoever keeps the record meanwhile: it gets its new version at
+    /// once. What the store answers goes to [`end`](Self::end).
+    pub(crate) fn begin(
+        &self,
+        record: &mut Record,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
         let expected = (record.version > 0).then_some(record.version);
         record.version += 1;
         match self.row(record) {
@@ -257,8 +271,9 @@ impl Ledger {
         Ok(self.store.purge(age).await?)
     }
 
-    /// Gives the times that this process wrote, in records that are not settled, the names that the wall clock has for them now. To
-    /// be called when it was set, so that the next process finds them right. Says how many.
+    /// Gives the times that this process wrote, in records that are not settled, the names that the
+    /// wall clock has for them now. To be called when it was set, so that the next process finds
+    /// them right. Says how many.
     ///
     /// # Errors
     /// [`LedgerError::Store`]; what is left may be renamed by another call.
@@ -267,7 +282,12 @@ impl Ledger {
         let mut count = 0;
         loop {
             let page = self.listed(self.store.outlines(filter.clone().query()).await)?;
-            let stale: Vec<Head> = page.found.into_iter().flatten().filter(|head| self.bears_old_names(head)).collect();
+            let stale: Vec<Head> = page
+                .found
+                .into_iter()
+                .flatten()
+                .filter(|head| self.bears_old_names(head))
+                .collect();
             for some in stale.chunks(RENAMED) {
                 let renamed = try_join_all(some.iter().map(|head| self.rename_one(head))).await?;
                 count += renamed.into_iter().filter(|renamed| *renamed).count();
@@ -292,7 +312,8 @@ impl Ledger {
     }
 
     fn bears_old_names(&self, head: &Head) -> bool {
-        head.writer.id.as_ref() == Some(&self.me.0) && head.writer.correction != milliseconds(self.clock.correction())
+        head.writer.id.as_ref() == Some(&self.me.0)
+            && head.writer.correction != milliseconds(self.clock.correction())
     }
 
     /// Finds out whether what fails works again; [`is_failing`](Self::is_failing) tells.
@@ -322,8 +343,9 @@ impl Ledger {
         page
     }
 
-    /// How the claim on a step stands, if another process holds it. In a ledger that only this process can have open, the other is
-    /// dead; elsewhere it is, once the record has not changed for a whole lease before our eyes.
+    /// How the claim on a step stands, if another process holds it. In a ledger that only this
+    /// process can have open, the other is dead; elsewhere it is, once the record has not changed
+    /// for a whole lease before our eyes.
     pub fn foreign_lease(&self, record: &Record) -> Lease {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if record.owner.is_none() || record.owner.as_ref() == Some(&self.me) || !self.is_shared() {
@@ -370,11 +392,16 @@ impl Ledger {
     /// How far the names in a row are ahead of the timeline.
     fn correction_of(&self, head: &Head) -> SignedDuration {
         let mine = head.writer.id.as_ref() == Some(&self.me.0);
-        if mine { SignedDuration::from_millis(head.writer.correction) } else { self.clock.correction() }
+        if mine {
+            SignedDuration::from_millis(head.writer.correction)
+        } else {
+            self.clock.correction()
+        }
     }
 
     fn decoded<T, U>(&self, page: Page<T>, decode: impl Fn(T) -> Result<U, Damaged>) -> Page<U> {
-        let found = page.found.into_iter().map(|found| self.noticed(found.and_then(&decode))).collect();
+        let found =
+            page.found.into_iter().map(|found| self.noticed(found.and_then(&decode))).collect();
         Page { found, next: page.next }
     }
 
@@ -387,8 +414,10 @@ impl Ledger {
             tracing::error!(
                 token,
                 detail = damaged.detail,
-                "the ledger's record of this step is damaged, so the step is left alone, and all others go on: restore the ledger, or \
-                 delete this row of its table `steps`, and the step is taken up anew from its message"
+                "the ledger's record of this step is damaged, so the step is left alone, and all \
+                 others go on: restore the ledger, or \
+                 delete this row of its table `steps`, and the step is taken up anew from its \
+                 message"
             );
         }
         found
@@ -407,7 +436,8 @@ impl Ledger {
         }
         match error {
             Some(error) => {
-                tracing::error!(%error, "the ledger: {}: no new steps are taken until that is over; {}", part.ails(), part.remedy());
+                tracing::error!(%error, "the ledger: {}: no new steps are taken until that is \
+                                         over; {}", part.ails(), part.remedy());
             }
             None => tracing::info!("the ledger: it is over that {}", part.ails()),
         }

@@ -1,6 +1,8 @@
-//! What a ledger needs of its storage: rows that are read, written if nobody else wrote them, and listed in pages.
+//! What a ledger needs of its storage: rows that are read, written if nobody else wrote them, and
+//! listed in pages.
 //!
-//! A store knows nothing of what a row means. It sees the columns that rows are selected by, and carries the rest as text.
+//! A store knows nothing of what a row means. It sees the columns that rows are selected by, and
+//! carries the rest as text.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ pub struct Row {
     pub checkpoint: Option<String>,
 }
 
-/// What a row is selected by. It repeats what lies in the body, so that a store can select without reading that.
+/// What a row is selected by. It repeats what lies in the body, so that a store can select without
+/// reading that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     pub token: CallbackToken,
@@ -44,7 +47,8 @@ pub struct Head {
     pub writer: Writer,
 }
 
-/// Who wrote a row, and under which clock: all times in it bear the names that the wall clock had then.
+/// Who wrote a row, and under which clock: all times in it bear the names that the wall clock had
+/// then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writer {
     /// The process; none for a row of a callbackd that did not say.
@@ -67,7 +71,8 @@ pub struct Damaged {
 pub enum Commit {
     /// At once.
     Now,
-    /// Within about 20 ms: it waits that long for another to ride along with. It is no less durable when it returns.
+    /// Within about 20 ms: it waits that long for another to ride along with. It is no less durable
+    /// when it returns.
     Soon,
 }
 
@@ -102,11 +107,13 @@ pub struct Cursor(pub String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub found: Vec<Result<T, Damaged>>,
-    /// Where the next page begins, if there may be one; also behind a page that is not full, or empty, where few rows match.
+    /// Where the next page begins, if there may be one; also behind a page that is not full, or
+    /// empty, where few rows match.
     pub next: Option<Cursor>,
 }
 
-/// Which settled rows are too old to keep: those that are so by the wall clock, and, if this process wrote them, by its own time too.
+/// Which settled rows are too old to keep: those that are so by the wall clock, and, if this
+/// process wrote them, by its own time too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Age {
     /// As the wall clock names it.
@@ -125,10 +132,19 @@ pub struct StoreError(pub String);
 /// Storage for records, knowing nothing of what they mean.
 pub trait Store: Send + Sync {
     /// The row of a step, with all that was ever committed through this store.
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>>;
+    fn get<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>>;
 
-    /// Writes `row` if the stored version is still `expected` (`None`: there is no such record yet). Durable when it returns.
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>>;
+    /// Writes `row` if the stored version is still `expected` (`None`: there is no such record
+    /// yet). Durable when it returns.
+    fn put(
+        &self,
+        row: Row,
+        expected: Option<u64>,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>>;
 
     /// The heads of the rows that `query` asks for.
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>>;
@@ -142,7 +158,8 @@ pub trait Store: Send + Sync {
     /// Writes something of no consequence, durably, to see whether writing works.
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Whether what is written here outlives the process: fails if the place that it was opened at holds it no more.
+    /// Whether what is written here outlives the process: fails if the place that it was opened at
+    /// holds it no more.
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(ready(Ok(())))
     }
@@ -181,14 +198,19 @@ impl Head {
     pub(super) fn answers(&self, query: &Query) -> bool {
         (query.statuses.is_empty() || query.statuses.iter().any(|status| *status == self.status))
             && (query.handler.is_none() || query.handler.as_deref() == self.handler.as_deref())
-            && query.needle().is_none_or(|needle| self.execution.to_ascii_lowercase().contains(&needle))
+            && query
+                .needle()
+                .is_none_or(|needle| self.execution.to_ascii_lowercase().contains(&needle))
     }
 
     pub(super) fn is_older_than(&self, age: &Age) -> bool {
         let mine = self.writer.id.as_ref() == Some(&age.me);
         let correction = jiff::SignedDuration::from_millis(self.writer.correction);
         let moment = |at: Timestamp| at.checked_sub(correction).unwrap_or(at);
-        self.status == SETTLED && self.settled_at.is_some_and(|at| at < age.named && (!mine || moment(at) < age.moment))
+        self.status == SETTLED
+            && self
+                .settled_at
+                .is_some_and(|at| at < age.named && (!mine || moment(at) < age.moment))
     }
 }
 

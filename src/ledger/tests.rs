@@ -57,7 +57,16 @@ impl crate::clock::Source for Hands {
 /// A worker of this name on a machine of these hands, and its clock.
 fn life(store: &Memory, name: &str, hands: &Hands) -> (Ledger, Clock) {
     let clock = Clock::of(Box::new(hands.clone()));
-    (Ledger::new(Arc::new(store.clone()), WorkerId(name.into()), LEASE, clock.clone(), Arc::new(())), clock)
+    (
+        Ledger::new(
+            Arc::new(store.clone()),
+            WorkerId(name.into()),
+            LEASE,
+            clock.clone(),
+            Arc::new(()),
+        ),
+        clock,
+    )
 }
 
 fn at(second: i64) -> Timestamp {
@@ -69,7 +78,10 @@ fn sqlite(directory: &tempfile::TempDir) -> Sqlite {
 }
 
 fn record(token: &str) -> Record {
-    let mut step = Message::parse(include_str!("../../tests/fixtures/executing.json")).expect("message").step().clone();
+    let mut step = Message::parse(include_str!("../../tests/fixtures/executing.json"))
+        .expect("message")
+        .step()
+        .clone();
     step.token = token.parse().expect("token");
     let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
     Record::of_message(step, queue, Some("train".into()), Timestamp::UNIX_EPOCH)
@@ -91,7 +103,12 @@ fn timed(token: &str) -> Record {
 }
 
 fn claimed_by(owner: &str) -> Record {
-    Record { owner: Some(WorkerId(owner.into())), status: Status::Claimed, version: 1, ..record("abcdefghij") }
+    Record {
+        owner: Some(WorkerId(owner.into())),
+        status: Status::Claimed,
+        version: 1,
+        ..record("abcdefghij")
+    }
 }
 
 async fn written(ledger: &Ledger, record: Record) -> Record {
@@ -123,8 +140,11 @@ async fn a_record_is_read_as_it_was_written_and_written_only_over_what_was_read(
     for ledger in [ledger(Memory::new()), ledger(sqlite(&directory))] {
         let first = written(&ledger, record("abcdefghij")).await;
         assert_eq!(first, Record { version: 1, ..record("abcdefghij") });
-        let second =
-            written(&ledger, Record { status: Status::Claimed, checkpoint: checkpoint.clone(), ..first.clone() }).await;
+        let second = written(
+            &ledger,
+            Record { status: Status::Claimed, checkpoint: checkpoint.clone(), ..first.clone() },
+        )
+        .await;
         assert_eq!(second.version, 2);
         for stale in [record("abcdefghij"), first] {
             assert_eq!(ledger.write(stale, Commit::Soon).await, Ok(Written::Changed));
@@ -132,8 +152,12 @@ async fn a_record_is_read_as_it_was_written_and_written_only_over_what_was_read(
         assert_eq!(ledger.load(&second.token).await, Ok(Some(second)));
     }
     let mut all = Vec::new();
-    read(&directory.path().join("ledger.db"), |record| all.push(record)).expect("a reader needs no lock");
-    assert_eq!(all, [Ok(Record { version: 2, status: Status::Claimed, checkpoint, ..record("abcdefghij") })]);
+    read(&directory.path().join("ledger.db"), |record| all.push(record))
+        .expect("a reader needs no lock");
+    assert_eq!(
+        all,
+        [Ok(Record { version: 2, status: Status::Claimed, checkpoint, ..record("abcdefghij") })]
+    );
 }
 
 #[tokio::test]
@@ -144,13 +168,18 @@ async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
         for n in 0..25 {
             let status = if n % 5 == 0 { Status::Settled } else { Status::Waiting };
             let handler = (n % 2 == 0).then(|| "train".into());
-            all.push(written(&ledger, Record { handler, status, ..timed(&format!("token{n:05}")) }).await);
+            all.push(
+                written(&ledger, Record { handler, status, ..timed(&format!("token{n:05}")) })
+                    .await,
+            );
         }
         let pages = async |mut filter: Filter| {
             let mut pages = vec![];
             loop {
                 let page = ledger.page(filter.clone()).await.expect("a page");
-                pages.push(page.found.into_iter().map(|found| found.expect("sound")).collect::<Vec<_>>());
+                pages.push(
+                    page.found.into_iter().map(|found| found.expect("sound")).collect::<Vec<_>>(),
+                );
                 match page.next {
                     Some(next) => filter.after = Some(next),
                     None => return pages,
@@ -166,13 +195,23 @@ async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
         assert_eq!(of_all.concat(), some(&|_| true));
         let waiting = Filter { limit: 10, ..Filter::of(&[Status::Waiting, Status::Claimed]) };
         let of_waiting = pages(waiting).await;
-        assert_eq!(of_waiting.iter().map(Vec::len).collect::<Vec<_>>(), [10, 10], "no empty page follows");
+        assert_eq!(
+            of_waiting.iter().map(Vec::len).collect::<Vec<_>>(),
+            [10, 10],
+            "no empty page follows"
+        );
         assert_eq!(of_waiting.concat(), some(&|record| record.status == Status::Waiting));
         let train = Filter { handler: Some("train".into()), ..ten.clone() };
         assert_eq!(pages(train).await.concat(), some(&|record| record.handler.is_some()));
         let pipeline = all[0].execution.pipeline().to_ascii_uppercase();
-        assert_eq!(pages(Filter { pipeline: Some(pipeline), ..ten.clone() }).await.concat(), some(&|_| true));
-        assert_eq!(pages(Filter { pipeline: Some("ml-pipeline".into()), ..ten }).await.concat(), []);
+        assert_eq!(
+            pages(Filter { pipeline: Some(pipeline), ..ten.clone() }).await.concat(),
+            some(&|_| true)
+        );
+        assert_eq!(
+            pages(Filter { pipeline: Some("ml-pipeline".into()), ..ten }).await.concat(),
+            []
+        );
 
         let outlines = ledger.outlines(Filter::of(&[Status::Waiting])).await.expect("a page");
         assert_eq!((outlines.found.len(), &outlines.next), (20, &None));
@@ -198,13 +237,25 @@ async fn what_is_settled_is_removed_when_it_is_old() {
     for ledger in [ledger(Memory::new()), ledger(sqlite(&directory))] {
         for (token, second) in [("settled000", 0), ("settled001", 1)] {
             let ending = Some(Ending::Success);
-            written(&ledger, Record { status: Status::Settled, ending, settled_at: Some(at(second)), ..record(token) })
-                .await;
+            written(
+                &ledger,
+                Record {
+                    status: Status::Settled,
+                    ending,
+                    settled_at: Some(at(second)),
+                    ..record(token)
+                },
+            )
+            .await;
         }
-        let kept = written(&ledger, Record { status: Status::Concluded, ..record("abcdefghij") }).await;
+        let kept =
+            written(&ledger, Record { status: Status::Concluded, ..record("abcdefghij") }).await;
         assert_eq!(ledger.purge(at(1)).await, Ok(1));
         assert_eq!(ledger.purge(at(2)).await, Ok(1));
-        assert_eq!(ledger.page(Filter::of(&[])).await, Ok(Page { found: vec![Ok(light(&kept))], next: None }));
+        assert_eq!(
+            ledger.page(Filter::of(&[])).await,
+            Ok(Page { found: vec![Ok(light(&kept))], next: None })
+        );
     }
 }
 
@@ -254,7 +305,9 @@ async fn a_record_of_this_life_is_read_as_written_however_the_clock_is_set() {
     }
     let outlines = ledger.outlines(Filter::of(&[])).await.expect("a page");
     assert!(
-        outlines.found.iter().all(|outline| outline.as_ref().is_ok_and(|outline| outline.due == Some(at(1_000_002))))
+        outlines.found.iter().all(|outline| outline
+            .as_ref()
+            .is_ok_and(|outline| outline.due == Some(at(1_000_002))))
     );
 }
 
@@ -266,7 +319,8 @@ async fn a_write_sees_by_itself_that_the_clock_was_set() {
     let deadline = written(&ledger, timed("abcdefghij")).await.deadline;
     assert_eq!(clock.correction(), DAY * 2);
     let (next, _) = life(&store, "second", &hands);
-    let record = next.load(&"abcdefghij".parse().expect("token")).await.expect("read").expect("there");
+    let record =
+        next.load(&"abcdefghij".parse().expect("token")).await.expect("read").expect("there");
     assert_eq!(record.deadline, deadline.map(|at| clock.name(at)));
 }
 
@@ -285,7 +339,11 @@ async fn what_was_renamed_is_right_for_the_next_life_and_what_is_settled_stays()
     assert_eq!(ledger.rename().await, Ok(0));
     let token = "token00007".parse().expect("token");
     let record = ledger.load(&token).await.expect("read").expect("there");
-    assert_eq!(record, Record { version: 1, ..timed("token00007") }, "whoever holds it need not read it again");
+    assert_eq!(
+        record,
+        Record { version: 1, ..timed("token00007") },
+        "whoever holds it need not read it again"
+    );
 
     let (next, _) = life(&store, "second", &hands);
     let found = next.load(&token).await.expect("read").expect("there");
@@ -302,7 +360,8 @@ async fn a_record_of_an_earlier_life_counts_by_the_wall_clock() {
     let (next, clock) = life(&store, "second", &hands);
     hands.set(DAY);
     clock.look();
-    let record = next.load(&"abcdefghij".parse().expect("token")).await.expect("read").expect("there");
+    let record =
+        next.load(&"abcdefghij".parse().expect("token")).await.expect("read").expect("there");
     assert_eq!(record.deadline.map(|at| clock.name(at)), deadline);
 }
 
@@ -315,7 +374,8 @@ async fn a_clock_that_was_set_forward_removes_nothing_early() {
         let clock = Clock::of(Box::new(hands.clone()));
         let ledger = Ledger::new(store, WorkerId("me".into()), LEASE, clock.clone(), Arc::new(()));
         let settled_at = Some(at(1_000_000));
-        written(&ledger, Record { status: Status::Settled, settled_at, ..record("settled000") }).await;
+        written(&ledger, Record { status: Status::Settled, settled_at, ..record("settled000") })
+            .await;
         hands.set(DAY * 20);
         clock.look();
         assert_eq!(ledger.purge(clock.now() - DAY * 14).await, Ok(0));
@@ -327,15 +387,25 @@ async fn a_clock_that_was_set_forward_removes_nothing_early() {
 async fn a_ledger_says_that_it_fails_and_that_it_recovered_once_each() {
     let directory = tempfile::tempdir().expect("directory");
     let said = Arc::new(Said::default());
-    let ledger = Ledger::new(Arc::new(sqlite(&directory)), WorkerId("me".into()), LEASE, steady(), said.clone());
+    let ledger = Ledger::new(
+        Arc::new(sqlite(&directory)),
+        WorkerId("me".into()),
+        LEASE,
+        steady(),
+        said.clone(),
+    );
     let tables = Connection::open(directory.path().join("ledger.db")).expect("opens");
-    tables.execute_batch("ALTER TABLE steps RENAME TO s; ALTER TABLE probe RENAME TO p").expect("renamed");
+    tables
+        .execute_batch("ALTER TABLE steps RENAME TO s; ALTER TABLE probe RENAME TO p")
+        .expect("renamed");
     for _ in 0..2 {
         assert!(ledger.write(record("abcdefghij"), Commit::Now).await.is_err());
         ledger.probe().await;
         assert!(ledger.is_failing());
     }
-    tables.execute_batch("ALTER TABLE p RENAME TO probe; ALTER TABLE s RENAME TO steps").expect("renamed");
+    tables
+        .execute_batch("ALTER TABLE p RENAME TO probe; ALTER TABLE s RENAME TO steps")
+        .expect("renamed");
     ledger.probe().await;
     assert!(!ledger.is_failing());
     written(&ledger, record("abcdefghij")).await;
@@ -346,12 +416,20 @@ async fn a_ledger_says_that_it_fails_and_that_it_recovered_once_each() {
 async fn a_ledger_that_cannot_be_read_fails_though_it_can_be_written() {
     let directory = tempfile::tempdir().expect("directory");
     let said = Arc::new(Said::default());
-    let ledger = Ledger::new(Arc::new(sqlite(&directory)), WorkerId("me".into()), LEASE, steady(), said.clone());
+    let ledger = Ledger::new(
+        Arc::new(sqlite(&directory)),
+        WorkerId("me".into()),
+        LEASE,
+        steady(),
+        said.clone(),
+    );
     let known = written(&ledger, record("abcdefghij")).await;
     let tables = Connection::open(directory.path().join("ledger.db")).expect("opens");
     tables.execute_batch("ALTER TABLE steps RENAME TO s").expect("renamed");
     for _ in 0..2 {
-        assert!(ledger.load(&known.token).await.is_err() && ledger.page(Filter::of(&[])).await.is_err());
+        assert!(
+            ledger.load(&known.token).await.is_err() && ledger.page(Filter::of(&[])).await.is_err()
+        );
         ledger.probe().await;
         assert_eq!(ledger.ailment(), Some("it cannot be read"));
     }
@@ -369,7 +447,10 @@ async fn a_ledger_whose_file_is_moved_removed_or_replaced_fails_until_it_is_back
     for name in ["ledger.db", "ledger.db-wal"] {
         fs::rename(place(name), place("elsewhere")).expect("it is there");
         ledger.look().await;
-        assert!(ledger.ailment().is_some_and(|ails| ails.contains("moved, removed or replaced")), "{name}");
+        assert!(
+            ledger.ailment().is_some_and(|ails| ails.contains("moved, removed or replaced")),
+            "{name}"
+        );
         fs::copy(place("elsewhere"), place(name)).expect("it is readable");
         ledger.probe().await;
         assert!(ledger.is_failing(), "a copy is another file");

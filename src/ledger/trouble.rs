@@ -1,4 +1,5 @@
-//! What of a ledger fails: each part is tried by itself, so that one that works says nothing of the others.
+//! What of a ledger fails: each part is tried by itself, so that one that works says nothing of the
+//! others.
 
 use crate::step::CallbackToken;
 
@@ -36,9 +37,12 @@ impl Part {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Writing => "free space on its disk or fix its permissions",
-            Self::Records | Self::Lists => "look at its disk and at the permissions and descriptors of this process",
+            Self::Records | Self::Lists => {
+                "look at its disk and at the permissions and descriptors of this process"
+            }
             Self::Place => {
-                "move the file back if it was moved; if it is gone, all that it holds ends with this process: let what runs come to its end, \
+                "move the file back if it was moved; if it is gone, all that it holds ends with \
+                 this process: let what runs come to its end, \
                  and start the worker anew"
             }
         }

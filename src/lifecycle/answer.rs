@@ -1,7 +1,9 @@
-//! What SageMaker's answer to a question leads to, whatever was asked: who is asked about next, and which stop is believed.
+//! What SageMaker's answer to a question leads to, whatever was asked: who is asked about next, and
+//! which stop is believed.
 //!
-//! Several questions can be under way for a step: before it is started, about a stop that is in doubt, about an execution that
-//! has ended. An answer says the same whichever it is to, so that each is taken for all of them.
+//! Several questions can be under way for a step: before it is started, about a stop that is in
+//! doubt, about an execution that has ended. An answer says the same whichever it is to, so that
+//! each is taken for all of them.
 
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ use super::{Activity, Answer, Effect, Ending, Record, Status, Verify, Via};
 use crate::backoff::Backoff;
 use crate::seam::{Standing, StepResult};
 
-/// A question whose answer decided nothing is asked again: soon at first, for SageMaker may only have been busy.
+/// A question whose answer decided nothing is asked again: soon at first, for SageMaker may only
+/// have been busy.
 const ASK: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
 
 /// What an answer says of a Stopping message that is in doubt.
@@ -66,7 +69,8 @@ impl Decision<'_> {
         self.local.stop_in_doubt.filter(|_| matters(self.record, self.local.activity))
     }
 
-    /// A Stopping message has come that is believed only once SageMaker confirms it. Until then nobody is told.
+    /// A Stopping message has come that is believed only once SageMaker confirms it. Until then
+    /// nobody is told.
     pub(super) fn doubt_stop(&self) -> Transition {
         if self.doubt().is_some() {
             return self.nothing();
@@ -79,14 +83,17 @@ impl Decision<'_> {
         match answer {
             Answer::Standing(Standing::Open { stopping: true, .. }) => Verdict::Believed,
             Answer::Standing(Standing::Closed(_)) => Verdict::Closed,
-            Answer::Standing(Standing::NotFound) => {
-                Verdict::Refused("SageMaker knows no such step, so that its stop is not believed".to_owned())
-            }
+            Answer::Standing(Standing::NotFound) => Verdict::Refused(
+                "SageMaker knows no such step, so that its stop is not believed".to_owned(),
+            ),
             // A stop that is true is noticed by the stop watch, whatever becomes of its message.
             Answer::Standing(Standing::Open { .. })
                 if later(since, self.view.policy.stop_takeover_after) <= self.view.now =>
             {
-                Verdict::Refused("SageMaker does not stop this step, so that its stop is not believed".to_owned())
+                Verdict::Refused(
+                    "SageMaker does not stop this step, so that its stop is not believed"
+                        .to_owned(),
+                )
             }
             Answer::Standing(Standing::Open { .. }) | Answer::Unknown(_) => Verdict::Undecided,
         }
@@ -94,9 +101,10 @@ impl Decision<'_> {
 
     fn believed(&self, answer: &Answer) -> Transition {
         match self.local.activity {
-            Activity::Verifying | Activity::Unverified | Activity::Resuming | Activity::Reopening => {
-                self.answered_here(answer)
-            }
+            Activity::Verifying
+            | Activity::Unverified
+            | Activity::Resuming
+            | Activity::Reopening => self.answered_here(answer),
             _ => self.request_stop(Via::Message, false),
         }
     }
@@ -111,9 +119,9 @@ impl Decision<'_> {
             return there;
         }
         // What would ask again at once does so later.
-        there
-            .effects
-            .retain(|effect| !matches!(effect, Effect::Ask { .. }) || there.local.activity != Activity::Confirming);
+        there.effects.retain(|effect| {
+            !matches!(effect, Effect::Ask { .. }) || there.local.activity != Activity::Confirming
+        });
         there.local.failures = there.local.failures.max(self.local.failures + 1);
         if !there.effects.iter().any(|effect| matches!(effect, Effect::Wake(_))) {
             let again = self.again_at(there.local.failures);
@@ -122,10 +130,12 @@ impl Decision<'_> {
         there
     }
 
-    /// A stop in doubt is asked about in time, however long the step itself sleeps, and for no longer than it matters.
+    /// A stop in doubt is asked about in time, however long the step itself sleeps, and for no
+    /// longer than it matters.
     pub(super) fn with_doubt(&self, mut to: Transition) -> Transition {
         let record = to.write.as_ref().map_or(self.record, |write| &write.record);
-        to.local.stop_in_doubt = to.local.stop_in_doubt.filter(|_| matters(record, to.local.activity));
+        to.local.stop_in_doubt =
+            to.local.stop_in_doubt.filter(|_| matters(record, to.local.activity));
         if to.local.stop_in_doubt.is_some() {
             let again = self.again_at(to.local.failures.max(1));
             for effect in &mut to.effects {
@@ -145,7 +155,8 @@ impl Decision<'_> {
     /// The answer decided nothing: the same is asked again, ever more slowly.
     pub(super) fn ask_later(&self, activity: Activity) -> Transition {
         let failures = self.local.failures + 1;
-        self.knowing(|local| local.failures = failures).to(activity, [Effect::Wake(self.again_at(failures))])
+        self.knowing(|local| local.failures = failures)
+            .to(activity, [Effect::Wake(self.again_at(failures))])
     }
 
     /// SageMaker was asked about nothing but a stop, and the step is not to be stopped.
@@ -156,24 +167,29 @@ impl Decision<'_> {
         }
     }
 
-    /// SageMaker shows the step closed, and that is not this worker's doing: what ran here is cleaned up after.
+    /// SageMaker shows the step closed, and that is not this worker's doing: what ran here is
+    /// cleaned up after.
     pub(super) fn closed(&self, how: StepResult) -> Transition {
         let ran = self.record.attempt > 0;
         match self.record.status {
             Status::New | Status::Owed => self.settle(Ending::SettledElsewhere),
             Status::Waiting if !ran => self.settle(Ending::SettledElsewhere),
-            Status::Deferred if is_completed(self.record, how) => self.settle(Ending::SettledElsewhere),
+            Status::Deferred if is_completed(self.record, how) => {
+                self.settle(Ending::SettledElsewhere)
+            }
             _ => self.request_stop(Via::Watch, true),
         }
     }
 
     /// An answer that nothing waits for but, perhaps, a step whose execution has ended.
     ///
-    /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked for in the wrong place.
+    /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked
+    /// for in the wrong place.
     fn execution_end_answered(&self, answer: &Answer) -> Transition {
         let Answer::Standing(Standing::Closed(how)) = answer else { return self.nothing() };
         match self.local.activity {
-            // Another worker has taken the claim and deferred the step since: this run ends with its next renewal.
+            // Another worker has taken the claim and deferred the step since: this run ends with
+            // its next renewal.
             Activity::Running if is_completed(self.record, *how) => self.nothing(),
             Activity::Running | Activity::Queued | Activity::Sleeping => self.closed(*how),
             _ => self.nothing(),
@@ -187,13 +203,21 @@ impl Decision<'_> {
         }
         let always = self.view.policy.verify == Verify::Always;
         match answer {
-            Answer::Standing(Standing::Open { queue_url: Some(url), .. }) if !url.is_same_queue(&self.record.queue) => {
+            Answer::Standing(Standing::Open { queue_url: Some(url), .. })
+                if !url.is_same_queue(&self.record.queue) =>
+            {
                 self.refuse("SageMaker waits for this step on another queue")
             }
-            Answer::Standing(Standing::Open { stopping: true, .. }) => self.request_stop(Via::Watch, false),
-            Answer::Standing(Standing::Open { .. }) => self.knowing(|local| local.failures = 0).take(),
+            Answer::Standing(Standing::Open { stopping: true, .. }) => {
+                self.request_stop(Via::Watch, false)
+            }
+            Answer::Standing(Standing::Open { .. }) => {
+                self.knowing(|local| local.failures = 0).take()
+            }
             Answer::Standing(Standing::Closed(how)) => self.closed(*how),
-            Answer::Standing(Standing::NotFound) if always => self.refuse("SageMaker knows no such step"),
+            Answer::Standing(Standing::NotFound) if always => {
+                self.refuse("SageMaker knows no such step")
+            }
             // It says nothing of the step, and the message has done nothing wrong.
             Answer::Unknown(_) if always => self.ask_later(Activity::Unverified),
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.take(),

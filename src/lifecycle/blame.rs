@@ -1,9 +1,11 @@
 //! Which of the steps that a worker was running when it died may have killed it.
 //!
-//! A crash is an attempt of the step that ran alone, and of one that was on trial. All others go on with the attempt that they were at,
-//! and two such crashes in a row make a step a suspect. Suspects are tried: one is started while nothing else runs that is not trusted,
-//! and nothing else is started beside it, until it has run for long enough to be trusted again. So whatever kills its worker within that
-//! time is charged from its third crash on, however many ran beside it, and nothing is charged with what another one did.
+//! A crash is an attempt of the step that ran alone, and of one that was on trial. All others go on
+//! with the attempt that they were at, and two such crashes in a row make a step a suspect.
+//! Suspects are tried: one is started while nothing else runs that is not trusted, and nothing else
+//! is started beside it, until it has run for long enough to be trusted again. So whatever kills
+//! its worker within that time is charged from its third crash on, however many ran beside it, and
+//! nothing is charged with what another one did.
 //!
 //! One crash makes nobody a suspect: most are the machine's, and then all is to go on at once.
 
@@ -14,10 +16,12 @@ use super::{Record, Status, WorkerId};
 
 /// So many crashes in a row make a suspect.
 const SUSPECT: u32 = 2;
-/// How long a step runs until it is trusted. It grows by as much with each further crash, so that one is found out that takes its time.
+/// How long a step runs until it is trusted. It grows by as much with each further crash, so that
+/// one is found out that takes its time.
 const TRUSTED_AFTER: Duration = Duration::from_mins(1);
 const TRUSTED_AFTER_AT_MOST: u32 = 15;
-/// A step is given up after so many crashes for each of its attempts, whether they were counted or not.
+/// A step is given up after so many crashes for each of its attempts, whether they were counted or
+/// not.
 const CRASHES_PER_ATTEMPT: u32 = 10;
 
 const DIED: &str = "the worker that ran the last one died, and no other step can be the cause";
@@ -38,7 +42,12 @@ impl Record {
         let can_be_nothing_else = beside == Beside::Nothing || self.is_suspected();
         // A stopped step is only cleaned up after, and that is no attempt.
         if can_be_nothing_else && self.stop_requested.is_none() {
-            return Self { status: Status::Waiting, crashes, last_error: Some(DIED.to_owned()), ..released(self) };
+            return Self {
+                status: Status::Waiting,
+                crashes,
+                last_error: Some(DIED.to_owned()),
+                ..released(self)
+            };
         }
         Self { crashes, suspicion: self.suspicion.saturating_add(1), resume: true, ..self }
     }
@@ -49,10 +58,13 @@ impl Record {
         self.suspicion >= SUSPECT
     }
 
-    /// Another process had claimed it, and what the death of that one makes of it is not on record yet.
+    /// Another process had claimed it, and what the death of that one makes of it is not on record
+    /// yet.
     #[must_use]
     pub fn is_left_behind(&self, me: &WorkerId) -> bool {
-        self.status == Status::Claimed && !self.resume && self.owner.as_ref().is_some_and(|owner| owner != me)
+        self.status == Status::Claimed
+            && !self.resume
+            && self.owner.as_ref().is_some_and(|owner| owner != me)
     }
 
     /// Whether it is to be on trial if `me` claims it now.
@@ -70,6 +82,7 @@ impl Record {
     /// Why it is not run or cleaned up after any more, if so.
     pub(super) fn crashed_too_often(&self, max_attempts: u32) -> Option<String> {
         let most = max_attempts.saturating_mul(CRASHES_PER_ATTEMPT);
-        (self.crashes >= most).then(|| format!("the worker died {} times while it was at this step", self.crashes))
+        (self.crashes >= most)
+            .then(|| format!("the worker died {} times while it was at this step", self.crashes))
     }
 }

@@ -1,4 +1,5 @@
-//! What the end of a run or cleanup leads to: an outcome that is frozen, another attempt, or a release.
+//! What the end of a run or cleanup leads to: an outcome that is frozen, another attempt, or a
+//! release.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +19,27 @@ impl Decision<'_> {
         // It has killed nobody.
         let cleared = || Record { suspicion: 0, ..self.record.clone() };
         match end {
-            RunEnd::Success(outputs) => self.conclude(Outcome::Success(outputs.clone()), Ending::Success),
+            RunEnd::Success(outputs) => {
+                self.conclude(Outcome::Success(outputs.clone()), Ending::Success)
+            }
             RunEnd::Failure(text) => self.fail(text),
             RunEnd::Retry { error, .. } if self.record.attempt >= self.view.policy.max_attempts => {
                 self.fail(&gave_up(self.record.attempt, error))
             }
             RunEnd::Retry { after, error } => {
-                let wait = after.unwrap_or_else(|| self.view.policy.retry.after(self.record.attempt, self.view.random));
+                let wait = after.unwrap_or_else(|| {
+                    self.view.policy.retry.after(self.record.attempt, self.view.random)
+                });
                 self.wait(Record { last_error: Some(error.clone()), ..cleared() }, wait)
             }
             RunEnd::Again(wait) => self.wait(Record { resume: true, ..cleared() }, *wait),
             RunEnd::Deferred => {
                 let until = later(self.view.now, self.view.policy.deferred_limit);
-                let record = Record { status: Status::Deferred, deadline: Some(until), ..released(cleared()) };
+                let record = Record {
+                    status: Status::Deferred,
+                    deadline: Some(until),
+                    ..released(cleared())
+                };
                 self.deferred(record)
             }
             RunEnd::Hindered { after, error, .. } => self.hindered(*after, error),
@@ -49,12 +58,13 @@ impl Decision<'_> {
         self.write(Record { suspicion: 0, ..self.record.clone() })
     }
 
-    /// The attempt goes on once the machine lets it. A step that has nothing in this ledger yet is given back where another worker may
-    /// have better luck.
+    /// The attempt goes on once the machine lets it. A step that has nothing in this ledger yet is
+    /// given back where another worker may have better luck.
     fn hindered(&self, wait: Duration, error: &str) -> Transition {
         let not_before = Some(later(self.view.now, wait));
         let last_error = Some(error.to_owned());
-        let record = Record { resume: true, hindered: true, last_error, not_before, ..self.record.clone() };
+        let record =
+            Record { resume: true, hindered: true, last_error, not_before, ..self.record.clone() };
         if self.view.policy.alone || record.checkpoint.is_some() || record.attempt > 1 {
             self.wait(record, wait)
         } else {
@@ -62,7 +72,8 @@ impl Decision<'_> {
         }
     }
 
-    /// Somebody else will complete the step, so that nothing is held for it, unless its stop is in doubt.
+    /// Somebody else will complete the step, so that nothing is held for it, unless its stop is in
+    /// doubt.
     fn deferred(&self, record: Record) -> Transition {
         let there = match self.doubt() {
             Some(_) => self.ask(Activity::Confirming),
@@ -90,7 +101,9 @@ impl Decision<'_> {
         match (reason, finished) {
             (_, true) if closed => self.settle(Ending::SettledElsewhere),
             (_, true) => self.run_ended(end),
-            (StopReason::PipelineStopped | StopReason::TimeLimit, false) => self.clean_up(record.clone(), reason),
+            (StopReason::PipelineStopped | StopReason::TimeLimit, false) => {
+                self.clean_up(record.clone(), reason)
+            }
             (StopReason::Shutdown | StopReason::LeaseLost, false) => match end {
                 RunEnd::Deferred => self.run_ended(end),
                 RunEnd::Again(wait) => {
@@ -119,7 +132,9 @@ impl Decision<'_> {
         if reason == StopReason::TimeLimit {
             let limit = crate::duration::text(self.view.policy.time_limit);
             let hindrance = record.last_error.as_ref().filter(|_| record.hindered);
-            let why = hindrance.map(|error| format!(" before it could be started: {error}")).unwrap_or_default();
+            let why = hindrance
+                .map(|error| format!(" before it could be started: {error}"))
+                .unwrap_or_default();
             return self.fail(&format!("the time limit of {limit} was reached{why}{but}"));
         }
         if record.stop_requested.is_some_and(|stop| stop.closed) {
@@ -127,7 +142,9 @@ impl Decision<'_> {
         }
         let outcome = match self.view.policy.on_stop {
             OnStop::Success => Outcome::Success(Outputs::new()),
-            OnStop::Failure => Outcome::Failure(Reason::new(&format!("the pipeline was stopped{but}"))),
+            OnStop::Failure => {
+                Outcome::Failure(Reason::new(&format!("the pipeline was stopped{but}")))
+            }
         };
         self.conclude(outcome, Ending::Stopped)
     }
@@ -139,7 +156,12 @@ impl Decision<'_> {
     pub(super) fn conclude(&self, outcome: Outcome, ending: Ending) -> Transition {
         let mut record = self.leased(self.record.clone());
         record.status = Status::Concluded;
-        let request = ClientRequestToken::of_return(&record.execution, &record.token, record.returns, &outcome);
+        let request = ClientRequestToken::of_return(
+            &record.execution,
+            &record.token,
+            record.returns,
+            &outcome,
+        );
         record.client_request_token = Some(request);
         record.outcome = Some(outcome);
         record.ending = Some(ending);
@@ -152,7 +174,8 @@ impl Decision<'_> {
 
     pub(super) fn wait(&self, record: Record, wait: Duration) -> Transition {
         let until = later(self.view.now, wait);
-        let record = Record { status: Status::Waiting, not_before: Some(until), ..released(record) };
+        let record =
+            Record { status: Status::Waiting, not_before: Some(until), ..released(record) };
         self.write(record).going(Activity::Sleeping, [Effect::Wake(until)])
     }
 

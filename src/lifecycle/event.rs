@@ -67,12 +67,14 @@ pub enum Arrival {
         receives: u32,
         /// By SQS's clock.
         sent: Option<Timestamp>,
-        /// As this message has them: those of the record may be of an earlier time that the token waited.
+        /// As this message has them: those of the record may be of an earlier time that the token
+        /// waited.
         arguments: Arc<Value>,
     },
     /// The pipeline is being stopped.
     Stop,
-    /// The same, sent before the newest Executing message that was taken on: it may be of an earlier time that the token waited.
+    /// The same, sent before the newest Executing message that was taken on: it may be of an
+    /// earlier time that the token waited.
     EarlierStop,
     /// The message has this step's token and names another execution.
     Foreign,

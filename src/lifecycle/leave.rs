@@ -1,6 +1,7 @@
 //! What the end of the worker, or of its claim, leads to: steps are given back, never failed.
 //!
-//! How far the worker is on its way out is no event that happens once: it bears on whatever is decided from then on.
+//! How far the worker is on its way out is no event that happens once: it bears on whatever is
+//! decided from then on.
 
 use super::machine::{Decision, Transition, Write, released};
 use super::{Activity, Effect, Phase, Record, Status, Urgency};
@@ -41,26 +42,36 @@ impl Decision<'_> {
             return to;
         }
         if starts || self.record.status == Status::New {
-            // What the ledger does not know yet it need not learn: the message tells it to whoever gets it next.
+            // What the ledger does not know yet it need not learn: the message tells it to whoever
+            // gets it next.
             to.write = None;
             to.effects.retain(|effect| !matches!(effect, Effect::CountStop(_)));
         }
-        to.effects
-            .retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::AwaitSlot | Effect::Run | Effect::Wake(_)));
+        to.effects.retain(|effect| {
+            !matches!(
+                effect,
+                Effect::Ask { .. } | Effect::AwaitSlot | Effect::Run | Effect::Wake(_)
+            )
+        });
         to.effects.push(Effect::Return);
         to.local.activity = Activity::Idle;
         to
     }
 
-    /// Nothing goes on: what runs is dropped, what is frozen is sent once, and left to the ledger if that does not settle it.
+    /// Nothing goes on: what runs is dropped, what is frozen is sent once, and left to the ledger
+    /// if that does not settle it.
     fn left(&self, mut to: Transition) -> Transition {
         match to.local.activity {
-            Activity::Cleaning(_) if to.effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) => {
+            Activity::Cleaning(_)
+                if to.effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_))) =>
+            {
                 return self.uncleaned(to);
             }
             Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_) if waits(&to) => {}
             // The claim is lost, and with it the right to give the step back.
-            Activity::Stopping(StopReason::LeaseLost) | Activity::Cleaning(_) => to.effects.push(Effect::Abort),
+            Activity::Stopping(StopReason::LeaseLost) | Activity::Cleaning(_) => {
+                to.effects.push(Effect::Abort);
+            }
             Activity::Running | Activity::Stopping(_) => {
                 if to.local.activity != Activity::Stopping(StopReason::Shutdown) {
                     to.local.activity = Activity::Stopping(StopReason::Shutdown);
@@ -68,7 +79,8 @@ impl Decision<'_> {
                 }
                 to.effects.push(Effect::Abort);
             }
-            // The outcome is in the ledger and will be sent from there; another ledger's worker would compute it again.
+            // The outcome is in the ledger and will be sent from there; another ledger's worker
+            // would compute it again.
             Activity::CheckingRefusal | Activity::Sleeping => {
                 to.effects.retain(|effect| !matches!(effect, Effect::Ask { .. } | Effect::Wake(_)));
                 to.effects.push(Effect::LetGo);
@@ -79,7 +91,8 @@ impl Decision<'_> {
         to
     }
 
-    /// A cleanup that would begin now is left to whoever takes the step next, with all that is known.
+    /// A cleanup that would begin now is left to whoever takes the step next, with all that is
+    /// known.
     fn uncleaned(&self, to: Transition) -> Transition {
         let given_back = self.to(Activity::Idle, [Effect::Return]);
         let status = match self.record.status {
@@ -88,14 +101,17 @@ impl Decision<'_> {
             _ => Status::Waiting,
         };
         let stop_requested = to.write.and_then(|write| write.record.stop_requested);
-        let record = Record { status, stop_requested, resume: true, ..released(self.record.clone()) };
+        let record =
+            Record { status, stop_requested, resume: true, ..released(self.record.clone()) };
         Transition { write: Some(Write { record, urgency: Urgency::First }), ..given_back }
     }
 
     pub(super) fn lease_lost(&self) -> Transition {
         match self.local.activity {
             Activity::Running | Activity::Stopping(_) => self.tell(None, StopReason::LeaseLost),
-            Activity::Cleaning(_) => self.to(Activity::Stopping(StopReason::LeaseLost), [Effect::Abort]),
+            Activity::Cleaning(_) => {
+                self.to(Activity::Stopping(StopReason::LeaseLost), [Effect::Abort])
+            }
             _ => self.nothing(),
         }
     }
@@ -110,7 +126,8 @@ fn told(mut to: Transition) -> Transition {
     to
 }
 
-/// The effects wait for the ledger. A run is not told by the way then: [`Event::Phase`](super::Event::Phase) tells it at once.
+/// The effects wait for the ledger. A run is not told by the way then:
+/// [`Event::Phase`](super::Event::Phase) tells it at once.
 fn waits(to: &Transition) -> bool {
     to.write.as_ref().is_some_and(|write| write.urgency != Urgency::Along)
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Activity, Arrival, Effect, Ending, Event, Lease, Local, Phase, Policy, Record, State, Status, WorkerId};
+use super::{
+    Activity, Arrival, Effect, Ending, Event, Lease, Local, Phase, Policy, Record, State, Status,
+    WorkerId,
+};
 use crate::step::StopReason;
 
 /// The circumstances of a decision.
@@ -19,7 +22,8 @@ pub struct View<'a> {
     pub random: f64,
     /// How far the worker is on its way out.
     pub phase: Phase,
-    /// SageMaker is asked in the account of the step's execution. Elsewhere it finds no step, whether there is one or not.
+    /// SageMaker is asked in the account of the step's execution. Elsewhere it finds no step,
+    /// whether there is one or not.
     pub own_account: bool,
 }
 
@@ -46,7 +50,8 @@ pub enum Urgency {
     First,
     /// The same, and it may wait some milliseconds for others to be written with.
     Lazy,
-    /// Nothing: local state and effects take place at once, and the record is written as soon as the ledger takes it.
+    /// Nothing: local state and effects take place at once, and the record is written as soon as
+    /// the ledger takes it.
     Along,
 }
 
@@ -66,7 +71,8 @@ pub struct Illegal {
 pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transition, Illegal> {
     let step = Decision { record: &state.record, local: state.local, view };
     let activity = state.local.activity;
-    let illegal = || Illegal { event: Box::new(event.clone()), status: state.record.status, activity };
+    let illegal =
+        || Illegal { event: Box::new(event.clone()), status: state.record.status, activity };
     let transition = match (event, activity) {
         (Event::Delivered(Arrival::Work { receives, sent, arguments }), _) => {
             step.work_delivered(*receives, *sent, arguments)
@@ -83,11 +89,10 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         // The step was stopped, or given back, while it waited for the slot.
         (Event::SlotFree, _) => step.nothing(),
 
-        (Event::Checkpoint(value), Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_))
-            if step.is_mine() =>
-        {
-            step.checkpoint(value)
-        }
+        (
+            Event::Checkpoint(value),
+            Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_),
+        ) if step.is_mine() => step.checkpoint(value),
         (Event::Checkpoint(_), _) => return Err(illegal()),
 
         // What it came to is frozen: the ledger took it, and did not say so.
@@ -106,16 +111,21 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::Ended(end), Activity::Running) => step.run_ended(end),
         (Event::Ended(end), Activity::Stopping(reason)) => step.told_run_ended(reason, end),
         (Event::Ended(_), _) => return Err(illegal()),
-        // It was dropped as the lease was lost, or ended by itself at that moment: another worker cleans up.
+        // It was dropped as the lease was lost, or ended by itself at that moment: another worker
+        // cleans up.
         (Event::Cleaned(_) | Event::CleanupAborted, Activity::Stopping(StopReason::LeaseLost)) => {
             step.to(Activity::Idle, [Effect::LetGo])
         }
-        (Event::Cleaned(result), Activity::Cleaning(reason)) => step.cleaned(reason, result.as_ref().err()),
+        (Event::Cleaned(result), Activity::Cleaning(reason)) => {
+            step.cleaned(reason, result.as_ref().err())
+        }
         (Event::Cleaned(_), _) => return Err(illegal()),
         (Event::CleanupAborted, Activity::Cleaning(_)) => step.release(),
         (Event::CleanupAborted, _) => return Err(illegal()),
 
-        (Event::Trusted, Activity::Running | Activity::Stopping(_)) if step.is_mine() => step.trusted(),
+        (Event::Trusted, Activity::Running | Activity::Stopping(_)) if step.is_mine() => {
+            step.trusted()
+        }
         // It has ended meanwhile.
         (Event::Trusted, _) => step.nothing(),
 
@@ -127,17 +137,20 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::ExecutionEnded, _) => step.execution_ended(),
 
         // Another worker of the ledger has settled it since.
-        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, Activity::Reporting)
-            if state.record.status == Status::Settled =>
-        {
-            step.proceed()
-        }
+        (
+            Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. },
+            Activity::Reporting,
+        ) if state.record.status == Status::Settled => step.proceed(),
         (Event::ReportAccepted, Activity::Reporting) => {
             step.settle(state.record.ending.unwrap_or(Ending::SettledElsewhere))
         }
         (Event::ReportRefused(detail), Activity::Reporting) => step.report_refused(detail),
-        (Event::ReportFailed { denied, detail }, Activity::Reporting) => step.report_failed(*denied, detail),
-        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, _) => return Err(illegal()),
+        (Event::ReportFailed { denied, detail }, Activity::Reporting) => {
+            step.report_failed(*denied, detail)
+        }
+        (Event::ReportAccepted | Event::ReportRefused(_) | Event::ReportFailed { .. }, _) => {
+            return Err(illegal());
+        }
 
         (Event::Renew, _) if step.is_mine() => step.write(step.leased(state.record.clone())),
         // Another worker has taken it since; the driver sees that in the record.
@@ -176,7 +189,11 @@ impl Decision<'_> {
         self.to(self.local.activity, effects)
     }
 
-    pub(super) fn to<const N: usize>(&self, activity: Activity, effects: [Effect; N]) -> Transition {
+    pub(super) fn to<const N: usize>(
+        &self,
+        activity: Activity,
+        effects: [Effect; N],
+    ) -> Transition {
         Transition { write: None, local: Local { activity, ..self.local }, effects: effects.into() }
     }
 
@@ -188,7 +205,8 @@ impl Decision<'_> {
         self.to(Activity::Sleeping, [Effect::Wake(until.unwrap_or(self.view.now))])
     }
 
-    /// A question, whose answer also says whether the execution is stopping where a stop is in doubt.
+    /// A question, whose answer also says whether the execution is stopping where a stop is in
+    /// doubt.
     pub(super) fn ask(&self, activity: Activity) -> Transition {
         self.to(activity, [Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }])
     }
@@ -224,8 +242,10 @@ impl Decision<'_> {
     fn finished(&self, event: &Event, mut transition: Transition) -> Transition {
         let cleans = |activity| matches!(activity, Activity::Cleaning(_));
         // What comes during a cleanup may be of a later time than the one that it ends.
-        if let Some(write) =
-            transition.write.as_mut().filter(|_| !(cleans(self.local.activity) && cleans(transition.local.activity)))
+        if let Some(write) = transition
+            .write
+            .as_mut()
+            .filter(|_| !(cleans(self.local.activity) && cleans(transition.local.activity)))
         {
             write.record.sent = write.record.sent.max(transition.local.sent);
         }
@@ -238,19 +258,27 @@ impl Decision<'_> {
         transition
     }
 
-    /// Only what is on record goes on without its message, and what is not believed must not outlive the queue's redrive policy.
+    /// Only what is on record goes on without its message, and what is not believed must not
+    /// outlive the queue's redrive policy.
     fn may_replace(&self, event: &Event, to: &Transition) -> bool {
         let status = to.write.as_ref().map_or(self.record.status, |write| write.record.status);
-        let durable = !matches!(status, Status::New | Status::Settled) && to.local.stop_in_doubt.is_none();
-        let news = matches!(event, Event::Delivered(Arrival::Work { .. } | Arrival::Stop | Arrival::EarlierStop))
-            || self.record.status == Status::New
+        let durable =
+            !matches!(status, Status::New | Status::Settled) && to.local.stop_in_doubt.is_none();
+        let news = matches!(
+            event,
+            Event::Delivered(Arrival::Work { .. } | Arrival::Stop | Arrival::EarlierStop)
+        ) || self.record.status == Status::New
             || self.local.stop_in_doubt.is_some();
         durable && news && !to.local.idle()
     }
 }
 
 impl Transition {
-    pub(super) fn going<const N: usize>(mut self, activity: Activity, effects: [Effect; N]) -> Self {
+    pub(super) fn going<const N: usize>(
+        mut self,
+        activity: Activity,
+        effects: [Effect; N],
+    ) -> Self {
         self.local.activity = activity;
         Self { effects: effects.into(), ..self }
     }
@@ -276,5 +304,8 @@ pub(super) fn released(record: Record) -> Record {
 
 /// `at` plus `wait`, at the end of time where that is beyond it.
 pub(super) fn later(at: Timestamp, wait: Duration) -> Timestamp {
-    SignedDuration::try_from(wait).ok().and_then(|wait| at.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
+    SignedDuration::try_from(wait)
+        .ok()
+        .and_then(|wait| at.checked_add(wait).ok())
+        .unwrap_or(Timestamp::MAX)
 }

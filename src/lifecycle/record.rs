@@ -29,9 +29,11 @@ pub struct Record {
     /// When the owner's claim lapses unless renewed, by the owner's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_end: Option<Timestamp>,
-    /// How many attempts were started, counted when claimed. What a crash makes of that, [`after_crash`](Self::after_crash) says.
+    /// How many attempts were started, counted when claimed. What a crash makes of that,
+    /// [`after_crash`](Self::after_crash) says.
     pub attempt: u32,
-    /// The next claim goes on with the last attempt rather than beginning one. Never so of a claim whose owner lives.
+    /// The next claim goes on with the last attempt rather than beginning one. Never so of a claim
+    /// whose owner lives.
     pub resume: bool,
     /// This machine kept it from being started; `last_error` says how.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -39,7 +41,8 @@ pub struct Record {
     /// How often the worker died that was at this step, whether that counted as an attempt or not.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
-    /// How many of the last crashes it may have caused, as others may: since it last ended by itself, or ran for long enough.
+    /// How many of the last crashes it may have caused, as others may: since it last ended by
+    /// itself, or ran for long enough.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub suspicion: u32,
     /// Not to be started before.
@@ -75,7 +78,8 @@ pub struct Record {
     /// Since when SageMaker has not found the step whose outcome it does not take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
-    /// What a newer Executing message says of a settled step, until SageMaker has said whether the step waits again.
+    /// What a newer Executing message says of a settled step, until SageMaker has said whether the
+    /// step waits again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<Returned>,
     /// How often the token has come back after it was settled.
@@ -113,7 +117,8 @@ pub struct Stop {
     pub closed: bool,
 }
 
-/// A token that seems to have come back: pipelines can be tried again, and their steps then wait once more.
+/// A token that seems to have come back: pipelines can be tried again, and their steps then wait
+/// once more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Returned {
     /// When the message was sent, by SQS's clock.
@@ -140,7 +145,12 @@ pub struct WorkerId(pub Arc<str>);
 impl Record {
     /// What a message says of a step that the ledger does not know.
     #[must_use]
-    pub fn of_message(step: Step, queue: QueueUrl, handler: Option<Arc<str>>, now: Timestamp) -> Self {
+    pub fn of_message(
+        step: Step,
+        queue: QueueUrl,
+        handler: Option<Arc<str>>,
+        now: Timestamp,
+    ) -> Self {
         Self {
             token: step.token,
             execution: step.execution,

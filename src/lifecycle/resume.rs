@@ -1,4 +1,5 @@
-//! Steps that go on without their message, and steps that come back although they were settled. SageMaker is asked first.
+//! Steps that go on without their message, and steps that come back although they were settled.
+//! SageMaker is asked first.
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use crate::seam::Standing;
 use crate::step::Step;
 
 impl Decision<'_> {
-    /// The ledger holds the step for whoever takes it on, and nobody has said in this life that SageMaker still waits for it.
+    /// The ledger holds the step for whoever takes it on, and nobody has said in this life that
+    /// SageMaker still waits for it.
     pub(super) fn resumable(&self) -> bool {
         matches!(self.record.status, Status::Waiting | Status::Claimed)
             && !self.local.wanted
@@ -19,7 +21,8 @@ impl Decision<'_> {
             && self.foreign_until().is_none()
     }
 
-    /// The ledger holds work for the step. A settled one may wait again, as a message said that is gone.
+    /// The ledger holds work for the step. A settled one may wait again, as a message said that is
+    /// gone.
     pub(super) fn found(&self) -> Transition {
         match self.record.status {
             Status::Settled if self.record.returned.is_some() => self.ask(Activity::Reopening),
@@ -33,7 +36,9 @@ impl Decision<'_> {
             return self.proceed();
         }
         match answer {
-            Answer::Standing(Standing::Open { stopping: true, .. }) => self.request_stop(Via::Watch, false),
+            Answer::Standing(Standing::Open { stopping: true, .. }) => {
+                self.request_stop(Via::Watch, false)
+            }
             Answer::Standing(Standing::Open { .. }) => {
                 let wanted = self.knowing(|local| {
                     local.wanted = true;
@@ -42,17 +47,23 @@ impl Decision<'_> {
                 wanted.proceed()
             }
             Answer::Standing(Standing::Closed(how)) => self.closed(*how),
-            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.ask_later(Activity::Sleeping),
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => {
+                self.ask_later(Activity::Sleeping)
+            }
         }
     }
 
-    /// The message of a settled step was sent later than any that was taken on: the token may have come back.
+    /// The message of a settled step was sent later than any that was taken on: the token may have
+    /// come back.
     pub(super) fn came_back(&self, sent: Option<Timestamp>) -> Option<Timestamp> {
         let known = self.record.sent.or(self.record.settled_at);
-        sent.filter(|sent| self.record.status == Status::Settled && known.is_none_or(|known| *sent > known))
+        sent.filter(|sent| {
+            self.record.status == Status::Settled && known.is_none_or(|known| *sent > known)
+        })
     }
 
-    /// Keeps what the message says in the record, where it survives all that can happen until SageMaker has answered.
+    /// Keeps what the message says in the record, where it survives all that can happen until
+    /// SageMaker has answered.
     pub(super) fn reopen(&self, sent: Timestamp, arguments: &Arc<Value>) -> Transition {
         let asking = self.ask(Activity::Reopening);
         let returned = Some(Returned { sent, arguments: arguments.clone() });
@@ -64,7 +75,9 @@ impl Decision<'_> {
     }
 
     pub(super) fn reopened(&self, answer: &Answer) -> Transition {
-        let Some(returned) = self.record.returned.as_ref().filter(|_| self.record.status == Status::Settled) else {
+        let Some(returned) =
+            self.record.returned.as_ref().filter(|_| self.record.status == Status::Settled)
+        else {
             // Another worker of the ledger was asked the same, and has decided.
             return match self.record.status {
                 Status::Settled => self.to(Activity::Idle, [Effect::Return]),
@@ -72,12 +85,17 @@ impl Decision<'_> {
             };
         };
         match answer {
-            Answer::Standing(Standing::Open { queue_url: Some(url), .. }) if !url.is_same_queue(&self.record.queue) => {
+            Answer::Standing(Standing::Open { queue_url: Some(url), .. })
+                if !url.is_same_queue(&self.record.queue) =>
+            {
                 self.refuse("SageMaker waits for this step on another queue")
             }
-            Answer::Standing(Standing::Open { stopping, .. }) => self.begin_anew(returned, *stopping),
+            Answer::Standing(Standing::Open { stopping, .. }) => {
+                self.begin_anew(returned, *stopping)
+            }
             Answer::Standing(Standing::Closed(_)) => {
-                let record = Record { returned: None, sent: Some(returned.sent), ..self.record.clone() };
+                let record =
+                    Record { returned: None, sent: Some(returned.sent), ..self.record.clone() };
                 self.write(record).urgent(Urgency::Lazy).going(Activity::Idle, [Effect::Delete])
             }
             Answer::Standing(Standing::NotFound) => self.refuse("SageMaker knows no such step"),

@@ -1,4 +1,5 @@
-//! What the answer to a report leads to: the step is settled, or the report is sent again, or SageMaker is asked why it is not taken.
+//! What the answer to a report leads to: the step is settled, or the report is sent again, or
+//! SageMaker is asked why it is not taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use crate::seam::{Standing, StepResult};
 const FAILED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
 /// Somebody has to mend a policy first.
 const DENIED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
-/// A report that SageMaker refuses while the step waits needs somebody to mend something: slow, but never given up.
+/// A report that SageMaker refuses while the step waits needs somebody to mend something: slow, but
+/// never given up.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(5));
-/// After so many failures in a row, the permission may never come, and the step may long be closed: SageMaker is asked.
+/// After so many failures in a row, the permission may never come, and the step may long be closed:
+/// SageMaker is asked.
 const DENIED_OFTEN: u32 = 5;
 
 impl Decision<'_> {
@@ -65,7 +68,8 @@ impl Decision<'_> {
         }
     }
 
-    /// Not found is not closed: a listing may lag, a permission or an endpoint may be wrong. But one that stays so is gone.
+    /// Not found is not closed: a listing may lag, a permission or an endpoint may be wrong. But
+    /// one that stays so is gone.
     fn missing(&self) -> Transition {
         let since = match self.record.missing_since {
             // Where it cannot be found, not to find it says nothing.
@@ -88,7 +92,10 @@ impl Decision<'_> {
         if self.record.missing_since == missing_since {
             return sleep;
         }
-        Transition { write: self.write(Record { missing_since, ..self.record.clone() }).write, ..sleep }
+        Transition {
+            write: self.write(Record { missing_since, ..self.record.clone() }).write,
+            ..sleep
+        }
     }
 
     pub(super) fn settle(&self, ending: Ending) -> Transition {
@@ -101,8 +108,10 @@ impl Decision<'_> {
             checkpoint: None,
             ..released(self.record.clone())
         };
-        let settled = self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
-        // A settlement that is lost is found out again: the report is the same, and so is what SageMaker says of it.
+        let settled =
+            self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
+        // A settlement that is lost is found out again: the report is the same, and so is what
+        // SageMaker says of it.
         settled
             .write(record)
             .urgent(Urgency::Lazy)
@@ -114,8 +123,8 @@ impl Decision<'_> {
         if self.may_wait_again() { Effect::Return } else { Effect::Delete }
     }
 
-    /// A message was sent later than all that the record knows of: the token may have come back since it was closed. It is asked about
-    /// once that is on record.
+    /// A message was sent later than all that the record knows of: the token may have come back
+    /// since it was closed. It is asked about once that is on record.
     fn may_wait_again(&self) -> bool {
         self.record.sent.is_some() && self.local.sent > self.record.sent
     }

@@ -15,15 +15,18 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
     pub activity: Activity,
-    /// An Executing message of the step is held here, or SageMaker has said in this life that the step waits.
+    /// An Executing message of the step is held here, or SageMaker has said in this life that the
+    /// step waits.
     pub wanted: bool,
     /// Reports that were refused in a row.
     pub refusals: u32,
-    /// Reports that failed, or questions whose answer decided nothing, in a row: they space the next.
+    /// Reports that failed, or questions whose answer decided nothing, in a row: they space the
+    /// next.
     pub failures: u32,
     /// A Stopping message is held that is believed only once SageMaker confirms it; since when.
     pub stop_in_doubt: Option<Timestamp>,
-    /// When the newest Executing message that was delivered here was sent, by SQS's clock. The next write takes it along.
+    /// When the newest Executing message that was delivered here was sent, by SQS's clock. The next
+    /// write takes it along.
     pub sent: Option<Timestamp>,
 }
 
@@ -36,12 +39,15 @@ pub enum Activity {
     Verifying,
     /// SageMaker did not say where a step stands that must be verified, and is asked again later.
     Unverified,
-    /// SageMaker is being asked about a stop that is owed, or about a deferred or waiting step whose execution has ended.
+    /// SageMaker is being asked about a stop that is owed, or about a deferred or waiting step
+    /// whose execution has ended.
     Asking,
-    /// SageMaker is being asked, or asked again later, about nothing but a stop: the execution of a deferred step is
-    /// stopping and somebody may have completed it, or a Stopping message is not believed yet.
+    /// SageMaker is being asked, or asked again later, about nothing but a stop: the execution of a
+    /// deferred step is stopping and somebody may have completed it, or a Stopping message is not
+    /// believed yet.
     Confirming,
-    /// The ledger held the step without its message, and SageMaker is being asked before it goes on.
+    /// The ledger held the step without its message, and SageMaker is being asked before it goes
+    /// on.
     Resuming,
     /// A settled step seems to wait again, and SageMaker is being asked, or asked again later.
     Reopening,
@@ -55,7 +61,8 @@ pub enum Activity {
     Cleaning(StopReason),
     /// The outcome is being sent.
     Reporting,
-    /// The report was refused, or is never allowed, and SageMaker is being asked where the step stands.
+    /// The report was refused, or is never allowed, and SageMaker is being asked where the step
+    /// stands.
     CheckingRefusal,
     /// A wake is arranged.
     Sleeping,
@@ -75,7 +82,8 @@ impl State {
         Self { record, local: Local::NOTHING }
     }
 
-    /// When [`Event::DeadlineReached`](super::Event::DeadlineReached) is to be said, if nothing else happens before.
+    /// When [`Event::DeadlineReached`](super::Event::DeadlineReached) is to be said, if nothing
+    /// else happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let ends = match (self.local.activity, self.record.status) {
@@ -90,8 +98,14 @@ impl State {
 
 impl Local {
     /// Nothing is under way, and nothing known.
-    pub const NOTHING: Self =
-        Self { activity: Activity::Idle, wanted: false, refusals: 0, failures: 0, stop_in_doubt: None, sent: None };
+    pub const NOTHING: Self = Self {
+        activity: Activity::Idle,
+        wanted: false,
+        refusals: 0,
+        failures: 0,
+        stop_in_doubt: None,
+        sent: None,
+    };
 
     /// Nothing is under way: whoever drives the step may forget it.
     #[must_use]
@@ -119,7 +133,9 @@ impl Activity {
         match self {
             Self::Idle => "none",
             Self::Verifying | Self::Unverified => "verifying",
-            Self::Asking | Self::Confirming | Self::Resuming | Self::Reopening => "asking SageMaker",
+            Self::Asking | Self::Confirming | Self::Resuming | Self::Reopening => {
+                "asking SageMaker"
+            }
             Self::Queued => "waiting for a slot",
             Self::Running => "running",
             Self::Stopping(_) => "stopping",

@@ -1,4 +1,5 @@
-//! What a stop leads to, whether the step runs here, elsewhere, nowhere yet, or its execution has ended.
+//! What a stop leads to, whether the step runs here, elsewhere, nowhere yet, or its execution has
+//! ended.
 
 use super::machine::{Decision, Transition, Write, later};
 use super::{Activity, Answer, Effect, Record, Status, Stop, Urgency, Verify, Via};
@@ -17,7 +18,10 @@ impl Decision<'_> {
     }
 
     fn stop_delivered_of(&self, doubtful: bool) -> Transition {
-        let open = matches!(self.record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred);
+        let open = matches!(
+            self.record.status,
+            Status::New | Status::Claimed | Status::Waiting | Status::Deferred
+        );
         match self.local.activity {
             // Of the time before or after the step came back: what is being asked will tell.
             Activity::Reopening => {
@@ -39,14 +43,16 @@ impl Decision<'_> {
                 self.nothing()
             }
             (Activity::Idle, Status::Settled | Status::Concluded | Status::Owed) => self.proceed(),
-            (Activity::Idle, Status::New) => {
-                self.write(self.owed()).going(Activity::Asking, [Effect::CountStop(via), self.question()])
-            }
+            (Activity::Idle, Status::New) => self
+                .write(self.owed())
+                .going(Activity::Asking, [Effect::CountStop(via), self.question()]),
             // A later step of the execution may be the one that is stopped.
             (Activity::Idle | Activity::Queued | Activity::Sleeping, Status::Deferred) if watch => {
                 self.ask(Activity::Confirming)
             }
-            (Activity::Asking | Activity::Confirming, Status::Deferred) if watch => self.to(Activity::Confirming, []),
+            (Activity::Asking | Activity::Confirming, Status::Deferred) if watch => {
+                self.to(Activity::Confirming, [])
+            }
             (Activity::Resuming, _) if watch => self.nothing(),
             (Activity::Idle | Activity::Sleeping, _) if watch && self.resumable() => {
                 self.to(Activity::Resuming, [Effect::Ask { confirm_stop: true }])
@@ -60,7 +66,10 @@ impl Decision<'_> {
         let record = self.record;
         let first = record.stop_requested.is_none();
         let stop = record.stop_requested.unwrap_or(Stop { at: self.view.now, closed: false });
-        let flagged = Record { stop_requested: Some(Stop { closed: stop.closed || closed, ..stop }), ..record.clone() };
+        let flagged = Record {
+            stop_requested: Some(Stop { closed: stop.closed || closed, ..stop }),
+            ..record.clone()
+        };
         let count = first.then_some(Effect::CountStop(via));
         let transition = match (self.local.activity, record.status) {
             // Another worker of the ledger came first while SageMaker was asked.
@@ -78,12 +87,15 @@ impl Decision<'_> {
             | (Activity::Cleaning(_) | Activity::Stopping(StopReason::LeaseLost), _) => {
                 return self.nothing();
             }
-            // It is told already. If the ledger does not know, the record was changed before that was written.
+            // It is told already. If the ledger does not know, the record was changed before that
+            // was written.
             (Activity::Stopping(StopReason::PipelineStopped), _) if first => {
                 return self.write(flagged).urgent(Urgency::Along);
             }
             (Activity::Stopping(StopReason::PipelineStopped), _) => return self.nothing(),
-            (Activity::Running | Activity::Stopping(_), _) => self.tell(Some(flagged), StopReason::PipelineStopped),
+            (Activity::Running | Activity::Stopping(_), _) => {
+                self.tell(Some(flagged), StopReason::PipelineStopped)
+            }
             // Only the stop is known, and SageMaker has just said that it is true.
             (Activity::Confirming, Status::New) if !self.local.wanted => {
                 let owed = self.write(self.owed());
@@ -101,14 +113,17 @@ impl Decision<'_> {
         transition.first(count)
     }
 
-    /// Asked about a stop that is owed for a step not known to run anywhere, or about one whose execution has ended.
+    /// Asked about a stop that is owed for a step not known to run anywhere, or about one whose
+    /// execution has ended.
     pub(super) fn asked(&self, answer: &Answer) -> Transition {
         match (self.record.status, answer) {
             (
                 Status::New | Status::Owed | Status::Claimed | Status::Waiting | Status::Deferred,
                 Answer::Standing(Standing::Closed(how)),
             ) => self.closed(*how),
-            (Status::Owed, _) if self.local.wanted || self.takeover_at() <= self.view.now => self.take(),
+            (Status::Owed, _) if self.local.wanted || self.takeover_at() <= self.view.now => {
+                self.take()
+            }
             (Status::Owed, _) => self.sleep(Some(self.owed_until())),
             _ if self.resumable() => self.resumed(answer),
             _ => self.proceed(),
@@ -145,17 +160,25 @@ impl Decision<'_> {
                 _,
             ) => self.nothing(),
             // It is asked about anyway, as often as makes sense.
-            (Activity::Sleeping, _) if self.resumable() && self.local.failures > 0 => self.nothing(),
-            (Activity::Idle | Activity::Sleeping, _) if self.resumable() => self.ask(Activity::Resuming),
+            (Activity::Sleeping, _) if self.resumable() && self.local.failures > 0 => {
+                self.nothing()
+            }
+            (Activity::Idle | Activity::Sleeping, _) if self.resumable() => {
+                self.ask(Activity::Resuming)
+            }
             (Activity::Idle | Activity::Sleeping, _) => self.ask(Activity::Asking),
             (
-                activity @ (Activity::Running | Activity::Queued | Activity::Reporting | Activity::CheckingRefusal),
+                activity @ (Activity::Running
+                | Activity::Queued
+                | Activity::Reporting
+                | Activity::CheckingRefusal),
                 _,
             ) => self.ask(activity),
         }
     }
 
-    /// The execution of a deferred step is stopping. The watch asks again where this answer says nothing.
+    /// The execution of a deferred step is stopping. The watch asks again where this answer says
+    /// nothing.
     pub(super) fn stop_confirmed(&self, answer: &Answer) -> Transition {
         match answer {
             Answer::Standing(Standing::Open { .. }) => self.request_stop(Via::Watch, false),
@@ -167,7 +190,9 @@ impl Decision<'_> {
     pub(super) fn deadline_reached(&self) -> Transition {
         match (self.local.activity, self.record.status) {
             (Activity::Running, _) => self.tell(None, StopReason::TimeLimit),
-            (Activity::Idle | Activity::Asking | Activity::Confirming, Status::Deferred) if self.overdue() => {
+            (Activity::Idle | Activity::Asking | Activity::Confirming, Status::Deferred)
+                if self.overdue() =>
+            {
                 self.deferral_over()
             }
             // One that nobody has said to wait is asked about first.
@@ -182,7 +207,8 @@ impl Decision<'_> {
 
     pub(super) fn deferral_over(&self) -> Transition {
         if self.view.policy.handler_is_gone {
-            return self.fail(&format!("nobody completed the deferred step in time, and {}", self.gone()));
+            return self
+                .fail(&format!("nobody completed the deferred step in time, and {}", self.gone()));
         }
         let limit = crate::duration::text(self.view.policy.deferred_limit);
         self.fail(&format!("nobody completed the deferred step within {limit}"))

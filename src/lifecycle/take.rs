@@ -12,11 +12,17 @@ use super::machine::{Decision, Transition, later, released};
 use super::{Activity, Beside, Effect, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
-/// No clock is believed to be off by so much: what is due later still, by a day or by the time limit, is due.
+/// No clock is believed to be off by so much: what is due later still, by a day or by the time
+/// limit, is due.
 const LONG_WAIT: Duration = Duration::from_hours(24);
 
 impl Decision<'_> {
-    pub(super) fn work_delivered(&self, receives: u32, sent: Option<Timestamp>, arguments: &Arc<Value>) -> Transition {
+    pub(super) fn work_delivered(
+        &self,
+        receives: u32,
+        sent: Option<Timestamp>,
+        arguments: &Arc<Value>,
+    ) -> Transition {
         if let Some(sent) = self.came_back(sent).filter(|_| self.local.idle()) {
             return self.knowing(|local| local.wanted = true).reopen(sent, arguments);
         }
@@ -36,8 +42,11 @@ impl Decision<'_> {
             // The step whose stop is owed has come: it was never run here, and will not be.
             (Activity::Idle | Activity::Sleeping, Status::Owed) => step.ask(Activity::Asking),
             (Activity::Idle, _) => step.proceed(),
-            // What was asked, or waited for, was whether SageMaker waits for the step. Its message says so.
-            (Activity::Resuming | Activity::Confirming, Status::Claimed | Status::Waiting) => step.proceed(),
+            // What was asked, or waited for, was whether SageMaker waits for the step. Its message
+            // says so.
+            (Activity::Resuming | Activity::Confirming, Status::Claimed | Status::Waiting) => {
+                step.proceed()
+            }
             (Activity::Sleeping, _) if self.resumable() => step.proceed(),
             _ => step.nothing(),
         }
@@ -72,7 +81,9 @@ impl Decision<'_> {
         let record = self.record;
         match record.status {
             Status::Settled => self.to(Activity::Idle, [self.end_of_messages()]),
-            Status::Claimed | Status::Concluded if self.foreign_until().is_some() => self.sleep(self.foreign_until()),
+            Status::Claimed | Status::Concluded if self.foreign_until().is_some() => {
+                self.sleep(self.foreign_until())
+            }
             Status::Concluded => self.to(Activity::Reporting, [Effect::Report]),
             Status::Claimed | Status::Waiting if self.resumable() => self.ask(Activity::Resuming),
             Status::New if self.local.wanted => self.take(),
@@ -80,7 +91,9 @@ impl Decision<'_> {
             Status::New => self.to(Activity::Idle, [Effect::LetGo]),
             Status::Claimed => self.take(),
             Status::Waiting
-                if record.stop_requested.is_none() && self.not_before() > Some(self.view.now) && !self.overdue() =>
+                if record.stop_requested.is_none()
+                    && self.not_before() > Some(self.view.now)
+                    && !self.overdue() =>
             {
                 self.sleep(self.not_before())
             }
@@ -93,7 +106,8 @@ impl Decision<'_> {
         }
     }
 
-    /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a slot.
+    /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a
+    /// slot.
     pub(super) fn take(&self) -> Transition {
         let record = &*self.left_behind();
         let most = self.view.policy.max_attempts;
@@ -117,13 +131,16 @@ impl Decision<'_> {
             return self.fail(&format!("gave up: {why}"));
         }
         if !self.goes_on(record) && record.attempt >= most {
-            return self
-                .fail(&gave_up(record.attempt, record.last_error.as_deref().unwrap_or("nothing is known of it")));
+            return self.fail(&gave_up(
+                record.attempt,
+                record.last_error.as_deref().unwrap_or("nothing is known of it"),
+            ));
         }
         self.to(Activity::Queued, [Effect::AwaitSlot])
     }
 
-    /// Has the step wait for its handler, which only another life of the worker can have; no longer than the step's limit.
+    /// Has the step wait for its handler, which only another life of the worker can have; no longer
+    /// than the step's limit.
     fn held(&self) -> Transition {
         let (activity, wake) = (Activity::Sleeping, Effect::Wake(later(self.view.now, LONG_WAIT)));
         let error = Some(self.gone());
@@ -131,15 +148,20 @@ impl Decision<'_> {
             return self.to(activity, [wake]);
         }
         let record = released(self.left_behind().into_owned());
-        self.write(Record { status: Status::Waiting, last_error: error, ..record }).going(activity, [wake])
+        self.write(Record { status: Status::Waiting, last_error: error, ..record })
+            .going(activity, [wake])
     }
 
     /// What is said of a handler that is not configured.
     pub(super) fn gone(&self) -> String {
-        format!("its handler `{}` is not configured any more", self.record.handler.as_deref().unwrap_or("none"))
+        format!(
+            "its handler `{}` is not configured any more",
+            self.record.handler.as_deref().unwrap_or("none")
+        )
     }
 
-    /// Claims the step and runs it, if it is still to be run: much may have happened while it waited for its slot.
+    /// Claims the step and runs it, if it is still to be run: much may have happened while it
+    /// waited for its slot.
     pub(super) fn start(&self) -> Transition {
         let now = self.proceed();
         if now.local.activity != Activity::Queued {
@@ -158,14 +180,15 @@ impl Decision<'_> {
         self.write(record).going(Activity::Running, [Effect::Run])
     }
 
-    /// The next run goes on with the last attempt, which was given back, or which this very process claimed and does not run: the
-    /// claim was lost, or the ledger's word that it was made.
+    /// The next run goes on with the last attempt, which was given back, or which this very process
+    /// claimed and does not run: the claim was lost, or the ledger's word that it was made.
     fn goes_on(&self, record: &Record) -> bool {
         record.resume || record.status == Status::Claimed && self.is_mine()
     }
 
-    /// The record with what the death of its owner makes of it. In a ledger of this process alone that is on record before any step of
-    /// that owner is taken; elsewhere nobody can say what else was claimed then, so that the step is tried first.
+    /// The record with what the death of its owner makes of it. In a ledger of this process alone
+    /// that is on record before any step of that owner is taken; elsewhere nobody can say what else
+    /// was claimed then, so that the step is tried first.
     fn left_behind(&self) -> Cow<'_, Record> {
         let record = self.record;
         if record.is_left_behind(self.view.me) {
@@ -175,14 +198,19 @@ impl Decision<'_> {
         }
     }
 
-    /// No wait is longer than the time limit, which would end it: a clock was wrong that set one much further ahead.
+    /// No wait is longer than the time limit, which would end it: a clock was wrong that set one
+    /// much further ahead.
     fn not_before(&self) -> Option<Timestamp> {
         let most = later(self.view.now, self.view.policy.time_limit.max(LONG_WAIT));
         self.record.not_before.filter(|at| *at <= most)
     }
 
     pub(super) fn clean_up(&self, record: Record, reason: StopReason) -> Transition {
-        let record = if record.is_left_behind(self.view.me) { record.after_crash(Beside::Others) } else { record };
+        let record = if record.is_left_behind(self.view.me) {
+            record.after_crash(Beside::Others)
+        } else {
+            record
+        };
         let policy = self.view.policy;
         let gone = policy.handler_is_gone.then(|| format!("it was not run, as {}", self.gone()));
         if let Some(why) = gone.or_else(|| record.crashed_too_often(policy.max_attempts)) {

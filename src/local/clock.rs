@@ -1,4 +1,5 @@
-//! The endpoint's time: the wall clock's at its start, carried on by `tokio::time`, so that tests can pause and move it.
+//! The endpoint's time: the wall clock's at its start, carried on by `tokio::time`, so that tests
+//! can pause and move it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -68,7 +69,9 @@ impl fmt::Display for Time {
 impl Clock {
     /// A clock that begins at the wall clock's present time.
     pub fn start() -> Self {
-        Self::start_at(Time(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()))
+        Self::start_at(Time(
+            u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default(),
+        ))
     }
 
     /// A clock that begins at a time of one's choice.
@@ -80,10 +83,12 @@ impl Clock {
         self.epoch.plus(self.started.elapsed() + self.skipped())
     }
 
-    /// Lets time pass for which `tokio::time` stands still, as it does while a client's machine is suspended. Who waits for a moment
-    /// that is skipped waits on until `tokio::time` has come there.
+    /// Lets time pass for which `tokio::time` stands still, as it does while a client's machine is
+    /// suspended. Who waits for a moment that is skipped waits on until `tokio::time` has come
+    /// there.
     pub fn skip(&self, duration: Duration) {
-        self.skipped.fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.skipped
+            .fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
     fn skipped(&self) -> Duration {
@@ -106,7 +111,11 @@ mod tests {
         let later = clock.now().plus(Duration::from_millis(1_500));
         tokio::time::sleep_until(clock.instant(later)).await;
         assert!(clock.now() >= later);
-        assert!(clock.now().since(later) <= Duration::from_millis(2), "the clock ran on to {}", clock.now());
+        assert!(
+            clock.now().since(later) <= Duration::from_millis(2),
+            "the clock ran on to {}",
+            clock.now()
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,5 @@
-//! The control API under `/_local/`, by which tests and drills in any language set faults and switches.
+//! The control API under `/_local/`, by which tests and drills in any language set faults and
+//! switches.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -27,7 +28,12 @@ struct Faults {
 }
 
 /// Answers a request to the API; `path` is what follows [`PATH`].
-pub(super) fn answer(service: &Service, method: &Method, path: &str, body: &[u8]) -> Response<Full<Bytes>> {
+pub(super) fn answer(
+    service: &Service,
+    method: &Method,
+    path: &str,
+    body: &[u8],
+) -> Response<Full<Bytes>> {
     let (status, answer) = match (method.as_str(), path) {
         ("GET", "faults") => (StatusCode::OK, json!({"rules": service.faults()})),
         ("POST" | "PUT", "faults") => {
@@ -44,13 +50,15 @@ pub(super) fn answer(service: &Service, method: &Method, path: &str, body: &[u8]
             (StatusCode::OK, json!({"rules": []}))
         }
         ("GET", "undocumented") => (StatusCode::OK, json!(service.undocumented())),
-        ("POST" | "PUT", "undocumented") => match read::<Undocumented>(body).and_then(Undocumented::checked) {
-            Ok(set) => {
-                service.set_undocumented(set);
-                (StatusCode::OK, json!(service.undocumented()))
+        ("POST" | "PUT", "undocumented") => {
+            match read::<Undocumented>(body).and_then(Undocumented::checked) {
+                Ok(set) => {
+                    service.set_undocumented(set);
+                    (StatusCode::OK, json!(service.undocumented()))
+                }
+                Err(reason) => (StatusCode::BAD_REQUEST, json!({"error": reason})),
             }
-            Err(reason) => (StatusCode::BAD_REQUEST, json!({"error": reason})),
-        },
+        }
         _ => (StatusCode::NOT_FOUND, unknown(path)),
     };
     let mut response = Response::new(Full::new(Bytes::from(format!("{answer:#}\n"))));
@@ -63,7 +71,8 @@ fn unknown(path: &str) -> Value {
     json!({
         "error": format!("nothing is at {PATH}{path}"),
         "faults": "GET, PUT {\"seed\": …, \"rules\": […]}, DELETE",
-        "undocumented": "GET, PUT {\"switch\": \"variant\", …}; what is not named goes back to its default",
+        "undocumented": "GET, PUT {\"switch\": \"variant\", …}; what is not named goes back to its \
+         default",
     })
 }
 
@@ -79,13 +88,19 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     fn service() -> Service {
-        Service::new("http://localhost", Options::default(), Clock::start(), CancellationToken::new())
+        Service::new(
+            "http://localhost",
+            Options::default(),
+            Clock::start(),
+            CancellationToken::new(),
+        )
     }
 
     #[tokio::test]
     async fn rules_are_replaced_shown_with_their_counts_and_taken_away() {
         let service = service();
-        let rules = br#"{"rules": [{"operation": "DeleteMessage", "fault": {"kind": "disconnect"}}]}"#;
+        let rules =
+            br#"{"rules": [{"operation": "DeleteMessage", "fault": {"kind": "disconnect"}}]}"#;
         assert_eq!(answer(&service, &Method::PUT, "faults", rules).status(), 200);
         assert!(service.strike("DeleteMessage").disconnect.is_some());
         assert_eq!(service.faults()[0].struck, 1);
@@ -96,7 +111,8 @@ mod tests {
     #[tokio::test]
     async fn a_rule_that_cannot_be_replaces_nothing() {
         let service = service();
-        let good = br#"{"rules": [{"operation": "DeleteMessage", "fault": {"kind": "disconnect"}}]}"#;
+        let good =
+            br#"{"rules": [{"operation": "DeleteMessage", "fault": {"kind": "disconnect"}}]}"#;
         assert_eq!(answer(&service, &Method::PUT, "faults", good).status(), 200);
         for wrong in [
             &br#"{"rules": [{"operation": "DeleteMessage", "fault": {"kind": "lose"}}]}"#[..],
@@ -116,7 +132,10 @@ mod tests {
         assert_ne!(service.undocumented(), Undocumented::default());
         assert_eq!(answer(&service, &Method::PUT, "undocumented", b"{}").status(), 200);
         assert_eq!(service.undocumented(), Undocumented::default());
-        assert_eq!(answer(&service, &Method::PUT, "undocumented", br#"{"stopping_delay": "1h"}"#).status(), 400);
+        assert_eq!(
+            answer(&service, &Method::PUT, "undocumented", br#"{"stopping_delay": "1h"}"#).status(),
+            400
+        );
     }
 
     #[tokio::test]

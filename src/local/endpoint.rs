@@ -17,7 +17,8 @@ use super::server;
 use super::service::Service;
 use super::undocumented::Undocumented;
 
-/// A running endpoint. It ends with [`shutdown`](Self::shutdown), or, without waiting for anything, when dropped.
+/// A running endpoint. It ends with [`shutdown`](Self::shutdown), or, without waiting for anything,
+/// when dropped.
 #[derive(Debug)]
 pub struct Endpoint {
     addr: SocketAddr,
@@ -32,13 +33,15 @@ impl Endpoint {
     ///
     /// # Errors
     /// `InvalidInput` for options that cannot be, and for an address that is not loopback unless
-    /// [`allow_remote`](Options::allow_remote) is set; else whatever keeps the address from being listened on.
+    /// [`allow_remote`](Options::allow_remote) is set; else whatever keeps the address from being
+    /// listened on.
     pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Self> {
         let refuse = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
         options.check().map_err(refuse)?;
         if !addr.ip().is_loopback() && !options.allow_remote {
             let reason = format!(
-                "{addr} is not a loopback address, and there is no authentication: whoever reaches the port can do everything"
+                "{addr} is not a loopback address, and there is no authentication: whoever reaches \
+                 the port can do everything"
             );
             return Err(refuse(reason));
         }
@@ -61,7 +64,8 @@ impl Endpoint {
         &self.url
     }
 
-    /// Everything that happens from now on. A receiver that falls too far behind is told how many events it lost.
+    /// Everything that happens from now on. A receiver that falls too far behind is told how many
+    /// events it lost.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.service.events().subscribe()
     }
@@ -86,8 +90,8 @@ impl Endpoint {
         self.service.set_undocumented(undocumented);
     }
 
-    /// Stops listening, answers what is being done (long polls at once, with nothing), and comes back when every connection
-    /// is closed, at the latest after a few seconds.
+    /// Stops listening, answers what is being done (long polls at once, with nothing), and comes
+    /// back when every connection is closed, at the latest after a few seconds.
     pub async fn shutdown(self) {
         drop(self.stopping);
         if let Err(error) = self.serving.await {
@@ -115,7 +119,10 @@ mod tests {
         for wrong in [
             Options { account: "12".to_owned(), ..Options::default() },
             Options { region: "US East".to_owned(), ..Options::default() },
-            Options { faults: vec![Rule::new("DeleteMessage", crate::local::Fault::Lose)], ..Options::default() },
+            Options {
+                faults: vec![Rule::new("DeleteMessage", crate::local::Fault::Lose)],
+                ..Options::default()
+            },
         ] {
             let refused = Endpoint::start(loopback, wrong).await.expect_err("refused");
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);

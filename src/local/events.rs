@@ -8,8 +8,8 @@ use tokio::sync::broadcast;
 
 use super::clock::Time;
 
-/// How many events a subscriber may lag behind before it loses the oldest: a burst of a few thousand steps, at about
-/// 200 bytes each.
+/// How many events a subscriber may lag behind before it loses the oldest: a burst of a few
+/// thousand steps, at about 200 bytes each.
 const BACKLOG: usize = 16_384;
 
 /// Something that happened.
@@ -51,7 +51,8 @@ pub enum EventKind {
         queue: String,
         id: Arc<str>,
     },
-    /// Its visibility timeout was changed, to that many seconds from now; 0 makes it visible at once.
+    /// Its visibility timeout was changed, to that many seconds from now; 0 makes it visible at
+    /// once.
     MessageHidden {
         queue: String,
         id: Arc<str>,
@@ -107,7 +108,8 @@ pub enum EventKind {
         step: String,
         token: String,
     },
-    /// `status` is `Succeeded`, `Failed` or `Stopped`. A step that could not be started has no token.
+    /// `status` is `Succeeded`, `Failed` or `Stopped`. A step that could not be started has no
+    /// token.
     StepEnded {
         execution: Arc<str>,
         step: String,
@@ -173,7 +175,10 @@ mod tests {
 
     #[test]
     fn an_event_is_one_flat_json_object() {
-        let event = Event { at: Time::from_millis(5), kind: EventKind::QueueCreated { queue: "q".to_owned() } };
+        let event = Event {
+            at: Time::from_millis(5),
+            kind: EventKind::QueueCreated { queue: "q".to_owned() },
+        };
         let json = serde_json::to_string(&event).expect("serialisable");
         assert_eq!(json, r#"{"at":5,"event":"queue_created","queue":"q"}"#);
     }

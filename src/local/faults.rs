@@ -16,12 +16,13 @@ pub const EXECUTING_MESSAGE: &str = "ExecutingMessage";
 /// Not an operation of a client: the message with which a pipeline stops a callback step.
 pub const STOPPING_MESSAGE: &str = "StoppingMessage";
 
-/// One rule: of the calls of `operation`, pass over the first `skip`, then strike `count` of them, each with `probability`.
+/// One rule: of the calls of `operation`, pass over the first `skip`, then strike `count` of them,
+/// each with `probability`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// `ReceiveMessage`, `SendPipelineExecutionStepSuccess`, …; [`EXECUTING_MESSAGE`], [`STOPPING_MESSAGE`]; or `*` for
-    /// every client operation.
+    /// `ReceiveMessage`, `SendPipelineExecutionStepSuccess`, …; [`EXECUTING_MESSAGE`],
+    /// [`STOPPING_MESSAGE`]; or `*` for every client operation.
     pub operation: String,
     #[serde(default)]
     pub skip: u64,
@@ -38,8 +39,8 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
-    /// The call takes `millis` longer: before it acts, or, with `acted`, between acting and answering. A step's message
-    /// becomes visible that much later.
+    /// The call takes `millis` longer: before it acts, or, with `acted`, between acting and
+    /// answering. A step's message becomes visible that much later.
     Latency {
         millis: u64,
         #[serde(default)]
@@ -56,16 +57,16 @@ pub enum Fault {
         #[serde(default)]
         acted: bool,
     },
-    /// The connection is closed without an answer, before the call acts or, with `acted`, after; with `reset`, by a TCP
-    /// reset instead of an orderly close.
+    /// The connection is closed without an answer, before the call acts or, with `acted`, after;
+    /// with `reset`, by a TCP reset instead of an orderly close.
     Disconnect {
         #[serde(default)]
         acted: bool,
         #[serde(default)]
         reset: bool,
     },
-    /// `SendMessage` and steps' messages: sent twice, with two message ids. `ReceiveMessage`: the messages handed out stay
-    /// visible, so that the next receive brings them again.
+    /// `SendMessage` and steps' messages: sent twice, with two message ids. `ReceiveMessage`: the
+    /// messages handed out stay visible, so that the next receive brings them again.
     Duplicate,
     /// `ReceiveMessage` hands out any visible messages instead of the oldest.
     Reorder,
@@ -130,7 +131,10 @@ pub struct Armed {
 /// A sentence about the first rule that cannot be, or about there being too many.
 pub fn check(rules: &[Rule]) -> Result<(), String> {
     if rules.len() > MAX_RULES {
-        return Err(format!("at most {MAX_RULES} fault rules can be in force, not {}", rules.len()));
+        return Err(format!(
+            "at most {MAX_RULES} fault rules can be in force, not {}",
+            rules.len()
+        ));
     }
     rules.iter().try_for_each(Rule::check)
 }
@@ -155,11 +159,17 @@ impl Rule {
     /// A sentence that says what is wrong with the rule.
     pub fn check(&self) -> Result<(), String> {
         if !(self.probability > 0.0 && self.probability <= 1.0) {
-            return Err(format!("a probability lies above 0 and is at most 1: {}", self.probability));
+            return Err(format!(
+                "a probability lies above 0 and is at most 1: {}",
+                self.probability
+            ));
         }
         match &self.fault {
             Fault::Latency { millis, .. } if u128::from(*millis) > MAX_LATENCY.as_millis() => {
-                return Err(format!("a latency is at most {} ms: {millis}", MAX_LATENCY.as_millis()));
+                return Err(format!(
+                    "a latency is at most {} ms: {millis}",
+                    MAX_LATENCY.as_millis()
+                ));
             }
             Fault::Error { status, .. } if !(400..600).contains(status) => {
                 return Err(format!("an error's status lies from 400 to 599: {status}"));
@@ -174,7 +184,9 @@ impl Rule {
 
     fn names(&self, operation: &str) -> bool {
         if self.operation == "*" {
-            operation != EXECUTING_MESSAGE && operation != STOPPING_MESSAGE && self.fault.fits(operation)
+            operation != EXECUTING_MESSAGE
+                && operation != STOPPING_MESSAGE
+                && self.fault.fits(operation)
         } else {
             self.operation == operation
         }
@@ -199,7 +211,10 @@ impl Fault {
         match self {
             Self::Latency { .. } => true,
             Self::Error { .. } | Self::Disconnect { .. } => !message,
-            Self::Duplicate => message || matches!(operation, "SendMessage" | "SendMessageBatch" | "ReceiveMessage"),
+            Self::Duplicate => {
+                message
+                    || matches!(operation, "SendMessage" | "SendMessageBatch" | "ReceiveMessage")
+            }
             Self::Reorder => operation == "ReceiveMessage",
             Self::Lose => message,
             Self::FailEntries { .. } => operation.ends_with("Batch"),
@@ -223,7 +238,8 @@ impl Plan {
         for armed in self.rules.iter_mut().filter(|armed| armed.rule.names(operation)) {
             armed.seen += 1;
             let spent = armed.rule.count.is_some_and(|count| armed.struck >= count);
-            if armed.seen > armed.rule.skip && !spent && self.random.f64() < armed.rule.probability {
+            if armed.seen > armed.rule.skip && !spent && self.random.f64() < armed.rule.probability
+            {
                 armed.struck += 1;
                 misbehaviour.suffer(&armed.rule.fault, &mut self.random);
             }
@@ -236,7 +252,9 @@ impl Misbehaviour {
     fn suffer(&mut self, fault: &Fault, random: &mut fastrand::Rng) {
         self.struck.push(fault.name());
         match fault {
-            Fault::Latency { millis, acted: false } => self.before += Duration::from_millis(*millis),
+            Fault::Latency { millis, acted: false } => {
+                self.before += Duration::from_millis(*millis);
+            }
             Fault::Latency { millis, acted: true } => self.after += Duration::from_millis(*millis),
             Fault::Error { status, code, message, acted } => {
                 let (code, message) = (code.clone(), message.clone());
@@ -280,7 +298,8 @@ mod tests {
     #[test]
     fn a_rule_strikes_as_often_as_it_says_after_as_many_as_it_passes_over() {
         let mut plan = Plan::new(vec![Rule::new("DeleteMessage", lost()).skip(1).times(2)], 1);
-        let struck: Vec<bool> = (0..5).map(|_| plan.strike("DeleteMessage").disconnect.is_some()).collect();
+        let struck: Vec<bool> =
+            (0..5).map(|_| plan.strike("DeleteMessage").disconnect.is_some()).collect();
         assert_eq!(struck, [false, true, true, false, false]);
         assert_eq!((plan.rules()[0].seen, plan.rules()[0].struck), (5, 2));
     }
@@ -307,9 +326,13 @@ mod tests {
     #[test]
     fn every_rule_that_strikes_adds_to_what_a_call_suffers() {
         let slow = |acted| Fault::Latency { millis: 100, acted };
-        let rules = [slow(false), slow(false), slow(true), lost()].map(|fault| Rule::new("SendMessage", fault));
+        let rules = [slow(false), slow(false), slow(true), lost()]
+            .map(|fault| Rule::new("SendMessage", fault));
         let suffered = Plan::new(rules.into(), 1).strike("SendMessage");
-        assert_eq!((suffered.before, suffered.after), (Duration::from_millis(200), Duration::from_millis(100)));
+        assert_eq!(
+            (suffered.before, suffered.after),
+            (Duration::from_millis(200), Duration::from_millis(100))
+        );
         assert_eq!(suffered.disconnect, Some(Disconnect { acted: true, reset: false }));
     }
 
@@ -332,7 +355,11 @@ mod tests {
         let rule = Rule::new("*", lost());
         assert!(Rule { probability: 0.0, ..rule.clone() }.check().is_err());
         assert!(Rule { probability: f64::NAN, ..rule.clone() }.check().is_err());
-        assert!(Rule { fault: Fault::Latency { millis: 3_600_001, acted: false }, ..rule }.check().is_err());
+        assert!(
+            Rule { fault: Fault::Latency { millis: 3_600_001, acted: false }, ..rule }
+                .check()
+                .is_err()
+        );
     }
 
     #[test]
@@ -351,7 +378,12 @@ mod tests {
         .expect("a rule");
         assert_eq!(
             rule.fault,
-            Fault::Error { status: 503, code: "InternalFailure".to_owned(), message: String::new(), acted: false }
+            Fault::Error {
+                status: 503,
+                code: "InternalFailure".to_owned(),
+                message: String::new(),
+                acted: false
+            }
         );
         for wrong in [
             r#"{"operation": "SendMessage", "counts": 2, "fault": {"kind": "lose"}}"#,

@@ -2,7 +2,8 @@
 
 use std::iter;
 
-/// Makes names from a seeded generator, so that a run can be repeated. They are unguessable to nobody: that is no aim here.
+/// Makes names from a seeded generator, so that a run can be repeated. They are unguessable to
+/// nobody: that is no aim here.
 #[derive(Debug)]
 pub(super) struct Ids {
     random: fastrand::Rng,
@@ -41,7 +42,11 @@ mod tests {
         for _ in 0..100 {
             let uuid = ids.uuid();
             let parts: Vec<&str> = uuid.split('-').collect();
-            assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{uuid}");
+            assert_eq!(
+                parts.iter().map(|part| part.len()).collect::<Vec<_>>(),
+                [8, 4, 4, 4, 12],
+                "{uuid}"
+            );
             assert!(parts[2].starts_with('4'), "{uuid}");
             assert!(parts[3].starts_with(['8', '9', 'a', 'b']), "{uuid}");
         }

@@ -1,4 +1,5 @@
-//! SQS and SageMaker Pipelines on loopback, for unmodified AWS SDKs: behind `demo` and `local`, and in tests.
+//! SQS and SageMaker Pipelines on loopback, for unmodified AWS SDKs: behind `demo` and `local`, and
+//! in tests.
 //!
 //! ```text
 //! endpoint    starts and stops it all; owns the tasks
@@ -10,11 +11,12 @@
 //!
 //! [`Service`] by itself serves whoever needs no network: a simulation.
 //!
-//! Everything lives in memory and ends with the endpoint. There is no authentication. Where AWS leaves open what happens,
-//! [`Undocumented`] has a switch; what goes wrong on demand is a fault [`Rule`].
+//! Everything lives in memory and ends with the endpoint. There is no authentication. Where AWS
+//! leaves open what happens, [`Undocumented`] has a switch; what goes wrong on demand is a fault
+//! [`Rule`].
 //!
-//! Not here: FIFO queues, the older XML protocol, other step types than callback steps, caching and retrying of steps, and
-//! SQS's delays before a deleted queue's name is free or a purge is done.
+//! Not here: FIFO queues, the older XML protocol, other step types than callback steps, caching and
+//! retrying of steps, and SQS's delays before a deleted queue's name is free or a purge is done.
 #![doc = "\n"]
 #![doc = include_str!("README.md")]
 

@@ -3,19 +3,22 @@
 use super::faults::{self, Rule};
 use super::undocumented::Undocumented;
 
-/// How an endpoint is set up. The default stands for account 123456789012 in us-east-1, on loopback, without faults.
+/// How an endpoint is set up. The default stands for account 123456789012 in us-east-1, on
+/// loopback, without faults.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The region in its ARNs.
     pub region: String,
     /// The account in its ARNs and queue URLs: twelve digits.
     pub account: String,
-    /// The scheme, host and port that queue URLs begin with; else the address that is listened on. For an endpoint in a
-    /// container, which clients reach under another name.
+    /// The scheme, host and port that queue URLs begin with; else the address that is listened on.
+    /// For an endpoint in a container, which clients reach under another name.
     pub public_url: Option<String>,
-    /// Allows an address that is not loopback. There is no authentication: whoever reaches the port can do everything.
+    /// Allows an address that is not loopback. There is no authentication: whoever reaches the port
+    /// can do everything.
     pub allow_remote: bool,
-    /// Seeds every random choice (tokens, ids, faults), so that a run can be repeated; else it is drawn afresh.
+    /// Seeds every random choice (tokens, ids, faults), so that a run can be repeated; else it is
+    /// drawn afresh.
     pub seed: Option<u64>,
     pub undocumented: Undocumented,
     /// Faults from the start on; the control API can replace them.
@@ -45,7 +48,10 @@ impl Options {
         }
         let regional = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if self.region.is_empty() || !self.region.bytes().all(regional) {
-            return Err(format!("a region is lower-case letters, digits and hyphens: {:?}", self.region));
+            return Err(format!(
+                "a region is lower-case letters, digits and hyphens: {:?}",
+                self.region
+            ));
         }
         self.undocumented.clone().checked()?;
         faults::check(&self.faults)

@@ -1,8 +1,10 @@
 //! Lists in pages, as both services give them.
 
-/// A page of a list, and the token for the rest if there is one; `None` for a token that is none of ours.
+/// A page of a list, and the token for the rest if there is one; `None` for a token that is none of
+/// ours.
 ///
-/// A token is the number of items before the page: enough for lists that rarely change while they are read.
+/// A token is the number of items before the page: enough for lists that rarely change while they
+/// are read.
 pub(super) fn page<T>(
     items: impl Iterator<Item = T>,
     most: usize,

@@ -1,4 +1,5 @@
-//! The AWS JSON protocols, and as much of the older one as STS needs: which operation a request names, and the shape in which each service tells an error.
+//! The AWS JSON protocols, and as much of the older one as STS needs: which operation a request
+//! names, and the shape in which each service tells an error.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -34,8 +35,8 @@ pub struct ApiError {
     pub status: u16,
     /// The shape's name: `__type`, by which botocore chooses the exception's class.
     pub code: String,
-    /// What SQS puts into `x-amzn-query-error` where it differs from the shape: the code of its older protocol, by which
-    /// SDKs still sort its errors.
+    /// What SQS puts into `x-amzn-query-error` where it differs from the shape: the code of its
+    /// older protocol, by which SDKs still sort its errors.
     pub query_code: Option<&'static str>,
     pub message: String,
 }
@@ -44,7 +45,8 @@ impl Target {
     /// Reads `X-Amz-Target`; without it, the body's `Action` if it is one of STS.
     ///
     /// # Errors
-    /// A header that is missing, or that names another service, with a message that says what is served here.
+    /// A header that is missing, or that names another service, with a message that says what is
+    /// served here.
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
         if let Some(operation) = sts::operation(headers, body) {
             return Ok(Self { service: Service::Sts, operation: operation.to_owned() });
@@ -52,14 +54,17 @@ impl Target {
         let text = headers.get("x-amz-target").and_then(|value| value.to_str().ok()).ok_or_else(|| {
             ApiError::new(
                 "MissingAction",
-                "no X-Amz-Target header: this endpoint speaks the AWS JSON protocols only; use a newer SDK",
+                "no X-Amz-Target header: this endpoint speaks the AWS JSON protocols only; use a \
+                 newer SDK",
             )
         })?;
         let (service, operation) = match text.split_once('.') {
             Some(("AmazonSQS", operation)) => (Service::Sqs, operation),
             Some(("SageMaker", operation)) => (Service::SageMaker, operation),
             _ => {
-                let message = format!("{text:?} is not served here: only AmazonSQS and SageMaker Pipelines are");
+                let message = format!(
+                    "{text:?} is not served here: only AmazonSQS and SageMaker Pipelines are"
+                );
                 return Err(ApiError::new("UnknownOperationException", message));
             }
         };
@@ -74,7 +79,10 @@ impl ApiError {
     }
 
     pub fn unknown_operation(operation: &str) -> Self {
-        Self::new("UnknownOperationException", format!("the local endpoint does not serve {operation}"))
+        Self::new(
+            "UnknownOperationException",
+            format!("the local endpoint does not serve {operation}"),
+        )
     }
 
     /// The code that SDKs report.
@@ -98,7 +106,8 @@ impl Service {
 /// # Errors
 /// `SerializationException` for what is not JSON, or where a member is of another type.
 pub(super) fn input<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
-    serde_json::from_value(body).map_err(|error| ApiError::new("SerializationException", error.to_string()))
+    serde_json::from_value(body)
+        .map_err(|error| ApiError::new("SerializationException", error.to_string()))
 }
 
 /// The body as JSON; an empty one stands for an empty object.
@@ -117,7 +126,11 @@ pub(super) fn body(bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// The HTTP response for an operation's answer.
-pub(super) fn respond(service: Service, request_id: &str, answer: &Result<Value, ApiError>) -> Response<Full<Bytes>> {
+pub(super) fn respond(
+    service: Service,
+    request_id: &str,
+    answer: &Result<Value, ApiError>,
+) -> Response<Full<Bytes>> {
     let (status, payload) = match answer {
         Ok(output) if service == Service::Sts => (200, sts::xml(output, request_id)),
         Err(error) if service == Service::Sts => (error.status, sts::error(error, request_id)),
@@ -126,7 +139,8 @@ pub(super) fn respond(service: Service, request_id: &str, answer: &Result<Value,
         Err(error) => (error.status, error_body(service, error).to_string()),
     };
     let mut response = Response::new(Full::new(Bytes::from(payload)));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static(service.content_type()));
     insert(headers, "x-amzn-requestid", request_id);
@@ -140,11 +154,18 @@ pub(super) fn respond(service: Service, request_id: &str, answer: &Result<Value,
 /// SageMaker's modelled errors spell their member `Message`; everything else says `message`.
 fn error_body(service: Service, error: &ApiError) -> Value {
     match (service, error.code.as_str()) {
-        (Service::Sqs, code) => json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": error.message}),
-        (Service::SageMaker, code @ ("ConflictException" | "ResourceNotFound" | "ResourceLimitExceeded")) => {
+        (Service::Sqs, code) => {
+            json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": error.message})
+        }
+        (
+            Service::SageMaker,
+            code @ ("ConflictException" | "ResourceNotFound" | "ResourceLimitExceeded"),
+        ) => {
             json!({"__type": code, "Message": error.message})
         }
-        (Service::SageMaker | Service::Sts, code) => json!({"__type": code, "message": error.message}),
+        (Service::SageMaker | Service::Sts, code) => {
+            json!({"__type": code, "message": error.message})
+        }
     }
 }
 
@@ -168,7 +189,8 @@ mod tests {
     fn a_target_names_the_service_and_the_operation() {
         let expected = Target { service: Service::Sqs, operation: "SendMessage".to_owned() };
         assert_eq!(target("AmazonSQS.SendMessage"), Ok(expected));
-        let expected = Target { service: Service::SageMaker, operation: "ListPipelines".to_owned() };
+        let expected =
+            Target { service: Service::SageMaker, operation: "ListPipelines".to_owned() };
         assert_eq!(target("SageMaker.ListPipelines"), Ok(expected));
     }
 
@@ -185,8 +207,14 @@ mod tests {
         error.query_code = Some("AWS.SimpleQueueService.NonExistentQueue");
         let response = respond(Service::Sqs, "id", &Err(error.clone()));
         assert_eq!(response.status(), 400);
-        assert_eq!(response.headers()["x-amzn-query-error"], "AWS.SimpleQueueService.NonExistentQueue;Sender");
-        assert_eq!(error_body(Service::Sqs, &error)["__type"], "com.amazonaws.sqs#QueueDoesNotExist");
+        assert_eq!(
+            response.headers()["x-amzn-query-error"],
+            "AWS.SimpleQueueService.NonExistentQueue;Sender"
+        );
+        assert_eq!(
+            error_body(Service::Sqs, &error)["__type"],
+            "com.amazonaws.sqs#QueueDoesNotExist"
+        );
     }
 
     #[test]

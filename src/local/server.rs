@@ -21,20 +21,27 @@ use tokio_util::sync::CancellationToken;
 use super::control;
 use super::service::{Dropped, Service};
 
-/// Connections at once: every long poll of every worker of a drill has one, and each costs a few kilobytes.
+/// Connections at once: every long poll of every worker of a drill has one, and each costs a few
+/// kilobytes.
 const MAX_CONNECTIONS: usize = 1_024;
 
-/// A body at most: a pipeline definition or a batch of messages is 1 MiB, and JSON can escape each byte as six.
+/// A body at most: a pipeline definition or a batch of messages is 1 MiB, and JSON can escape each
+/// byte as six.
 const MAX_BODY: usize = 8 << 20;
 
-/// How long connections have to finish at shutdown. Calls take milliseconds, and long polls end at once.
+/// How long connections have to finish at shutdown. Calls take milliseconds, and long polls end at
+/// once.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// What to wait after `accept` failed, for want of file descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections until it is stopped, and then until all of them are closed.
-pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, stopping: CancellationToken) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    stopping: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     while let Some(Ok(slot)) = stopping.run_until_cancelled(slots.clone().acquire_owned()).await {
@@ -84,20 +91,28 @@ async fn connection(stream: TcpStream, service: Arc<Service>, stopping: Cancella
         Pin::new(&mut connection).graceful_shutdown();
         (&mut connection).await
     };
-    let dropped = served.as_ref().err().and_then(Error::source).and_then(<dyn Error>::downcast_ref::<Dropped>);
+    let dropped = served
+        .as_ref()
+        .err()
+        .and_then(Error::source)
+        .and_then(<dyn Error>::downcast_ref::<Dropped>);
     if dropped.is_some_and(|dropped| dropped.reset) {
         // With no lingering, closing a socket resets the connection.
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
     }
 }
 
-async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Dropped> {
+async fn answer(
+    service: Arc<Service>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Dropped> {
     let (head, body) = request.into_parts();
     if head.headers.contains_key("origin") {
         // A web page in the user's browser: without authentication this is all that keeps it out.
         return Ok(plain(StatusCode::FORBIDDEN, "the local endpoint serves no web pages"));
     }
-    let too_long = || plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any request can be");
+    let too_long =
+        || plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any request can be");
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Ok(too_long());
     }
@@ -143,9 +158,11 @@ mod tests {
     impl Bench {
         async fn new() -> Self {
             let loopback = "127.0.0.1:0".parse().expect("an address");
-            let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
+            let endpoint =
+                Endpoint::start(loopback, Options::default()).await.expect("a free port");
             let bench = Self { endpoint, queue: Value::Null };
-            let queue = bench.sqs("CreateQueue", json!({"QueueName": "q"})).await["QueueUrl"].clone();
+            let queue =
+                bench.sqs("CreateQueue", json!({"QueueName": "q"})).await["QueueUrl"].clone();
             Self { queue, ..bench }
         }
 
@@ -158,7 +175,9 @@ mod tests {
         }
 
         async fn ask(&self, operation: &str, body: &Value) -> TcpStream {
-            let head = format!("POST / HTTP/1.1\r\nx-amz-target: AmazonSQS.{operation}\r\nconnection: close\r\n");
+            let head = format!(
+                "POST / HTTP/1.1\r\nx-amz-target: AmazonSQS.{operation}\r\nconnection: close\r\n"
+            );
             self.request(&head, body.to_string().as_bytes()).await
         }
 
@@ -170,11 +189,14 @@ mod tests {
         }
 
         fn fault(&self, operation: &str, fault: Fault) {
-            self.endpoint.set_faults(vec![Rule::new(operation, fault).times(1)]).expect("a rule that can be");
+            self.endpoint
+                .set_faults(vec![Rule::new(operation, fault).times(1)])
+                .expect("a rule that can be");
         }
 
         async fn visible(&self) -> usize {
-            let ask = json!({"QueueUrl": self.queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
+            let ask =
+                json!({"QueueUrl": self.queue, "MaxNumberOfMessages": 10, "VisibilityTimeout": 0});
             self.sqs("ReceiveMessage", ask).await["Messages"].as_array().map_or(0, Vec::len)
         }
 
@@ -211,7 +233,9 @@ mod tests {
     #[tokio::test]
     async fn a_long_poll_whose_client_is_gone_takes_no_message() {
         let bench = Bench::new().await;
-        let mut poll = bench.ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20})).await;
+        let mut poll = bench
+            .ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20}))
+            .await;
         poll.shutdown().await.expect("half closed");
         assert_eq!(all(poll).await.expect("closed by the endpoint too"), "");
         bench.sqs("SendMessage", bench.message()).await;
@@ -225,7 +249,9 @@ mod tests {
         let idle = TcpStream::connect(bench.endpoint.addr()).await.expect("it listens");
         // The latency's event tells that the poll has reached the endpoint.
         bench.fault("ReceiveMessage", Fault::Latency { millis: 3_600_000, acted: false });
-        let poll = bench.ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20})).await;
+        let poll = bench
+            .ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20}))
+            .await;
         events.recv().await.expect("the fault");
         bench.endpoint.shutdown().await;
         assert!(all(poll).await.expect("an answer").starts_with("HTTP/1.1 200"));
@@ -236,7 +262,10 @@ mod tests {
     async fn a_body_longer_than_any_request_is_refused_unread() {
         let bench = Bench::new().await;
         let mut stream = TcpStream::connect(bench.endpoint.addr()).await.expect("it listens");
-        let head = format!("POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", MAX_BODY + 1);
+        let head = format!(
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+            MAX_BODY + 1
+        );
         stream.write_all(head.as_bytes()).await.expect("sent");
         let mut status = [0; 12];
         stream.read_exact(&mut status).await.expect("an answer");
@@ -247,7 +276,9 @@ mod tests {
     async fn a_web_page_is_kept_out_of_the_services_and_of_the_control_api() {
         let bench = Bench::new().await;
         for path in ["/", "/_local/faults"] {
-            let head = format!("POST {path} HTTP/1.1\r\norigin: https://example.com\r\nconnection: close\r\n");
+            let head = format!(
+                "POST {path} HTTP/1.1\r\norigin: https://example.com\r\nconnection: close\r\n"
+            );
             let answer = all(bench.request(&head, b"{}").await).await.expect("an answer");
             assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
         }
@@ -257,8 +288,12 @@ mod tests {
     async fn a_request_that_names_no_operation_is_told_what_is_served() {
         let bench = Bench::new().await;
         let old = b"Action=ListQueues&Version=2012-11-05";
-        let answer =
-            all(bench.request("POST / HTTP/1.1\r\nconnection: close\r\n", old).await).await.expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("AWS JSON protocols only"), "{answer}");
+        let answer = all(bench.request("POST / HTTP/1.1\r\nconnection: close\r\n", old).await)
+            .await
+            .expect("an answer");
+        assert!(
+            answer.starts_with("HTTP/1.1 400") && answer.contains("AWS JSON protocols only"),
+            "{answer}"
+        );
     }
 }

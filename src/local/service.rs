@@ -61,14 +61,21 @@ impl Service {
             plan: Plan::new(options.faults, seed),
             undocumented: options.undocumented,
         };
-        Self { account: options.account, clock, events: Events::new(), state: Mutex::new(state), stopping }
+        Self {
+            account: options.account,
+            clock,
+            events: Events::new(),
+            state: Mutex::new(state),
+            stopping,
+        }
     }
 
     pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// What the next call of an operation has to suffer. Whoever asks has to make the call suffer it.
+    /// What the next call of an operation has to suffer. Whoever asks has to make the call suffer
+    /// it.
     pub fn strike(&self, operation: &str) -> Misbehaviour {
         let misbehaviour = self.state().plan.strike(operation);
         for fault in &misbehaviour.struck {
@@ -103,10 +110,16 @@ impl Service {
     ///
     /// # Errors
     /// [`Dropped`] where a fault rule has it that no answer comes.
-    pub async fn answer(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response<Full<Bytes>>, Dropped> {
+    pub async fn answer(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Response<Full<Bytes>>, Dropped> {
         let target = match Target::read(headers, body) {
             Ok(target) => target,
-            Err(error) => return Ok(protocol::respond(Dialect::Sqs, &self.request_id(), &Err(error))),
+            Err(error) => {
+                return Ok(protocol::respond(Dialect::Sqs, &self.request_id(), &Err(error)));
+            }
         };
         let suffers = self.strike(&target.operation);
         let respond = |answer| Ok(protocol::respond(target.service, &self.request_id(), &answer));
@@ -122,9 +135,8 @@ impl Service {
             return respond(Err(error));
         }
         let answer = match protocol::body(body) {
-            _ if target.service == Dialect::Sts => {
-                self.with(&suffers, |_, call| sts::call(&target.operation, body, &self.account, call))
-            }
+            _ if target.service == Dialect::Sts => self
+                .with(&suffers, |_, call| sts::call(&target.operation, body, &self.account, call)),
             Ok(body) => self.call(&target, body, &suffers).await,
             Err(error) => Err(error),
         };
@@ -142,16 +154,23 @@ impl Service {
         }
     }
 
-    /// Does an operation; a long poll comes back when it has something, or its time or the endpoint's is over.
+    /// Does an operation; a long poll comes back when it has something, or its time or the
+    /// endpoint's is over.
     ///
     /// # Errors
     /// The operation's own.
-    pub async fn call(&self, target: &Target, body: Value, suffers: &Misbehaviour) -> Result<Value, ApiError> {
+    pub async fn call(
+        &self,
+        target: &Target,
+        body: Value,
+        suffers: &Misbehaviour,
+    ) -> Result<Value, ApiError> {
         let operation = target.operation.as_str();
         match target.service {
             Dialect::Sqs if operation == "ReceiveMessage" => self.receive(body, suffers).await,
             Dialect::Sts => Err(ApiError::unknown_operation(operation)),
-            Dialect::Sqs => self.with(suffers, |state, call| sqs::api::call(operation, body, state.queues, call)),
+            Dialect::Sqs => self
+                .with(suffers, |state, call| sqs::api::call(operation, body, state.queues, call)),
             Dialect::SageMaker => self.with(suffers, |state, call| {
                 sagemaker::api::call(operation, &body, state.sagemaker, state.queues, call)
             }),
@@ -162,11 +181,14 @@ impl Service {
         let receive = self.with(suffers, |state, call| Receive::read(body, state.queues, call))?;
         let end = self.clock.now().plus(receive.wait);
         loop {
-            let Waiting { until, changed } = match self.with(suffers, |state, call| receive.look(state.queues, call))? {
-                Ok(output) => return Ok(output),
-                Err(_) if self.clock.now() >= end || self.stopping.is_cancelled() => return Ok(json!({})),
-                Err(waiting) => waiting,
-            };
+            let Waiting { until, changed } =
+                match self.with(suffers, |state, call| receive.look(state.queues, call))? {
+                    Ok(output) => return Ok(output),
+                    Err(_) if self.clock.now() >= end || self.stopping.is_cancelled() => {
+                        return Ok(json!({}));
+                    }
+                    Err(waiting) => waiting,
+                };
             let until = until.map_or(end, |time: Time| time.min(end));
             let changed = pin!(changed);
             tokio::select! {
@@ -178,11 +200,21 @@ impl Service {
         }
     }
 
-    fn with<T>(&self, suffers: &Misbehaviour, act: impl FnOnce(Parts<'_>, &mut Call<'_>) -> T) -> T {
+    fn with<T>(
+        &self,
+        suffers: &Misbehaviour,
+        act: impl FnOnce(Parts<'_>, &mut Call<'_>) -> T,
+    ) -> T {
         let mut state = self.state();
         let State { queues, sagemaker, ids, plan, undocumented } = &mut *state;
-        let mut call =
-            Call { now: self.clock.now(), ids, undocumented, events: &self.events, misbehaviour: suffers, plan };
+        let mut call = Call {
+            now: self.clock.now(),
+            ids,
+            undocumented,
+            events: &self.events,
+            misbehaviour: suffers,
+            plan,
+        };
         act(Parts { queues, sagemaker }, &mut call)
     }
 
@@ -220,7 +252,8 @@ mod tests {
             let clock = Clock::start_at(Time::from_millis(1_700_000_000_000));
             let service = Service::new("http://localhost:1", options, clock, stopping.clone());
             let bench = Self { service: Arc::new(service), stopping, url: String::new() };
-            let created = bench.sqs("CreateQueue", json!({"QueueName": "q"})).await.expect("created");
+            let created =
+                bench.sqs("CreateQueue", json!({"QueueName": "q"})).await.expect("created");
             Self { url: created["QueueUrl"].as_str().expect("a URL").to_owned(), ..bench }
         }
 
@@ -232,13 +265,22 @@ mod tests {
             self.call(Dialect::SageMaker, operation, body).await
         }
 
-        async fn call(&self, service: Dialect, operation: &str, body: Value) -> Result<Value, ApiError> {
+        async fn call(
+            &self,
+            service: Dialect,
+            operation: &str,
+            body: Value,
+        ) -> Result<Value, ApiError> {
             let suffers = self.service.strike(operation);
-            self.service.call(&Target { service, operation: operation.to_owned() }, body, &suffers).await
+            self.service
+                .call(&Target { service, operation: operation.to_owned() }, body, &suffers)
+                .await
         }
 
         async fn send(&self, body: &str) {
-            self.sqs("SendMessage", json!({"QueueUrl": self.url, "MessageBody": body})).await.expect("sent");
+            self.sqs("SendMessage", json!({"QueueUrl": self.url, "MessageBody": body}))
+                .await
+                .expect("sent");
         }
 
         /// What a receive brings; `wait` in seconds.
@@ -252,7 +294,10 @@ mod tests {
         /// The bodies of step messages that are visible now.
         async fn step_messages(&self) -> Vec<Value> {
             let bodies = self.receive(0).await;
-            bodies.iter().map(|it| serde_json::from_str(it["Body"].as_str().expect("text")).expect("JSON")).collect()
+            bodies
+                .iter()
+                .map(|it| serde_json::from_str(it["Body"].as_str().expect("text")).expect("JSON"))
+                .collect()
         }
 
         /// Starts a pipeline of one step; gives the execution's ARN.
@@ -269,8 +314,13 @@ mod tests {
         }
 
         async fn status(&self, arn: &str) -> String {
-            let described = self.sagemaker("DescribePipelineExecution", json!({"PipelineExecutionArn": arn})).await;
-            described.expect("described")["PipelineExecutionStatus"].as_str().expect("a status").to_owned()
+            let described = self
+                .sagemaker("DescribePipelineExecution", json!({"PipelineExecutionArn": arn}))
+                .await;
+            described.expect("described")["PipelineExecutionStatus"]
+                .as_str()
+                .expect("a status")
+                .to_owned()
         }
 
         async fn stop(&self, arn: &str) {
@@ -339,7 +389,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             bench.sqs("DeleteQueue", json!({"QueueUrl": bench.url})).await.expect("deleted");
         };
-        let poll = bench.sqs("ReceiveMessage", json!({"QueueUrl": bench.url, "WaitTimeSeconds": 20}));
+        let poll =
+            bench.sqs("ReceiveMessage", json!({"QueueUrl": bench.url, "WaitTimeSeconds": 20}));
         let (polled, ()) = tokio::join!(poll, delete);
         assert_eq!(polled.expect_err("gone").code, "QueueDoesNotExist");
     }
@@ -351,7 +402,8 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             bench.send("hello").await;
         };
-        let (a, b, c, ()) = tokio::join!(bench.receive(5), bench.receive(5), bench.receive(5), send);
+        let (a, b, c, ()) =
+            tokio::join!(bench.receive(5), bench.receive(5), bench.receive(5), send);
         assert_eq!(a.len() + b.len() + c.len(), 1);
     }
 
@@ -362,11 +414,19 @@ mod tests {
         let shown = |names: Value| {
             let ask = json!({"QueueUrl": bench.url, "VisibilityTimeout": 0, "MessageSystemAttributeNames": names});
             let bench = &bench;
-            async move { bench.sqs("ReceiveMessage", ask).await.expect("received")["Messages"][0]["Attributes"].clone() }
+            async move {
+                bench.sqs("ReceiveMessage", ask).await.expect("received")["Messages"][0]["Attributes"].clone()
+            }
         };
         assert_eq!(shown(json!([])).await, Value::Null);
-        assert_eq!(shown(json!(["SentTimestamp"])).await, json!({"SentTimestamp": "1700000000000"}));
-        assert_eq!(shown(json!(["ApproximateReceiveCount"])).await, json!({"ApproximateReceiveCount": "3"}));
+        assert_eq!(
+            shown(json!(["SentTimestamp"])).await,
+            json!({"SentTimestamp": "1700000000000"})
+        );
+        assert_eq!(
+            shown(json!(["ApproximateReceiveCount"])).await,
+            json!({"ApproximateReceiveCount": "3"})
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -380,26 +440,41 @@ mod tests {
         assert_eq!(bench.receive(0).await.len(), 1);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(bench.receive(0).await.len(), 0);
-        let dead = Bench { url: "https://sqs.us-east-1.amazonaws.com/123456789012/dead".to_owned(), ..bench };
+        let dead = Bench {
+            url: "https://sqs.us-east-1.amazonaws.com/123456789012/dead".to_owned(),
+            ..bench
+        };
         let letter = dead.receive(0).await.remove(0);
         assert_eq!(letter["Attributes"]["SentTimestamp"], "1700000000000");
-        assert_eq!(letter["Attributes"]["DeadLetterQueueSourceArn"], "arn:aws:sqs:us-east-1:123456789012:q");
+        assert_eq!(
+            letter["Attributes"]["DeadLetterQueueSourceArn"],
+            "arn:aws:sqs:us-east-1:123456789012:q"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_fails_entry_by_entry() {
         let fault = Fault::FailEntries { first: 1, code: "InternalError".to_owned() };
-        let bench =
-            Bench::new(Options { faults: vec![Rule::new("DeleteMessageBatch", fault)], ..Options::default() }).await;
+        let bench = Bench::new(Options {
+            faults: vec![Rule::new("DeleteMessageBatch", fault)],
+            ..Options::default()
+        })
+        .await;
         bench.send("a").await;
         bench.send("b").await;
-        let receipt_handles: Vec<Value> = bench.receive(0).await.iter().map(|it| it["ReceiptHandle"].clone()).collect();
+        let receipt_handles: Vec<Value> =
+            bench.receive(0).await.iter().map(|it| it["ReceiptHandle"].clone()).collect();
         let entries = json!([{"Id": "0", "ReceiptHandle": receipt_handles[0]}, {"Id": "1", "ReceiptHandle": receipt_handles[1]},
             {"Id": "2", "ReceiptHandle": "nonsense"}]);
         let batch = json!({"QueueUrl": bench.url, "Entries": entries});
         let output = bench.sqs("DeleteMessageBatch", batch).await.expect("a batch");
         assert_eq!(output["Successful"], json!([{"Id": "1"}]));
-        let failed: Vec<_> = output["Failed"].as_array().expect("a list").iter().map(|it| it["Code"].clone()).collect();
+        let failed: Vec<_> = output["Failed"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|it| it["Code"].clone())
+            .collect();
         assert_eq!(failed, ["InternalError", "ReceiptHandleIsInvalid"]);
     }
 
@@ -414,7 +489,10 @@ mod tests {
         assert_eq!(executing["arguments"], json!({"n": 1}));
         assert_eq!(executing["pipelineExecutionArn"], json!(arn));
         assert_eq!(stopping["status"], "Stopping");
-        assert_eq!((&stopping["token"], &stopping["arguments"]), (&executing["token"], &executing["arguments"]));
+        assert_eq!(
+            (&stopping["token"], &stopping["arguments"]),
+            (&executing["token"], &executing["arguments"])
+        );
         assert_eq!(bench.status(&arn).await, "Stopping");
         let answer = json!({"CallbackToken": executing["token"], "FailureReason": "stopped"});
         bench.sagemaker("SendPipelineExecutionStepFailure", answer).await.expect("accepted");
@@ -438,7 +516,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_retried_execution_asks_for_its_failed_step_again_with_the_same_token_or_a_fresh_one() {
+    async fn a_retried_execution_asks_for_its_failed_step_again_with_the_same_token_or_a_fresh_one()
+    {
         use crate::local::undocumented::RetriedToken;
         for (retried_token, same) in [(RetriedToken::Fresh, false), (RetriedToken::Same, true)] {
             let undocumented = Undocumented { retried_token, ..Undocumented::default() };
@@ -446,13 +525,22 @@ mod tests {
             let arn = bench.start().await;
             let first = bench.step_messages().await[0]["token"].clone();
             let retry = json!({"PipelineExecutionArn": arn, "ClientRequestToken": REQUEST_TOKEN});
-            let too_soon = bench.sagemaker("RetryPipelineExecution", retry.clone()).await.expect_err("it runs");
+            let too_soon = bench
+                .sagemaker("RetryPipelineExecution", retry.clone())
+                .await
+                .expect_err("it runs");
             assert_eq!(too_soon.code, "ConflictException");
             let fail = |token: &Value| json!({"CallbackToken": token, "FailureReason": "broken", "ClientRequestToken": REQUEST_TOKEN});
-            bench.sagemaker("SendPipelineExecutionStepFailure", fail(&first)).await.expect("accepted");
+            bench
+                .sagemaker("SendPipelineExecutionStepFailure", fail(&first))
+                .await
+                .expect("accepted");
             assert_eq!(bench.status(&arn).await, "Failed");
             for _ in 0..2 {
-                let retried = bench.sagemaker("RetryPipelineExecution", retry.clone()).await.expect("retried");
+                let retried = bench
+                    .sagemaker("RetryPipelineExecution", retry.clone())
+                    .await
+                    .expect("retried");
                 assert_eq!(retried["PipelineExecutionArn"], json!(arn));
             }
             assert_eq!(bench.status(&arn).await, "Executing");
@@ -472,12 +560,16 @@ mod tests {
             [(StoppingMessage::Never, 0), (StoppingMessage::Once, 1), (StoppingMessage::Twice, 2)]
         {
             let stopping_delay = Duration::from_mins(1);
-            let undocumented = Undocumented { stopping_message, stopping_delay, ..Undocumented::default() };
+            let undocumented =
+                Undocumented { stopping_message, stopping_delay, ..Undocumented::default() };
             let bench = Bench::new(Options { undocumented, ..Options::default() }).await;
             let arn = bench.start().await;
             let receipt_handle = bench.receive(0).await[0]["ReceiptHandle"].clone();
             bench
-                .sqs("DeleteMessage", json!({"QueueUrl": bench.url, "ReceiptHandle": receipt_handle}))
+                .sqs(
+                    "DeleteMessage",
+                    json!({"QueueUrl": bench.url, "ReceiptHandle": receipt_handle}),
+                )
                 .await
                 .expect("deleted");
             bench.stop(&arn).await;
@@ -489,9 +581,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_steps_message_can_be_lost_doubled_or_late() {
-        for (fault, at_once, later) in
-            [(Fault::Lose, 0, 0), (Fault::Duplicate, 2, 2), (Fault::Latency { millis: 5_000, acted: false }, 0, 1)]
-        {
+        for (fault, at_once, later) in [
+            (Fault::Lose, 0, 0),
+            (Fault::Duplicate, 2, 2),
+            (Fault::Latency { millis: 5_000, acted: false }, 0, 1),
+        ] {
             let rule = Rule::new(crate::local::faults::EXECUTING_MESSAGE, fault);
             let bench = Bench::new(Options { faults: vec![rule], ..Options::default() }).await;
             bench.start().await;
@@ -507,9 +601,14 @@ mod tests {
         bench.sqs("DeleteQueue", json!({"QueueUrl": bench.url})).await.expect("deleted");
         let arn = bench.start().await;
         assert_eq!(bench.status(&arn).await, "Failed");
-        let steps = bench.sagemaker("ListPipelineExecutionSteps", json!({"PipelineExecutionArn": arn})).await;
+        let steps = bench
+            .sagemaker("ListPipelineExecutionSteps", json!({"PipelineExecutionArn": arn}))
+            .await;
         let reason = steps.expect("listed")["PipelineExecutionSteps"][0]["FailureReason"].clone();
-        assert!(reason.as_str().is_some_and(|reason| reason.contains("does not exist")), "{reason}");
+        assert!(
+            reason.as_str().is_some_and(|reason| reason.contains("does not exist")),
+            "{reason}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -521,15 +620,22 @@ mod tests {
         let answer = json!({"CallbackToken": token, "ClientRequestToken": REQUEST_TOKEN,
             "OutputParameters": [{"Name": "x", "Value": "1"}]});
         for _ in 0..2 {
-            bench.sagemaker("SendPipelineExecutionStepSuccess", answer.clone()).await.expect("accepted");
+            bench
+                .sagemaker("SendPipelineExecutionStepSuccess", answer.clone())
+                .await
+                .expect("accepted");
         }
         let mut told = Vec::new();
         while let Ok(event) = events.try_recv() {
             told.push(serde_json::to_value(event.kind).expect("serialisable"));
         }
-        let names: Vec<_> = told.iter().map(|it| it["event"].as_str().unwrap_or_default()).collect();
+        let names: Vec<_> =
+            told.iter().map(|it| it["event"].as_str().unwrap_or_default()).collect();
         assert_eq!(names, ["answer_accepted", "step_ended", "execution_ended", "answer_accepted"]);
-        assert_eq!((&told[0]["request_token"], &told[0]["repeated"]), (&json!(REQUEST_TOKEN), &json!(false)));
+        assert_eq!(
+            (&told[0]["request_token"], &told[0]["repeated"]),
+            (&json!(REQUEST_TOKEN), &json!(false))
+        );
         assert_eq!(told[3]["repeated"], json!(true));
         assert_eq!(told[1]["outputs"], json!({"x": "1"}));
     }

@@ -14,12 +14,19 @@ pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
     if headers.contains_key("x-amz-target") {
         return None;
     }
-    let action = std::str::from_utf8(body).ok()?.split('&').find_map(|pair| pair.strip_prefix("Action="))?;
+    let action =
+        std::str::from_utf8(body).ok()?.split('&').find_map(|pair| pair.strip_prefix("Action="))?;
     ["GetCallerIdentity", "AssumeRole"].into_iter().find(|known| *known == action)
 }
 
-/// Answers anybody: there is no authentication. A form's values stay as they came, but for what every ARN has escaped.
-pub(super) fn call(operation: &str, body: &[u8], account: &str, call: &Call<'_>) -> Result<Value, ApiError> {
+/// Answers anybody: there is no authentication. A form's values stay as they came, but for what
+/// every ARN has escaped.
+pub(super) fn call(
+    operation: &str,
+    body: &[u8],
+    account: &str,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     let body = String::from_utf8_lossy(body).replace("%3A", ":").replace("%2F", "/");
     let given = |name: &str| {
         let mut pairs = body.split('&').filter_map(|pair| pair.split_once('='));
@@ -31,7 +38,9 @@ pub(super) fn call(operation: &str, body: &[u8], account: &str, call: &Call<'_>)
     };
     if operation == "GetCallerIdentity" {
         let arn = format!("arn:aws:iam::{account}:user/local");
-        return Ok(json!({ "GetCallerIdentity": { "Arn": arn, "UserId": "AIDALOCAL", "Account": account } }));
+        return Ok(
+            json!({ "GetCallerIdentity": { "Arn": arn, "UserId": "AIDALOCAL", "Account": account } }),
+        );
     }
     let (role, session) = (given("RoleArn")?, given("RoleSessionName")?);
     let end = i64::try_from(call.now.millis() / 1_000).unwrap_or_default() + HOUR;
@@ -44,11 +53,13 @@ pub(super) fn call(operation: &str, body: &[u8], account: &str, call: &Call<'_>)
 
 /// An answer in its frame.
 pub(super) fn xml(output: &Value, request_id: &str) -> String {
-    let Some((operation, result)) = output.as_object().and_then(|output| output.iter().next()) else {
+    let Some((operation, result)) = output.as_object().and_then(|output| output.iter().next())
+    else {
         return String::new();
     };
     format!(
-        "<{operation}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{operation}Result>{}</{operation}Result>\
+        "<{operation}Response \
+         xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{operation}Result>{}</{operation}Result>\
          <ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{operation}Response>",
         elements(result)
     )
@@ -67,7 +78,8 @@ pub(super) fn error(error: &ApiError, request_id: &str) -> String {
 fn elements(value: &Value) -> String {
     match value {
         Value::Object(members) => {
-            let members = members.iter().map(|(name, value)| format!("<{name}>{}</{name}>", elements(value)));
+            let members =
+                members.iter().map(|(name, value)| format!("<{name}>{}</{name}>", elements(value)));
             members.collect::<Vec<_>>().concat()
         }
         Value::String(text) => escaped(text),
@@ -86,7 +98,10 @@ mod tests {
     #[test]
     fn a_form_of_sts_is_told_from_others() {
         let none = HeaderMap::new();
-        assert_eq!(operation(&none, b"Action=GetCallerIdentity&Version=2011-06-15"), Some("GetCallerIdentity"));
+        assert_eq!(
+            operation(&none, b"Action=GetCallerIdentity&Version=2011-06-15"),
+            Some("GetCallerIdentity")
+        );
         assert_eq!(operation(&none, b"Version=2011-06-15&Action=AssumeRole"), Some("AssumeRole"));
         for other in [&b"Action=ListQueues"[..], b"{}", b"", b"\xff"] {
             assert_eq!(operation(&none, other), None);

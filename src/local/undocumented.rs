@@ -7,16 +7,18 @@ use serde::{Deserialize, Serialize};
 /// SQS's bound on `DelaySeconds`.
 const LONGEST_DELAY: Duration = Duration::from_mins(15);
 
-/// What AWS does not document, and nobody has recorded: a client has to be right with every variant.
+/// What AWS does not document, and nobody has recorded: a client has to be right with every
+/// variant.
 ///
 /// The defaults are choices, not findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Undocumented {
-    /// The error's code where a token's step has ended already ("Step … is already in a terminal status"), and where an
-    /// execution that has ended is stopped.
+    /// The error's code where a token's step has ended already ("Step … is already in a terminal
+    /// status"), and where an execution that has ended is stopped.
     pub already_terminal: AlreadyTerminal,
-    /// The case of a pipeline's name in its ARN and its executions'. Most public captures have it in lower case, a few as it was given.
+    /// The case of a pipeline's name in its ARN and its executions'. Most public captures have it
+    /// in lower case, a few as it was given.
     pub pipeline_arns: PipelineArns,
     /// Whether pipelines are found by a name in another case.
     pub pipeline_names: PipelineNames,
@@ -26,14 +28,15 @@ pub struct Undocumented {
     pub reused_request_token: ReusedRequestToken,
     /// The status of a step that is answered with success while its execution is stopping.
     pub success_while_stopping: SuccessWhileStopping,
-    /// The status of a step, and so of its execution, that is answered with failure while the execution is stopping.
+    /// The status of a step, and so of its execution, that is answered with failure while the
+    /// execution is stopping.
     pub failure_while_stopping: FailureWhileStopping,
     /// What becomes of the other steps when one fails.
     pub failed_step: FailedStep,
     /// The callback token of a step that is started again because its execution is retried.
     pub retried_token: RetriedToken,
-    /// An answer to a step that was started again with the same token, where it equals the answer to the round before, the
-    /// client request token too.
+    /// An answer to a step that was started again with the same token, where it equals the answer
+    /// to the round before, the client request token too.
     pub repeated_answer: RepeatedAnswer,
     /// How often a step that is stopped is told so.
     pub stopping_message: StoppingMessage,
@@ -42,11 +45,13 @@ pub struct Undocumented {
     pub stopping_delay: Duration,
     /// How an output parameter declared as a number or boolean appears in a later step's arguments.
     pub outputs_in_arguments: OutputsInArguments,
-    /// What `DeleteMessage` does with a handle from an earlier receive; either way it reports success.
+    /// What `DeleteMessage` does with a handle from an earlier receive; either way it reports
+    /// success.
     pub old_receipt: OldReceipt,
     /// What a batch comes to that names one receipt handle twice.
     pub twice_in_a_batch: TwiceInABatch,
-    /// The error of `ChangeMessageVisibility` where the message's visibility timeout is over but nobody received it since.
+    /// The error of `ChangeMessageVisibility` where the message's visibility timeout is over but
+    /// nobody received it since.
     pub lapsed_receipt: LapsedReceipt,
 }
 
@@ -200,7 +205,9 @@ impl Undocumented {
     /// A sentence, where the delay is longer than SQS can delay a message.
     pub fn checked(self) -> Result<Self, String> {
         if self.stopping_delay > LONGEST_DELAY {
-            return Err("stopping_delay is at most 15m, as long as SQS can delay a message".to_owned());
+            return Err(
+                "stopping_delay is at most 15m, as long as SQS can delay a message".to_owned()
+            );
         }
         Ok(self)
     }
@@ -213,7 +220,8 @@ mod tests {
     #[test]
     fn a_switch_that_is_not_named_keeps_its_default() {
         let read: Undocumented =
-            serde_json::from_str(r#"{"failed_step": "cut", "stopping_delay": "90s"}"#).expect("two switches");
+            serde_json::from_str(r#"{"failed_step": "cut", "stopping_delay": "90s"}"#)
+                .expect("two switches");
         assert_eq!(
             read,
             Undocumented {

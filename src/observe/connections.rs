@@ -1,5 +1,6 @@
-//! The connections of the status server. Whoever comes is let in: for a new connection, beyond a number, the one that has done nothing
-//! for longest is shed, so that sockets nobody uses can never keep a health check out. Nor can a lack of descriptors: one is kept for it.
+//! The connections of the status server. Whoever comes is let in: for a new connection, beyond a
+//! number, the one that has done nothing for longest is shed, so that sockets nobody uses can never
+//! keep a health check out. Nor can a lack of descriptors: one is kept for it.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -26,13 +27,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A scraper, a health check and a few people at once; the daemon's memory and descriptors are for its work.
+/// A scraper, a health check and a few people at once; the daemon's memory and descriptors are for
+/// its work.
 pub(super) const CONNECTIONS: usize = 64;
-/// How long a request's head may take to arrive. Load balancers and Prometheus give up after about as long.
+/// How long a request's head may take to arrive. Load balancers and Prometheus give up after about
+/// as long.
 const HEAD: Duration = Duration::from_secs(10);
 /// After this long a connection is closed once idle, so that what nobody reads from is not kept.
 const LIFE: Duration = Duration::from_mins(5);
-/// How long a connection that is to close may take to finish its answer: the process waits for it at its end.
+/// How long a connection that is to close may take to finish its answer: the process waits for it
+/// at its end.
 const CLOSING: Duration = Duration::from_secs(2);
 /// How long nothing is accepted after that has failed, as without a descriptor it does.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -42,7 +46,8 @@ const NOTHING: &str = "/dev/null";
 pub(super) const HEADERS: usize = 64;
 pub(super) const HEAD_BYTES: usize = 16 * 1024;
 
-/// Answers whoever connects until `stop`, then finishes what is being answered. It starts no task: all connections are driven from here.
+/// Answers whoever connects until `stop`, then finishes what is being answered. It starts no task:
+/// all connections are driven from here.
 pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: CancellationToken) {
     let seats = Arc::new(Seats::default());
     let mut connections = FuturesUnordered::new();
@@ -53,7 +58,8 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            // Before the next is accepted, each has read what has come for it: a request that is there is answered.
+            // Before the next is accepted, each has read what has come for it: a request that is
+            // there is answered.
             Some(()) = connections.next() => spare = spare.or_else(|| File::open(NOTHING).ok()),
             accepted = accept(&listener, pause) => match accepted {
                 Ok(stream) => {
@@ -64,10 +70,13 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
                     connections.push(serve(stream, router.clone(), seats.take(), &stop));
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a connection to the status server could not be accepted");
-                    // A descriptor may be wanting. The next to be accepted gets the spare one, and gives it back at its end.
+                    tracing::debug!(%error, "a connection to the status server could not be \
+                                             accepted");
+                    // A descriptor may be wanting. The next to be accepted gets the spare one, and
+                    // gives it back at its end.
                     if spare.take().is_none() {
-                        // Without one the kernel fails even if nobody waits to be accepted: who has just come is answered first.
+                        // Without one the kernel fails even if nobody waits to be accepted: who has
+                        // just come is answered first.
                         if failures > 0 {
                             seats.shed();
                         }
@@ -174,10 +183,12 @@ impl Seats {
         Seat { seats: self.clone(), name, shed }
     }
 
-    /// Has the connection end that has been idle for longest; if all are at work, the one that has been for longest.
+    /// Has the connection end that has been idle for longest; if all are at work, the one that has
+    /// been for longest.
     fn shed(&self) {
         let mut state = self.lock();
-        let first = state.taken.iter().enumerate().min_by_key(|(_, taken)| (taken.busy, taken.since));
+        let first =
+            state.taken.iter().enumerate().min_by_key(|(_, taken)| (taken.busy, taken.since));
         if let Some(at) = first.map(|(at, _)| at) {
             state.taken.swap_remove(at).shed.cancel();
         }

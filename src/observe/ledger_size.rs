@@ -32,10 +32,14 @@ impl Collector for LedgerSize {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let what = [
             ("ledger_bytes", "The size of the ledger's file"),
-            ("ledger_log_bytes", "The size of the ledger's log, which is folded into the file from time to time"),
+            (
+                "ledger_log_bytes",
+                "The size of the ledger's log, which is folded into the file from time to time",
+            ),
         ];
         for ((name, help), cell) in what.into_iter().zip(self.0.iter()) {
-            let gauge = ConstGauge::new(i64::try_from(cell.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+            let gauge =
+                ConstGauge::new(i64::try_from(cell.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! One line of the log for one event, whatever the event holds.
 //!
-//! Much of what is logged was written by others: handlers' output, messages, reasons, ARNs. So nothing in a value can end a line, begin
-//! one that looks like ours, or reach a terminal as a control sequence; and no value can make a line so long that the journal
-//! would break it in two.
+//! Much of what is logged was written by others: handlers' output, messages, reasons, ARNs. So
+//! nothing in a value can end a line, begin one that looks like ours, or reach a terminal as a
+//! control sequence; and no value can make a line so long that the journal would break it in two.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -17,8 +17,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// The most bytes that one value takes in a line, escapes included.
 const MAX_VALUE: usize = 16 * 1024;
-/// Values are cut so that a line stays about here. journald's `LineMax` is 48 KiB by default: what is longer becomes a second line, which
-/// then would begin wherever the writer of the value pleased.
+/// Values are cut so that a line stays about here. journald's `LineMax` is 48 KiB by default: what
+/// is longer becomes a second line, which then would begin wherever the writer of the value
+/// pleased.
 const MAX_LINE: usize = 32 * 1024;
 
 /// How a line is written.
@@ -28,8 +29,9 @@ pub enum Form {
     Json,
 }
 
-/// Writes each event as one line: the time (RFC 3339, UTC), the level, where it comes from, the message, the fields of the spans
-/// around it from the outermost in, its own fields. Where a name occurs twice the innermost value is written.
+/// Writes each event as one line: the time (RFC 3339, UTC), the level, where it comes from, the
+/// message, the fields of the spans around it from the outermost in, its own fields. Where a name
+/// occurs twice the innermost value is written.
 pub struct Lines<O> {
     form: Form,
     out: O,
@@ -51,7 +53,8 @@ impl<O> Lines<O> {
 pub(super) fn gap(form: Form, dropped: u64) -> String {
     let mut fields = Fields::default();
     fields.set("dropped", Value::Plain(dropped.to_string()));
-    let text = "lines of the log were dropped here: they came faster than whoever reads stderr takes them";
+    let text =
+        "lines of the log were dropped here: they came faster than whoever reads stderr takes them";
     Line {
         at: Timestamp::now(),
         level: Level::WARN,
@@ -84,7 +87,11 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
-        for span in context.event_scope(event).into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
+        for span in context
+            .event_scope(event)
+            .into_iter()
+            .flat_map(tracing_subscriber::registry::Scope::from_root)
+        {
             if let Some(of_span) = span.extensions().get::<Fields>() {
                 fields.extend(of_span);
             }
@@ -96,7 +103,9 @@ where
             at: Timestamp::now(),
             level,
             // What comes through the `log` crate brings its own.
-            target: fields.take("log.target").unwrap_or_else(|| event.metadata().target().to_owned()),
+            target: fields
+                .take("log.target")
+                .unwrap_or_else(|| event.metadata().target().to_owned()),
             message: fields.text.take(),
             fields,
         };
@@ -124,7 +133,11 @@ impl Line {
     }
 
     fn json(&self, out: &mut String) {
-        let _ = write!(out, "{{\"timestamp\":\"{:.6}\",\"level\":\"{}\",\"target\":", self.at, self.level);
+        let _ = write!(
+            out,
+            "{{\"timestamp\":\"{:.6}\",\"level\":\"{}\",\"target\":",
+            self.at, self.level
+        );
         push_quoted(out, &self.target);
         out.push_str(",\"message\":");
         push_quoted(out, &self.message);
@@ -145,7 +158,8 @@ impl Line {
     }
 
     fn text(&self, out: &mut String, colour: bool) {
-        let (dim, of_level, plain) = if colour { ("\x1b[2m", colour_of(self.level), "\x1b[0m") } else { ("", "", "") };
+        let (dim, of_level, plain) =
+            if colour { ("\x1b[2m", colour_of(self.level), "\x1b[0m") } else { ("", "", "") };
         let _ = write!(out, "{dim}{:.6}{plain} {of_level}{:>5}{plain} {dim}", self.at, self.level);
         push_escaped(out, &self.target, Escape::Controls);
         let _ = write!(out, ":{plain} ");
@@ -180,7 +194,8 @@ struct Fields {
     text: Text,
 }
 
-/// The text of an event is its first field of the name `message`. Another of that name is a value like any other.
+/// The text of an event is its first field of the name `message`. Another of that name is a value
+/// like any other.
 #[derive(Debug, Default)]
 enum Text {
     #[default]
@@ -263,7 +278,10 @@ impl Visit for Fields {
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has neither an infinity nor a NaN.
         let text = format!("{value:?}");
-        self.set(field.name(), if value.is_finite() { Value::Plain(text) } else { Value::Text(text) });
+        self.set(
+            field.name(),
+            if value.is_finite() { Value::Plain(text) } else { Value::Text(text) },
+        );
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
@@ -279,7 +297,8 @@ impl Visit for Fields {
 
 /// Text that needs no quotes to be told apart from what stands around it.
 fn is_one_word(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:+@*%#~".contains(&byte))
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:+@*%#~".contains(&byte))
 }
 
 /// Writes a JSON string.
@@ -317,8 +336,8 @@ fn push_escaped(out: &mut String, text: &str, escape: Escape) {
     }
 }
 
-/// C0, DEL and C1; the separators of lines and paragraphs; and what turns the direction of writing, so that a line would read
-/// other than it is written. All of them have four hexadecimal digits.
+/// C0, DEL and C1; the separators of lines and paragraphs; and what turns the direction of writing,
+/// so that a line would read other than it is written. All of them have four hexadecimal digits.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -392,7 +411,10 @@ mod tests {
         assert!(timestamp.parse::<Timestamp>().is_ok(), "{timestamp}");
         assert_eq!(
             rest,
-            format!(" INFO {}: Answered the step token=abcdefghij reason=\"out of memory\" n=3\n", module_path!())
+            format!(
+                " INFO {}: Answered the step token=abcdefghij reason=\"out of memory\" n=3\n",
+                module_path!()
+            )
         );
     }
 
@@ -408,13 +430,18 @@ mod tests {
 
     #[test]
     fn a_value_can_neither_forge_a_field_nor_end_a_quote() {
-        let line = logged(TEXT, || info!(reason = "x level=ERROR token=\"abc\" \\", empty = "", "m"));
-        assert!(line.ends_with("m reason=\"x level=ERROR token=\\\"abc\\\" \\\\\" empty=\"\"\n"), "{line}");
+        let line =
+            logged(TEXT, || info!(reason = "x level=ERROR token=\"abc\" \\", empty = "", "m"));
+        assert!(
+            line.ends_with("m reason=\"x level=ERROR token=\\\"abc\\\" \\\\\" empty=\"\"\n"),
+            "{line}"
+        );
     }
 
     #[test]
     fn a_field_cannot_take_the_place_of_the_lines_own_keys() {
-        let line = json_line(|| info!(level = "FORGED", timestamp = "FORGED", target = "FORGED", "m"));
+        let line =
+            json_line(|| info!(level = "FORGED", timestamp = "FORGED", target = "FORGED", "m"));
         assert_eq!(line["level"], "INFO");
         assert_eq!(line["field_level"], "FORGED");
         assert_eq!(line["target"], module_path!());
@@ -448,12 +475,16 @@ mod tests {
     fn terminal_escapes_reach_no_line() {
         let evil = "a\u{1b}[2J\u{9b}31m\u{7}\u{7f}\r\n\u{2028}\u{202e}b\0";
         for form in [Form::Json, TEXT] {
-            let line = logged(form, || info!(display = %evil, debug = ?evil, value = evil, "{evil}"));
+            let line =
+                logged(form, || info!(display = %evil, debug = ?evil, value = evil, "{evil}"));
             let (last, before) = line.as_bytes().split_last().expect("something was written");
             assert_eq!(*last, b'\n');
             let before = std::str::from_utf8(before).expect("UTF-8");
             assert!(before.chars().all(|c| !is_unsafe(c)), "{before:?}");
-            assert!(before.contains("a\\u001b[2J\\u009b31m\\u0007\\u007f\\r\\n\\u2028\\u202eb\\u0000"), "{before}");
+            assert!(
+                before.contains("a\\u001b[2J\\u009b31m\\u0007\\u007f\\r\\n\\u2028\\u202eb\\u0000"),
+                "{before}"
+            );
         }
     }
 
@@ -474,13 +505,17 @@ mod tests {
             });
             assert!(line.len() < 48 * 1024, "{}", line.len());
             assert!(line.contains("abcdefghij") && line.contains("bytes more)"), "{line}");
-            assert_eq!(form == Form::Json, serde_json::from_str::<serde_json::Value>(&line).is_ok());
+            assert_eq!(
+                form == Form::Json,
+                serde_json::from_str::<serde_json::Value>(&line).is_ok()
+            );
         }
     }
 
     #[test]
     fn what_comes_through_the_log_crate_keeps_its_own_target() {
-        let line = json_line(|| info!("log.target" = "rustls", "log.file" = "a.rs", "log.line" = 3, "m"));
+        let line =
+            json_line(|| info!("log.target" = "rustls", "log.file" = "a.rs", "log.line" = 3, "m"));
         assert_eq!(line["target"], "rustls");
         assert_eq!((line.get("log.file"), line.get("log.line")), (None, None));
     }

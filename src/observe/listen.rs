@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where health, metrics and the status page are served: an IP address and a port, or `off`. It asks for no password: an address
-    /// beyond loopback is open to whoever can reach it.
+    /// Where health, metrics and the status page are served: an IP address and a port, or `off`. It
+    /// asks for no password: an address beyond loopback is open to whoever can reach it.
     pub listen: Listen,
 }
 
@@ -39,7 +39,10 @@ impl FromStr for Listen {
             return Ok(Self::Off);
         }
         text.parse().map(Self::On).map_err(|_| {
-            format!("{text:?} is no address to listen on; write an IP address and a port, as in \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\"")
+            format!(
+                "{text:?} is no address to listen on; write an IP address and a port, as in \
+                     \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\""
+            )
         })
     }
 }
@@ -80,14 +83,18 @@ mod tests {
     use super::*;
 
     fn read(listen: &str) -> Result<Config, String> {
-        serde_json::from_value(serde_json::json!({ "listen": listen })).map_err(|error| error.to_string())
+        serde_json::from_value(serde_json::json!({ "listen": listen }))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn an_address_reads_back_as_it_was_written() {
         for text in ["127.0.0.1:9464", "[::1]:9464", "0.0.0.0:80", "off"] {
             let config = read(text).expect(text);
-            assert_eq!(serde_json::to_value(&config).expect("it is data"), serde_json::json!({ "listen": text }));
+            assert_eq!(
+                serde_json::to_value(&config).expect("it is data"),
+                serde_json::json!({ "listen": text })
+            );
         }
         assert_eq!(read("127.0.0.1:9464"), Ok(Config::default()));
     }

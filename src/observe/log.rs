@@ -26,7 +26,8 @@ use crate::observe::writer::{Stderr, Writer};
 pub struct Config {
     /// How a line is written.
     pub format: Format,
-    /// `trace`, `debug`, `info`, `warn`, `error` or `off`, or a tracing filter: `info,callbackd::engine=debug`.
+    /// `trace`, `debug`, `info`, `warn`, `error` or `off`, or a tracing filter:
+    /// `info,callbackd::engine=debug`.
     pub level: String,
 }
 
@@ -57,9 +58,10 @@ impl Config {
     }
 
     fn filter(&self) -> Result<EnvFilter, String> {
-        let help = "write trace, debug, info, warn, error or off, or a filter such as \"info,callbackd::engine=debug\"";
-        // The filter's own grammar takes a bare word that is no level for a module: `inof` would silence everything but a
-        // module of that name.
+        let help = "write trace, debug, info, warn, error or off, or a filter such as \
+                    \"info,callbackd::engine=debug\"";
+        // The filter's own grammar takes a bare word that is no level for a module: `inof` would
+        // silence everything but a module of that name.
         let mut words = self.level.split(',');
         // The value itself is not repeated, as none of the configuration is that does not parse.
         if let Some(at) = words.position(|word| !word.contains(['=', '[']) && !is_level(word)) {
@@ -90,8 +92,8 @@ impl Out for Writer {
     }
 }
 
-/// Starts logging to stderr, for the whole process, panics included. Stdout is left to what commands print. Nobody who logs waits for
-/// whoever reads; [`end`] does, for a while.
+/// Starts logging to stderr, for the whole process, panics included. Stdout is left to what
+/// commands print. Nobody who logs waits for whoever reads; [`end`] does, for a while.
 ///
 /// # Errors
 /// A sentence, where the level is wrong or something else in the process has set up logging before.
@@ -105,7 +107,8 @@ pub fn init(config: &Config) -> Result<(), String> {
         Format::Auto | Format::Text => Form::Text { colour },
     };
     let failed = |error: &dyn std::error::Error| format!("logging cannot be started: {error}");
-    let writer = Writer::start(Stderr, move |dropped| line::gap(form, dropped)).map_err(|error| failed(&error))?;
+    let writer = Writer::start(Stderr, move |dropped| line::gap(form, dropped))
+        .map_err(|error| failed(&error))?;
     tracing_subscriber::registry()
         .with(filter)
         .with(Lines::new(form, writer.clone()))
@@ -117,8 +120,9 @@ pub fn init(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Ends the log: says `last`, which is no line of its form, and waits until all is written, `within` this time at most. It does so, too,
-/// if the process does not log (yet). To be called before the process ends.
+/// Ends the log: says `last`, which is no line of its form, and waits until all is written,
+/// `within` this time at most. It does so, too, if the process does not log (yet). To be called
+/// before the process ends.
 pub fn end(last: Option<&str>, within: Duration) {
     let fresh = || Writer::start(Stderr, |_| String::new()).ok();
     let Some(writer) = WRITER.get().cloned().or_else(|| last.and_then(|_| fresh())) else {
@@ -141,23 +145,33 @@ pub(super) struct Dropped;
 impl Collector for Dropped {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let counter = ConstCounter::new(WRITER.get().map_or(0, Writer::dropped));
-        let help = "Lines of the log that were not written: whoever reads stderr stood still, or it cannot be written";
-        counter.encode(encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?)
+        let help = "Lines of the log that were not written: whoever reads stderr stood still, or \
+                    it cannot be written";
+        counter.encode(encoder.encode_descriptor(
+            "log_lines_dropped",
+            help,
+            None,
+            counter.metric_type(),
+        )?)
     }
 }
 
-/// A panic's message may hold what a message brought, so that it must not reach stderr but as a line of the log.
+/// A panic's message may hold what a message brought, so that it must not reach stderr but as a
+/// line of the log.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let text = panic.payload_as_str().unwrap_or("no message");
     let location = panic.location().map(ToString::to_string);
     // Only with RUST_BACKTRACE=1.
     let backtrace = Backtrace::capture();
-    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(location, backtrace, "panicked: {text}");
 }
 
 fn is_level(word: &str) -> bool {
-    ["trace", "debug", "info", "warn", "error", "off"].iter().any(|level| level.eq_ignore_ascii_case(word))
+    ["trace", "debug", "info", "warn", "error", "off"]
+        .iter()
+        .any(|level| level.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -184,9 +198,17 @@ mod tests {
 
     #[test]
     fn a_misspelt_level_is_refused_rather_than_taken_for_a_module() {
-        for bad in
-            ["inof", "", "info,wran", "info,", "info, warn", "callbackd=loud", "callbackd::engine", "[", "=info,="]
-        {
+        for bad in [
+            "inof",
+            "",
+            "info,wran",
+            "info,",
+            "info, warn",
+            "callbackd=loud",
+            "callbackd::engine",
+            "[",
+            "=info,=",
+        ] {
             let (_, error) = level(bad).mistakes().pop().expect(bad);
             assert!(error.contains("trace, debug, info"), "{error}");
         }
@@ -216,7 +238,12 @@ mod tests {
     fn elsewhere_than_on_a_terminal_all_of_stderr_is_json_lines_panics_included() {
         let this = std::env::current_exe().expect("the test's own path");
         let child = std::process::Command::new(this)
-            .args(["--exact", "observe::log::tests::a_process_that_logs_and_panics", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "observe::log::tests::a_process_that_logs_and_panics",
+                "--ignored",
+                "--nocapture",
+            ])
             .env("RUST_BACKTRACE", "0")
             .output()
             .expect("the test binary runs");
@@ -225,7 +252,8 @@ mod tests {
         let logged = stderr.strip_suffix("no line of the log\n").expect("the last words come last");
         let lines: Vec<serde_json::Value> =
             logged.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-        let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().expect("a message")).collect();
+        let messages: Vec<&str> =
+            lines.iter().map(|line| line["message"].as_str().expect("a message")).collect();
         assert_eq!(messages, ["begins", "panicked: first\nforged 2"]);
         assert!(lines[1]["location"].as_str().expect("where").starts_with("src/observe/log.rs:"));
     }

@@ -24,20 +24,22 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// A step takes from milliseconds (a look-up) to days (a training job, somebody's approval).
 const STEP_SECONDS: [f64; 16] = [
-    0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 259_200.0,
-    604_800.0,
+    0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0,
+    86_400.0, 259_200.0, 604_800.0,
 ];
 /// From one hop to what a queue may keep a message, 14 days.
 const PICKUP_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 43_200.0, 345_600.0];
 /// From a commit that others waited with to a disk that is about to fail.
-const COMMIT_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const COMMIT_SECONDS: [f64; 13] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
-/// All metrics of one daemon. Every method is a few atomic operations behind a look-up, fit for the hot path. A queue is
-/// named by the last segment of its URL: accounts are left out, as a worker rarely has two queues of one name.
+/// All metrics of one daemon. Every method is a few atomic operations behind a look-up, fit for the
+/// hot path. A queue is named by the last segment of its URL: accounts are left out, as a worker
+/// rarely has two queues of one name.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -69,6 +71,7 @@ pub struct Metrics {
 
 impl Metrics {
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one list of all metrics")]
     pub fn new() -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(ProcessStat::new()));
@@ -81,8 +84,18 @@ impl Metrics {
         let metrics = Self {
             ledger_size: LedgerSize::register(add.0),
             queues: QueueStat::register(add.0),
-            steps: add.plain("steps", "Steps that are done with, by how they ended", Family::default()),
-            running: add.plain("steps_running", "Runs and cleanups under way here", Family::default()),
+            steps: add.plain(
+                "steps",
+                "Steps that are done with, by how they \
+                                       ended",
+                Family::default(),
+            ),
+            running: add.plain(
+                "steps_running",
+                "Runs and cleanups under way \
+                here",
+                Family::default(),
+            ),
             step_seconds: add.seconds(
                 "step",
                 "From the first start of a step's handler here to the step's end",
@@ -98,14 +111,24 @@ impl Metrics {
                 "Calls to AWS, each attempt counted, by what came of them",
                 Family::default(),
             ),
-            timeouts: add.plain("timeouts", "Calls to AWS that our own bound cut off", Family::default()),
+            timeouts: add.plain(
+                "timeouts",
+                "Calls to AWS that our own bound cut \
+                                             off",
+                Family::default(),
+            ),
             draining: add.plain(
                 "draining",
                 "1 from the signal to end on, while no new steps are taken",
                 Gauge::default(),
             ),
             ready: add.plain("ready", "1 while /readyz answers 200", Gauge::default()),
-            tasks: add.plain("tasks", "Asynchronous tasks of this process that have not ended", Gauge::default()),
+            tasks: add.plain(
+                "tasks",
+                "Asynchronous tasks of this process that have not \
+                                       ended",
+                Gauge::default(),
+            ),
             messages_unreadable: add.plain(
                 "messages_unreadable",
                 "Received messages that are no callback step's, left to the queue's redrive policy",
@@ -116,8 +139,18 @@ impl Metrics {
                 "Reports that were refused for a step that SageMaker does not find",
                 Family::default(),
             ),
-            attempts: add.plain("attempts", "Attempts at a step that were begun", Family::default()),
-            retries: add.plain("retries", "Attempts that were not a step's first", Family::default()),
+            attempts: add.plain(
+                "attempts",
+                "Attempts at a step that were \
+                                             begun",
+                Family::default(),
+            ),
+            retries: add.plain(
+                "retries",
+                "Attempts that were not a step's \
+                                           first",
+                Family::default(),
+            ),
             verify_refusals: add.plain(
                 "verify_refusals",
                 "Steps and stops that were refused after SageMaker was asked about them",
@@ -128,10 +161,16 @@ impl Metrics {
                 "Messages that a heartbeat could not keep invisible",
                 Family::default(),
             ),
-            stops: add.plain("stops", "Stops of pipelines that were noticed, by what told of them", Family::default()),
+            stops: add.plain(
+                "stops",
+                "Stops of pipelines that were noticed, by what told of \
+                                       them",
+                Family::default(),
+            ),
             stop_watch_interval: add.seconds(
                 "stop_watch_interval",
-                "How long the stop watch now takes to ask for each execution once; it stretches with their number",
+                "How long the stop watch now takes to ask for each execution once; it stretches \
+                 with their number",
                 Gauge::default(),
             ),
             ledger_commit: add.seconds(
@@ -141,10 +180,16 @@ impl Metrics {
             ),
             ledger_failing: add.plain(
                 "ledger_failing",
-                "1 while the ledger cannot be written or read, or its file is gone, so that no new step is taken",
+                "1 while the ledger cannot be written or read, or its file is gone, so that no new \
+                 step is taken",
                 Gauge::default(),
             ),
-            impaired: add.plain("impaired", "1 while this machine keeps handlers from working", Family::default()),
+            impaired: add.plain(
+                "impaired",
+                "1 while this machine keeps handlers from \
+                                             working",
+                Family::default(),
+            ),
             clock_set: add.plain(
                 "clock_set",
                 "How often the wall clock was found to have been set while we ran",
@@ -158,8 +203,17 @@ impl Metrics {
 
     /// Makes what is known by its kind appear from the start, at zero.
     fn expect_kinds(&self) {
-        for what in ["space", "descriptors", "memory", "processes", "io", "program", "working_dir", "ledger", "handler"]
-        {
+        for what in [
+            "space",
+            "descriptors",
+            "memory",
+            "processes",
+            "io",
+            "program",
+            "working_dir",
+            "ledger",
+            "handler",
+        ] {
             self.set_impaired(what, false);
         }
         for operation in [
@@ -177,12 +231,16 @@ impl Metrics {
         }
     }
 
-    /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first happens is what alerts miss.
+    /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first
+    /// happens is what alerts miss.
     pub fn expect_queue(&self, queue: &str) {
         let label = queue_label(queue);
-        for counter in
-            [&self.messages_unreadable, &self.reports_not_found, &self.verify_refusals, &self.heartbeats_failed]
-        {
+        for counter in [
+            &self.messages_unreadable,
+            &self.reports_not_found,
+            &self.verify_refusals,
+            &self.heartbeats_failed,
+        ] {
             drop(counter.get_or_create(&label));
         }
         for via in ["message", "watch", "ledger"] {
@@ -231,13 +289,19 @@ impl Metrics {
     pub fn step_ended(&self, queue: &str, handler: &str, outcome: &str, took: Option<Duration>) {
         self.steps.get_or_create(&outcome_labels(queue, handler, outcome)).inc();
         if let Some(took) = took {
-            self.step_seconds.get_or_create(&step_labels(queue, handler)).observe(took.as_secs_f64());
+            self.step_seconds
+                .get_or_create(&step_labels(queue, handler))
+                .observe(took.as_secs_f64());
         }
     }
 
     /// A call to AWS came back. `result`: `ok`, or the code of its error.
     pub fn aws_request(&self, service: &'static str, operation: &'static str, result: &str) {
-        let labels = [("service", service.into()), ("operation", operation.into()), ("result", code(result))];
+        let labels = [
+            ("service", service.into()),
+            ("operation", operation.into()),
+            ("result", code(result)),
+        ];
         self.aws_requests.get_or_create(&labels).inc();
     }
 
@@ -403,10 +467,18 @@ mod tests {
             lines(&metrics, "callbackd_steps_running{"),
             ["callbackd_steps_running{queue=\"q\",handler=\"h\"} 0"]
         );
-        assert_eq!(lines(&metrics, "callbackd_step_seconds_sum{")[0].rsplit(' ').next(), Some("90000.0"));
-        assert_eq!(lines(&metrics, "callbackd_pickup_seconds_count{")[0].rsplit(' ').next(), Some("1"));
-        let in_buckets =
-            lines(&metrics, "callbackd_step_seconds_bucket{").iter().filter(|line| line.ends_with(" 1")).count();
+        assert_eq!(
+            lines(&metrics, "callbackd_step_seconds_sum{")[0].rsplit(' ').next(),
+            Some("90000.0")
+        );
+        assert_eq!(
+            lines(&metrics, "callbackd_pickup_seconds_count{")[0].rsplit(' ').next(),
+            Some("1")
+        );
+        let in_buckets = lines(&metrics, "callbackd_step_seconds_bucket{")
+            .iter()
+            .filter(|line| line.ends_with(" 1"))
+            .count();
         assert_eq!(in_buckets, 3, "25 hours are below three days, a week and infinity");
     }
 
@@ -434,7 +506,11 @@ mod tests {
             "cleanups_waiting",
             "reports_waiting",
         ] {
-            assert_eq!(value(&metrics, &format!("callbackd_{of_queue}{{queue=\"q\"}}")), 0.0, "{of_queue}");
+            assert_eq!(
+                value(&metrics, &format!("callbackd_{of_queue}{{queue=\"q\"}}")),
+                0.0,
+                "{of_queue}"
+            );
         }
         assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
@@ -487,7 +563,9 @@ mod tests {
         let mut counted = lines(&metrics, "callbackd_aws_requests_total{");
         counted.sort();
         let series = |result| {
-            format!("callbackd_aws_requests_total{{service=\"sqs\",operation=\"ReceiveMessage\",result=\"{result}\"}}")
+            format!(
+                "callbackd_aws_requests_total{{service=\"sqs\",operation=\"ReceiveMessage\",result=\"{result}\"}}"
+            )
         };
         assert_eq!(
             counted,

@@ -1,6 +1,7 @@
 //! What an operator sees of the daemon: logs, metrics, the status server.
 //!
-//! Nothing here knows the rest of the crate: it is told in plain words and numbers, and asks through [`server::Source`].
+//! Nothing here knows the rest of the crate: it is told in plain words and numbers, and asks
+//! through [`server::Source`].
 
 mod connections;
 mod ledger_size;

@@ -1,4 +1,5 @@
-//! Prometheus' standard `process_*` metrics, read from `/proc` at each scrape. Where there is no `/proc` there are none.
+//! Prometheus' standard `process_*` metrics, read from `/proc` at each scrape. Where there is no
+//! `/proc` there are none.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +10,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// The unit of times in `/proc/*/stat`, proc(5): `USER_HZ`, which Linux fixes at 100 for user space on every architecture we build for.
+/// The unit of times in `/proc/*/stat`, proc(5): `USER_HZ`, which Linux fixes at 100 for user space
+/// on every architecture we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Debug)]
@@ -39,14 +41,29 @@ impl Collector for ProcessStat {
         let status = fs::read_to_string("/proc/self/status").ok();
         let resident = status.and_then(|text| resident_bytes(&text));
         gauge("process_resident_memory", "Memory in RAM", Some(&Unit::Bytes), resident)?;
-        gauge("process_start_time", "When the process started, since the epoch", Some(&Unit::Seconds), self.started)?;
+        gauge(
+            "process_start_time",
+            "When the process started, since the epoch",
+            Some(&Unit::Seconds),
+            self.started,
+        )?;
         gauge("process_open_fds", "Open file descriptors", None, open_files())?;
         let limits = fs::read_to_string("/proc/self/limits").ok();
-        gauge("process_max_fds", "The limit on open file descriptors", None, limits.and_then(|text| max_files(&text)))?;
+        gauge(
+            "process_max_fds",
+            "The limit on open file descriptors",
+            None,
+            limits.and_then(|text| max_files(&text)),
+        )?;
         if let Some(stat) = read_stat() {
             let cpu = ConstCounter::new(stat.cpu);
             let help = "Processor time used, user and system";
-            cpu.encode(encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), cpu.metric_type())?)?;
+            cpu.encode(encoder.encode_descriptor(
+                "process_cpu",
+                help,
+                Some(&Unit::Seconds),
+                cpu.metric_type(),
+            )?)?;
         }
         Ok(())
     }
@@ -67,7 +84,8 @@ fn read_stat() -> Option<Stat> {
 fn stat(text: &str) -> Option<Stat> {
     let (_, behind_name) = text.rsplit_once(") ")?;
     let mut fields = behind_name.split(' ').skip(11);
-    let mut ticks = |skip: usize| fields.nth(skip)?.parse::<f64>().ok().map(|ticks| ticks / TICKS_PER_SECOND);
+    let mut ticks =
+        |skip: usize| fields.nth(skip)?.parse::<f64>().ok().map(|ticks| ticks / TICKS_PER_SECOND);
     let (user, system) = (ticks(0)?, ticks(0)?);
     Some(Stat { cpu: user + system, started_after_boot: ticks(6)? })
 }
@@ -78,13 +96,19 @@ fn boot_time(proc_stat: &str) -> Option<f64> {
 
 /// `VmRSS:   12345 kB`
 fn resident_bytes(status: &str) -> Option<f64> {
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
     Some(kilobytes.parse::<f64>().ok()? * 1024.0)
 }
 
-/// `Max open files            1024                 1048576              files`: the first is the one in force.
+/// `Max open files            1024                 1048576              files`: the first is the
+/// one in force.
 fn max_files(limits: &str) -> Option<f64> {
-    let in_force = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?;
+    let in_force = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?
+        .split_whitespace()
+        .next()?;
     if in_force == "unlimited" { Some(f64::INFINITY) } else { in_force.parse().ok() }
 }
 
@@ -100,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_programs_name_cannot_shift_the_fields_behind_it() {
-        let line = "42 (odd) name (x) S 1 42 42 0 -1 4194560 1533 0 0 0 250 50 0 0 20 0 3 0 98765 1 2 3";
+        let line =
+            "42 (odd) name (x) S 1 42 42 0 -1 4194560 1533 0 0 0 250 50 0 0 20 0 3 0 98765 1 2 3";
         assert_eq!(stat(line), Some(Stat { cpu: 3.0, started_after_boot: 987.65 }));
         assert_eq!(stat("42 (name) S 1 2"), None);
     }
@@ -110,7 +135,9 @@ mod tests {
         assert_eq!(resident_bytes("VmHWM:\t 9 kB\nVmRSS:\t   2048 kB\n"), Some(2_097_152.0));
         assert_eq!(boot_time("cpu 1 2\nbtime 1700000000\n"), Some(1_700_000_000.0));
         let limits = |soft: &str| {
-            max_files(&format!("Max processes 1 2 processes\nMax open files   {soft}   1048576   files\n"))
+            max_files(&format!(
+                "Max processes 1 2 processes\nMax open files   {soft}   1048576   files\n"
+            ))
         };
         assert_eq!((limits("1024"), limits("unlimited")), (Some(1024.0), Some(f64::INFINITY)));
     }

@@ -1,4 +1,5 @@
-//! How each queue fares, as gauges that are set at each scrape. A queue is named by the last segment of its URL.
+//! How each queue fares, as gauges that are set at each scrape. A queue is named by the last
+//! segment of its URL.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ pub struct Figures {
     pub cleanups_waiting: usize,
     /// Outcomes that wait for other reports under way.
     pub reports_waiting: usize,
-    /// Steps that are not started, as their message has not come back and other workers may have it.
+    /// Steps that are not started, as their message has not come back and other workers may have
+    /// it.
     pub without_message: usize,
     /// Outcomes that SageMaker has not yet accepted, and how old the oldest is.
     pub reports_pending: usize,
@@ -68,18 +70,24 @@ impl QueueStat {
             registry.register(name, help, family.clone());
             family
         };
-        let without_message =
-            "Steps that nobody runs and whose message has not come back, on a queue that other workers read, too";
+        let without_message = "Steps that nobody runs and whose message has not come back, on a \
+                               queue that other workers read, too";
         let concurrency = counts("concurrency", "Steps of the queue that may run here at once");
         let held = counts("messages_held", "Messages that heartbeats keep invisible");
         let cleanups_waiting = counts("cleanups_waiting", "Cleanups that wait for others to end");
-        let reports_waiting =
-            counts("reports_waiting", "Outcomes that wait for other reports under way before they are sent");
+        let reports_waiting = counts(
+            "reports_waiting",
+            "Outcomes that wait for other reports under way before they are sent",
+        );
         let without_message = counts("steps_without_message", without_message);
-        let reports_pending = counts("reports_pending", "Outcomes that SageMaker has not yet accepted");
-        let deferred = counts("steps_deferred", "Steps that wait for somebody else to complete them");
-        let stops_held =
-            counts("stops_held", "Stops of steps that this ledger has never run, held until they are answered");
+        let reports_pending =
+            counts("reports_pending", "Outcomes that SageMaker has not yet accepted");
+        let deferred =
+            counts("steps_deferred", "Steps that wait for somebody else to complete them");
+        let stops_held = counts(
+            "stops_held",
+            "Stops of steps that this ledger has never run, held until they are answered",
+        );
         let mut seconds = |name: &str, help: &str| {
             let family = Seconds::default();
             registry.register_with_unit(name, help, Unit::Seconds, family.clone());
@@ -87,11 +95,13 @@ impl QueueStat {
         };
         let oldest_unreported = seconds(
             "oldest_unreported",
-            "The age of the oldest outcome that SageMaker has not yet accepted; 0 where there is none",
+            "The age of the oldest outcome that SageMaker has not yet accepted; 0 where there is \
+             none",
         );
         let last_poll = seconds(
             "last_poll_timestamp",
-            "When a receive from the queue last worked, since the epoch; 0 where none has since the start",
+            "When a receive from the queue last worked, since the epoch; 0 where none has since \
+             the start",
         );
         Self {
             concurrency,

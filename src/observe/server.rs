@@ -26,12 +26,14 @@ use crate::observe::connections;
 pub use crate::observe::listen::{Config, Listen};
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 
-/// How long `/steps` may take to be put together. Load balancers and Prometheus give up after about as long.
+/// How long `/steps` may take to be put together. Load balancers and Prometheus give up after about
+/// as long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the server tells of. Nothing here may block.
 pub trait Source: Send + Sync {
-    /// `/healthz`: whether the process does its work at all. Who restarts it acts on this: nothing that a restart would not mend belongs here.
+    /// `/healthz`: whether the process does its work at all. Who restarts it acts on this: nothing
+    /// that a restart would not mend belongs here.
     fn health(&self) -> Vec<Check>;
 
     /// `/readyz`: whether it takes and answers steps now.
@@ -43,7 +45,8 @@ pub trait Source: Send + Sync {
     /// `/steps/TOKEN`: all that the ledger holds of one step.
     fn step<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Value, Problem>>;
 
-    /// Called before `/metrics` is rendered, to set the gauges that are not kept up to date on the way.
+    /// Called before `/metrics` is rendered, to set the gauges that are not kept up to date on the
+    /// way.
     fn refresh(&self, _metrics: &Metrics) {}
 }
 
@@ -109,7 +112,8 @@ pub struct Check {
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on {address} for the status server: {}; set another address as http.listen, or \"off\"",
+    "cannot listen on {address} for the status server: {}; set another address as http.listen, or \
+     \"off\"",
     reason(error)
 )]
 pub struct BindError {
@@ -149,7 +153,8 @@ impl Server {
         let address = listener.local_addr().map_err(refused)?;
         let loopback = address.ip().is_loopback();
         if !loopback {
-            tracing::warn!(%address, "the status server is open to whoever can reach this address, without a password");
+            tracing::warn!(%address, "the status server is open to whoever can reach this address, \
+                                      without a password");
         }
         let router = router(Shared { source, metrics, loopback });
         Ok(Some(Self { listener, address, router }))
@@ -180,7 +185,9 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn index() -> Response {
-    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it takes steps\n/metrics  for Prometheus\n/steps    what its ledger holds; /steps/TOKEN one step\n";
+    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it takes \
+                steps\n/metrics  for Prometheus\n/steps    what its ledger holds; /steps/TOKEN one \
+                step\n";
     answer(StatusCode::OK, "text/plain; charset=utf-8", text)
 }
 
@@ -200,7 +207,10 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     }
 }
 
-async fn steps(State(shared): State<Shared>, query: Result<Query<StepsQuery>, QueryRejection>) -> Response {
+async fn steps(
+    State(shared): State<Shared>,
+    query: Result<Query<StepsQuery>, QueryRejection>,
+) -> Response {
     let Query(query) = match query {
         Ok(query) => query,
         Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
@@ -253,14 +263,19 @@ fn following(query: &StepsQuery, next: &str) -> String {
 fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             _ => format!("%{byte:02X}"),
         })
         .collect()
 }
 
 async fn unknown() -> Response {
-    problem(StatusCode::NOT_FOUND, "no such page; there are /, /healthz, /readyz, /metrics and /steps")
+    problem(
+        StatusCode::NOT_FOUND,
+        "no such page; there are /, /healthz, /readyz, /metrics and /steps",
+    )
 }
 
 /// 200 where all is well, else 503; the body says of each check how it stands.
@@ -285,10 +300,18 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>)
     response
 }
 
-/// Refuses whom a browser was tricked into calling, and keeps every answer out of caches, frames and other sites' hands.
-async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Result<Response, Infallible> {
+/// Refuses whom a browser was tricked into calling, and keeps every answer out of caches, frames
+/// and other sites' hands.
+async fn guard(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Infallible> {
     let mut response = if shared.loopback && !is_for_loopback(request.uri(), request.headers()) {
-        problem(StatusCode::MISDIRECTED_REQUEST, "ask for this server as localhost, 127.0.0.1 or [::1]")
+        problem(
+            StatusCode::MISDIRECTED_REQUEST,
+            "ask for this server as localhost, 127.0.0.1 or [::1]",
+        )
     } else {
         next.run(request).await
     };
@@ -306,11 +329,13 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Whether every name that the request gives for this host is one of loopback's own. A page of `http://evil.example` whose name was
-/// made to lead to 127.0.0.1 says its own name here, and would else read our answers as its own. HTTP/1.0 may give none.
+/// Whether every name that the request gives for this host is one of loopback's own. A page of
+/// `http://evil.example` whose name was made to lead to 127.0.0.1 says its own name here, and would
+/// else read our answers as its own. HTTP/1.0 may give none.
 fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let in_uri = uri.host().map(str::to_owned);
-    let mut hosts = headers.get_all(header::HOST).iter().map(|host| host.to_str().ok().map(str::to_owned));
+    let mut hosts =
+        headers.get_all(header::HOST).iter().map(|host| host.to_str().ok().map(str::to_owned));
     in_uri.is_none_or(|host| is_loopback_name(&host))
         && hosts.all(|host| host.is_some_and(|host| is_loopback_name(&host)))
 }
@@ -321,14 +346,17 @@ fn is_loopback_name(host: &str) -> bool {
         _ => host,
     };
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "something else listens there already".to_owned(),
         io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        io::ErrorKind::PermissionDenied => "not permitted (ports below 1024 need a privilege)".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted (ports below 1024 need a privilege)".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -366,13 +394,20 @@ mod tests {
                 self.asked.notify_one();
                 self.may_answer.notified().await;
                 let next = query.limit.map(|_| "b c".to_owned());
-                Ok(Steps { rows: vec![json!({ "token": "abcdefghij", "after": query.after })], next })
+                Ok(Steps {
+                    rows: vec![json!({ "token": "abcdefghij", "after": query.after })],
+                    next,
+                })
             })
         }
 
         fn step<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Value, Problem>> {
             Box::pin(async move {
-                if token == "abcdefghij" { Ok(json!({ "token": token })) } else { Err(Problem::not_found("none")) }
+                if token == "abcdefghij" {
+                    Ok(json!({ "token": token }))
+                } else {
+                    Err(Problem::not_found("none"))
+                }
             })
         }
 
@@ -436,7 +471,10 @@ mod tests {
         ] {
             let answer = ask(path, "localhost").await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
-            assert!(answer.contains(&format!("content-type: {content_type}\r\n")), "{path}: {answer}");
+            assert!(
+                answer.contains(&format!("content-type: {content_type}\r\n")),
+                "{path}: {answer}"
+            );
             assert!(answer.contains(holds), "{path}: {answer}");
         }
         assert!(ask("/other", "localhost").await.starts_with("HTTP/1.1 404 "));
@@ -448,18 +486,24 @@ mod tests {
         *source.checks.lock().expect("not poisoned") =
             vec![check("queues", true, "polled 3 s ago"), check("ledger", false, "disk full")];
         for path in ["/healthz", "/readyz"] {
-            let answer = ask_of(shared(Arc::clone(&source), true), &get_of(path, "localhost")).await;
+            let answer =
+                ask_of(shared(Arc::clone(&source), true), &get_of(path, "localhost")).await;
             assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
             let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
             let body: Value = serde_json::from_str(body).expect("JSON");
             assert_eq!(body["ok"], false);
-            assert_eq!(body["checks"][1], json!({ "name": "ledger", "ok": false, "detail": "disk full" }));
+            assert_eq!(
+                body["checks"][1],
+                json!({ "name": "ledger", "ok": false, "detail": "disk full" })
+            );
         }
     }
 
     #[tokio::test]
     async fn every_answer_is_kept_out_of_caches_frames_and_guesses() {
-        for (path, host) in [("/metrics", "localhost"), ("/none", "localhost"), ("/", "evil.example")] {
+        for (path, host) in
+            [("/metrics", "localhost"), ("/none", "localhost"), ("/", "evil.example")]
+        {
             let answer = ask(path, host).await;
             for (name, value) in SECURITY_HEADERS {
                 assert!(answer.contains(&format!("{name}: {value}\r\n")), "{path}: {answer}");
@@ -469,28 +513,47 @@ mod tests {
 
     #[tokio::test]
     async fn a_foreign_name_for_loopback_is_refused() {
-        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1", "127.0.0.1:80", "127.0.0.2:80", "[::1]", "[::1]:9464"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:9464",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "127.0.0.2:80",
+            "[::1]",
+            "[::1]:9464",
+        ] {
             assert!(ask("/steps", host).await.starts_with("HTTP/1.1 200 "), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example:9464", "10.0.0.1", "", "127.0.0.1.evil.example", "\u{e9}"]
-        {
+        for host in [
+            "evil.example",
+            "localhost.evil.example:9464",
+            "10.0.0.1",
+            "",
+            "127.0.0.1.evil.example",
+            "\u{e9}",
+        ] {
             assert!(ask("/steps", host).await.starts_with("HTTP/1.1 421 "), "{host}");
         }
-        let absolute = "GET http://evil.example/steps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let absolute = "GET http://evil.example/steps HTTP/1.1\r\nHost: localhost\r\nConnection: \
+                        close\r\n\r\n";
         let answer = ask_of(shared(Arc::new(Fake::default()), true), absolute).await;
         assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
     }
 
     #[tokio::test]
     async fn beyond_loopback_any_name_will_do() {
-        let answer = ask_of(shared(Arc::new(Fake::default()), false), &get_of("/healthz", "worker-1.internal")).await;
+        let answer = ask_of(
+            shared(Arc::new(Fake::default()), false),
+            &get_of("/healthz", "worker-1.internal"),
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 
     #[tokio::test]
     async fn nothing_can_be_written_here() {
-        let post = "POST /steps HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+        let post = "POST /steps HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: \
+                    close\r\n\r\n{}";
         let answer = ask_of(shared(Arc::new(Fake::default()), true), post).await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     }
@@ -508,14 +571,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_finishes_its_request_is_let_go() {
-        let answer = ask_of(shared(Arc::new(Fake::default()), true), "GET /healthz HTTP/1.1\r\nHost: loc").await;
+        let answer =
+            ask_of(shared(Arc::new(Fake::default()), true), "GET /healthz HTTP/1.1\r\nHost: loc")
+                .await;
         assert!(!answer.contains(" 200 "), "{answer}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn steps_that_do_not_come_are_answered_for() {
-        let answer = ask_of(shared(Arc::new(Fake::default()), true), &get_of("/steps", "localhost")).await;
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("did not answer within 10s"), "{answer}");
+        let answer =
+            ask_of(shared(Arc::new(Fake::default()), true), &get_of("/steps", "localhost")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.contains("did not answer within 10s"),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
@@ -526,7 +595,8 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "cannot listen on {taken} for the status server: something else listens there already; set another address as http.listen, or \"off\""
+                "cannot listen on {taken} for the status server: something else listens there \
+                 already; set another address as http.listen, or \"off\""
             )
         );
     }
@@ -558,7 +628,8 @@ mod tests {
         answer
     }
 
-    /// Whether the server has closed the connection, if it does so at all before it answers someone else.
+    /// Whether the server has closed the connection, if it does so at all before it answers someone
+    /// else.
     async fn is_closed(client: &TcpStream, address: SocketAddr) -> bool {
         answered(connected(address, &get_of("/healthz", "localhost")).await).await;
         let mut byte = [0];
@@ -576,7 +647,10 @@ mod tests {
             let answer = answered(connected(address, &get_of("/healthz", "localhost")).await).await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
             assert!(is_closed(&idle[0], address).await, "the oldest makes room");
-            assert!(!is_closed(&idle[3 * CONNECTIONS - 1], address).await, "the youngest is not touched");
+            assert!(
+                !is_closed(&idle[3 * CONNECTIONS - 1], address).await,
+                "the youngest is not touched"
+            );
         }
     }
 
@@ -618,7 +692,10 @@ mod tests {
         let stop = CancellationToken::new();
         let client = async {
             let mut client = TcpStream::connect(address).await.expect("it listens");
-            client.write_all(b"GET /steps HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it reads");
+            client
+                .write_all(b"GET /steps HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                .await
+                .expect("it reads");
             source.asked.notified().await;
             stop.cancel();
             source.may_answer.notify_one();

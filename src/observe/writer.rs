@@ -1,7 +1,8 @@
 //! The log's way out: whoever logs never waits for whoever reads.
 //!
-//! stderr may be a pipe whose reader stands still for hours: a container's blocking log driver, a frozen terminal, a pager. So lines
-//! wait in a buffer, and a thread of their own writes them. What does not fit is dropped, counted, and said where it is missing.
+//! stderr may be a pipe whose reader stands still for hours: a container's blocking log driver, a
+//! frozen terminal, a pager. So lines wait in a buffer, and a thread of their own writes them. What
+//! does not fit is dropped, counted, and said where it is missing.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Bytes of lines that wait, at most, beside as many that are being written: some 7,000 lines, which the writer gets rid of in
-/// milliseconds unless nobody reads.
+/// Bytes of lines that wait, at most, beside as many that are being written: some 7,000 lines,
+/// which the writer gets rid of in milliseconds unless nobody reads.
 const ROOM: usize = 2 << 20;
 /// What of it is kept for warnings and errors: programs may talk much.
 const SPARED: usize = ROOM / 4;
@@ -46,7 +47,8 @@ struct State {
 }
 
 impl Writer {
-    /// Starts the thread that writes to `out`. It is not joined: it may stand in a write that never returns, and ends with the process.
+    /// Starts the thread that writes to `out`. It is not joined: it may stand in a write that never
+    /// returns, and ends with the process.
     ///
     /// # Errors
     /// If the system has no thread to give.
@@ -65,7 +67,8 @@ impl Writer {
         Ok(Self(shared))
     }
 
-    /// Takes a line, with its line feed, or drops it; returns at once. `urgent` lines find room for longer.
+    /// Takes a line, with its line feed, or drops it; returns at once. `urgent` lines find room for
+    /// longer.
     pub fn put(&self, line: &str, urgent: bool) {
         let room = if urgent { ROOM } else { ROOM - SPARED };
         let mut state = self.0.lock();
@@ -91,8 +94,11 @@ impl Writer {
     pub fn flush(&self, within: Duration) -> bool {
         let state = self.0.lock();
         let waits = |state: &mut State| state.busy || !state.waiting.is_empty();
-        let (_state, result) =
-            self.0.rest.wait_timeout_while(state, within, waits).unwrap_or_else(PoisonError::into_inner);
+        let (_state, result) = self
+            .0
+            .rest
+            .wait_timeout_while(state, within, waits)
+            .unwrap_or_else(PoisonError::into_inner);
         !result.timed_out()
     }
 }
@@ -179,15 +185,16 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').map(|_| 1).sum()
 }
 
-/// stderr past the lock of the standard library, which whoever stands in a write would hold. A description that is shared with another
-/// process may not block: it is waited for.
+/// stderr past the lock of the standard library, which whoever stands in a write would hold. A
+/// description that is shared with another process may not block: it is waited for.
 pub struct Stderr;
 
 impl Stderr {
     /// Whether it takes something now.
     pub(super) fn has_room() -> bool {
         let stderr = io::stderr();
-        poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)
+            .is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -267,7 +274,8 @@ mod tests {
         }
 
         fn read(&self) -> String {
-            String::from_utf8(self.written.recv_timeout(LONG).expect("it is written")).expect("UTF-8")
+            String::from_utf8(self.written.recv_timeout(LONG).expect("it is written"))
+                .expect("UTF-8")
         }
     }
 
@@ -278,7 +286,10 @@ mod tests {
         scene.writer.put("third\n", true);
         scene.open(Ok(ROOM));
         scene.open(Ok(ROOM));
-        assert_eq!((scene.read(), scene.read()), ("first\n".to_owned(), "second\nthird\n".to_owned()));
+        assert_eq!(
+            (scene.read(), scene.read()),
+            ("first\n".to_owned(), "second\nthird\n".to_owned())
+        );
         assert!(scene.writer.flush(LONG));
         assert_eq!(scene.writer.dropped(), 0);
     }

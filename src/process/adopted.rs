@@ -1,6 +1,7 @@
 //! Orphans of a container whose first process this is: nobody else can reap them.
 //!
-//! Programs and all that they start are reaped by their keepers. What comes here was started by others, `docker exec` for one.
+//! Programs and all that they start are reaped by their keepers. What comes here was started by
+//! others, `docker exec` for one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +11,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::time::interval;
 
-/// Children of our own are waited for within milliseconds by whoever started them; one that has been dead for longer is nobody's.
+/// Children of our own are waited for within milliseconds by whoever started them; one that has
+/// been dead for longer is nobody's.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Whether this is the first process of its container.
@@ -36,9 +38,11 @@ pub async fn reap() {
 
 fn dead_children() -> BTreeSet<i32> {
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    let pids =
-        children.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>());
+    let children =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let pids = children.flat_map(|list| {
+        list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
+    });
     pids.filter(|pid| is_dead(*pid)).collect()
 }
 
@@ -54,7 +58,8 @@ mod tests {
 
     #[test]
     fn a_child_that_has_ended_is_dead_until_it_is_waited_for() {
-        let mut child = std::process::Command::new("/bin/sleep").arg("600").spawn().expect("it starts");
+        let mut child =
+            std::process::Command::new("/bin/sleep").arg("600").spawn().expect("it starts");
         let pid = i32::try_from(child.id()).expect("a number");
         assert!(!dead_children().contains(&pid));
         child.kill().expect("it is alive");

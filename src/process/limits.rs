@@ -7,8 +7,8 @@ const OURS: u64 = 1024;
 /// The pipes of a running program, its files while they are looked at, and what watches over it.
 const EACH: u64 = 12;
 
-/// Raises the soft limit to what so many programs at once need, as far as the hard one lets it. Not beyond: programs inherit it, and some
-/// go through all descriptors that there could be.
+/// Raises the soft limit to what so many programs at once need, as far as the hard one lets it. Not
+/// beyond: programs inherit it, and some go through all descriptors that there could be.
 pub fn raise_open_files(programs: usize) {
     let wanted = OURS.saturating_add(EACH.saturating_mul(programs as u64));
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
@@ -22,7 +22,8 @@ pub fn raise_open_files(programs: usize) {
         tracing::warn!(
             hard,
             wanted,
-            "the hard limit of open files is less than `concurrency` may need; raise it (LimitNOFILE= with systemd)"
+            "the hard limit of open files is less than `concurrency` may need; raise it \
+             (LimitNOFILE= with systemd)"
         );
     }
 }

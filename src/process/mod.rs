@@ -1,4 +1,5 @@
-//! The process as its surroundings see it: signals in, systemd told, ECS asked not to stop it while it works.
+//! The process as its surroundings see it: signals in, systemd told, ECS asked not to stop it while
+//! it works.
 
 pub mod adopted;
 pub mod limits;

@@ -1,9 +1,11 @@
-//! ECS task scale-in protection, held while steps run, so that neither a scale-in nor a deployment ends a task at work.
+//! ECS task scale-in protection, held while steps run, so that neither a scale-in nor a deployment
+//! ends a task at work.
 //!
-//! The container agent serves it at `$ECS_AGENT_URI/task-protection/v1/state`, on EC2 and on Fargate, to tasks of a service; see
+//! The container agent serves it at `$ECS_AGENT_URI/task-protection/v1/state`, on EC2 and on
+//! Fargate, to tasks of a service; see
 //! <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-scale-in-protection-endpoint.html>. It signs with the task's role, which
-//! needs `ecs:UpdateTaskProtection`. A protected task that is told to stop by other means (`StopTask`, a Spot interruption, a dying
-//! host) still stops: the drain is what saves its steps.
+//! needs `ecs:UpdateTaskProtection`. A protected task that is told to stop by other means
+//! (`StopTask`, a Spot interruption, a dying host) still stops: the drain is what saves its steps.
 
 use std::future::Future;
 use std::time::Duration;
@@ -20,20 +22,23 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// For how long protection is asked; ECS allows 1 to 2880 minutes, and ends it by itself after that. Long enough to be kept through an
-/// outage of the ECS API, short enough that a task which lost its way does not block a deployment for a day.
+/// For how long protection is asked; ECS allows 1 to 2880 minutes, and ends it by itself after
+/// that. Long enough to be kept through an outage of the ECS API, short enough that a task which
+/// lost its way does not block a deployment for a day.
 const EXPIRES_MINUTES: u32 = 60;
 /// Protection is asked for again at half of its time; each answer starts the time anew.
 const RENEW: Duration = Duration::from_mins(30);
-/// How long the task stays protected after its last step ended: short steps one after the other would else mean two calls each, and
-/// the API is throttled. The only cost is that a scale-in waits as long.
+/// How long the task stays protected after its last step ended: short steps one after the other
+/// would else mean two calls each, and the API is throttled. The only cost is that a scale-in waits
+/// as long.
 const LINGER: Duration = Duration::from_secs(10);
 /// The agent gives its own call to ECS some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Waits after failures double from the first to the second. Nothing depends on a soon answer, and some failures last: a task that
-/// belongs to no service is refused for ever.
+/// Waits after failures double from the first to the second. Nothing depends on a soon answer, and
+/// some failures last: a task that belongs to no service is refused for ever.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// At the end the task goes away anyway: try a little, then leave it to the expiry. ECS kills a task 30 s after it told it to stop.
+/// At the end the task goes away anyway: try a little, then leave it to the expiry. ECS kills a
+/// task 30 s after it told it to stop.
 const LAST_TRIES: u32 = 2;
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The agent's answers are a few hundred bytes.
@@ -51,14 +56,16 @@ pub struct EcsAgent {
     uri: Uri,
 }
 
-/// Keeps the task protected exactly while steps run, and ten seconds beyond. `running` is the number of running steps; once its sender is
-/// gone the protection is released, within three seconds, and this returns. Outside ECS, without `$ECS_AGENT_URI`, it returns at once.
+/// Keeps the task protected exactly while steps run, and ten seconds beyond. `running` is the
+/// number of running steps; once its sender is gone the protection is released, within three
+/// seconds, and this returns. Outside ECS, without `$ECS_AGENT_URI`, it returns at once.
 pub async fn hold_while_running(running: watch::Receiver<usize>) {
     let Some(base) = std::env::var_os("ECS_AGENT_URI") else { return };
     match EcsAgent::at(&base.to_string_lossy()) {
         Ok(agent) => hold(&agent, running).await,
         Err(error) => {
-            tracing::warn!(%error, uri = ?base, "ECS_AGENT_URI cannot be used: the task is not protected from scale-in");
+            tracing::warn!(%error, uri = ?base, "ECS_AGENT_URI cannot be used: the task is not \
+                protected from scale-in");
         }
     }
 }
@@ -81,7 +88,10 @@ pub async fn hold(agent: &impl Agent, mut running: watch::Receiver<usize>) {
         }
     };
     if timeout(LAST_PATIENCE, let_go).await.is_err() {
-        tracing::warn!("ECS task protection could not be released; it ends by itself, with the task or after an hour");
+        tracing::warn!(
+            "ECS task protection could not be released; it ends by itself, with the task or after \
+             an hour"
+        );
     }
 }
 
@@ -127,7 +137,8 @@ async fn ask(agent: &impl Agent, hold: &mut Hold, protected: bool) {
             tracing::warn!(
                 protected,
                 error,
-                "ECS task protection could not be set; it is tried again, and steps run all the same"
+                "ECS task protection could not be set; it is tried again, and steps run all the \
+                 same"
             );
         }
         Err(error) => tracing::debug!(protected, error, "ECS task protection could not be set"),
@@ -215,14 +226,19 @@ impl EcsAgent {
 
         // A call each half hour: no connection is worth keeping.
         let address = (self.uri.host().unwrap_or_default(), self.uri.port_u16().unwrap_or(80));
-        let stream = TcpStream::connect(address).await.map_err(|error| format!("cannot connect to {host}: {error}"))?;
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| format!("cannot connect to {host}: {error}"))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| with_causes(&error))?;
         let exchange = async move {
-            let response = sender.send_request(request).await.map_err(|error| with_causes(&error))?;
+            let response =
+                sender.send_request(request).await.map_err(|error| with_causes(&error))?;
             let status = response.status().as_u16();
-            let body =
-                Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await
+                .map_err(|error| error.to_string())?;
             read(status, &body.to_bytes(), protected)
         };
         // Whatever breaks the connection breaks the exchange too, which tells of it.
@@ -232,7 +248,9 @@ impl EcsAgent {
 
 impl Agent for EcsAgent {
     async fn set(&self, protected: bool) -> Result<(), String> {
-        timeout(PATIENCE, self.put(protected)).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+        timeout(PATIENCE, self.put(protected))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
     }
 }
 
@@ -266,8 +284,8 @@ struct Refusal {
 }
 
 fn read(status: u16, body: &[u8], protected: bool) -> Result<(), String> {
-    let answer: AgentAnswer =
-        serde_json::from_slice(body).map_err(|error| format!("HTTP {status}, and no answer of the agent: {error}"))?;
+    let answer: AgentAnswer = serde_json::from_slice(body)
+        .map_err(|error| format!("HTTP {status}, and no answer of the agent: {error}"))?;
     if let Some(Refusal { code, message }) = answer.error {
         return Err(format!("{code}: {message}"));
     }
@@ -276,7 +294,11 @@ fn read(status: u16, body: &[u8], protected: bool) -> Result<(), String> {
         return Err(detail.map_or(reason.clone(), |detail| format!("{reason}: {detail}")));
     }
     match answer.protection {
-        Some(Protection { protection_enabled }) if status == 200 && protection_enabled == protected => Ok(()),
+        Some(Protection { protection_enabled })
+            if status == 200 && protection_enabled == protected =>
+        {
+            Ok(())
+        }
         Some(Protection { protection_enabled }) => {
             Err(format!("HTTP {status}, ProtectionEnabled {protection_enabled}"))
         }
@@ -327,14 +349,20 @@ mod tests {
 
     impl Agent for Fake {
         async fn set(&self, protected: bool) -> Result<(), String> {
-            self.asked.send((self.started.elapsed().as_secs(), protected)).expect("the test listens");
+            self.asked
+                .send((self.started.elapsed().as_secs(), protected))
+                .expect("the test listens");
             let fails = self.failures.lock().expect("not poisoned").pop_front().unwrap_or(false);
             if fails { Err("throttled".to_owned()) } else { Ok(()) }
         }
     }
 
-    /// What was asked, with the second at which it was, while `act` changes the number of running steps.
-    async fn asked(failures: &[bool], act: impl AsyncFnOnce(watch::Sender<usize>)) -> Vec<(u64, bool)> {
+    /// What was asked, with the second at which it was, while `act` changes the number of running
+    /// steps.
+    async fn asked(
+        failures: &[bool],
+        act: impl AsyncFnOnce(watch::Sender<usize>),
+    ) -> Vec<(u64, bool)> {
         let (sender, mut asked) = mpsc::unbounded_channel();
         let failures = Mutex::new(failures.iter().copied().collect());
         let agent = Fake { started: Instant::now(), asked: sender, failures };
@@ -434,7 +462,8 @@ mod tests {
 
     #[test]
     fn waits_double_to_five_minutes() {
-        let waits: Vec<u64> = [1, 2, 3, 9, 10, u32::MAX].map(|failures| retry_after(failures).as_secs()).to_vec();
+        let waits: Vec<u64> =
+            [1, 2, 3, 9, 10, u32::MAX].map(|failures| retry_after(failures).as_secs()).to_vec();
         assert_eq!(waits, [1, 2, 4, 256, 300, 300]);
     }
 
@@ -469,7 +498,8 @@ mod tests {
         let serve = put(move |request: axum::extract::Request| {
             let sender = sender.clone();
             async move {
-                let content_type = request.headers()["content-type"].to_str().expect("ASCII").to_owned();
+                let content_type =
+                    request.headers()["content-type"].to_str().expect("ASCII").to_owned();
                 let body = to_bytes(request.into_body(), 1000).await.expect("a body");
                 let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
                 sender.send((content_type, body.clone())).expect("the test listens");
@@ -496,7 +526,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_that_is_not_there_is_an_error_that_says_so() {
-        let gone = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("it was bound");
+        let gone = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port")
+            .local_addr()
+            .expect("it was bound");
         let agent = EcsAgent::at(&format!("http://{gone}")).expect("an address");
         let error = agent.set(true).await.expect_err("nobody listens");
         assert!(error.contains("refused"), "{error}");
@@ -505,7 +539,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_never_answers_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let agent = EcsAgent::at(&format!("http://{}", listener.local_addr().expect("bound"))).expect("an address");
+        let agent = EcsAgent::at(&format!("http://{}", listener.local_addr().expect("bound")))
+            .expect("an address");
         let error = agent.set(true).await.expect_err("nobody answers");
         assert_eq!(error, "no answer within 10s");
     }

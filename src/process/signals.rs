@@ -8,11 +8,12 @@ use std::task::Poll;
 use nix::sys::signal::{SigHandler, SigSet, Signal as Number, signal as set};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after the other. The first asks to drain; what a further one means is the caller's to decide.
+/// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after the other. The first asks to drain; what a further
+/// one means is the caller's to decide.
 ///
-/// From [`Signals::listen`] on none ends the process by itself, nor does any that others send for reasons of their own, as rotators of logs
-/// and timers do: those are ignored with a line in the log. Two of a kind that come at once may be told of as one: that is how Unix keeps
-/// signals.
+/// From [`Signals::listen`] on none ends the process by itself, nor does any that others send for
+/// reasons of their own, as rotators of logs and timers do: those are ignored with a line in the
+/// log. Two of a kind that come at once may be told of as one: that is how Unix keeps signals.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -21,8 +22,8 @@ pub struct Signals {
     ignored: Vec<(Number, Signal)>,
 }
 
-/// Those that would end the process and ask for nothing that it does. One that the kernel sends for a mistake of the process, or for a
-/// limit on its processor time, still ends it.
+/// Those that would end the process and ask for nothing that it does. One that the kernel sends for
+/// a mistake of the process, or for a limit on its processor time, still ends it.
 const IGNORED: [Number; 9] = [
     Number::SIGHUP,
     Number::SIGUSR1,
@@ -46,8 +47,8 @@ pub enum Asked {
     Quit,
 }
 
-/// Undoes what a parent may have left: blocked signals, and a `SIGCHLD` that is ignored, under which no exit status is kept. To be called
-/// before there are threads, which inherit it.
+/// Undoes what a parent may have left: blocked signals, and a `SIGCHLD` that is ignored, under
+/// which no exit status is kept. To be called before there are threads, which inherit it.
 #[expect(unsafe_code, reason = "the default effect runs no code of ours")]
 pub fn reset() {
     // Neither can fail for these.
@@ -77,7 +78,8 @@ impl Signals {
                 Some(()) = self.terminate.recv() => return Asked::Terminate,
                 Some(()) = self.interrupt.recv() => return Asked::Interrupt,
                 Some(()) = self.quit.recv() => return Asked::Quit,
-                number = any(&mut self.ignored) => tracing::info!("{number} is ignored; SIGTERM ends the worker"),
+                number = any(&mut self.ignored) => tracing::info!("{number} is ignored; SIGTERM \
+                    ends the worker"),
             }
         }
     }
@@ -113,7 +115,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    #[ignore = "started by the test below: a signal reaches every listener of a process, other tests' too"]
+    #[ignore = "started by the test below: a signal reaches every listener of a process, other \
+                tests' too"]
     async fn a_process_that_signals_itself() {
         let mut signals = Signals::listen().expect("both can be caught");
         for (number, asked) in [
@@ -135,7 +138,11 @@ mod tests {
     fn each_signal_is_told_of_and_kills_nothing() {
         let this = std::env::current_exe().expect("the test's own path");
         let child = std::process::Command::new(this)
-            .args(["--exact", "process::signals::tests::a_process_that_signals_itself", "--ignored"])
+            .args([
+                "--exact",
+                "process::signals::tests::a_process_that_signals_itself",
+                "--ignored",
+            ])
             .output()
             .expect("the test binary runs");
         let told = String::from_utf8_lossy(&child.stdout);

@@ -1,7 +1,7 @@
 //! What systemd is told: that the daemon is ready, how it does, that it stops, that it is alive.
 //!
-//! The protocol is that of `sd_notify(3)`: datagrams of `KEY=value` lines to the socket that `$NOTIFY_SOCKET` names. Outside systemd
-//! nothing here does anything.
+//! The protocol is that of `sd_notify(3)`: datagrams of `KEY=value` lines to the socket that
+//! `$NOTIFY_SOCKET` names. Outside systemd nothing here does anything.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::net::UnixDatagram;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How long a datagram may wait for a manager that is slow to read: at most a beat is lost, never the daemon held up.
+/// How long a datagram may wait for a manager that is slow to read: at most a beat is lost, never
+/// the daemon held up.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `systemctl status` shows one line.
 const MAX_STATUS: usize = 200;
@@ -26,8 +27,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Who started this process, by `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`. What cannot be understood is logged, and
-    /// left alone.
+    /// Who started this process, by `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`. What
+    /// cannot be understood is logged, and left alone.
     #[must_use]
     pub fn of_this_process() -> Self {
         Self::of(|name| std::env::var_os(name))
@@ -36,14 +37,18 @@ impl Manager {
     fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let socket = variable("NOTIFY_SOCKET").and_then(|name| {
             address(&name)
-                .inspect_err(|error| tracing::warn!(socket = ?name, %error, "systemd cannot be notified"))
+                .inspect_err(
+                    |error| tracing::warn!(socket = ?name, %error, "systemd cannot be notified"),
+                )
                 .ok()
         });
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
         // Meant for the main process; a child that inherited it must not beat in its place.
-        let meant_for_us =
-            variable("WATCHDOG_PID").is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
-        let watchdog = number("WATCHDOG_USEC").filter(|usec| *usec > 0 && meant_for_us).map(Duration::from_micros);
+        let meant_for_us = variable("WATCHDOG_PID").is_none()
+            || number("WATCHDOG_PID") == Some(std::process::id().into());
+        let watchdog = number("WATCHDOG_USEC")
+            .filter(|usec| *usec > 0 && meant_for_us)
+            .map(Duration::from_micros);
         Self { watchdog: watchdog.filter(|_| socket.is_some()), socket }
     }
 
@@ -67,15 +72,17 @@ impl Manager {
         self.tell(&format!("EXTEND_TIMEOUT_USEC={}", more.as_micros())).await;
     }
 
-    /// Asks, as long as it is polled, for more time to stop: half a minute each ten seconds, but only while `progress` says that what
-    /// is left to do goes on. So the unit's `TimeoutStopSec` bounds a daemon that hangs, not one that drains.
+    /// Asks, as long as it is polled, for more time to stop: half a minute each ten seconds, but
+    /// only while `progress` says that what is left to do goes on. So the unit's `TimeoutStopSec`
+    /// bounds a daemon that hangs, not one that drains.
     pub async fn keep_extending(&self, progress: impl Fn() -> bool) {
         let message = format!("EXTEND_TIMEOUT_USEC={}", Duration::from_secs(30).as_micros());
         self.beat(Duration::from_secs(10), &message, progress).await;
     }
 
-    /// Beats, as long as it is polled, twice per `WatchdogSec`, but only while `progress` says that the engine turns over: a process that
-    /// merely exists is no reason not to restart it. Never returns; without a watchdog it waits for ever.
+    /// Beats, as long as it is polled, twice per `WatchdogSec`, but only while `progress` says that
+    /// the engine turns over: a process that merely exists is no reason not to restart it. Never
+    /// returns; without a watchdog it waits for ever.
     pub async fn watchdog(&self, progress: impl Fn() -> bool) {
         match self.watchdog {
             Some(limit) => self.beat(limit / 2, "WATCHDOG=1", progress).await,
@@ -95,7 +102,10 @@ impl Manager {
             let was_alive = std::mem::replace(&mut alive, progress());
             match (was_alive, alive) {
                 (true, false) => {
-                    tracing::error!(withheld = message, "the engine makes no progress: systemd is not told otherwise");
+                    tracing::error!(
+                        withheld = message,
+                        "the engine makes no progress: systemd is not told otherwise"
+                    );
                 }
                 (false, true) => tracing::info!("the engine makes progress again"),
                 _ => {}
@@ -108,8 +118,9 @@ impl Manager {
 
     async fn tell(&self, message: &str) {
         let Some(socket) = &self.socket else { return };
-        let sent =
-            timeout(PATIENCE, send(socket, message)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let sent = timeout(PATIENCE, send(socket, message))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Err(error) = sent {
             tracing::warn!(%error, datagram = message, "systemd could not be notified");
         }
@@ -148,7 +159,11 @@ mod tests {
     /// Plays systemd: an abstract socket of its own, and the environment that names it.
     fn manager(variables: &[(&str, &str)]) -> (UnixDatagram, Manager) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("callbackd-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "callbackd-test-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let address = SocketAddr::from_abstract_name(&name).expect("a short name");
         let socket = StdDatagram::bind_addr(&address).expect("nobody else has the name");
         socket.set_nonblocking(true).expect("it is a socket");
@@ -184,7 +199,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).expect("a free path");
-        let manager = Manager::of(|name| (name == "NOTIFY_SOCKET").then(|| path.clone().into_os_string()));
+        let manager =
+            Manager::of(|name| (name == "NOTIFY_SOCKET").then(|| path.clone().into_os_string()));
         manager.status("x").await;
         assert_eq!(told(&socket).await, "STATUS=x");
     }
@@ -234,8 +250,12 @@ mod tests {
         let manager = Manager::of(|name| (name == "WATCHDOG_USEC").then(|| "20000000".into()));
         manager.ready("x").await;
         manager.stopping("x").await;
-        timeout(Duration::from_hours(1), manager.watchdog(|| unreachable!("nobody asks"))).await.expect_err("it waits");
-        timeout(Duration::from_hours(1), manager.keep_extending(|| true)).await.expect_err("it waits");
+        timeout(Duration::from_hours(1), manager.watchdog(|| unreachable!("nobody asks")))
+            .await
+            .expect_err("it waits");
+        timeout(Duration::from_hours(1), manager.keep_extending(|| true))
+            .await
+            .expect_err("it waits");
     }
 
     #[test]
@@ -245,7 +265,10 @@ mod tests {
         let watchdog = |variables: &[(&str, &str)]| {
             Manager::of(|asked| match asked {
                 "NOTIFY_SOCKET" => Some("/run/notify".into()),
-                _ => variables.iter().find(|(name, _)| *name == asked).map(|(_, value)| OsString::from(value)),
+                _ => variables
+                    .iter()
+                    .find(|(name, _)| *name == asked)
+                    .map(|(_, value)| OsString::from(value)),
             })
             .watchdog
         };

@@ -12,12 +12,13 @@ pub struct Fault {
 /// What to do about a [`Fault`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Throttling, 5xx, time-outs, connections, credentials that are late: the same call may work soon.
+    /// Throttling, 5xx, time-outs, connections, credentials that are late: the same call may work
+    /// soon.
     Transient,
     /// No permission: it works once somebody mends the policy.
     Denied,
-    /// Our side is not set up right: keys that are unknown, wrong or switched off, a role that may not be assumed, an endpoint that
-    /// cannot be. It works once somebody mends that.
+    /// Our side is not set up right: keys that are unknown, wrong or switched off, a role that may
+    /// not be assumed, an endpoint that cannot be. It works once somebody mends that.
     Misconfigured,
     /// The receipt handle is no longer good: the message is not ours any more.
     Stale,

@@ -1,4 +1,5 @@
-//! What the engine needs of the outside world, as traits: the queue, the pipelines, and who watches.
+//! What the engine needs of the outside world, as traits: the queue, the pipelines, and who
+//! watches.
 //!
 //! Nothing behind these traits decides anything about a step, and nothing before them knows whether
 //! they are real.

@@ -37,8 +37,8 @@ pub enum ExecutionStanding {
 
 /// SageMaker, as far as callback steps go.
 pub trait Pipelines: Send + Sync {
-    /// Sends the outcome of a step. [`FaultKind::Refused`](super::fault::FaultKind::Refused) leaves open whether the
-    /// step is closed: ask [`Pipelines::step`].
+    /// Sends the outcome of a step. [`FaultKind::Refused`](super::fault::FaultKind::Refused) leaves
+    /// open whether the step is closed: ask [`Pipelines::step`].
     fn report<'a>(
         &'a self,
         token: &'a CallbackToken,
@@ -54,5 +54,8 @@ pub trait Pipelines: Send + Sync {
     ) -> BoxFuture<'a, Result<Standing, Fault>>;
 
     /// Where the execution stands.
-    fn execution<'a>(&'a self, execution: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>>;
+    fn execution<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<ExecutionStanding, Fault>>;
 }

@@ -28,18 +28,32 @@ pub type Entries = Vec<Result<(), Fault>>;
 
 /// One SQS queue.
 pub trait Queue: Send + Sync {
-    /// Up to `most` (1 to 10) messages, waiting up to `wait` (at most 20 s) for the first; each stays invisible for `visibility`.
+    /// Up to `most` (1 to 10) messages, waiting up to `wait` (at most 20 s) for the first; each
+    /// stays invisible for `visibility`.
     ///
     /// The caller awaits the result whatever happens: a dropped receive strands what it brought.
-    fn receive(&self, most: usize, wait: Duration, visibility: Duration)
-    -> BoxFuture<'_, Result<Vec<Received>, Fault>>;
+    fn receive(
+        &self,
+        most: usize,
+        wait: Duration,
+        visibility: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Received>, Fault>>;
 
-    /// Sets how long from now each message stays invisible; at most ten entries. Zero makes it visible.
-    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>>;
+    /// Sets how long from now each message stays invisible; at most ten entries. Zero makes it
+    /// visible.
+    fn set_visibility<'a>(
+        &'a self,
+        entries: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<Entries, Fault>>;
 
     /// Deletes by receipt handle; at most ten.
-    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>>;
+    fn delete<'a>(&'a self, receipt_handles: &'a [String])
+    -> BoxFuture<'a, Result<Entries, Fault>>;
 
     /// Sends a message of this body, with the trace header where there is one.
-    fn send<'a>(&'a self, body: &'a str, trace: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>>;
+    fn send<'a>(
+        &'a self,
+        body: &'a str,
+        trace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
 }

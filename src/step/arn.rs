@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::quoted::Quoted;
 
-/// The ARN of one pipeline execution, `arn:PARTITION:sagemaker:REGION:ACCOUNT:pipeline/NAME/execution/ID`, at most 2,048
-/// characters (SageMaker's service model).
+/// The ARN of one pipeline execution,
+/// `arn:PARTITION:sagemaker:REGION:ACCOUNT:pipeline/NAME/execution/ID`, at most 2,048 characters
+/// (SageMaker's service model).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecutionArn {
     /// Shared by all that speak of one execution.
@@ -81,12 +82,15 @@ impl ExecutionArn {
     const MAX: usize = 2048;
 
     fn read(text: &str) -> Option<Self> {
-        let plain =
-            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        };
         let mut parts = text.splitn(6, ':');
         let (arn, partition, service) = (parts.next()?, parts.next()?, parts.next()?);
         let (region, account, resource) = (parts.next()?, parts.next()?, parts.next()?);
-        let (pipeline, execution) = resource.strip_prefix("pipeline/")?.split_once("/execution/")?;
+        let (pipeline, execution) =
+            resource.strip_prefix("pipeline/")?.split_once("/execution/")?;
         let fits = text.len() <= Self::MAX
             && arn == "arn"
             && (partition == "aws" || partition.strip_prefix("aws-").is_some_and(plain))
@@ -102,7 +106,12 @@ impl ExecutionArn {
         if !fits {
             return None;
         }
-        Some(Self { text: text.into(), region: span(region)?, account: span(account)?, pipeline: span(pipeline)? })
+        Some(Self {
+            text: text.into(),
+            region: span(region)?,
+            account: span(account)?,
+            pipeline: span(pipeline)?,
+        })
     }
 }
 
@@ -157,7 +166,9 @@ mod tests {
     #[test]
     fn arns_of_every_partition_are_read() {
         for partition in ["aws", "aws-cn", "aws-us-gov"] {
-            let arn = format!("arn:{partition}:sagemaker:cn-north-1:012345678901:pipeline/p-1/execution/abc");
+            let arn = format!(
+                "arn:{partition}:sagemaker:cn-north-1:012345678901:pipeline/p-1/execution/abc"
+            );
             assert_eq!(arn.parse::<ExecutionArn>().map(|arn| arn.to_string()), Ok(arn));
         }
     }

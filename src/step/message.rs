@@ -54,13 +54,15 @@ pub enum Unreadable {
 }
 
 impl Message {
-    /// Reads the body of a queue message. Keys are matched without regard to case; unknown keys are passed over.
+    /// Reads the body of a queue message. Keys are matched without regard to case; unknown keys are
+    /// passed over.
     ///
     /// # Errors
-    /// [`Unreadable`] where the body is no JSON object (nested deeper than 128 included), lacks the token or the execution, or
-    /// has a value that SageMaker could not have sent.
+    /// [`Unreadable`] where the body is no JSON object (nested deeper than 128 included), lacks the
+    /// token or the execution, or has a value that SageMaker could not have sent.
     pub fn parse(body: &str) -> Result<Self, Unreadable> {
-        let fields: Fields = serde_json::from_str(body).map_err(|error| Unreadable::Json(error.to_string()))?;
+        let fields: Fields =
+            serde_json::from_str(body).map_err(|error| Unreadable::Json(error.to_string()))?;
         if let Some(key) = fields.twice {
             return Err(Unreadable::Twice(key));
         }
@@ -68,7 +70,9 @@ impl Message {
         let execution = text(fields.execution, "pipelineExecutionArn", Unreadable::Execution)?;
         let step = Step {
             token: token.parse().map_err(|InvalidToken(quoted)| Unreadable::Token(quoted))?,
-            execution: execution.parse().map_err(|InvalidArn(quoted)| Unreadable::Execution(quoted))?,
+            execution: execution
+                .parse()
+                .map_err(|InvalidArn(quoted)| Unreadable::Execution(quoted))?,
             arguments: match fields.arguments {
                 None | Some(Value::Null) => Arc::new(Value::Object(Map::new())),
                 Some(arguments) => Arc::new(arguments),
@@ -76,8 +80,12 @@ impl Message {
         };
         match fields.status {
             None | Some(Value::Null) => Ok(Self::Work(step)),
-            Some(Value::String(status)) if status.eq_ignore_ascii_case("executing") => Ok(Self::Work(step)),
-            Some(Value::String(status)) if status.eq_ignore_ascii_case("stopping") => Ok(Self::Stop(step)),
+            Some(Value::String(status)) if status.eq_ignore_ascii_case("executing") => {
+                Ok(Self::Work(step))
+            }
+            Some(Value::String(status)) if status.eq_ignore_ascii_case("stopping") => {
+                Ok(Self::Stop(step))
+            }
             Some(other) => Err(Unreadable::Status(Quoted::new(&other.to_string()))),
         }
     }
@@ -108,7 +116,11 @@ impl Message {
     }
 }
 
-fn text(value: Option<Value>, key: &'static str, wrong: fn(Quoted) -> Unreadable) -> Result<String, Unreadable> {
+fn text(
+    value: Option<Value>,
+    key: &'static str,
+    wrong: fn(Quoted) -> Unreadable,
+) -> Result<String, Unreadable> {
     match value {
         None | Some(Value::Null) => Err(Unreadable::Missing(key)),
         Some(Value::String(text)) => Ok(text),
@@ -198,7 +210,11 @@ mod tests {
 
     #[test]
     fn keys_match_without_regard_to_case_and_status_may_be_absent() {
-        let parsed = Message::parse(&body(&json!("abcdefghij"), &json!(ARN), r#","Arguments":null,"x":[1]"#));
+        let parsed = Message::parse(&body(
+            &json!("abcdefghij"),
+            &json!(ARN),
+            r#","Arguments":null,"x":[1]"#,
+        ));
         let Ok(Message::Work(step)) = parsed else { panic!("{parsed:?}") };
         assert_eq!(*step.arguments, json!({}));
     }
@@ -214,8 +230,11 @@ mod tests {
     #[test]
     fn arguments_may_be_any_json() {
         for arguments in ["[1,{\"a\":null}]", "\"text\"", "18446744073709551615", "true"] {
-            let parsed =
-                Message::parse(&body(&json!("abcdefghij"), &json!(ARN), &format!(",\"arguments\":{arguments}")));
+            let parsed = Message::parse(&body(
+                &json!("abcdefghij"),
+                &json!(ARN),
+                &format!(",\"arguments\":{arguments}"),
+            ));
             assert_eq!(parsed.map(|m| m.step().arguments.to_string()), Ok(arguments.to_owned()));
         }
     }
@@ -246,15 +265,24 @@ mod tests {
     #[test]
     fn deep_nesting_does_no_harm() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        let parsed = Message::parse(&body(&json!("abcdefghij"), &json!(ARN), &format!(",\"arguments\":{deep}")));
+        let parsed = Message::parse(&body(
+            &json!("abcdefghij"),
+            &json!(ARN),
+            &format!(",\"arguments\":{deep}"),
+        ));
         assert!(matches!(parsed, Err(Unreadable::Json(_))));
-        let parsed = Message::parse(&body(&json!("abcdefghij"), &json!(ARN), &format!(",\"passed_over\":{deep}")));
+        let parsed = Message::parse(&body(
+            &json!("abcdefghij"),
+            &json!(ARN),
+            &format!(",\"passed_over\":{deep}"),
+        ));
         assert!(matches!(parsed, Ok(Message::Work(_))));
     }
 
     #[test]
     fn hostile_text_is_quoted_and_cut_before_it_reaches_a_log() {
-        let error = Message::parse(&body(&json!("\u{1b}[2J\n".repeat(100)), &json!(ARN), "")).expect_err("hostile");
+        let error = Message::parse(&body(&json!("\u{1b}[2J\n".repeat(100)), &json!(ARN), ""))
+            .expect_err("hostile");
         let text = error.to_string();
         assert!(text.len() < 800 && !text.contains('\n') && !text.contains('\u{1b}'), "{text}");
         assert!(text.ends_with(r#"\u{1b}[2J\n"…"#), "it is recognised: {text}");

@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::arn::is_account;
 use super::quoted::Quoted;
 
-/// `https://HOST/ACCOUNT/NAME`. The host knows no case and is kept in lower case, and slashes at the
-/// end are dropped; all else stays as it was given.
+/// `https://HOST/ACCOUNT/NAME`. The host knows no case and is kept in lower case, and slashes at
+/// the end are dropped; all else stays as it was given.
 ///
-/// One queue has many URLs: of the service's host, its legacy one, a VPC endpoint, a look-alike under
-/// several names. Two of them are equal if their texts are; whether they name one queue is
+/// One queue has many URLs: of the service's host, its legacy one, a VPC endpoint, a look-alike
+/// under several names. Two of them are equal if their texts are; whether they name one queue is
 /// [`is_same_queue`](Self::is_same_queue).
 #[derive(Clone)]
 pub struct QueueUrl {
@@ -35,7 +35,10 @@ type Span = (u16, u16);
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says it")]
 pub enum InvalidQueueUrl {
-    #[error("a queue's URL begins with https:// or http://, as https://sqs.REGION.amazonaws.com/ACCOUNT/NAME: {0}")]
+    #[error(
+        "a queue's URL begins with https:// or http://, as \
+         https://sqs.REGION.amazonaws.com/ACCOUNT/NAME: {0}"
+    )]
     Scheme(Quoted),
     #[error("a queue's URL is at most 2048 bytes long: {0}")]
     Length(Quoted),
@@ -48,7 +51,10 @@ pub enum InvalidQueueUrl {
     Host(Quoted),
     #[error("a queue's URL ends in /ACCOUNT/NAME, and the account is twelve digits: {0}")]
     Account(Quoted),
-    #[error("a queue's name is 1 to 80 letters, digits, hyphens and underscores, \".fifo\" at most after them: {0}")]
+    #[error(
+        "a queue's name is 1 to 80 letters, digits, hyphens and underscores, \".fifo\" at most \
+         after them: {0}"
+    )]
     Name(Quoted),
 }
 
@@ -73,8 +79,9 @@ impl QueueUrl {
         self.part(self.host)
     }
 
-    /// Where calls for this queue go, `https://HOST`, if the host is another than the service's own for its region,
-    /// `sqs.REGION.amazonaws.com` or `….com.cn`: a FIPS, dual-stack or VPC endpoint, a look-alike.
+    /// Where calls for this queue go, `https://HOST`, if the host is another than the service's own
+    /// for its region, `sqs.REGION.amazonaws.com` or `….com.cn`: a FIPS, dual-stack or VPC
+    /// endpoint, a look-alike.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         let is_standard = self.region().is_some_and(|region| {
@@ -84,9 +91,9 @@ impl QueueUrl {
         (!is_standard).then(|| &self.text[..usize::from(self.host.1)])
     }
 
-    /// The region that the host names: `sqs.REGION.amazonaws.com` in all its spellings (FIPS, dual-stack, VPC
-    /// endpoints, other partitions, the legacy `REGION.queue.amazonaws.com`); `None` where it names none, as
-    /// look-alikes' mostly do not.
+    /// The region that the host names: `sqs.REGION.amazonaws.com` in all its spellings (FIPS,
+    /// dual-stack, VPC endpoints, other partitions, the legacy `REGION.queue.amazonaws.com`);
+    /// `None` where it names none, as look-alikes' mostly do not.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
         match self.region {
@@ -114,10 +121,12 @@ impl QueueUrl {
         self.name().ends_with(FIFO)
     }
 
-    /// Whether both name one queue: account and name are equal, and so are the regions where both are known.
+    /// Whether both name one queue: account and name are equal, and so are the regions where both
+    /// are known.
     #[must_use]
     pub fn is_same_queue(&self, other: &Self) -> bool {
-        let regions_differ = || self.region().zip(other.region()).is_some_and(|(one, other)| one != other);
+        let regions_differ =
+            || self.region().zip(other.region()).is_some_and(|(one, other)| one != other);
         self.name() == other.name() && self.account() == other.account() && !regions_differ()
     }
 
@@ -136,7 +145,8 @@ impl FromStr for QueueUrl {
         if text.len() > Self::MAX {
             return Err(InvalidQueueUrl::Length(quoted()));
         }
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| InvalidQueueUrl::Scheme(quoted()))?;
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| InvalidQueueUrl::Scheme(quoted()))?;
         let scheme = scheme.to_ascii_lowercase();
         if scheme != "https" && scheme != "http" {
             return Err(InvalidQueueUrl::Scheme(quoted()));
@@ -153,8 +163,10 @@ impl FromStr for QueueUrl {
         }
         let path = path.trim_end_matches('/');
         // A look-alike or a proxy may put more before the account.
-        let (before, name) = path.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
-        let (_, account) = before.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
+        let (before, name) =
+            path.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
+        let (_, account) =
+            before.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
         if !is_account(account) {
             return Err(InvalidQueueUrl::Account(quoted()));
         }
@@ -183,12 +195,14 @@ impl FromStr for QueueUrl {
 
 /// A host name, an IPv4 address or a bracketed IPv6 one, and a port or none.
 fn is_authority(text: &str) -> bool {
-    let is_label =
-        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
     let (is_host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
         // Whoever connects reads it whole.
         Some(Some((address, port))) => (
-            address.contains(':') && address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte)),
+            address.contains(':')
+                && address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte)),
             port,
         ),
         Some(None) => (false, ""),
@@ -205,11 +219,14 @@ fn is_port(text: &str) -> bool {
 }
 
 fn is_name(text: &str) -> bool {
-    let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let plain = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    };
     text.len() <= 80 && plain(text.strip_suffix(FIFO).unwrap_or(text))
 }
 
-/// The region in a host, and where it begins. It stands after `sqs` or `sqs-fips`, or before the legacy `queue`.
+/// The region in a host, and where it begins. It stands after `sqs` or `sqs-fips`, or before the
+/// legacy `queue`.
 fn region(host: &str) -> Option<(usize, &str)> {
     let labels: Vec<&str> = host.split('.').collect();
     let place = |names: &[&str]| labels.iter().position(|label| names.contains(label));
@@ -223,7 +240,9 @@ fn region(host: &str) -> Option<(usize, &str)> {
 /// `eu-west-1`, `us-gov-east-1`: two words or more, then a number.
 fn is_region(text: &str) -> bool {
     let mut parts = text.rsplit('-');
-    let number = parts.next().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = parts
+        .next()
+        .is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
     let words: Vec<&str> = parts.collect();
     let word = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
     number && words.len() >= 2 && words.iter().all(word)
@@ -326,7 +345,11 @@ mod tests {
         ] {
             for end in ["", "/", "//"] {
                 let url = url(&format!("{host}/123456789012/q_1-A{end}"));
-                assert_eq!((url.region(), url.account(), url.name()), (region, "123456789012", "q_1-A"), "{url}");
+                assert_eq!(
+                    (url.region(), url.account(), url.name()),
+                    (region, "123456789012", "q_1-A"),
+                    "{url}"
+                );
             }
         }
     }
@@ -341,7 +364,10 @@ mod tests {
         ] {
             assert_eq!(url(text).host(), host);
         }
-        assert_eq!(url("HTTP://LocalHost:4566/000000000000/Q//").as_str(), "http://localhost:4566/000000000000/Q");
+        assert_eq!(
+            url("HTTP://LocalHost:4566/000000000000/Q//").as_str(),
+            "http://localhost:4566/000000000000/Q"
+        );
     }
 
     #[test]
@@ -396,7 +422,9 @@ mod tests {
 
     #[test]
     fn a_password_is_refused_and_not_repeated() {
-        for text in ["https://me:hunter2@h/123456789012/q", "https://me:hunter2@h?x", "http://hunter2@/"] {
+        for text in
+            ["https://me:hunter2@h/123456789012/q", "https://me:hunter2@h?x", "http://hunter2@/"]
+        {
             let told = refused(text);
             assert!(told.contains("no user or password") && !told.contains("hunter2"), "{told}");
         }
@@ -438,9 +466,11 @@ mod tests {
 
     #[test]
     fn a_host_that_is_not_the_services_own_is_where_calls_go() {
-        for host in
-            ["sqs.us-east-1.amazonaws.com", "sqs.cn-north-1.amazonaws.com.cn", "SQS.us-gov-west-1.amazonaws.com"]
-        {
+        for host in [
+            "sqs.us-east-1.amazonaws.com",
+            "sqs.cn-north-1.amazonaws.com.cn",
+            "SQS.us-gov-west-1.amazonaws.com",
+        ] {
             assert_eq!(url(&format!("https://{host}/123456789012/q")).endpoint(), None, "{host}");
         }
         for endpoint in [
@@ -454,7 +484,10 @@ mod tests {
         ] {
             assert_eq!(url(&format!("{endpoint}/123456789012/q")).endpoint(), Some(endpoint));
         }
-        assert_eq!(url("http://localhost:9324/queue/123456789012/q").endpoint(), Some("http://localhost:9324"));
+        assert_eq!(
+            url("http://localhost:9324/queue/123456789012/q").endpoint(),
+            Some("http://localhost:9324")
+        );
     }
 
     #[test]
@@ -475,7 +508,10 @@ mod tests {
         assert_ne!(one, again);
         assert_eq!(one, url("https://SQS.us-east-1.amazonaws.com/123456789012/q/"));
         assert_eq!(one.cmp(&again), one.as_str().cmp(again.as_str()));
-        assert_eq!(format!("{one:?} {one}"), format!("QueueUrl({:?}) {}", one.as_str(), one.as_str()));
+        assert_eq!(
+            format!("{one:?} {one}"),
+            format!("QueueUrl({:?}) {}", one.as_str(), one.as_str())
+        );
     }
 
     proptest! {

@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn reasons_are_named_as_programs_know_them() {
-        let names = [PipelineStopped, Shutdown, TimeLimit, LeaseLost].map(super::StopReason::as_str);
+        let names =
+            [PipelineStopped, Shutdown, TimeLimit, LeaseLost].map(super::StopReason::as_str);
         assert_eq!(names, ["pipeline_stopped", "shutdown", "time_limit", "lease_lost"]);
     }
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::quoted::Quoted;
 
-/// The token by which SageMaker knows a waiting callback step: exactly ten of `[a-zA-Z0-9]` (SageMaker's service model).
+/// The token by which SageMaker knows a waiting callback step: exactly ten of `[a-zA-Z0-9]`
+/// (SageMaker's service model).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallbackToken([u8; LENGTH]);
 
@@ -69,7 +70,10 @@ mod tests {
 
     #[test]
     fn a_token_reads_as_it_is_written() {
-        assert_eq!("abcdefghij".parse::<CallbackToken>().map(|token| token.to_string()), Ok("abcdefghij".into()));
+        assert_eq!(
+            "abcdefghij".parse::<CallbackToken>().map(|token| token.to_string()),
+            Ok("abcdefghij".into())
+        );
     }
 
     proptest! {

@@ -1,8 +1,9 @@
 //! Tests of handlers: a step without SQS, SageMaker or a worker around it.
 //!
-//! A [`TestStep`] is one callback step. It keeps what the worker would keep of it between calls: the checkpoint and the number of the
-//! attempt. [`run`](TestStep::run) calls a handler once, as the worker does; [`start`](TestStep::start) leaves it running, to be stopped,
-//! to lose its lease or to crash.
+//! A [`TestStep`] is one callback step. It keeps what the worker would keep of it between calls:
+//! the checkpoint and the number of the attempt. [`run`](TestStep::run) calls a handler once, as
+//! the worker does; [`start`](TestStep::start) leaves it running, to be stopped, to lose its lease
+//! or to crash.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -26,11 +26,13 @@ impl TestRun {
         tell: watch::Sender<Option<StopReason>>,
         run: impl Future<Output = HandlerResult> + Send + 'static,
     ) -> Self {
-        let (saved, told) = (step.kept.checkpoints.borrow().saved.len(), step.kept.progress.borrow().len());
+        let (saved, told) =
+            (step.kept.checkpoints.borrow().saved.len(), step.kept.progress.borrow().len());
         Self { step, tell, task: tokio::spawn(run), saved, told }
     }
 
-    /// Tells the run to end, as the worker does if the pipeline is stopped, the time limit is reached or the worker shuts down.
+    /// Tells the run to end, as the worker does if the pipeline is stopped, the time limit is
+    /// reached or the worker shuts down.
     pub fn stop(&self, reason: StopReason) {
         self.tell.send_replace(Some(reason));
     }
@@ -50,7 +52,8 @@ impl TestRun {
         let saved = self.saved;
         tokio::select! {
             _ = checkpoints.wait_for(|checkpoints| checkpoints.saved.len() > saved) => self.saved += 1,
-            result = &mut self.task => broken(format_args!("the run ended without another checkpoint: {result:?}")),
+            result = &mut self.task => broken(format_args!("the run ended without another \
+                checkpoint: {result:?}")),
         }
     }
 
@@ -63,20 +66,22 @@ impl TestRun {
         let told = self.told;
         tokio::select! {
             _ = progress.wait_for(|progress| progress.len() > told) => self.told += 1,
-            result = &mut self.task => broken(format_args!("the run ended without further progress: {result:?}")),
+            result = &mut self.task => broken(format_args!("the run ended without further \
+                progress: {result:?}")),
         }
         self.step.kept.progress.borrow()[told].clone()
     }
 
-    /// Lets the process die: the run's future is dropped at its next await. The next call is the next attempt.
+    /// Lets the process die: the run's future is dropped at its next await. The next call is the
+    /// next attempt.
     pub async fn crash(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
         self.step.kept.attempt.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Waits for the end of the run: what it returned, or nothing if it was dropped because it did not end within the `stop_grace`
-    /// after it had been told to.
+    /// Waits for the end of the run: what it returned, or nothing if it was dropped because it did
+    /// not end within the `stop_grace` after it had been told to.
     ///
     /// # Panics
     /// If the handler does. A worker takes that for an error that may go away.

@@ -14,10 +14,13 @@ use tracing::instrument::WithSubscriber;
 
 use super::kept::{Checkpoints, Kept, Lines, locked};
 use super::{Progress, TestRun, broken};
-use crate::handler::{Completion, Context, DynHandler, Erased, Handler, HandlerError, HandlerResult, StopReason, Task};
+use crate::handler::{
+    Completion, Context, DynHandler, Erased, Handler, HandlerError, HandlerResult, StopReason, Task,
+};
 use crate::step::{CallbackToken, Step};
 
-const EXECUTION: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/test/execution/abcdefghijkl";
+const EXECUTION: &str =
+    "arn:aws:sagemaker:us-east-1:123456789012:pipeline/test/execution/abcdefghijkl";
 const QUEUE: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/test";
 /// The worker's default.
 const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -46,7 +49,11 @@ impl TestStep {
             work_dir: work_dir.clone(),
         };
         let token: String = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();
-        let step = Step { token: parsed(&token), execution: parsed(EXECUTION), arguments: Arc::new(arguments.into()) };
+        let step = Step {
+            token: parsed(&token),
+            execution: parsed(EXECUTION),
+            arguments: Arc::new(arguments.into()),
+        };
         Self { step, stop_grace: STOP_GRACE, work_dir, kept: Arc::new(kept) }
     }
 
@@ -84,7 +91,8 @@ impl TestStep {
     #[must_use]
     pub fn with_checkpoint(self, checkpoint: impl Serialize) -> Self {
         #[expect(clippy::expect_used, reason = "a mistake in the test")]
-        let checkpoint = serde_json::to_value(checkpoint).expect("a checkpoint that can be written as JSON");
+        let checkpoint =
+            serde_json::to_value(checkpoint).expect("a checkpoint that can be written as JSON");
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.saved.push(checkpoint));
         self
     }
@@ -109,14 +117,16 @@ impl TestStep {
         &self.step.token
     }
 
-    /// The number of the next attempt: one more after each crash and each error that counts as an attempt.
+    /// The number of the next attempt: one more after each crash and each error that counts as an
+    /// attempt.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.kept.attempt.load(Ordering::SeqCst)
     }
 
-    /// The worker's folder for files of runs. As with a worker, it need not be there yet. Unless the test has
-    /// [chosen another](Self::with_work_dir), it is removed with the last clone of the step.
+    /// The worker's folder for files of runs. As with a worker, it need not be there yet. Unless
+    /// the test has [chosen another](Self::with_work_dir), it is removed with the last clone of the
+    /// step.
     #[must_use]
     pub fn work_dir(&self) -> &Path {
         &self.work_dir
@@ -140,8 +150,8 @@ impl TestStep {
         self.counted(run.with_subscriber(self.logging()).await)
     }
 
-    /// As [`run`](Self::run), and calls again after each [`Completion::Again`], once the delay is over. With
-    /// `#[tokio::test(start_paused = true)]` no time passes.
+    /// As [`run`](Self::run), and calls again after each [`Completion::Again`], once the delay is
+    /// over. With `#[tokio::test(start_paused = true)]` no time passes.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -157,12 +167,15 @@ impl TestStep {
     /// Starts the handler's `run` as a task of its own.
     pub fn start(&self, handler: impl Handler) -> TestRun {
         let (stop, stopping) = watch::channel(None);
-        let run = DynHandler::new(handler).run(self.context_until(stopping)).with_subscriber(self.logging());
+        let run = DynHandler::new(handler)
+            .run(self.context_until(stopping))
+            .with_subscriber(self.logging());
         TestRun::spawn(self.clone(), stop, run)
     }
 
-    /// Runs the handler until the step has its `n`-th checkpoint, and lets the process die at that moment: the checkpoint is durable,
-    /// and nothing after it happens. The next call is the next attempt.
+    /// Runs the handler until the step has its `n`-th checkpoint, and lets the process die at that
+    /// moment: the checkpoint is durable, and nothing after it happens. The next call is the next
+    /// attempt.
     ///
     /// # Panics
     /// If the run ends before.
@@ -172,7 +185,8 @@ impl TestStep {
         let run = Erased::run(handler, self.context()).with_subscriber(self.logging());
         tokio::select! {
             biased;
-            result = run => broken(format_args!("the run ended before its checkpoint {n}: {result:?}")),
+            result = run => broken(format_args!("the run ended before its checkpoint {n}: \
+                {result:?}")),
             _ = checkpoints.wait_for(|checkpoints| checkpoints.saved.len() >= n) => {}
         }
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.last = None);
@@ -183,7 +197,11 @@ impl TestStep {
     ///
     /// # Errors
     /// What `cleanup` returns; a permanent error if the arguments do not decode.
-    pub async fn clean_up<H: Handler>(&self, handler: &H, reason: StopReason) -> Result<(), HandlerError> {
+    pub async fn clean_up<H: Handler>(
+        &self,
+        handler: &H,
+        reason: StopReason,
+    ) -> Result<(), HandlerError> {
         let cx = self.context_until(watch::Sender::new(Some(reason)).subscribe());
         Erased::cleanup(handler, cx).with_subscriber(self.logging()).await
     }
@@ -223,13 +241,15 @@ impl TestStep {
         self.kept.progress.borrow().clone()
     }
 
-    /// What the handler last said to keep it from working, unless it said that it is under way again.
+    /// What the handler last said to keep it from working, unless it said that it is under way
+    /// again.
     #[must_use]
     pub fn hindrance(&self) -> Option<String> {
         locked(&self.kept.hindrance).clone()
     }
 
-    /// What the handler logged through `tracing`, one event a line. Tasks that it spawned log elsewhere.
+    /// What the handler logged through `tracing`, one event a line. Tasks that it spawned log
+    /// elsewhere.
     #[must_use]
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&locked(&self.kept.log)).into_owned()

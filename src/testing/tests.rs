@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, StopReason, handler_fn};
+use crate::handler::{
+    Completion, Context, Handler, HandlerError, HandlerResult, StopReason, handler_fn,
+};
 
 /// Saves 1 to 3, and ends once told to stop.
 async fn count(cx: Context, _: Value) -> HandlerResult {
@@ -113,6 +115,7 @@ async fn a_cleanup_knows_why() {
     }
     let registry = crate::Registry::new().handler("tells", |(): ()| Ok::<_, Infallible>(Tells));
     assert!(registry.build("tells", Value::Null).is_ok());
-    let error = TestStep::new(7).clean_up(&Arc::new(Tells), StopReason::TimeLimit).await.expect_err("told");
+    let error =
+        TestStep::new(7).clean_up(&Arc::new(Tells), StopReason::TimeLimit).await.expect_err("told");
     assert_eq!(error.message(), "Some(TimeLimit)");
 }

@@ -1,4 +1,5 @@
-//! A Rust file without what is no code of the product: comments, texts and what is compiled for tests only. Lines stay where they are.
+//! A Rust file without what is no code of the product: comments, texts and what is compiled for
+//! tests only. Lines stay where they are.
 
 /// What is left of a file.
 pub struct Code {
@@ -20,7 +21,9 @@ impl Code {
             lines = lines.min(text[..at].lines().count());
             let end = end_of_item(&text, at);
             let item = &text[at..end];
-            if let Some(name) = item.split("mod ").nth(1).and_then(|rest| rest.trim_end().strip_suffix(';')) {
+            if let Some(name) =
+                item.split("mod ").nth(1).and_then(|rest| rest.trim_end().strip_suffix(';'))
+            {
                 test_modules.push(name.trim().to_owned());
             }
             let blank: String = item.chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
@@ -47,7 +50,10 @@ impl Code {
 
     /// The calls of a macro, under whatever path: the line of each, and its arguments.
     pub fn calls(&self, name: &str) -> Vec<(usize, Vec<&str>)> {
-        let found = self.text.match_indices(name).filter(|(at, _)| !is_word(self.text[..*at].chars().next_back()));
+        let found = self
+            .text
+            .match_indices(name)
+            .filter(|(at, _)| !is_word(self.text[..*at].chars().next_back()));
         let call = |(at, _): (usize, &str)| {
             let open = self.text[at + name.len()..].strip_prefix('!')?.trim_start();
             open.starts_with(['(', '[', '{']).then(|| (self.line(at), arguments(&open[1..])))
@@ -56,7 +62,8 @@ impl Code {
     }
 }
 
-/// What stands between commas, up to the end of the call that `inside` begins in. A group in braces counts as its parts.
+/// What stands between commas, up to the end of the call that `inside` begins in. A group in braces
+/// counts as its parts.
 fn arguments(inside: &str) -> Vec<&str> {
     let (mut all, mut begin, mut depth) = (Vec::new(), 0, 0_usize);
     for (at, c) in inside.char_indices() {
@@ -87,7 +94,11 @@ fn is_word(c: Option<char>) -> bool {
 }
 
 fn next_test(text: &str, from: usize) -> Option<usize> {
-    ["#[cfg(test)]", "#[cfg(all(test"].iter().filter_map(|mark| text[from..].find(mark)).min().map(|at| from + at)
+    ["#[cfg(test)]", "#[cfg(all(test"]
+        .iter()
+        .filter_map(|mark| text[from..].find(mark))
+        .min()
+        .map(|at| from + at)
 }
 
 /// Where the item ends that begins, with its attributes, at `at`: behind its body or its semicolon.
@@ -107,8 +118,9 @@ fn end_of_item(text: &str, at: usize) -> usize {
     text.len()
 }
 
-/// Blanks comments and the insides of texts, but not a text that is a path of ours, as in `#[serde(with = "crate::duration")]`, nor one
-/// that is the name of a field, as in `info!("message" = 1)`.
+/// Blanks comments and the insides of texts, but not a text that is a path of ours, as in
+/// `#[serde(with = "crate::duration")]`, nor one that is the name of a field, as in
+/// `info!("message" = 1)`.
 fn without_comments_and_texts(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -117,7 +129,9 @@ fn without_comments_and_texts(source: &str) -> String {
         let (length, keep) = match c {
             '/' if rest.starts_with("//") => (rest.find('\n').unwrap_or(rest.len()), false),
             '/' if rest.starts_with("/*") => (block_comment(rest), false),
-            '"' => (text(rest, 1), rest.starts_with("\"crate::") || rest.starts_with("\"message\"")),
+            '"' => {
+                (text(rest, 1), rest.starts_with("\"crate::") || rest.starts_with("\"message\""))
+            }
             'r' | 'b' | 'c' if !word_before => match prefixed_text(rest) {
                 Some(length) => (length, false),
                 None => (1, true),
@@ -224,8 +238,10 @@ fn a_quote_in_a_character_begins_no_text_and_a_lifetime_no_character() {
 
 #[test]
 fn what_is_compiled_for_tests_only_is_no_code() {
-    let source = "a\n#[cfg(test)]\n#[path = \"x\"]\nmod tests {\n fn f() { b }\n}\nc\n#[cfg(test)]\nmod claims;\nd\n\
-                  #[cfg(all(test, feature = \"x\"))]\nfn g(x: [u8; 2]) {}\ne #[cfg(test)] use h::{i, j}; k";
+    let source = "a\n#[cfg(test)]\n#[path = \"x\"]\nmod tests {\n fn f() { b \
+                  }\n}\nc\n#[cfg(test)]\nmod claims;\nd\n\
+                  #[cfg(all(test, feature = \"x\"))]\nfn g(x: [u8; 2]) {}\ne #[cfg(test)] use \
+                  h::{i, j}; k";
     let code = Code::of(source);
     assert_eq!(code.text.split_whitespace().collect::<Vec<_>>().join(" "), "a c d e ; k");
     assert_eq!(code.test_modules, ["claims"]);
@@ -234,7 +250,8 @@ fn what_is_compiled_for_tests_only_is_no_code() {
 
 #[test]
 fn the_arguments_of_a_call_are_found_however_it_is_written() {
-    let code = Code::of("\nf!(a, b(c, d), { e, f }, \"g, h\", x => { i; j }); tracing::f! [k]; of!(l)");
+    let code =
+        Code::of("\nf!(a, b(c, d), { e, f }, \"g, h\", x => { i; j }); tracing::f! [k]; of!(l)");
     let calls = code.calls("f");
     let trimmed = |at: usize| calls[at].1.iter().map(|one| one.trim()).collect::<Vec<_>>();
     assert_eq!(trimmed(0), ["a", "b(c, d)", "e", "f", "{ e, f }", "", "x => { i; j }"]);

@@ -1,4 +1,5 @@
-//! An AWS account on the local endpoint: a queue, a pipeline, executions, and a count of every call.
+//! An AWS account on the local endpoint: a queue, a pipeline, executions, and a count of every
+//! call.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -43,11 +44,16 @@ impl Account {
         command.args(told).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut endpoint = Process::start(&mut command);
         let mut line = String::new();
-        BufReader::new(endpoint.0.stdout.take().expect("piped")).read_line(&mut line).expect("it prints");
+        BufReader::new(endpoint.0.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("it prints");
         let address = line.trim().parse().expect("where it listens");
         let http = Http::to(address);
         let input = json!({"QueueName": "steps", "Attributes": {"VisibilityTimeout": "120"}});
-        let queue = http.call("AmazonSQS.CreateQueue", &input)["QueueUrl"].as_str().expect("a URL").to_owned();
+        let queue = http.call("AmazonSQS.CreateQueue", &input)["QueueUrl"]
+            .as_str()
+            .expect("a URL")
+            .to_owned();
         let arguments = json!({"dataset": "s3://features/penguins/2026-11-25/part-00000.parquet", "rows": 333,
             "columns": ["species", "island", "bill_length_mm", "bill_depth_mm"], "target": "species"});
         let step = json!({"Name": "work", "Type": "Callback", "SqsQueueUrl": queue, "Arguments": arguments,
@@ -66,7 +72,8 @@ impl Account {
     /// Starts executions of one step each. When this returns, their messages are on the queue.
     pub fn start(&self, executions: usize) -> Vec<String> {
         let start = |_| {
-            let input = json!({"PipelineName": "p", "ClientRequestToken": token(fastrand::u128(..))});
+            let input =
+                json!({"PipelineName": "p", "ClientRequestToken": token(fastrand::u128(..))});
             let answer = self.http.call("SageMaker.StartPipelineExecution", &input);
             answer["PipelineExecutionArn"].as_str().expect("an ARN").to_owned()
         };
@@ -82,16 +89,23 @@ impl Account {
     pub fn count_calls(&self, receives_take: Duration) {
         let rule = |operation: &str, count: Option<u64>, millis: u128| json!({"operation": operation, "count": count, "fault": {"kind": "latency", "millis": millis}});
         // A rule that never strikes still sees every call of its operation.
-        let mut rules: Vec<Value> = OPERATIONS.iter().map(|operation| rule(operation, Some(0), 0)).collect();
+        let mut rules: Vec<Value> =
+            OPERATIONS.iter().map(|operation| rule(operation, Some(0), 0)).collect();
         if !receives_take.is_zero() {
             rules.push(rule("ReceiveMessage", None, receives_take.as_millis()));
         }
-        self.http.send("PUT", "/_local/faults", "", &json!({"seed": 1, "rules": rules}).to_string());
+        self.http.send(
+            "PUT",
+            "/_local/faults",
+            "",
+            &json!({"seed": 1, "rules": rules}).to_string(),
+        );
     }
 
     /// Calls by operation, since [`count_calls`](Self::count_calls).
     pub fn calls(&self) -> BTreeMap<String, u64> {
-        let told: Value = serde_json::from_str(&self.http.send("GET", "/_local/faults", "", "")).expect("JSON");
+        let told: Value =
+            serde_json::from_str(&self.http.send("GET", "/_local/faults", "", "")).expect("JSON");
         let rules = told["rules"].as_array().or(told.as_array()).expect("rules");
         let seen = |rule: &Value| {
             let operation = rule["rule"]["operation"].as_str().expect("an operation").to_owned();
@@ -104,7 +118,8 @@ impl Account {
     pub fn messages(&self) -> u64 {
         let input = json!({"QueueUrl": self.queue, "AttributeNames": ["All"]});
         let answer = self.http.call("AmazonSQS.GetQueueAttributes", &input);
-        let number = |name: &str| answer["Attributes"][name].as_str().and_then(|n| n.parse::<u64>().ok());
+        let number =
+            |name: &str| answer["Attributes"][name].as_str().and_then(|n| n.parse::<u64>().ok());
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
         names.iter().map(|name| number(name).expect("a number")).sum()
     }

@@ -7,16 +7,25 @@
 //! cargo bench --bench bench -- --json figures.json           # the figures of each run besides
 //! ```
 //!
-//! Everything runs in one go on this machine: the local endpoint in a process on one core, and on another core, one after the other in
-//! interleaved rounds, whoever answers the steps of its queue. Compared are the *bare loop* (receive ten, report each, delete ten; what
-//! nobody can do for less on this SDK), a worker on the library with a handler that does nothing, and boto3. The figures are processor time
-//! and counts: the wall clock is shown, and depends on the machine. Nothing here fails because it is slow; what a build server can
-//! hold, calls and commits and allocations a step, is in `tests/cost.rs`.
+//! Everything runs in one go on this machine: the local endpoint in a process on one core, and on
+//! another core, one after the other in interleaved rounds, whoever answers the steps of its queue.
+//! Compared are the *bare loop* (receive ten, report each, delete ten; what nobody can do for less
+//! on this SDK), a worker on the library with a handler that does nothing, and boto3. The figures
+//! are processor time and counts: the wall clock is shown, and depends on the machine. Nothing here
+//! fails because it is slow; what a build server can hold, calls and commits and allocations a
+//! step, is in `tests/cost.rs`.
 //!
-//! `cargo bench` builds with the settings of `--release`, in the same folder. This binary is also each process of its own: the endpoint,
-//! the loop, the worker (`Registry::main` with the handlers of [`handlers`], as in a user's own binary).
+//! `cargo bench` builds with the settings of `--release`, in the same folder. This binary is also
+//! each process of its own: the endpoint, the loop, the worker (`Registry::main` with the handlers
+//! of [`handlers`], as in a user's own binary).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 #![allow(clippy::cast_precision_loss, reason = "no count here comes near 2^52")]
 
 #[path = "../support/venv.rs"]

@@ -1,4 +1,5 @@
-//! Whoever answers steps, each in its turn on the same queue of the same endpoint, round after round.
+//! Whoever answers steps, each in its turn on the same queue of the same endpoint, round after
+//! round.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -16,7 +17,8 @@ use crate::table::{self, Figures, median};
 use crate::venv::Venv;
 use crate::worker::{Ledger, Setup, Worker, folder};
 
-/// The first receives take so long: what a process does before and while it polls first is over by then, and not counted.
+/// The first receives take so long: what a process does before and while it polls first is over by
+/// then, and not counted.
 const WARM_UP: Duration = Duration::from_millis(900);
 const SETTLE: Duration = Duration::from_millis(600);
 const LOOK: Duration = Duration::from_millis(5);
@@ -97,7 +99,14 @@ pub fn cost(machine: &Machine, options: &Options, figures: &mut Figures) {
     for concurrency in [10, 64] {
         let beside = contestants.len();
         let mut add = |name: &str, steps, who, budget| {
-            contestants.push(Contestant { name: name.to_owned(), concurrency, steps, who, beside, budget });
+            contestants.push(Contestant {
+                name: name.to_owned(),
+                concurrency,
+                steps,
+                who,
+                beside,
+                budget,
+            });
         };
         add("bare loop", steps, Who::Bare, NONE);
         let worker = |ledger| Who::Worker(Setup::new(ledger, concurrency, "nothing"));
@@ -115,7 +124,8 @@ pub fn cost(machine: &Machine, options: &Options, figures: &mut Figures) {
     show("A step that does nothing", "bare loop", &contestants, &samples);
     let cpu = |at: usize| median(samples[at].iter().map(|sample| sample.microseconds));
     let named = |name: &str| contestants.iter().position(|contestant| contestant.name == name);
-    for (name, least, budget) in [("boto3", 6.0, "≤ 1/6"), ("Node, sqs-consumer", 3.0, "≤ 1/3")] {
+    for (name, least, budget) in [("boto3", 6.0, "≤ 1/6"), ("Node, sqs-consumer", 3.0, "≤ 1/3")]
+    {
         let Some(at) = named(name) else { continue };
         for ours in [1, 2] {
             let ratio = cpu(at) / cpu(ours);
@@ -134,11 +144,21 @@ pub fn exec(machine: &Machine, options: &Options, figures: &mut Figures) {
     let (steps, program) = ((options.steps / 10).max(10), "/bin/true");
     let handler = format!("type = \"exec\"\nsettings = {{ command = [\"{program}\"] }}");
     let ours = Setup { ledger: Ledger::Sqlite, concurrency: 10, handler };
-    let contestant =
-        |name: &str, who, budget| Contestant { name: name.to_owned(), concurrency: 10, steps, who, beside: 0, budget };
+    let contestant = |name: &str, who, budget| Contestant {
+        name: name.to_owned(),
+        concurrency: 10,
+        steps,
+        who,
+        beside: 0,
+        budget,
+    };
     let contestants = [
         contestant("boto3 + subprocess", boto3(&[program]), NONE),
-        contestant("callbackd, exec, SQLite", Who::Worker(ours), Budget { ratio: Some(1.0), calls: Some(1.25) }),
+        contestant(
+            "callbackd, exec, SQLite",
+            Who::Worker(ours),
+            Budget { ratio: Some(1.0), calls: Some(1.25) },
+        ),
     ];
     let samples = rounds(machine, options, &contestants);
     show("A step that is /bin/true, its processes included", "boto3", &contestants, &samples);
@@ -161,8 +181,10 @@ pub fn flat(machine: &Machine, options: &Options, figures: &mut Figures) {
             budget,
         }
     };
-    let contestants =
-        [contestant(few, NONE), contestant(options.records, Budget { ratio: Some(1.2), calls: Some(1.25) })];
+    let contestants = [
+        contestant(few, NONE),
+        contestant(options.records, Budget { ratio: Some(1.2), calls: Some(1.25) }),
+    ];
     let samples = rounds(machine, options, &contestants);
     show("A step beside what the ledger holds", "the first", &contestants, &samples);
     record("flat", &contestants, &samples, figures);
@@ -228,11 +250,14 @@ fn show(title: &str, beside: &str, contestants: &[Contestant], samples: &[Vec<Sa
         let Contestant { name, concurrency, beside, budget, .. } = &contestants[at];
         let of = |figure: &dyn Fn(&Sample) -> f64| median(samples[at].iter().map(figure));
         // Round by round, since what else the machine does changes from one to the next.
-        let ratios =
-            samples[at].iter().zip(&samples[*beside]).map(|(ours, theirs)| ours.microseconds / theirs.microseconds);
+        let ratios = samples[at]
+            .iter()
+            .zip(&samples[*beside])
+            .map(|(ours, theirs)| ours.microseconds / theirs.microseconds);
         let (ratio, calls) = (median(ratios), of(&|sample| sample.calls));
         let commits = samples[at][0].commits.filter(|commits| *commits > 0.0);
-        let commits = commits.map(|_| format!("{:.2}", of(&|sample| sample.commits.unwrap_or(f64::NAN))));
+        let commits =
+            commits.map(|_| format!("{:.2}", of(&|sample| sample.commits.unwrap_or(f64::NAN))));
         let bound = |bound: Option<f64>, is: f64| match bound {
             Some(bound) if is <= bound => format!("≤ {bound:.2}"),
             Some(bound) => format!("≤ {bound:.2} !"),
@@ -253,7 +278,11 @@ fn show(title: &str, beside: &str, contestants: &[Contestant], samples: &[Vec<Sa
     let lines: Vec<_> = (0..contestants.len()).map(line).collect();
     let ratio = format!("× {beside}");
     let heads = ["", "at", "CPU a step", &ratio, "budget", "calls", "budget", "commits", "steps/s"];
-    table::print(&format!("{title} (medians of {} rounds; ! is over budget)", samples[0].len()), &heads, &lines);
+    table::print(
+        &format!("{title} (medians of {} rounds; ! is over budget)", samples[0].len()),
+        &heads,
+        &lines,
+    );
 }
 
 fn record(part: &str, contestants: &[Contestant], samples: &[Vec<Sample>], figures: &mut Figures) {
@@ -275,7 +304,8 @@ fn boto3(more: &[&str]) -> Who {
     Who::Script(line.into_iter().chain(more.iter().map(|&text| text.to_owned())).collect())
 }
 
-/// What Node's users use, where there are Node, npm and its registry. Installed once, in the target folder.
+/// What Node's users use, where there are Node, npm and its registry. Installed once, in the target
+/// folder.
 fn node() -> Option<Who> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/node");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node");

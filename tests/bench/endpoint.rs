@@ -8,10 +8,11 @@ use callbackd::local::{Endpoint, EventKind, Options};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
-/// Serves until its standard input ends. Prints where it listens; with a file, writes there when each step's message was sent and
-/// received: `EVENT STATUS TOKEN NANOSECONDS`.
+/// Serves until its standard input ends. Prints where it listens; with a file, writes there when
+/// each step's message was sent and received: `EVENT STATUS TOKEN NANOSECONDS`.
 pub fn run(told: Option<&str>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let address = "127.0.0.1:0".parse().expect("an address");
         let endpoint = Endpoint::start(address, Options::default()).await.expect("a free port");

@@ -60,7 +60,10 @@ impl Idle {
     fn tell(&self, event: &str, cx: &Context) {
         let Some(file) = &self.told else { return };
         let line = format!("{event} {} {}\n", cx.token().as_str(), monotonic());
-        file.lock().expect("nobody panics").write_all(line.as_bytes()).expect("the folder is writable");
+        file.lock()
+            .expect("nobody panics")
+            .write_all(line.as_bytes())
+            .expect("the folder is writable");
     }
 }
 

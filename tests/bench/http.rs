@@ -21,7 +21,8 @@ impl Http {
 
     /// An operation of SQS or SageMaker: `AmazonSQS.CreateQueue`.
     pub fn call(&self, target: &str, input: &Value) -> Value {
-        let answer = self.send("POST", "/", &format!("X-Amz-Target: {target}\r\n"), &input.to_string());
+        let answer =
+            self.send("POST", "/", &format!("X-Amz-Target: {target}\r\n"), &input.to_string());
         if answer.is_empty() { Value::Null } else { serde_json::from_str(&answer).expect("JSON") }
     }
 
@@ -29,14 +30,19 @@ impl Http {
     pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let mut stream = self.stream.borrow_mut();
         let (address, length) = (self.address, body.len());
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: \
+             {length}\r\n{headers}\r\n{body}"
+        );
         stream.get_mut().write_all(request.as_bytes()).expect("the connection is kept");
         let (mut status, mut length, mut line) = (String::new(), 0, String::new());
         stream.read_line(&mut status).expect("an answer");
         while line != "\r\n" {
             line.clear();
-            assert!(stream.read_line(&mut line).expect("an answer") > 0, "{path}: the connection was closed");
+            assert!(
+                stream.read_line(&mut line).expect("an answer") > 0,
+                "{path}: the connection was closed"
+            );
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().expect("a number");
             }

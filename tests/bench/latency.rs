@@ -1,8 +1,10 @@
-//! How long a message takes from its receive to its handler: until a run is started, until it is told to stop.
+//! How long a message takes from its receive to its handler: until a run is started, until it is
+//! told to stop.
 //!
-//! How long the endpoint takes to hand a message to an open poll is shown besides: by it one sees what else the machine is doing.
-//! Endpoint and handler note the time on the one clock that all processes share. The endpoint notes a receive before it answers: its answer,
-//! and the way over loopback, are part of what is measured.
+//! How long the endpoint takes to hand a message to an open poll is shown besides: by it one sees
+//! what else the machine is doing. Endpoint and handler note the time on the one clock that all
+//! processes share. The endpoint notes a receive before it answers: its answer, and the way over
+//! loopback, are part of what is measured.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +19,8 @@ use crate::options::Options;
 use crate::table::{self, Figures, percentile};
 use crate::worker::{Ledger, Setup, Worker, folder};
 
-/// So that each step meets an idle worker: what is asked is how long one takes, not what a queue of them does.
+/// So that each step meets an idle worker: what is asked is how long one takes, not what a queue of
+/// them does.
 const PACE: Duration = Duration::from_millis(25);
 /// In milliseconds, the 99th percentile.
 const BUDGET: f64 = 5.0;
@@ -31,7 +34,11 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
         let account = Account::open(machine, Some(&sent));
         account.count_calls(Duration::ZERO);
         // Room for more than run, so that somebody polls.
-        let mut worker = Worker::start(machine, &account, &Setup::new(ledger, steps + 100, "wait").telling(&run));
+        let mut worker = Worker::start(
+            machine,
+            &account,
+            &Setup::new(ledger, steps + 100, "wait").telling(&run),
+        );
         worker.wait_for_poll(&account);
         let executions: Vec<String> = (0..steps)
             .flat_map(|_| {
@@ -51,9 +58,19 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
         let commit = commit.map_or(0.0, |(sum, count)| sum / count.max(1.0) * 1e3);
         let (sent, run) = (times(&sent), times(&run));
         for (what, from, to, ours) in [
-            ("received after it was sent", &sent["sent Executing"], &sent["received Executing"], false),
+            (
+                "received after it was sent",
+                &sent["sent Executing"],
+                &sent["received Executing"],
+                false,
+            ),
             ("started after it was received", &sent["received Executing"], &run["started"], true),
-            ("told after the stop was received", &sent["received Stopping"], &run["stopping"], true),
+            (
+                "told after the stop was received",
+                &sent["received Stopping"],
+                &run["stopping"],
+                true,
+            ),
         ] {
             let mut took = between(from, to);
             assert_eq!(took.len(), steps, "every step is noted");
@@ -66,10 +83,17 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
                 if ours { format!("≤ {BUDGET} ms{over}") } else { String::new() },
                 if commit > 0.0 { format!("{commit:.2} ms") } else { String::new() },
             ]);
-            figures.add("latency", &format!("{what}, {name}"), json!({"p50": half, "p99": most, "commit": commit}));
+            figures.add(
+                "latency",
+                &format!("{what}, {name}"),
+                json!({"p50": half, "p99": most, "commit": commit}),
+            );
         }
     }
-    let title = format!("From the message to the handler ({steps} steps, one each {} ms)", PACE.as_millis());
+    let title = format!(
+        "From the message to the handler ({steps} steps, one each {} ms)",
+        PACE.as_millis()
+    );
     table::print(&title, &["", "p50", "p99", "budget, p99", "one commit"], &lines);
 }
 

@@ -25,7 +25,8 @@ const TOGETHER: usize = 512;
 /// Opened at full durability, as a worker does.
 fn ledger(file: &Path) -> Ledger {
     let config = Config { kind: Kind::Sqlite, path: file.to_owned(), ..Config::default() };
-    let store = open(&config, Arc::new(()), &Progress::default()).expect("the target folder is writable");
+    let store =
+        open(&config, Arc::new(()), &Progress::default()).expect("the target folder is writable");
     let (me, lease) = (WorkerId("bench/0".into()), Duration::from_mins(1));
     Ledger::new(store, me, lease, Clock::of_this_machine(), Arc::new(()))
 }
@@ -75,17 +76,20 @@ fn token(number: usize) -> String {
     format!("{number:010}")
 }
 
-/// A ledger file that holds settled records, made by another process of this binary, whose memory and threads go with it.
+/// A ledger file that holds settled records, made by another process of this binary, whose memory
+/// and threads go with it.
 pub fn filled(file: &Path, records: usize) {
     let this = std::env::current_exe().expect("this binary has a path");
     let mut command = std::process::Command::new(this);
-    let made = command.arg("fill-ledger").arg(file).arg(records.to_string()).status().expect("it starts");
+    let made =
+        command.arg("fill-ledger").arg(file).arg(records.to_string()).status().expect("it starts");
     assert!(made.success(), "the ledger was not filled");
 }
 
 /// The process of [`filled`].
 pub fn fill(file: &Path, records: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let ledger = ledger(file);
         let write = |number: usize| write(&ledger, record(&token(number), "settled", 0));
@@ -97,7 +101,8 @@ pub fn fill(file: &Path, records: usize) {
 
 /// Claims, concludes and settles steps, so many at once; prints how many a second.
 pub fn alone(file: &Path, concurrency: usize) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let rate = runtime.block_on(async {
         let ledger = Arc::new(ledger(file));
         let each = (3_000 / concurrency).clamp(20, 300);
@@ -131,7 +136,8 @@ pub fn measure(_: &Machine, options: &Options, figures: &mut Figures) {
         lines.push(vec![concurrency.to_string(), format!("{rate:.0}"), budget]);
         figures.add("ledger", &concurrency.to_string(), json!({"steps_per_second": rates}));
     }
-    let title = "The ledger alone, SQLite: steps claimed, concluded and settled a second, each write flushed";
+    let title = "The ledger alone, SQLite: steps claimed, concluded and settled a second, each \
+                 write flushed";
     table::print(title, &["at once", "steps/s", "budget"], &lines);
 }
 
@@ -139,7 +145,9 @@ pub fn measure(_: &Machine, options: &Options, figures: &mut Figures) {
 fn rate(concurrency: usize) -> f64 {
     let folder = folder();
     let mut command = std::process::Command::new("taskset");
-    command.args(["--cpu-list", "0-1023"]).arg(std::env::current_exe().expect("this binary has a path"));
+    command
+        .args(["--cpu-list", "0-1023"])
+        .arg(std::env::current_exe().expect("this binary has a path"));
     command.arg("ledger-alone").arg(folder.path().join("ledger.db")).arg(concurrency.to_string());
     let output = command.output().expect("it starts");
     String::from_utf8_lossy(&output.stdout).trim().parse().expect("it prints a number")

@@ -41,7 +41,12 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
         let each = (after - before) / steps as f64;
         // What a process grows by once, whatever it does, is not the steps'.
         let over = if after - before > budget * steps as f64 + 4.0 * MIB { " !" } else { "" };
-        lines.push(vec![name.clone(), mib(after), format!("{each:.0}"), format!("≤ {budget}{over}")]);
+        lines.push(vec![
+            name.clone(),
+            mib(after),
+            format!("{each:.0}"),
+            format!("≤ {budget}{over}"),
+        ]);
         figures.add("memory", &name, json!({"before": before, "after": after, "bytes_each": each}));
     }
     let title = "Resident memory (SQLite; in all, and what it grew by for each step)";
@@ -59,8 +64,15 @@ fn idle(machine: &Machine, figures: &mut Figures) -> Vec<String> {
     let cpu = worker.process.cpu().saturating_sub(cpu).as_secs_f64() / IDLE.as_secs_f64();
     let wakes = worker.process.sleeps().saturating_sub(sleeps) as f64 / IDLE.as_secs_f64();
     let resident = worker.process.resident();
-    println!("\nAn idle worker wakes {wakes:.1} times a second and uses {:.3} % of a core", cpu * 100.0);
-    figures.add("memory", "idle", json!({"resident": resident, "wakes_per_second": wakes, "cpu": cpu}));
+    println!(
+        "\nAn idle worker wakes {wakes:.1} times a second and uses {:.3} % of a core",
+        cpu * 100.0
+    );
+    figures.add(
+        "memory",
+        "idle",
+        json!({"resident": resident, "wakes_per_second": wakes, "cpu": cpu}),
+    );
     let over = if resident > 30.0 * MIB { " !" } else { "" };
     vec!["idle".to_owned(), mib(resident), String::new(), format!("≤ 30 MiB{over}")]
 }

@@ -25,15 +25,25 @@ pub fn first_poll(machine: &Machine, options: &Options, figures: &mut Figures) {
         for ((_, ledger), took) in ledgers.iter().zip(&mut took) {
             let account = Account::open(machine, None);
             account.count_calls(Duration::ZERO);
-            let mut worker = Worker::start(machine, &account, &Setup::new(ledger.clone(), 10, "nothing"));
+            let mut worker =
+                Worker::start(machine, &account, &Setup::new(ledger.clone(), 10, "nothing"));
             worker.wait_for_poll(&account);
-            took.push((worker.begun.elapsed().as_secs_f64() * 1e3, worker.process.cpu().as_secs_f64() * 1e3));
+            took.push((
+                worker.begun.elapsed().as_secs_f64() * 1e3,
+                worker.process.cpu().as_secs_f64() * 1e3,
+            ));
         }
     }
     let line = |(name, took): (&str, &Vec<(f64, f64)>)| {
-        let (wall, cpu) = (median(took.iter().map(|both| both.0)), median(took.iter().map(|both| both.1)));
+        let (wall, cpu) =
+            (median(took.iter().map(|both| both.0)), median(took.iter().map(|both| both.1)));
         let over = if wall > BUDGET { " !" } else { "" };
-        vec![name.to_owned(), format!("{wall:.0} ms"), format!("≤ {BUDGET} ms{over}"), format!("{cpu:.0} ms")]
+        vec![
+            name.to_owned(),
+            format!("{wall:.0} ms"),
+            format!("≤ {BUDGET} ms{over}"),
+            format!("{cpu:.0} ms"),
+        ]
     };
     let lines: Vec<_> = ledgers.iter().map(|(name, _)| *name).zip(&took).map(line).collect();
     table::print("From the start to the first poll", &["", "wall", "budget", "CPU"], &lines);

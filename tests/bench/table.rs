@@ -47,10 +47,9 @@ pub fn print(title: &str, heads: &[&str], lines: &[Vec<String>]) {
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let row = |cells: &mut dyn Iterator<Item = &str>| {
-        let cells = cells
-            .zip(&widths)
-            .enumerate()
-            .map(|(at, (cell, &width))| if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        let cells = cells.zip(&widths).enumerate().map(|(at, (cell, &width))| {
+            if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     println!("\n{title}\n  {}", row(&mut heads.iter().copied()));

@@ -32,7 +32,11 @@ pub enum Ledger {
 impl Setup {
     /// A handler of [`handlers`](crate::handlers) by what it does.
     pub fn new(ledger: Ledger, concurrency: usize, does: &str) -> Self {
-        Self { ledger, concurrency, handler: format!("type = \"idle\"\nsettings = {{ does = \"{does}\" }}") }
+        Self {
+            ledger,
+            concurrency,
+            handler: format!("type = \"idle\"\nsettings = {{ does = \"{does}\" }}"),
+        }
     }
 
     pub fn telling(self, file: &Path) -> Self {
@@ -49,7 +53,8 @@ pub struct Worker {
     _folder: TempDir,
 }
 
-/// A folder on the disk that the project lies on: a ledger in a memory file system would flush for nothing.
+/// A folder on the disk that the project lies on: a ledger in a memory file system would flush for
+/// nothing.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable")
 }
@@ -61,7 +66,9 @@ impl Worker {
         if let Ledger::Filled(from) = &setup.ledger {
             fs::copy(from, &ledger).expect("a filled ledger");
             // Not to be flushed for us while it is measured.
-            fs::File::open(&ledger).and_then(|file| file.sync_all()).expect("the target folder is writable");
+            fs::File::open(&ledger)
+                .and_then(|file| file.sync_all())
+                .expect("the target folder is writable");
         }
         let kind = if setup.ledger == Ledger::Memory { "memory" } else { "sqlite" };
         let status = free_address();
@@ -94,7 +101,8 @@ impl Worker {
     /// The sum over all labels of what `/metrics` calls so; none while it does not answer.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let mut stream = TcpStream::connect(self.status).ok()?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -112,7 +120,11 @@ impl Worker {
         let begun = Instant::now();
         while !is(self) {
             self.process.must_run();
-            assert!(begun.elapsed() < Duration::from_mins(20), "{name} is {:?}, not {value}", self.metric(name));
+            assert!(
+                begun.elapsed() < Duration::from_mins(20),
+                "{name} is {:?}, not {value}",
+                self.metric(name)
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -126,5 +138,7 @@ impl Worker {
 
 /// A port that is free now; the worker binds it at once.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
 }

@@ -8,7 +8,9 @@ use crate::scene::{Scene, random_token, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_exits_with_0_succeeds_its_step_with_its_outputs() {
-    let scene = Scene::new("echo 'model=s3://bucket/model' >> $STEP_OUTPUT; echo n=7 >> $STEP_OUTPUT").await;
+    let scene =
+        Scene::new("echo 'model=s3://bucket/model' >> $STEP_OUTPUT; echo n=7 >> $STEP_OUTPUT")
+            .await;
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config());
     let answer = scene.answered_once(&step).await;
@@ -104,12 +106,18 @@ async fn a_step_whose_message_is_on_two_queues_is_run_and_answered_once() {
     let step = scene.step_sent().await;
     other.send(&step.executing()).await;
     let _daemon = scene.start(&scene.config().beside(&other.url));
-    until("both are held", async || scene.queue.invisible().await == 1 && other.invisible().await == 1).await;
+    until("both are held", async || {
+        scene.queue.invisible().await == 1 && other.invisible().await == 1
+    })
+    .await;
     // Both are kept invisible, each by its own receipt handle.
     let kept = || {
         let exchanges = scene.to_sqs.exchanges();
-        let kept = exchanges.iter().filter(|exchange| exchange.operation == "changemessagevisibilitybatch");
-        let of = |url: &str| kept.clone().filter(|exchange| exchange.request["QueueUrl"] == url).count();
+        let kept = exchanges
+            .iter()
+            .filter(|exchange| exchange.operation == "changemessagevisibilitybatch");
+        let of =
+            |url: &str| kept.clone().filter(|exchange| exchange.request["QueueUrl"] == url).count();
         (of(&scene.queue.url), of(&other.url))
     };
     until("both are kept", async || kept().0 >= 3 && kept().1 >= 3).await;
@@ -118,8 +126,13 @@ async fn a_step_whose_message_is_on_two_queues_is_run_and_answered_once() {
     scene.answered_once(&step).await;
     until("the other queue is empty", async || other.is_empty().await).await;
     assert_eq!(scene.runs(), [step.attempt(1)]);
-    for exchange in scene.to_sqs.exchanges().iter().filter(|exchange| exchange.request["Entries"].is_array()) {
-        assert!(exchange.answer["Failed"].as_array().is_none_or(Vec::is_empty), "each queue has its own: {exchange:?}");
+    for exchange in
+        scene.to_sqs.exchanges().iter().filter(|exchange| exchange.request["Entries"].is_array())
+    {
+        assert!(
+            exchange.answer["Failed"].as_array().is_none_or(Vec::is_empty),
+            "each queue has its own: {exchange:?}"
+        );
     }
 }
 

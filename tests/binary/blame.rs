@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::daemon::{Config, Daemon};
 use crate::scene::{Scene, Step, until_within};
 
-/// Either kills the daemon, the highest of the processes above it that are callbackd's, or works for a while.
+/// Either kills the daemon, the highest of the processes above it that are callbackd's, or works
+/// for a while.
 const SCRIPT: &str = r#"
 kill_the_daemon() {
     pid=$$; daemon=
@@ -27,7 +28,8 @@ const ATTEMPTS: usize = 3;
 /// In so many crashes a killer may be that have others beside it, before it is tried.
 const SPARED: usize = 2;
 
-/// Starts the daemon again whenever it has died, until all these steps are answered. Says how often it died.
+/// Starts the daemon again whenever it has died, until all these steps are answered. Says how often
+/// it died.
 async fn keep_up(scene: &Scene, config: &Config, steps: &[Step]) -> (Daemon, usize) {
     let mut daemon = scene.start(config);
     let mut deaths = 0;
@@ -49,7 +51,9 @@ fn judged(daemon: &Daemon) -> Vec<Value> {
     let log = daemon.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let of_it = |line: &Value| {
-        line["message"].as_str().is_some_and(|text| text.starts_with("a step was running when this worker last died"))
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("a step was running when this worker last died"))
     };
     lines.filter(of_it).collect()
 }
@@ -57,7 +61,8 @@ fn judged(daemon: &Daemon) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_kills_the_daemon_fails_its_own_step_and_none_beside_it() {
     let scene = Scene::new(SCRIPT).await;
-    let config = scene.config().with("queues.0.concurrency", 20).with("handlers.job.max_attempts", 3);
+    let config =
+        scene.config().with("queues.0.concurrency", 20).with("handlers.job.max_attempts", 3);
     let mut steps = vec![scene.step_sent_with(serde_json::json!({ "kind": "killer" })).await];
     for _ in 0..NEIGHBOURS {
         steps.push(scene.step_sent_with(serde_json::json!({ "kind": "neighbour" })).await);
@@ -71,14 +76,24 @@ async fn a_handler_that_kills_the_daemon_fails_its_own_step_and_none_beside_it()
     let reason = scene.answered_once(killer).await.reason();
     assert_eq!(
         reason,
-        "gave up after 3 attempts: the worker that ran the last one died, and no other step can be the cause"
+        "gave up after 3 attempts: the worker that ran the last one died, and no other step can be \
+         the cause"
     );
     let runs = scene.runs().iter().filter(|run| run.starts_with(&killer.token)).count();
-    assert!((ATTEMPTS..=ATTEMPTS + SPARED).contains(&runs) && runs == deaths, "{runs} runs, {deaths} deaths");
+    assert!(
+        (ATTEMPTS..=ATTEMPTS + SPARED).contains(&runs) && runs == deaths,
+        "{runs} runs, {deaths} deaths"
+    );
     let judged = judged(&daemon);
     let charged: Vec<&Value> = judged.iter().filter(|line| line["charged"] == true).collect();
-    assert!(charged.len() == ATTEMPTS && charged.iter().all(|line| line["token"] == killer.token), "{judged:#?}");
+    assert!(
+        charged.len() == ATTEMPTS && charged.iter().all(|line| line["token"] == killer.token),
+        "{judged:#?}"
+    );
     let tried = scene.readings(killer).iter().any(|reading| reading.record["suspicion"] == SPARED);
     assert!(tried, "what is suspected is shown");
-    assert!(scene.records().iter().all(|record| record["suspicion"].is_null()), "and nothing is in the end");
+    assert!(
+        scene.records().iter().all(|record| record["suspicion"].is_null()),
+        "and nothing is in the end"
+    );
 }

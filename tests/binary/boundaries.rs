@@ -1,4 +1,5 @@
-//! The daemon is killed before and after every call that it makes to the world, each once, and its successor sets all right.
+//! The daemon is killed before and after every call that it makes to the world, each once, and its
+//! successor sets all right.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Mutex;
@@ -54,16 +55,25 @@ impl Place {
                 Boundary::Receive | Boundary::DeleteMessages | Boundary::Report => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
                 }
-                Boundary::LoadRecord | Boundary::ListRecords | Boundary::PurgeRecords => &[(Story::Success, 1)],
+                Boundary::LoadRecord | Boundary::ListRecords | Boundary::PurgeRecords => {
+                    &[(Story::Success, 1)]
+                }
                 Boundary::Run | Boundary::Write(Status::Concluded | Status::Settled) => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
                 }
-                // The claim, and the program's process group; then the flag of the stop, and the same two for the cleanup.
-                Boundary::Write(Status::Claimed) => {
-                    &[(Story::Success, 1), (Story::Success, 2), (Story::Stop, 3), (Story::Stop, 4), (Story::Stop, 5)]
-                }
+                // The claim, and the program's process group; then the flag of the stop, and the
+                // same two for the cleanup.
+                Boundary::Write(Status::Claimed) => &[
+                    (Story::Success, 1),
+                    (Story::Success, 2),
+                    (Story::Stop, 3),
+                    (Story::Stop, 4),
+                    (Story::Stop, 5),
+                ],
                 Boundary::Write(Status::Waiting) => &[(Story::Retry, 1)],
-                Boundary::SetVisibility | Boundary::SendMessage | Boundary::AskExecution => &[(Story::Long, 1)],
+                Boundary::SetVisibility | Boundary::SendMessage | Boundary::AskExecution => {
+                    &[(Story::Long, 1)]
+                }
                 Boundary::Reap => &[(Story::Restart, 1)],
                 Boundary::CleanUp => &[(Story::Stop, 1), (Story::StopAlone, 1)],
                 Boundary::AskStep | Boundary::Write(Status::Owed) => &[(Story::StopAlone, 1)],
@@ -84,12 +94,16 @@ impl Place {
             // Asked for beside the program, which may not have begun.
             (Story::Long, _, _) | (Story::Success, Boundary::PurgeRecords, _) => return None,
             // Of the messages of the step and of its stop, either may come back first.
-            (Story::Stop, Boundary::Write(Status::Claimed), false) if self.passing == 3 => return None,
+            (Story::Stop, Boundary::Write(Status::Claimed), false) if self.passing == 3 => {
+                return None;
+            }
             (Story::StopAlone, _, _) => &[],
             (Story::Retry | Story::Restart, _, _) => &[1, 2],
             (Story::Success, Boundary::Write(Status::Claimed), false) if self.passing == 1 => &[1],
             // It was claimed, and its program did not begin.
-            (Story::Success, Boundary::Write(Status::Claimed), _) | (_, Boundary::Run, false) => &[2],
+            (Story::Success, Boundary::Write(Status::Claimed), _) | (_, Boundary::Run, false) => {
+                &[2]
+            }
             // What the run came to is nowhere yet.
             (Story::Success, Boundary::Run, true)
             | (Story::Success, Boundary::Write(Status::Concluded), false)
@@ -109,11 +123,17 @@ impl Place {
     }
 
     fn asked_for(self) -> String {
-        format!("{} {} {}", if self.after { "after" } else { "before" }, self.boundary.name(), self.passing)
+        format!(
+            "{} {} {}",
+            if self.after { "after" } else { "before" },
+            self.boundary.name(),
+            self.passing
+        )
     }
 }
 
-/// A first attempt that waits, in the stories where it must; it tells what is alive of a run before it.
+/// A first attempt that waits, in the stories where it must; it tells what is alive of a run before
+/// it.
 fn script(story: Story) -> &'static str {
     match story {
         Story::Success | Story::Deferred => "end 0",
@@ -126,7 +146,8 @@ fn script(story: Story) -> &'static str {
     }
 }
 
-const CLEANUP: &str = "[ -e $FOLDER/pid ] && alive $(cat $FOLDER/pid) && echo $$ >> $FOLDER/alive\nexit 0";
+const CLEANUP: &str =
+    "[ -e $FOLDER/pid ] && alive $(cat $FOLDER/pid) && echo $$ >> $FOLDER/alive\nexit 0";
 
 fn config(scene: &Scene, story: Story) -> Config {
     let config = scene.config().with("handlers.job.max_attempts", 5);
@@ -159,8 +180,10 @@ async fn go_on(scene: &Scene, story: Story, step: &Step) {
             scene.stop(step).await;
         }
         Story::Deferred => {
-            until("it is deferred", async || scene.record(step).is_some_and(|record| record["status"] == "deferred"))
-                .await;
+            until("it is deferred", async || {
+                scene.record(step).is_some_and(|record| record["status"] == "deferred")
+            })
+            .await;
             scene.stop(step).await;
         }
         _ => {}
@@ -183,7 +206,8 @@ async fn tell(place: Place) {
         first.kill();
     }
     let crash = [(VARIABLE, place.asked_for())];
-    let mut daemon = scene.start_in(&config, &crash.each_ref().map(|(name, value)| (*name, value.as_str())));
+    let mut daemon =
+        scene.start_in(&config, &crash.each_ref().map(|(name, value)| (*name, value.as_str())));
     let mut gone_on = false;
     tokio::select! {
         () = killed(&mut daemon) => {}
@@ -201,7 +225,10 @@ async fn tell(place: Place) {
     scene.settled(&step).await;
     assert_eq!(scene.lines("alive"), Vec::<String>::new(), "of an earlier run");
     if let Some(attempts) = place.attempts() {
-        assert_eq!(scene.runs(), attempts.iter().map(|attempt| step.attempt(*attempt)).collect::<Vec<_>>());
+        assert_eq!(
+            scene.runs(),
+            attempts.iter().map(|attempt| step.attempt(*attempt)).collect::<Vec<_>>()
+        );
     }
     assert_eq!(scene.cleanups(), vec![step.cleaned("pipeline_stopped"); place.cleanups()]);
     judge(&scene, &[step]).await;
@@ -211,7 +238,10 @@ async fn tell(place: Place) {
 fn killed_at_any_boundary_the_daemon_breaks_no_promise() {
     let places = Place::all();
     for boundary in BOUNDARIES.iter().filter(|boundary| **boundary != Boundary::ProbeLedger) {
-        assert!(places.iter().any(|place| place.boundary == *boundary), "{boundary:?} is in no story");
+        assert!(
+            places.iter().any(|place| place.boundary == *boundary),
+            "{boundary:?} is in no story"
+        );
     }
     let (number, waiting) = (places.len(), Mutex::new(places));
     let failed = Mutex::new(Vec::new());
@@ -221,9 +251,14 @@ fn killed_at_any_boundary_the_daemon_breaks_no_promise() {
                 loop {
                     let Some(place) = waiting.lock().unwrap().pop() else { return };
                     let story = move || {
-                        Builder::new_multi_thread().enable_all().build().expect("a runtime").block_on(tell(place));
+                        Builder::new_multi_thread()
+                            .enable_all()
+                            .build()
+                            .expect("a runtime")
+                            .block_on(tell(place));
                     };
-                    // A thread of its own, so that one that fails lets the others go on; what it has to say it has said.
+                    // A thread of its own, so that one that fails lets the others go on; what it
+                    // has to say it has said.
                     if thread::spawn(story).join().is_err() {
                         failed.lock().unwrap().push(format!("{place:?}"));
                     }
@@ -233,5 +268,9 @@ fn killed_at_any_boundary_the_daemon_breaks_no_promise() {
     });
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), number, failed.join("\n"));
-    println!("killed at {} places, at {} boundaries, before and after: nothing was lost", number, BOUNDARIES.len() - 1);
+    println!(
+        "killed at {} places, at {} boundaries, before and after: nothing was lost",
+        number,
+        BOUNDARIES.len() - 1
+    );
 }

@@ -21,7 +21,9 @@ impl Clocks {
         let path = |name: &str| folder.join(name).display().to_string();
         let (library, file) = (path("clocks.so"), path("clocks"));
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/clocks.c");
-        let built = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o", &library, source, "-ldl"]).status();
+        let built = Command::new("cc")
+            .args(["-O1", "-shared", "-fPIC", "-o", &library, source, "-ldl"])
+            .status();
         assert!(built.expect("a C compiler, as rustc needs one").success());
         fs::write(&file, [0; 16]).expect("the folder is writable");
         let clocks = Self { library, file };

@@ -1,4 +1,5 @@
-//! `callbackd start` and `callbackd stop`, as somebody types them: with the environment alone, and as the role of a configured queue.
+//! `callbackd start` and `callbackd stop`, as somebody types them: with the environment alone, and
+//! as the role of a configured queue.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -62,7 +63,11 @@ impl Account {
     /// Runs the binary with nothing but this in its environment.
     fn run(&self, folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
-        command.args(arguments).env_clear().env("HOME", folder).env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", folder)
+            .env("AWS_EC2_METADATA_DISABLED", "true");
         command.env("AWS_ACCESS_KEY_ID", "OURKEY").env("AWS_SECRET_ACCESS_KEY", "test");
         command.env("CALLBACKD_AWS__ENDPOINT_URL", format!("http://{}", self.address));
         command.envs(variables.iter().copied()).output().expect("it starts")
@@ -74,10 +79,15 @@ async fn answer(
     status: &'static str,
     asked: Arc<Mutex<Vec<Asked>>>,
 ) -> io::Result<hyper::Response<Full<Bytes>>> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let header = |name: &str| {
+        request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
     let operation = header("x-amz-target").trim_start_matches("SageMaker.").to_owned();
     // Credential=KEY/DATE/REGION/SERVICE/aws4_request
-    let signed = header("authorization").split_once("Credential=").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+    let signed = header("authorization")
+        .split_once("Credential=")
+        .map(|(_, rest)| rest.to_owned())
+        .unwrap_or_default();
     let scope = |at: usize| signed.split('/').nth(at).unwrap_or_default().to_owned();
     let (who, where_) = (scope(0), scope(2));
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
@@ -87,7 +97,9 @@ async fn answer(
     let step = json!({ "StepName": "s", "StepStatus": status, "AttemptCount": 1 });
     let told = match operation.as_str() {
         "AssumeRole" => ASSUMED.to_owned(),
-        "StartPipelineExecution" | "StopPipelineExecution" => json!({ "PipelineExecutionArn": ARN }).to_string(),
+        "StartPipelineExecution" | "StopPipelineExecution" => {
+            json!({ "PipelineExecutionArn": ARN }).to_string()
+        }
         "DescribePipelineExecution" => {
             json!({ "PipelineExecutionArn": ARN, "PipelineExecutionStatus": status }).to_string()
         }
@@ -111,7 +123,10 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     assert!(output.status.success(), "{}", told(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{ARN}\n"));
     let [asked] = &account.asked()[..] else { panic!("one call") };
-    assert_eq!((&*asked.operation, &*asked.who, &*asked.where_), ("StartPipelineExecution", "OURKEY", "eu-west-1"));
+    assert_eq!(
+        (&*asked.operation, &*asked.who, &*asked.where_),
+        ("StartPipelineExecution", "OURKEY", "eu-west-1")
+    );
     let body: Value = serde_json::from_str(&asked.body).expect("JSON");
     let parameters = json!([{ "Name": "rows", "Value": "7" }, { "Name": "name", "Value": "a=b" }]);
     assert_eq!((&body["PipelineName"], &body["PipelineParameters"]), (&json!("p"), &parameters));
@@ -121,12 +136,16 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     let output = account.run(folder.path(), &["stop", ARN], &[]);
     assert!(output.status.success(), "{}", told(&output));
     let [asked] = &account.asked()[..] else { panic!("one call") };
-    assert_eq!((&*asked.operation, &*asked.who, &*asked.where_), ("StopPipelineExecution", "OURKEY", "eu-west-1"));
+    assert_eq!(
+        (&*asked.operation, &*asked.who, &*asked.where_),
+        ("StopPipelineExecution", "OURKEY", "eu-west-1")
+    );
     let body: Value = serde_json::from_str(&asked.body).expect("JSON");
     assert_eq!(body["PipelineExecutionArn"], ARN);
 
     // What the environment says wrongly is told before anything is asked.
-    let output = account.run(folder.path(), &["start", "p"], &[("CALLBACKD_AWS__REGOIN", "eu-west-1")]);
+    let output =
+        account.run(folder.path(), &["start", "p"], &[("CALLBACKD_AWS__REGOIN", "eu-west-1")]);
     assert_eq!(output.status.code(), Some(78), "{}", told(&output));
     assert!(told(&output).contains("regoin") && account.asked().is_empty(), "{}", told(&output));
 }
@@ -137,7 +156,8 @@ async fn a_queues_role_is_taken_where_it_is_told_from_others_by_account_or_name(
     let account = Account::with("Executing").await;
     let queue = |name: &str, region: &str, account: &str| {
         format!(
-            "[[queues]]\nurl = \"https://sqs.{region}.amazonaws.com/{account}/{name}\"\nhandler = \"none\"\n\
+            "[[queues]]\nurl = \"https://sqs.{region}.amazonaws.com/{account}/{name}\"\nhandler = \
+             \"none\"\n\
              role_arn = \"arn:aws:iam::{account}:role/{name}-role\"\n"
         )
     };
@@ -145,7 +165,8 @@ async fn a_queues_role_is_taken_where_it_is_told_from_others_by_account_or_name(
     let near = queue("near", "us-east-1", "123456789012");
     // Their handlers need not be there: these commands run no step.
     fs::write(&one, &near).expect("the folder is writable");
-    fs::write(&two, near + &queue("far", "eu-west-1", "210987654321")).expect("the folder is writable");
+    fs::write(&two, near + &queue("far", "eu-west-1", "210987654321"))
+        .expect("the folder is writable");
     let (one, two) = (one.to_str().expect("text"), two.to_str().expect("text"));
     let pipeline = "arn:aws:sagemaker:eu-west-1:210987654321:pipeline/p";
     for (arguments, role, region) in [
@@ -164,7 +185,11 @@ async fn a_queues_role_is_taken_where_it_is_told_from_others_by_account_or_name(
     }
     let output = account.run(folder.path(), &["--config", two, "start", "p"], &[]);
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
-    assert!(told(&output).contains("--queue") && told(&output).contains("far, near"), "{}", told(&output));
+    assert!(
+        told(&output).contains("--queue") && told(&output).contains("far, near"),
+        "{}",
+        told(&output)
+    );
     assert!(account.asked().is_empty());
 }
 
@@ -174,11 +199,21 @@ async fn who_waits_for_an_execution_is_told_how_it_ends() {
     let region = [("CALLBACKD_AWS__REGION", "eu-west-1")];
     for (status, started, stopped) in [("Succeeded", 0, 1), ("Failed", 1, 1), ("Stopped", 1, 0)] {
         let account = Account::with(status).await;
-        for (arguments, code) in [(["start", "p", "--wait"], started), (["stop", ARN, "--wait"], stopped)] {
+        for (arguments, code) in
+            [(["start", "p", "--wait"], started), (["stop", ARN, "--wait"], stopped)]
+        {
             let output = account.run(folder.path(), &arguments, &region);
-            assert_eq!(output.status.code(), Some(code), "{status} {arguments:?}: {}", told(&output));
+            assert_eq!(
+                output.status.code(),
+                Some(code),
+                "{status} {arguments:?}: {}",
+                told(&output)
+            );
             let text = told(&output);
-            let step = text.lines().find(|line| line.starts_with("s ")).unwrap_or_else(|| panic!("{text}"));
+            let step = text
+                .lines()
+                .find(|line| line.starts_with("s "))
+                .unwrap_or_else(|| panic!("{text}"));
             assert!(step.contains(status) && text.trim_end().ends_with(status), "{text}");
         }
     }
@@ -189,15 +224,29 @@ fn whom_tls_trusts_is_what_aws_ca_bundle_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/tls_server.py");
     let mut server = Command::new(Venv::ready().python());
-    server.arg(script).arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    server
+        .arg(script)
+        .arg(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     // It ends with its standard input.
     let mut server = server.spawn().expect("Python starts");
     let mut port = String::new();
-    BufReader::new(server.stdout.take().expect("it is piped")).read_line(&mut port).expect("it says where it listens");
+    BufReader::new(server.stdout.take().expect("it is piped"))
+        .read_line(&mut port)
+        .expect("it says where it listens");
     let start = |bundle: Option<&Path>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
-        command.args(["start", "p"]).env_clear().env("HOME", folder.path()).env("AWS_EC2_METADATA_DISABLED", "true");
-        command.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b").env("AWS_REGION", "eu-west-1");
+        command
+            .args(["start", "p"])
+            .env_clear()
+            .env("HOME", folder.path())
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+            .env("AWS_ACCESS_KEY_ID", "a")
+            .env("AWS_SECRET_ACCESS_KEY", "b")
+            .env("AWS_REGION", "eu-west-1");
         command.env("AWS_ENDPOINT_URL_SAGEMAKER", format!("https://127.0.0.1:{}", port.trim()));
         command.envs(bundle.map(|path| ("AWS_CA_BUNDLE", path))).output().expect("it starts")
     };

@@ -5,7 +5,8 @@ use serde_json::json;
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Scene, until};
 
-/// Leaves a grandchild behind, saves a checkpoint, and waits. A second run tells what is alive of the first, and its checkpoint.
+/// Leaves a grandchild behind, saves a checkpoint, and waits. A second run tells what is alive of
+/// the first, and its checkpoint.
 const RESUMABLE: &str = r#"
 if [ "$STEP_ATTEMPT" = 1 ]; then
     sh -c 'sleep 300 & echo $! >> "$1/pids"; wait' sh "$FOLDER" &
@@ -21,12 +22,14 @@ echo "resumed=$(cat $STEP_CHECKPOINT)" >> $STEP_OUTPUT
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_a_program_runs_it_is_run_again_with_its_checkpoint_and_nothing_of_the_first_alive() {
+async fn killed_while_a_program_runs_it_is_run_again_with_its_checkpoint_and_nothing_of_the_first_alive()
+ {
     let scene = Scene::new(RESUMABLE).await;
     let step = scene.step_sent().await;
     let config = scene.config();
     let mut first = scene.start(&config);
-    let saved = async || scene.record(&step).is_some_and(|record| record["checkpoint"]["file"] == "job-17");
+    let saved =
+        async || scene.record(&step).is_some_and(|record| record["checkpoint"]["file"] == "job-17");
     until("the checkpoint is in the ledger", saved).await;
     first.kill();
     let _second = scene.start(&config);
@@ -80,7 +83,8 @@ async fn killed_after_its_report_and_before_the_delete_it_only_deletes() {
     let config = scene.config();
     let mut first = scene.start(&config);
     scene.answer(&step).await;
-    let deleting = async || scene.to_sqs.seen("deletemessagebatch") + scene.to_sqs.seen("deletemessage") > 0;
+    let deleting =
+        async || scene.to_sqs.seen("deletemessagebatch") + scene.to_sqs.seen("deletemessage") > 0;
     until("it tries to delete", deleting).await;
     first.kill();
     assert_eq!(scene.queue.size().await, 1, "it is still there");
@@ -106,5 +110,8 @@ async fn killed_between_a_stop_and_its_answer_it_answers_the_stop() {
     let reason = scene.answered_once(&step).await.reason();
     assert!(reason.contains("the pipeline was stopped"), "{reason}");
     assert_eq!(scene.runs(), [step.attempt(1)], "a stopped step is not run again");
-    assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped"), step.cleaned("pipeline_stopped")]);
+    assert_eq!(
+        scene.cleanups(),
+        [step.cleaned("pipeline_stopped"), step.cleaned("pipeline_stopped")]
+    );
 }

@@ -1,6 +1,7 @@
 //! Thousands of steps at once: what they cost, and that none is lost in the crowd.
 //!
-//! No route matches them, so that a step fails at once and costs no program. SQS is the local endpoint, which is fast enough.
+//! No route matches them, so that a step fails at once and costs no program. SQS is the local
+//! endpoint, which is fast enough.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -43,7 +44,12 @@ impl Crowd {
         tokio::spawn(async move {
             loop {
                 match events.recv().await {
-                    Ok(event) if matches!(event.kind, EventKind::MessageReceived { receives: 2.., .. }) => {
+                    Ok(event)
+                        if matches!(
+                            event.kind,
+                            EventKind::MessageReceived { receives: 2.., .. }
+                        ) =>
+                    {
                         count.fetch_add(1, Ordering::SeqCst);
                     }
                     Ok(_) => {}
@@ -67,9 +73,12 @@ impl Crowd {
     }
 
     fn config(&self) -> Config {
-        let route =
-            toml::Table::from_iter([("pipeline".to_owned(), "other".into()), ("handler".to_owned(), "job".into())]);
-        let config = Config::new(self.folder.path(), &self.queue).listening().without("queues.0.handler");
+        let route = toml::Table::from_iter([
+            ("pipeline".to_owned(), "other".into()),
+            ("handler".to_owned(), "job".into()),
+        ]);
+        let config =
+            Config::new(self.folder.path(), &self.queue).listening().without("queues.0.handler");
         let config = config.with("queues.0.routes", vec![toml::Value::from(route)]);
         config.with("queues.0.stop_watch", "0s").with("queues.0.concurrency", 64)
     }
@@ -84,7 +93,8 @@ impl Crowd {
         environment.start(config, "daemon")
     }
 
-    /// So many steps wait at SageMaker, and `status` messages of theirs are on the queue. Returns their tokens.
+    /// So many steps wait at SageMaker, and `status` messages of theirs are on the queue. Returns
+    /// their tokens.
     async fn send(&self, count: usize, status: &str, arguments: &Value) -> Vec<String> {
         let tokens: Vec<String> = iter::repeat_with(random_token).take(count).collect();
         for tokens in tokens.chunks(if arguments.to_string().len() > 20_000 { 2 } else { 10 }) {
@@ -100,13 +110,16 @@ impl Crowd {
                 json!({ "Id": token, "MessageBody": body.to_string() })
             });
             let entries: Vec<Value> = entries.collect();
-            self.sqs("SendMessageBatch", json!({ "QueueUrl": self.queue, "Entries": entries })).await;
+            self.sqs("SendMessageBatch", json!({ "QueueUrl": self.queue, "Entries": entries }))
+                .await;
         }
         tokens
     }
 
     async fn sqs(&self, operation: &str, input: Value) -> Value {
-        let headers = format!("Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{operation}\r\n");
+        let headers = format!(
+            "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{operation}\r\n"
+        );
         let answer = http::post(self.endpoint.addr(), &headers, &input.to_string()).await;
         let (status, body) = answer.expect("the endpoint answers");
         assert_eq!(status, 200, "{operation}: {body}");
@@ -117,16 +130,22 @@ impl Crowd {
     async fn messages(&self) -> (usize, usize) {
         let input = json!({ "QueueUrl": self.queue, "AttributeNames": ["All"] });
         let attributes = self.sqs("GetQueueAttributes", input).await["Attributes"].take();
-        let count = |name: &str| attributes[name].as_str().and_then(|count| count.parse().ok()).expect("a count");
+        let count = |name: &str| {
+            attributes[name].as_str().and_then(|count| count.parse().ok()).expect("a count")
+        };
         (count("ApproximateNumberOfMessages"), count("ApproximateNumberOfMessagesNotVisible"))
     }
 
     async fn are_held(&self, count: usize) {
-        until_within(PATIENCE, "all messages are held", async || self.messages().await == (0, count)).await;
+        until_within(PATIENCE, "all messages are held", async || {
+            self.messages().await == (0, count)
+        })
+        .await;
     }
 
     async fn are_answered(&self, tokens: &[String]) {
-        until_within(PATIENCE, "the queue is empty", async || self.messages().await == (0, 0)).await;
+        until_within(PATIENCE, "the queue is empty", async || self.messages().await == (0, 0))
+            .await;
         for token in tokens {
             assert!(self.sagemaker.accepted(token).is_some(), "{token} is not answered");
         }
@@ -150,7 +169,10 @@ impl Drop for Crowd {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_step_costs_little_memory() {
     let crowd = Crowd::new().await;
-    let config = crowd.config().with("queues.0.visibility_timeout", "20m").with("queues.0.repost_after", "11h");
+    let config = crowd
+        .config()
+        .with("queues.0.visibility_timeout", "20m")
+        .with("queues.0.repost_after", "11h");
     let daemon = crowd.start(&config.with("queues.0.stop_takeover_after", "12h"));
     // What is allocated once is there by then.
     let few = 300;
@@ -161,7 +183,10 @@ async fn a_held_step_costs_little_memory() {
         crowd.send(count, "Stopping", &json!({ "n": 1 })).await;
         held += count;
         crowd.are_held(held).await;
-        let owed = async || daemon.steps().await.is_some_and(|_| true) && crowd.sagemaker.number_of_requests() >= held;
+        let owed = async || {
+            daemon.steps().await.is_some_and(|_| true)
+                && crowd.sagemaker.number_of_requests() >= held
+        };
         until_within(PATIENCE, "SageMaker was asked about each", owed).await;
         resident.push(daemon.memory("VmRSS:"));
     }
@@ -178,7 +203,10 @@ async fn the_page_of_steps_is_small_whatever_their_arguments_are() {
     crowd.sagemaker.always(FAILURE, Fault::Answer(503, "ServiceUnavailable"));
     let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "10m"));
     let tokens = crowd.send(300, "Executing", &json!({ "long": "x".repeat(100_000) })).await;
-    until_within(PATIENCE, "all are reported", async || crowd.sagemaker.requests(FAILURE).len() >= tokens.len()).await;
+    until_within(PATIENCE, "all are reported", async || {
+        crowd.sagemaker.requests(FAILURE).len() >= tokens.len()
+    })
+    .await;
     let look = async || {
         daemon.forget_the_peak();
         let before = daemon.memory("VmRSS:");
@@ -195,7 +223,8 @@ async fn the_page_of_steps_is_small_whatever_their_arguments_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_their_messages_kept() {
+async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_their_messages_kept()
+{
     const STEPS: usize = 1_500;
     let crowd = Crowd::new().await;
     // No report is answered until all messages are held and all outcomes wait to be reported.
@@ -203,13 +232,22 @@ async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_t
     let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "40s"));
     let tokens = crowd.send(STEPS, "Executing", &json!({ "n": 1 })).await;
     crowd.are_held(STEPS).await;
-    until_within(PATIENCE, "reports are under way", async || crowd.sagemaker.most_at_once(FAILURE) > 0).await;
-    let failing =
-        EndpointFault::Error { status: 500, code: "InternalFailure".to_owned(), message: String::new(), acted: false };
+    until_within(PATIENCE, "reports are under way", async || {
+        crowd.sagemaker.most_at_once(FAILURE) > 0
+    })
+    .await;
+    let failing = EndpointFault::Error {
+        status: 500,
+        code: "InternalFailure".to_owned(),
+        message: String::new(),
+        acted: false,
+    };
     let rule = Rule::new("ChangeMessageVisibilityBatch", failing).times(200);
     crowd.endpoint.set_faults(vec![rule]).expect("a rule that can be");
-    until_within(PATIENCE, "calls to keep messages have failed", async || crowd.endpoint.faults()[0].struck == 200)
-        .await;
+    until_within(PATIENCE, "calls to keep messages have failed", async || {
+        crowd.endpoint.faults()[0].struck == 200
+    })
+    .await;
     let most = crowd.sagemaker.most_at_once(FAILURE);
     crowd.sagemaker.heal();
     crowd.are_answered(&tokens).await;

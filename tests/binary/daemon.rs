@@ -16,7 +16,8 @@ use toml::Table;
 
 use crate::http;
 
-/// A configuration for tests: the least times that are allowed, and a handler `job` made of two scripts.
+/// A configuration for tests: the least times that are allowed, and a handler `job` made of two
+/// scripts.
 #[derive(Clone)]
 pub struct Config(Table);
 
@@ -55,7 +56,10 @@ impl Config {
     }
 
     fn table(&mut self, path: &str) -> &mut Table {
-        let mut place = self.0.get_mut(path.split('.').next().expect("a section")).expect("a section that is there");
+        let mut place = self
+            .0
+            .get_mut(path.split('.').next().expect("a section"))
+            .expect("a section that is there");
         for part in path.split('.').skip(1) {
             let next = match part.parse::<usize>() {
                 Ok(at) => place.get_mut(at),
@@ -94,7 +98,8 @@ impl Config {
     }
 }
 
-/// What the log says before the first line of each process: it may do much before it says that it is up.
+/// What the log says before the first line of each process: it may do much before it says that it
+/// is up.
 pub const BEGINS: &str = "a process is started";
 
 /// What a process of the binary is started with besides its configuration.
@@ -142,8 +147,18 @@ impl Environment {
         Self::spawn(self.command(config, &["run"]), stderr, PathBuf::from("/dev/null"), 0)
     }
 
-    fn spawn(mut command: Command, stderr: impl Into<Stdio>, log: PathBuf, log_begins: u64) -> Daemon {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("it starts");
+    fn spawn(
+        mut command: Command,
+        stderr: impl Into<Stdio>,
+        log: PathBuf,
+        log_begins: u64,
+    ) -> Daemon {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .expect("it starts");
         let mut guard = Command::new("/bin/sh");
         guard.arg("-c").arg(format!("read line; kill -9 {}", child.id())).stdin(Stdio::piped());
         let guard = guard.spawn().expect("a shell");
@@ -156,14 +171,25 @@ impl Environment {
     }
 
     /// The same, with its standard output there.
-    pub fn run_onto(&self, config: &Config, arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
-        let child = self.command(config, arguments).stdout(stdout).stderr(Stdio::piped()).spawn().expect("it starts");
+    pub fn run_onto(
+        &self,
+        config: &Config,
+        arguments: &[&str],
+        stdout: impl Into<Stdio>,
+    ) -> Output {
+        let child = self
+            .command(config, arguments)
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
         child.wait_with_output().expect("it ends")
     }
 
     fn command(&self, config: &Config, arguments: &[&str]) -> Command {
         let text = config.0.to_string();
-        // One for each configuration: a command must not replace the file that a daemon is about to read.
+        // One for each configuration: a command must not replace the file that a daemon is about to
+        // read.
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let folder = self.folder.join(format!("config-{:x}", hasher.finish()));
@@ -174,13 +200,26 @@ impl Environment {
         }
         let scratch = self.folder.join("tmp");
         fs::create_dir_all(&scratch).expect("the folder is writable");
-        let line: Vec<&str> = self.prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_callbackd")]).collect();
+        let line: Vec<&str> = self
+            .prefix
+            .iter()
+            .map(String::as_str)
+            .chain([env!("CARGO_BIN_EXE_callbackd")])
+            .collect();
         let mut command = Command::new(line[0]);
         command.args(&line[1..]).arg("--config").arg(file).args(arguments).env_clear();
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", &self.folder).env("TMPDIR", scratch);
-        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test").env("AWS_REGION", "us-east-1");
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", &self.folder)
+            .env("TMPDIR", scratch);
+        command
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_REGION", "us-east-1");
         command.env("AWS_EC2_METADATA_DISABLED", "true");
-        command.env("AWS_ENDPOINT_URL_SQS", &self.sqs).env("AWS_ENDPOINT_URL_SAGEMAKER", &self.sagemaker);
+        command
+            .env("AWS_ENDPOINT_URL_SQS", &self.sqs)
+            .env("AWS_ENDPOINT_URL_SAGEMAKER", &self.sagemaker);
         command
     }
 }
@@ -225,13 +264,16 @@ impl Daemon {
         let mut log = File::open(&self.log).expect("the log is readable");
         log.seek(SeekFrom::Start(self.log_begins)).expect("it is a file");
         let lines = BufReader::new(log).lines().map_while(Result::ok);
-        lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok()).find(|line| line["message"] == message)
+        lines
+            .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
+            .find(|line| line["message"] == message)
     }
 
     /// What its status server answers; `None` while it does not.
     pub async fn status(&self, path: &str) -> Option<http::HttpAnswer> {
         if self.status.get().is_none() {
-            let address = self.said("the status server listens")?["address"].as_str()?.parse().ok()?;
+            let address =
+                self.said("the status server listens")?["address"].as_str()?.parse().ok()?;
             let _ = self.status.set(address);
         }
         http::get(*self.status.get()?, path).await.ok()
@@ -246,9 +288,13 @@ impl Daemon {
     /// The sum of a metric over all its labels; nothing where it has no series.
     pub async fn sum(&self, name: &str) -> Option<f64> {
         let (_, text) = self.status("/metrics").await?;
-        let of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        let values: Vec<f64> =
-            text.lines().filter(of_it).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        let of_it =
+            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values: Vec<f64> = text
+            .lines()
+            .filter(of_it)
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
@@ -256,14 +302,16 @@ impl Daemon {
     pub fn complaints(&self, levels: &[&str], part: &str) -> Vec<Value> {
         let mut log = File::open(&self.log).expect("the log is readable");
         log.seek(SeekFrom::Start(self.log_begins)).expect("it is a file");
-        let lines = BufReader::new(log).lines().map_while(Result::ok).filter(|line| line.contains(part));
+        let lines =
+            BufReader::new(log).lines().map_while(Result::ok).filter(|line| line.contains(part));
         let lines = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
         lines.filter(|line| levels.contains(&line["level"].as_str().unwrap_or_default())).collect()
     }
 
     /// A figure in kilobytes of `/proc/PID/status`: `VmRSS`, or `VmHWM`, its peak.
     pub fn memory(&self, figure: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is alive");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is alive");
         let line = status.lines().find_map(|line| line.strip_prefix(figure)).expect("such a line");
         line.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("a number")
     }

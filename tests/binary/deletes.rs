@@ -9,8 +9,9 @@ const SEND: &str = "sendmessage";
 /// No call may name one message twice: SQS is not known to take it.
 fn no_batch_was_refused(scene: &Scene) {
     let exchanges = scene.to_sqs.exchanges();
-    let refused =
-        exchanges.iter().find(|exchange| exchange.operation == DELETE && !exchange.answer["__type"].is_null());
+    let refused = exchanges
+        .iter()
+        .find(|exchange| exchange.operation == DELETE && !exchange.answer["__type"].is_null());
     assert!(refused.is_none(), "{refused:?}");
 }
 

@@ -15,8 +15,14 @@ async fn exit_75_is_tried_again_as_often_as_configured_and_then_fails_saying_so(
     assert_eq!(scene.runs(), [step.attempt(1), step.attempt(2)]);
     let said = daemon.complaints(&["WARN"], &step.token);
     assert_eq!(said.len(), 1, "the attempt that was not the last, once: {said:?}");
-    assert!(said[0]["message"].as_str().is_some_and(|text| text.contains("tried again")), "{said:?}");
-    assert!(said[0]["error"].as_str().is_some_and(|text| text.contains("no licence free")), "{said:?}");
+    assert!(
+        said[0]["message"].as_str().is_some_and(|text| text.contains("tried again")),
+        "{said:?}"
+    );
+    assert!(
+        said[0]["error"].as_str().is_some_and(|text| text.contains("no licence free")),
+        "{said:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +34,8 @@ async fn a_cleanup_that_fails_is_said_whatever_the_stop_is_answered_with() {
     scene.stop(&step).await;
     scene.answered_once(&step).await;
     let said = daemon.complaints(&["WARN"], &step.token);
-    let failed = said.iter().find(|line| line["message"] == "the cleanup failed").expect("it is said");
+    let failed =
+        said.iter().find(|line| line["message"] == "the cleanup failed").expect("it is said");
     assert!(failed["error"].as_str().is_some_and(|text| text.contains("no such job")), "{said:?}");
 }
 
@@ -63,7 +70,8 @@ async fn a_deferred_step_is_on_record_and_its_message_deleted() {
     let step = scene.step_sent().await;
     let config = scene.config().with("handlers.job.settings.deferred", true);
     let mut daemon = scene.start(&config);
-    let deferred = async || scene.record(&step).is_some_and(|record| record["status"] == "deferred");
+    let deferred =
+        async || scene.record(&step).is_some_and(|record| record["status"] == "deferred");
     until("it is deferred", deferred).await;
     scene.queue_is_empty().await;
     assert!(scene.sagemaker.reports(&step.token).is_empty());
@@ -106,33 +114,51 @@ async fn a_program_is_given_its_step_on_stdin_and_in_its_environment() {
     ] {
         assert!(environment.contains(&wanted), "{wanted} in {environment:?}");
     }
-    assert!(!environment.iter().any(|line| line.starts_with("AWS_")), "the daemon's credentials are its own");
+    assert!(
+        !environment.iter().any(|line| line.starts_with("AWS_")),
+        "the daemon's credentials are its own"
+    );
 }
 
 /// The handler is called otherwise, and does the same.
 fn renamed(config: &Config) -> Config {
     let other = config.value("handlers.job");
-    config.clone().without("handlers.job").with("handlers.other", other).with("queues.0.handler", "other")
+    config
+        .clone()
+        .without("handlers.job")
+        .with("handlers.other", other)
+        .with("queues.0.handler", "other")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_handler_has_begun_no_other_goes_on_with_and_a_stop_says_that_nothing_was_cleaned_up() {
+async fn what_a_handler_has_begun_no_other_goes_on_with_and_a_stop_says_that_nothing_was_cleaned_up()
+ {
     let scene = Scene::new("echo job-7 > $STEP_CHECKPOINT; exit 76").await;
     let config = scene.config().with("handlers.job.settings.poll_interval", "1s").listening();
     let (step, back) = (scene.step_sent().await, scene.step_sent().await);
     let mut daemon = scene.start(&config);
     until("both were begun", async || {
-        scene.records().iter().filter(|record| record["checkpoint"]["file"] == "job-7\n").count() == 2
+        scene.records().iter().filter(|record| record["checkpoint"]["file"] == "job-7\n").count()
+            == 2
     })
     .await;
     daemon.kill();
     let runs = scene.runs();
     let mut daemon = scene.start(&renamed(&config));
-    until("it is said", async || !daemon.complaints(&["WARN"], "a handler that is not configured").is_empty()).await;
-    until("a metric says so", async || daemon.metric("callbackd_impaired{what=\"handler\"}").await == Some(1.0)).await;
+    until("it is said", async || {
+        !daemon.complaints(&["WARN"], "a handler that is not configured").is_empty()
+    })
+    .await;
+    until("a metric says so", async || {
+        daemon.metric("callbackd_impaired{what=\"handler\"}").await == Some(1.0)
+    })
+    .await;
     scene.stop(&step).await;
     let reason = scene.answer(&step).await.reason();
-    assert!(reason.contains("the pipeline was stopped") && reason.contains("`job` is not configured"), "{reason}");
+    assert!(
+        reason.contains("the pipeline was stopped") && reason.contains("`job` is not configured"),
+        "{reason}"
+    );
     daemon.kill();
     assert_eq!((scene.runs(), scene.cleanups()), (runs, vec![]), "the other handler did nothing");
     scene.script("run", "end 0");
@@ -146,6 +172,7 @@ async fn no_process_of_a_program_outlives_its_step() {
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config());
     scene.answered_once(&step).await;
-    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.lines("pid")[0])).unwrap_or_default();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.lines("pid")[0]))
+        .unwrap_or_default();
     assert!(status.is_empty() || status.contains("State:\tZ"), "{status}");
 }

@@ -24,15 +24,21 @@ async fn health_and_metrics_do_not_wait_for_a_ledger_that_somebody_holds() {
     scene.answered_once(&second).await;
 }
 
-/// The first attempt of the first step ends with 75 when it may; all else runs until the gate is open.
-const RUN: &str = "mkdir $FOLDER/first 2>/dev/null && { until_there again; exit 75; }\nuntil_there gate";
+/// The first attempt of the first step ends with 75 when it may; all else runs until the gate is
+/// open.
+const RUN: &str =
+    "mkdir $FOLDER/first 2>/dev/null && { until_there again; exit 75; }\nuntil_there gate";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_slots_are_all_busy_is_alive_for_as_long_as_they_are() {
     let scene = Scene::new(RUN).await;
     let steps = [scene.step_sent().await, scene.step_sent().await];
     let clocks = Clocks::ahead_by_days(scene.folder(), 0);
-    let config = scene.config().listening().with("queues.0.concurrency", 2).with("queues.0.visibility_timeout", "10m");
+    let config = scene
+        .config()
+        .listening()
+        .with("queues.0.concurrency", 2)
+        .with("queues.0.visibility_timeout", "10m");
     let daemon = scene.start_in(&config, &clocks.variables());
     until("both run", async || scene.runs().len() == 2).await;
     scene.open("again");
@@ -40,7 +46,9 @@ async fn a_worker_whose_slots_are_all_busy_is_alive_for_as_long_as_they_are() {
     // A poll began when the slot was free, and finds nothing.
     let empty = async || {
         let exchanges = scene.to_sqs.exchanges();
-        exchanges.iter().any(|one| one.operation == "receivemessage" && one.answer["Messages"].is_null())
+        exchanges
+            .iter()
+            .any(|one| one.operation == "receivemessage" && one.answer["Messages"].is_null())
     };
     until("that poll is over", empty).await;
     for seconds in (10..=200).step_by(10) {

@@ -32,7 +32,13 @@ async fn passes(scene: &Scene, what: &str, ail: impl FnOnce(), mend: impl FnOnce
 }
 
 /// Steps are sent while something is amiss, and done once it is not, with one attempt each.
-async fn passes_for(scene: &Scene, daemon: &Daemon, what: &str, ail: impl FnOnce(), mend: impl FnOnce()) {
+async fn passes_for(
+    scene: &Scene,
+    daemon: &Daemon,
+    what: &str,
+    ail: impl FnOnce(),
+    mend: impl FnOnce(),
+) {
     until("it is up", async || is_well(daemon).await).await;
     ail();
     let mut steps: Vec<Step> = Vec::new();
@@ -84,7 +90,8 @@ async fn a_daemon_starts_though_a_program_is_absent_and_its_steps_wait() {
 async fn a_program_that_is_being_replaced_costs_no_attempt() {
     let scene = Scene::new("end 0").await;
     let writer = std::cell::RefCell::new(None);
-    let ail = || *writer.borrow_mut() = fs::OpenOptions::new().append(true).open(scene.path("run")).ok();
+    let ail =
+        || *writer.borrow_mut() = fs::OpenOptions::new().append(true).open(scene.path("run")).ok();
     passes(&scene, "program", ail, || drop(writer.borrow_mut().take())).await;
 }
 
@@ -120,8 +127,9 @@ async fn a_full_or_read_only_disk_for_programs_files_costs_no_attempt() {
     tokio::join!(full, read_only);
 }
 
-/// The disk is full while the programs run, and the attempt that fails for that is none, though some space is back by the time that it
-/// has failed: what the other run gave back, and what the program itself removed.
+/// The disk is full while the programs run, and the attempt that fails for that is none, though
+/// some space is back by the time that it has failed: what the other run gave back, and what the
+/// program itself removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_while_a_program_runs_costs_neither_usual_outputs_nor_an_attempt() {
     let run = "size=$(grep -o 'small\\|large'); echo > $FOLDER/began-$size; until_there go-$size
@@ -132,7 +140,10 @@ async fn a_disk_that_fills_up_while_a_program_runs_costs_neither_usual_outputs_n
     let daemon = daemon_on_its_disk(&scene).await;
     let sent = |size| scene.step_sent_with(serde_json::json!({ "size": size }));
     let steps = [sent("small").await, sent("large").await];
-    until("both run", async || scene.path("began-small").exists() && scene.path("began-large").exists()).await;
+    until("both run", async || {
+        scene.path("began-small").exists() && scene.path("began-large").exists()
+    })
+    .await;
     scene.disk().fill();
     scene.open("go-small");
     assert_eq!(scene.answer(&steps[0]).await.outputs()["rows"], "42");
@@ -146,7 +157,8 @@ async fn a_disk_that_fills_up_while_a_program_runs_costs_neither_usual_outputs_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_fills_the_disk_itself_fails_its_own_step() {
-    let scene = Scene::working_on_a_disk("cat /dev/zero > ${STEP_OUTPUT%output}all || exit 3", "4m").await;
+    let scene =
+        Scene::working_on_a_disk("cat /dev/zero > ${STEP_OUTPUT%output}all || exit 3", "4m").await;
     let daemon = daemon_on_its_disk(&scene).await;
     let step = scene.step_sent().await;
     let reason = scene.answered_once(&step).await.reason().clone();
@@ -159,8 +171,11 @@ async fn a_program_that_fills_the_disk_itself_fails_its_own_step() {
 fn scarce(scene: &Scene) -> (PathBuf, PathBuf) {
     let (library, file) = (scene.path("scarce.so"), scene.path("scarce"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/scarce.c");
-    let built =
-        Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).args([source, "-ldl"]).status();
+    let built = Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status();
     assert!(built.expect("a C compiler, as rustc needs one").success());
     (library, file)
 }
@@ -177,7 +192,8 @@ async fn is_refused(errno: Errno, what: &str) {
     let ail = || fs::write(file, (errno as i32).to_string()).expect("the folder is writable");
     let mend = || fs::remove_file(file).expect("it is there");
     passes_for(&scene, &daemon, what, ail, mend).await;
-    // Threads that have nothing to do end after a while; what they are for goes on without others. That none panicked, the scene sees to.
+    // Threads that have nothing to do end after a while; what they are for goes on without others.
+    // That none panicked, the scene sees to.
     ail();
     let answers = async || daemon.status("/healthz").await.is_some_and(|(status, _)| status == 200);
     never("it does not answer", Duration::from_secs(32), async || !answers().await).await;
@@ -194,8 +210,13 @@ async fn a_daemon_that_is_not_given_the_threads_that_it_needs_ends_and_says_so()
     let scene = Scene::new("").await;
     let scarce = scarce(&scene);
     for given in 0..4 {
-        fs::write(&scarce.1, format!("{} {given}", Errno::EAGAIN as i32)).expect("the folder is writable");
-        let mut daemon = scene.environment().start_in(&scene.config(), &format!("given-{given}"), &variables(&scarce));
+        fs::write(&scarce.1, format!("{} {given}", Errno::EAGAIN as i32))
+            .expect("the folder is writable");
+        let mut daemon = scene.environment().start_in(
+            &scene.config(),
+            &format!("given-{given}"),
+            &variables(&scarce),
+        );
         until("it ends", async || daemon.ended().is_some()).await;
         let told = daemon.log();
         assert_eq!(daemon.ended().expect("it has ended").code(), Some(1), "{told}");
@@ -216,8 +237,11 @@ async fn programs_leave_the_daemon_the_descriptors_that_it_needs_itself() {
     }
     until("it is impaired", async || is_impaired(&daemon, "descriptors").await).await;
     let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it is alive").count();
-    // Each try takes some for an instant. For longer than a visibility timeout, so that messages are kept.
-    let lacks = async || daemon.status("/healthz").await.is_none_or(|(status, _)| status != 200) || open() > 120 - 8;
+    // Each try takes some for an instant. For longer than a visibility timeout, so that messages
+    // are kept.
+    let lacks = async || {
+        daemon.status("/healthz").await.is_none_or(|(status, _)| status != 200) || open() > 120 - 8
+    };
     never("it lacks descriptors", Duration::from_secs(12), lacks).await;
     assert_eq!(daemon.sum("callbackd_heartbeats_failed_total").await, Some(0.0));
     scene.open("gate");
@@ -256,13 +280,17 @@ async fn a_step_whose_program_is_absent_beyond_the_time_limit_fails_and_says_so(
     let step = scene.step_sent().await;
     let answer = scene.answered_once(&step).await;
     let reason = answer.reason();
-    assert!(reason.contains("the time limit of 3s was reached before it could be started: the program"), "{reason}");
+    assert!(
+        reason.contains("the time limit of 3s was reached before it could be started: the program"),
+        "{reason}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn descriptors_that_run_out_as_a_program_ends_cost_neither_its_outcome_nor_its_checkpoint() {
     let scene = Scene::new(
-        "echo rows=42 >> $STEP_OUTPUT; echo > $FOLDER/began; until_there go; echo job-7 > $STEP_CHECKPOINT; exit 0",
+        "echo rows=42 >> $STEP_OUTPUT; echo > $FOLDER/began; until_there go; echo job-7 > \
+         $STEP_CHECKPOINT; exit 0",
     )
     .await;
     let step = scene.step_sent().await;
@@ -286,7 +314,8 @@ async fn descriptors_that_run_out_as_a_program_ends_cost_neither_its_outcome_nor
 async fn a_handler_whose_program_is_absent_holds_up_no_other_of_its_queue() {
     let scene = Scene::new("end 0").await;
     scene.script("other", "end 0");
-    let settings: toml::Table = format!("command = [\"{}\"]", scene.path("other").display()).parse().expect("TOML");
+    let settings: toml::Table =
+        format!("command = [\"{}\"]", scene.path("other").display()).parse().expect("TOML");
     let other: toml::Table = "type = \"exec\"\nmax_attempts = 1".parse().expect("TOML");
     let routes: toml::Table =
         "routes = [{ arguments = { to = \"other\" }, handler = \"other\" }]".parse().expect("TOML");

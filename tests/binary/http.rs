@@ -10,14 +10,20 @@ use tokio::net::TcpStream;
 pub type HttpAnswer = (u16, String);
 
 pub async fn get(address: SocketAddr, path: &str) -> io::Result<HttpAnswer> {
-    exchange(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).await
+    exchange(
+        address,
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"),
+    )
+    .await
 }
 
 /// `headers` are whole lines, each with its end.
 pub async fn post(address: SocketAddr, headers: &str, body: &str) -> io::Result<HttpAnswer> {
     let length = body.len();
-    let head =
-        format!("POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}");
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: \
+         {length}\r\n{headers}"
+    );
     exchange(address, format!("{head}\r\n{body}")).await
 }
 
@@ -27,6 +33,10 @@ async fn exchange(address: SocketAddr, request: String) -> io::Result<HttpAnswer
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .ok_or(io::ErrorKind::InvalidData)?;
     Ok((status, body.to_owned()))
 }

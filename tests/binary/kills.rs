@@ -1,4 +1,5 @@
-//! A daemon that is killed at random moments, again and again, or frozen for longer than anybody waits.
+//! A daemon that is killed at random moments, again and again, or frozen for longer than anybody
+//! waits.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use crate::history::judge;
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Scene, until};
 
-/// Some end at once, some after a while, some by the third attempt, some never unless they are stopped; all tell what is alive of a run
-/// before.
+/// Some end at once, some after a while, some by the third attempt, some never unless they are
+/// stopped; all tell what is alive of a run before.
 const MIXED: &str = r#"
 pid=$FOLDER/pid-$STEP_TOKEN
 [ -e $pid ] && alive $(cat $pid) && echo $$ >> $FOLDER/alive
@@ -28,7 +29,8 @@ const KINDS: [&str; 5] = ["quick", "slow", "retry", "failing", "stopped"];
 /// At least so many, and more for as long as too few of them hit anything.
 const KILLS: usize = 25;
 const KILLS_AT_MOST: usize = 150;
-/// How many of them must come while a program runs, and how many while an outcome is frozen and not reported.
+/// How many of them must come while a program runs, and how many while an outcome is frozen and not
+/// reported.
 const HITS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,14 +39,18 @@ async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     println!("the moments are of seed {seed}");
-    let config = scene.config().with("handlers.job.max_attempts", 100).with("queues.0.concurrency", 20);
+    let config =
+        scene.config().with("handlers.job.max_attempts", 100).with("queues.0.concurrency", 20);
     let mut steps = Vec::new();
     let (mut runs_cut, mut reports_cut) = (BTreeSet::new(), BTreeSet::new());
     for kill in 0.. {
         if kill >= KILLS && runs_cut.len().min(reports_cut.len()) >= HITS {
             break;
         }
-        assert!(kill < KILLS_AT_MOST, "{kill} kills hit no more than {runs_cut:?} and {reports_cut:?}");
+        assert!(
+            kill < KILLS_AT_MOST,
+            "{kill} kills hit no more than {runs_cut:?} and {reports_cut:?}"
+        );
         // Every other life has outcomes that it cannot get rid of.
         if kill % 2 == 0 {
             scene.sagemaker.always(SUCCESS, Fault::Hang);
@@ -64,9 +70,12 @@ async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
         scene.sagemaker.heal();
         let begun = scene.runs();
         for record in scene.records() {
-            let attempt = format!("{} {}", record["token"].as_str().expect("a token"), record["attempt"]);
+            let attempt =
+                format!("{} {}", record["token"].as_str().expect("a token"), record["attempt"]);
             match record["status"].as_str() {
-                Some("claimed") if record["stop_requested"].is_null() && begun.contains(&attempt) => {
+                Some("claimed")
+                    if record["stop_requested"].is_null() && begun.contains(&attempt) =>
+                {
                     runs_cut.insert(attempt)
                 }
                 Some("concluded") => reports_cut.insert(attempt),
@@ -74,7 +83,12 @@ async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
             };
         }
     }
-    println!("{} kills cut short {} runs and {} reports", steps.len(), runs_cut.len(), reports_cut.len());
+    println!(
+        "{} kills cut short {} runs and {} reports",
+        steps.len(),
+        runs_cut.len(),
+        reports_cut.len()
+    );
     let _last = scene.start(&config);
     for step in &steps {
         scene.answer(step).await;

@@ -14,7 +14,8 @@ async fn readiness(daemon: &crate::daemon::Daemon) -> u16 {
     daemon.status("/readyz").await.map_or(0, |(status, _)| status)
 }
 
-/// Programs have their files on another disk: what they give back at their end would be space for the ledger.
+/// Programs have their files on another disk: what they give back at their end would be space for
+/// the ledger.
 fn beside_a_full_disk(scene: &Scene) -> Config {
     scene.config().with("worker.work_dir", scene.path("work").to_str().expect("UTF-8"))
 }
@@ -31,7 +32,10 @@ async fn on_a_full_disk_nothing_is_reported_or_taken_until_there_is_space() {
     scene.open("gate");
     until("it is said not to be ready", async || readiness(&daemon).await == 503).await;
     let second = scene.step_sent().await;
-    until("the ledger was tried again", async || daemon.log().matches("the ledger did not take").count() >= 2).await;
+    until("the ledger was tried again", async || {
+        daemon.log().matches("the ledger did not take").count() >= 2
+    })
+    .await;
     assert!(scene.sagemaker.reports(&first.token).is_empty(), "what is not frozen is not sent");
     assert_eq!(scene.runs(), [first.attempt(1)], "no new step is taken");
     scene.disk().free();
@@ -50,7 +54,8 @@ async fn killed_while_it_tries_a_failing_ledger_the_daemon_breaks_no_promise() {
     for place in ["before probe", "after probe"] {
         let scene = Scene::on_a_disk(WAITS, "1m").await;
         let step = scene.step_sent().await;
-        let mut daemon = scene.start_in(&beside_a_full_disk(&scene), &[(callbackd::crash::VARIABLE, place)]);
+        let mut daemon =
+            scene.start_in(&beside_a_full_disk(&scene), &[(callbackd::crash::VARIABLE, place)]);
         until("it runs", async || scene.runs().len() == 1).await;
         scene.disk().fill();
         scene.open("gate");
@@ -104,9 +109,11 @@ async fn a_ledger_that_is_torn_is_refused_and_nothing_is_run_on_it() {
     scene.step_sent().await;
     let mut torn = whole.clone();
     torn[4096..6144].fill(0xA5);
-    for (what, bytes) in
-        [("cut short", &whole[..whole.len() - 1]), ("torn", &torn), ("overwritten", b"no ledger at all")]
-    {
+    for (what, bytes) in [
+        ("cut short", &whole[..whole.len() - 1]),
+        ("torn", &torn),
+        ("overwritten", b"no ledger at all"),
+    ] {
         fs::write(&path, bytes).expect("the folder is writable");
         for command in ["run", "steps"] {
             let output = scene.environment().run(&config, &[command]);
@@ -131,7 +138,10 @@ async fn with_its_ledger_moved_away_the_daemon_is_not_ready_and_takes_nothing_un
     let away = scene.path("ledger/away.db");
     fs::rename(scene.ledger(), &away).expect("it is there");
     until("it is said not to be ready", async || readiness(&daemon).await == 503).await;
-    until("a metric says so", async || daemon.metric("callbackd_ledger_failing").await == Some(1.0)).await;
+    until("a metric says so", async || {
+        daemon.metric("callbackd_ledger_failing").await == Some(1.0)
+    })
+    .await;
     let said = daemon.complaints(&["ERROR"], "moved, removed or replaced");
     assert_eq!(said.len(), 1, "{said:?}");
     fs::rename(&away, scene.ledger()).expect("it is there");
@@ -142,7 +152,8 @@ async fn with_its_ledger_moved_away_the_daemon_is_not_ready_and_takes_nothing_un
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_another_process_holds_the_write_lock_runs_are_told_of_stops_and_limits() {
-    let run = "trap 'echo $STEP_TOKEN >> $FOLDER/told; exit 143' TERM; echo >> $FOLDER/ready; sleep 300 & wait";
+    let run = "trap 'echo $STEP_TOKEN >> $FOLDER/told; exit 143' TERM; echo >> $FOLDER/ready; \
+               sleep 300 & wait";
     let scene = Scene::new(run).await;
     let steps = [scene.step_sent().await, scene.step_sent().await];
     let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "15s"));
@@ -181,7 +192,8 @@ async fn a_damaged_record_costs_its_own_step_alone() {
     daemon.kill();
     let ledger = Connection::open(scene.ledger()).expect("a ledger");
     let damaged = &steps[0].token;
-    let changed = ledger.execute("UPDATE steps SET body = substr(body, 1, 9) WHERE token = ?1", [damaged]);
+    let changed =
+        ledger.execute("UPDATE steps SET body = substr(body, 1, 9) WHERE token = ?1", [damaged]);
     assert_eq!(changed.expect("a table of steps"), 1);
     drop(ledger);
     scene.open("gate");

@@ -13,13 +13,16 @@ use crate::operations::exit_code;
 use crate::scene::{Scene, until};
 
 /// Talks without end until the gate opens.
-const LOUD: &str = "until [ -e $FOLDER/gate ]; do head -c 1000000 /dev/zero | tr '\\0' x; echo; sleep 0.05; done";
+const LOUD: &str =
+    "until [ -e $FOLDER/gate ]; do head -c 1000000 /dev/zero | tr '\\0' x; echo; sleep 0.05; done";
 
 const DROPPED: &str = "callbackd_log_lines_dropped_total";
 
 /// A port that nobody has just now.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
 }
 
 fn listening(scene: &Scene, address: SocketAddr) -> Config {
@@ -49,7 +52,8 @@ async fn a_log_reader_that_stands_still_stops_neither_steps_nor_health_nor_the_e
     // Its message is kept all the while, and another step is begun and answered.
     let kept = scene.to_sqs.seen("changemessagevisibilitybatch") + 2;
     let second = scene.step_sent().await;
-    until("messages are kept", async || scene.to_sqs.seen("changemessagevisibilitybatch") >= kept).await;
+    until("messages are kept", async || scene.to_sqs.seen("changemessagevisibilitybatch") >= kept)
+        .await;
     scene.open("gate");
     scene.answered_once(&first).await;
     scene.answered_once(&second).await;
@@ -70,14 +74,19 @@ async fn what_was_dropped_is_said_where_it_is_missing_and_the_last_line_is_there
     until("lines are dropped", async || daemon.metric(DROPPED).await > Some(0.0)).await;
     let reading = tokio::task::spawn_blocking(move || -> Vec<Value> {
         let lines = BufReader::new(reader).lines().map(|line| line.expect("UTF-8"));
-        lines.map(|line| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+        lines
+            .map(|line| {
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect()
     });
     scene.open("gate");
     scene.answered_once(&step).await;
     daemon.signal(Signal::SIGTERM);
     assert_eq!(exit_code(&mut daemon).await, Some(0));
     let lines = reading.await.expect("every line is JSON");
-    let gaps: Vec<&Value> = lines.iter().filter(|line| line["dropped"].as_u64() > Some(0)).collect();
+    let gaps: Vec<&Value> =
+        lines.iter().filter(|line| line["dropped"].as_u64() > Some(0)).collect();
     assert!(!gaps.is_empty(), "the gap is said");
     assert_eq!(lines.last().expect("a line")["message"], "drained");
 }
@@ -99,7 +108,9 @@ async fn a_log_that_cannot_be_written_stops_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_complaint_that_nobody_reads_keeps_no_exit_code() {
     let scene = Scene::new("").await;
-    for (key, value, code) in [("worker.id", "?", 78), ("ledger.path", "/proc/nowhere/ledger.db", 1)] {
+    for (key, value, code) in
+        [("worker.id", "?", 78), ("ledger.path", "/proc/nowhere/ledger.db", 1)]
+    {
         let (_reader, stderr) = full_pipe();
         let mut daemon = scene.environment().start_on(&scene.config().with(key, value), stderr);
         assert_eq!(exit_code(&mut daemon).await, Some(code), "{key}");

@@ -10,9 +10,14 @@ async fn kept_until_it_is_found() {
     let step = scene.step_sent().await;
     scene.sagemaker.hide(&step.arn);
     let daemon = scene.start(&scene.config().listening());
-    until("it was asked for again and again", async || scene.sagemaker.requests(LIST).len() >= 4).await;
+    until("it was asked for again and again", async || scene.sagemaker.requests(LIST).len() >= 4)
+        .await;
     assert_eq!(scene.queue.invisible().await, 1, "the message is kept");
-    assert!(scene.record(&step).is_some_and(|record| record["status"] == "concluded"), "{:?}", scene.record(&step));
+    assert!(
+        scene.record(&step).is_some_and(|record| record["status"] == "concluded"),
+        "{:?}",
+        scene.record(&step)
+    );
     assert!(!daemon.complaints(&["ERROR"], &step.token).is_empty(), "it is said");
     assert!(daemon.sum("callbackd_reports_not_found_total").await >= Some(1.0), "it is counted");
     scene.sagemaker.show(&step.arn);
@@ -29,7 +34,11 @@ async fn kept_for_as_long_as_is_configured() {
     until("SageMaker does not find it", async || !scene.sagemaker.requests(LIST).is_empty()).await;
     let gone = async || scene.queue.size().await == 0;
     never("it is given up before", Duration::from_secs(57), gone).await;
-    assert!(scene.record(&step).is_some_and(|record| record["status"] == "concluded"), "{}", daemon.log());
+    assert!(
+        scene.record(&step).is_some_and(|record| record["status"] == "concluded"),
+        "{}",
+        daemon.log()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

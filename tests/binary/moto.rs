@@ -12,7 +12,8 @@ use crate::venv::Venv;
 
 pub struct Moto {
     pub address: SocketAddr,
-    /// Its standard input is never written to: the server ends when that is closed, which the kernel does however this process ends.
+    /// Its standard input is never written to: the server ends when that is closed, which the
+    /// kernel does however this process ends.
     _server: Child,
 }
 
@@ -22,11 +23,17 @@ pub fn address() -> SocketAddr {
 }
 
 impl Moto {
-    /// A server of its own, whose complaints go to `complaints`; a `strict` one refuses what the service's model does not allow.
+    /// A server of its own, whose complaints go to `complaints`; a `strict` one refuses what the
+    /// service's model does not allow.
     pub fn start(arguments: &[&str], complaints: Stdio) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
         let mut server = Command::new(Venv::ready().python());
-        server.arg(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(complaints);
+        server
+            .arg(script)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(complaints);
         let mut server = server.spawn().expect("Python starts");
         let mut port = String::new();
         let stdout = server.stdout.take().expect("it is piped");
@@ -52,7 +59,8 @@ impl Queue {
         call("SendMessage", &json!({ "QueueUrl": self.url, "MessageBody": body })).await;
     }
 
-    /// From now on, what was received `most` times and not deleted goes to another queue, which is returned.
+    /// From now on, what was received `most` times and not deleted goes to another queue, which is
+    /// returned.
     pub async fn redrive(&self, most: u32) -> Self {
         let name = self.url.rsplit('/').next().expect("a name");
         let dead = Self::create(&format!("{name}-dead")).await;
@@ -67,7 +75,8 @@ impl Queue {
         call("PurgeQueue", &json!({ "QueueUrl": self.url })).await;
     }
 
-    /// Makes a message visible at once, whoever holds it; nothing if it is there no more, or visible.
+    /// Makes a message visible at once, whoever holds it; nothing if it is there no more, or
+    /// visible.
     pub async fn show(&self, receipt_handle: &str) {
         let input = json!({ "QueueUrl": self.url, "ReceiptHandle": receipt_handle, "VisibilityTimeout": 0 });
         ask("ChangeMessageVisibility", &input).await;
@@ -96,8 +105,8 @@ impl Queue {
         visible + invisible
     }
 
-    /// Whether there are none. moto counts the visible ones and then the others, and so misses one that becomes visible between: it
-    /// is there at a second look.
+    /// Whether there are none. moto counts the visible ones and then the others, and so misses one
+    /// that becomes visible between: it is there at a second look.
     pub async fn is_empty(&self) -> bool {
         self.size().await == 0 && self.size().await == 0
     }
@@ -105,9 +114,15 @@ impl Queue {
     /// Visible and invisible in one call, so that hardly any message changes between the two.
     async fn counts(&self) -> (u64, u64) {
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
-        let answer = call("GetQueueAttributes", &json!({ "QueueUrl": self.url, "AttributeNames": names })).await;
-        let [visible, invisible] = names
-            .map(|name| answer["Attributes"][name].as_str().and_then(|count| count.parse().ok()).expect("a count"));
+        let answer =
+            call("GetQueueAttributes", &json!({ "QueueUrl": self.url, "AttributeNames": names }))
+                .await;
+        let [visible, invisible] = names.map(|name| {
+            answer["Attributes"][name]
+                .as_str()
+                .and_then(|count| count.parse().ok())
+                .expect("a count")
+        });
         (visible, invisible)
     }
 }
@@ -120,7 +135,8 @@ async fn call(operation: &str, input: &Value) -> Value {
 
 async fn ask(operation: &str, input: &Value) -> http::HttpAnswer {
     let headers = format!(
-        "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 \
+        "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: \
+         AmazonSQS.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 \
          Credential=test/20260101/us-east-1/sqs/aws4_request, SignedHeaders=host, Signature=0\r\n"
     );
     http::post(address(), &headers, &input.to_string()).await.expect("moto answers")

@@ -8,13 +8,22 @@ use crate::scene::{Scene, Step, random_token, until};
 const RUN: &str = "[ -e $FOLDER/fail-$STEP_TOKEN ] && exit 3\nexit 0";
 
 async fn has_status(scene: &Scene, step: &Step, status: &str) {
-    until("it is on record", async || scene.record(step).is_some_and(|record| record["status"] == status)).await;
+    until("it is on record", async || {
+        scene.record(step).is_some_and(|record| record["status"] == status)
+    })
+    .await;
 }
 
-async fn records_are_carried_on(before: impl Fn(&Scene) -> String, after: impl Fn(&Scene) -> String) {
+async fn records_are_carried_on(
+    before: impl Fn(&Scene) -> String,
+    after: impl Fn(&Scene) -> String,
+) {
     let scene = Scene::new(RUN).await;
     let config = scene.config().with("handlers.job.settings.deferred", true);
-    let first = config.clone().with("queues.0.url", before(&scene)).with("queues.0.stop_takeover_after", "10m");
+    let first = config
+        .clone()
+        .with("queues.0.url", before(&scene))
+        .with("queues.0.stop_takeover_after", "10m");
     scene.sagemaker.always(FAILURE, Fault::Answer(503, "ServiceUnavailable"));
     let deferred = scene.step_sent().await;
     let concluded = scene.step();
@@ -62,7 +71,10 @@ fn aws(host: &'static str) -> impl Fn(&Scene) -> String {
 async fn records_are_carried_on_however_the_queue_s_url_is_spelt() {
     tokio::join!(
         records_are_carried_on(local("127.0.0.1"), local("localhost")),
-        records_are_carried_on(aws("us-east-1.queue.amazonaws.com"), aws("sqs.us-east-1.amazonaws.com")),
+        records_are_carried_on(
+            aws("us-east-1.queue.amazonaws.com"),
+            aws("sqs.us-east-1.amazonaws.com")
+        ),
     );
 }
 
@@ -82,5 +94,8 @@ async fn a_record_of_a_queue_that_is_not_configured_is_said_once() {
     other.send(&step.executing()).await;
     has_status(&scene, &step, "deferred").await;
     assert_eq!(said().await, 1);
-    assert!(scene.record(&left).is_some_and(|record| record["status"] == "deferred"), "it is left as it is");
+    assert!(
+        scene.record(&left).is_some_and(|record| record["status"] == "deferred"),
+        "it is left as it is"
+    );
 }

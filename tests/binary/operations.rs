@@ -16,7 +16,10 @@ pub async fn exit_code(daemon: &mut Daemon) -> Option<i32> {
 }
 
 async fn draining(daemon: &Daemon) {
-    until("it drains", async || daemon.status("/readyz").await.is_some_and(|(status, _)| status == 503)).await;
+    until("it drains", async || {
+        daemon.status("/readyz").await.is_some_and(|(status, _)| status == 503)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +52,11 @@ async fn a_run_that_outlasts_the_drain_is_released_and_not_failed() {
     assert_eq!(exit_code(&mut daemon).await, Some(0));
     assert!(scene.sagemaker.reports(&step.token).is_empty());
     assert!(scene.cleanups().is_empty());
-    assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1), "visible at once");
+    assert_eq!(
+        (scene.queue.invisible().await, scene.queue.visible().await),
+        (0, 1),
+        "visible at once"
+    );
     scene.open("gate");
     let _next = scene.start(&config);
     scene.answered_once(&step).await;
@@ -59,7 +66,11 @@ async fn a_run_that_outlasts_the_drain_is_released_and_not_failed() {
 async fn a_job_that_exits_while_the_daemon_drains_is_not_started_again(status: u32) {
     let scene = Scene::new(&format!("until_there gate; exit {status}")).await;
     let step = scene.step_sent().await;
-    let config = scene.config().listening().with("worker.drain_timeout", "80s").with("handlers.job.max_attempts", 100);
+    let config = scene
+        .config()
+        .listening()
+        .with("worker.drain_timeout", "80s")
+        .with("handlers.job.max_attempts", 100);
     let mut daemon = scene.start(&config.with("handlers.job.settings.poll_interval", "1s"));
     until("it runs", async || scene.runs().len() == 1).await;
     daemon.signal(Signal::SIGTERM);
@@ -68,14 +79,22 @@ async fn a_job_that_exits_while_the_daemon_drains_is_not_started_again(status: u
     scene.open("gate");
     let began = Instant::now();
     assert_eq!(exit_code(&mut daemon).await, Some(0));
-    assert!(began.elapsed() < Duration::from_secs(40), "nothing is left to wait for: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(40),
+        "nothing is left to wait for: {:?}",
+        began.elapsed()
+    );
     assert_eq!(scene.runs(), [step.attempt(1)], "with {status}");
-    assert!(scene.sagemaker.reports(&step.token).is_empty() && scene.sagemaker.reports(&late.token).is_empty());
+    assert!(
+        scene.sagemaker.reports(&step.token).is_empty()
+            && scene.sagemaker.reports(&late.token).is_empty()
+    );
     until("both messages are visible", async || scene.queue.visible().await == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_to_be_tried_again_or_looked_at_again_is_left_to_the_next_worker_when_the_daemon_drains() {
+async fn a_job_that_is_to_be_tried_again_or_looked_at_again_is_left_to_the_next_worker_when_the_daemon_drains()
+ {
     tokio::join!(
         a_job_that_exits_while_the_daemon_drains_is_not_started_again(75),
         a_job_that_exits_while_the_daemon_drains_is_not_started_again(76),
@@ -84,10 +103,12 @@ async fn a_job_that_is_to_be_tried_again_or_looked_at_again_is_left_to_the_next_
 
 /// `after` the message is received, the daemon is told to end.
 async fn a_step_begun_at_the_last_moment_hears_of_the_shutdown(after: Duration) {
-    let run = "trap 'echo told >> $FOLDER/told' TERM; echo ready >> $FOLDER/ready; until_there gate; until_there gate";
+    let run = "trap 'echo told >> $FOLDER/told' TERM; echo ready >> $FOLDER/ready; until_there \
+               gate; until_there gate";
     let scene = Scene::new(run).await;
     let step = scene.step_sent().await;
-    let config = scene.config().with("worker.drain_timeout", "2s").with("handlers.job.stop_grace", "3s");
+    let config =
+        scene.config().with("worker.drain_timeout", "2s").with("handlers.job.stop_grace", "3s");
     let mut daemon = scene.start(&config);
     until("it is received", async || !scene.to_sqs.received().is_empty()).await;
     tokio::time::sleep(after).await;
@@ -101,15 +122,20 @@ async fn a_step_begun_at_the_last_moment_hears_of_the_shutdown(after: Duration) 
         "{:?} after the signal, {after:?} after the receive",
         began.elapsed()
     );
-    assert_eq!(scene.lines("told").len(), scene.lines("ready").len(), "{after:?} after the receive");
+    assert_eq!(
+        scene.lines("told").len(),
+        scene.lines("ready").len(),
+        "{after:?} after the receive"
+    );
     assert!(scene.sagemaker.reports(&step.token).is_empty());
     until("both messages are visible", async || scene.queue.visible().await == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_begun_just_before_a_shutdown_is_told_of_it() {
-    let after =
-        |milliseconds| a_step_begun_at_the_last_moment_hears_of_the_shutdown(Duration::from_millis(milliseconds));
+    let after = |milliseconds| {
+        a_step_begun_at_the_last_moment_hears_of_the_shutdown(Duration::from_millis(milliseconds))
+    };
     tokio::join!(after(0), after(5), after(15), after(40), after(100));
 }
 
@@ -177,7 +203,8 @@ async fn a_bad_configuration_is_told_whole_with_exit_78_before_any_call() {
     let scene = Scene::new("").await;
     scene.step_sent().await;
     let config = scene.config().with("worker.drain_timeot", "1s").with("queues.0.concurrency", 0);
-    let config = config.with("queues.0.visibility_timeout", "1s").with("handlers.job.on_stop", "maybe");
+    let config =
+        config.with("queues.0.visibility_timeout", "1s").with("handlers.job.on_stop", "maybe");
     let output = scene.environment().run(&config.with("queues.0.handler", "jobb"), &["run"]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{told}");
@@ -194,7 +221,8 @@ async fn a_ledger_that_cannot_be_opened_ends_the_daemon_with_exit_1() {
     scene.step_sent().await;
     scene.open("file");
     let path = scene.path("file/ledger.db").display().to_string();
-    let output = scene.environment().run(&scene.config().with("ledger.path", path.as_str()), &["run"]);
+    let output =
+        scene.environment().run(&scene.config().with("ledger.path", path.as_str()), &["run"]);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains(&path), "{told}");
@@ -208,7 +236,10 @@ async fn the_status_server_tells_of_a_running_step() {
     let daemon = scene.start(&scene.config().listening());
     until("it runs", async || !scene.runs().is_empty()).await;
     assert_eq!(daemon.status("/healthz").await.map(|(status, _)| status), Some(200));
-    until("it is ready", async || daemon.status("/readyz").await.is_some_and(|(status, _)| status == 200)).await;
+    until("it is ready", async || {
+        daemon.status("/readyz").await.is_some_and(|(status, _)| status == 200)
+    })
+    .await;
     let steps = daemon.steps().await.expect("/steps answers");
     assert_eq!(steps[0]["token"], step.token.as_str());
     assert_eq!((&steps[0]["status"], &steps[0]["attempt"]), (&"claimed".into(), &1.into()));
@@ -216,18 +247,25 @@ async fn the_status_server_tells_of_a_running_step() {
     let running = format!("callbackd_steps_running{{queue=\"{name}\",handler=\"job\"}}");
     assert_eq!(daemon.metric(&running).await, Some(1.0));
     assert!(daemon.metric("callbackd_tasks").await > Some(0.0));
-    let of_queue = async |metric: &str| daemon.metric(&format!("callbackd_{metric}{{queue=\"{name}\"}}")).await;
+    let of_queue = async |metric: &str| {
+        daemon.metric(&format!("callbackd_{metric}{{queue=\"{name}\"}}")).await
+    };
     assert_eq!(of_queue("concurrency").await, Some(16.0));
     assert_eq!(of_queue("messages_held").await, Some(1.0));
     let now = jiff::Timestamp::now().as_duration().as_secs_f64();
-    assert!(of_queue("last_poll_timestamp_seconds").await.is_some_and(|at| at > now - 600.0 && at < now + 60.0));
+    assert!(
+        of_queue("last_poll_timestamp_seconds")
+            .await
+            .is_some_and(|at| at > now - 600.0 && at < now + 60.0)
+    );
     let attempts = format!("callbackd_attempts_total{{queue=\"{name}\",handler=\"job\"}}");
     assert_eq!(daemon.metric(&attempts).await, Some(1.0));
     assert_eq!(daemon.metric("callbackd_ready").await, Some(1.0));
     assert_eq!(daemon.metric("callbackd_draining").await, Some(0.0));
     scene.open("gate");
     scene.answered_once(&step).await;
-    let ended = format!("callbackd_steps_total{{queue=\"{name}\",handler=\"job\",outcome=\"success\"}}");
+    let ended =
+        format!("callbackd_steps_total{{queue=\"{name}\",handler=\"job\",outcome=\"success\"}}");
     until("it is counted", async || daemon.metric(&ended).await == Some(1.0)).await;
     assert_eq!(daemon.metric(&running).await, Some(0.0));
 }
@@ -260,19 +298,27 @@ async fn steps_are_narrowed_to_what_is_asked_for_and_leave_arguments_to_the_step
     ] {
         assert_eq!(count(query).await, found, "{query}");
     }
-    let [first, second] =
-        if steps[0].token < steps[1].token { [0, 1] } else { [1, 0] }.map(|at: usize| &steps[at].token);
+    let [first, second] = if steps[0].token < steps[1].token { [0, 1] } else { [1, 0] }
+        .map(|at: usize| &steps[at].token);
     assert_eq!(count(&format!("since=1h&limit=1&cursor={first}")).await, 1);
     assert_eq!(count(&format!("since=1h&cursor={second}")).await, 0);
     for wrong in ["since=yesterday", "limit=0", "status=gone", "colour=red"] {
-        assert_eq!(daemon.status(&format!("/steps?{wrong}")).await.map(|(status, _)| status), Some(400), "{wrong}");
+        assert_eq!(
+            daemon.status(&format!("/steps?{wrong}")).await.map(|(status, _)| status),
+            Some(400),
+            "{wrong}"
+        );
     }
     assert!(daemon.steps().await.expect("/steps answers")[0].get("arguments").is_none());
     let running = scene.step_sent().await;
     until("its record is there", async || scene.record(&running).is_some()).await;
-    let (status, body) = daemon.status(&format!("/steps/{}", running.token)).await.expect("it answers");
+    let (status, body) =
+        daemon.status(&format!("/steps/{}", running.token)).await.expect("it answers");
     assert_eq!(status, 200, "{body}");
-    assert!(serde_json::from_str::<Value>(&body).expect("JSON").get("arguments").is_some(), "{body}");
+    assert!(
+        serde_json::from_str::<Value>(&body).expect("JSON").get("arguments").is_some(),
+        "{body}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,7 +355,8 @@ async fn every_line_of_the_log_is_json_and_a_step_s_lines_bear_its_token() {
         .filter(|line| line.ends_with('\n'))
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let said = lines.iter().find(|line| line["message"] == "a \"line\"").expect("the program's output");
+    let said =
+        lines.iter().find(|line| line["message"] == "a \"line\"").expect("the program's output");
     assert!(said.to_string().contains(&step.token), "{said}");
     assert!(!log.contains('\u{1b}'), "no escape of a program's reaches the log");
 }

@@ -11,7 +11,10 @@ async fn a_job_of_three_visibility_timeouts_runs_once() {
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config());
     // One every half of a visibility timeout.
-    until("it was kept invisible six times", async || scene.to_sqs.seen("changemessagevisibilitybatch") >= 6).await;
+    until("it was kept invisible six times", async || {
+        scene.to_sqs.seen("changemessagevisibilitybatch") >= 6
+    })
+    .await;
     scene.open("gate");
     scene.answered_once(&step).await;
     assert_eq!(scene.runs(), [step.attempt(1)]);
@@ -27,7 +30,10 @@ async fn sagemaker_gone_for_a_while_costs_time_alone() {
     let before = scene.to_sagemaker.seen("refused");
     scene.open("gate");
     // The wait between them grows, so that these take some ten seconds.
-    until("it was tried again and again", async || scene.to_sagemaker.seen("refused") >= before + 5).await;
+    until("it was tried again and again", async || {
+        scene.to_sagemaker.seen("refused") >= before + 5
+    })
+    .await;
     assert_eq!(scene.queue.invisible().await, 1, "the message is kept");
     scene.to_sagemaker.heal();
     scene.answered_once(&step).await;
@@ -108,7 +114,10 @@ async fn a_message_that_grows_old_is_replaced_and_its_job_runs_once() {
     let _daemon = scene.start(&scene.config().with("queues.0.repost_after", "10s"));
     until("a fresh copy was sent", async || scene.to_sqs.seen("sendmessage") >= 1).await;
     until("the old one was deleted", async || scene.to_sqs.seen("deletemessagebatch") >= 1).await;
-    until("the copy is held", async || scene.queue.invisible().await == 1 && scene.queue.visible().await == 0).await;
+    until("the copy is held", async || {
+        scene.queue.invisible().await == 1 && scene.queue.visible().await == 0
+    })
+    .await;
     scene.open("gate");
     scene.answered_once(&step).await;
     assert_eq!(scene.runs(), [step.attempt(1)]);

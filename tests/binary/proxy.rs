@@ -19,7 +19,8 @@ pub struct Proxy {
     serving: JoinHandle<()>,
 }
 
-/// The first request of a connection and its answer, as the service processed it, whether or not the client lived to hear of it.
+/// The first request of a connection and its answer, as the service processed it, whether or not
+/// the client lived to hear of it.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     pub operation: String,
@@ -42,14 +43,16 @@ struct State {
     exchanges: Vec<Exchange>,
     /// Requests forwarded and not yet among the exchanges; long polls only once they are answered.
     open: usize,
-    /// The operation of the first request of each connection, in order; moto closes a connection with its answer.
+    /// The operation of the first request of each connection, in order; moto closes a connection
+    /// with its answer.
     seen: Vec<String>,
     down: bool,
     /// Operations whose requests are reset before they are forwarded, until healed.
     refused: Vec<String>,
     /// Operations whose requests wait, and are forwarded once healed.
     held: Vec<String>,
-    /// Operations the next request of which is forwarded and processed, and its connection reset instead of answered.
+    /// Operations the next request of which is forwarded and processed, and its connection reset
+    /// instead of answered.
     cut: Vec<String>,
 }
 
@@ -95,7 +98,8 @@ impl Proxy {
         self.state.lock().unwrap().held.retain(|held| held != operation);
     }
 
-    /// Resets the connection of the next request for this operation once the service has answered it.
+    /// Resets the connection of the next request for this operation once the service has answered
+    /// it.
     pub fn cut_the_answer_of(&self, operation: &str) {
         self.state.lock().unwrap().cut.push(operation.to_owned());
     }
@@ -108,7 +112,8 @@ impl Proxy {
         state.held.clear();
     }
 
-    /// Whether something was forwarded that is not yet among the exchanges; a long poll counts once it is answered.
+    /// Whether something was forwarded that is not yet among the exchanges; a long poll counts once
+    /// it is answered.
     pub fn is_busy(&self) -> bool {
         self.state.lock().unwrap().open > 0
     }
@@ -120,18 +125,29 @@ impl Proxy {
     /// What all receives brought, in order.
     pub fn received(&self) -> Vec<Received> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let receives = self.exchanges().into_iter().filter(|exchange| exchange.operation == "receivemessage");
-        let messages = receives.filter_map(|exchange| exchange.answer["Messages"].as_array().cloned()).flatten();
+        let receives =
+            self.exchanges().into_iter().filter(|exchange| exchange.operation == "receivemessage");
+        let messages = receives
+            .filter_map(|exchange| exchange.answer["Messages"].as_array().cloned())
+            .flatten();
         let brought = messages.map(|message| Received {
             receipt_handle: text(&message["ReceiptHandle"]),
-            receives: text(&message["Attributes"]["ApproximateReceiveCount"]).parse().expect("a count is asked for"),
+            receives: text(&message["Attributes"]["ApproximateReceiveCount"])
+                .parse()
+                .expect("a count is asked for"),
         });
         brought.collect()
     }
 
     /// How many connections were opened for this operation; for any, where it is empty.
     pub fn seen(&self, operation: &str) -> usize {
-        self.state.lock().unwrap().seen.iter().filter(|seen| operation.is_empty() || *seen == operation).count()
+        self.state
+            .lock()
+            .unwrap()
+            .seen
+            .iter()
+            .filter(|seen| operation.is_empty() || *seen == operation)
+            .count()
     }
 }
 
@@ -141,7 +157,11 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State>) -> io::Result<()> {
+async fn forward(
+    mut client: TcpStream,
+    service: SocketAddr,
+    state: &Mutex<State>,
+) -> io::Result<()> {
     if state.lock().unwrap().down {
         state.lock().unwrap().seen.push("refused".to_owned());
         return client.set_zero_linger();
@@ -151,7 +171,12 @@ async fn forward(mut client: TcpStream, service: SocketAddr, state: &Mutex<State
     let (refused, cut) = {
         let mut state = state.lock().unwrap();
         state.seen.push(operation.clone());
-        let cut = state.cut.iter().position(|cut| *cut == operation).map(|at| state.cut.remove(at)).is_some();
+        let cut = state
+            .cut
+            .iter()
+            .position(|cut| *cut == operation)
+            .map(|at| state.cut.remove(at))
+            .is_some();
         (state.refused.contains(&operation), cut)
     };
     if refused {
@@ -222,9 +247,14 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Copies until there is no more, and keeps what it saw; `seeing` is called before anybody can act on it. It reads on when nobody
-/// listens: what was asked for is processed all the same.
-async fn pump(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, seen: &mut Vec<u8>, seeing: impl Fn()) {
+/// Copies until there is no more, and keeps what it saw; `seeing` is called before anybody can act
+/// on it. It reads on when nobody listens: what was asked for is processed all the same.
+async fn pump(
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+    seen: &mut Vec<u8>,
+    seeing: impl Fn(),
+) {
     while let Ok(count @ 1..) = from.read_buf(seen).await {
         seeing();
         // Fails where the reader is gone.
@@ -257,7 +287,8 @@ async fn read_head(client: &mut TcpStream) -> io::Result<Vec<u8>> {
 
 fn operation(head: &[u8]) -> String {
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
-    let target =
-        head.lines().find_map(|line| line.strip_prefix("x-amz-target:")?.split_once('.').map(|(_, name)| name));
+    let target = head
+        .lines()
+        .find_map(|line| line.strip_prefix("x-amz-target:")?.split_once('.').map(|(_, name)| name));
     target.unwrap_or_default().trim().to_owned()
 }

@@ -26,7 +26,10 @@ async fn looks(scene: &Scene, step: &Step) -> u64 {
 async fn looked_at(scene: &Scene, more: usize) {
     let before = scene.runs().len();
     // A visibility timeout and half a minute, before a step goes on without its message.
-    until_within(Duration::from_mins(4), "it is looked at", async || scene.runs().len() >= before + more).await;
+    until_within(Duration::from_mins(4), "it is looked at", async || {
+        scene.runs().len() >= before + more
+    })
+    .await;
 }
 
 /// Ends the daemon as a crash does and shows what it held at once, so that nobody need wait for it.
@@ -59,10 +62,18 @@ async fn a_polled_job_is_restarted_six_times_on_a_queue_with_so_many_receives(mo
     }
     let _last = scene.start(&config);
     looked_at(&scene, 1).await;
-    assert!(looks(&scene, &step).await > 6, "each life goes on from the checkpoint of the one before");
-    // A poll of a daemon that died may receive the message too, so that three receives can be over before a copy is sent.
+    assert!(
+        looks(&scene, &step).await > 6,
+        "each life goes on from the checkpoint of the one before"
+    );
+    // A poll of a daemon that died may receive the message too, so that three receives can be over
+    // before a copy is sent.
     if most > 3 {
-        assert_eq!(dead.size().await, 0, "what is received too often goes to the dead-letter queue");
+        assert_eq!(
+            dead.size().await,
+            0,
+            "what is received too often goes to the dead-letter queue"
+        );
     }
     scene.settled(&step).await;
 }
@@ -95,7 +106,8 @@ async fn a_step_whose_message_is_purged_while_it_is_held_goes_on() {
     scene.queue.purge().await;
     // Until a message that is not there was to be kept invisible.
     let kept = scene.to_sqs.seen("changemessagevisibilitybatch");
-    until("that was noticed", async || scene.to_sqs.seen("changemessagevisibilitybatch") > kept).await;
+    until("that was noticed", async || scene.to_sqs.seen("changemessagevisibilitybatch") > kept)
+        .await;
     looked_at(&scene, 3).await;
     assert!(looks(&scene, &step).await > 4);
     scene.settled(&step).await;
@@ -140,7 +152,11 @@ async fn where_others_read_the_queue_no_step_is_started_without_its_message() {
     until("it is said", async || said().await > 0).await;
     never("it is started", Duration::from_secs(5), async || scene.runs().len() > runs).await;
     assert_eq!(said().await, 1, "it is said once");
-    assert!(scene.record(&step).is_some_and(|record| record["status"] != "settled"), "{:?}", scene.record(&step));
+    assert!(
+        scene.record(&step).is_some_and(|record| record["status"] != "settled"),
+        "{:?}",
+        scene.record(&step)
+    );
     // Its message is all that it lacked.
     scene.queue.send(&step.executing()).await;
     assert!(looks(&scene, &step).await > 2);

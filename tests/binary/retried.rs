@@ -1,4 +1,5 @@
-//! Executions that are retried: their steps wait again, under a token of their own or under the one that was answered before.
+//! Executions that are retried: their steps wait again, under a token of their own or under the one
+//! that was answered before.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -29,8 +30,11 @@ impl Account {
         fs::create_dir(account.path("ledger")).expect("the folder is writable");
         let run = account.path("run");
         let folder = account.folder.path().display();
-        fs::write(&run, format!("#!/bin/sh\nFOLDER={folder}\necho \"$STEP_TOKEN\" >> $FOLDER/runs\n{script}\n"))
-            .expect("it is writable");
+        fs::write(
+            &run,
+            format!("#!/bin/sh\nFOLDER={folder}\necho \"$STEP_TOKEN\" >> $FOLDER/runs\n{script}\n"),
+        )
+        .expect("it is writable");
         fs::set_permissions(run, fs::Permissions::from_mode(0o755)).expect("it is ours");
         account.call("AmazonSQS.CreateQueue", json!({ "QueueName": "callbacks" })).await;
         let step = json!({ "Name": "s", "Type": "Callback", "SqsQueueUrl": account.queue(), "Arguments": { "n": 1 },
@@ -55,7 +59,11 @@ impl Account {
     }
 
     fn runs(&self) -> Vec<String> {
-        fs::read_to_string(self.path("runs")).unwrap_or_default().lines().map(str::to_owned).collect()
+        fs::read_to_string(self.path("runs"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     async fn sagemaker(&self, operation: &str, mut input: Value) -> Value {
@@ -64,7 +72,8 @@ impl Account {
     }
 
     async fn call(&self, target: &str, input: Value) -> Value {
-        let headers = format!("Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: {target}\r\n");
+        let headers =
+            format!("Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: {target}\r\n");
         let answer = http::post(self.endpoint.addr(), &headers, &input.to_string()).await;
         let (status, body) = answer.expect("the endpoint answers");
         assert_eq!(status, 200, "{target}: {body}");
@@ -97,7 +106,8 @@ async fn both_rounds_are_answered(retried_token: RetriedToken, second: &str, end
     let url = account.endpoint.url().to_owned();
     let folder = account.folder.path().to_owned();
     let environment = Environment { prefix: Vec::new(), folder, sqs: url.clone(), sagemaker: url };
-    let config = Config::new(account.folder.path(), &account.queue()).without("handlers.job.settings.cleanup");
+    let config = Config::new(account.folder.path(), &account.queue())
+        .without("handlers.job.settings.cleanup");
     let daemon = environment.start(&config, "daemon");
     let started = account.sagemaker("StartPipelineExecution", json!({ "PipelineName": "p" })).await;
     let arn = started["PipelineExecutionArn"].as_str().expect("an ARN");

@@ -1,4 +1,5 @@
-//! What a test begins with: a queue, a SageMaker, wires to both, a folder of scripts, and steps that wait.
+//! What a test begins with: a queue, a SageMaker, wires to both, a folder of scripts, and steps
+//! that wait.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,10 +22,11 @@ use crate::sagemaker::{Request, SageMaker};
 /// More than anything here takes, a machine under load included: only a defect reaches it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// For all scripts. `until_there FILE` waits for a file of the test's folder, but not for ever, so that none outlives a failed test for
-/// long. `alive PID` says whether a process does anything still: one that waits to be reaped does not. `end STATUS` ends
-/// the script and leaves a line `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`. What it comes to is another outcome each time, so that
-/// none can be computed again unnoticed.
+/// For all scripts. `until_there FILE` waits for a file of the test's folder, but not for ever, so
+/// that none outlives a failed test for long. `alive PID` says whether a process does anything
+/// still: one that waits to be reaped does not. `end STATUS` ends the script and leaves a line
+/// `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`. What it comes to is another outcome each time, so
+/// that none can be computed again unnoticed.
 const PRELUDE: &str = r#"#!/bin/sh
 end() {
     now=$(date +%s%N)
@@ -64,8 +66,9 @@ pub struct Step {
 }
 
 impl Scene {
-    /// `script` is the handler's; `$FOLDER` is the test's folder, and each start adds a line `TOKEN ATTEMPT` to `$FOLDER/runs`. The
-    /// cleanup adds one of `TOKEN REASON` to `$FOLDER/cleanups`.
+    /// `script` is the handler's; `$FOLDER` is the test's folder, and each start adds a line
+    /// `TOKEN ATTEMPT` to `$FOLDER/runs`. The cleanup adds one of `TOKEN REASON` to
+    /// `$FOLDER/cleanups`.
     pub async fn new(script: &str) -> Self {
         Self::with_cleanup(script, "").await
     }
@@ -84,7 +87,10 @@ impl Scene {
         };
         fs::create_dir(scene.path("ledger")).expect("the folder is writable");
         scene.script("run", &format!("echo \"$STEP_TOKEN $STEP_ATTEMPT\" >> $FOLDER/runs\n{run}"));
-        scene.script("cleanup", &format!("echo \"$STEP_TOKEN $STEP_STOP_REASON\" >> $FOLDER/cleanups\n{cleanup}"));
+        scene.script(
+            "cleanup",
+            &format!("echo \"$STEP_TOKEN $STEP_STOP_REASON\" >> $FOLDER/cleanups\n{cleanup}"),
+        );
         scene
     }
 
@@ -113,7 +119,8 @@ impl Scene {
 
     pub fn script(&self, name: &str, text: &str) {
         let path = self.path(name);
-        fs::write(&path, format!("{PRELUDE}FOLDER={}\n{text}\n", self.folder().display())).expect("it is writable");
+        fs::write(&path, format!("{PRELUDE}FOLDER={}\n{text}\n", self.folder().display()))
+            .expect("it is writable");
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
     }
 
@@ -167,16 +174,26 @@ impl Scene {
 
     /// What the daemons said, by file.
     fn logs(&self) -> Vec<(PathBuf, String)> {
-        let entries = fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let logs = entries.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
-        logs.map(|path| (path.clone(), String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()))
-            .collect()
+        let entries =
+            fs::read_dir(self.folder()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let logs =
+            entries.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.map(|path| {
+            (
+                path.clone(),
+                String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned(),
+            )
+        })
+        .collect()
     }
 
     /// A step waits at SageMaker; its message is not sent yet.
     pub fn step(&self) -> Step {
         let token = random_token();
-        let arn = format!("arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/{}", token.to_lowercase());
+        let arn = format!(
+            "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/{}",
+            token.to_lowercase()
+        );
         self.sagemaker.begin(&arn, &token, &self.queue.url);
         Step { opened: Timestamp::now(), token, arn, arguments: json!({ "n": 1 }) }
     }
@@ -207,7 +224,8 @@ impl Scene {
         self.records().into_iter().find(|record| record["token"] == step.token.as_str())
     }
 
-    /// What the ledger holds; nothing where it cannot be read. What was read once is remembered for the judge.
+    /// What the ledger holds; nothing where it cannot be read. What was read once is remembered for
+    /// the judge.
     pub fn records(&self) -> Vec<Value> {
         let output = self.environment().run(&self.config(), &["steps", "--json"]);
         let at = Timestamp::now();
@@ -217,7 +235,9 @@ impl Scene {
             let token = record["token"].as_str().expect("a token").to_owned();
             // A damaged record has none.
             let Some(version) = record["version"].as_u64() else { continue };
-            readings.entry((token, version)).or_insert_with(|| Reading { at, record: record.clone() });
+            readings
+                .entry((token, version))
+                .or_insert_with(|| Reading { at, record: record.clone() });
         }
         records
     }
@@ -233,13 +253,15 @@ impl Scene {
 
     /// Waits for the answer of a step that SageMaker accepts.
     pub async fn answer(&self, step: &Step) -> Request {
-        until("the step is answered", async || self.sagemaker.accepted(&step.token).is_some()).await;
+        until("the step is answered", async || self.sagemaker.accepted(&step.token).is_some())
+            .await;
         self.sagemaker.accepted(&step.token).expect("an answer")
     }
 
     /// Waits until the ledger holds no open matter of the step.
     pub async fn settled(&self, step: &Step) {
-        let settled = async || self.record(step).is_some_and(|record| record["status"] == "settled");
+        let settled =
+            async || self.record(step).is_some_and(|record| record["status"] == "settled");
         until("the record is settled", settled).await;
     }
 
@@ -247,7 +269,8 @@ impl Scene {
         until("the queue is empty", async || self.queue.is_empty().await).await;
     }
 
-    /// The end of nearly every story: one answer, every sending of it identical, and no message left. Returns the answer.
+    /// The end of nearly every story: one answer, every sending of it identical, and no message
+    /// left. Returns the answer.
     pub async fn answered_once(&self, step: &Step) -> Request {
         let answer = self.answer(step).await;
         self.queue_is_empty().await;
@@ -288,12 +311,20 @@ impl Drop for Scene {
         let complaints = self.sagemaker.complaints();
         let logs = self.logs();
         if !std::thread::panicking() {
-            assert!(complaints.is_empty(), "SageMaker was sent what it would refuse: {complaints:#?}");
-            let confessions: Vec<&str> = logs.iter().flat_map(|(_, log)| confessions(log)).collect();
+            assert!(
+                complaints.is_empty(),
+                "SageMaker was sent what it would refuse: {complaints:#?}"
+            );
+            let confessions: Vec<&str> =
+                logs.iter().flat_map(|(_, log)| confessions(log)).collect();
             assert!(confessions.is_empty(), "the daemon was mistaken: {confessions:#?}");
             return;
         }
-        eprintln!("invalid requests: {complaints:#?}\nruns: {:?}\ncleanups: {:?}", self.runs(), self.cleanups());
+        eprintln!(
+            "invalid requests: {complaints:#?}\nruns: {:?}\ncleanups: {:?}",
+            self.runs(),
+            self.cleanups()
+        );
         for (path, log) in logs {
             eprintln!("{}:\n{log}", path.display());
         }

@@ -21,8 +21,11 @@ impl Silence {
         let mut holder = Command::new("unshare");
         holder.args(["--map-root-user", "--mount", "python3", program]).arg(folder);
         holder.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut holder = holder.spawn().unwrap_or_else(|error| panic!("no unshare ({error}): install util-linux"));
-        let mut silence = Self { says: BufReader::new(holder.stdout.take().expect("it is piped")), holder };
+        let mut holder = holder
+            .spawn()
+            .unwrap_or_else(|error| panic!("no unshare ({error}): install util-linux"));
+        let mut silence =
+            Self { says: BufReader::new(holder.stdout.take().expect("it is piped")), holder };
         silence.expect("mounted");
         silence
     }
@@ -33,7 +36,10 @@ impl Silence {
         if line.trim() != word {
             let mut why = String::new();
             let _ = self.holder.stderr.take().expect("it is piped").read_to_string(&mut why);
-            panic!("no file system of its own could be mounted, which takes /dev/fuse and a user namespace: {why}");
+            panic!(
+                "no file system of its own could be mounted, which takes /dev/fuse and a user \
+                 namespace: {why}"
+            );
         }
     }
 
@@ -53,12 +59,17 @@ impl Drop for Silence {
 /// Starts a daemon with a second handler, for the pipeline `far`, with settings of its own.
 async fn daemon_with(scene: &Scene, silence: &Silence, far: &str) -> (crate::daemon::Daemon, Step) {
     let handler: toml::Table = format!(
-        "type = \"exec\"\nretry_delay = \"1s\"\nretry_delay_max = \"1s\"\nstop_grace = \"1s\"\nsettings = {far}"
+        "type = \"exec\"\nretry_delay = \"1s\"\nretry_delay_max = \"1s\"\nstop_grace = \
+         \"1s\"\nsettings = {far}"
     )
     .parse()
     .expect("TOML");
     let route: toml::Table = "pipeline = \"far\"\nhandler = \"far\"".parse().expect("TOML");
-    let config = scene.config().listening().with("handlers.far", handler).with("queues.0.routes", vec![route]);
+    let config = scene
+        .config()
+        .listening()
+        .with("handlers.far", handler)
+        .with("queues.0.routes", vec![route]);
     let mut environment = scene.environment();
     let target = format!("--target={}", silence.holder.id());
     let enter = ["nsenter", &target, "--user", "--mount", "--preserve-credentials"];
@@ -97,13 +108,19 @@ async fn a_program_that_does_not_begin_is_told_costs_no_attempt_and_can_be_stopp
     scene.sagemaker.begin(&hanging.arn, &hanging.token, &scene.queue.url);
     silence.fall_silent();
     scene.queue.send(&hanging.executing()).await;
-    until("it is told", async || daemon.metric("callbackd_impaired{what=\"io\"}").await == Some(1.0)).await;
+    until("it is told", async || {
+        daemon.metric("callbackd_impaired{what=\"io\"}").await == Some(1.0)
+    })
+    .await;
     assert!(daemon.log().contains("it did not begin within"));
     assert_eq!(daemon.status("/healthz").await.map(|(status, _)| status), Some(200));
     assert_eq!(daemon.status("/readyz").await.map(|(status, _)| status), Some(503));
     // It is no attempt, and so is tried as the first again.
     let tried = || {
-        daemon.complaints(&["INFO"], &hanging.token).into_iter().filter(|line| line["message"] == "the step is started")
+        daemon
+            .complaints(&["INFO"], &hanging.token)
+            .into_iter()
+            .filter(|line| line["message"] == "the step is started")
     };
     until("it is tried again", async || tried().count() > 1).await;
     assert!(tried().all(|line| line["attempt"] == 1));

@@ -1,4 +1,5 @@
-//! Every stop is answered, after the cleanup, whether its message comes, comes first, or never comes.
+//! Every stop is answered, after the cleanup, whether its message comes, comes first, or never
+//! comes.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::scene::{Scene, Step, never, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_step_is_stopped_cleaned_up_after_and_answered() {
     // The program would go on for ever, and would say so if it were not stopped before the cleanup.
-    let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; sh -c 'echo $$ > $0/pid; sleep 300' $FOLDER & wait";
+    let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; sh -c 'echo $$ > $0/pid; sleep \
+               300' $FOLDER & wait";
     let cleanup = "if alive $(cat $FOLDER/pid); then echo alive >> $FOLDER/alive; fi";
     let scene = Scene::with_cleanup(run, cleanup).await;
     let step = scene.step_sent().await;
@@ -44,7 +46,8 @@ async fn a_stop_is_answered_with_success_where_that_is_configured() {
 async fn a_program_that_exits_after_sigterm_has_no_outcome_and_is_cleaned_up_after() {
     for exit in [0, 1] {
         let script = format!(
-            "trap 'cat $STEP_STOP_FILE > $FOLDER/why; exit {exit}' TERM; sleep 300 & echo > $FOLDER/ready; wait"
+            "trap 'cat $STEP_STOP_FILE > $FOLDER/why; exit {exit}' TERM; sleep 300 & echo > \
+             $FOLDER/ready; wait"
         );
         let scene = Scene::new(&script).await;
         let step = scene.step_sent().await;
@@ -59,8 +62,11 @@ async fn a_program_that_exits_after_sigterm_has_no_outcome_and_is_cleaned_up_aft
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_ends_within_the_grace_keeps_its_outcome_where_that_is_set() {
-    let scene =
-        Scene::new("trap 'echo saved=yes >> $STEP_OUTPUT; exit 0' TERM; sleep 300 & echo > $FOLDER/ready; wait").await;
+    let scene = Scene::new(
+        "trap 'echo saved=yes >> $STEP_OUTPUT; exit 0' TERM; sleep 300 & echo > \
+                    $FOLDER/ready; wait",
+    )
+    .await;
     let step = scene.step_sent().await;
     let config = scene.config().with("handlers.job.stop_grace", "30s");
     let _daemon = scene.start(&config.with("handlers.job.settings.exit_after_sigterm", "kept"));
@@ -74,8 +80,12 @@ async fn a_program_that_ends_within_the_grace_keeps_its_outcome_where_that_is_se
 async fn a_program_that_exits_after_sigterm_at_the_time_limit_is_cleaned_up_after() {
     let scene = Scene::new("trap 'exit 0' TERM; sleep 300 & echo > $FOLDER/ready; wait").await;
     let step = scene.step_sent().await;
-    let _daemon =
-        scene.start(&scene.config().with("handlers.job.time_limit", "2s").with("handlers.job.stop_grace", "30s"));
+    let _daemon = scene.start(
+        &scene
+            .config()
+            .with("handlers.job.time_limit", "2s")
+            .with("handlers.job.stop_grace", "30s"),
+    );
     assert!(scene.answered_once(&step).await.reason().contains("the time limit of 2s was reached"));
     assert_eq!(scene.cleanups(), [step.cleaned("time_limit")]);
 }
@@ -86,13 +96,19 @@ async fn a_program_that_exits_after_sigterm_at_a_shutdown_goes_on_in_the_next_li
         let first = format!("trap 'exit {exit}' TERM; sleep 300 & echo > $FOLDER/ready; wait");
         let scene = Scene::new(&format!("[ ! -e $FOLDER/told ] || end 0; {first}")).await;
         let step = scene.step_sent().await;
-        let config = scene.config().with("handlers.job.stop_grace", "30s").with("worker.drain_timeout", "0s");
+        let config = scene
+            .config()
+            .with("handlers.job.stop_grace", "30s")
+            .with("worker.drain_timeout", "0s");
         let mut daemon = scene.start(&config);
         until("it runs", async || scene.path("ready").exists()).await;
         scene.open("told");
         daemon.signal(Signal::SIGTERM);
         until("it has ended", async || daemon.ended().is_some()).await;
-        assert!(scene.sagemaker.reports(&step.token).is_empty(), "exit {exit} after our signal is no outcome");
+        assert!(
+            scene.sagemaker.reports(&step.token).is_empty(),
+            "exit {exit} after our signal is no outcome"
+        );
         let _next = scene.start(&config);
         assert!(scene.answered_once(&step).await.outputs()["ended"].is_string());
         assert_eq!(scene.runs(), [step.attempt(1), step.attempt(1)]);
@@ -117,7 +133,10 @@ async fn a_step_whose_stop_came_first_is_cleaned_up_after_and_never_run() {
     // Long enough that only the Executing message can bring the answer.
     let _daemon = scene.start(&scene.config().with("queues.0.stop_takeover_after", "10m"));
     scene.stop(&step).await;
-    until("the stop is on record", async || scene.record(&step).is_some_and(|record| record["status"] == "owed")).await;
+    until("the stop is on record", async || {
+        scene.record(&step).is_some_and(|record| record["status"] == "owed")
+    })
+    .await;
     scene.queue.send(&step.executing()).await;
     assert!(scene.answered_once(&step).await.reason().contains("the pipeline was stopped"));
     assert!(scene.runs().is_empty());
@@ -132,7 +151,10 @@ async fn a_stop_of_an_unknown_step_is_held_while_sagemaker_is_asked_and_then_tak
     scene.stop(&step).await;
     let answer = scene.answered_once(&step).await;
     let asked = scene.sagemaker.requests(LIST);
-    assert!(asked.first().is_some_and(|question| question.at < answer.at), "the stop was answered blindly");
+    assert!(
+        asked.first().is_some_and(|question| question.at < answer.at),
+        "the stop was answered blindly"
+    );
     assert!(scene.runs().is_empty());
     assert_eq!(scene.cleanups(), [step.cleaned("pipeline_stopped")]);
 }
@@ -190,13 +212,16 @@ async fn a_stop_received_by_another_worker_reaches_the_one_that_runs_the_step() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_answered_even_if_the_cleanup_fails_and_says_so() {
-    let scene = Scene::with_cleanup("until_there gate", "echo 'no right to delete' >&2; exit 4").await;
+    let scene =
+        Scene::with_cleanup("until_there gate", "echo 'no right to delete' >&2; exit 4").await;
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config());
     until("it runs", async || !scene.runs().is_empty()).await;
     scene.stop(&step).await;
     let reason = scene.answered_once(&step).await.reason();
-    for part in ["the pipeline was stopped", "cleanup failed", "exit status 4", "no right to delete"] {
+    for part in
+        ["the pipeline was stopped", "cleanup failed", "exit status 4", "no right to delete"]
+    {
         assert!(reason.contains(part), "{reason}");
     }
 }
@@ -249,7 +274,10 @@ async fn a_step_that_its_owner_closes_just_before_it_would_be_taken_over_is_not_
     let mut closed = Vec::new();
     for (at, step) in owed {
         let just_before = at - Duration::from_millis(500);
-        tokio::time::sleep(just_before.duration_since(Timestamp::now()).try_into().unwrap_or_default()).await;
+        tokio::time::sleep(
+            just_before.duration_since(Timestamp::now()).try_into().unwrap_or_default(),
+        )
+        .await;
         scene.sagemaker.close(&step.arn, "Stopped");
         // On a busy machine it may have come too late, which would show nothing.
         if Timestamp::now() < at - Duration::from_millis(100) {
@@ -259,14 +287,19 @@ async fn a_step_that_its_owner_closes_just_before_it_would_be_taken_over_is_not_
     scene.queue_is_empty().await;
     assert!(!closed.is_empty(), "the machine is too busy for this test");
     for step in closed {
-        assert!(!scene.cleanups().contains(&step.cleaned("pipeline_stopped")), "its owner has cleaned up");
+        assert!(
+            !scene.cleanups().contains(&step.cleaned("pipeline_stopped")),
+            "its owner has cleaned up"
+        );
         assert!(scene.sagemaker.reports(&step.token).is_empty());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_fifty_stops_at_once_a_few_are_cleaned_up_after_at_a_time_and_none_holds_up_a_running_step() {
-    let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; echo > $FOLDER/ready; sleep 300 & wait";
+async fn of_fifty_stops_at_once_a_few_are_cleaned_up_after_at_a_time_and_none_holds_up_a_running_step()
+ {
+    let run =
+        "trap 'echo told >> $FOLDER/told; exit 143' TERM; echo > $FOLDER/ready; sleep 300 & wait";
     let cleanup = "echo +1 >> $FOLDER/cleaning; until_there gate; echo -1 >> $FOLDER/cleaning";
     let scene = Scene::with_cleanup(run, cleanup).await;
     let running = scene.step_sent().await;

@@ -1,4 +1,5 @@
-//! What a daemon inherits of its parent, what it keeps to itself, and what is left when it is killed.
+//! What a daemon inherits of its parent, what it keeps to itself, and what is left when it is
+//! killed.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -41,7 +42,10 @@ async fn nothing_outlives_a_daemon_that_was_killed() {
     let scene = Scene::new(&format!("{ESCAPE}\nuntil_there never")).await;
     scene.step_sent().await;
     let mut daemon = scene.start(&scene.config());
-    until("all run", async || scene.lines("escaped").len() == 3 && scene.lines("keeper").len() == 1).await;
+    until("all run", async || {
+        scene.lines("escaped").len() == 3 && scene.lines("keeper").len() == 1
+    })
+    .await;
     daemon.kill();
     // Without a next life.
     until("none is left", async || !scene.lines("escaped").iter().any(|pid| alive(pid))).await;
@@ -57,7 +61,10 @@ async fn what_is_left_of_a_run_whose_keepers_were_killed_too_is_gone_before_the_
     let scene = Scene::new(&script).await;
     let step = scene.step_sent().await;
     let mut daemon = scene.start(&scene.config());
-    until("all run", async || scene.lines("escaped").len() == 3 && scene.lines("keeper").len() == 1).await;
+    until("all run", async || {
+        scene.lines("escaped").len() == 3 && scene.lines("keeper").len() == 1
+    })
+    .await;
     // From the top, so that none has the time to end what is below.
     let keeper = scene.lines("keeper").remove(0);
     let server = parent(&keeper);
@@ -125,7 +132,12 @@ async fn a_program_of_the_daemons_own_user_cannot_read_the_daemons_secrets() {
     };
     let environment = prefixed(&scene, prefix);
     // What the test itself makes must be writable for it.
-    Command::new("/bin/chmod").arg("-R").arg("a+rwX").arg(scene.folder()).status().expect("it runs");
+    Command::new("/bin/chmod")
+        .arg("-R")
+        .arg("a+rwX")
+        .arg(scene.folder())
+        .status()
+        .expect("it runs");
     let step = scene.step_sent().await;
     let scratch = scene.path("tmp");
     fs::create_dir_all(&scratch).expect("the folder is writable");
@@ -149,8 +161,10 @@ async fn the_first_process_of_a_container_reaps_what_nobody_waits_for() {
         "sh -c 'echo $$ > {0}/inner; echo > {0}/started; exec sleep 1' & exec \"$@\"",
         scene.folder().display()
     );
-    let environment =
-        prefixed(&scene, &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &child, "sh"]);
+    let environment = prefixed(
+        &scene,
+        &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &child, "sh"],
+    );
     let daemon = environment.start(&scene.config(), "first");
     until("it is up", async || daemon.is_up()).await;
     let inner = format!("/proc/{}/root/proc", first_child(daemon.pid()));
@@ -163,6 +177,7 @@ async fn the_first_process_of_a_container_reaps_what_nobody_waits_for() {
 }
 
 fn first_child(pid: u32) -> String {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it is alive");
+    let children =
+        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it is alive");
     children.split_whitespace().next().expect("a child").to_owned()
 }

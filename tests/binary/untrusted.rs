@@ -45,7 +45,8 @@ async fn what_is_no_message_of_a_callback_step_is_kept_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn json_ten_thousand_deep_is_kept_and_counted() {
     is_kept(async |queue, step| {
-        let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
+        let deep =
+            |open: &str, close: &str| format!("{}1{}", open.repeat(10_000), close.repeat(10_000));
         queue.send(&deep("[", "]")).await;
         queue.send(&step.executing().replace(r#"{"n":1}"#, &deep("[", "]"))).await;
         queue.send(&step.executing().replace(r#"{"n":1}"#, &deep(r#"{"a":"#, "}"))).await;
@@ -99,7 +100,9 @@ async fn an_output_that_is_too_long_fails_the_step_and_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_kilobytes_of_multibyte_stderr_become_a_reason_that_sagemaker_takes() {
-    let reason = failure_of("for i in $(seq 128); do printf 'ß…漢🦀🦀' >&2; done; printf END >&2; exit 1").await;
+    let reason =
+        failure_of("for i in $(seq 128); do printf 'ß…漢🦀🦀' >&2; done; printf END >&2; exit 1")
+            .await;
     assert!(reason.ends_with("END") && reason.contains('漢'), "the end of it matters: {reason}");
     // Whichever way SageMaker counts its 256 characters.
     assert!(reason.encode_utf16().count() > 240, "as much of it as fits: {reason}");
@@ -107,8 +110,8 @@ async fn two_kilobytes_of_multibyte_stderr_become_a_reason_that_sagemaker_takes(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn output_that_is_no_text_and_has_no_end_of_line_does_no_harm() {
-    let script =
-        "head -c 3000000 /dev/urandom; head -c 3000000 /dev/urandom >&2; head -c 3000000 /dev/zero >&2; exit 1";
+    let script = "head -c 3000000 /dev/urandom; head -c 3000000 /dev/urandom >&2; head -c 3000000 \
+                  /dev/zero >&2; exit 1";
     let reason = failure_of(script).await;
     assert!(reason.contains("exit status 1"), "{reason}");
 }

@@ -34,8 +34,13 @@ async fn steps_that_cannot_be_verified_are_held_a_few_at_a_time_until_they_can()
     }
     assert!(most <= u64::from(CONCURRENCY) + BATCH, "{most} messages were held");
     assert_eq!(scene.runs(), Vec::<String>::new());
-    let again = || scene.to_sqs.received().into_iter().filter(|message| message.receives > 1).count();
-    assert_eq!((again(), dead.size().await), (0, 0), "no answer is no reason to give a message back");
+    let again =
+        || scene.to_sqs.received().into_iter().filter(|message| message.receives > 1).count();
+    assert_eq!(
+        (again(), dead.size().await),
+        (0, 0),
+        "no answer is no reason to give a message back"
+    );
     scene.sagemaker.heal();
     for step in &steps {
         scene.answer(step).await;
@@ -45,7 +50,8 @@ async fn steps_that_cannot_be_verified_are_held_a_few_at_a_time_until_they_can()
     assert_eq!(scene.runs().len(), steps.len());
 }
 
-/// A message of somebody who may send to the queue: a token and an execution that SageMaker does not know.
+/// A message of somebody who may send to the queue: a token and an execution that SageMaker does
+/// not know.
 fn forged(scene: &Scene) -> Step {
     let step = scene.step();
     let token = random_token();
@@ -60,7 +66,8 @@ async fn a_step_that_sagemaker_does_not_know_is_neither_run_nor_cleaned_up_after
     scene.queue.send(&work.executing()).await;
     scene.queue.send(&stop.stopping()).await;
     let asked = |step: &Step| {
-        let asked = scene.sagemaker.requests(LIST).into_iter().chain(scene.sagemaker.requests(DESCRIBE));
+        let asked =
+            scene.sagemaker.requests(LIST).into_iter().chain(scene.sagemaker.requests(DESCRIBE));
         asked.filter(|request| request.body.contains(&step.arn)).count() > 0
     };
     until("SageMaker is asked about both", async || asked(&work) && asked(&stop)).await;
@@ -87,23 +94,31 @@ async fn a_message_with_a_running_step_s_token_and_another_execution_is_refused(
     scene.sagemaker.stop(&other.arn);
     let unknown = Step { arn: format!("{}x", step.arn), ..step.clone() };
     let stopped = Step { arn: other.arn.clone(), ..step.clone() };
-    for message in [unknown.stopping(), stopped.stopping(), unknown.executing(), stopped.executing()] {
+    for message in
+        [unknown.stopping(), stopped.stopping(), unknown.executing(), stopped.executing()]
+    {
         scene.queue.send(&message).await;
     }
     until("all are received", async || scene.to_sqs.received().len() >= 5).await;
     // Longer than the watch needs, and than a stop is held.
-    let told = async || !scene.cleanups().is_empty() || !scene.sagemaker.reports(&step.token).is_empty();
+    let told =
+        async || !scene.cleanups().is_empty() || !scene.sagemaker.reports(&step.token).is_empty();
     never("the step hears of it", Duration::from_secs(8), told).await;
     scene.open("gate");
     let answer = scene.answer(&step).await;
-    assert_eq!((answer.operation.as_str(), answer.outputs()), (SUCCESS, json!({})), "verify = {verify}");
+    assert_eq!(
+        (answer.operation.as_str(), answer.outputs()),
+        (SUCCESS, json!({})),
+        "verify = {verify}"
+    );
     assert_eq!(scene.runs(), [step.attempt(1)]);
     until("its own message is deleted", async || scene.queue.size().await == 4).await;
     assert!(scene.sagemaker.reports(&other.token).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_names_another_execution_than_the_step_s_own_is_refused_under_every_setting() {
+async fn a_message_that_names_another_execution_than_the_step_s_own_is_refused_under_every_setting()
+{
     tokio::join!(
         a_message_with_a_running_step_s_token_and_another_execution_is_refused("never"),
         a_message_with_a_running_step_s_token_and_another_execution_is_refused("redelivered"),

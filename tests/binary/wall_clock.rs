@@ -8,10 +8,12 @@ use crate::clocks::Clocks;
 use crate::scene::{Scene, until};
 
 async fn a_job_begun_two_days_behind_has_its_time_limit_and_its_record_after_the_correction() {
-    let run = "[ -e $FOLDER/short ] && { rm $FOLDER/short; exit 0; }\n[ -e $FOLDER/gate ] || exit 76";
+    let run =
+        "[ -e $FOLDER/short ] && { rm $FOLDER/short; exit 0; }\n[ -e $FOLDER/gate ] || exit 76";
     let scene = Scene::new(run).await;
     let clocks = Clocks::ahead_by_days(scene.folder(), -2);
-    let config = scene.config().with("handlers.job.time_limit", "1d").with("ledger.retention", "1d");
+    let config =
+        scene.config().with("handlers.job.time_limit", "1d").with("ledger.retention", "1d");
     let config = config.with("handlers.job.settings.poll_interval", "1s");
     scene.open("short");
     let short = scene.step_sent().await;
@@ -46,14 +48,20 @@ fn in_a_minute() -> Timestamp {
 async fn a_retry_that_was_due_two_days_ahead_comes_in_seconds_after_the_correction() {
     let scene = Scene::new("[ $STEP_ATTEMPT = 1 ] && exit 75").await;
     let clocks = Clocks::ahead_by_days(scene.folder(), 2);
-    let config = scene.config().with("handlers.job.retry_delay", "25s").with("handlers.job.retry_delay_max", "25s");
+    let config = scene
+        .config()
+        .with("handlers.job.retry_delay", "25s")
+        .with("handlers.job.retry_delay_max", "25s");
     let step = scene.step_sent().await;
     let mut daemon = scene.start_in(&config, &clocks.variables());
     let waits = async || scene.record(&step).is_some_and(|record| record["status"] == "waiting");
     until("it waits for its second attempt", waits).await;
     clocks.correct();
     // The names of what it has written are put right too by then.
-    until("it is noticed", async || !daemon.complaints(&["WARN"], "the wall clock was set").is_empty()).await;
+    until("it is noticed", async || {
+        !daemon.complaints(&["WARN"], "the wall clock was set").is_empty()
+    })
+    .await;
     let right = async || scene.record(&step).is_some_and(|record| due(&record) < in_a_minute());
     until("the record is put right", right).await;
     daemon.kill();
@@ -75,8 +83,12 @@ async fn a_worker_that_leaves_as_the_clock_is_set_leaves_right_times_behind() {
     daemon.signal(Signal::SIGTERM);
     until("it has left", async || daemon.ended().is_some()).await;
     let record = scene.record(&step).expect("a record");
-    let deadline: Timestamp = record["deadline"].as_str().and_then(|at| at.parse().ok()).expect("a time");
-    assert!(deadline > Timestamp::now(), "{deadline} is a day after the step was begun, seconds ago");
+    let deadline: Timestamp =
+        record["deadline"].as_str().and_then(|at| at.parse().ok()).expect("a time");
+    assert!(
+        deadline > Timestamp::now(),
+        "{deadline} is a day after the step was begun, seconds ago"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

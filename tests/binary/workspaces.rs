@@ -20,7 +20,8 @@ async fn what_a_killed_daemon_left_of_a_settled_step_is_removed_and_nothing_else
     let step = scene.step_sent().await;
     // Killed when the directory is made and its name is not on record yet.
     let crash = [("CRASH_AT", "before write.claimed 2")];
-    let mut daemon = scene.start_in(&scene.config(), if cfg!(debug_assertions) { &crash } else { &[] });
+    let mut daemon =
+        scene.start_in(&scene.config(), if cfg!(debug_assertions) { &crash } else { &[] });
     if cfg!(debug_assertions) {
         until("it is killed", async || daemon.ended().is_some()).await;
         assert_eq!(entries().len(), 1);
@@ -32,17 +33,27 @@ async fn what_a_killed_daemon_left_of_a_settled_step_is_removed_and_nothing_else
     let left = entries();
     assert!(left.iter().all(|name| name.starts_with(&step.token)), "{left:?}");
     // In use by another worker; of a step that the ledger does not know; of no run.
-    let [used, unknown, other] =
-        [format!("{}-00000000000000ab", step.token), "unknown000-00000000000000ab".into(), "data".into()];
+    let [used, unknown, other] = [
+        format!("{}-00000000000000ab", step.token),
+        "unknown000-00000000000000ab".into(),
+        "data".into(),
+    ];
     for name in [&used, &unknown, &other] {
         fs::create_dir(work.join(name)).expect("it is ours");
     }
-    let in_use =
-        Flock::lock(File::open(work.join(&used)).expect("it is there"), FlockArg::LockSharedNonblock).expect("free");
+    let in_use = Flock::lock(
+        File::open(work.join(&used)).expect("it is there"),
+        FlockArg::LockSharedNonblock,
+    )
+    .expect("free");
     let clocks = Clocks::ahead_by_days(scene.folder(), 1);
     let mut daemon = scene.start_in(&scene.config(), &clocks.variables());
     until("it is removed", async || entries().len() == 3).await;
-    assert!([&used, &unknown, &other].into_iter().all(|name| entries().contains(name)), "{:?}", entries());
+    assert!(
+        [&used, &unknown, &other].into_iter().all(|name| entries().contains(name)),
+        "{:?}",
+        entries()
+    );
     daemon.kill();
     drop(in_use);
     let _daemon = scene.start_in(&scene.config(), &clocks.variables());
@@ -61,18 +72,23 @@ async fn of_nobody(script: &str) -> Option<Scene> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_what_keeps_a_handlers_user_from_its_files_and_the_daemon_waits_until_it_is_mended() {
+async fn check_tells_what_keeps_a_handlers_user_from_its_files_and_the_daemon_waits_until_it_is_mended()
+ {
     let Some(scene) = of_nobody("echo id=$(id -un) >> $STEP_OUTPUT; exit 0").await else { return };
     let config = scene.config().with("handlers.job.settings.user", "nobody").listening();
     let ledger = scene.path("ledger");
     fs::set_permissions(scene.path("run"), fs::Permissions::from_mode(0o755)).expect("it is ours");
     for file in ["runs", "cleanups"] {
         fs::write(scene.path(file), "").expect("the folder is writable");
-        fs::set_permissions(scene.path(file), fs::Permissions::from_mode(0o666)).expect("it is ours");
+        fs::set_permissions(scene.path(file), fs::Permissions::from_mode(0o666))
+            .expect("it is ours");
     }
     let check = |arguments: &[&str]| {
         let output = scene.environment().run(&config, arguments);
-        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
     };
     fs::set_permissions(&ledger, fs::Permissions::from_mode(0o700)).expect("it is ours");
     let wants = format!("the user nobody cannot enter {}", ledger.display());
@@ -105,20 +121,26 @@ async fn check_tells_what_keeps_a_handlers_user_from_its_files_and_the_daemon_wa
         let output = scene.environment().run(&config, &["check"]);
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{told}");
-        assert!(told.contains(&format!("`{key}`")) && told.contains("the user nobody may"), "{told}");
+        assert!(
+            told.contains(&format!("`{key}`")) && told.contains("the user nobody may"),
+            "{told}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handlers_user_gets_nothing_of_what_a_daemon_may_do_that_is_not_root() {
-    let Some(scene) = of_nobody("grep ^Cap /proc/self/status > $FOLDER/may; end 0").await else { return };
+    let Some(scene) = of_nobody("grep ^Cap /proc/self/status > $FOLDER/may; end 0").await else {
+        return;
+    };
     let may = "+setuid,+setgid,+kill,+chown,+dac_override";
     let with = |may: &str| {
         let mut environment = scene.environment();
-        let user = ["setpriv", "--reuid=64321", "--regid=64321", "--clear-groups"].map(str::to_owned);
-        environment
-            .prefix
-            .extend(user.into_iter().chain([format!("--inh-caps={may}"), format!("--ambient-caps={may}")]));
+        let user =
+            ["setpriv", "--reuid=64321", "--regid=64321", "--clear-groups"].map(str::to_owned);
+        environment.prefix.extend(
+            user.into_iter().chain([format!("--inh-caps={may}"), format!("--ambient-caps={may}")]),
+        );
         environment
     };
     for place in [scene.folder().to_owned(), scene.path("ledger")] {
@@ -127,12 +149,16 @@ async fn a_handlers_user_gets_nothing_of_what_a_daemon_may_do_that_is_not_root()
     }
     for file in ["runs", "ends", "may", "cleanups"] {
         fs::write(scene.path(file), "").expect("the folder is writable");
-        fs::set_permissions(scene.path(file), fs::Permissions::from_mode(0o666)).expect("it is ours");
+        fs::set_permissions(scene.path(file), fs::Permissions::from_mode(0o666))
+            .expect("it is ours");
     }
     let config = scene.config().with("handlers.job.settings.user", "nobody");
     let refused = with("+setuid,+setgid,+kill").run(&config, &["check"]);
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(78) && told.contains("CAP_CHOWN and CAP_DAC_OVERRIDE"), "{told}");
+    assert!(
+        refused.status.code() == Some(78) && told.contains("CAP_CHOWN and CAP_DAC_OVERRIDE"),
+        "{told}"
+    );
     let step = scene.step_sent().await;
     let _daemon = with(may).start(&config, "capable");
     scene.answered_once(&step).await;

@@ -2,7 +2,8 @@
 
 #![allow(
     unsafe_code,
-    reason = "there is no other way to count allocations; it only counts, and passes on to the system"
+    reason = "there is no other way to count allocations; it only counts, and passes on to the \
+              system"
 )]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -35,7 +36,8 @@ fn count() {
     }
 }
 
-// SAFETY: all is left to the system's allocator, which keeps the contract; a growth in place or elsewhere counts as one.
+// SAFETY: all is left to the system's allocator, which keeps the contract; a growth in place or
+// elsewhere counts as one.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();

@@ -38,7 +38,8 @@ impl Log {
     }
 }
 
-/// A handler led by the step's arguments: `{"do": "succeed" | "fail" | "error" | "panic" | "defer" | "again" | "wait" | "stubborn"}`.
+/// A handler led by the step's arguments:
+/// `{"do": "succeed" | "fail" | "error" | "panic" | "defer" | "again" | "wait" | "stubborn"}`.
 pub struct Scripted {
     pub log: Log,
     /// Lets those that `wait` go on.
@@ -180,8 +181,16 @@ impl Bench {
         // One machine's trouble may be another handler's alone.
         let parts = HandlerParts { config: self.handler_config.clone(), handler };
         let engine = Engine::start(Parts {
-            ledger: Ledger::new(Arc::new(self.disk.clone()), me, lease, clock.clone(), Arc::new(())),
-            queues: first.chain(self.others.iter().map(|(config, queue)| lane(config, queue))).collect(),
+            ledger: Ledger::new(
+                Arc::new(self.disk.clone()),
+                me,
+                lease,
+                clock.clone(),
+                Arc::new(()),
+            ),
+            queues: first
+                .chain(self.others.iter().map(|(config, queue)| lane(config, queue)))
+                .collect(),
             handlers: ["h", "other"].map(|name| (name.to_owned(), parts.clone())).into(),
             observer: self.observer.clone(),
             clock,
@@ -214,10 +223,14 @@ impl Worker {
     }
 }
 
-/// The process dies: its tasks go without another word, and what it held of its world stays as it is.
+/// The process dies: its tasks go without another word, and what it held of its world stays as it
+/// is.
 pub fn run_and_crash<T>(bench: Bench, life: impl AsyncFnOnce(&mut Bench) -> T) -> (Bench, T) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("runtime");
     let mut bench = bench;
     let value = runtime.block_on(life(&mut bench));
     drop(runtime);
@@ -248,5 +261,8 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
             pause = (pause * 11 / 10).min(Duration::from_secs(5));
         }
     };
-    assert!(timeout(Duration::from_hours(30 * 24), waiting).await.is_ok(), "never came true: {what}");
+    assert!(
+        timeout(Duration::from_hours(30 * 24), waiting).await.is_ok(),
+        "never came true: {what}"
+    );
 }

@@ -19,7 +19,10 @@ async fn a_stop_and_a_time_limit_are_told_to_the_run_while_the_ledger_does_not_a
         bench.handler_config.time_limit = Duration::from_mins(2);
         let worker = bench.start().await;
         bench.step(TOKEN, &json!({"do": "wait"}));
-        until("its checkpoint is saved", || bench.disk.status(TOKEN).is_some() && bench.log.count("run 1") == 1).await;
+        until("its checkpoint is saved", || {
+            bench.disk.status(TOKEN).is_some() && bench.log.count("run 1") == 1
+        })
+        .await;
         sleep(Duration::from_secs(1)).await;
         *bench.disk.hanging.lock().unwrap() = true;
         if stopped {
@@ -91,9 +94,10 @@ async fn beside_other_workers_a_step_without_its_message_is_not_started() {
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_asks_for_another_try_during_the_drain_is_not_started_again() {
-    for arguments in
-        [json!({"do": "again after a sleep", "seconds": 5}), json!({"do": "error after a sleep", "seconds": 5})]
-    {
+    for arguments in [
+        json!({"do": "again after a sleep", "seconds": 5}),
+        json!({"do": "error after a sleep", "seconds": 5}),
+    ] {
         let mut bench = Bench::new();
         bench.handler_config.retry_delay = Duration::from_millis(10);
         bench.handler_config.retry_delay_max = Duration::from_millis(10);

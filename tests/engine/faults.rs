@@ -14,7 +14,11 @@ const TOKEN: &str = "abcdefghij";
 #[tokio::test(start_paused = true)]
 async fn each_call_may_fail_before_or_after_its_effect() {
     for operation in ["receive", "set_visibility", "delete"] {
-        for trouble in [Trouble::Before(FaultKind::Transient), Trouble::Before(FaultKind::Denied), Trouble::After] {
+        for trouble in [
+            Trouble::Before(FaultKind::Transient),
+            Trouble::Before(FaultKind::Denied),
+            Trouble::After,
+        ] {
             let mut bench = Bench::new();
             bench.queue.fail(operation, 5, trouble);
             let worker = bench.start().await;
@@ -41,7 +45,9 @@ async fn a_message_that_could_not_be_kept_invisible_is_tried_again_before_it_bec
 
 #[tokio::test(start_paused = true)]
 async fn every_send_of_an_outcome_is_the_identical_request() {
-    for trouble in [Trouble::Before(FaultKind::Transient), Trouble::Before(FaultKind::Denied), Trouble::After] {
+    for trouble in
+        [Trouble::Before(FaultKind::Transient), Trouble::Before(FaultKind::Denied), Trouble::After]
+    {
         let mut bench = Bench::new();
         bench.pipelines.fail("report", 4, trouble);
         let worker = bench.start().await;
@@ -49,7 +55,8 @@ async fn every_send_of_an_outcome_is_the_identical_request() {
         until("the queue is empty", || bench.queue.len() == 0).await;
         let reports = bench.pipelines.reports.lock().unwrap().clone();
         assert!(
-            reports.iter().all(|report| report.request == reports[0].request && report.outcome == reports[0].outcome)
+            reports.iter().all(|report| report.request == reports[0].request
+                && report.outcome == reports[0].outcome)
         );
         assert_eq!(bench.pipelines.accepted().len(), 1);
         assert_eq!(bench.log.entries(), ["run 1"]);
@@ -80,7 +87,10 @@ async fn a_ledger_that_fails_keeps_messages_takes_nothing_new_and_recovers_by_it
     sleep(Duration::from_secs(60)).await;
     bench.step("other00000", &json!({}));
     sleep(Duration::from_secs(1800)).await;
-    assert!(bench.pipelines.reports.lock().unwrap().is_empty(), "nothing is sent that is not frozen");
+    assert!(
+        bench.pipelines.reports.lock().unwrap().is_empty(),
+        "nothing is sent that is not frozen"
+    );
     assert_eq!(bench.queue.visible(), 1, "the new step is left to others");
     *bench.disk.failing.lock().unwrap() = false;
     until("both are done", || bench.queue.len() == 0).await;

@@ -21,14 +21,19 @@ async fn the_machines_trouble_uses_up_no_attempt_pauses_intake_and_ends_by_itsel
     let mut bench = Bench::new();
     bench.handler_config.max_attempts = 1;
     let worker = bench.start().await;
-    let ids: Vec<String> = (0..40).map(|n| bench.step(&token(n), &json!({"do": "need the machine"}))).collect();
+    let ids: Vec<String> =
+        (0..40).map(|n| bench.step(&token(n), &json!({"do": "need the machine"}))).collect();
     sleep(Duration::from_mins(2)).await;
     let impaired = worker.monitor.impaired();
     assert_eq!(
         (impaired[0].handler.as_str(), impaired[0].what, impaired[0].error.as_str()),
         ("h", "space", "disk full")
     );
-    let taken = || ids.iter().filter(|id| bench.queue.receives(id).is_some_and(|receives| receives > 0)).count();
+    let taken = || {
+        ids.iter()
+            .filter(|id| bench.queue.receives(id).is_some_and(|receives| receives > 0))
+            .count()
+    };
     // What the first polls brought, and one for each time that it was tried again.
     assert!(taken() <= 4 + 4 + 12, "{} of 40 were taken", taken());
     assert!(bench.log.entries().len() < 300, "{} runs", bench.log.entries().len());
@@ -51,7 +56,8 @@ async fn a_step_that_the_machine_hinders_beyond_its_time_limit_fails_and_says_so
     until("the queue is empty", || bench.queue.len() == 0).await;
     let reports = bench.pipelines.accepted();
     assert!(
-        format!("{reports:?}").contains("the time limit of 1h was reached before it could be started: disk full"),
+        format!("{reports:?}")
+            .contains("the time limit of 1h was reached before it could be started: disk full"),
         "{reports:?}"
     );
     worker.drain().await;
@@ -86,7 +92,11 @@ async fn a_cleanup_that_the_machine_hinders_is_tried_again_within_its_limit() {
         until("the queue is empty", || bench.queue.len() == 0).await;
         let told = format!("{:?}", bench.pipelines.accepted());
         assert!(told.contains("the pipeline was stopped"), "{told}");
-        assert_eq!(told.contains("the cleanup failed: it took longer than 5m: disk full"), !recovers, "{told}");
+        assert_eq!(
+            told.contains("the cleanup failed: it took longer than 5m: disk full"),
+            !recovers,
+            "{told}"
+        );
         worker.drain().await;
     }
 }
@@ -117,10 +127,14 @@ async fn a_handler_that_cannot_work_holds_up_no_other_of_its_queue() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 
     // With many in its way it is polled rarely, and they wait where they are.
-    let many: Vec<String> =
-        (43..83).map(|n| bench.step(&token(n), &json!({"do": "need the machine", "to": "other"}))).collect();
+    let many: Vec<String> = (43..83)
+        .map(|n| bench.step(&token(n), &json!({"do": "need the machine", "to": "other"})))
+        .collect();
     sleep(Duration::from_mins(2)).await;
-    let taken = many.iter().filter(|id| bench.queue.receives(id).is_some_and(|receives| receives > 0)).count();
+    let taken = many
+        .iter()
+        .filter(|id| bench.queue.receives(id).is_some_and(|receives| receives > 0))
+        .count();
     assert!((7..=20).contains(&taken), "{taken} were taken");
     let tried = bench.log.entries().len() - 40;
     assert!(tried < 45, "one at a time is tried, not {tried}");
@@ -150,7 +164,10 @@ async fn steps_that_wait_for_their_handler_hold_no_slot_and_can_be_stopped() {
     until("it is answered", || bench.pipelines.accepted().len() == 2).await;
     assert_eq!(bench.pipelines.accepted()[1].token.as_str(), token(4));
     worker.drain().await;
-    assert!((0..4).all(|n| bench.disk.status(&token(n)).as_deref() == Some("waiting")), "they go on in the next life");
+    assert!(
+        (0..4).all(|n| bench.disk.status(&token(n)).as_deref() == Some("waiting")),
+        "they go on in the next life"
+    );
 }
 
 #[tokio::test(start_paused = true)]

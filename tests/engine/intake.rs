@@ -19,9 +19,12 @@ fn token(number: usize) -> String {
 }
 
 fn stopped(bench: &Bench, token: &str) -> bool {
-    let is_it =
-        |outcome: &Outcome| matches!(outcome, Outcome::Failure(why) if why.as_str() == "the pipeline was stopped");
-    bench.pipelines.accepted().iter().any(|report| report.token.as_str() == token && is_it(&report.outcome))
+    let is_it = |outcome: &Outcome| matches!(outcome, Outcome::Failure(why) if why.as_str() == "the pipeline was stopped");
+    bench
+        .pipelines
+        .accepted()
+        .iter()
+        .any(|report| report.token.as_str() == token && is_it(&report.outcome))
 }
 
 #[tokio::test(start_paused = true)]
@@ -41,15 +44,22 @@ async fn with_every_slot_taken_the_stop_of_a_step_that_waits_is_noticed_within_t
         let worker = bench.start().await;
         bench.step(RUNS, &json!({"do": "wait"}));
         until("one runs", || bench.log.count("run 1") == 1).await;
-        bench.pipelines.stand(QUEUED, Standing::Open { stopping: true, queue_url: QUEUE_URL.parse().ok() });
+        bench
+            .pipelines
+            .stand(QUEUED, Standing::Open { stopping: true, queue_url: QUEUE_URL.parse().ok() });
         let arguments = json!({"do": "never"});
         bench.queue.put(&body_of("b", QUEUED, &arguments, "Executing"));
         let began = Instant::now();
         bench.queue.put(&body_of("b", QUEUED, &arguments, "Stopping"));
         until("it is answered", || stopped(&bench, QUEUED)).await;
-        let within = Duration::from_secs(if watch == 0 { 30 } else { watch }) + Duration::from_secs(2);
+        let within =
+            Duration::from_secs(if watch == 0 { 30 } else { watch }) + Duration::from_secs(2);
         assert!(began.elapsed() <= within, "{:?}", began.elapsed());
-        assert_eq!(bench.log.entries(), ["run 1", "clean pipeline_stopped null"], "its handler was not started");
+        assert_eq!(
+            bench.log.entries(),
+            ["run 1", "clean pipeline_stopped null"],
+            "its handler was not started"
+        );
         bench.go.notify_one();
         until("the queue is empty", || bench.queue.len() == 0).await;
         worker.drain().await;
@@ -90,7 +100,11 @@ async fn a_slot_that_comes_free_as_the_stop_is_noticed_starts_no_handler() {
     until("it has the slot", || worker.monitor.queues()[0].queued == [0, 0]).await;
     bench.stop(QUEUED, &json!({}));
     until("it is answered", || stopped(&bench, QUEUED)).await;
-    assert_eq!(bench.log.entries(), ["run 1", "clean pipeline_stopped null"], "its handler was not started");
+    assert_eq!(
+        bench.log.entries(),
+        ["run 1", "clean pipeline_stopped null"],
+        "its handler was not started"
+    );
     worker.drain().await;
 }
 
@@ -111,7 +125,8 @@ async fn what_is_looked_at_ahead_is_bounded_charged_once_and_run_in_turn() {
             assert!(status.held <= 2 + 10, "{} are held", status.held);
         }
         assert_eq!(worker.monitor.queues()[0].held, 12);
-        let receives = bench.queue.calls.lock().unwrap().iter().filter(|(call, _)| *call == "receive").count();
+        let receives =
+            bench.queue.calls.lock().unwrap().iter().filter(|(call, _)| *call == "receive").count();
         assert!(receives < 20, "{receives} receives in half an hour");
         assert!(ids.iter().all(|id| bench.queue.receives(id) <= Some(1)));
         bench.pipelines.trouble.lock().unwrap().clear();
@@ -144,7 +159,8 @@ async fn a_worker_that_drains_looks_ahead_no_more_and_gives_back_what_it_holds()
 async fn large_arguments_of_one_queue_keep_no_other_from_its_share() {
     let mut bench = Bench::new();
     bench.queue_config.concurrency = 10;
-    let other = json!({"url": QUEUE_URL.replace("callbacks", "others"), "handler": "h", "concurrency": 4});
+    let other =
+        json!({"url": QUEUE_URL.replace("callbacks", "others"), "handler": "h", "concurrency": 4});
     let other: QueueConfig = serde_json::from_value(other).expect("config");
     bench.others.push((other, std::sync::Arc::default()));
     let worker = bench.start().await;

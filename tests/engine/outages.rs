@@ -29,7 +29,8 @@ impl Warnings {
     /// Counts on this thread until the guard is dropped.
     fn listen() -> (Self, DefaultGuard) {
         let warnings = Self::default();
-        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(warnings.clone()));
+        let guard =
+            tracing::subscriber::set_default(tracing_subscriber::registry().with(warnings.clone()));
         (warnings, guard)
     }
 

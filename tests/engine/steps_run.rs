@@ -54,7 +54,9 @@ async fn failures_errors_and_panics_fail_the_step_with_their_reason() {
         let worker = bench.start().await;
         bench.step(TOKEN, &json!({"do": act}));
         until("the queue is empty", || bench.queue.len() == 0).await;
-        let Outcome::Failure(got) = &bench.pipelines.accepted()[0].outcome else { panic!("succeeded") };
+        let Outcome::Failure(got) = &bench.pipelines.accepted()[0].outcome else {
+            panic!("succeeded")
+        };
         assert_eq!(got.as_str(), reason);
         assert_eq!(bench.log.entries().len(), runs);
         worker.drain().await;
@@ -160,7 +162,9 @@ async fn a_deferred_step_lets_its_message_go_and_fails_when_nobody_completes_it(
     until("the queue is empty", || bench.queue.len() == 0).await;
     assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("deferred"));
     until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
-    let Outcome::Failure(reason) = &bench.pipelines.accepted()[0].outcome else { panic!("succeeded") };
+    let Outcome::Failure(reason) = &bench.pipelines.accepted()[0].outcome else {
+        panic!("succeeded")
+    };
     assert_eq!(reason.as_str(), "nobody completed the deferred step within 12h");
     worker.drain().await;
 }
@@ -172,9 +176,14 @@ async fn a_step_beyond_its_time_limit_is_cleaned_up_and_fails() {
     let worker = bench.start().await;
     bench.step(TOKEN, &json!({"do": "wait"}));
     until("the queue is empty", || bench.queue.len() == 0).await;
-    let Outcome::Failure(reason) = &bench.pipelines.accepted()[0].outcome else { panic!("succeeded") };
+    let Outcome::Failure(reason) = &bench.pipelines.accepted()[0].outcome else {
+        panic!("succeeded")
+    };
     assert_eq!(reason.as_str(), "the time limit of 2h was reached");
-    assert_eq!(bench.log.entries(), ["run 1", "told time_limit", "clean time_limit {\"job\":\"abcdefghij\"}"]);
+    assert_eq!(
+        bench.log.entries(),
+        ["run 1", "told time_limit", "clean time_limit {\"job\":\"abcdefghij\"}"]
+    );
     worker.drain().await;
 }
 
@@ -196,7 +205,11 @@ async fn what_cannot_be_read_or_is_foreign_is_never_deleted_and_does_no_harm() {
     sleep(Duration::from_hours(2)).await;
     assert_eq!(bench.queue.len(), 4);
     assert_eq!(bench.log.entries(), ["run 1"]);
-    assert!(bench.queue.count("receive") < 500, "{} receives in two hours", bench.queue.count("receive"));
+    assert!(
+        bench.queue.count("receive") < 500,
+        "{} receives in two hours",
+        bench.queue.count("receive")
+    );
     worker.drain().await;
 }
 

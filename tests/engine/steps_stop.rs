@@ -59,8 +59,11 @@ async fn a_run_that_ends_by_itself_in_time_keeps_its_outcome() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_is_answered_whatever_becomes_of_the_cleanup() {
-    for (cleanup, says) in [("fail", "no permission"), ("hang", "it took longer than 5m"), ("panic", "panicked")] {
-        let bench = stopped_while_running(json!({"do": "wait", "cleanup": cleanup}), OnStop::Failure).await;
+    for (cleanup, says) in
+        [("fail", "no permission"), ("hang", "it took longer than 5m"), ("panic", "panicked")]
+    {
+        let bench =
+            stopped_while_running(json!({"do": "wait", "cleanup": cleanup}), OnStop::Failure).await;
         assert!(reason(&bench).contains(says), "{}", reason(&bench));
     }
 }
@@ -98,7 +101,10 @@ async fn a_deferred_step_is_cleaned_up_and_answered() {
     let mut bench = Bench::new();
     let worker = bench.start().await;
     bench.step(TOKEN, &json!({"do": "defer"}));
-    until("it is deferred", || bench.disk.status(TOKEN).as_deref() == Some("deferred") && bench.queue.len() == 0).await;
+    until("it is deferred", || {
+        bench.disk.status(TOKEN).as_deref() == Some("deferred") && bench.queue.len() == 0
+    })
+    .await;
     *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Stopping;
     until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
     assert_eq!(bench.log.entries(), ["run 1", "clean pipeline_stopped null"]);
@@ -195,7 +201,8 @@ fn a_stop_outlives_the_worker_that_saw_it() {
 }
 
 #[test]
-fn the_stop_of_a_deferred_step_outlives_a_worker_that_dies_in_its_cleanup_although_no_message_is_left() {
+fn the_stop_of_a_deferred_step_outlives_a_worker_that_dies_in_its_cleanup_although_no_message_is_left()
+ {
     let (bench, ()) = run_and_crash(Bench::new(), async |bench| {
         let _worker = bench.start().await;
         bench.step(TOKEN, &json!({"do": "defer", "cleanup": "hang"}));

@@ -1,13 +1,18 @@
-//! A queue, SageMaker and a ledger's storage in memory, under tokio's paused time, with faults on demand.
+//! A queue, SageMaker and a ledger's storage in memory, under tokio's paused time, with faults on
+//! demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
-use callbackd::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
+use callbackd::ledger::store::{
+    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError,
+};
 use callbackd::outcome::{ClientRequestToken, Outcome};
-use callbackd::seam::{Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Queue, Received, Standing, StepResult};
+use callbackd::seam::{
+    Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Queue, Received, Standing, StepResult,
+};
 use callbackd::step::{CallbackToken, ExecutionArn};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
@@ -59,7 +64,8 @@ impl FakeQueue {
         id
     }
 
-    /// Another copy of the message becomes visible although the first is held: SQS's rare duplicate.
+    /// Another copy of the message becomes visible although the first is held: SQS's rare
+    /// duplicate.
     pub fn duplicate(&self, id: &str) {
         self.messages.lock().unwrap().get_mut(id).expect("message").visible_at = Instant::now();
         self.changed.notify_waiters();
@@ -88,7 +94,12 @@ impl FakeQueue {
     }
 
     pub fn fail(&self, operation: &'static str, times: usize, trouble: Trouble) {
-        self.trouble.lock().unwrap().entry(operation).or_default().extend(std::iter::repeat_n(trouble, times));
+        self.trouble
+            .lock()
+            .unwrap()
+            .entry(operation)
+            .or_default()
+            .extend(std::iter::repeat_n(trouble, times));
     }
 
     async fn speaks(&self) {
@@ -102,7 +113,12 @@ impl FakeQueue {
         self.trouble.lock().unwrap().get_mut(operation)?.pop_front()
     }
 
-    fn answer<T>(&self, operation: &'static str, entries: usize, act: impl FnOnce() -> T) -> Result<T, Fault> {
+    fn answer<T>(
+        &self,
+        operation: &'static str,
+        entries: usize,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, Fault> {
         match self.trouble(operation, entries) {
             None => Ok(act()),
             Some(Trouble::Before(kind)) => Err(Fault::new(kind, "made to fail")),
@@ -116,7 +132,8 @@ impl FakeQueue {
     fn take(&self, most: usize, visibility: Duration) -> Vec<Received> {
         let now = Instant::now();
         let mut messages = self.messages.lock().unwrap();
-        let visible = messages.iter_mut().filter(|(_, message)| message.visible_at <= now).take(most);
+        let visible =
+            messages.iter_mut().filter(|(_, message)| message.visible_at <= now).take(most);
         visible
             .map(|(id, message)| {
                 message.receives += 1;
@@ -142,7 +159,10 @@ impl FakeQueue {
         let mut messages = self.messages.lock().unwrap();
         let id = receipt_handle.split('#').next().unwrap_or_default().to_owned();
         match messages.get(&id) {
-            Some(message) if message.receipt_handle == receipt_handle && message.visible_at > Instant::now() => {
+            Some(message)
+                if message.receipt_handle == receipt_handle
+                    && message.visible_at > Instant::now() =>
+            {
                 Ok(act(&mut messages, &id))
             }
             _ => Err(Fault::new(FaultKind::Stale, "the handle is stale")),
@@ -169,7 +189,8 @@ impl Queue for FakeQueue {
                 if !taken.is_empty() || Instant::now() >= until {
                     return Ok(taken);
                 }
-                let next = self.messages.lock().unwrap().values().map(|message| message.visible_at).min();
+                let next =
+                    self.messages.lock().unwrap().values().map(|message| message.visible_at).min();
                 tokio::select! {
                     () = changed => {}
                     () = sleep_until(next.map_or(until, |next| next.min(until))) => {}
@@ -178,13 +199,17 @@ impl Queue for FakeQueue {
         })
     }
 
-    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn set_visibility<'a>(
+        &'a self,
+        entries: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(async move {
             self.speaks().await;
             self.answer("set_visibility", entries.len(), || {
                 let set = |(receipt_handle, visible_in): &(String, Duration)| {
                     self.by_handle(receipt_handle, |messages, id| {
-                        messages.get_mut(id).expect("found").visible_at = Instant::now() + *visible_in;
+                        messages.get_mut(id).expect("found").visible_at =
+                            Instant::now() + *visible_in;
                         self.changed.notify_waiters();
                     })
                 };
@@ -193,13 +218,18 @@ impl Queue for FakeQueue {
         })
     }
 
-    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn delete<'a>(
+        &'a self,
+        receipt_handles: &'a [String],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(async move {
             self.speaks().await;
             self.answer("delete", receipt_handles.len(), || {
                 receipt_handles
                     .iter()
-                    .map(|receipt_handle| self.by_handle(receipt_handle, |messages, id| drop(messages.remove(id))))
+                    .map(|receipt_handle| {
+                        self.by_handle(receipt_handle, |messages, id| drop(messages.remove(id)))
+                    })
                     .collect()
             })
         })
@@ -260,7 +290,12 @@ impl FakePipelines {
     }
 
     pub fn fail(&self, operation: &'static str, times: usize, trouble: Trouble) {
-        self.trouble.lock().unwrap().entry(operation).or_default().extend(std::iter::repeat_n(trouble, times));
+        self.trouble
+            .lock()
+            .unwrap()
+            .entry(operation)
+            .or_default()
+            .extend(std::iter::repeat_n(trouble, times));
     }
 
     fn trouble(&self, operation: &'static str) -> Option<Trouble> {
@@ -282,27 +317,41 @@ impl Pipelines for FakePipelines {
             }
             let mut steps = self.steps.lock().unwrap();
             let mut reports = self.reports.lock().unwrap();
-            let again =
-                reports.iter().any(|report| report.accepted && report.token == *token && report.request == *request);
+            let again = reports.iter().any(|report| {
+                report.accepted && report.token == *token && report.request == *request
+            });
             let open = matches!(steps.get(token), Some(Standing::Open { .. }));
-            let report =
-                Report { token: token.clone(), outcome: outcome.clone(), request: request.clone(), accepted: open };
+            let report = Report {
+                token: token.clone(),
+                outcome: outcome.clone(),
+                request: request.clone(),
+                accepted: open,
+            };
             reports.push(report);
             if open {
-                let ending =
-                    if matches!(outcome, Outcome::Success(_)) { StepResult::Succeeded } else { StepResult::Failed };
+                let ending = if matches!(outcome, Outcome::Success(_)) {
+                    StepResult::Succeeded
+                } else {
+                    StepResult::Failed
+                };
                 steps.insert(token.clone(), Standing::Closed(ending));
             } else if !again {
                 return Err(Fault::new(FaultKind::Refused, "already in a terminal status"));
             }
             match trouble {
-                Some(Trouble::After) => Err(Fault::new(FaultKind::Transient, "connection reset after the effect")),
+                Some(Trouble::After) => {
+                    Err(Fault::new(FaultKind::Transient, "connection reset after the effect"))
+                }
                 _ => Ok(()),
             }
         })
     }
 
-    fn step<'a>(&'a self, _: &'a ExecutionArn, token: &'a CallbackToken) -> BoxFuture<'a, Result<Standing, Fault>> {
+    fn step<'a>(
+        &'a self,
+        _: &'a ExecutionArn,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Standing, Fault>> {
         Box::pin(async move {
             *self.asked.lock().unwrap() += 1;
             if let Some(Trouble::Before(kind)) = self.trouble("step") {
@@ -312,7 +361,10 @@ impl Pipelines for FakePipelines {
         })
     }
 
-    fn execution<'a>(&'a self, arn: &'a ExecutionArn) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+    fn execution<'a>(
+        &'a self,
+        arn: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
         let name = arn.as_str().rsplit('/').next().unwrap_or_default();
         let standing = self.executions.lock().unwrap().get(name).copied();
         Box::pin(async move { Ok(standing.unwrap_or(*self.execution.lock().unwrap())) })
@@ -332,7 +384,12 @@ pub struct Disk {
 
 impl Disk {
     pub fn exclusive() -> Self {
-        Self { held: Memory::new(), failing: Arc::default(), hanging: Arc::default(), slow: Arc::default() }
+        Self {
+            held: Memory::new(),
+            failing: Arc::default(),
+            hanging: Arc::default(),
+            slow: Arc::default(),
+        }
     }
 
     pub fn shared() -> Self {
@@ -347,14 +404,22 @@ impl Disk {
         let row = self.row(token).expect("record");
         let mut body: serde_json::Value = serde_json::from_str(&row.body).expect("json");
         for (name, part) in [("arguments", &row.arguments), ("checkpoint", &row.checkpoint)] {
-            body[name] = part.as_deref().map(|part| serde_json::from_str(part).expect("json")).unwrap_or_default();
+            body[name] = part
+                .as_deref()
+                .map(|part| serde_json::from_str(part).expect("json"))
+                .unwrap_or_default();
         }
         body
     }
 
     fn row(&self, token: &str) -> Option<Row> {
         let token = token.parse().expect("token");
-        let found = self.held.get(&token).now_or_never().expect("memory does not wait").expect("memory does not fail");
+        let found = self
+            .held
+            .get(&token)
+            .now_or_never()
+            .expect("memory does not wait")
+            .expect("memory does not fail");
         found.map(|found| found.expect("memory is not damaged"))
     }
 
@@ -364,11 +429,19 @@ impl Disk {
 }
 
 impl Store for Disk {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         self.held.get(token)
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+    fn put(
+        &self,
+        row: Row,
+        expected: Option<u64>,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
         let disk = self.clone();
         Box::pin(async move {
             disk.check()?;

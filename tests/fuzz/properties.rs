@@ -1,4 +1,5 @@
-//! What holds for any bytes, wherever they come from: the fuzzer, or the corpus that it left. Each says whether they were good.
+//! What holds for any bytes, wherever they come from: the fuzzer, or the corpus that it left. Each
+//! says whether they were good.
 
 #![allow(dead_code, reason = "each target has one of them")]
 
@@ -10,15 +11,16 @@ use callbackd::backoff::Backoff;
 use callbackd::builtin::exec::outputs_of;
 use callbackd::config::CheckedConfig;
 use callbackd::lifecycle::{
-    Answer, Arrival, Event, Lease, OnStop, Phase, Policy, Record, RunEnd, State, Status, Verify, Via, View, WorkerId,
-    Write, decide,
+    Answer, Arrival, Event, Lease, OnStop, Phase, Policy, Record, RunEnd, State, Status, Verify,
+    Via, View, WorkerId, Write, decide,
 };
 use callbackd::outcome::{Outcome, Outputs, Reason};
 use callbackd::seam::{Standing, StepResult};
 use callbackd::step::Message;
 use jiff::Timestamp;
 
-/// SageMaker's limits, from its service model; characters are counted as the most that anyone may count.
+/// SageMaker's limits, from its service model; characters are counted as the most that anyone may
+/// count.
 const OUTPUTS: usize = 50;
 const NAME: usize = 256;
 const VALUE: usize = 1024;
@@ -40,7 +42,8 @@ fn within_limits(outcome: &Outcome) {
     }
 }
 
-/// A body is a step that SageMaker could mean, or is refused with a reason; and says the same when it is written and read again.
+/// A body is a step that SageMaker could mean, or is refused with a reason; and says the same when
+/// it is written and read again.
 pub fn message(data: &[u8]) -> bool {
     let Ok(body) = std::str::from_utf8(data) else { return false };
     let message = match Message::parse(body) {
@@ -52,8 +55,13 @@ pub fn message(data: &[u8]) -> bool {
     };
     let step = message.step();
     let token = step.token.to_string();
-    assert!(token.len() == 10 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{token:?}");
-    assert!(step.execution.as_str().len() <= 2048 && step.execution.as_str().starts_with("arn:aws"));
+    assert!(
+        token.len() == 10 && token.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+        "{token:?}"
+    );
+    assert!(
+        step.execution.as_str().len() <= 2048 && step.execution.as_str().starts_with("arn:aws")
+    );
     let status = if matches!(message, Message::Stop(_)) { "Stopping" } else { "Executing" };
     let again = serde_json::json!({
         "token": token, "pipelineExecutionArn": step.execution.as_str(), "arguments": step.arguments, "status": status,
@@ -76,14 +84,18 @@ pub fn configuration(data: &[u8]) -> bool {
         Err(mistakes) => {
             assert!(!mistakes.is_empty());
             for mistake in mistakes.iter() {
-                assert!(!mistake.what.trim().is_empty() && !mistake.source.is_empty(), "{mistake:?}");
+                assert!(
+                    !mistake.what.trim().is_empty() && !mistake.source.is_empty(),
+                    "{mistake:?}"
+                );
             }
             false
         }
     }
 }
 
-/// What `$STEP_OUTPUT` may hold becomes outputs that SageMaker takes, or an error that says why not.
+/// What `$STEP_OUTPUT` may hold becomes outputs that SageMaker takes, or an error that says why
+/// not.
 pub fn outputs(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
     match outputs_of(text) {
@@ -138,7 +150,11 @@ fn events() -> Vec<Event> {
         Event::Ended(RunEnd::Retry { after: None, error: "no route".to_owned() }),
         Event::Ended(RunEnd::Again(Duration::MAX)),
         Event::Ended(RunEnd::Deferred),
-        Event::Ended(RunEnd::Hindered { what: "space", after: Duration::MAX, error: "disk full".to_owned() }),
+        Event::Ended(RunEnd::Hindered {
+            what: "space",
+            after: Duration::MAX,
+            error: "disk full".to_owned(),
+        }),
         Event::Ended(RunEnd::Aborted),
         Event::Cleaned(Ok(())),
         Event::Cleaned(Err("no".to_owned())),
@@ -161,8 +177,9 @@ fn events() -> Vec<Event> {
     events
 }
 
-/// A record is refused, or says the same when it is written and read again; and whatever happens to its step next, the lifecycle has an
-/// answer that can be written too, and a frozen outcome stays what it is.
+/// A record is refused, or says the same when it is written and read again; and whatever happens to
+/// its step next, the lifecycle has an answer that can be written too, and a frozen outcome stays
+/// what it is.
 pub fn record(data: &[u8]) -> bool {
     let Ok(record) = serde_json::from_slice::<Record>(data) else { return false };
     round_trip(&record);
@@ -178,7 +195,8 @@ pub fn record(data: &[u8]) -> bool {
         (Lease::Over, Phase::Leaving),
     ] {
         let now = Timestamp::MAX;
-        let view = View { now, me: &me, policy: &POLICY, foreign, random: 1.0, phase, own_account: true };
+        let view =
+            View { now, me: &me, policy: &POLICY, foreign, random: 1.0, phase, own_account: true };
         for first in &events {
             for second in &events {
                 let mut state = State::new(record.clone());
@@ -196,10 +214,17 @@ fn happens(state: &mut State, event: &Event, view: &View<'_>) {
     if let Some(Write { record: written, .. }) = transition.write {
         round_trip(&written);
         // Only a token that waits again begins anew.
-        let anew = state.record.returned.is_some() && written.returned.is_none() && written.outcome.is_none();
+        let anew = state.record.returned.is_some()
+            && written.returned.is_none()
+            && written.outcome.is_none();
         if matches!(state.record.status, Status::Concluded | Status::Settled) && !anew {
-            let frozen = |record: &Record| (record.outcome.clone(), record.client_request_token.clone());
-            assert_eq!(frozen(&written), frozen(&state.record), "what was frozen changed at {event:?}");
+            let frozen =
+                |record: &Record| (record.outcome.clone(), record.client_request_token.clone());
+            assert_eq!(
+                frozen(&written),
+                frozen(&state.record),
+                "what was frozen changed at {event:?}"
+            );
         }
         state.record = written;
     }

@@ -1,7 +1,8 @@
-//! What holds for any answer to a call of SageMaker's, through the AWS SDK: an error is never taken for an answer, and none for a refusal
-//! that does not name an error of the service's.
+//! What holds for any answer to a call of SageMaker's, through the AWS SDK: an error is never taken
+//! for an answer, and none for a refusal that does not name an error of the service's.
 //!
-//! An answer is written as a status, headers and a body, as on the wire: `400\nx-amzn-ErrorType: ConflictException\n\n{}`.
+//! An answer is written as a status, headers and a body, as on the wire:
+//! `400\nx-amzn-ErrorType: ConflictException\n\n{}`.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -9,14 +10,17 @@ use std::sync::{Arc, Mutex};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use callbackd::aws::{Clients, Config, Outside, SageMaker};
 use callbackd::outcome::{ClientRequestToken, Outcome, Outputs};
-use callbackd::seam::{ExecutionStanding, Fault, FaultKind, Observation, Observer, Pipelines, Standing};
+use callbackd::seam::{
+    ExecutionStanding, Fault, FaultKind, Observation, Observer, Pipelines, Standing,
+};
 use callbackd::step::{CallbackToken, ExecutionArn};
 use serde_json::Value;
 
@@ -38,13 +42,16 @@ impl Reply {
         let end = data.windows(2).position(|two| two == b"\n\n")?;
         let mut lines = std::str::from_utf8(&data[..end]).ok()?.lines();
         let status = lines.next()?.parse().ok().filter(|status| (200..600).contains(status))?;
-        let header = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let header = |line: &str| {
+            line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()))
+        };
         let headers = lines.map(header).collect::<Option<_>>()?;
         Some(Self { status, headers, body: data[end + 2..].to_vec() })
     }
 
     fn response(&self) -> Option<HttpResponse> {
-        let mut response = HttpResponse::new(self.status.try_into().ok()?, SdkBody::from(self.body.clone()));
+        let mut response =
+            HttpResponse::new(self.status.try_into().ok()?, SdkBody::from(self.body.clone()));
         for (name, value) in &self.headers {
             response.headers_mut().try_append(name.clone(), value.clone()).ok()?;
         }
@@ -55,15 +62,20 @@ impl Reply {
         (200..300).contains(&self.status)
     }
 
-    /// Whether `holds` of the JSON that it begins with. The SDK takes more for JSON than serde does, such as control characters in texts and,
-    /// in what it skips, no Unicode: of that it must at least have these `words`.
+    /// Whether `holds` of the JSON that it begins with. The SDK takes more for JSON than serde
+    /// does, such as control characters in texts and, in what it skips, no Unicode: of that it must
+    /// at least have these `words`.
     fn says(&self, holds: impl Fn(&Value) -> bool, words: &[&str]) -> bool {
-        let parsed = serde_json::Deserializer::from_slice(&self.body).into_iter().next().and_then(Result::ok);
+        let parsed = serde_json::Deserializer::from_slice(&self.body)
+            .into_iter()
+            .next()
+            .and_then(Result::ok);
         let text = String::from_utf8_lossy(&self.body);
         parsed.map_or_else(|| words.iter().any(|word| text.contains(word)), |json| holds(&json))
     }
 
-    /// Whether it names this error, or any: a service does so in a header or in the outermost object of its body.
+    /// Whether it names this error, or any: a service does so in a header or in the outermost
+    /// object of its body.
     fn names(&self, code: Option<&str>) -> bool {
         let is_it = |said: &str| !said.is_empty() && code.is_none_or(|code| said.contains(code));
         let headers = ["x-amzn-errortype", "x-amzn-query-error"];
@@ -90,7 +102,11 @@ fn has_text(value: &Value, is_it: &dyn Fn(&str) -> bool) -> bool {
 struct Parrot(Arc<Mutex<Option<Reply>>>);
 
 impl HttpClient for Parrot {
-    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
@@ -109,7 +125,10 @@ impl Observer for Labels {
     fn observe(&self, observation: Observation<'_>) {
         if let Observation::AwsCall { result, .. } = observation {
             assert!((1..=64).contains(&result.len()), "{result:?}");
-            assert!(result.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.'), "{result:?}");
+            assert!(
+                result.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.'),
+                "{result:?}"
+            );
         }
     }
 }
@@ -122,17 +141,21 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let parrot = Parrot::default();
-        let keys = Credentials::new("AKIAEXAMPLE", "secretKEY", Some("session".to_owned()), None, "fuzz");
+        let keys =
+            Credentials::new("AKIAEXAMPLE", "secretKEY", Some("session".to_owned()), None, "fuzz");
         let outside = Outside {
             http: SharedHttpClient::new(parrot.clone()).into(),
             credentials: Some(SharedCredentialsProvider::new(keys)),
             ..Outside::default()
         };
-        let config = Config { endpoint_url: Some("http://sagemaker.test".to_owned()), ..Config::default() };
+        let config =
+            Config { endpoint_url: Some("http://sagemaker.test".to_owned()), ..Config::default() };
         let clients = Clients::within(outside, config, "fuzz", Arc::new(Labels));
-        let sagemaker = runtime.block_on(clients.pipelines(Some("us-east-1"), None)).expect("a region");
+        let sagemaker =
+            runtime.block_on(clients.pipelines(Some("us-east-1"), None)).expect("a region");
         Self { parrot, sagemaker, runtime }
     }
 }
@@ -143,10 +166,13 @@ thread_local! {
 
 /// Whether the answer takes a report.
 pub fn answer(data: &[u8]) -> bool {
-    let Some(reply) = Reply::parse(data).filter(|reply| reply.response().is_some()) else { return false };
+    let Some(reply) = Reply::parse(data).filter(|reply| reply.response().is_some()) else {
+        return false;
+    };
     SCENE.with_borrow(|scene| {
         *scene.parrot.0.lock().expect("no one panics") = Some(reply.clone());
-        let (arn, token): (ExecutionArn, CallbackToken) = (ARN.parse().expect("valid"), TOKEN.parse().expect("valid"));
+        let (arn, token): (ExecutionArn, CallbackToken) =
+            (ARN.parse().expect("valid"), TOKEN.parse().expect("valid"));
         let outcome = Outcome::Success(Outputs::new());
         let request = ClientRequestToken::of(&arn, &token, &outcome);
         let reported = scene.runtime.block_on(scene.sagemaker.report(&token, &outcome, &request));
@@ -157,7 +183,8 @@ pub fn answer(data: &[u8]) -> bool {
         match scene.runtime.block_on(scene.sagemaker.step(&arn, &token)) {
             Ok(Standing::NotFound) => {
                 let list = "PipelineExecutionSteps";
-                let listed = reply.is_success() && reply.says(|body| body[list].is_array(), &[list]);
+                let listed =
+                    reply.is_success() && reply.says(|body| body[list].is_array(), &[list]);
                 assert!(listed || reply.names(Some("ResourceNotFound")), "{reply:?}");
             }
             Ok(Standing::Open { .. } | Standing::Closed(_)) => {
@@ -167,7 +194,9 @@ pub fn answer(data: &[u8]) -> bool {
             Err(fault) => judge(&fault, "ListPipelineExecutionSteps", &reply),
         }
         match scene.runtime.block_on(scene.sagemaker.execution(&arn)) {
-            Ok(ExecutionStanding::NotFound) => assert!(reply.names(Some("ResourceNotFound")), "{reply:?}"),
+            Ok(ExecutionStanding::NotFound) => {
+                assert!(reply.names(Some("ResourceNotFound")), "{reply:?}");
+            }
             Ok(_) => assert!(reply.is_success(), "{reply:?}"),
             Err(fault) => judge(&fault, "DescribePipelineExecution", &reply),
         }
@@ -175,11 +204,15 @@ pub fn answer(data: &[u8]) -> bool {
     })
 }
 
-/// Only a service refuses, with a code and a status that says so; and what is told of it fits a line.
+/// Only a service refuses, with a code and a status that says so; and what is told of it fits a
+/// line.
 fn judge(fault: &Fault, operation: &str, reply: &Reply) {
     if fault.kind == FaultKind::Refused {
         assert!(reply.names(None), "nobody refused: {fault} {reply:?}");
-        assert!((300..500).contains(&reply.status) && ![401, 403, 408, 429].contains(&reply.status), "{reply:?}");
+        assert!(
+            (300..500).contains(&reply.status) && ![401, 403, 408, 429].contains(&reply.status),
+            "{reply:?}"
+        );
     }
     let said = &fault.detail;
     assert!(said.starts_with(operation) && said.chars().count() <= MOST_SAID, "{said:?}");

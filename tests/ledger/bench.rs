@@ -1,4 +1,5 @@
-//! What claim, conclude and settle cost on this machine, at full durability. Prints; judges nothing.
+//! What claim, conclude and settle cost on this machine, at full durability. Prints; judges
+//! nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,12 +17,14 @@ use super::Commits;
 const STEPS: usize = 6000;
 
 fn record(n: usize) -> Record {
-    let mut step = Message::parse(include_str!("../fixtures/executing.json")).expect("message").step().clone();
+    let mut step =
+        Message::parse(include_str!("../fixtures/executing.json")).expect("message").step().clone();
     // As SageMaker draws them: in no order.
     let mut random = fastrand::Rng::with_seed(u64::try_from(n).expect("small"));
     let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(10).collect();
     step.token = token.parse().expect("token");
-    let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue's URL");
+    let queue =
+        "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue's URL");
     Record::of_message(step, queue, Some("train".into()), Timestamp::UNIX_EPOCH)
 }
 
@@ -37,10 +40,14 @@ async fn live(ledger: &Ledger, n: usize, last: Commit) {
     let record = record(n);
     assert!(ledger.load(&record.token).await.expect("read").is_none());
     let owner = Some(ledger.me().clone());
-    let claimed = write(ledger, Record { status: Status::Claimed, owner, attempt: 1, ..record }, Commit::Now).await;
-    let concluded = write(ledger, Record { status: Status::Concluded, ..claimed }, Commit::Now).await;
+    let claimed =
+        write(ledger, Record { status: Status::Claimed, owner, attempt: 1, ..record }, Commit::Now)
+            .await;
+    let concluded =
+        write(ledger, Record { status: Status::Concluded, ..claimed }, Commit::Now).await;
     let settled_at = Some(Timestamp::UNIX_EPOCH);
-    write(ledger, Record { status: Status::Settled, settled_at, owner: None, ..concluded }, last).await;
+    write(ledger, Record { status: Status::Settled, settled_at, owner: None, ..concluded }, last)
+        .await;
 }
 
 fn ledger(store: Sqlite) -> Ledger {
@@ -49,9 +56,13 @@ fn ledger(store: Sqlite) -> Ledger {
 }
 
 fn cpu() -> Duration {
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("usage");
+    let usage =
+        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("usage");
     let of = |time: nix::sys::time::TimeVal| {
-        Duration::new(time.tv_sec().unsigned_abs(), u32::try_from(time.tv_usec()).expect("small") * 1000)
+        Duration::new(
+            time.tv_sec().unsigned_abs(),
+            u32::try_from(time.tv_usec()).expect("small") * 1000,
+        )
     };
     of(usage.user_time()) + of(usage.system_time())
 }
@@ -59,12 +70,14 @@ fn cpu() -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn steps_a_second() {
-    for (concurrency, last) in [1, 10, 64, 256].into_iter().flat_map(|many| [(many, Commit::Now), (many, Commit::Soon)])
+    for (concurrency, last) in
+        [1, 10, 64, 256].into_iter().flat_map(|many| [(many, Commit::Now), (many, Commit::Soon)])
     {
         let steps = if concurrency == 1 { STEPS / 6 } else { STEPS };
         let directory = tempfile::tempdir().expect("directory");
         let commits = Arc::new(Commits::default());
-        let store = Sqlite::open(&directory.path().join("ledger.db"), commits.clone()).expect("opens");
+        let store =
+            Sqlite::open(&directory.path().join("ledger.db"), commits.clone()).expect("opens");
         let ledger = Arc::new(ledger(store));
         let (began, used) = (Instant::now(), cpu());
         let workers = (0..concurrency).map(|worker| {
@@ -82,7 +95,8 @@ async fn steps_a_second() {
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let count = steps as f64;
         println!(
-            "{concurrency:>4} at once, settled {last:?}: {:>6.0} steps/s, {:.2} commits/step, {:>4.0} us CPU/step",
+            "{concurrency:>4} at once, settled {last:?}: {:>6.0} steps/s, {:.2} commits/step, \
+             {:>4.0} us CPU/step",
             count / took.as_secs_f64(),
             f64::from(u32::try_from(commits.0.load(Ordering::SeqCst)).expect("small")) / count,
             used.as_secs_f64() * 1e6 / count,
@@ -125,7 +139,10 @@ async fn lists() {
             None => break,
         }
     }
-    println!("outlines of {found} unsettled beside 100,000 settled, in {pages} pages: {:?}", began.elapsed());
+    println!(
+        "outlines of {found} unsettled beside 100,000 settled, in {pages} pages: {:?}",
+        began.elapsed()
+    );
     let began = Instant::now();
     let none = Filter { handler: Some("none".into()), ..Filter::of(&[]) };
     assert!(ledger.page(none).await.expect("a page").found.is_empty());
@@ -145,5 +162,9 @@ async fn lists() {
     let began = Instant::now();
     drop(Sqlite::open(&path, Arc::new(())).expect("opens"));
     let bytes = std::fs::metadata(&path).expect("the file").len();
-    println!("opening and closing it with 100,000 settled alone, of {} MiB: {:?}", bytes >> 20, began.elapsed());
+    println!(
+        "opening and closing it with 100,000 settled alone, of {} MiB: {:?}",
+        bytes >> 20,
+        began.elapsed()
+    );
 }

@@ -1,4 +1,5 @@
-//! What a store makes of its log when the machine has failed: the commits up to some moment, and never a mix.
+//! What a store makes of its log when the machine has failed: the commits up to some moment, and
+//! never a mix.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -25,7 +26,8 @@ impl Log {
         Self(fs::read(Self::path(directory)).expect("a store that is open has a log"))
     }
 
-    /// Where its last commit ends. What lies behind is of before a checkpoint, and bears another salt.
+    /// Where its last commit ends. What lies behind is of before a checkpoint, and bears another
+    /// salt.
     fn end(&self) -> usize {
         let salt = &self.0[16..24];
         let frames = self.0[Self::HEADER..].chunks_exact(Self::FRAME);
@@ -37,11 +39,19 @@ impl Log {
 type Commit = (usize, Vec<Row>);
 
 /// Commits of several pages each: records are made, and written over.
-async fn commit(store: &Sqlite, directory: &Path, versions: RangeInclusive<u64>, commits: &mut Vec<Commit>) {
+async fn commit(
+    store: &Sqlite,
+    directory: &Path,
+    versions: RangeInclusive<u64>,
+    commits: &mut Vec<Commit>,
+) {
     for version in versions {
         for token in ["first00000", "second0000", "third00000"] {
             let body = format!("{{\"v\":{version},\"arguments\":\"{}\"}}", token.repeat(700));
-            let row = Row { body, ..row(token, version, if version % 3 == 0 { "concluded" } else { "claimed" }) };
+            let row = Row {
+                body,
+                ..row(token, version, if version % 3 == 0 { "concluded" } else { "claimed" })
+            };
             let expected = version.checked_sub(1).filter(|before| *before > 0);
             assert_eq!(store.put(row, expected, store::Commit::Now).await, Ok(Put::Done));
             commits.push((Log::read(directory).end(), list(store, everything()).await));
@@ -82,7 +92,8 @@ async fn of_a_log_that_is_cut_or_torn_all_commits_before_that_are_there_and_noth
             }
         }
         // All is folded back into the file, and the log begins anew over its old frames.
-        let connection = rusqlite::Connection::open(directory.path().join("ledger.db")).expect("open");
+        let connection =
+            rusqlite::Connection::open(directory.path().join("ledger.db")).expect("open");
         connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).expect("checkpoint");
         commits = vec![(0, list(&store, everything()).await)];
     }

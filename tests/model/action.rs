@@ -6,7 +6,9 @@ use crate::happening::{EndKind, Reply, Standing};
 use crate::known::{Known, Limit, NOW};
 use crate::setup::Setup;
 use crate::turn::Mood;
-use crate::world::{ANEW, Ask, Copy, DUPLICATE, Driver, FORGED, Phase, Report, STOP, WORK, Worker, World};
+use crate::world::{
+    ANEW, Ask, Copy, DUPLICATE, Driver, FORGED, Phase, Report, STOP, WORK, Worker, World,
+};
 
 /// One thing that happens, and how the ledger takes what is written for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -185,12 +187,14 @@ pub enum Reported {
 pub enum Hope {
     /// All that can happen.
     Anything,
-    /// A handler that is to end does not until it is dropped, and the stop watch notices only a stop that no message tells of.
+    /// A handler that is to end does not until it is dropped, and the stop watch notices only a
+    /// stop that no message tells of.
     Little,
 }
 
 impl World {
-    /// What happens by itself sooner or later, without any fault. What leads to the end comes first.
+    /// What happens by itself sooner or later, without any fault. What leads to the end comes
+    /// first.
     pub fn course(&self, hope: Hope, setup: &Setup, put: &mut impl FnMut(What)) {
         for (index, worker) in self.workers.iter().enumerate() {
             self.deletions(index, worker, put);
@@ -228,7 +232,10 @@ impl World {
             }
             let takes = match &worker.driver {
                 // A poll that is open as the worker begins to leave is finished.
-                Some(driver) => driver.pending.is_none() && matches!(worker.phase, Phase::Running | Phase::Draining),
+                Some(driver) => {
+                    driver.pending.is_none()
+                        && matches!(worker.phase, Phase::Running | Phase::Draining)
+                }
                 None => worker.phase == Phase::Running,
             };
             if takes {
@@ -249,14 +256,16 @@ impl World {
             }
         }
         for (message, copy) in self.queue.iter().enumerate() {
-            if matches!(copy, Copy::InFlight { receiver, .. } if self.workers[*receiver].held & (1 << message) == 0) {
+            if matches!(copy, Copy::InFlight { receiver, .. } if self.workers[*receiver].held & (1 << message) == 0)
+            {
                 put(What::Surface { message });
             }
         }
         if matches!(self.queue[FORGED], Copy::Visible { receives: 1.. }) {
             put(What::Lose { message: FORGED, redriven: true });
         }
-        // Nobody can report where that is not permitted, so somebody has to see to it. A closed step must do without.
+        // Nobody can report where that is not permitted, so somebody has to see to it. A closed
+        // step must do without.
         if self.denying && self.sagemaker.is_open() {
             put(What::Mend);
         }
@@ -266,7 +275,8 @@ impl World {
     }
 
     fn deletions(&self, index: usize, worker: &Worker, put: &mut impl FnMut(What)) {
-        for (message, copy) in self.queue.iter().enumerate().filter(|(number, _)| worker.deleting & (1 << number) != 0)
+        for (message, copy) in
+            self.queue.iter().enumerate().filter(|(number, _)| worker.deleting & (1 << number) != 0)
         {
             put(What::Delete { worker: index, message, effect: true });
             if *copy != Copy::Absent && !copy.is_held_by(index) {
@@ -294,7 +304,13 @@ impl World {
                 if hope == Hope::Anything || !self.is_to_end(worker, driver) {
                     let run = self.judged(worker).process * 8 + driver.known.record().attempt;
                     let success = EndKind::Success { run };
-                    let ends = [success, EndKind::Failure, EndKind::Retry, EndKind::Again, EndKind::Deferred];
+                    let ends = [
+                        success,
+                        EndKind::Failure,
+                        EndKind::Retry,
+                        EndKind::Again,
+                        EndKind::Deferred,
+                    ];
                     let hindered = (self.budget.hindrances > 0).then_some(EndKind::Hindered);
                     for end in ends.into_iter().chain(hindered) {
                         put(What::RunEnds { worker, end });
@@ -304,12 +320,17 @@ impl World {
             None => {}
         }
         match driver.asks.first() {
-            Some(Ask::Answered(standing)) => put(What::Answer { worker, reply: Reply::Standing(*standing) }),
+            Some(Ask::Answered(standing)) => {
+                put(What::Answer { worker, reply: Reply::Standing(*standing) });
+            }
             Some(Ask::Sent { confirm }) => {
                 put(What::Answer { worker, reply: Reply::Standing(self.sagemaker) });
                 if self.sagemaker == (Standing::Open { stopping: true }) && !confirm {
                     // The listing says only how the step itself stands.
-                    put(What::Answer { worker, reply: Reply::Standing(Standing::Open { stopping: false }) });
+                    put(What::Answer {
+                        worker,
+                        reply: Reply::Standing(Standing::Open { stopping: false }),
+                    });
                 }
             }
             None => {}
@@ -317,10 +338,16 @@ impl World {
         for (can, what) in [
             (driver.awaits_slot, What::Slot { worker }),
             (driver.wake, What::Wake { worker }),
-            (driver.activity().is_running() && driver.known.record().suspicion > 0, What::Trust { worker }),
+            (
+                driver.activity().is_running() && driver.known.record().suspicion > 0,
+                What::Trust { worker },
+            ),
             (driver.local.stop_in_doubt == Some(NOW), What::DoubtOver { worker }),
             // One that finds its claim as it was changes nothing that is part of this state.
-            (driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))), What::Renew { worker }),
+            (
+                driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))),
+                What::Renew { worker },
+            ),
             (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
         ] {
             if can {
@@ -344,22 +371,33 @@ impl World {
         }
     }
 
-    fn course_without(&self, index: usize, worker: &Worker, setup: &Setup, put: &mut impl FnMut(What)) {
-        let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else { return };
+    fn course_without(
+        &self,
+        index: usize,
+        worker: &Worker,
+        setup: &Setup,
+        put: &mut impl FnMut(What),
+    ) {
+        let Some(known) = self.stored(index).filter(|_| worker.phase == Phase::Running) else {
+            return;
+        };
         let status = known.record().status;
         let due = match status {
             Status::Concluded => true,
             Status::Deferred => !known.is_ahead(Limit::Deadline),
             Status::Owed => !known.is_ahead(Limit::Takeover),
-            // Where nobody else writes the ledger, it is looked through for these as a process starts.
+            // Where nobody else writes the ledger, it is looked through for these as a process
+            // starts.
             Status::Claimed | Status::Waiting if known.record().stop_requested.is_some() => {
                 self.is_shared(index) || worker.life > 0
             }
-            // Its message has not been seen for long; another worker may hold it, and if none can be lost, one does.
+            // Its message has not been seen for long; another worker may hold it, and if none can
+            // be lost, one does.
             Status::Claimed | Status::Waiting => {
                 let seen = [WORK, DUPLICATE, ANEW].map(|message| self.queue[message]);
                 let lost = setup.budget.losses > 0 || setup.budget.redrives > 0;
-                lost && setup.is_exclusive() && !seen.iter().any(|copy| matches!(copy, Copy::Visible { .. }))
+                lost && setup.is_exclusive()
+                    && !seen.iter().any(|copy| matches!(copy, Copy::Visible { .. }))
             }
             _ => false,
         };
@@ -382,13 +420,20 @@ impl World {
         }
     }
 
-    /// A worker whose claim is out has ended its run by then: it gives up after two thirds of a lease, and aborts within what is left;
-    /// whoever looks has looked for a whole one. So a claim may lapse before their eyes once its owner has gone as far as it ever will.
+    /// A worker whose claim is out has ended its run by then: it gives up after two thirds of a
+    /// lease, and aborts within what is left; whoever looks has looked for a whole one. So a claim
+    /// may lapse before their eyes once its owner has gone as far as it ever will.
     fn may_see_lapse(&self, worker: usize, driver: &Driver) -> bool {
         let owner = driver.known.record().owner.as_ref();
-        let Some(owner) = owner.filter(|_| !driver.lapsed && self.is_foreign(worker, driver)) else { return false };
-        let alive =
-            self.workers.iter().enumerate().find(|(index, w)| w.phase != Phase::Down && self.id(*index) == *owner);
+        let Some(owner) = owner.filter(|_| !driver.lapsed && self.is_foreign(worker, driver))
+        else {
+            return false;
+        };
+        let alive = self
+            .workers
+            .iter()
+            .enumerate()
+            .find(|(index, w)| w.phase != Phase::Down && self.id(*index) == *owner);
         let Some(theirs) = alive.and_then(|(_, owner)| owner.driver.as_ref()) else { return true };
         let ends_yet = theirs.call.is_some_and(|call| theirs.grace || call.aborted);
         !driver.fresh || !theirs.renew && !ends_yet
@@ -396,7 +441,8 @@ impl World {
 
     /// Something, or somebody, wants the run to end.
     fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
-        let overdue = driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
+        let overdue =
+            driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
         // Nobody is told of an execution that is not found.
         !matches!(self.sagemaker, Standing::Open { stopping: false } | Standing::Gone)
             || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
@@ -409,8 +455,10 @@ impl World {
         match &worker.driver {
             Some(driver) => {
                 let record = driver.known.record();
-                matches!(record.status, Status::New | Status::Claimed | Status::Waiting | Status::Deferred)
-                    && record.stop_requested.is_none()
+                matches!(
+                    record.status,
+                    Status::New | Status::Claimed | Status::Waiting | Status::Deferred
+                ) && record.stop_requested.is_none()
             }
             None => {
                 let deferred = |known: &Known| known.record().status == Status::Deferred;
@@ -421,16 +469,20 @@ impl World {
 
     fn watch_may_notice(&self, worker: &Worker, hope: Hope) -> bool {
         match self.sagemaker {
-            Standing::Open { stopping } => stopping && (hope == Hope::Anything || self.queue[STOP] == Copy::Absent),
+            Standing::Open { stopping } => {
+                stopping && (hope == Hope::Anything || self.queue[STOP] == Copy::Absent)
+            }
             // What has been asked already need not be asked again.
             _ => worker.driver.as_ref().is_none_or(|driver| driver.asks.is_empty()),
         }
     }
 
-    /// The ledger is this worker's alone, and its next process finds that another has claimed the step.
+    /// The ledger is this worker's alone, and its next process finds that another has claimed the
+    /// step.
     pub fn is_left_behind(&self, worker: usize) -> bool {
         let next = WorkerId("next".into());
-        !self.is_shared(worker) && self.stored(worker).is_some_and(|known| known.record().is_left_behind(&next))
+        !self.is_shared(worker)
+            && self.stored(worker).is_some_and(|known| known.record().is_left_behind(&next))
     }
 
     fn is_shared(&self, worker: usize) -> bool {
@@ -439,6 +491,7 @@ impl World {
 
     /// The ledger is shared, and the claim another process's.
     pub fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
-        self.is_shared(worker) && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
+        self.is_shared(worker)
+            && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
     }
 }

@@ -1,10 +1,12 @@
-//! What `engine/driver` does with the lifecycle's decisions: writes first, decides anew on a changed record, then performs the effects.
+//! What `engine/driver` does with the lifecycle's decisions: writes first, decides anew on a
+//! changed record, then performs the effects.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use callbackd::lifecycle::{
-    self, Activity, Effect, Lease, Local, Record, Status, Transition, Urgency, Via, View, Write, decide,
+    self, Activity, Effect, Lease, Local, Record, Status, Transition, Urgency, Via, View, Write,
+    decide,
 };
 use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::step::StopReason;
@@ -46,7 +48,8 @@ impl Turn<'_> {
         self.go_on(worker);
     }
 
-    /// The same of what a driver hears while another event waits for the ledger. What would have to wait too comes again by itself.
+    /// The same of what a driver hears while another event waits for the ledger. What would have to
+    /// wait too comes again by itself.
     pub fn feed_meanwhile(&mut self, worker: usize, happening: Happening) {
         if self.driver(worker).pending.is_none() {
             return self.feed(worker, happening);
@@ -80,10 +83,14 @@ impl Turn<'_> {
             if !driver.local.idle() {
                 let asleep = matches!(
                     driver.activity(),
-                    Activity::Sleeping | Activity::Unverified | Activity::Reopening | Activity::Confirming
+                    Activity::Sleeping
+                        | Activity::Unverified
+                        | Activity::Reopening
+                        | Activity::Confirming
                 );
                 if !self.setup.shared && !asleep && driver.local.stop_in_doubt.is_none() {
-                    // A wake that finds the step elsewhere does nothing; where the ledger is shared, it reads the record anew.
+                    // A wake that finds the step elsewhere does nothing; where the ledger is
+                    // shared, it reads the record anew.
                     driver.wake = false;
                 }
                 return;
@@ -144,7 +151,8 @@ impl Turn<'_> {
                 mutant.misremember(&mut state, happening);
             }
             let foreign = self.foreign(&state.record, lapsed, worker);
-            let policy = mutant.map_or(self.setup.policy, |mutant| mutant.misread(self.setup.policy, happening));
+            let policy = mutant
+                .map_or(self.setup.policy, |mutant| mutant.misread(self.setup.policy, happening));
             let view = View {
                 now: NOW,
                 me: &me,
@@ -154,13 +162,16 @@ impl Turn<'_> {
                 phase: self.phase(worker),
                 own_account: true,
             };
-            let mut transition =
-                decide(&state, &event, &view).map_err(|illegal| NotApplied::Illegal(illegal.to_string()))?;
+            let mut transition = decide(&state, &event, &view)
+                .map_err(|illegal| NotApplied::Illegal(illegal.to_string()))?;
             if let Some(mutant) = mutant {
                 mutant.distort(&mut transition, &state, happening);
             }
             self.note(&state, happening, &transition);
-            let begun = transition.write.as_ref().is_some_and(|write| write.record.attempt > state.record.attempt);
+            let begun = transition
+                .write
+                .as_ref()
+                .is_some_and(|write| write.record.attempt > state.record.attempt);
             if crashed && resumed && begun {
                 self.broken(Broken::Blamed);
             }
@@ -200,9 +211,11 @@ impl Turn<'_> {
             if cleans && owed && !matches!(happening, Happening::Answered(_)) {
                 self.broken(Broken::AnsweredUnasked);
             }
-            // How many there were only spaces the next. One denial counts as so many that it is asked about next.
+            // How many there were only spaces the next. One denial counts as so many that it is
+            // asked about next.
             let failures = if local.failures == 0 { 0 } else { 4 };
-            self.driver(worker).local = Local { refusals: local.refusals.min(1), failures, ..local };
+            self.driver(worker).local =
+                Local { refusals: local.refusals.min(1), failures, ..local };
             for effect in &effects {
                 self.perform(worker, effect, resumed);
             }
@@ -235,11 +248,16 @@ impl Turn<'_> {
         }
     }
 
-    /// In a ledger of its own every other owner is dead; elsewhere it is once its claim has not changed for a lease.
+    /// In a ledger of its own every other owner is dead; elsewhere it is once its claim has not
+    /// changed for a lease.
     fn foreign(&self, record: &Record, lapsed: bool, worker: usize) -> Lease {
         let foreign = record.owner.as_ref().is_some_and(|owner| *owner != self.world.id(worker));
         let blind = self.setup.mutant == Some(Mutant::IgnoreForeignLease);
-        if foreign && self.setup.shared && !lapsed && !blind { Lease::Until(Timestamp::MAX) } else { Lease::Over }
+        if foreign && self.setup.shared && !lapsed && !blind {
+            Lease::Until(Timestamp::MAX)
+        } else {
+            Lease::Over
+        }
     }
 
     fn write(&mut self, worker: usize, record: Record) -> Written {
@@ -253,7 +271,9 @@ impl Turn<'_> {
         }
         let known = Known::new(Record { version: 1, ..record });
         let lost = match known.record().status {
-            Status::Claimed => mutant == Some(Mutant::RunWithoutClaim) && known.record().stop_requested.is_none(),
+            Status::Claimed => {
+                mutant == Some(Mutant::RunWithoutClaim) && known.record().stop_requested.is_none()
+            }
             Status::Concluded => mutant == Some(Mutant::ForgetOutcome),
             Status::Deferred => mutant == Some(Mutant::ForgetDeferral),
             _ => false,
@@ -291,7 +311,13 @@ impl Turn<'_> {
             self.see(&Seen::Deferred { ledger, token: TOKEN });
         }
         self.world.ledgers[usize::from(ledger)] = Some(known.clone());
-        for driver in self.world.workers.iter_mut().filter(|w| w.ledger == ledger).filter_map(|w| w.driver.as_mut()) {
+        for driver in self
+            .world
+            .workers
+            .iter_mut()
+            .filter(|w| w.ledger == ledger)
+            .filter_map(|w| w.driver.as_mut())
+        {
             driver.fresh = false;
         }
     }
@@ -305,7 +331,10 @@ impl Turn<'_> {
         driver.fresh = true;
         driver.along = false;
         driver.known = known;
-        if !stop && driver.known.record().stop_requested.is_some() && driver.activity() == Activity::Running {
+        if !stop
+            && driver.known.record().stop_requested.is_some()
+            && driver.activity() == Activity::Running
+        {
             driver.stop_found = true;
             self.witness(Witness::StopFoundInLedger);
         }
@@ -322,8 +351,10 @@ impl Turn<'_> {
         let judged = self.world.judged(worker);
         match effect {
             Effect::Ask { confirm_stop } => {
-                // While one and the same question waits for its answer, time does not come for the next.
-                let (ask, asks) = (Ask::Sent { confirm: *confirm_stop }, &mut self.driver(worker).asks);
+                // While one and the same question waits for its answer, time does not come for the
+                // next.
+                let (ask, asks) =
+                    (Ask::Sent { confirm: *confirm_stop }, &mut self.driver(worker).asks);
                 if !asks.contains(&ask) {
                     asks.push(ask);
                 }
@@ -399,12 +430,15 @@ impl Turn<'_> {
 
     /// Whoever asks, or hears of this step's stop alone, believes no stop that there is not.
     fn believe(&mut self, reason: StopReason) {
-        if reason == StopReason::PipelineStopped && self.world.sagemaker == (Standing::Open { stopping: false }) {
+        if reason == StopReason::PipelineStopped
+            && self.world.sagemaker == (Standing::Open { stopping: false })
+        {
             self.broken(Broken::StoppedForNothing);
         }
     }
 
-    /// The fresh copy is on the queue before the worn one is deleted, and is received like any other.
+    /// The fresh copy is on the queue before the worn one is deleted, and is received like any
+    /// other.
     fn replace(&mut self, worker: usize) {
         let known = &self.driver(worker).known;
         let stored = known.is_stored() && known.record().status != Status::Settled;
@@ -437,7 +471,8 @@ impl Turn<'_> {
     }
 }
 
-/// This ledger has never run the step, its work is not here, and whoever else runs it has time left to answer its stop.
+/// This ledger has never run the step, its work is not here, and whoever else runs it has time left
+/// to answer its stop.
 fn is_anothers_to_answer(driver: &Driver) -> bool {
     let record = driver.known.record();
     let unknown = matches!(record.status, Status::New | Status::Owed);
@@ -450,5 +485,8 @@ fn report_of(record: &Record) -> Report {
     let mut hasher = DefaultHasher::new();
     record.client_request_token.as_ref().map(ClientRequestToken::as_str).hash(&mut hasher);
     serde_json::to_string(&record.outcome).expect("an outcome is JSON").hash(&mut hasher);
-    Report { request: hasher.finish(), success: matches!(record.outcome, Some(Outcome::Success(_))) }
+    Report {
+        request: hasher.finish(),
+        success: matches!(record.outcome, Some(Outcome::Success(_))),
+    }
 }

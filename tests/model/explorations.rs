@@ -1,4 +1,5 @@
-//! The shipped protocol in each set-up: nothing breaks, everything ends, and every interesting thing happens on the way.
+//! The shipped protocol in each set-up: nothing breaks, everything ends, and every interesting
+//! thing happens on the way.
 
 use jiff::Timestamp;
 use stateright::{Checker, Model};
@@ -35,8 +36,12 @@ const OF_ONE: [Witness; 9] = [
 ];
 
 /// What can be met only where steps and stops are verified before they are believed.
-const OF_VERIFYING: [Witness; 4] =
-    [Witness::AskedAgain, Witness::StopRefused, Witness::StopConfirmed, Witness::StopConfirmedWhileRunning];
+const OF_VERIFYING: [Witness; 4] = [
+    Witness::AskedAgain,
+    Witness::StopRefused,
+    Witness::StopConfirmed,
+    Witness::StopConfirmedWhileRunning,
+];
 
 /// Explores all that each of `budgets` allows, and returns what never came to pass.
 fn explore(name: &str, ledgers: &'static [u8], budgets: &[&str]) -> Vec<Witness> {
@@ -62,7 +67,11 @@ fn explore_each(name: &str, budgets: &[&str], setup: impl Fn(Budget) -> Setup) -
         );
         if let Some((property, path)) = checker.discoveries().into_iter().next() {
             let last = path.last_state().clone();
-            panic!("not so, with {budget}: {property}: {:#?}\n{last:#?}\n{:?}", path.into_actions(), last.broken);
+            panic!(
+                "not so, with {budget}: {property}: {:#?}\n{last:#?}\n{:?}",
+                path.into_actions(),
+                last.broken
+            );
         }
         missing = checker.model().witnesses.missing(&missing);
     }
@@ -94,7 +103,11 @@ fn one_worker_keeps_its_promises() {
         "hindrances=1 shutdowns=1 writes=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
-    assert_eq!(missing, [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(), "all else comes to pass");
+    assert_eq!(
+        missing,
+        [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(),
+        "all else comes to pass"
+    );
 }
 
 #[test]
@@ -165,7 +178,8 @@ fn two_workers_that_share_a_ledger_keep_their_promises() {
         "hindrances=1",
     ];
     let missing = explore("shared ledger", SHARED, &budgets);
-    let of_more = [&[Witness::CleanupInterrupted], &OF_VERIFYING[..], &[Witness::ChargedOnTrial]].concat();
+    let of_more =
+        [&[Witness::CleanupInterrupted], &OF_VERIFYING[..], &[Witness::ChargedOnTrial]].concat();
     assert_eq!(missing, of_more, "all else comes to pass");
 }
 
@@ -175,7 +189,8 @@ fn further_bounds_hold_too() {
     if text != "large" {
         let words = text.split_whitespace().filter(|word| *word != "always");
         let (budget, ledgers): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains('='));
-        let ledgers: Vec<u8> = ledgers.iter().map(|ledger| ledger.parse().expect("a ledger's number")).collect();
+        let ledgers: Vec<u8> =
+            ledgers.iter().map(|ledger| ledger.parse().expect("a ledger's number")).collect();
         let (name, budget) = (format!("ledgers {ledgers:?}"), budget.join(" "));
         let explored = if text.contains("always") { explore_verifying } else { explore };
         let missing = explored(&name, ledgers.leak(), &[&budget]);
@@ -198,7 +213,11 @@ fn further_bounds_hold_too() {
         "crashes=4",
     ];
     let missing = explore("one worker", ONE, &budgets);
-    assert_eq!(missing, [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(), "all else comes to pass");
+    assert_eq!(
+        missing,
+        [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(),
+        "all else comes to pass"
+    );
     let budgets = [
         "forgeries=1 stops=1 crashes=1",
         "forgeries=1 stops=1 shutdowns=1",
@@ -249,5 +268,9 @@ fn further_bounds_hold_too() {
         "crashes=3",
     ];
     assert_eq!(explore("shared ledger", SHARED, &budgets), OF_VERIFYING, "all else comes to pass");
-    explore_verifying("shared ledger that verifies", SHARED, &["forgeries=1", "forgeries=1 leases=1", "stops=1"]);
+    explore_verifying(
+        "shared ledger that verifies",
+        SHARED,
+        &["forgeries=1", "forgeries=1 leases=1", "stops=1"],
+    );
 }

@@ -105,9 +105,11 @@ impl Happening {
                 EndKind::Retry => RunEnd::Retry { after: None, error: "no route".to_owned() },
                 EndKind::Again => RunEnd::Again(Duration::from_mins(1)),
                 EndKind::Deferred => RunEnd::Deferred,
-                EndKind::Hindered => {
-                    RunEnd::Hindered { what: "space", after: Duration::from_secs(1), error: "no space".to_owned() }
-                }
+                EndKind::Hindered => RunEnd::Hindered {
+                    what: "space",
+                    after: Duration::from_secs(1),
+                    error: "no space".to_owned(),
+                },
                 EndKind::Aborted => RunEnd::Aborted,
             }),
             Self::Cleaned { well: true } => Event::Cleaned(Ok(())),
@@ -121,7 +123,9 @@ impl Happening {
             Self::ExecutionEnded => Event::ExecutionEnded,
             Self::ReportAccepted => Event::ReportAccepted,
             Self::ReportRefused => Event::ReportRefused("refused".to_owned()),
-            Self::ReportFailed { denied } => Event::ReportFailed { denied, detail: "failed".to_owned() },
+            Self::ReportFailed { denied } => {
+                Event::ReportFailed { denied, detail: "failed".to_owned() }
+            }
             Self::Renew => Event::Renew,
             Self::LeaseLost => Event::LeaseLost,
             Self::Phase => Event::Phase,
@@ -146,8 +150,12 @@ impl Post {
 impl Reply {
     fn answer(self) -> Answer {
         Answer::Standing(match self {
-            Self::Standing(Standing::Open { stopping }) => seam::Standing::Open { stopping, queue_url: None },
-            Self::Standing(Standing::Succeeded) => seam::Standing::Closed(seam::StepResult::Succeeded),
+            Self::Standing(Standing::Open { stopping }) => {
+                seam::Standing::Open { stopping, queue_url: None }
+            }
+            Self::Standing(Standing::Succeeded) => {
+                seam::Standing::Closed(seam::StepResult::Succeeded)
+            }
             Self::Standing(Standing::Failed) => seam::Standing::Closed(seam::StepResult::Failed),
             Self::Standing(Standing::Stopped) => seam::Standing::Closed(seam::StepResult::Stopped),
             Self::Standing(Standing::Gone) | Self::NotFound => seam::Standing::NotFound,

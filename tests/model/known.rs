@@ -1,4 +1,5 @@
-//! A record as a model keeps it: shared, quick to compare, and free of all that only tells one moment from another.
+//! A record as a model keeps it: shared, quick to compare, and free of all that only tells one
+//! moment from another.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -11,7 +12,8 @@ use callbackd::outcome::ClientRequestToken;
 use callbackd::step::Message;
 use jiff::Timestamp;
 
-/// The one moment of the model. Time does not flow: each limit is either ahead of it or over, and which is part of the state.
+/// The one moment of the model. Time does not flow: each limit is either ahead of it or over, and
+/// which is part of the state.
 pub const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const AHEAD: Timestamp = Timestamp::MAX;
 pub const LONG_AGO: Timestamp = Timestamp::MIN;
@@ -33,8 +35,10 @@ pub const POLICY: Policy = Policy {
 
 /// The step as its message describes it.
 static STEP: LazyLock<Known> = LazyLock::new(|| {
-    let step =
-        Message::parse(include_str!("../fixtures/executing.json")).expect("the fixture is a message").step().clone();
+    let step = Message::parse(include_str!("../fixtures/executing.json"))
+        .expect("the fixture is a message")
+        .step()
+        .clone();
     let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
     Known::new(Record::of_message(step, queue, Some("handler".into()), NOW))
 });
@@ -63,17 +67,26 @@ impl Known {
         STEP.clone()
     }
 
-    /// A stored record's version is 1 whatever it is: whether a copy is the newest is the model's to know, and versions only grow.
+    /// A stored record's version is 1 whatever it is: whether a copy is the newest is the model's
+    /// to know, and versions only grow.
     pub fn new(mut record: Record) -> Self {
         let side = |at: Timestamp| if at > NOW { AHEAD } else { NOW };
         record.version = record.version.min(1);
         record.not_before = record.not_before.map(side);
         record.deadline = record.deadline.map(side);
         let mut hasher = DefaultHasher::new();
-        (record.status, &record.owner, record.attempt, record.resume, record.not_before, record.deadline)
+        (
+            record.status,
+            &record.owner,
+            record.attempt,
+            record.resume,
+            record.not_before,
+            record.deadline,
+        )
             .hash(&mut hasher);
         (record.crashes, record.suspicion).hash(&mut hasher);
-        (record.stop_requested, &record.ending, &record.last_error, record.version).hash(&mut hasher);
+        (record.stop_requested, &record.ending, &record.last_error, record.version)
+            .hash(&mut hasher);
         (record.sent, record.missing_since, record.returned.is_some()).hash(&mut hasher);
         record.client_request_token.as_ref().map(ClientRequestToken::as_str).hash(&mut hasher);
         Self { hash: hasher.finish(), record: Arc::new(record) }
@@ -110,7 +123,8 @@ impl Known {
             Limit::Wait => record.not_before = Some(NOW),
             Limit::Deadline => record.deadline = Some(NOW),
             Limit::Takeover => {
-                record.stop_requested = record.stop_requested.map(|stop| Stop { at: LONG_AGO, ..stop });
+                record.stop_requested =
+                    record.stop_requested.map(|stop| Stop { at: LONG_AGO, ..stop });
             }
             Limit::Gone => record.missing_since = Some(LONG_AGO),
         }
@@ -120,7 +134,8 @@ impl Known {
 
 impl PartialEq for Known {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && (Arc::ptr_eq(&self.record, &other.record) || self.record == other.record)
+        self.hash == other.hash
+            && (Arc::ptr_eq(&self.record, &other.record) || self.record == other.record)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The protocol with one mistake in it: each must be found, or the model would find nothing in the shipped one either.
+//! The protocol with one mistake in it: each must be found, or the model would find nothing in the
+//! shipped one either.
 
 use callbackd::lifecycle::{
     Activity, Effect, Local, Policy, Record, State, Status, Transition, Urgency, Verify, Via, Write,
@@ -78,7 +79,9 @@ impl Mutant {
         }
         let (heard, instead) = match self {
             Self::BelieveNotFound => (Reply::NotFound, Standing::Failed),
-            Self::CleanUpWhatIsCompleted => (Reply::Standing(Standing::Succeeded), Standing::Stopped),
+            Self::CleanUpWhatIsCompleted => {
+                (Reply::Standing(Standing::Succeeded), Standing::Stopped)
+            }
             _ => return happening,
         };
         if happening == Happening::Answered(heard) {
@@ -96,7 +99,8 @@ impl Mutant {
             }
             Self::StartWhatIsFound if found => state.local.wanted = true,
             Self::TakeOverUnasked
-                if happening == Happening::Woken && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>
+                if happening == Happening::Woken
+                    && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>
             {
                 state.record.status = Status::Waiting;
             }
@@ -121,16 +125,26 @@ impl Mutant {
         let not_found = happening == Happening::Answered(Reply::NotFound);
         let activity = state.local.activity;
         match self {
-            Self::DeleteBeforeReport if effects.contains(&Effect::Report) => effects.insert(0, Effect::Delete),
-            Self::DeleteStopAtOnce if happening == Happening::Delivered(Post::Stop) && activity == Activity::Idle => {
+            Self::DeleteBeforeReport if effects.contains(&Effect::Report) => {
+                effects.insert(0, Effect::Delete);
+            }
+            Self::DeleteStopAtOnce
+                if happening == Happening::Delivered(Post::Stop) && activity == Activity::Idle =>
+            {
                 *transition = idle(None, Effect::Delete);
             }
             Self::SettleWhenRefused if refused => *transition = settled(state),
-            Self::SettleDeferralNotFound if not_found && state.record.status == Status::Deferred => {
+            Self::SettleDeferralNotFound
+                if not_found && state.record.status == Status::Deferred =>
+            {
                 *transition = settled(state);
             }
-            Self::SettleMissingAtOnce if effects.contains(&Effect::Missing) => *transition = settled(state),
-            Self::NeverGone if activity == Activity::CheckingRefusal && effects.contains(&Effect::Delete) => {
+            Self::SettleMissingAtOnce if effects.contains(&Effect::Missing) => {
+                *transition = settled(state);
+            }
+            Self::NeverGone
+                if activity == Activity::CheckingRefusal && effects.contains(&Effect::Delete) =>
+            {
                 transition.write = None;
                 transition.local = Local { activity: Activity::Sleeping, ..state.local };
                 transition.effects = vec![Effect::Wake(jiff::Timestamp::MAX)];
@@ -145,8 +159,13 @@ impl Mutant {
             }
             Self::RecomputeWhenRefused if refused => {
                 let outcome = None;
-                let record =
-                    Record { status: Status::Waiting, owner: None, outcome, resume: true, ..state.record.clone() };
+                let record = Record {
+                    status: Status::Waiting,
+                    owner: None,
+                    outcome,
+                    resume: true,
+                    ..state.record.clone()
+                };
                 *transition = idle(Some(record), Effect::Return);
             }
             Self::DoNotCountTheAttempt if effects.contains(&Effect::Run) => {
@@ -155,8 +174,11 @@ impl Mutant {
                 }
             }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
-            Self::DeferForEver if state.record.status == Status::Deferred && effects.contains(&Effect::Report) => {
-                *transition = Transition { write: None, local: Local::NOTHING, effects: Vec::new() };
+            Self::DeferForEver
+                if state.record.status == Status::Deferred && effects.contains(&Effect::Report) =>
+            {
+                *transition =
+                    Transition { write: None, local: Local::NOTHING, effects: Vec::new() };
             }
             Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
             Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
@@ -165,12 +187,16 @@ impl Mutant {
                     write.urgency = Urgency::First;
                 }
             }
-            Self::ReplaceAtOnce if matches!(happening, Happening::Delivered(_)) => effects.push(Effect::Replace),
+            Self::ReplaceAtOnce if matches!(happening, Happening::Delivered(_)) => {
+                effects.push(Effect::Replace);
+            }
             Self::NeverReplace => effects.retain(|effect| *effect != Effect::Replace),
             Self::DeleteWhatReturns if transition.local.activity == Activity::Reopening => {
                 *transition = idle(None, Effect::Delete);
             }
-            Self::NeverRefuseStops => effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_))),
+            Self::NeverRefuseStops => {
+                effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_)));
+            }
             _ => {}
         }
     }
@@ -182,5 +208,8 @@ fn idle(record: Option<Record>, effect: Effect) -> Transition {
 }
 
 fn settled(state: &State) -> Transition {
-    idle(Some(Record { status: Status::Settled, owner: None, ..state.record.clone() }), Effect::Delete)
+    idle(
+        Some(Record { status: Status::Settled, owner: None, ..state.record.clone() }),
+        Effect::Delete,
+    )
 }

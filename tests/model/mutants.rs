@@ -1,4 +1,5 @@
-//! Each mutant of the protocol breaks what it must break, by a path that is printed; the protocol that ships does not.
+//! Each mutant of the protocol breaks what it must break, by a path that is printed; the protocol
+//! that ships does not.
 
 use stateright::{Checker, Model};
 
@@ -21,7 +22,11 @@ fn found_in(setup: Setup, mutant: Mutant, property: &'static str) -> World {
     let checker = setup.hunt(mutant, property).checker().spawn_bfs().join();
     let path = checker.discovery(property).unwrap_or_else(|| panic!("{mutant:?} was not found"));
     let world = path.last_state().clone();
-    println!("{mutant:?}: {property:?} is violated after {} actions: {:?}", path.into_actions().len(), world.broken);
+    println!(
+        "{mutant:?}: {property:?} is violated after {} actions: {:?}",
+        path.into_actions().len(),
+        world.broken
+    );
     world
 }
 
@@ -82,7 +87,12 @@ fn settling_on_a_refusal_breaks_p1() {
 fn believing_that_there_is_no_step_is_noticed_breaks_p1_and_never_ends() {
     let lies = Budget { lies: 2, ..NO_FAULT };
     does(Mutant::BelieveNotFound, ONE, lies, &Broken::StoppedForNothing);
-    breaks(Mutant::SettleMissingAtOnce, ONE, Budget { replies: 1, lies: 1, ..NO_FAULT }, &Promise::DeletedTooEarly(1));
+    breaks(
+        Mutant::SettleMissingAtOnce,
+        ONE,
+        Budget { replies: 1, lies: 1, ..NO_FAULT },
+        &Promise::DeletedTooEarly(1),
+    );
     never_ends(Mutant::SettleDeferralNotFound, ONE, lies);
 }
 
@@ -115,8 +125,14 @@ fn cleaning_up_what_somebody_completed_breaks_p3() {
 
 #[test]
 fn answering_a_stop_of_what_others_may_run_is_noticed() {
-    assert_eq!(found(Mutant::AnswerStopBlindly, ONE, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
-    assert_eq!(found(Mutant::AnswerStopBlindly, APART, A_STOP, SAFE).broken, Some(Broken::AnsweredBlindly));
+    assert_eq!(
+        found(Mutant::AnswerStopBlindly, ONE, A_STOP, SAFE).broken,
+        Some(Broken::AnsweredBlindly)
+    );
+    assert_eq!(
+        found(Mutant::AnswerStopBlindly, APART, A_STOP, SAFE).broken,
+        Some(Broken::AnsweredBlindly)
+    );
 }
 
 #[test]
@@ -144,7 +160,12 @@ fn writing_whatever_has_changed_breaks_p4() {
 fn ignoring_a_foreign_lease_breaks_p4() {
     breaks(Mutant::IgnoreForeignLease, SHARED, A_COPY, &Promise::Overlap(1));
     // That a worker may stand still excuses no overlap before one did.
-    breaks(Mutant::IgnoreForeignLease, SHARED, Budget { freezes: 1, ..A_COPY }, &Promise::Overlap(1));
+    breaks(
+        Mutant::IgnoreForeignLease,
+        SHARED,
+        Budget { freezes: 1, ..A_COPY },
+        &Promise::Overlap(1),
+    );
 }
 
 #[test]
@@ -160,7 +181,10 @@ fn computing_again_after_a_refusal_breaks_p6() {
 
 #[test]
 fn an_attempt_that_is_not_counted_is_noticed() {
-    assert_eq!(found(Mutant::DoNotCountTheAttempt, ONE, NO_FAULT, SAFE).broken, Some(Broken::TooManyAttempts));
+    assert_eq!(
+        found(Mutant::DoNotCountTheAttempt, ONE, NO_FAULT, SAFE).broken,
+        Some(Broken::TooManyAttempts)
+    );
 }
 
 #[test]
@@ -277,5 +301,10 @@ fn replacing_what_is_not_on_record_is_noticed_and_replacing_nothing_never_ends()
 
 #[test]
 fn deleting_the_message_of_a_token_that_comes_back_breaks_p1() {
-    breaks(Mutant::DeleteWhatReturns, ONE, Budget { returns: 1, ..NO_FAULT }, &Promise::DeletedTooEarly(1));
+    breaks(
+        Mutant::DeleteWhatReturns,
+        ONE,
+        Budget { returns: 1, ..NO_FAULT },
+        &Promise::DeletedTooEarly(1),
+    );
 }

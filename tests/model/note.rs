@@ -8,22 +8,31 @@ use crate::turn::Turn;
 use crate::witness::Witness;
 
 impl Turn<'_> {
+    #[expect(clippy::too_many_lines, reason = "one match of all that can be witnessed")]
     pub fn note(&self, state: &State, happening: Happening, transition: &Transition) {
         let (activity, effects) = (transition.local.activity, &transition.effects);
         let status = state.record.status;
         let written = transition.write.as_ref().map(|write| &write.record);
         match (happening, state.local.activity) {
-            (Happening::LeaseLost, Activity::Running) => self.witness(Witness::LeaseLostWhileRunning),
-            (Happening::LeaseLost, Activity::Cleaning(_)) => self.witness(Witness::LeaseLostWhileCleaning),
+            (Happening::LeaseLost, Activity::Running) => {
+                self.witness(Witness::LeaseLostWhileRunning);
+            }
+            (Happening::LeaseLost, Activity::Cleaning(_)) => {
+                self.witness(Witness::LeaseLostWhileCleaning);
+            }
             (Happening::StopSeen(_) | Happening::Delivered(Post::Stop), _) => match status {
                 Status::New => self.witness(Witness::StopBeforeWork),
                 Status::Concluded => self.witness(Witness::StopAfterConclusion),
                 Status::Settled => self.witness(Witness::StopAfterSettlement),
                 Status::Deferred => self.witness(Witness::StopWhileDeferred),
-                Status::Claimed if activity == Activity::Sleeping => self.witness(Witness::StopOfAForeignRun),
+                Status::Claimed if activity == Activity::Sleeping => {
+                    self.witness(Witness::StopOfAForeignRun);
+                }
                 _ => {}
             },
-            (Happening::Ended(end), Activity::Stopping(StopReason::PipelineStopped)) if end.is_own() => {
+            (Happening::Ended(end), Activity::Stopping(StopReason::PipelineStopped))
+                if end.is_own() =>
+            {
                 self.witness(Witness::OutcomeKeptWithinGrace);
             }
             (Happening::Ended(EndKind::Retry), _) if effects.contains(&Effect::Report) => {
@@ -41,13 +50,19 @@ impl Turn<'_> {
                 self.witness(Witness::AskedAgain);
             }
             (Happening::Answered(_), Activity::Verifying) => self.witness(Witness::Verified),
-            (Happening::Answered(_), Activity::Resuming) if effects.contains(&Effect::AwaitSlot) => {
+            (Happening::Answered(_), Activity::Resuming)
+                if effects.contains(&Effect::AwaitSlot) =>
+            {
                 self.witness(Witness::WentOnWithoutItsMessage);
             }
-            (Happening::Answered(_), Activity::Reopening) if effects.contains(&Effect::AwaitSlot) => {
+            (Happening::Answered(_), Activity::Reopening)
+                if effects.contains(&Effect::AwaitSlot) =>
+            {
                 self.witness(Witness::CameBack);
             }
-            (Happening::ReportFailed { denied: true }, _) if activity == Activity::CheckingRefusal => {
+            (Happening::ReportFailed { denied: true }, _)
+                if activity == Activity::CheckingRefusal =>
+            {
                 self.witness(Witness::AskedWhenDenied);
             }
             (Happening::Answered(Reply::Standing(Standing::Gone)), Activity::CheckingRefusal)
@@ -55,8 +70,12 @@ impl Turn<'_> {
             {
                 self.witness(Witness::GoneForGood);
             }
-            (Happening::Phase, _) if effects.contains(&Effect::Return) => self.witness(Witness::GivenBack),
-            (Happening::Answered(_), Activity::CheckingRefusal) if effects.contains(&Effect::Delete) => {
+            (Happening::Phase, _) if effects.contains(&Effect::Return) => {
+                self.witness(Witness::GivenBack);
+            }
+            (Happening::Answered(_), Activity::CheckingRefusal)
+                if effects.contains(&Effect::Delete) =>
+            {
                 self.witness(Witness::RefusedBecauseClosed);
             }
             _ => {}
@@ -72,16 +91,23 @@ impl Turn<'_> {
             }
         }
         let cleans = effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_)));
-        let foreign = state.record.owner.is_some() && written.is_some_and(|to| to.owner != state.record.owner);
+        let foreign = state.record.owner.is_some()
+            && written.is_some_and(|to| to.owner != state.record.owner);
         match status {
             Status::Claimed if foreign && cleans => self.witness(Witness::CleanupTakenOver),
-            Status::Claimed if foreign && effects.contains(&Effect::Run) => self.witness(Witness::RunTakenOver),
+            Status::Claimed if foreign && effects.contains(&Effect::Run) => {
+                self.witness(Witness::RunTakenOver);
+            }
             Status::Owed if cleans => self.witness(Witness::DebtPaidHere),
             Status::Waiting if state.record.hindered && effects.contains(&Effect::Run) => {
                 self.witness(Witness::HinderedAndTriedAgain);
             }
-            Status::Waiting if state.record.resume && effects.contains(&Effect::Run) => self.witness(Witness::Resumed),
-            Status::Deferred if effects.contains(&Effect::Report) => self.witness(Witness::DeferredTooLong),
+            Status::Waiting if state.record.resume && effects.contains(&Effect::Run) => {
+                self.witness(Witness::Resumed);
+            }
+            Status::Deferred if effects.contains(&Effect::Report) => {
+                self.witness(Witness::DeferredTooLong);
+            }
             Status::Deferred if written.is_some_and(|to| to.status == Status::Settled) => {
                 self.witness(Witness::CompletedElsewhere);
             }
@@ -90,7 +116,9 @@ impl Turn<'_> {
         if let Some(to) = written.filter(|_| effects.contains(&Effect::Run)) {
             let (was, attempts) = (&state.record, to.attempt - state.record.attempt);
             match (was.status, attempts) {
-                (Status::Claimed, 0) if to.owner != was.owner => self.witness(Witness::SparedInACrash),
+                (Status::Claimed, 0) if to.owner != was.owner => {
+                    self.witness(Witness::SparedInACrash);
+                }
                 (_, 1) if was.is_suspected() => self.witness(Witness::ChargedOnTrial),
                 _ => {}
             }

@@ -59,7 +59,8 @@ impl Setup {
         Self { policy: Policy { verify: Verify::Always, ..POLICY }, ..self }
     }
 
-    /// All workers on the queue share one ledger, so that a step of the ledger may go on without its message.
+    /// All workers on the queue share one ledger, so that a step of the ledger may go on without
+    /// its message.
     pub fn is_exclusive(&self) -> bool {
         self.ledgers.iter().all(|ledger| *ledger == self.ledgers[0])
     }
@@ -71,9 +72,11 @@ impl Setup {
 
     /// Whether there is a way to the end in which nothing more goes wrong.
     ///
-    /// Retries and redeliveries are honest circles, so that not every endless path is a defect. But the worlds are finitely many, and
-    /// where from each of them some course of events leads to the end, only one that is unfair for ever can miss it. So that no way
-    /// counts that a handler may refuse to go, or that the other of two ways of noticing a stop saves, there is little [`Hope`] on it.
+    /// Retries and redeliveries are honest circles, so that not every endless path is a defect. But
+    /// the worlds are finitely many, and where from each of them some course of events leads to the
+    /// end, only one that is unfair for ever can miss it. So that no way counts that a handler may
+    /// refuse to go, or that the other of two ways of noticing a stop saves, there is little
+    /// [`Hope`] on it.
     fn can_end(&self, world: &World) -> bool {
         let world = World { budget: Budget::default(), ..world.clone() };
         let mut seen = HashSet::new();
@@ -89,8 +92,9 @@ impl Setup {
             let next = loop {
                 let Some(what) = rest.next() else { break None };
                 let action = Action { what, mood: Mood::Well };
-                let next =
-                    Turn::take(self, world, action).filter(|next| next.broken.is_none()).map(|next| self.node(next));
+                let next = Turn::take(self, world, action)
+                    .filter(|next| next.broken.is_none())
+                    .map(|next| self.node(next));
                 if let Some(next) = next.filter(|(_, name, _)| seen.insert(*name)) {
                     break Some(next);
                 }
@@ -117,13 +121,21 @@ impl Model for Setup {
 
     fn init_states(&self) -> Vec<World> {
         let mut judge = Judge::default();
-        for seen in [Seen::Opened { token: TOKEN }, Seen::Sent { message: 0, about: About::Work(TOKEN) }] {
+        for seen in
+            [Seen::Opened { token: TOKEN }, Seen::Sent { message: 0, about: About::Work(TOKEN) }]
+        {
             judge.see(&seen).expect("nothing is wrong yet");
         }
         let stores = self.ledgers.iter().max().map_or(0, |last| usize::from(*last) + 1);
         vec![World {
             sagemaker: Standing::Open { stopping: false },
-            queue: [Copy::Visible { receives: 0 }, Copy::Absent, Copy::Absent, Copy::Absent, Copy::Absent],
+            queue: [
+                Copy::Visible { receives: 0 },
+                Copy::Absent,
+                Copy::Absent,
+                Copy::Absent,
+                Copy::Absent,
+            ],
             foreign: false,
             denying: false,
             ledgers: vec![None; stores],
@@ -140,8 +152,11 @@ impl Model for Setup {
         if world.broken.is_some() {
             return;
         }
-        let moods: &[Mood] =
-            if world.budget.writes > 0 { &[Mood::Well, Mood::Fails, Mood::FailsAfterEffect] } else { &[Mood::Well] };
+        let moods: &[Mood] = if world.budget.writes > 0 {
+            &[Mood::Well, Mood::Fails, Mood::FailsAfterEffect]
+        } else {
+            &[Mood::Well]
+        };
         let mut put = |what| actions.extend(moods.iter().map(|mood| Action { what, mood: *mood }));
         world.course(Hope::Anything, self, &mut put);
         world.faults(self, &mut put);
@@ -154,7 +169,9 @@ impl Model for Setup {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::always(SAFE, |_, world: &World| world.broken.is_none()),
-            Property::always(ENDS, |setup: &Setup, world: &World| world.broken.is_some() || setup.can_end(world)),
+            Property::always(ENDS, |setup: &Setup, world: &World| {
+                world.broken.is_some() || setup.can_end(world)
+            }),
         ];
         properties.retain(|property| self.only.is_none_or(|only| only == property.name));
         properties

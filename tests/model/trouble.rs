@@ -17,11 +17,12 @@ impl World {
 
     /// What a user, a pipeline or somebody else may do.
     fn turns(&self, setup: &Setup, put: &mut impl FnMut(What)) {
-        let Budget { stops, endings, duplicates, forgeries, denials, deletions, limits, .. } = self.budget;
+        let Budget { stops, endings, duplicates, forgeries, denials, deletions, limits, .. } =
+            self.budget;
         if let Standing::Open { stopping } = self.sagemaker {
             if !stopping && stops > 0 {
-                // One that overtakes the Executing message of a token that comes back is deleted with what is left of the
-                // token's first time: the stop watch notices such a stop.
+                // One that overtakes the Executing message of a token that comes back is deleted
+                // with what is left of the token's first time: the stop watch notices such a stop.
                 let settled = |known: &Known| known.record().status == Status::Settled;
                 if !self.ledgers.iter().flatten().any(settled) {
                     put(What::Stop { told: true });
@@ -30,7 +31,12 @@ impl World {
             }
             if endings > 0 {
                 put(What::EndOtherwise);
-                if self.ledgers.iter().flatten().any(|known| known.record().status == Status::Deferred) {
+                if self
+                    .ledgers
+                    .iter()
+                    .flatten()
+                    .any(|known| known.record().status == Status::Deferred)
+                {
                     put(What::Complete);
                 }
             }
@@ -67,7 +73,8 @@ impl World {
             if losses > 0 && *copy != Copy::Absent && self.may_lose(message, setup) {
                 put(What::Lose { message, redriven: false });
             }
-            // What no ledger knows is lost where its workers die often enough before they claim it; only that.
+            // What no ledger knows is lost where its workers die often enough before they claim it;
+            // only that.
             let missed = setup.policy.verify == Verify::Always || self.is_known();
             if redrives > 0 && missed && matches!(copy, Copy::Visible { receives: REDRIVE.. }) {
                 put(What::Lose { message, redriven: true });
@@ -85,7 +92,9 @@ impl World {
     /// What may befall a worker.
     fn troubles(&self, put: &mut impl FnMut(What)) {
         let Budget { crashes, replies, lies, leases, freezes, shutdowns, .. } = self.budget;
-        for (index, worker) in self.workers.iter().enumerate().filter(|(_, worker)| worker.phase != Phase::Down) {
+        for (index, worker) in
+            self.workers.iter().enumerate().filter(|(_, worker)| worker.phase != Phase::Down)
+        {
             let driver = worker.driver.as_ref();
             if crashes > 0 {
                 put(What::Crash { worker: index, late: false });
@@ -96,7 +105,10 @@ impl World {
             if shutdowns > 0 && worker.phase == Phase::Running {
                 put(What::Leave { worker: index });
             }
-            if lies > 0 && matches!(self.sagemaker, Standing::Open { .. }) && self.is_watched(worker, index) {
+            if lies > 0
+                && matches!(self.sagemaker, Standing::Open { .. })
+                && self.is_watched(worker, index)
+            {
                 put(What::WatchMisled { worker: index });
             }
             let Some(driver) = driver else { continue };
@@ -106,7 +118,10 @@ impl World {
             if leases > 0 && driver.renew {
                 put(What::LeaseOver { worker: index });
             }
-            if lies > 0 && driver.pending.is_none() && matches!(driver.asks.first(), Some(Ask::Sent { .. })) {
+            if lies > 0
+                && driver.pending.is_none()
+                && matches!(driver.asks.first(), Some(Ask::Sent { .. }))
+            {
                 put(What::Answer { worker: index, reply: Reply::NotFound });
             }
             if replies > 0 && driver.pending.is_none() {
@@ -129,14 +144,16 @@ impl World {
         }
     }
 
-    /// A message that is gone is missed only where the ledger holds what it said, and nobody but its workers should.
+    /// A message that is gone is missed only where the ledger holds what it said, and nobody but
+    /// its workers should.
     fn may_lose(&self, message: usize, setup: &Setup) -> bool {
         message == STOP || message != FORGED && setup.is_exclusive() && self.is_known()
     }
 
     /// A ledger holds what the Executing message said, and its outcome is not known to be accepted.
     fn is_known(&self) -> bool {
-        let known = |known: &Known| !matches!(known.record().status, Status::Settled | Status::Owed);
+        let known =
+            |known: &Known| !matches!(known.record().status, Status::Settled | Status::Owed);
         self.ledgers.iter().flatten().any(known)
     }
 

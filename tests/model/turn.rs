@@ -10,7 +10,9 @@ use crate::known::{Known, LONG_AGO, Limit};
 use crate::mutant::Mutant;
 use crate::setup::Setup;
 use crate::witness::Witness;
-use crate::world::{ANEW, Ask, Broken, Copy, DUPLICATE, FORGED, Phase, REDRIVE, Report, STOP, World};
+use crate::world::{
+    ANEW, Ask, Broken, Copy, DUPLICATE, FORGED, Phase, REDRIVE, Report, STOP, World,
+};
 
 /// How the ledger takes the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,9 +34,11 @@ pub struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// The world after the action; none where the action's trouble with the ledger had nothing to strike.
+    /// The world after the action; none where the action's trouble with the ledger had nothing to
+    /// strike.
     pub fn take(setup: &'a Setup, world: &World, action: Action) -> Option<World> {
-        let mut turn = Self { setup, world: world.clone(), delivered: 0, mood: action.mood, struck: false };
+        let mut turn =
+            Self { setup, world: world.clone(), delivered: 0, mood: action.mood, struck: false };
         turn.carry_out(action.what);
         if action.mood != Mood::Well {
             if !turn.struck {
@@ -101,7 +105,8 @@ impl<'a> Turn<'a> {
             What::Forge { foreign } => {
                 self.world.budget.forgeries -= 1;
                 self.world.foreign = foreign;
-                // The judge need not know of it: nothing may come of it, and it may be deleted or not.
+                // The judge need not know of it: nothing may come of it, and it may be deleted or
+                // not.
                 self.world.queue[FORGED] = Copy::Visible { receives: 0 };
             }
             What::Lose { message, redriven } => self.lose(message, redriven),
@@ -146,14 +151,18 @@ impl<'a> Turn<'a> {
                 self.world.budget.hindrances -= u8::from(end == EndKind::Hindered);
                 self.run_ends(worker, end);
             }
-            What::CleanupEnds { worker, well } => self.cleanup_ends(worker, Happening::Cleaned { well }),
+            What::CleanupEnds { worker, well } => {
+                self.cleanup_ends(worker, Happening::Cleaned { well });
+            }
             What::CleanupAborted { worker } => self.cleanup_ends(worker, Happening::CleanupAborted),
             What::Trust { worker } => self.feed(worker, Happening::Trusted),
             What::GraceOver { worker } => {
                 self.driver(worker).grace = false;
                 self.feed_meanwhile(worker, Happening::GraceOver);
             }
-            What::DeadlineReached { worker } => self.feed_meanwhile(worker, Happening::DeadlineReached),
+            What::DeadlineReached { worker } => {
+                self.feed_meanwhile(worker, Happening::DeadlineReached);
+            }
             What::Wake { worker } => {
                 self.driver(worker).wake = false;
                 if self.setup.shared {
@@ -182,7 +191,11 @@ impl<'a> Turn<'a> {
                 let stopping = self.world.sagemaker.is_open();
                 self.watched(
                     worker,
-                    if stopping { Happening::StopSeen(Via::Watch) } else { Happening::ExecutionEnded },
+                    if stopping {
+                        Happening::StopSeen(Via::Watch)
+                    } else {
+                        Happening::ExecutionEnded
+                    },
                 );
             }
             What::WatchMisled { worker } => {
@@ -222,11 +235,13 @@ impl<'a> Turn<'a> {
     fn receive(&mut self, worker: usize, message: usize) {
         let receives = self.world.queue[message].receives();
         let redelivered = receives > 0;
-        if redelivered && self.world.workers[worker].life > 0 && self.world.stored(worker).is_some() {
+        if redelivered && self.world.workers[worker].life > 0 && self.world.stored(worker).is_some()
+        {
             self.witness(Witness::RedeliveredAfterACrash);
         }
         let most = if self.setup.budget.redrives > 0 { REDRIVE } else { 1 };
-        self.world.queue[message] = Copy::InFlight { receiver: worker, receives: most.min(receives + 1) };
+        self.world.queue[message] =
+            Copy::InFlight { receiver: worker, receives: most.min(receives + 1) };
         self.world.workers[worker].held |= 1 << message;
         if self.world.workers[worker].driver.is_none() {
             self.spawn(worker);
@@ -322,7 +337,8 @@ impl<'a> Turn<'a> {
         let driver = self.driver(worker);
         driver.call = None;
         driver.grace = false;
-        let seen = Seen::Ended { worker: self.world.judged(worker), token: TOKEN, own: end.is_own() };
+        let seen =
+            Seen::Ended { worker: self.world.judged(worker), token: TOKEN, own: end.is_own() };
         self.see(&seen);
         self.feed(worker, Happening::Ended(end));
     }
@@ -363,20 +379,30 @@ impl<'a> Turn<'a> {
             if driver.call.is_some_and(|call| call.cleanup) {
                 self.witness(Witness::CleanupInterrupted);
             }
-            self.world.wire = self.world.wire.take().or(driver.report.filter(|_| late).map(|report| (judged, report)));
+            self.world.wire = self
+                .world
+                .wire
+                .take()
+                .or(driver.report.filter(|_| late).map(|report| (judged, report)));
         }
         self.down(worker);
     }
 
-    /// What the death of the process before makes of the step is on record before anything else happens.
+    /// What the death of the process before makes of the step is on record before anything else
+    /// happens.
     fn start(&mut self, worker: usize, beside: bool) {
         let left = self.world.is_left_behind(worker);
         let worker = &mut self.world.workers[worker];
         worker.life += 1;
         worker.phase = Phase::Running;
-        if let Some(known) = self.world.ledgers[usize::from(worker.ledger)].as_mut().filter(|_| left) {
-            *known =
-                Known::new(known.record().clone().after_crash(if beside { Beside::Others } else { Beside::Nothing }));
+        if let Some(known) =
+            self.world.ledgers[usize::from(worker.ledger)].as_mut().filter(|_| left)
+        {
+            *known = Known::new(known.record().clone().after_crash(if beside {
+                Beside::Others
+            } else {
+                Beside::Nothing
+            }));
         }
     }
 
@@ -407,7 +433,9 @@ impl<'a> Turn<'a> {
         if let Some(known) = &mut self.world.ledgers[ledger] {
             *known = known.once_over(limit);
         }
-        for worker in self.world.workers.iter_mut().filter(|worker| usize::from(worker.ledger) == ledger) {
+        for worker in
+            self.world.workers.iter_mut().filter(|worker| usize::from(worker.ledger) == ledger)
+        {
             if let Some(driver) = &mut worker.driver {
                 driver.known = driver.known.once_over(limit);
             }

@@ -1,6 +1,8 @@
-//! The interesting things that must have happened somewhere in an exploration, so that no claim holds vacuously.
+//! The interesting things that must have happened somewhere in an exploration, so that no claim
+//! holds vacuously.
 //!
-//! They are noted on the way and are no part of a state: a memory of them would multiply the states.
+//! They are noted on the way and are no part of a state: a memory of them would multiply the
+//! states.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,5 @@
-//! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to come.
+//! The state of the model: a queue, SageMaker, ledgers, workers, and the faults that are still to
+//! come.
 
 use callbackd::lifecycle::{Activity, Local, State, Status, WorkerId};
 use jiff::Timestamp;
@@ -63,7 +64,8 @@ pub struct Budget {
     pub visibility: u8,
     /// Claims that could not be renewed in time.
     pub leases: u8,
-    /// Workers that stand still for longer than a lease, and then go on. Their runs may overlap with others'.
+    /// Workers that stand still for longer than a lease, and then go on. Their runs may overlap
+    /// with others'.
     pub freezes: u8,
     pub shutdowns: u8,
     /// Time limits, and limits of deferrals, that are reached.
@@ -306,7 +308,10 @@ impl World {
 
     pub fn judged(&self, worker: usize) -> judge::Worker {
         let Worker { ledger, life, .. } = self.workers[worker];
-        judge::Worker { ledger, process: u32::from(life) * 8 + u32::try_from(worker).expect("few workers") }
+        judge::Worker {
+            ledger,
+            process: u32::from(life) * 8 + u32::try_from(worker).expect("few workers"),
+        }
     }
 
     pub fn stored(&self, worker: usize) -> Option<&Known> {
@@ -315,8 +320,10 @@ impl World {
 
     /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
     pub fn is_done(&self) -> bool {
-        let idle = |worker: &Worker| worker.driver.is_none() && worker.deleting == 0 && worker.held == 0;
-        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and not forgotten.
+        let idle =
+            |worker: &Worker| worker.driver.is_none() && worker.deleting == 0 && worker.held == 0;
+        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and
+        // not forgotten.
         let hopeless = |known: &Known| match known.record().status {
             Status::Deferred => !known.is_ahead(Limit::Deadline),
             status => status == Status::Settled,
@@ -325,6 +332,9 @@ impl World {
             Standing::Open { stopping } => stopping || self.ledgers.iter().flatten().any(hopeless),
             Standing::Succeeded | Standing::Failed | Standing::Stopped | Standing::Gone => false,
         };
-        self.broken.is_none() && !waits && self.workers.iter().all(idle) && self.judge.in_the_end().is_empty()
+        self.broken.is_none()
+            && !waits
+            && self.workers.iter().all(idle)
+            && self.judge.in_the_end().is_empty()
     }
 }

@@ -1,10 +1,13 @@
-//! A ledger's storage: what it holds outlives the process, and its writes fail before or after they took effect.
+//! A ledger's storage: what it holds outlives the process, and its writes fail before or after they
+//! took effect.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
-use callbackd::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
+use callbackd::ledger::store::{
+    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError,
+};
 use callbackd::step::CallbackToken;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -27,7 +30,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    async fn call<T>(&self, what: &'static str, act: impl FnOnce() -> BoxOf<T>) -> Result<T, StoreError> {
+    async fn call<T>(
+        &self,
+        what: &'static str,
+        act: impl FnOnce() -> BoxOf<T>,
+    ) -> Result<T, StoreError> {
         let world = self.life.world.clone();
         // No storage answers at once: what was begun before goes on first.
         tokio::task::yield_now().await;
@@ -36,7 +43,8 @@ impl Disk {
         let kind = if troubled { world.draw(3) } else { 3 };
         self.spell(what).await?;
         if troubled {
-            let how = ["fails", "is slow", "fails after it was done"][usize::try_from(kind).expect("small")];
+            let how = ["fails", "is slow", "fails after it was done"]
+                [usize::try_from(kind).expect("small")];
             world.note(&format!("{} {what} {how}", self.life.name()));
         }
         if kind == 0 {
@@ -94,13 +102,22 @@ impl Disk {
         self.life.world.limits(self.life.worker, &token, &record, asked);
         self.life.world.judged(ledger, &token, &record);
         // A settled step may be known to have come back, by a message that is asked about.
-        if row.head.status != "settled" || record.get("returned").is_some_and(|returned| !returned.is_null()) {
+        if row.head.status != "settled"
+            || record.get("returned").is_some_and(|returned| !returned.is_null())
+        {
             self.life.see(&Seen::Recorded { ledger, token: token.clone() });
         }
-        self.life.world.note(&format!("{} wrote {} {} {}", self.life.name(), token, row.head.version, row.head.status));
+        self.life.world.note(&format!(
+            "{} wrote {} {} {}",
+            self.life.name(),
+            token,
+            row.head.version,
+            row.head.status
+        ));
         self.life.world.count(&format!("path: written as {}", row.head.status));
         if row.head.status == "settled" {
-            // What it was settled with was told before; and if its token has come back, it says nothing of that.
+            // What it was settled with was told before; and if its token has come back, it says
+            // nothing of that.
             return;
         }
         if !record["stop_requested"].is_null() {
@@ -116,12 +133,20 @@ impl Disk {
 }
 
 impl Store for Disk {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         let (held, token) = (self.held.clone(), token.clone());
         Box::pin(self.call("get", move || Box::pin(async move { held.get(&token).await })))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+    fn put(
+        &self,
+        row: Row,
+        expected: Option<u64>,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
         let disk = self.clone();
         Box::pin(async move {
             let written = row.clone();
@@ -129,8 +154,9 @@ impl Store for Disk {
             let asked = disk.life.world.passed();
             let disk = &disk;
             disk.call("put", move || {
-                let put = futures_util::FutureExt::now_or_never(disk.held.put(row, expected, commit))
-                    .expect("memory does not wait");
+                let put =
+                    futures_util::FutureExt::now_or_never(disk.held.put(row, expected, commit))
+                        .expect("memory does not wait");
                 if put == Ok(Put::Done) {
                     disk.durable(&written, asked);
                 } else {

@@ -1,6 +1,8 @@
-//! What lasts, or comes from people and machines: a seed has some of it beside the weather, or instead of it.
+//! What lasts, or comes from people and machines: a seed has some of it beside the weather, or
+//! instead of it.
 //!
-//! Each hardship has dice of its own, so that a seed's workers, steps and weather are the same with it and without.
+//! Each hardship has dice of its own, so that a seed's workers, steps and weather are the same with
+//! it and without.
 
 use std::time::Duration;
 
@@ -41,8 +43,8 @@ pub enum Hardship {
 }
 
 use Hardship::{
-    ClockSet, Crashing, DeletesHang, Denied, Drained, Forged, LedgerHeld, NotFound, Purge, ReceivedTwice, Redrive,
-    Retention, Retried, SecondQueue, Suspended, Throttled,
+    ClockSet, Crashing, DeletesHang, Denied, Drained, Forged, LedgerHeld, NotFound, Purge,
+    ReceivedTwice, Redrive, Retention, Retried, SecondQueue, Suspended, Throttled,
 };
 
 /// What all calls of some kind meet for a while.
@@ -101,7 +103,8 @@ pub struct Hardships {
     pub copies: Vec<Duration>,
     /// When each execution that has failed or was stopped is retried.
     pub retries: Vec<Duration>,
-    /// When the execution with the step begins that kills its workers, how long that one takes to, and how long the others work.
+    /// When the execution with the step begins that kills its workers, how long that one takes to,
+    /// and how long the others work.
     pub crashing: Option<(Duration, Duration, [Duration; 4])>,
 }
 
@@ -169,7 +172,9 @@ impl Hardships {
         match hardship {
             Redrive => self.max_receives = Some(5),
             Retention => self.retention = Some(dice.seconds(60..=window.max(90))),
-            Purge => self.purges = (0..dice.number(1..=3)).map(|_| dice.seconds(0..=window)).collect(),
+            Purge => {
+                self.purges = (0..dice.number(1..=3)).map(|_| dice.seconds(0..=window)).collect();
+            }
             Throttled => {
                 self.spell(Trouble::Throttled, window, dice);
                 if dice.one_in(2) {
@@ -187,13 +192,20 @@ impl Hardships {
                 self.spell(trouble, window, dice);
             }
             Forged => {
-                let kinds = [Forgery::UnknownStop, Forgery::UnknownWork, Forgery::OthersStop, Forgery::OthersWork];
+                let kinds = [
+                    Forgery::UnknownStop,
+                    Forgery::UnknownWork,
+                    Forgery::OthersStop,
+                    Forgery::OthersWork,
+                ];
                 self.forgeries = kinds.map(|kind| (dice.seconds(0..=window), kind)).to_vec();
                 let again = kinds.map(|kind| (dice.seconds(0..=window), kind));
                 self.forgeries.extend(again);
             }
             ClockSet => {
-                let mut set = |hours: i64| (dice.seconds(0..=window), 3_600 * hours + dice.0.i64(-1_800..=1_800));
+                let mut set = |hours: i64| {
+                    (dice.seconds(0..=window), 3_600 * hours + dice.0.i64(-1_800..=1_800))
+                };
                 self.sets = [-48, 5, 48, -5, 0].map(&mut set).to_vec();
                 let kept = dice.number(1..=4);
                 self.sets.truncate(usize::try_from(kept).expect("small"));
@@ -201,7 +213,12 @@ impl Hardships {
             Suspended => {
                 let long = dice.one_in(2);
                 self.suspensions = (0..dice.number(1..=2))
-                    .map(|_| (dice.seconds(0..=window), dice.seconds(if long { 3_600..=172_800 } else { 30..=600 })))
+                    .map(|_| {
+                        (
+                            dice.seconds(0..=window),
+                            dice.seconds(if long { 3_600..=172_800 } else { 30..=600 }),
+                        )
+                    })
                     .collect();
             }
             LedgerHeld => {
@@ -217,7 +234,9 @@ impl Hardships {
                 self.crashing = Some((dice.seconds(0..=window / 2), takes, others));
             }
             ReceivedTwice => self.received_twice = true,
-            Retried => self.retries = (0..dice.number(1..=4)).map(|_| dice.seconds(0..=window)).collect(),
+            Retried => {
+                self.retries = (0..dice.number(1..=4)).map(|_| dice.seconds(0..=window)).collect();
+            }
             SecondQueue => {
                 self.second_queue = true;
                 self.copies = (0..dice.number(1..=3)).map(|_| dice.seconds(0..=window)).collect();
@@ -236,7 +255,8 @@ impl Hardships {
     pub fn lives(&self, seed: u64, window: u64) -> Option<Vec<Fate>> {
         let mut dice = Dice(Rng::with_seed(seed ^ 0x11fe));
         let often = |dice: &mut Dice| {
-            let drained = Ends::Drained { after: dice.seconds(5..=60), hurry: Some(dice.seconds(0..=5)) };
+            let drained =
+                Ends::Drained { after: dice.seconds(5..=60), hurry: Some(dice.seconds(0..=5)) };
             let end = if dice.one_in(6) { Ends::After(dice.seconds(5..=60)) } else { drained };
             Fate { end, pause: dice.seconds(0..=5) }
         };
@@ -247,7 +267,10 @@ impl Hardships {
         if self.has(Redrive) {
             Some((0..dice.number(4..=9)).map(|_| often(&mut dice)).collect())
         } else if self.has(Drained)
-            || self.alone && [ClockSet, Suspended, Purge, Retention].into_iter().any(|hardship| self.has(hardship))
+            || self.alone
+                && [ClockSet, Suspended, Purge, Retention]
+                    .into_iter()
+                    .any(|hardship| self.has(hardship))
         {
             Some((0..dice.number(1..=3)).map(|_| once(&mut dice)).collect())
         } else {

@@ -1,7 +1,7 @@
 //! One life of a worker's process. When it ends, nothing that it was about to do happens any more.
 //!
-//! Its tasks stay in the runtime, but whatever leads outside (a call, a write, word of a run) hangs or is unheard from then on. So a
-//! crash is exactly that: an effect that did not happen.
+//! Its tasks stay in the runtime, but whatever leads outside (a call, a write, word of a run) hangs
+//! or is unheard from then on. So a crash is exactly that: an effect that did not happen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::judge::{Seen, Worker};
 use crate::world::World;
 
-/// What changes nothing outside; to die there is to die at any moment, which the plan sees to as well.
+/// What changes nothing outside; to die there is to die at any moment, which the plan sees to as
+/// well.
 const LOOKS: [&str; 5] = ["list", "get", "purge", "probe", "DescribePipelineExecution"];
 
 pub struct Life {
@@ -42,7 +43,11 @@ impl Life {
     pub async fn cross(&self, place: &str) {
         let looks = LOOKS.iter().any(|look| place.starts_with(look));
         let counts = place.starts_with(self.counted) && !looks;
-        if !self.is_over() && counts && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 && self.world.has_faults() {
+        if !self.is_over()
+            && counts
+            && self.left.fetch_sub(1, Ordering::SeqCst) <= 1
+            && self.world.has_faults()
+        {
             self.world.count(&format!("crash: {place}"));
             self.end(place);
         }

@@ -1,7 +1,9 @@
-//! When the limits of steps are over, by the clock that counts suspension, and whether what acts on them is early or late.
+//! When the limits of steps are over, by the clock that counts suspension, and whether what acts on
+//! them is early or late.
 //!
-//! What is left of a limit stays left when the wall clock is set, as long as the worker that wrote it down lives long enough to give it
-//! its new name. A record that nobody could rename counts by the wall clock, so it may be off by as much as the clock was set.
+//! What is left of a limit stays left when the wall clock is set, as long as the worker that wrote
+//! it down lives long enough to give it its new name. A record that nobody could rename counts by
+//! the wall clock, so it may be off by as much as the clock was set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,9 +20,11 @@ pub enum Bound {
 
 /// What an act may be early by: calls take time, and clocks are not looked at all the time.
 const EARLY: Duration = Duration::from_secs(6);
-/// What an act may be late by: a machine that wakes is noticed, and a slow disk's word is waited for.
+/// What an act may be late by: a machine that wakes is noticed, and a slow disk's word is waited
+/// for.
 const LATE: Duration = Duration::from_secs(60);
-/// How long a worker takes at most to notice that the wall clock was set, and to write its records anew.
+/// How long a worker takes at most to notice that the wall clock was set, and to write its records
+/// anew.
 const RENAMING: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]
@@ -86,15 +90,25 @@ impl Limits {
     }
 
     /// Whether it is long over for what has gone on since `begun`.
-    pub fn is_late(&self, ledger: u8, token: &str, bound: Bound, begun: Duration, now: Duration) -> bool {
+    pub fn is_late(
+        &self,
+        ledger: u8,
+        token: &str,
+        bound: Bound,
+        begun: Duration,
+        now: Duration,
+    ) -> bool {
         let limit = self.each.get(&(ledger, token.to_owned(), bound));
-        let late = |limit: &Limit| now > self.awake(begun.max(limit.end + Self::unsure(&self.ended, limit))) + LATE;
+        let late = |limit: &Limit| {
+            now > self.awake(begun.max(limit.end + Self::unsure(&self.ended, limit))) + LATE
+        };
         !self.back.contains(token) && limit.is_some_and(late)
     }
 
     /// How far off the record may be.
     fn unsure(ended: &BTreeMap<Worker, Duration>, limit: &Limit) -> Duration {
-        let renamed = |at: Duration, by: &Worker| ended.get(by).is_none_or(|ended| *ended > at + RENAMING);
+        let renamed =
+            |at: Duration, by: &Worker| ended.get(by).is_none_or(|ended| *ended > at + RENAMING);
         limit.sets.iter().filter(|(at, _, by)| !renamed(*at, by)).map(|(_, off, _)| *off).sum()
     }
 }

@@ -14,8 +14,10 @@ use crate::run::fail_here;
 
 /// Listens from now on, on all threads; `aloud`, everything is told as well.
 pub fn listen(aloud: bool) {
-    let filter = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("callbackd=info"));
-    let teller = || tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(stderr);
+    let filter =
+        || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("callbackd=info"));
+    let teller =
+        || tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(stderr);
     let told = aloud.then(|| teller().with_filter(filter()));
     tracing_subscriber::registry().with(Mistakes.with_filter(LevelFilter::ERROR)).with(told).init();
 }

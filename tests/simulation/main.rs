@@ -1,8 +1,11 @@
-//! The whole daemon with the real AWS SDK in a world of its own, where one seed decides all: what goes wrong, and when.
+//! The whole daemon with the real AWS SDK in a world of its own, where one seed decides all: what
+//! goes wrong, and when.
 //!
-//! The daemon is the shipped one from its configuration down to the SDK's HTTP connector; below it are the local endpoint's services
-//! without their network, and above it handlers that follow a script. Time is tokio's, paused: hours take milliseconds. First calls,
-//! writes, messages, credentials, clocks and processes fail; then everything works, and nothing may be left over in the end.
+//! The daemon is the shipped one from its configuration down to the SDK's HTTP connector; below it
+//! are the local endpoint's services without their network, and above it handlers that follow a
+//! script. Time is tokio's, paused: hours take milliseconds. First calls, writes, messages,
+//! credentials, clocks and processes fail; then everything works, and nothing may be left over in
+//! the end.
 //!
 //! ```text
 //! CALLBACKD_SEED=123 cargo test --test simulation -- --nocapture       one seed, with its trace

@@ -1,4 +1,5 @@
-//! The network under one process's AWS clients, at the SDK's HTTP connector, and who gives it credentials.
+//! The network under one process's AWS clients, at the SDK's HTTP connector, and who gives it
+//! credentials.
 
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +12,8 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -35,7 +37,8 @@ use crate::world::World;
 /// All that a process meets of the world through the AWS SDK.
 pub fn outside(life: &Arc<Life>, trouble: f64, credentials: Issuing) -> Outside {
     Outside {
-        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble }).into(),
+        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble })
+            .into(),
         time: SharedTimeSource::new(Shown(Arc::new(Opaque(life.clone())))),
         credentials: Some(SharedCredentialsProvider::new(Issuer {
             life: Arc::new(Opaque(life.clone())),
@@ -95,7 +98,13 @@ impl ProvideCredentials for Issuer {
             let (key, end) = world.issue_key(self.issuing.lifetime);
             world.note(&format!("{} is given {key}", life.name()));
             world.count("path: credentials given");
-            Ok(Credentials::new(key, "secret", Some("session".to_owned()), Some(end.into()), "world"))
+            Ok(Credentials::new(
+                key,
+                "secret",
+                Some("session".to_owned()),
+                Some(end.into()),
+                "world",
+            ))
         })
     }
 }
@@ -107,7 +116,11 @@ struct Network {
 }
 
 impl HttpClient for Network {
-    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
@@ -127,7 +140,8 @@ impl Network {
         let body = request.body().bytes().unwrap_or_default().to_vec();
         let key = key(request.headers().get("authorization").unwrap_or_default()).to_owned();
         life.cross(&format!("{operation}, before")).await;
-        let lot = Lot::of_spell(world, &operation).unwrap_or_else(|| Lot::draw(world, self.trouble, &operation));
+        let lot = Lot::of_spell(world, &operation)
+            .unwrap_or_else(|| Lot::draw(world, self.trouble, &operation));
         if let Some(name) = lot.name() {
             world.count(&name);
         }
@@ -167,7 +181,10 @@ impl Network {
             _ => {}
         }
         let (head, body) = answered.into_parts();
-        let body = BodyExt::collect(body).await.unwrap_or_else(|never: Infallible| match never {}).to_bytes();
+        let body = BodyExt::collect(body)
+            .await
+            .unwrap_or_else(|never: Infallible| match never {})
+            .to_bytes();
         if ["ReceiptHandleIsInvalid", "MessageNotInflight", "parameter ReceiptHandle is invalid"]
             .iter()
             .any(|stale| String::from_utf8_lossy(&body).contains(stale))
@@ -179,7 +196,10 @@ impl Network {
             Lot::Cut => halves(&body, Second::Never),
             _ => SdkBody::from(body),
         };
-        Ok(dated(world, HttpResponse::try_from(Response::from_parts(head, body)).expect("a response")))
+        Ok(dated(
+            world,
+            HttpResponse::try_from(Response::from_parts(head, body)).expect("a response"),
+        ))
     }
 }
 
@@ -238,8 +258,11 @@ fn dated(world: &World, mut response: HttpResponse) -> HttpResponse {
 
 /// AWS takes a signature for five minutes.
 fn is_timely(world: &World, signed: &str) -> bool {
-    let signed = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", signed).and_then(|time| time.to_zoned(TimeZone::UTC));
-    signed.is_ok_and(|signed| signed.timestamp().duration_since(world.now()).abs() <= SignedDuration::from_mins(5))
+    let signed = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", signed)
+        .and_then(|time| time.to_zoned(TimeZone::UTC));
+    signed.is_ok_and(|signed| {
+        signed.timestamp().duration_since(world.now()).abs() <= SignedDuration::from_mins(5)
+    })
 }
 
 fn gateway() -> HttpResponse {
@@ -248,7 +271,10 @@ fn gateway() -> HttpResponse {
 
 /// The access key that a request is signed with.
 fn key(authorization: &str) -> &str {
-    authorization.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default()
+    authorization
+        .split_once("Credential=")
+        .and_then(|(_, rest)| rest.split('/').next())
+        .unwrap_or_default()
 }
 
 fn hash(body: &[u8]) -> u64 {

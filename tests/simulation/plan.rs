@@ -1,12 +1,14 @@
-//! What one seed decides: the workers, their configuration, the pipelines, and all that goes wrong and when.
+//! What one seed decides: the workers, their configuration, the pipelines, and all that goes wrong
+//! and when.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use callbackd::local::faults::{EXECUTING_MESSAGE, STOPPING_MESSAGE};
 use callbackd::local::undocumented::{
-    AlreadyTerminal, FailedStep, FailureWhileStopping, LapsedReceipt, OldReceipt, RepeatedAnswer, RetriedToken,
-    ReusedRequestToken, StoppingMessage, SuccessWhileStopping, TwiceInABatch, UnknownToken,
+    AlreadyTerminal, FailedStep, FailureWhileStopping, LapsedReceipt, OldReceipt, RepeatedAnswer,
+    RetriedToken, ReusedRequestToken, StoppingMessage, SuccessWhileStopping, TwiceInABatch,
+    UnknownToken,
 };
 use callbackd::local::{Fault, Rule, Undocumented};
 use fastrand::Rng;
@@ -46,8 +48,8 @@ pub struct Plan {
     pub lives: Vec<Vec<Fate>>,
     pub jumps: Vec<(Duration, i64)>,
     pub revocations: Vec<Duration>,
-    /// Handlers have far more time than the run; but once nothing goes wrong any more all executions are stopped, of which no message
-    /// tells.
+    /// Handlers have far more time than the run; but once nothing goes wrong any more all
+    /// executions are stopped, of which no message tells.
     pub stopped_in_the_end: bool,
     /// Messages that nobody can read, and when they come.
     pub unreadable: Vec<(Duration, String)>,
@@ -120,18 +122,22 @@ impl Plan {
         Self::with(seed, None)
     }
 
-    /// A seed's plan; with no other hardship than this one, and nothing beside it, where there is one.
+    /// A seed's plan; with no other hardship than this one, and nothing beside it, where there is
+    /// one.
     pub fn with(seed: u64, only: Option<Hardship>) -> Self {
         let mut dice = Dice(Rng::with_seed(seed));
         let fleet = dice.pick(&[Fleet::Single, Fleet::Single, Fleet::Apart, Fleet::Sharing]);
         let faults = dice.seconds(30..=600);
         let window = faults.as_secs();
         let mut scripts = Vec::new();
-        let executions = (0..dice.number(1..=4)).map(|_| execution(&mut dice, window, &mut scripts)).collect();
+        let executions =
+            (0..dice.number(1..=4)).map(|_| execution(&mut dice, window, &mut scripts)).collect();
         let workers = if fleet == Fleet::Single { 1 } else { 2 };
         let lives = (0..workers).map(|_| lives(&mut dice, window)).collect();
         let jumps = if dice.one_in(4) {
-            (0..dice.number(1..=2)).map(|_| (dice.seconds(0..=window), dice.0.i64(-7_200..=7_200))).collect()
+            (0..dice.number(1..=2))
+                .map(|_| (dice.seconds(0..=window), dice.0.i64(-7_200..=7_200)))
+                .collect()
         } else {
             Vec::new()
         };
@@ -145,7 +151,8 @@ impl Plan {
         };
         let stopped_in_the_end = dice.one_in(4);
         let hardships = Hardships::of(seed, window, only);
-        let Settings { config, bounds, verify } = settings(&mut dice, stopped_in_the_end, fleet, &hardships);
+        let Settings { config, bounds, verify } =
+            settings(&mut dice, stopped_in_the_end, fleet, &hardships);
         let mut plan = Self {
             seed,
             fleet,
@@ -160,7 +167,10 @@ impl Plan {
             faults,
             network: dice.pick(&[0.0, 0.02, 0.1, 0.3, 0.6]),
             disk: dice.pick(&[0.0, 0.0, 0.02, 0.1, 0.4]),
-            issuing: Issuing { lifetime: dice.seconds(30..=3_600), trouble: dice.pick(&[0.0, 0.1, 0.5]) },
+            issuing: Issuing {
+                lifetime: dice.seconds(30..=3_600),
+                trouble: dice.pick(&[0.0, 0.1, 0.5]),
+            },
             lives,
             jumps,
             revocations,
@@ -207,23 +217,31 @@ impl Plan {
         }
         if !hardships.retries.is_empty() {
             self.undocumented.retried_token = RetriedToken::Same;
-            // Workers with a ledger each cannot know of one another's answers, which theirs may repeat.
+            // Workers with a ledger each cannot know of one another's answers, which theirs may
+            // repeat.
             let replayed = self.seed.is_multiple_of(4) && self.fleet != Fleet::Apart;
-            self.undocumented.repeated_answer = if replayed { RepeatedAnswer::Replayed } else { RepeatedAnswer::Taken };
+            self.undocumented.repeated_answer =
+                if replayed { RepeatedAnswer::Replayed } else { RepeatedAnswer::Taken };
         }
         self.hardships = hardships;
     }
 
     /// Whether nothing but the hardship itself keeps a worker from doing at once what it has to do.
     pub fn is_prompt(&self) -> bool {
-        self.hardships.alone || self.network == 0.0 && self.disk == 0.0 && self.hardships.of.is_empty()
+        self.hardships.alone
+            || self.network == 0.0 && self.disk == 0.0 && self.hardships.of.is_empty()
     }
 
     /// One worker, one step, and nothing goes wrong.
     pub fn calm() -> Self {
         let run = Run { work: Duration::from_secs(30), checkpoints: 1, end: End::Success };
-        let script = Script { runs: vec![run], on_stop: OnStop::Ends, cleanup: Cleanup::Works(Duration::ZERO) };
-        let execution = Execution { start: Duration::from_secs(1), stop: None, steps: vec![0], chained: false };
+        let script = Script {
+            runs: vec![run],
+            on_stop: OnStop::Ends,
+            cleanup: Cleanup::Works(Duration::ZERO),
+        };
+        let execution =
+            Execution { start: Duration::from_secs(1), stop: None, steps: vec![0], chained: false };
         let mut dice = Dice(Rng::with_seed(0));
         let settings = settings(&mut dice, false, Fleet::Single, &Hardships::default());
         Self {
@@ -269,8 +287,17 @@ fn script(dice: &mut Dice) -> Script {
         let soon = dice.one_in(2);
         let answered = dice.seconds(if soon { 0..=10 } else { 0..=600 });
         let defer = End::Defer((!dice.one_in(4)).then_some(answered));
-        let ends =
-            [End::Success, End::Success, End::Failure, End::Retry, End::Hindered, again, defer, End::Panic, End::Hang];
+        let ends = [
+            End::Success,
+            End::Success,
+            End::Failure,
+            End::Retry,
+            End::Hindered,
+            again,
+            defer,
+            End::Panic,
+            End::Hang,
+        ];
         Run {
             work: dice.seconds(if long { 60..=300 } else { 0..=20 }),
             checkpoints: dice.pick(&[0, 0, 1, 3]),
@@ -331,9 +358,12 @@ fn undocumented(dice: &mut Dice) -> Undocumented {
     Undocumented {
         already_terminal: dice.pick(&[AlreadyTerminal::Conflict, AlreadyTerminal::Validation]),
         unknown_token: dice.pick(&[UnknownToken::ResourceNotFound, UnknownToken::Validation]),
-        reused_request_token: dice.pick(&[ReusedRequestToken::Refused, ReusedRequestToken::Replayed]),
-        success_while_stopping: dice.pick(&[SuccessWhileStopping::Stopped, SuccessWhileStopping::Succeeded]),
-        failure_while_stopping: dice.pick(&[FailureWhileStopping::Stopped, FailureWhileStopping::Failed]),
+        reused_request_token: dice
+            .pick(&[ReusedRequestToken::Refused, ReusedRequestToken::Replayed]),
+        success_while_stopping: dice
+            .pick(&[SuccessWhileStopping::Stopped, SuccessWhileStopping::Succeeded]),
+        failure_while_stopping: dice
+            .pick(&[FailureWhileStopping::Stopped, FailureWhileStopping::Failed]),
         failed_step: dice.pick(&[FailedStep::Drain, FailedStep::Continue, FailedStep::Cut]),
         stopping_message: dice.pick(&[
             StoppingMessage::Once,
@@ -343,7 +373,11 @@ fn undocumented(dice: &mut Dice) -> Undocumented {
         ]),
         stopping_delay: if dice.one_in(3) { dice.seconds(0..=120) } else { Duration::ZERO },
         old_receipt: dice.pick(&[OldReceipt::Ignored, OldReceipt::Deletes]),
-        twice_in_a_batch: dice.pick(&[TwiceInABatch::Refused, TwiceInABatch::Refused, TwiceInABatch::Done]),
+        twice_in_a_batch: dice.pick(&[
+            TwiceInABatch::Refused,
+            TwiceInABatch::Refused,
+            TwiceInABatch::Done,
+        ]),
         lapsed_receipt: dice.pick(&[LapsedReceipt::NotInFlight, LapsedReceipt::InvalidParameter]),
         ..Undocumented::default()
     }
@@ -380,9 +414,15 @@ struct Settings {
     verify: &'static str,
 }
 
-fn settings(dice: &mut Dice, stopped_in_the_end: bool, fleet: Fleet, hardships: &Hardships) -> Settings {
+fn settings(
+    dice: &mut Dice,
+    stopped_in_the_end: bool,
+    fleet: Fleet,
+    hardships: &Hardships,
+) -> Settings {
     // By nothing else than a stop would a step end that long after.
-    let (limit, deferred) = if stopped_in_the_end { (FAR..=FAR, FAR..=FAR) } else { (60..=600, 1..=3_600) };
+    let (limit, deferred) =
+        if stopped_in_the_end { (FAR..=FAR, FAR..=FAR) } else { (60..=600, 1..=3_600) };
     let visibility = dice.number(10..=60);
     let mut bounds = [Bounds::default(); 2];
     let handlers: Vec<String> = ["plain", "kind"]
@@ -394,8 +434,10 @@ fn settings(dice: &mut Dice, stopped_in_the_end: bool, fleet: Fleet, hardships: 
             let retry_delay = dice.number(1..=30);
             bounds.deferred_limit = Duration::from_secs(dice.number(deferred.clone()));
             format!(
-                "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = {}\nretry_delay = \"{retry_delay}s\"\n\
-                 retry_delay_max = \"60s\"\ndeferred_limit = \"{}s\"\nstop_grace = \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
+                "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = \
+                 {}\nretry_delay = \"{retry_delay}s\"\n\
+                 retry_delay_max = \"60s\"\ndeferred_limit = \"{}s\"\nstop_grace = \
+                 \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
                 bounds.time_limit.as_secs(),
                 bounds.attempts,
                 bounds.deferred_limit.as_secs(),
@@ -406,25 +448,35 @@ fn settings(dice: &mut Dice, stopped_in_the_end: bool, fleet: Fleet, hardships: 
         })
         .collect();
     let worker = format!(
-        "[worker]\nid = \"sim\"\ndrain_timeout = \"{}s\"\n[aws]\nendpoint_url = \"http://world.invalid\"\nregion = \"us-east-1\"\n\
+        "[worker]\nid = \"sim\"\ndrain_timeout = \"{}s\"\n[aws]\nendpoint_url = \
+         \"http://world.invalid\"\nregion = \"us-east-1\"\n\
          [http]\nlisten = \"off\"\n[ledger]\ntype = \"memory\"\nlease = \"{}s\"\n",
         dice.number(0..=60),
         dice.number(3..=30)
     );
     let concurrency = dice.number(1..=6);
     let repost_after = visibility * dice.pick(&[1, 3, 200, 200, 200]);
-    let stop_watch = dice.pick(if stopped_in_the_end { &[1, 5, 10, 30] } else { &[0, 1, 5, 10, 30] });
+    let stop_watch =
+        dice.pick(if stopped_in_the_end { &[1, 5, 10, 30] } else { &[0, 1, 5, 10, 30] });
     let takeover = dice.number(5..=300);
     let verify = dice.pick(&["redelivered", "always", "never"]);
     let verify = hardships.verify().unwrap_or(verify);
-    let exclusive = if KNOWS_EXCLUSIVE && fleet == Fleet::Apart { "exclusive = false\n" } else { "" };
+    let exclusive =
+        if KNOWS_EXCLUSIVE && fleet == Fleet::Apart { "exclusive = false\n" } else { "" };
     let queue = |url: &str| {
         format!(
-            "[[queues]]\nurl = \"{url}\"\nhandler = \"plain\"\nconcurrency = {concurrency}\nvisibility_timeout = \"{visibility}s\"\n\
-             repost_after = \"{repost_after}s\"\nstop_watch = \"{stop_watch}s\"\nstop_takeover_after = \"{takeover}s\"\n\
-             verify = \"{verify}\"\n{exclusive}[[queues.routes]]\narguments = {{ kind = true }}\nhandler = \"kind\"\n"
+            "[[queues]]\nurl = \"{url}\"\nhandler = \"plain\"\nconcurrency = \
+             {concurrency}\nvisibility_timeout = \"{visibility}s\"\n\
+             repost_after = \"{repost_after}s\"\nstop_watch = \
+             \"{stop_watch}s\"\nstop_takeover_after = \"{takeover}s\"\n\
+             verify = \"{verify}\"\n{exclusive}[[queues.routes]]\narguments = {{ kind = true \
+             }}\nhandler = \"kind\"\n"
         )
     };
     let second = if hardships.second_queue { queue(SECOND_URL) } else { String::new() };
-    Settings { config: format!("{worker}{}{second}{}", queue(QUEUE_URL), handlers.concat()), bounds, verify }
+    Settings {
+        config: format!("{worker}{}{second}{}", queue(QUEUE_URL), handlers.concat()),
+        bounds,
+        verify,
+    }
 }

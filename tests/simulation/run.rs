@@ -20,13 +20,14 @@ use crate::script::PANIC;
 use crate::worker::Keeper;
 use crate::world::{LIVE, QUEUE_URL, Story, World};
 
-/// How long everything may take to come to rest once nothing goes wrong any more: every time limit, wait and jump of a clock that a
-/// plan has in it, one after the other.
+/// How long everything may take to come to rest once nothing goes wrong any more: every time limit,
+/// wait and jump of a clock that a plan has in it, one after the other.
 const QUIET: Duration = Duration::from_secs(12 * 3_600);
 const LOOK: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// What panicked on this thread although no script said so: a task that nobody may miss; or what the daemon called a mistake.
+    /// What panicked on this thread although no script said so: a task that nobody may miss; or
+    /// what the daemon called a mistake.
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -48,7 +49,8 @@ pub fn run(plan: Plan) -> Story {
     // The engine's jitter and the SDK's ids come from here.
     fastrand::seed(plan.seed);
     // Neither sockets nor other threads: whatever needs them fails here.
-    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let runtime =
+        Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let story = runtime.block_on(play(Arc::new(plan)));
     drop(runtime);
     Story { broken: PANICKED.take().or(story.broken), ..story }
@@ -119,7 +121,8 @@ async fn trouble(plan: &Plan, world: &World) {
         if let Some(stop) = execution.stop {
             sleep_until(begin + stop).await;
             world.count("path: execution stopped");
-            let body = json!({"PipelineExecutionArn": arn, "ClientRequestToken": format!("{number:032}")});
+            let body =
+                json!({"PipelineExecutionArn": arn, "ClientRequestToken": format!("{number:032}")});
             world.ask("SageMaker.StopPipelineExecution", body).await;
         }
     });
@@ -201,7 +204,8 @@ async fn start(world: &World, number: usize, execution: &Execution) -> Value {
         "RoleArn": "arn:aws:iam::123456789012:role/r"});
     world.ask("SageMaker.CreatePipeline", pipeline).await;
     let started = json!({"PipelineName": name, "ClientRequestToken": request});
-    let arn = world.ask("SageMaker.StartPipelineExecution", started).await["PipelineExecutionArn"].clone();
+    let arn = world.ask("SageMaker.StartPipelineExecution", started).await["PipelineExecutionArn"]
+        .clone();
     assert!(arn.is_string(), "the pipeline was not started");
     world.started(arn.clone());
     arn

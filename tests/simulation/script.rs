@@ -89,7 +89,9 @@ impl Handler for Scripted {
         let confirmed = life.world.confirmed(life.worker.ledger, &token);
         let checkpoint = cx.checkpoint::<u64>()?.unwrap_or_default();
         if checkpoint < confirmed && !life.is_over() {
-            life.world.fail(&format!("the checkpoint {confirmed} of {token} is lost: there is {checkpoint}"));
+            life.world.fail(&format!(
+                "the checkpoint {confirmed} of {token} is lost: there is {checkpoint}"
+            ));
         }
         let result = tokio::select! {
             biased;
@@ -224,7 +226,15 @@ impl<'a> Running<'a> {
     fn begin(life: &'a Life, token: &str) -> Self {
         life.see(&Seen::Started { worker: life.worker, token: token.to_owned() });
         let begun = (life.world.passed(), life.world.elapsed());
-        Self { life, token: token.to_owned(), own: false, told: None, begun, returned: false, free: false }
+        Self {
+            life,
+            token: token.to_owned(),
+            own: false,
+            told: None,
+            begun,
+            returned: false,
+            free: false,
+        }
     }
 
     fn told(&mut self, reason: StopReason) {
@@ -234,9 +244,13 @@ impl<'a> Running<'a> {
             return;
         }
         match reason {
-            StopReason::PipelineStopped => life.see(&Seen::StopTold { worker: life.worker, token: token.clone() }),
+            StopReason::PipelineStopped => {
+                life.see(&Seen::StopTold { worker: life.worker, token: token.clone() });
+            }
             StopReason::TimeLimit => life.world.limit_acted(life.worker, &token, Bound::Time),
-            StopReason::LeaseLost => life.see(&Seen::Lapsed { ledger: life.worker.ledger, token: token.clone() }),
+            StopReason::LeaseLost => {
+                life.see(&Seen::Lapsed { ledger: life.worker.ledger, token: token.clone() });
+            }
             _ => {}
         }
         life.world.run_ends(life.worker, &token, self.begun);
@@ -247,8 +261,8 @@ impl<'a> Running<'a> {
         let given_back = matches!(self.told, Some(StopReason::Shutdown | StopReason::LeaseLost));
         let hindered = matches!(result, Err(error) if error.host_trouble().is_some());
         self.free = given_back || hindered || matches!(result, Ok(Completion::Again(_)));
-        let wants_more =
-            matches!(result, Ok(Completion::Again(_))) || matches!(result, Err(error) if !error.is_permanent());
+        let wants_more = matches!(result, Ok(Completion::Again(_)))
+            || matches!(result, Err(error) if !error.is_permanent());
         if draining && self.told.is_none() && wants_more {
             self.life.world.count("path: a run wants another in a drain");
         }
@@ -264,7 +278,8 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let (worker, token, own) = (self.life.worker, self.token.clone(), self.own);
         if !self.life.is_over() {
-            // Who drops a run has told it before, though not all listen: at a shutdown, or as the lease was lost.
+            // Who drops a run has told it before, though not all listen: at a shutdown, or as the
+            // lease was lost.
             let dropped = !self.returned && !std::thread::panicking();
             if self.told.is_none() && !dropped {
                 self.life.world.run_ends(worker, &token, self.begun);

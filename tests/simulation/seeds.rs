@@ -131,13 +131,15 @@ const MET: [&str; 116] = [
     "step Stopped",
     "step Succeeded",
 ];
-/// Seeds that are red and not yet understood: two workers that share one ledger, which this version does not offer. 230: a claim is lost
-/// as its run ends, and the step is run once more than its attempts allow. `CALLBACKD_ALL=1` plays them too.
+/// Seeds that are red and not yet understood: two workers that share one ledger, which this version
+/// does not offer. 230: a claim is lost as its run ends, and the step is run once more than its
+/// attempts allow. `CALLBACKD_ALL=1` plays them too.
 const OPEN: &[u64] = &[230];
 /// Lines of a failing seed's trace that are shown at once.
 const SHOWN: usize = 300;
 
-/// Plays one seed of the environment's choice, or as many as it says, and fails with the first that breaks a promise.
+/// Plays one seed of the environment's choice, or as many as it says, and fails with the first that
+/// breaks a promise.
 pub fn play() {
     if let Some(seed) = number("CALLBACKD_SEED") {
         // The trace as it comes about, and between its lines what the daemon logs.
@@ -151,7 +153,8 @@ pub fn play() {
     let (tally, failed) = play_all(seeds);
     eprintln!("{seeds} seeds:\n{tally}");
     if failed.is_none() && seeds >= SEEDS && only().is_none() {
-        let hardships: Vec<_> = Hardship::all().map(|hardship| format!("hardship: {}", hardship.name())).collect();
+        let hardships: Vec<_> =
+            Hardship::all().map(|hardship| format!("hardship: {}", hardship.name())).collect();
         let all = MET.iter().copied().chain(hardships.iter().map(String::as_str));
         let missed: Vec<_> = all.filter(|what| tally.of(what) == 0).collect();
         assert!(missed.is_empty(), "no seed came across {missed:?}");
@@ -159,7 +162,8 @@ pub fn play() {
     if let Some((seed, story)) = failed {
         let from = story.lines.len().saturating_sub(SHOWN);
         panic!(
-            "{}\n\nseed {seed}: {}\nreplay it with: CALLBACKD_SEED={seed} cargo test --test simulation no_seed -- --nocapture",
+            "{}\n\nseed {seed}: {}\nreplay it with: CALLBACKD_SEED={seed} cargo test --test \
+             simulation no_seed -- --nocapture",
             story.lines[from..].join("\n"),
             story.broken.unwrap_or_default()
         );
@@ -199,11 +203,9 @@ fn play_all(seeds: u64) -> (Tally, Option<(u64, Story)>) {
 fn only() -> Option<Hardship> {
     let name = std::env::var("CALLBACKD_ONLY").ok()?;
     let found = Hardship::all().find(|hardship| hardship.name() == name);
-    Some(
-        found.unwrap_or_else(|| {
-            panic!("{name} is none of {:?}", Hardship::all().map(Hardship::name).collect::<Vec<_>>())
-        }),
-    )
+    Some(found.unwrap_or_else(|| {
+        panic!("{name} is none of {:?}", Hardship::all().map(Hardship::name).collect::<Vec<_>>())
+    }))
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -1,4 +1,5 @@
-//! What happened in a run, counted by name, so that nothing is believed tested that never came to pass.
+//! What happened in a run, counted by name, so that nothing is believed tested that never came to
+//! pass.
 
 use std::collections::BTreeMap;
 use std::fmt;

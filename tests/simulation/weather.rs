@@ -49,12 +49,14 @@ impl Lot {
             (asks || reports, Trouble::NotFound, refused("ResourceNotFound")),
             (operation.starts_with("DeleteMessage"), Trouble::DeletesHang, Self::Hangs),
         ];
-        let (_, trouble, lot) = spells.into_iter().find(|(meets, trouble, _)| *meets && world.is_in(*trouble))?;
+        let (_, trouble, lot) =
+            spells.into_iter().find(|(meets, trouble, _)| *meets && world.is_in(*trouble))?;
         world.count(&format!("spell: {trouble:?}"));
         Some(lot)
     }
 
-    /// Calm, but for this part of all calls. One that only asks may also be told that there is no such thing.
+    /// Calm, but for this part of all calls. One that only asks may also be told that there is no
+    /// such thing.
     pub fn draw(world: &World, trouble: f64, operation: &str) -> Self {
         let asks = ["DescribePipelineExecution", "ListPipelineExecutionSteps"].contains(&operation);
         if !world.has_faults() || !world.chance(trouble) {
@@ -72,7 +74,9 @@ impl Lot {
                 _ => Self::Error(When::Before, 400, "ThrottlingException"),
             },
             5 => Self::Slow(when, Duration::from_millis(world.draw(15_000))),
-            6 => Self::Body((world.draw(2) == 0).then(|| Duration::from_millis(world.draw(15_000)))),
+            6 => {
+                Self::Body((world.draw(2) == 0).then(|| Duration::from_millis(world.draw(15_000))))
+            }
             _ => Self::Cut,
         }
     }

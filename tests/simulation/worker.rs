@@ -1,4 +1,5 @@
-//! One worker: the shipped daemon, started again and again, and each time brought to the end that the plan has for it.
+//! One worker: the shipped daemon, started again and again, and each time brought to the end that
+//! the plan has for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,8 @@ use crate::plan::{Ends, Fate, Plan};
 use crate::script::Scripted;
 use crate::world::World;
 
-/// How long a drain may take at most: all that its configuration adds up to, calls that time out, and some more.
+/// How long a drain may take at most: all that its configuration adds up to, calls that time out,
+/// and some more.
 const DRAIN: Duration = Duration::from_secs(300);
 /// As a supervisor starts a process again that did not come up.
 const RESTART: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! All that outlives a worker's process: both services, true time, the judge, and the trace of what happened.
+//! All that outlives a worker's process: both services, true time, the judge, and the trace of what
+//! happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -32,7 +33,8 @@ const PROMPT: Duration = Duration::from_secs(30);
 /// So long ago SageMaker was asked at most before a step is cleaned up that was never run.
 const ASKED_LATELY: Duration = Duration::from_secs(5);
 const EPOCH: u64 = 1_800_000_000_000;
-/// Lines of a trace that no story has. Where time stands still because somebody is always busy, only this ends it.
+/// Lines of a trace that no story has. Where time stands still because somebody is always busy,
+/// only this ends it.
 const CIRCLES: usize = 200_000;
 
 /// Whether the trace is told as it comes about.
@@ -105,7 +107,8 @@ impl World {
         options.check().expect("options that can be");
         let clock = Clock::start_at(Time::from_millis(EPOCH));
         let stopping = CancellationToken::new();
-        let service = Service::new("https://sqs.us-east-1.amazonaws.com", options, clock.clone(), stopping);
+        let service =
+            Service::new("https://sqs.us-east-1.amazonaws.com", options, clock.clone(), stopping);
         let events = service.events().subscribe();
         let state = State {
             events,
@@ -145,7 +148,8 @@ impl World {
 
     /// True time.
     pub fn now(&self) -> Timestamp {
-        let epoch = Timestamp::from_millisecond(i64::try_from(EPOCH).expect("fits")).expect("a time");
+        let epoch =
+            Timestamp::from_millisecond(i64::try_from(EPOCH).expect("fits")).expect("a time");
         epoch + SignedDuration::try_from(self.passed()).expect("fits")
     }
 
@@ -170,8 +174,11 @@ impl World {
     pub fn is_in(&self, trouble: Trouble) -> bool {
         let state = self.state();
         let spells = &self.plan.hardships.spells;
-        let denied = trouble == Trouble::Denied && self.plan.hardships.denied_for_good && !state.faults;
-        let lasts = spells.iter().any(|spell| spell.trouble == trouble && spell.covers(self.started.elapsed()));
+        let denied =
+            trouble == Trouble::Denied && self.plan.hardships.denied_for_good && !state.faults;
+        let lasts = spells
+            .iter()
+            .any(|spell| spell.trouble == trouble && spell.covers(self.started.elapsed()));
         denied || state.faults && lasts
     }
 
@@ -257,13 +264,18 @@ impl World {
         let state = self.state();
         let open = state.judge.open().map(|token| Broken::Hung(token.clone()));
         let left = open.chain(state.judge.in_the_end());
-        left.filter(|broken| !matches!(broken, Broken::Hung(token) if self.is_excused(&state, token))).collect()
+        left.filter(
+            |broken| !matches!(broken, Broken::Hung(token) if self.is_excused(&state, token)),
+        )
+        .collect()
     }
 
-    /// Nobody can answer a step of which only a message told that is lost; but the workers' own refusals do not excuse them.
+    /// Nobody can answer a step of which only a message told that is lost; but the workers' own
+    /// refusals do not excuse them.
     fn is_excused(&self, state: &State, token: &String) -> bool {
         let hardships = &self.plan.hardships;
-        let by_itself = hardships.alone && hardships.of == [Hardship::Throttled] && state.dead.contains(token);
+        let by_itself =
+            hardships.alone && hardships.of == [Hardship::Throttled] && state.dead.contains(token);
         !by_itself && state.judge.is_excused(token, self.plan.fleet == Fleet::Apart)
     }
 
@@ -273,7 +285,9 @@ impl World {
         headers.insert("x-amz-target", target.parse().expect("a header"));
         let answer = self.service.answer(&headers, body.to_string().as_bytes()).await;
         self.hear(None);
-        let body = http_body_util::BodyExt::collect(answer.expect("an answer").into_body()).await.expect("a body");
+        let body = http_body_util::BodyExt::collect(answer.expect("an answer").into_body())
+            .await
+            .expect("a body");
         serde_json::from_slice(&body.to_bytes()).unwrap_or_default()
     }
 
@@ -314,7 +328,9 @@ impl World {
             match event {
                 Ok(event) => self.happened(event.kind, report),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
-                Err(TryRecvError::Lagged(count)) => return self.fail(&format!("{count} events were not heard")),
+                Err(TryRecvError::Lagged(count)) => {
+                    return self.fail(&format!("{count} events were not heard"));
+                }
             }
         }
     }
@@ -374,7 +390,11 @@ impl World {
                 self.see(&Seen::Closed { token, succeeded: status == "Succeeded" });
             }
             EventKind::AnswerAccepted { token, repeated, .. } => {
-                self.count(if repeated { "path: the same answer again" } else { "path: an answer taken" });
+                self.count(if repeated {
+                    "path: the same answer again"
+                } else {
+                    "path: an answer taken"
+                });
                 // The step has come back, and the answer was to what it was before.
                 let stale = repeated && self.open().contains(&token);
                 self.reported(report, token, !stale);
@@ -383,7 +403,9 @@ impl World {
                 self.count("path: an answer refused");
                 self.reported(report, token, false);
             }
-            EventKind::FaultApplied { operation, fault } => self.count(&format!("fault: {fault} {operation}")),
+            EventKind::FaultApplied { operation, fault } => {
+                self.count(&format!("fault: {fault} {operation}"));
+            }
             _ => {}
         }
     }
@@ -416,7 +438,8 @@ impl World {
 
     pub async fn send_unreadable(&self, body: &str) {
         self.state().unreadable.insert(body.to_owned());
-        self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
+        self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body}))
+            .await;
     }
 
     fn opened(&self, token: &str) {
@@ -448,12 +471,15 @@ impl World {
 
     fn given_up(&self, id: &str) {
         let mut state = self.state();
-        if let Some(token) = state.works.iter().find(|(message, _)| *message == id).map(|(_, body)| token_of(body)) {
+        if let Some(token) =
+            state.works.iter().find(|(message, _)| *message == id).map(|(_, body)| token_of(body))
+        {
             state.dead.insert(token);
         }
     }
 
-    /// A message that a pipeline or a worker has sent: what it is about, and how often its step may be run.
+    /// A message that a pipeline or a worker has sent: what it is about, and how often its step may
+    /// be run.
     fn introduce(&self, about: &About<String>, id: &str, body: &str) {
         match about {
             About::Work(token) => {
@@ -482,7 +508,9 @@ impl World {
     fn stop_arrives(&self, id: &str) {
         let now = self.elapsed();
         let mut state = self.state();
-        let watched = self.plan.is_prompt() && self.plan.verify != "always" && self.plan.fleet == Fleet::Single;
+        let watched = self.plan.is_prompt()
+            && self.plan.verify != "always"
+            && self.plan.fleet == Fleet::Single;
         let stop = state.stops.get(id).filter(|token| !state.limits.has_come_back(token)).cloned();
         if let Some(token) = stop.filter(|_| watched && state.arrives) {
             state.due.entry(token).or_insert(now);
@@ -497,13 +525,14 @@ impl World {
         state.due.clear();
     }
 
-    /// A run is told to end, or ends without that: it began so long after the beginning, by the clock that counts suspension and by
-    /// tokio's.
+    /// A run is told to end, or ends without that: it began so long after the beginning, by the
+    /// clock that counts suspension and by tokio's.
     pub fn run_ends(&self, worker: Worker, token: &str, begun: (Duration, Duration)) {
         let (passed, elapsed) = (self.passed(), self.elapsed());
         let state = self.state();
         let late = state.limits.is_late(worker.ledger, token, Bound::Time, begun.0, passed);
-        let told_late = state.due.get(token).is_some_and(|due| elapsed > begun.1.max(*due) + PROMPT);
+        let told_late =
+            state.due.get(token).is_some_and(|due| elapsed > begun.1.max(*due) + PROMPT);
         drop(state);
         if late {
             self.fail(&Broken::LimitLate(token.to_owned()).to_string());
@@ -520,13 +549,17 @@ impl World {
         }
     }
 
-    /// What a record that has become durable says of limits; it was written as things stood when it was `asked` for.
+    /// What a record that has become durable says of limits; it was written as things stood when it
+    /// was `asked` for.
     pub fn limits(&self, worker: Worker, token: &str, record: &Value, asked: Duration) {
         let bounds = self.state().bounds.get(token).copied().unwrap_or_default();
         let deferred = record["status"] == "deferred";
         if !record["deadline"].is_null() && !bounds.time_limit.is_zero() {
-            let (bound, limit) =
-                if deferred { (Bound::Deferral, bounds.deferred_limit) } else { (Bound::Time, bounds.time_limit) };
+            let (bound, limit) = if deferred {
+                (Bound::Deferral, bounds.deferred_limit)
+            } else {
+                (Bound::Time, bounds.time_limit)
+            };
             self.state().limits.written(worker, token, bound, asked + limit);
         }
         let outcome = record["outcome"].to_string();
@@ -541,7 +574,8 @@ impl World {
     pub fn judged(&self, ledger: u8, token: &str, record: &Value) {
         let number = |field: &str| record[field].as_u64().unwrap_or_default();
         let now = (number("crashes"), number("attempt"));
-        let before = self.state().crashes.insert((ledger, token.to_owned()), now).unwrap_or_default();
+        let before =
+            self.state().crashes.insert((ledger, token.to_owned()), now).unwrap_or_default();
         if now.0 <= before.0 || !record["stop_requested"].is_null() {
             return;
         }
@@ -551,7 +585,8 @@ impl World {
         self.see(&Seen::Judged { ledger, token: token.to_owned(), charged });
     }
 
-    /// A cleanup begins: where nobody of that ledger ever ran the step, SageMaker was asked just now whether it waits.
+    /// A cleanup begins: where nobody of that ledger ever ran the step, SageMaker was asked just
+    /// now whether it waits.
     pub fn cleaning(&self, worker: Worker, token: &str) {
         let now = self.elapsed();
         let state = self.state();
@@ -588,20 +623,24 @@ impl World {
     fn bodies(&self) -> Vec<(String, String)> {
         let state = self.state();
         let open: Vec<String> = state.judge.open().cloned().collect();
-        let works: BTreeMap<String, String> = state.works.values().map(|body| (token_of(body), body.clone())).collect();
+        let works: BTreeMap<String, String> =
+            state.works.values().map(|body| (token_of(body), body.clone())).collect();
         works.into_iter().filter(|(token, _)| open.contains(token)).collect()
     }
 
     pub async fn copy_to_second(&self) {
         for (_, body) in self.bodies() {
             self.count("fault: a copy on another queue");
-            self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": SECOND_URL, "MessageBody": body})).await;
+            self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": SECOND_URL, "MessageBody": body}))
+                .await;
         }
     }
 
-    /// Sends a message that no pipeline sends. Where workers do not ask SageMaker, they can know it only by their records.
+    /// Sends a message that no pipeline sends. Where workers do not ask SageMaker, they can know it
+    /// only by their records.
     pub async fn forge(&self, forgery: Forgery) {
-        const NOWHERE: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/pipeline0/execution/forgedforged";
+        const NOWHERE: &str =
+            "arn:aws:sagemaker:us-east-1:123456789012:pipeline/pipeline0/execution/forgedforged";
         let ledgers: &[u8] = if self.plan.fleet == Fleet::Apart { &[0, 1] } else { &[0] };
         let always = self.plan.verify == "always";
         let known = |token: &String| always || self.state().judge.is_recorded(ledgers, token);
@@ -622,7 +661,8 @@ impl World {
         let body = body.to_string();
         self.count(&format!("fault: forged {forgery:?}"));
         self.state().forged.insert(body.clone(), token);
-        self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body})).await;
+        self.ask("AmazonSQS.SendMessage", json!({"QueueUrl": QUEUE_URL, "MessageBody": body}))
+            .await;
     }
 
     pub fn started(&self, execution: Value) {
@@ -631,7 +671,10 @@ impl World {
 
     /// Stops every execution, and no message says so.
     pub async fn stop_all_silently(&self) {
-        let silent = Undocumented { stopping_message: StoppingMessage::Never, ..self.service.undocumented() };
+        let silent = Undocumented {
+            stopping_message: StoppingMessage::Never,
+            ..self.service.undocumented()
+        };
         self.service.set_undocumented(silent);
         let executions = std::mem::take(&mut self.state().executions);
         for (number, execution) in executions.into_iter().enumerate() {

@@ -24,7 +24,8 @@ pub struct History {
     answers: BTreeMap<String, u32>,
     /// Of which ledger each step is.
     ledgers: BTreeMap<String, u8>,
-    /// What a ledger held of a step that is purged since: whether a stop was known, whether an outcome was frozen.
+    /// What a ledger held of a step that is purged since: whether a stop was known, whether an
+    /// outcome was frozen.
     held: BTreeSet<(String, bool)>,
     /// The same answer again: its first reply was lost, or its daemon died.
     pub repeated: u64,
@@ -42,7 +43,9 @@ impl History {
         let at = i64::try_from(event.at.millis()).expect("not that far in the future");
         let mut see = |seen| self.events.push((at, seen));
         match event.kind {
-            EventKind::ExecutionStarted { execution, .. } => drop(self.executions.insert(execution.to_string(), None)),
+            EventKind::ExecutionStarted { execution, .. } => {
+                self.executions.insert(execution.to_string(), None);
+            }
             EventKind::ExecutionEnded { execution, status, .. } => {
                 self.executions.insert(execution.to_string(), Some(status));
             }
@@ -86,7 +89,14 @@ impl History {
     }
 
     /// A client request token is a function of the whole outcome; so it names the report.
-    fn reported(&mut self, at: i64, token: String, operation: &str, request_token: Option<String>, accepted: bool) {
+    fn reported(
+        &mut self,
+        at: i64,
+        token: String,
+        operation: &str,
+        request_token: Option<String>,
+        accepted: bool,
+    ) {
         let ledger = self.ledgers.get(&token).copied().unwrap_or_default();
         let request = format!("{operation} {}", request_token.unwrap_or_default());
         // Which life of a worker sent it makes no difference.
@@ -98,10 +108,17 @@ impl History {
     pub fn look(&mut self, ledger: u8, records: &[Result<Record, Damaged>]) {
         for record in records.iter().flatten() {
             let token = record.token.to_string();
-            if let Some(stop) = record.stop_requested.filter(|_| self.held.insert((token.clone(), false))) {
-                self.events.push((stop.at.as_millisecond(), Seen::StopKnown { ledger, token: token.clone() }));
+            if let Some(stop) =
+                record.stop_requested.filter(|_| self.held.insert((token.clone(), false)))
+            {
+                self.events.push((
+                    stop.at.as_millisecond(),
+                    Seen::StopKnown { ledger, token: token.clone() },
+                ));
             }
-            if let Some(at) = record.concluded_at.filter(|_| self.held.insert((token.clone(), true))) {
+            if let Some(at) =
+                record.concluded_at.filter(|_| self.held.insert((token.clone(), true)))
+            {
                 self.events.push((at.as_millisecond(), Seen::Concluded { ledger, token }));
             }
         }
@@ -132,25 +149,32 @@ impl History {
         endings
     }
 
-    /// What is not as it should be, of each execution and each token, and how many events were judged. `folders` are those of the
-    /// daemons, by their ledgers' numbers.
+    /// What is not as it should be, of each execution and each token, and how many events were
+    /// judged. `folders` are those of the daemons, by their ledgers' numbers.
     pub fn judge(&mut self, folders: &[&Path]) -> (Vec<String>, usize) {
         let never = self.executions.iter().filter(|(_, ending)| ending.is_none());
-        let mut wrong: Vec<String> = never.map(|(execution, _)| format!("{execution} never ended")).collect();
+        let mut wrong: Vec<String> =
+            never.map(|(execution, _)| format!("{execution} never ended")).collect();
         let unanswered = self.answers.iter().filter(|(_, answers)| **answers != 1);
-        wrong.extend(unanswered.map(|(token, answers)| format!("{token} was answered {answers} times")));
+        wrong.extend(
+            unanswered.map(|(token, answers)| format!("{token} was answered {answers} times")),
+        );
 
         for (ledger, folder) in (0..).zip(folders) {
             let mut account = Account::of(ledger);
             lines(&folder.join("daemon.log"), |line| account.log(line));
             lines(&folder.join("ends"), |line| account.program(line));
-            self.events.extend(account.events.drain(..).map(|(at, seen)| (at.as_millisecond(), seen)));
+            self.events
+                .extend(account.events.drain(..).map(|(at, seen)| (at.as_millisecond(), seen)));
         }
         self.events.sort_by_key(|(at, seen)| (*at, rank(seen)));
         let mut judge = Judge::default();
         for (at, seen) in &self.events {
             if let Err(broken) = judge.see(seen) {
-                wrong.push(format!("{broken}, at {}", Timestamp::from_millisecond(*at).unwrap_or_default()));
+                wrong.push(format!(
+                    "{broken}, at {}",
+                    Timestamp::from_millisecond(*at).unwrap_or_default()
+                ));
             }
         }
         wrong.extend(judge.in_the_end().iter().map(ToString::to_string));

@@ -5,7 +5,8 @@ use serde_json::json;
 use crate::stage::{Stage, UNREADABLE};
 
 /// What a step's program does; some of them more often than others.
-const KINDS: [&str; 10] = ["quick", "quick", "quick", "quick", "slow", "failing", "retry", "again", "noisy", "stopped"];
+const KINDS: [&str; 10] =
+    ["quick", "quick", "quick", "quick", "slow", "failing", "retry", "again", "noisy", "stopped"];
 /// One in so many turns brings a message that is none.
 const UNREADABLE_EVERY: u64 = 100;
 
@@ -20,7 +21,13 @@ pub struct Load {
 
 impl Load {
     pub fn new() -> Self {
-        Self { begun: 0, turns: 0, to_stop: Vec::new(), made: false, random: fastrand::Rng::with_seed(7) }
+        Self {
+            begun: 0,
+            turns: 0,
+            to_stop: Vec::new(),
+            made: false,
+            random: fastrand::Rng::with_seed(7),
+        }
     }
 
     /// One turn: a step begins, and what is due is stopped.
@@ -43,7 +50,8 @@ impl Load {
             if let Some(answer) = stage.call("SageMaker.StartPipelineExecution", &request).await {
                 self.begun += 1;
                 if kind == "stopped" {
-                    let execution = answer["PipelineExecutionArn"].as_str().unwrap_or_default().to_owned();
+                    let execution =
+                        answer["PipelineExecutionArn"].as_str().unwrap_or_default().to_owned();
                     self.to_stop.push((execution, self.turns + self.random.u64(0..20)));
                 }
                 break;
@@ -51,9 +59,10 @@ impl Load {
         }
         let mut waiting = Vec::new();
         for (execution, at) in std::mem::take(&mut self.to_stop) {
-            let request =
-                json!({ "PipelineExecutionArn": execution, "ClientRequestToken": format!("{execution:0>32}") });
-            if at > self.turns || stage.call("SageMaker.StopPipelineExecution", &request).await.is_none() {
+            let request = json!({ "PipelineExecutionArn": execution, "ClientRequestToken": format!("{execution:0>32}") });
+            if at > self.turns
+                || stage.call("SageMaker.StopPipelineExecution", &request).await.is_none()
+            {
                 waiting.push((execution, at));
             }
         }

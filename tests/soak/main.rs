@@ -4,19 +4,29 @@
 //! cargo test --release --test soak -- --minutes 20
 //! ```
 //!
-//! Two daemons work on a queue each, of a local endpoint that misbehaves: one that is never restarted, so that a leak shows, and one that is
-//! killed or stopped again and again. Steps of every kind come all the while: short and long ones, failing and trying again, noisy, stopped
-//! early and late, with their Stopping message or without; and messages that are none. SQS, SageMaker or both are gone for a while now and
-//! then. The ledgers forget soon what is settled, so that they too reach their size.
+//! Two daemons work on a queue each, of a local endpoint that misbehaves: one that is never
+//! restarted, so that a leak shows, and one that is killed or stopped again and again. Steps of
+//! every kind come all the while: short and long ones, failing and trying again, noisy, stopped
+//! early and late, with their Stopping message or without; and messages that are none. SQS,
+//! SageMaker or both are gone for a while now and then. The ledgers forget soon what is settled, so
+//! that they too reach their size.
 //!
-//! In the end every execution that was begun must have ended, each step's token must have been answered once, and the [`judge`] must find no
-//! promise broken in all that the endpoint, ledgers, logs and programs told. Of the daemon that was never restarted, nothing may have grown
-//! beyond what [`samples::COLUMNS`] says, and what it holds for steps must be gone with them. The samples are written to the target
-//! folder, as CSV.
+//! In the end every execution that was begun must have ended, each step's token must have been
+//! answered once, and the [`judge`] must find no promise broken in all that the endpoint, ledgers,
+//! logs and programs told. Of the daemon that was never restarted, nothing may have grown beyond
+//! what [`samples::COLUMNS`] says, and what it holds for steps must be gone with them. The samples
+//! are written to the target folder, as CSV.
 //!
-//! Without arguments, as in `cargo test`, it runs for half a minute, which is too short to judge slopes. It keeps some 8 KiB for each step.
+//! Without arguments, as in `cargo test`, it runs for half a minute, which is too short to judge
+//! slopes. It keeps some 8 KiB for each step.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
 #[path = "../support/account.rs"]
 mod account;
@@ -47,7 +57,8 @@ const PACE: Duration = Duration::from_millis(400);
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Beyond the longest step, back-off and visibility timeout together.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Connections that nobody has used for a minute are closed when the pool next looks, once a minute.
+/// Connections that nobody has used for a minute are closed when the pool next looks, once a
+/// minute.
 const REST: Duration = Duration::from_secs(130);
 
 /// How long things take: shorter where all of it is to be short.
@@ -67,7 +78,8 @@ pub struct Times {
     pub patient: bool,
 }
 
-/// In less, chance is steeper than any leak: of some hundred records that come and go in two minutes, ten more or less are nothing.
+/// In less, chance is steeper than any leak: of some hundred records that come and go in two
+/// minutes, ten more or less are nothing.
 const LONG_ENOUGH: Duration = Duration::from_mins(15);
 
 impl Times {
@@ -95,13 +107,16 @@ fn length() -> Result<Duration, String> {
         None => Ok(Duration::from_secs(20)),
         Some(at) => {
             let minutes = arguments.get(at + 1).and_then(|text| text.parse().ok());
-            minutes.map(Duration::from_mins).ok_or_else(|| "--minutes needs a whole number".to_owned())
+            minutes
+                .map(Duration::from_mins)
+                .ok_or_else(|| "--minutes needs a whole number".to_owned())
         }
     }
 }
 
 fn main() -> ExitCode {
-    // What `cargo test` says to every target: this one has nothing to list, and no filter selects a part of it.
+    // What `cargo test` says to every target: this one has nothing to list, and no filter selects a
+    // part of it.
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
@@ -112,7 +127,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(soak(Times::of(length)))
 }
 

@@ -13,30 +13,35 @@ pub struct Column {
     pub unit: &'static str,
     /// How much more of it there may be after an hour.
     pub growth: f64,
-    /// How much more of it there may be when all is done than before anything was; none where it need not go back.
+    /// How much more of it there may be when all is done than before anything was; none where it
+    /// need not go back.
     pub left: Option<f64>,
 }
 
-/// An hour has some 4,500 steps of one queue. What is there for steps in hand comes and goes with the weather, so that only what every
-/// tenth step left behind would show in its slope; what any five did shows when all is done.
+/// An hour has some 4,500 steps of one queue. What is there for steps in hand comes and goes with
+/// the weather, so that only what every tenth step left behind would show in its slope; what any
+/// five did shows when all is done.
 const OF_TEN: f64 = 450.0;
 
 /// In the order of a sample's values.
 pub const COLUMNS: [Column; 12] = [
-    // Less than half a KiB a step: an allocator's arenas get a little more ragged for hours. What is not anonymous is the program
-    // itself, page by page as it is first used.
+    // Less than half a KiB a step: an allocator's arenas get a little more ragged for hours. What
+    // is not anonymous is the program itself, page by page as it is first used.
     column("resident memory", "KiB", 2048.0, None),
     column("anonymous memory", "KiB", 2048.0, None),
-    // Some for each connection and each program. A worker at rest polls on one, and gives back what it cannot read on another or two.
+    // Some for each connection and each program. A worker at rest polls on one, and gives back what
+    // it cannot read on another or two.
     column("file descriptors", "", OF_TEN, Some(4.0)),
-    // Those that work, write the ledger and start programs; what blocks has one for a while, and one more in ten minutes is 13 an hour.
+    // Those that work, write the ledger and start programs; what blocks has one for a while, and
+    // one more in ten minutes is 13 an hour.
     column("threads", "", 20.0, Some(2.0)),
     // One or two for each connection and each step in hand.
     column("tasks", "", OF_TEN, Some(4.0)),
     column("programs", "", OF_TEN, Some(0.0)),
     column("steps running", "", OF_TEN, Some(0.0)),
     column("messages held", "", OF_TEN, Some(0.0)),
-    // Each error of each operation makes one when it first comes. There are some sixty, and rare ones come late.
+    // Each error of each operation makes one when it first comes. There are some sixty, and rare
+    // ones come late.
     column("metric series", "", 100.0, None),
     // As many as are settled in a retention, and up to a tenth more until the next purge.
     column("records", "", OF_TEN, None),
@@ -60,14 +65,16 @@ pub struct Sample {
 pub struct Samples([Vec<Sample>; 2]);
 
 impl Column {
-    /// Whether no more of it is left than may be, `leeway` times that where idle connections are not waited for.
+    /// Whether no more of it is left than may be, `leeway` times that where idle connections are
+    /// not waited for.
     pub fn is_back(&self, before: f64, after: f64, leeway: f64) -> bool {
         self.left.is_none_or(|left| after <= before + left * leeway)
     }
 }
 
 impl Sample {
-    /// `ledger` is the file, and `records` how many it holds. None while the daemon does not answer: it is only just starting.
+    /// `ledger` is the file, and `records` how many it holds. None while the daemon does not
+    /// answer: it is only just starting.
     pub async fn of(daemon: &Daemon, ledger: &Path, records: usize, at: Duration) -> Option<Self> {
         let pid = daemon.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -78,12 +85,14 @@ impl Sample {
         let (_, metrics) = daemon.status("/metrics").await?;
         let series: Vec<&str> = metrics.lines().filter(|line| !line.starts_with('#')).collect();
         let sum = |name: &str| -> f64 {
-            let value = |line: &&str| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<f64>().ok();
+            let value =
+                |line: &&str| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<f64>().ok();
             series.iter().filter_map(value).sum()
         };
         let size = |suffix: &str| {
             let path = format!("{}{suffix}", ledger.display());
-            fs::metadata(path).map_or(0.0, |file| count(usize::try_from(file.len() / 1024).unwrap_or(usize::MAX)))
+            fs::metadata(path)
+                .map_or(0.0, |file| count(usize::try_from(file.len() / 1024).unwrap_or(usize::MAX)))
         };
         let values = [
             number("VmRSS")?,
@@ -137,7 +146,9 @@ pub fn programs_of(pid: u32) -> usize {
         Some((entry.file_name().to_str()?.parse().ok()?, parent))
     };
     let all: Vec<_> = fs::read_dir("/proc").expect("Linux").flatten().filter_map(process).collect();
-    let of = |parent: u32| all.iter().filter(move |(_, other)| *other == parent).map(|(child, _)| *child);
+    let of = |parent: u32| {
+        all.iter().filter(move |(_, other)| *other == parent).map(|(child, _)| *child)
+    };
     of(pid).flat_map(of).count()
 }
 
@@ -151,7 +162,10 @@ pub fn per_hour(samples: &[Sample], column: usize) -> f64 {
     let hours = |sample: &Sample| sample.at.as_secs_f64() / 3600.0;
     let mean = |value: &dyn Fn(&Sample) -> f64| samples.iter().map(value).sum::<f64>() / number;
     let (middle, level) = (mean(&hours), mean(&|sample| sample.values[column]));
-    let both: f64 = samples.iter().map(|sample| (hours(sample) - middle) * (sample.values[column] - level)).sum();
+    let both: f64 = samples
+        .iter()
+        .map(|sample| (hours(sample) - middle) * (sample.values[column] - level))
+        .sum();
     let spread: f64 = samples.iter().map(|sample| (hours(sample) - middle).powi(2)).sum();
     if spread > 0.0 { both / spread } else { 0.0 }
 }

@@ -26,7 +26,8 @@ use crate::history::History;
 use crate::http;
 use crate::samples::{COLUMNS, Sample, Samples};
 
-/// What each step's program does, by its arguments. At its end it leaves a line `TOKEN STATUS NANOSECONDS` in `ends`, unless it is killed.
+/// What each step's program does, by its arguments. At its end it leaves a line
+/// `TOKEN STATUS NANOSECONDS` in `ends`, unless it is killed.
 const PROGRAM: &str = r#"#!/bin/sh
 end() { echo "$STEP_TOKEN $1 $(date +%s%N)" >> "${0%/*}/ends"; exit $1; }
 case $(cat) in
@@ -72,8 +73,9 @@ pub struct Queue {
 
 impl Stage {
     pub async fn set(times: Times) -> Self {
-        let endpoint =
-            Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), Options::default()).await.expect("a free port");
+        let endpoint = Endpoint::start(SocketAddr::from(([127, 0, 0, 1], 0)), Options::default())
+            .await
+            .expect("a free port");
         let history = Arc::new(Mutex::new(History::default()));
         let listening = tokio::spawn(listen(endpoint.events(), history.clone()));
         let folder = tempfile::tempdir().expect("a folder");
@@ -120,14 +122,19 @@ impl Stage {
     fn start(&mut self, queue: usize) {
         let url = self.endpoint().url().to_owned();
         let queue = &mut self.queues[queue];
-        let environment =
-            Environment { prefix: Vec::new(), folder: queue.folder.clone(), sqs: url.clone(), sagemaker: url };
+        let environment = Environment {
+            prefix: Vec::new(),
+            folder: queue.folder.clone(),
+            sqs: url.clone(),
+            sagemaker: url,
+        };
         queue.end_line();
         queue.daemon = Some(environment.start(&queue.config, "daemon"));
         self.lives += 1;
     }
 
-    /// The battered one dies: by turns it is killed, and told to stop, which cannot wait for what runs.
+    /// The battered one dies: by turns it is killed, and told to stop, which cannot wait for what
+    /// runs.
     pub fn end_a_life(&mut self) {
         let daemon = self.queues[1].daemon.as_mut().expect("it lives");
         let signal = if self.lives.is_multiple_of(2) { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -137,7 +144,9 @@ impl Stage {
 
     /// Where the battered one is dead, another one takes over.
     pub fn begin_a_life(&mut self) -> bool {
-        let Some(status) = self.queues[1].daemon.as_mut().and_then(Daemon::ended) else { return false };
+        let Some(status) = self.queues[1].daemon.as_mut().and_then(Daemon::ended) else {
+            return false;
+        };
         // It dies of SIGTERM where it is only just starting.
         let is_as_asked = |signal| status.success() || status.signal() == Some(signal as i32);
         if !self.asked.take().is_some_and(is_as_asked) {
@@ -168,35 +177,45 @@ impl Stage {
         }
     }
 
-    /// Takes note of what the ledgers hold, and returns how many records that is; none where one cannot be read just now.
+    /// Takes note of what the ledgers hold, and returns how many records that is; none where one
+    /// cannot be read just now.
     pub fn look(&self) -> [Option<usize>; 2] {
         [0_u8, 1].map(|number| {
             let mut records = Vec::new();
-            ledger::read(&self.queues[usize::from(number)].ledger(), |record| records.push(record)).ok()?;
+            ledger::read(&self.queues[usize::from(number)].ledger(), |record| records.push(record))
+                .ok()?;
             self.history().look(number, &records);
             Some(records.len())
         })
     }
 
-    /// Whether the daemon that was never restarted holds no more than before the load; takes the sample that says so.
+    /// Whether the daemon that was never restarted holds no more than before the load; takes the
+    /// sample that says so.
     pub async fn is_at_rest(&mut self, at: Duration, leeway: f64) -> bool {
         let [Some(records), _] = self.look() else { return false };
         let daemon = self.queues[0].daemon.as_ref().expect("it lives");
         self.rest = Sample::of(daemon, &self.queues[0].ledger(), records, at).await;
-        let (Some(rest), Some(first)) = (&self.rest, self.samples.of(0).first()) else { return false };
+        let (Some(rest), Some(first)) = (&self.rest, self.samples.of(0).first()) else {
+            return false;
+        };
         let values = first.values.into_iter().zip(rest.values);
-        COLUMNS.iter().zip(values).all(|(column, (first, rest))| column.is_back(first, rest, leeway))
+        COLUMNS
+            .iter()
+            .zip(values)
+            .all(|(column, (first, rest))| column.is_back(first, rest, leeway))
     }
 
-    /// Whether every execution has ended and nothing is left on the queues but what nobody can read.
+    /// Whether every execution has ended and nothing is left on the queues but what nobody can
+    /// read.
     pub async fn is_over(&self) -> bool {
         self.history().all_ended() && self.messages_left().await == Some(self.history().unreadable)
     }
 
     /// How many steps the ledgers hold that are not settled; none where one cannot be read.
     pub fn unsettled(&self) -> Option<usize> {
-        let is_open =
-            |record: &Result<Record, _>| !record.as_ref().is_ok_and(|record| record.status == Status::Settled);
+        let is_open = |record: &Result<Record, _>| {
+            !record.as_ref().is_ok_and(|record| record.status == Status::Settled)
+        };
         let open = |queue: &Queue| {
             let mut open = 0;
             ledger::read(&queue.ledger(), |record| open += usize::from(is_open(&record))).ok()?;
@@ -226,7 +245,8 @@ impl Stage {
         let _ = self.folder.keep();
     }
 
-    /// Stops both daemons, and says how they ended. The endpoint goes too: it answers the last long polls at once.
+    /// Stops both daemons, and says how they ended. The endpoint goes too: it answers the last long
+    /// polls at once.
     pub async fn close(&mut self) -> Vec<Option<i32>> {
         for daemon in self.queues.iter().filter_map(|queue| queue.daemon.as_ref()) {
             daemon.signal(Signal::SIGTERM);
@@ -274,20 +294,26 @@ impl Queue {
         let program = PROGRAM.replace("SLOW", &times.slow.as_secs().to_string());
         for (name, text) in [("run", program.as_str()), ("cleanup", CLEANUP)] {
             fs::write(folder.join(name), text).expect("the folder is writable");
-            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).expect("it is ours");
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755))
+                .expect("it is ours");
         }
         let created = async |name: String, attributes: Value| {
             let request = json!({ "QueueName": name, "Attributes": attributes });
-            let answer = call(endpoint.addr(), "AmazonSQS.CreateQueue", &request).await.expect("a queue");
+            let answer =
+                call(endpoint.addr(), "AmazonSQS.CreateQueue", &request).await.expect("a queue");
             answer["QueueUrl"].as_str().expect("a URL").to_owned()
         };
         let dead = created(format!("sagemaker-{name}-dead"), json!({})).await;
         let redrive = json!({
             "deadLetterTargetArn": format!("arn:aws:sqs:us-east-1:123456789012:sagemaker-{name}-dead"), "maxReceiveCount": 100,
         });
-        let url = created(format!("sagemaker-{name}"), json!({ "RedrivePolicy": redrive.to_string() })).await;
+        let url =
+            created(format!("sagemaker-{name}"), json!({ "RedrivePolicy": redrive.to_string() }))
+                .await;
         let config = Config::new(&folder, &url).listening().with("handlers.job.max_attempts", 1000);
-        let config = config.with("handlers.job.settings.poll_interval", "2s").with("queues.0.concurrency", 200);
+        let config = config
+            .with("handlers.job.settings.poll_interval", "2s")
+            .with("queues.0.concurrency", 200);
         let config = config.with("worker.drain_timeout", "1s").with("queues.0.repost_after", "15s");
         let config = config.with("ledger.retention", format!("{}s", times.retention.as_secs()));
         Self { url, dead, daemon: None, folder, config }
@@ -296,7 +322,8 @@ impl Queue {
 
 async fn call(address: SocketAddr, target: &str, request: &Value) -> Option<Value> {
     let version = if target.starts_with("AmazonSQS") { "1.0" } else { "1.1" };
-    let headers = format!("X-Amz-Target: {target}\r\nContent-Type: application/x-amz-json-{version}\r\n");
+    let headers =
+        format!("X-Amz-Target: {target}\r\nContent-Type: application/x-amz-json-{version}\r\n");
     let (status, body) = http::post(address, &headers, &request.to_string()).await.ok()?;
     (status == 200).then(|| serde_json::from_str(&body).unwrap_or_default())
 }

@@ -1,4 +1,5 @@
-//! What goes wrong at the endpoint: a little of everything always, and now and then SQS, SageMaker or both are gone.
+//! What goes wrong at the endpoint: a little of everything always, and now and then SQS, SageMaker
+//! or both are gone.
 
 use std::time::Duration;
 
@@ -12,8 +13,13 @@ use crate::stage::Stage;
 const OUTAGE: u32 = 6;
 
 /// What the daemons ask of each service, and the load too.
-const SQS: [&str; 5] =
-    ["ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessage", "GetQueueAttributes"];
+const SQS: [&str; 5] = [
+    "ReceiveMessage",
+    "DeleteMessageBatch",
+    "ChangeMessageVisibilityBatch",
+    "SendMessage",
+    "GetQueueAttributes",
+];
 const SAGEMAKER: [&str; 7] = [
     "CreatePipeline",
     "StartPipelineExecution",
@@ -52,7 +58,9 @@ impl Weather {
 
     pub fn change(&mut self, stage: &Stage, since: Duration) {
         let cycle = since.as_millis() / self.cycle.as_millis();
-        let into = Duration::from_millis(u64::try_from(since.as_millis() % self.cycle.as_millis()).unwrap_or(u64::MAX));
+        let into = Duration::from_millis(
+            u64::try_from(since.as_millis() % self.cycle.as_millis()).unwrap_or(u64::MAX),
+        );
         let gone = match cycle % 3 {
             _ if into < self.cycle * (OUTAGE - 1) / OUTAGE => Gone::Nobody,
             0 => Gone::Sqs,
@@ -85,8 +93,10 @@ fn outage(gone: Gone) -> Vec<Rule> {
 }
 
 fn drizzle() -> Vec<Rule> {
-    let now_and_then =
-        |operation: &str, probability: f64, fault: Fault| Rule { probability, ..Rule::new(operation, fault) };
+    let now_and_then = |operation: &str, probability: f64, fault: Fault| Rule {
+        probability,
+        ..Rule::new(operation, fault)
+    };
     let error = |status: u16, code: &str, acted: bool| {
         let (code, message) = (code.to_owned(), "as the soak wills".to_owned());
         Fault::Error { status, code, message, acted }
@@ -101,7 +111,11 @@ fn drizzle() -> Vec<Rule> {
         now_and_then("*", 0.02, Fault::Latency { millis: 400, acted: true }),
         now_and_then("ReceiveMessage", 0.03, Fault::Duplicate),
         now_and_then("ReceiveMessage", 0.2, Fault::Reorder),
-        now_and_then("DeleteMessageBatch", 0.05, Fault::FailEntries { first: 1, code: "InternalError".to_owned() }),
+        now_and_then(
+            "DeleteMessageBatch",
+            0.05,
+            Fault::FailEntries { first: 1, code: "InternalError".to_owned() },
+        ),
         now_and_then(
             "ChangeMessageVisibilityBatch",
             0.05,

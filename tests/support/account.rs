@@ -34,7 +34,9 @@ impl Account {
         }
         // A line that a kill cut short says nothing.
         let Ok(line) = serde_json::from_str::<Value>(line) else { return };
-        let Some(at) = line["timestamp"].as_str().and_then(|text| text.parse().ok()) else { return };
+        let Some(at) = line["timestamp"].as_str().and_then(|text| text.parse().ok()) else {
+            return;
+        };
         let token = line["token"].as_str().unwrap_or_default().to_owned();
         let (ledger, worker) = (self.ledger, self.worker(self.lives.len()));
         match line["message"].as_str().unwrap_or_default() {
@@ -66,8 +68,11 @@ impl Account {
     /// # Panics
     /// Where it left anything else.
     pub fn program(&mut self, line: &str) {
-        let [token, status, nanoseconds] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        let at = Timestamp::from_nanosecond(nanoseconds.parse().expect("a number")).expect("a time");
+        let [token, status, nanoseconds] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}")
+        };
+        let at =
+            Timestamp::from_nanosecond(nanoseconds.parse().expect("a number")).expect("a time");
         let worker = self.worker(self.lives.iter().filter(|began| **began <= at).count());
         let own = match status {
             "75" | "76" => false,

@@ -1,7 +1,9 @@
-//! The one judge of all proofs: it sees what workers and the world do to each other, in order, and names the promise that is broken.
+//! The one judge of all proofs: it sees what workers and the world do to each other, in order, and
+//! names the promise that is broken.
 //!
-//! It knows nothing of how a worker works. A model, a simulation and the built binary tell it what was seen outside, and what a ledger
-//! holds; so what it finds is a defect wherever it is found. It is a value: a model checker keeps one in each of its states.
+//! It knows nothing of how a worker works. A model, a simulation and the built binary tell it what
+//! was seen outside, and what a ledger holds; so what it finds is a defect wherever it is found. It
+//! is a value: a model checker keeps one in each of its states.
 
 #![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
 
@@ -45,7 +47,8 @@ const COPIES: usize = 200;
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Seen<N> {
-    /// SageMaker waits for an answer: for the first time, or again because the execution was retried and the token came back.
+    /// SageMaker waits for an answer: for the first time, or again because the execution was
+    /// retried and the token came back.
     Opened { token: N },
     /// SageMaker wants the step stopped, and waits for the answer to that.
     Stopping { token: N },
@@ -55,9 +58,11 @@ pub enum Seen<N> {
     Sent { message: N, about: About<N> },
     /// A worker's deletion took effect.
     Deleted { message: N },
-    /// The message is gone without a worker's doing: its retention is over, the redrive policy moved it, or the queue was purged.
+    /// The message is gone without a worker's doing: its retention is over, the redrive policy
+    /// moved it, or the queue was purged.
     Lost { message: N },
-    /// A message that neither a pipeline nor a worker has sent names the token, or an execution that is not the token's.
+    /// A message that neither a pipeline nor a worker has sent names the token, or an execution
+    /// that is not the token's.
     Forged { message: N, token: N },
     /// How many attempts a step's handler is allowed.
     Allowed { token: N, attempts: u32 },
@@ -73,17 +78,20 @@ pub enum Seen<N> {
     Deferred { ledger: u8, token: N },
     /// A handler's run began.
     Started { worker: Worker, token: N },
-    /// A run is over; `own`: with a success or a failure of its own, not because it was told to end or may be tried again.
+    /// A run is over; `own`: with a success or a failure of its own, not because it was told to end
+    /// or may be tried again.
     Ended { worker: Worker, token: N, own: bool },
     /// A run was told that its pipeline is stopped.
     StopTold { worker: Worker, token: N },
-    /// The run that is about to end counts as no attempt: it asked to be called again, or was given back.
+    /// The run that is about to end counts as no attempt: it asked to be called again, or was given
+    /// back.
     Free { worker: Worker, token: N },
     /// A handler's cleanup began.
     CleanupBegan { worker: Worker, token: N },
     /// A cleanup is over, however it ended.
     CleanupEnded { worker: Worker, token: N },
-    /// SageMaker received a report. `request` names the whole of it: operation, outcome and client request token.
+    /// SageMaker received a report. `request` names the whole of it: operation, outcome and client
+    /// request token.
     Reported { worker: Worker, token: N, request: N, accepted: bool },
     /// A worker was told to end: it starts nothing any more.
     Draining { worker: Worker },
@@ -93,7 +101,8 @@ pub enum Seen<N> {
     Died { worker: Worker },
     /// The ledger holds, durably, what the death of a worker makes of the attempt that it was at.
     Judged { ledger: u8, token: N, charged: bool },
-    /// A run was told that its claim was lost. Where a ledger is shared, who takes the step on cannot tell that from a crash.
+    /// A run was told that its claim was lost. Where a ledger is shared, who takes the step on
+    /// cannot tell that from a crash.
     Lapsed { ledger: u8, token: N },
 }
 
@@ -201,7 +210,8 @@ struct InLedger<N> {
     deferred: bool,
     stop_known: bool,
     concluded: bool,
-    /// By whom a stop may be answered: by whoever cleaned up, or whose run had an outcome of its own.
+    /// By whom a stop may be answered: by whoever cleaned up, or whose run had an outcome of its
+    /// own.
     ended: Option<Worker>,
     request: Option<N>,
     /// What it sent before the token came back: a reply that was lost has it sent again.
@@ -214,7 +224,13 @@ struct InLedger<N> {
 impl<N: Name> Default for Judge<N> {
     fn default() -> Self {
         let (draining, killed) = (BTreeSet::new(), BTreeSet::new());
-        Self { steps: BTreeMap::new(), queue: BTreeMap::new(), forged: BTreeMap::new(), draining, killed }
+        Self {
+            steps: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            forged: BTreeMap::new(),
+            draining,
+            killed,
+        }
     }
 }
 
@@ -223,7 +239,19 @@ impl<N> Default for Step<N> {
         let (ledgers, attempts, answer) = (BTreeMap::new(), None, None);
         let (given_out, open, forged, lost) = (false, false, false, false);
         let (stopping, stopped_before, succeeded, returned) = (false, false, false, false);
-        Self { given_out, open, forged, lost, attempts, stopping, stopped_before, succeeded, answer, returned, ledgers }
+        Self {
+            given_out,
+            open,
+            forged,
+            lost,
+            attempts,
+            stopping,
+            stopped_before,
+            succeeded,
+            answer,
+            returned,
+            ledgers,
+        }
     }
 }
 
@@ -252,7 +280,8 @@ impl<N> Default for InLedger<N> {
     }
 }
 
-/// In so many crashes beside others a step may be that kills its worker whenever it runs, and not be charged.
+/// In so many crashes beside others a step may be that kills its worker whenever it runs, and not
+/// be charged.
 const SPARED: u32 = 2;
 
 impl<N: Name> Judge<N> {
@@ -342,7 +371,9 @@ impl<N: Name> Judge<N> {
             Seen::Died { worker } => {
                 self.draining.remove(worker);
                 let killed = self.killed.remove(worker);
-                for known in self.steps.values_mut().filter_map(|step| step.ledgers.get_mut(&worker.ledger)) {
+                for known in
+                    self.steps.values_mut().filter_map(|step| step.ledgers.get_mut(&worker.ledger))
+                {
                     known.may_be_charged |= !killed;
                     known.calls.remove(worker);
                     known.claimed_in_drain.remove(worker);
@@ -354,7 +385,8 @@ impl<N: Name> Judge<N> {
         Ok(())
     }
 
-    /// What is broken once faults have ended and the workers have had time: nothing waits, nothing is left over, nothing runs.
+    /// What is broken once faults have ended and the workers have had time: nothing waits, nothing
+    /// is left over, nothing runs.
     pub fn in_the_end(&self) -> Vec<Broken<N>> {
         let steps = self.steps.iter().flat_map(|(token, step)| {
             let runs = step.ledgers.values().any(|known| !known.calls.is_empty());
@@ -382,13 +414,15 @@ impl<N: Name> Judge<N> {
         self.steps.get(token)?.answer.as_ref()
     }
 
-    /// Whether the step may wait in the end, because a message of it was lost and none is left: no ledger has ever held it; or, with
-    /// several ledgers on a queue, none holds more than that it is to be run.
+    /// Whether the step may wait in the end, because a message of it was lost and none is left: no
+    /// ledger has ever held it; or, with several ledgers on a queue, none holds more than that it
+    /// is to be run.
     pub fn is_excused(&self, token: &N, several: bool) -> bool {
         let of_it = |about: &About<N>| matches!(about, About::Work(other) | About::Stop(other) if other == token);
         let Some(step) = self.steps.get(token) else { return false };
         let owed = |known: &InLedger<N>| known.deferred || known.stop_known || known.concluded;
-        let owed = step.ledgers.values().any(|known| if several { owed(known) } else { known.recorded });
+        let owed =
+            step.ledgers.values().any(|known| if several { owed(known) } else { known.recorded });
         step.lost && !owed && !self.queue.values().any(of_it)
     }
 
@@ -401,7 +435,9 @@ impl<N: Name> Judge<N> {
     /// Whether each of these ledgers has the step.
     pub fn is_recorded(&self, ledgers: &[u8], token: &N) -> bool {
         let step = self.steps.get(token);
-        ledgers.iter().all(|ledger| step.and_then(|step| step.ledgers.get(ledger)).is_some_and(|known| known.recorded))
+        ledgers.iter().all(|ledger| {
+            step.and_then(|step| step.ledgers.get(ledger)).is_some_and(|known| known.recorded)
+        })
     }
 
     fn sent(&self, about: &About<N>) -> Result<(), Broken<N>> {
@@ -426,7 +462,11 @@ impl<N: Name> Judge<N> {
     /// Nobody may act on a token that only a forger has given out.
     fn given_out(&mut self, token: &N) -> Result<(), Broken<N>> {
         let step = self.step(token);
-        if step.forged && !step.given_out { Err(Broken::ForgeryBelieved(token.clone())) } else { Ok(()) }
+        if step.forged && !step.given_out {
+            Err(Broken::ForgeryBelieved(token.clone()))
+        } else {
+            Ok(())
+        }
     }
 
     fn deleted(&mut self, message: &N) -> Result<(), Broken<N>> {
@@ -495,7 +535,13 @@ impl<N: Name> Judge<N> {
         Ok(())
     }
 
-    fn reported(&mut self, worker: Worker, token: &N, request: &N, accepted: bool) -> Result<(), Broken<N>> {
+    fn reported(
+        &mut self,
+        worker: Worker,
+        token: &N,
+        request: &N,
+        accepted: bool,
+    ) -> Result<(), Broken<N>> {
         self.given_out(token)?;
         let step = self.step(token);
         let known = step.ledgers.entry(worker.ledger).or_default();
@@ -518,7 +564,8 @@ impl<N: Name> Judge<N> {
         known.request = Some(request.clone());
         let step = self.step(token);
         if accepted {
-            // Ledgers that do not know of each other count a token's returns differently, and name equal answers differently then.
+            // Ledgers that do not know of each other count a token's returns differently, and name
+            // equal answers differently then.
             let excused = step.returned && step.ledgers.len() > 1;
             if !excused && step.answer.as_ref().is_some_and(|before| before != request) {
                 return Err(Broken::TwoAnswers(token.clone()));
@@ -542,7 +589,8 @@ impl<N: Name> Step<N> {
     /// Nothing that happened before counts any more, but runs go on until they are told.
     fn begin_anew(&mut self) {
         self.returned = true;
-        self.stopped_before = self.ledgers.values().any(|known| known.stop_known && !known.concluded);
+        self.stopped_before =
+            self.ledgers.values().any(|known| known.stop_known && !known.concluded);
         (self.stopping, self.succeeded, self.lost, self.answer) = (false, false, false, None);
         for known in self.ledgers.values_mut() {
             let calls = std::mem::take(&mut known.calls);
@@ -558,7 +606,8 @@ impl<N: Name> Step<N> {
         self.ledgers.values().any(|known| known.deferred)
     }
 
-    /// A deferred step may wait for somebody else, but neither for the answer to a stop nor for an outcome that there is.
+    /// A deferred step may wait for somebody else, but neither for the answer to a stop nor for an
+    /// outcome that there is.
     fn may_wait(&self) -> bool {
         let told = self.ledgers.values().any(|known| known.stop_known || known.concluded);
         self.is_deferred() && !told && !self.stopping

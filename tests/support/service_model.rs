@@ -1,4 +1,5 @@
-//! A service's published model, of botocore's copy, and what it holds against a request or an answer.
+//! A service's published model, of botocore's copy, and what it holds against a request or an
+//! answer.
 
 #![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -35,8 +36,10 @@ json.dump({'operations': bare(model['operations']), 'shapes': bare(model['shapes
 
 impl ServiceModel {
     fn of(service: &str) -> Self {
-        let printed =
-            Command::new(Venv::ready().python()).args(["-c", PRINT, service]).output().expect("Python starts");
+        let printed = Command::new(Venv::ready().python())
+            .args(["-c", PRINT, service])
+            .output()
+            .expect("Python starts");
         assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
         let mut model: Value = serde_json::from_slice(&printed.stdout).expect("a model");
         let part = |value: &mut Value| match value.take() {
@@ -67,7 +70,9 @@ impl ServiceModel {
     }
 
     fn wrong_with(&self, operation: &str, side: &str, body: &Value) -> Vec<String> {
-        let Some(known) = self.operations.get(operation) else { return vec![format!("no operation {operation:?}")] };
+        let Some(known) = self.operations.get(operation) else {
+            return vec![format!("no operation {operation:?}")];
+        };
         let mut wrong = Vec::new();
         match known[side]["shape"].as_str() {
             Some(shape) => self.check(shape, body, operation, &mut wrong),
@@ -91,9 +96,15 @@ impl ServiceModel {
             }
             ("map", Value::Object(entries)) => {
                 within(shape, entries.len(), at, wrong);
-                let part = |key: &str| shape[key]["shape"].as_str().expect("a map has keys and values");
+                let part =
+                    |key: &str| shape[key]["shape"].as_str().expect("a map has keys and values");
                 for (key, value) in entries {
-                    self.check(part("key"), &Value::String(key.clone()), &format!("{at}, a key"), wrong);
+                    self.check(
+                        part("key"),
+                        &Value::String(key.clone()),
+                        &format!("{at}, a key"),
+                        wrong,
+                    );
                     self.check(part("value"), value, &format!("{at}.{key}"), wrong);
                 }
             }
@@ -101,7 +112,9 @@ impl ServiceModel {
             ("integer" | "long", Value::Number(number)) if number.is_i64() => {
                 let number = number.as_i64().unwrap_or_default();
                 let bound = |key: &str| shape[key].as_i64();
-                if bound("min").is_some_and(|least| number < least) || bound("max").is_some_and(|most| number > most) {
+                if bound("min").is_some_and(|least| number < least)
+                    || bound("max").is_some_and(|most| number > most)
+                {
                     wrong.push(format!("{at}: {number} is out of range"));
                 }
             }
@@ -110,8 +123,15 @@ impl ServiceModel {
         }
     }
 
-    fn structure(&self, shape: &Value, members: &Map<String, Value>, at: &str, wrong: &mut Vec<String>) {
-        for required in shape["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    fn structure(
+        &self,
+        shape: &Value,
+        members: &Map<String, Value>,
+        at: &str,
+        wrong: &mut Vec<String>,
+    ) {
+        for required in shape["required"].as_array().into_iter().flatten().filter_map(Value::as_str)
+        {
             if !members.contains_key(required) {
                 wrong.push(format!("{at}: {required} is missing"));
             }
@@ -134,14 +154,18 @@ fn string(shape: &Value, text: &str, at: &str, wrong: &mut Vec<String>) {
             wrong.push(format!("{at}: {text:?} does not match {pattern}"));
         }
     }
-    if let Some(values) = shape["enum"].as_array().filter(|values| !values.iter().any(|value| value == text)) {
+    if let Some(values) =
+        shape["enum"].as_array().filter(|values| !values.iter().any(|value| value == text))
+    {
         wrong.push(format!("{at}: {text:?} is none of {values:?}"));
     }
 }
 
 fn within(shape: &Value, length: usize, at: &str, wrong: &mut Vec<String>) {
     let bound = |key: &str| shape[key].as_u64().and_then(|bound| usize::try_from(bound).ok());
-    if bound("min").is_some_and(|least| length < least) || bound("max").is_some_and(|most| length > most) {
+    if bound("min").is_some_and(|least| length < least)
+        || bound("max").is_some_and(|most| length > most)
+    {
         wrong.push(format!("{at}: a length of {length}"));
     }
 }

@@ -1,4 +1,5 @@
-//! A Python environment with the packages of `tests/requirements.txt`, made once and shared by all tests that need it.
+//! A Python environment with the packages of `tests/requirements.txt`, made once and shared by all
+//! tests that need it.
 
 #![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -15,10 +16,11 @@ pub struct Venv {
 }
 
 impl Venv {
-    /// The environment for the present requirements, made if it is not there yet: `<target folder>/venv/<hash>`.
+    /// The environment for the present requirements, made if it is not there yet:
+    /// `<target folder>/venv/<hash>`.
     ///
-    /// The first call takes a minute and needs a package index; later ones, from any test process, take nothing. A lock
-    /// file makes concurrent test processes wait for the one that installs.
+    /// The first call takes a minute and needs a package index; later ones, from any test process,
+    /// take nothing. A lock file makes concurrent test processes wait for the one that installs.
     pub fn ready() -> Self {
         let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/requirements.txt");
         let pinned = fs::read(&requirements).expect("tests/requirements.txt is readable");
@@ -68,7 +70,8 @@ fn name_for(pinned: &[u8]) -> String {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+    let output =
+        command.output().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed with {}:\n{}{}",

@@ -24,7 +24,8 @@ pub struct Export {
 }
 
 impl Export {
-    /// Called once at start for each handler of this type; an error is a mistake in the configuration.
+    /// Called once at start for each handler of this type; an error is a mistake in the
+    /// configuration.
     pub fn new(settings: Settings) -> Result<Self, String> {
         if settings.folder.is_relative() {
             return Err("folder must be an absolute path".to_owned());

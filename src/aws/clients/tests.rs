@@ -19,10 +19,11 @@ const ROLE: &str = "arn:aws:iam::123456789012:role/worker";
 const ASSUMED: &str = "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ROLEKEY</AccessKeyId>\
                        <SecretAccessKey>s</SecretAccessKey><SessionToken>session</SessionToken>\
                        <Expiration>2199-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>";
-const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "OWNKEY"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+const KEYS: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", "OWNKEY"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
-/// What a worker does that has nothing but this environment and this configuration: one receive, one question. An environment
-/// belongs to a process, so this is one of its own.
+/// What a worker does that has nothing but this environment and this configuration: one receive,
+/// one question. An environment belongs to a process, so this is one of its own.
 async fn worker(setup: &Value, environment: &[(&str, &str)]) -> Value {
     let home = tempfile::tempdir().expect("a folder");
     let output = tokio::process::Command::new(std::env::current_exe().expect("this test"))
@@ -39,7 +40,8 @@ async fn worker(setup: &Value, environment: &[(&str, &str)]) -> Value {
         .expect("a process");
     let text = String::from_utf8_lossy(&output.stdout);
     let result = text.lines().find_map(|line| line.split_once("RESULT "));
-    let (_, result) = result.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+    let (_, result) =
+        result.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
     serde_json::from_str(result).expect("JSON")
 }
 
@@ -61,17 +63,21 @@ async fn worker_process() {
         Ok(queue) => {
             let received = queue.receive(1, Duration::ZERO, Duration::from_secs(30)).await;
             let pipelines = clients.pipelines(text("region").or(url.region()), text("role")).await;
-            let standing = pipelines.expect("a region").execution(&ARN.parse().expect("an ARN")).await;
+            let standing =
+                pipelines.expect("a region").execution(&ARN.parse().expect("an ARN")).await;
             json!({
-                "sqs": received.map_err(|fault| format!("{:?} {fault}", fault.kind)).map(|messages| messages.len()),
-                "sagemaker": standing.map_err(|fault| format!("{:?} {fault}", fault.kind)).map(|standing| format!("{standing:?}")),
+                "sqs": received.map_err(|fault| format!("{:?} \
+                 {fault}", fault.kind)).map(|messages| messages.len()),
+                "sagemaker": standing.map_err(|fault| format!("{:?} \
+                 {fault}", fault.kind)).map(|standing| format!("{standing:?}")),
             })
         }
     };
     println!("RESULT {result}");
 }
 
-/// Asks for credentials so often; between the times the file `new` takes the place of `file`, if the setup names them.
+/// Asks for credentials so often; between the times the file `new` takes the place of `file`, if
+/// the setup names them.
 async fn asked_for_credentials(setup: &Value, times: u64) -> Value {
     let config = serde_json::from_value(setup["config"].clone()).unwrap_or_default();
     let clients = Clients::new(config, "w 1", Arc::new(()));
@@ -79,7 +85,10 @@ async fn asked_for_credentials(setup: &Value, times: u64) -> Value {
     let mut told = Vec::new();
     for time in 0..times {
         let got = account.credentials.provide_credentials().await;
-        told.push(got.map_or_else(|error| crate::aws::faults::chain(&error), |got| got.access_key_id().to_owned()));
+        told.push(got.map_or_else(
+            |error| crate::aws::faults::chain(&error),
+            |got| got.access_key_id().to_owned(),
+        ));
         if let (0, Some(new), Some(file)) = (time, setup["new"].as_str(), setup["file"].as_str()) {
             std::fs::rename(new, file).expect("it is renamed");
             account.credentials.renew().await;
@@ -123,7 +132,10 @@ async fn a_proxy() -> Server {
 async fn a_credentials_file_that_was_changed_is_read_again() {
     let (_folder, paths) = files(&[&keys("default", "OLD"), &keys("default", "NEW")]);
     let setup = json!({ "credentials": 2, "file": paths[0], "new": paths[1] });
-    assert_eq!(worker(&setup, &[("AWS_SHARED_CREDENTIALS_FILE", &paths[0])]).await, json!(["OLD", "NEW"]));
+    assert_eq!(
+        worker(&setup, &[("AWS_SHARED_CREDENTIALS_FILE", &paths[0])]).await,
+        json!(["OLD", "NEW"])
+    );
 }
 
 #[tokio::test]
@@ -136,22 +148,30 @@ async fn a_credentials_file_that_comes_late_is_found_and_what_lacks_is_told_each
         let told = worker(&json!({ "credentials": 2, "config": config }), &environment).await;
         for time in 0..2 {
             let told = told[time].as_str().expect("text");
-            assert!(told.contains("the profile \"team\" is not in") && told.contains(file), "{told}");
+            assert!(
+                told.contains("the profile \"team\" is not in") && told.contains(file),
+                "{told}"
+            );
         }
         let setup = json!({ "credentials": 2, "config": config, "file": file, "new": paths[0] });
         let told = worker(&setup, &environment).await;
-        assert!(told[0].as_str().is_some_and(|told| told.contains("is not in")) && told[1] == "LATE", "{told}");
+        assert!(
+            told[0].as_str().is_some_and(|told| told.contains("is not in")) && told[1] == "LATE",
+            "{told}"
+        );
         std::fs::rename(file, &paths[0]).expect("it is put back");
     }
 }
 
 #[tokio::test]
 async fn a_file_that_is_half_written_costs_the_attempt_and_not_the_next() {
-    let (_folder, paths) = files(&["[default]\naws_access_key_id = HALF\n", &keys("default", "WHOLE")]);
+    let (_folder, paths) =
+        files(&["[default]\naws_access_key_id = HALF\n", &keys("default", "WHOLE")]);
     let setup = json!({ "credentials": 2, "file": paths[0], "new": paths[1] });
     let told = worker(&setup, &[("AWS_SHARED_CREDENTIALS_FILE", &paths[0])]).await;
     assert!(
-        told[0].as_str().is_some_and(|told| told.contains("aws_secret_access_key")) && told[1] == "WHOLE",
+        told[0].as_str().is_some_and(|told| told.contains("aws_secret_access_key"))
+            && told[1] == "WHOLE",
         "{told}"
     );
 }
@@ -159,7 +179,12 @@ async fn a_file_that_is_half_written_costs_the_attempt_and_not_the_next() {
 #[tokio::test]
 async fn our_profile_goes_before_keys_of_the_environment_and_those_before_its_profile() {
     let (_folder, paths) = files(&[&keys("team", "TEAM")]);
-    let environment = [KEYS[0], KEYS[1], ("AWS_SHARED_CREDENTIALS_FILE", paths[0].as_str()), ("AWS_PROFILE", "team")];
+    let environment = [
+        KEYS[0],
+        KEYS[1],
+        ("AWS_SHARED_CREDENTIALS_FILE", paths[0].as_str()),
+        ("AWS_PROFILE", "team"),
+    ];
     let asked = json!({ "credentials": 1, "config": { "profile": "team" } });
     assert_eq!(worker(&asked, &environment).await, json!(["TEAM"]));
     assert_eq!(worker(&json!({ "credentials": 1 }), &environment).await, json!(["OWNKEY"]));
@@ -168,7 +193,10 @@ async fn our_profile_goes_before_keys_of_the_environment_and_those_before_its_pr
 #[tokio::test]
 async fn a_credential_process_is_run_and_its_roles_are_assumed() {
     let program = r#"credential_process = echo '{"Version":1,"AccessKeyId":"PROGRAM","SecretAccessKey":"s"}'"#;
-    let role = format!("[profile role]\nrole_arn = {ROLE}\nsource_profile = program\n[profile program]\n{program}\n");
+    let role = format!(
+        "[profile role]\nrole_arn = {ROLE}\nsource_profile = program\n[profile \
+         program]\n{program}\n"
+    );
     let (_folder, paths) = files(&[&role]);
     let sts = Server::start([Reply::Raw(200, "content-type: text/xml\r\n", ASSUMED)]).await;
     let environment = [("AWS_CONFIG_FILE", paths[0].as_str()), ("AWS_ENDPOINT_URL_STS", &sts.url)];
@@ -182,10 +210,15 @@ async fn a_credential_process_is_run_and_its_roles_are_assumed() {
 async fn a_container_endpoint_is_asked_without_a_proxy() {
     let (server, proxy) = (Server::start([given_by_http("CONTAINER")]).await, a_proxy().await);
     let url = format!("{}/credentials", server.url);
-    let environment =
-        [("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()), ("HTTP_PROXY", &proxy.url), ("http_proxy", &proxy.url)];
+    let environment = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
+        ("HTTP_PROXY", &proxy.url),
+        ("http_proxy", &proxy.url),
+    ];
     assert_eq!(worker(&json!({ "credentials": 1 }), &environment).await, json!(["CONTAINER"]));
-    assert!(server.requests()[0].head.starts_with("GET /credentials ") && proxy.requests().is_empty());
+    assert!(
+        server.requests()[0].head.starts_with("GET /credentials ") && proxy.requests().is_empty()
+    );
 }
 
 #[tokio::test]
@@ -201,7 +234,8 @@ async fn the_instance_metadata_is_asked_without_a_proxy_for_keys_and_for_the_reg
     };
     let server = Server::start([text("TOKEN"), text("role"), given_by_http("INSTANCE")]).await;
     let environment = of(&server);
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let environment: Vec<(&str, &str)> =
+        environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(worker(&json!({ "credentials": 1 }), &environment).await, json!(["INSTANCE"]));
 
     let server = Server::start([text("TOKEN"), text("eu-north-1")]).await;
@@ -222,11 +256,16 @@ async fn the_instance_metadata_is_asked_without_a_proxy_for_keys_and_for_the_reg
 #[tokio::test]
 async fn a_silent_instance_metadata_is_given_up_and_named() {
     let silent = Server::start([]).await;
-    let environment =
-        [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", silent.url.as_str())];
+    let environment = [
+        ("AWS_EC2_METADATA_DISABLED", "false"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", silent.url.as_str()),
+    ];
     let told = worker(&json!({ "credentials": 1 }), &environment).await;
     let told = told[0].as_str().expect("text");
-    assert!(told.contains("instance metadata") && told.contains("hop limit") && !told.contains("ECS"), "{told}");
+    assert!(
+        told.contains("instance metadata") && told.contains("hop limit") && !told.contains("ECS"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -242,22 +281,29 @@ async fn a_web_identity_token_is_read_with_each_attempt_and_a_refusal_of_it_is_t
         ("AWS_ROLE_ARN", ROLE),
         ("AWS_ENDPOINT_URL_STS", &sts.url),
     ];
-    let told = worker(&json!({ "credentials": 2, "file": paths[0], "new": paths[1] }), &environment).await;
+    let told =
+        worker(&json!({ "credentials": 2, "file": paths[0], "new": paths[1] }), &environment).await;
     let first = told[0].as_str().expect("text");
     assert!(first.contains("web identity token") && first.contains("ExpiredToken"), "{first}");
     assert_eq!(told[1], "ROLEKEY");
-    let tokens: Vec<bool> = sts.requests().iter().map(|request| request.body.contains("old-token")).collect();
+    let tokens: Vec<bool> =
+        sts.requests().iter().map(|request| request.body.contains("old-token")).collect();
     assert_eq!(tokens, [true, false]);
 }
 
 #[tokio::test]
 async fn an_sso_session_that_is_over_says_what_to_run() {
-    let profile = "[profile team]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = r\n\
-                   [sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://corp.awsapps.com/start\n";
+    let profile = "[profile team]\nsso_session = corp\nsso_account_id = \
+                   123456789012\nsso_role_name = r\n\
+                   [sso-session corp]\nsso_region = us-east-1\nsso_start_url = \
+                   https://corp.awsapps.com/start\n";
     let (_folder, paths) = files(&[profile]);
     let setup = json!({ "credentials": 1, "config": { "profile": "team" } });
     let told = worker(&setup, &[("AWS_CONFIG_FILE", &paths[0])]).await;
-    assert!(told[0].as_str().is_some_and(|told| told.contains("aws sso login --profile team")), "{told}");
+    assert!(
+        told[0].as_str().is_some_and(|told| told.contains("aws sso login --profile team")),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -265,7 +311,9 @@ async fn where_nothing_is_set_up_no_source_is_blamed_that_nobody_named() {
     let told = worker(&json!({ "credentials": 1 }), &[]).await;
     let told = told[0].as_str().expect("text");
     assert!(
-        told.contains("AWS_EC2_METADATA_DISABLED") && !told.contains("token") && !told.contains("ontainer"),
+        told.contains("AWS_EC2_METADATA_DISABLED")
+            && !told.contains("token")
+            && !told.contains("ontainer"),
         "{told}"
     );
 }
@@ -291,17 +339,27 @@ async fn the_host_of_a_queues_url_is_where_its_calls_go() {
 #[tokio::test]
 async fn an_endpoint_that_was_named_for_sqs_goes_before_the_host_of_the_url() {
     let sqs = server(1).await;
-    let environment = [KEYS[0], KEYS[1], ("AWS_ENDPOINT_URL_SQS", sqs.url.as_str()), ("AWS_REGION", "us-east-1")];
+    let environment =
+        [KEYS[0], KEYS[1], ("AWS_ENDPOINT_URL_SQS", sqs.url.as_str()), ("AWS_REGION", "us-east-1")];
     let setup = json!({ "url": "https://vpce-1.sqs.us-east-1.vpce.amazonaws.com/123456789012/q" });
     assert_eq!(worker(&setup, &environment[..3]).await["sqs"], json!({ "Ok": 0 }));
     assert_eq!(targets(&sqs), ["ReceiveMessage"]);
 }
 
 #[tokio::test]
-async fn private_and_fips_hosts_are_called_and_one_that_is_none_is_refused_where_fips_is_demanded() {
+async fn private_and_fips_hosts_are_called_and_one_that_is_none_is_refused_where_fips_is_demanded()
+{
     for (host, fips, wants) in [
-        ("vpce-1.sqs.us-east-1.vpce.amazonaws.com", "false", "CONNECT vpce-1.sqs.us-east-1.vpce.amazonaws.com:443"),
-        ("sqs-fips.us-east-1.amazonaws.com", "false", "CONNECT sqs-fips.us-east-1.amazonaws.com:443"),
+        (
+            "vpce-1.sqs.us-east-1.vpce.amazonaws.com",
+            "false",
+            "CONNECT vpce-1.sqs.us-east-1.vpce.amazonaws.com:443",
+        ),
+        (
+            "sqs-fips.us-east-1.amazonaws.com",
+            "false",
+            "CONNECT sqs-fips.us-east-1.amazonaws.com:443",
+        ),
         (
             "vpce-1.sqs-fips.us-east-1.vpce.amazonaws.com",
             "true",
@@ -310,7 +368,12 @@ async fn private_and_fips_hosts_are_called_and_one_that_is_none_is_refused_where
         ("sqs.us-east-1.amazonaws.com", "true", "CONNECT sqs-fips.us-east-1.amazonaws.com:443"),
     ] {
         let proxy = Server::start((0..2).map(|_| Reply::Raw(502, "", ""))).await;
-        let environment = [KEYS[0], KEYS[1], ("HTTPS_PROXY", proxy.url.as_str()), ("AWS_USE_FIPS_ENDPOINT", fips)];
+        let environment = [
+            KEYS[0],
+            KEYS[1],
+            ("HTTPS_PROXY", proxy.url.as_str()),
+            ("AWS_USE_FIPS_ENDPOINT", fips),
+        ];
         worker(&json!({ "url": format!("https://{host}/123456789012/q") }), &environment).await;
         let asked = &proxy.requests()[0].head;
         assert!(asked.starts_with(wants), "{host}: {asked}");
@@ -318,7 +381,9 @@ async fn private_and_fips_hosts_are_called_and_one_that_is_none_is_refused_where
     let setup = json!({ "url": "https://vpce-1.sqs.us-east-1.vpce.amazonaws.com/123456789012/q" });
     let told = worker(&setup, &[KEYS[0], KEYS[1], ("AWS_USE_FIPS_ENDPOINT", "true")]).await;
     assert!(
-        told["no_endpoint"].as_str().is_some_and(|told| told.contains("FIPS") && told.contains("vpce-1")),
+        told["no_endpoint"]
+            .as_str()
+            .is_some_and(|told| told.contains("FIPS") && told.contains("vpce-1")),
         "{told}"
     );
 }
@@ -327,9 +392,15 @@ async fn private_and_fips_hosts_are_called_and_one_that_is_none_is_refused_where
 async fn a_bundle_of_authorities_that_is_none_is_refused_and_named() {
     let (_folder, paths) = files(&["no certificate"]);
     for path in [paths[0].as_str(), "/no/such/bundle.pem"] {
-        let told = worker(&json!({}), &[KEYS[0], KEYS[1], ("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", path)]).await;
+        let told = worker(
+            &json!({}),
+            &[KEYS[0], KEYS[1], ("AWS_REGION", "us-east-1"), ("AWS_CA_BUNDLE", path)],
+        )
+        .await;
         assert!(
-            told["no_endpoint"].as_str().is_some_and(|told| told.contains("AWS_CA_BUNDLE") && told.contains(path)),
+            told["no_endpoint"]
+                .as_str()
+                .is_some_and(|told| told.contains("AWS_CA_BUNDLE") && told.contains(path)),
             "{told}"
         );
     }
@@ -363,7 +434,8 @@ fn signed(server: &Server, place: usize) -> String {
 #[tokio::test]
 async fn one_endpoint_of_the_environment_serves_both_services() {
     let server = server(2).await;
-    let environment = [KEYS[0], KEYS[1], ("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", &server.url)];
+    let environment =
+        [KEYS[0], KEYS[1], ("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", &server.url)];
     assert_eq!(worker(&json!({}), &environment).await, fine());
     assert_eq!(targets(&server), ["ReceiveMessage", "DescribePipelineExecution"]);
     assert_eq!(signed(&server, 0), "OWNKEY/eu-west-1/sqs");
@@ -407,7 +479,8 @@ async fn a_profile_brings_its_keys_region_and_endpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config");
     let profile = format!(
-        "[profile team]\nregion = ap-south-1\nendpoint_url = {}\naws_access_key_id = TEAMKEY\naws_secret_access_key = s\n",
+        "[profile team]\nregion = ap-south-1\nendpoint_url = {}\naws_access_key_id = \
+         TEAMKEY\naws_secret_access_key = s\n",
         server.url
     );
     std::fs::write(&file, profile).expect("a file");
@@ -437,7 +510,10 @@ async fn the_queues_region_goes_before_the_one_in_its_url_and_that_before_ours()
 async fn a_lacking_region_is_an_error_that_says_what_to_set() {
     let result = worker(&json!({}), &KEYS).await;
     let text = result["no_endpoint"].as_str().expect("an error");
-    assert!(text.contains(URL) && text.contains("`aws.region`") && text.contains("AWS_REGION"), "{text}");
+    assert!(
+        text.contains(URL) && text.contains("`aws.region`") && text.contains("AWS_REGION"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -454,13 +530,17 @@ async fn without_credentials_nothing_is_sent_and_it_may_work_later() {
 
 #[tokio::test]
 async fn a_role_is_assumed_once_for_the_queue_and_its_pipelines() {
-    let server = Server::start([Reply::Raw(200, "content-type: text/xml\r\n", ASSUMED), empty(), empty()]).await;
-    let setup = json!({ "config": { "endpoint_url": server.url, "region": "us-west-2" }, "role": ROLE });
+    let server =
+        Server::start([Reply::Raw(200, "content-type: text/xml\r\n", ASSUMED), empty(), empty()])
+            .await;
+    let setup =
+        json!({ "config": { "endpoint_url": server.url, "region": "us-west-2" }, "role": ROLE });
     assert_eq!(worker(&setup, &KEYS).await, fine());
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
     assert!(
-        requests[0].body.contains("Action=AssumeRole") && requests[0].body.contains("RoleSessionName=callbackd-w-1")
+        requests[0].body.contains("Action=AssumeRole")
+            && requests[0].body.contains("RoleSessionName=callbackd-w-1")
     );
     assert_eq!(signed(&server, 0), "OWNKEY/us-west-2/sts");
     assert_eq!(signed(&server, 1), "ROLEKEY/us-west-2/sqs");
@@ -473,11 +553,13 @@ async fn a_role_that_is_denied_is_a_denial_and_a_broken_sts_is_late() {
     let denied = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>";
     let xml = "content-type: text/xml\r\n";
     let server = Server::start([Reply::Raw(403, xml, denied)]).await;
-    let setup =
-        |server: &Server| json!({ "config": { "endpoint_url": server.url, "region": "us-west-2" }, "role": ROLE });
+    let setup = |server: &Server| json!({ "config": { "endpoint_url": server.url, "region": "us-west-2" }, "role": ROLE });
     let result = worker(&setup(&server), &KEYS).await;
     for service in ["sqs", "sagemaker"] {
-        assert_eq!(result[service]["Err"], "Misconfigured AssumeRole: AccessDenied: no", "of one attempt");
+        assert_eq!(
+            result[service]["Err"], "Misconfigured AssumeRole: AccessDenied: no",
+            "of one attempt"
+        );
     }
     let server = Server::start([Reply::Raw(503, xml, "")]).await;
     let result = worker(&setup(&server), &KEYS).await;
@@ -495,11 +577,18 @@ async fn a_proxy_and_fips_endpoints_are_honoured() {
         ("AWS_USE_FIPS_ENDPOINT", "true"),
         ("AWS_REGION", "us-east-1"),
     ];
-    let result = worker(&json!({ "url": "https://sqs.us-east-1.amazonaws.com/123456789012/q" }), &environment).await;
+    let result = worker(
+        &json!({ "url": "https://sqs.us-east-1.amazonaws.com/123456789012/q" }),
+        &environment,
+    )
+    .await;
     let fault = result["sqs"]["Err"].as_str().expect("a fault");
     assert!(fault.starts_with("Transient "), "{fault}");
-    let asked: Vec<String> =
-        proxy.requests().iter().map(|request| request.head.lines().next().unwrap_or_default().to_owned()).collect();
+    let asked: Vec<String> = proxy
+        .requests()
+        .iter()
+        .map(|request| request.head.lines().next().unwrap_or_default().to_owned())
+        .collect();
     assert!(asked[0].starts_with("CONNECT sqs-fips.us-east-1.amazonaws.com:443"), "{asked:?}");
     assert!(asked[1].contains("sagemaker") && asked[1].contains("fips"), "{asked:?}");
 }
@@ -515,7 +604,13 @@ impl ProvideCredentials for ShortLived {
     {
         self.0.fetch_add(1, Ordering::SeqCst);
         let end = SystemTimeSource::new().now() + Duration::from_mins(1);
-        future::ProvideCredentials::ready(Ok(Credentials::new("id", "secret", None, Some(end), "test")))
+        future::ProvideCredentials::ready(Ok(Credentials::new(
+            "id",
+            "secret",
+            None,
+            Some(end),
+            "test",
+        )))
     }
 }
 
@@ -528,7 +623,9 @@ async fn credentials_are_kept_fresh_beside_the_calls() {
     ));
     kept.provide_credentials().await.expect("credentials");
     let sdk = SdkConfig::builder().behavior_version(behavior()).build();
-    let clients = Clients::of(Account::new(sdk, "us-east-1", kept, &Connections::default(), Arc::new(()))).await;
+    let clients =
+        Clients::of(Account::new(sdk, "us-east-1", kept, &Connections::default(), Arc::new(())))
+            .await;
     let hour = tokio::time::timeout(Duration::from_hours(1), clients.keep_credentials()).await;
     assert!(hour.is_err(), "it ended");
     // Once at first, and then every half minute of the hour.
@@ -544,7 +641,10 @@ async fn clients_are_made_once_for_a_region_and_role() {
     let elsewhere = clients.account("us-east-2".to_owned(), None).await;
     let role = clients.account("us-east-1".to_owned(), Some(ROLE)).await;
     assert!(Arc::ptr_eq(&a.credentials, &b.credentials));
-    assert!(Arc::ptr_eq(&a.credentials, &elsewhere.credentials), "who we are is the same in every region");
+    assert!(
+        Arc::ptr_eq(&a.credentials, &elsewhere.credentials),
+        "who we are is the same in every region"
+    );
     assert!(!Arc::ptr_eq(&a.credentials, &role.credentials));
     assert_eq!(clients.made.lock().await.accounts.len(), 3);
 }

@@ -1,4 +1,5 @@
-//! What a queue's attributes mean for callback steps, and by how much our clock is off where they were read.
+//! What a queue's attributes mean for callback steps, and by how much our clock is off where they
+//! were read.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,15 +19,22 @@ use crate::aws::faults::ahead_of;
 use crate::aws::sqs::Sqs;
 use crate::step::QueueUrl;
 
-/// A queue's attributes, and how many seconds our clock is ahead of the service's, if its answer says.
+/// A queue's attributes, and how many seconds our clock is ahead of the service's, if its answer
+/// says.
 pub(super) async fn read(queue: &Sqs) -> Result<(BTreeMap<String, String>, Option<i64>), Failed> {
     let (client, calls) = queue.client();
     let date = Date::default();
-    let call = client.get_queue_attributes().queue_url(queue.url().as_str()).attribute_names(QueueAttributeName::All);
+    let call = client
+        .get_queue_attributes()
+        .queue_url(queue.url().as_str())
+        .attribute_names(QueueAttributeName::All);
     let call = call.customize().interceptor(date.clone()).send();
     let answer = calls.send("GetQueueAttributes", Limit::ANSWER, call).await?;
     let attributes = answer.attributes.unwrap_or_default();
-    Ok((attributes.into_iter().map(|(name, value)| (name.as_str().to_owned(), value)).collect(), date.ahead()))
+    Ok((
+        attributes.into_iter().map(|(name, value)| (name.as_str().to_owned(), value)).collect(),
+        date.ahead(),
+    ))
 }
 
 /// By how much our clock differed from the date of the last answer.
@@ -56,8 +64,8 @@ impl Intercept for Date {
     }
 }
 
-/// AWS refuses what is signed more than five minutes off. The SDK corrects that from the second call on; the limits of steps, and the
-/// log, go by this clock all the same.
+/// AWS refuses what is signed more than five minutes off. The SDK corrects that from the second
+/// call on; the limits of steps, and the log, go by this clock all the same.
 pub(super) fn clock(ahead: i64) -> Finding {
     const NOTED: u64 = 30;
     let (seconds, side) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });
@@ -96,7 +104,9 @@ pub(super) fn judge(
     }
     if !queue.name().to_ascii_lowercase().contains("sagemaker") {
         findings.push(warn(
-            "its name lacks \"sagemaker\"; the managed pipelines policy allows sending to queues with that in their name only".to_owned(),
+            "its name lacks \"sagemaker\"; the managed pipelines policy allows sending to queues \
+             with that in their name only"
+                .to_owned(),
             "see that the pipeline's own role may sqs:SendMessage to it",
         ));
     }
@@ -111,30 +121,50 @@ pub(super) fn judge(
         Some(seconds) => {
             findings.push(Finding::ok(
                 url,
-                format!("messages are kept for {}", crate::duration::text(Duration::from_secs(seconds))),
+                format!(
+                    "messages are kept for {}",
+                    crate::duration::text(Duration::from_secs(seconds))
+                ),
             ));
         }
         None => {}
     }
     if let Some(delay) = number("DelaySeconds").filter(|delay| *delay > 0) {
-        findings.push(warn(format!("every message is delayed by {delay} s"), "set its delivery delay to 0"));
+        findings.push(warn(
+            format!("every message is delayed by {delay} s"),
+            "set its delivery delay to 0",
+        ));
     }
     if let Some(key) = attributes.get("KmsMasterKeyId").filter(|key| !key.is_empty()) {
         findings.push(Finding::ok(
             url,
-            format!("encrypted with {key}: this worker needs kms:Decrypt on it, the pipeline's role kms:GenerateDataKey and kms:Decrypt"),
+            format!(
+                "encrypted with {key}: this worker needs kms:Decrypt on it, the pipeline's \
+                     role kms:GenerateDataKey and kms:Decrypt"
+            ),
         ));
     }
     findings.push(match attributes.get("RedrivePolicy").and_then(|policy| most_receives(policy)) {
         None => warn(
-            "no dead-letter queue: a message that cannot be read comes back until its retention ends".to_owned(),
+            "no dead-letter queue: a message that cannot be read comes back until its retention \
+             ends"
+                .to_owned(),
             "give it a redrive policy with maxReceiveCount 5 or more",
         ),
         Some(most @ ..3) => warn(
-            format!("a message goes to the dead-letter queue after {most} receives, which restarts of this worker use up, too"),
+            format!(
+                "a message goes to the dead-letter queue after {most} receives, which restarts \
+                     of this worker use up, too"
+            ),
             "set maxReceiveCount to 5 or more",
         ),
-        Some(most) => Finding::ok(url, format!("a message goes to the dead-letter queue after {most} receives")),
+        Some(most) => Finding::ok(
+            url,
+            format!(
+                "a message goes to the dead-letter queue after \
+                                                {most} receives"
+            ),
+        ),
     });
     findings.push(Finding::ok(
         url,
@@ -149,18 +179,26 @@ pub(super) fn judge(
 pub(super) fn judge_dead_letters(url: &str, attributes: &BTreeMap<String, String>) -> Vec<Finding> {
     let number = |name: &str| attributes.get(name).and_then(|text| text.parse::<u64>().ok());
     let waiting = number("ApproximateNumberOfMessages").unwrap_or_default();
-    let short = number("MessageRetentionPeriod").filter(|seconds| *seconds < LONGEST).map(|seconds| {
-        let kept = crate::duration::text(Duration::from_secs(seconds));
-        let text = format!("the dead-letter queue keeps messages for {kept}, from when they were first sent");
-        Finding::bad(Level::Warn, url, text, "set its retention to 14 days")
-    });
+    let short =
+        number("MessageRetentionPeriod").filter(|seconds| *seconds < LONGEST).map(|seconds| {
+            let kept = crate::duration::text(Duration::from_secs(seconds));
+            let text = format!(
+                "the dead-letter queue keeps messages for {kept}, from when they were first sent"
+            );
+            Finding::bad(Level::Warn, url, text, "set its retention to 14 days")
+        });
     if waiting == 0 {
-        return std::iter::once(Finding::ok(url, "the dead-letter queue is empty")).chain(short).collect();
+        return std::iter::once(Finding::ok(url, "the dead-letter queue is empty"))
+            .chain(short)
+            .collect();
     }
     let full = Finding::bad(
         Level::Warn,
         url,
-        format!("{waiting} messages are in the dead-letter queue; steps among them may still wait for an answer"),
+        format!(
+            "{waiting} messages are in the dead-letter queue; steps among them may still wait for \
+             an answer"
+        ),
         "find out why they are there, then redrive them or stop their executions",
     );
     std::iter::once(full).chain(short).collect()

@@ -1,7 +1,9 @@
-//! Directories of runs whose worker was killed, and whose step then ended without another run that would have removed them.
+//! Directories of runs whose worker was killed, and whose step then ended without another run that
+//! would have removed them.
 //!
-//! One is removed only if it is ours beyond doubt: it has a run's name, no live process uses it, and the ledger has its step as settled, so
-//! that nobody will read the checkpoint in it. Workers that share `worker.work_dir` lock the directories that they use.
+//! One is removed only if it is ours beyond doubt: it has a run's name, no live process uses it,
+//! and the ledger has its step as settled, so that nobody will read the checkpoint in it. Workers
+//! that share `worker.work_dir` lock the directories that they use.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -25,17 +27,20 @@ pub(super) fn name(token: &str, number: u64) -> String {
 /// The token in such a name.
 pub(super) fn token(name: &str) -> Option<&str> {
     let (token, digits) = name.rsplit_once('-')?;
-    let is_number = digits.len() == DIGITS && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_number = digits.len() == DIGITS
+        && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     (!token.is_empty() && is_number).then_some(token)
 }
 
-/// Locks a directory for as long as the value lives and this process does; none where somebody else has it, or the file system has no locks.
+/// Locks a directory for as long as the value lives and this process does; none where somebody else
+/// has it, or the file system has no locks.
 pub(super) fn lock(directory: &Path, how: FlockArg) -> Option<Flock<File>> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
     Flock::lock(OpenOptions::new().read(true).custom_flags(flags).open(directory).ok()?, how).ok()
 }
 
-/// Those in `work_dir` that may be, for whoever knows whether their steps are settled. What is in use is not removed.
+/// Those in `work_dir` that may be, for whoever knows whether their steps are settled. What is in
+/// use is not removed.
 pub(super) fn find(work_dir: &Path) -> Vec<Leftover> {
     older(work_dir, Timestamp::now().as_second() - AGE)
 }
@@ -46,7 +51,8 @@ fn older(work_dir: &Path, than: i64) -> Vec<Leftover> {
         let token = token(entry.file_name().to_str()?)?.to_owned();
         let metadata = entry.metadata().ok()?;
         let directory = entry.path();
-        (metadata.is_dir() && metadata.ctime() <= than).then(|| Leftover::new(token, move || remove(&directory)))
+        (metadata.is_dir() && metadata.ctime() <= than)
+            .then(|| Leftover::new(token, move || remove(&directory)))
     });
     found.collect()
 }
@@ -56,9 +62,12 @@ fn remove(directory: &Path) {
     let removed = fs::remove_dir_all(directory);
     let directory = directory.display();
     match removed {
-        Ok(()) => tracing::info!(%directory, "what a killed worker had left of a settled step is removed"),
+        Ok(()) => {
+            tracing::info!(%directory, "what a killed worker had left of a settled step is removed");
+        }
         Err(error) => {
-            tracing::warn!(%directory, %error, "what a killed worker had left of a settled step cannot be removed");
+            tracing::warn!(%directory, %error, "what a killed worker had left of a settled step \
+                                                cannot be removed");
         }
     }
 }
@@ -73,7 +82,8 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let gone = ["T-00000000000000ab", "U-1-00000000000000cd"];
         let used = "V-00000000000000ef";
-        let others = ["T-ab", "-00000000000000ab", "T-00000000000000AB", "T-0000000000000000ab", "data"];
+        let others =
+            ["T-ab", "-00000000000000ab", "T-00000000000000AB", "T-0000000000000000ab", "data"];
         for name in gone.into_iter().chain(others).chain([used]) {
             fs::create_dir(at(name)).expect("made");
             fs::write(at(name).join("output"), "half=").expect("written");
@@ -92,6 +102,8 @@ mod tests {
         assert_eq!(all().len(), 1);
         drop(in_use);
         all().into_iter().for_each(Leftover::remove);
-        assert!(all().is_empty() && at("data/output").exists() && at("W-0000000000000001").exists());
+        assert!(
+            all().is_empty() && at("data/output").exists() && at("W-0000000000000001").exists()
+        );
     }
 }

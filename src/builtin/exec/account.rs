@@ -29,7 +29,8 @@ pub enum AccountError {
     #[error("the user {0:?} cannot be looked up: {1}")]
     Lookup(String, nix::Error),
     #[error(
-        "the daemon runs as uid {1} and may not start programs as {0:?}; that needs root, or the capabilities CAP_SETUID, CAP_SETGID, \
+        "the daemon runs as uid {1} and may not start programs as {0:?}; that needs root, or the \
+         capabilities CAP_SETUID, CAP_SETGID, \
          CAP_KILL, CAP_CHOWN and CAP_DAC_OVERRIDE"
     )]
     Forbidden(String, u32),
@@ -44,7 +45,8 @@ impl Account {
         };
         let lookup = |error| AccountError::Lookup(name.to_owned(), error);
         let user = found.map_err(lookup)?.ok_or_else(|| AccountError::Unknown(name.to_owned()))?;
-        let listed = CString::new(user.name.as_bytes()).map_err(|_| AccountError::Unknown(name.to_owned()))?;
+        let listed = CString::new(user.name.as_bytes())
+            .map_err(|_| AccountError::Unknown(name.to_owned()))?;
         let groups = getgrouplist(&listed, user.gid).map_err(lookup)?;
         if user.uid != geteuid() && !may_change() {
             return Err(AccountError::Forbidden(name.to_owned(), geteuid().as_raw()));
@@ -67,10 +69,13 @@ impl Account {
     pub(super) fn give(&self, directory: &Path) -> Result<(), String> {
         let told = |path: &Path| {
             let path = path.display().to_string();
-            move |error: std::io::Error| format!("{path} cannot be given to the user {}: {error}", self.name)
+            move |error: std::io::Error| {
+                format!("{path} cannot be given to the user {}: {error}", self.name)
+            }
         };
         // Modes are soon read, and say too little only where there are access control lists.
-        let may_pass = |parent: &Path| parent.metadata().is_ok_and(|metadata| self.may_enter(&metadata));
+        let may_pass =
+            |parent: &Path| parent.metadata().is_ok_and(|metadata| self.may_enter(&metadata));
         if !directory.ancestors().skip(1).all(may_pass)
             && let Some(why) = directory.parent().and_then(|parent| self.bars(parent))
         {
@@ -82,15 +87,16 @@ impl Account {
         chown(directory, Some(self.uid), Some(self.gid)).map_err(told(directory))
     }
 
-    /// What keeps it from a directory, if anything does, and what to do. What of the way is not there yet, the daemon makes so that it can
-    /// pass.
+    /// What keeps it from a directory, if anything does, and what to do. What of the way is not
+    /// there yet, the daemon makes so that it can pass.
     pub(super) fn bars(&self, directory: &Path) -> Option<String> {
         let is_barred = |path: &&Path| look::may_enter(path, Some(self)) == Some(false);
         let there = directory.ancestors().find(|path| path.exists()).filter(is_barred)?;
         let way: Vec<&Path> = there.ancestors().collect();
         let first = way.into_iter().rev().find(is_barred).unwrap_or(there);
         Some(format!(
-            "the user {} cannot enter {}, on the way to the files that its programs are given in {}; give it the right to (chmod o+x), or \
+            "the user {} cannot enter {}, on the way to the files that its programs are given in \
+             {}; give it the right to (chmod o+x), or \
              set worker.work_dir",
             self.name,
             first.display(),
@@ -111,11 +117,14 @@ impl Account {
     }
 }
 
-/// Whether this process may become another user, end what runs as one, give it files, and read and remove them again.
+/// Whether this process may become another user, end what runs as one, give it files, and read and
+/// remove them again.
 fn may_change() -> bool {
     // chown, dac_override, kill, setgid, setuid
     const NEEDED: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    capabilities.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).is_some_and(|have| have & NEEDED == NEEDED)
+    capabilities
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .is_some_and(|have| have & NEEDED == NEEDED)
 }

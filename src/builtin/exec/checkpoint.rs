@@ -1,7 +1,8 @@
-//! The checkpoint of one run: `$STEP_CHECKPOINT`, saved as it changes and when the program has ended.
+//! The checkpoint of one run: `$STEP_CHECKPOINT`, saved as it changes and when the program has
+//! ended.
 //!
-//! A file that is being written must not replace a good checkpoint: one that was renamed into place counts at once, any other once it has
-//! not changed for a moment, an empty or missing one never.
+//! A file that is being written must not replace a good checkpoint: one that was renamed into place
+//! counts at once, any other once it has not changed for a moment, an empty or missing one never.
 
 use std::time::Duration;
 
@@ -46,8 +47,8 @@ impl<'a> Checkpoint<'a> {
         Self { cx, workspace, saved, told: false, unkept: None, failures: 0 }
     }
 
-    /// Saves what the program writes, for as long as it is polled. Whatever is not saved when it is dropped, [`finish`](Self::finish)
-    /// saves.
+    /// Saves what the program writes, for as long as it is polled. Whatever is not saved when it is
+    /// dropped, [`finish`](Self::finish) saves.
     pub(super) async fn keep(&mut self) {
         let notices = Notices::of(self.workspace.directory(), CHECKPOINT);
         // The program may have written before it was watched.
@@ -82,10 +83,12 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Saves what the program has left, for as long as it takes, or says why it cannot be kept. A claim that is lost ends it: the step is
-    /// another's.
+    /// Saves what the program has left, for as long as it takes, or says why it cannot be kept. A
+    /// claim that is lost ends it: the step is another's.
     pub(super) async fn finish(mut self) -> Option<String> {
-        while self.look().await != Look::Done && self.cx.stop_reason() != Some(StopReason::LeaseLost) {
+        while self.look().await != Look::Done
+            && self.cx.stop_reason() != Some(StopReason::LeaseLost)
+        {
             sleep(self.pause()).await;
         }
         self.unkept
@@ -164,7 +167,10 @@ pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, Handler
         Ok(_) => return Ok(saved),
         Err(error) => {
             if let Some(what) = error.trouble() {
-                return Err(HandlerError::host(what, format_args!("what the last run left cannot be read: {error}")));
+                return Err(HandlerError::host(
+                    what,
+                    format_args!("what the last run left cannot be read: {error}"),
+                ));
             }
             tracing::warn!(%error, "the checkpoint that the last run left is passed over");
             return Ok(saved);

@@ -41,9 +41,10 @@ mod tests {
 
     #[test]
     fn any_bytes_survive_json_and_text_is_text_there() {
-        for (bytes, form) in
-            [(b"job-7\n".to_vec(), json!("job-7\n")), (b"job \xff\0".to_vec(), json!({ "base64": "am9iIP8A" }))]
-        {
+        for (bytes, form) in [
+            (b"job-7\n".to_vec(), json!("job-7\n")),
+            (b"job \xff\0".to_vec(), json!({ "base64": "am9iIP8A" })),
+        ] {
             let content = Content(bytes);
             let value: Value = serde_json::to_value(&content).expect("JSON");
             assert_eq!(value, form);

@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// `limits = { memory, open_files, processes }`. For all processes of a run together where each run has a cgroup with the controllers for
-/// it; else for each process (`memory`: its address space), and for all of the user's processes (`processes`).
+/// `limits = { memory, open_files, processes }`. For all processes of a run together where each run
+/// has a cgroup with the controllers for it; else for each process (`memory`: its address space),
+/// and for all of the user's processes (`processes`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -47,15 +48,24 @@ impl Limits {
     }
 
     /// As resource limits, those left out that a cgroup holds.
-    #[allow(clippy::unnecessary_cast, reason = "the type of these constants differs between C libraries")]
-    #[allow(clippy::unnecessary_cast, reason = "the type of these constants differs between C libraries")]
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the type of these constants differs between C libraries"
+    )]
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the type of these constants differs between C libraries"
+    )]
     pub(super) fn resources(&self, memory: bool, processes: bool) -> Vec<(u32, u64, u64)> {
         let limits = [
             (libc::RLIMIT_AS, self.memory.filter(|_| !memory)),
             (libc::RLIMIT_NOFILE, self.open_files),
             (libc::RLIMIT_NPROC, self.processes.filter(|_| !processes)),
         ];
-        limits.into_iter().filter_map(|(what, limit)| limit.map(|limit| (what as u32, limit, limit))).collect()
+        limits
+            .into_iter()
+            .filter_map(|(what, limit)| limit.map(|limit| (what as u32, limit, limit)))
+            .collect()
     }
 }
 
@@ -94,7 +104,8 @@ impl Visitor<'_> for Bytes {
             "TB" => 1_000_000_000_000,
             _ => return Err(E::invalid_value(Unexpected::Str(text), &self)),
         };
-        let number: u64 = digits.trim().parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))?;
+        let number: u64 =
+            digits.trim().parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))?;
         number.checked_mul(unit).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
@@ -107,7 +118,8 @@ mod tests {
 
     #[test]
     fn memory_is_a_number_or_has_a_unit() {
-        let read = |value: serde_json::Value| serde_json::from_value::<Limits>(json!({ "memory": value }));
+        let read =
+            |value: serde_json::Value| serde_json::from_value::<Limits>(json!({ "memory": value }));
         for (value, wants) in [
             (json!(5_000_000), 5_000_000),
             (json!("512MiB"), 512 << 20),

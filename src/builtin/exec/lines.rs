@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 const LINE: usize = 8 * 1024;
 /// Enough for any reason; a step's reason has room for 256 characters of it.
 const TAIL: usize = 8 * 1024;
-/// What a step may have logged in each second: more than anybody reads, and with a hundred programs that say too much at once still
-/// less than a disk takes.
+/// What a step may have logged in each second: more than anybody reads, and with a hundred programs
+/// that say too much at once still less than a disk takes.
 const BUDGET: usize = 256 * 1024;
 const WINDOW: Duration = Duration::from_secs(1);
 /// What a line's time, token and the like take in the log, however short it is.
@@ -56,7 +56,10 @@ impl Budget {
         let now = Instant::now();
         let mut window = self.lock();
         if window.until <= now {
-            let last = std::mem::replace(&mut *window, Window { until: now + WINDOW, left: BUDGET, unlogged: (0, 0) });
+            let last = std::mem::replace(
+                &mut *window,
+                Window { until: now + WINDOW, left: BUDGET, unlogged: (0, 0) },
+            );
             drop(window);
             say(last.unlogged);
         }
@@ -97,8 +100,14 @@ fn say((lines, bytes): (u64, u64)) {
     }
 }
 
-/// Logs a stream to its end, whatever its size and encoding, as far as the budget goes, and returns the end of what it said.
-pub(super) async fn log(stream: impl AsyncRead + Unpin, name: &'static str, tail: &mut VecDeque<u8>, budget: &Budget) {
+/// Logs a stream to its end, whatever its size and encoding, as far as the budget goes, and returns
+/// the end of what it said.
+pub(super) async fn log(
+    stream: impl AsyncRead + Unpin,
+    name: &'static str,
+    tail: &mut VecDeque<u8>,
+    budget: &Budget,
+) {
     let mut reader = BufReader::with_capacity(LINE, stream);
     let mut line: Vec<u8> = Vec::new();
     loop {

@@ -32,7 +32,9 @@ use self::content::Content;
 use self::program::{Ended, Program, Purpose};
 use self::settings::Lacking;
 use self::workspace::Workspace;
-use crate::handler::{Completion, Context, Handler, HandlerError, HandlerResult, Leftover, Remark, host_trouble};
+use crate::handler::{
+    Completion, Context, Handler, HandlerError, HandlerResult, Leftover, Remark, host_trouble,
+};
 use crate::outcome::Reason;
 
 /// The handler type `exec`.
@@ -50,7 +52,8 @@ struct Saved {
     run: Option<Remains>,
     /// What `$STEP_CHECKPOINT` held.
     file: Option<Content>,
-    /// The directory of the last run, by name: a daemon that is killed can neither save what is in it nor remove it.
+    /// The directory of the last run, by name: a daemon that is killed can neither save what is in
+    /// it nor remove it.
     workspace: Option<String>,
 }
 
@@ -62,8 +65,8 @@ const AGAIN: i32 = 76;
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
 impl Exec {
-    /// A handler with these settings. What the machine lacks at present, such as the program itself, is no error here but a
-    /// [remark](Handler::remarks).
+    /// A handler with these settings. What the machine lacks at present, such as the program
+    /// itself, is no error here but a [remark](Handler::remarks).
     ///
     /// # Errors
     /// [`SettingsError`] if no program can ever be run as the settings say.
@@ -72,7 +75,8 @@ impl Exec {
         Ok(Self { terms: settings.terms()?, settings, lacking })
     }
 
-    /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when this returns.
+    /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when
+    /// this returns.
     async fn call(
         &self,
         cx: &Context,
@@ -82,10 +86,14 @@ impl Exec {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
         end_remains(&saved, purpose).await?;
         let saved = checkpoint::recover(cx, saved).await?;
-        let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_ref()).map_err(|error| {
-            let told = format!("no directory for the run could be made in {}: {error}", cx.work_dir().display());
-            HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
-        })?;
+        let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_ref())
+            .map_err(|error| {
+                let told = format!(
+                    "no directory for the run could be made in {}: {error}",
+                    cx.work_dir().display()
+                );
+                HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
+            })?;
         if let Some(reason) = cx.stop_reason().filter(|_| purpose == Purpose::Cleanup) {
             workspace.tell(reason);
         }
@@ -105,7 +113,8 @@ impl Exec {
         Ok((ended, workspace))
     }
 
-    /// Whether the program's end says what its work came to. One that was told to end may have left off anywhere.
+    /// Whether the program's end says what its work came to. One that was told to end may have left
+    /// off anywhere.
     fn is_its_own(&self, ended: &Ended) -> bool {
         match self.settings.exit_after_sigterm {
             _ if ended.killed => false,
@@ -127,7 +136,9 @@ impl Exec {
                         cx.hindered_by(what, &error.to_string());
                         sleep(READ_AGAIN).await;
                     }
-                    None if matches!(error, FileError::Gone(_)) => return Err(HandlerError::retry(error)),
+                    None if matches!(error, FileError::Gone(_)) => {
+                        return Err(HandlerError::retry(error));
+                    }
                     None => return Err(HandlerError::permanent(error)),
                 },
             }
@@ -145,7 +156,8 @@ impl Handler for Exec {
         }
         let code = ended.status.code();
         // Whoever goes on with the step counts on what it left there.
-        let goes_on = matches!(code, Some(AGAIN | RETRY)) || code == Some(0) && self.settings.deferred;
+        let goes_on =
+            matches!(code, Some(AGAIN | RETRY)) || code == Some(0) && self.settings.deferred;
         if let Some(unkept) = ended.unkept.as_ref().filter(|_| goes_on) {
             return Err(HandlerError::permanent(unkept));
         }
@@ -162,7 +174,11 @@ impl Handler for Exec {
             );
             return Err(HandlerError::host(host_trouble(&error).unwrap_or("io"), told));
         }
-        Err(if code == Some(RETRY) { HandlerError::retry(reason) } else { HandlerError::permanent(reason) })
+        Err(if code == Some(RETRY) {
+            HandlerError::retry(reason)
+        } else {
+            HandlerError::permanent(reason)
+        })
     }
 
     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
@@ -182,7 +198,8 @@ impl Handler for Exec {
     fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
         let silent = |path: &PathBuf| {
             Remark::warning(format!(
-                "{} could not be looked at: its file system does not answer; programs there will not begin until it does",
+                "{} could not be looked at: its file system does not answer; programs there will \
+                 not begin until it does",
                 path.display()
             ))
         };
@@ -210,7 +227,8 @@ impl Handler for Exec {
 impl Ended {
     /// It, or the program in it where it is a shell, died of SIGTERM.
     fn is_terminated(&self) -> bool {
-        self.status.signal() == Some(Signal::SIGTERM as i32) || self.status.code() == Some(128 + Signal::SIGTERM as i32)
+        self.status.signal() == Some(Signal::SIGTERM as i32)
+            || self.status.code() == Some(128 + Signal::SIGTERM as i32)
     }
 
     /// How the program ended, and what it said last.
@@ -228,23 +246,35 @@ impl Ended {
 impl Saved {
     /// The directory of the last run, if its daemon left it.
     fn left_behind(&self, cx: &Context) -> Option<Workspace> {
-        Workspace::left_behind(cx.work_dir(), cx.token().as_str(), self.workspace.as_deref()?, self.file.as_ref())
+        Workspace::left_behind(
+            cx.work_dir(),
+            cx.token().as_str(),
+            self.workspace.as_deref()?,
+            self.file.as_ref(),
+        )
     }
 }
 
-/// What hangs in the kernel does nothing any more, so that a cleanup need not wait for it; a run that would hang as well does.
+/// What hangs in the kernel does nothing any more, so that a cleanup need not wait for it; a run
+/// that would hang as well does.
 async fn end_remains(saved: &Saved, purpose: Purpose) -> Result<(), HandlerError> {
     let Some(run) = &saved.run else { return Ok(()) };
     match run.end().await {
         End::Nothing => {}
         End::Ended => tracing::warn!("ended what an earlier run of the step had left running"),
         End::Hangs if purpose == Purpose::Run => {
-            return Err(HandlerError::host("io", "an earlier run of the step is killed, but hangs in the kernel"));
+            return Err(HandlerError::host(
+                "io",
+                "an earlier run of the step is killed, but hangs in the kernel",
+            ));
         }
-        End::Hangs => tracing::warn!("an earlier run of the step is killed, but hangs in the kernel"),
+        End::Hangs => {
+            tracing::warn!("an earlier run of the step is killed, but hangs in the kernel");
+        }
         End::Alive(pid) => {
             return Err(HandlerError::retry(format_args!(
-                "process {pid}, which an earlier run of the step has left, cannot be ended: it runs as another user"
+                "process {pid}, which an earlier run of the step has left, cannot be ended: it \
+                 runs as another user"
             )));
         }
     }

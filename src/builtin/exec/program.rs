@@ -18,7 +18,8 @@ pub(super) struct Program {
     run: Run,
 }
 
-/// What a program is started for. A stop may come before the program has begun, so that a stop there is does not tell them apart.
+/// What a program is started for. A stop may come before the program has begun, so that a stop
+/// there is does not tell them apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To be told when the step is stopped.
@@ -34,7 +35,8 @@ pub(super) struct Ended {
     pub(super) told: bool,
     /// It was made to end.
     pub(super) killed: bool,
-    /// The kernel ended it, or something that it had started, since all memory that it may use was used.
+    /// The kernel ended it, or something that it had started, since all memory that it may use was
+    /// used.
     pub(super) no_memory: bool,
     /// Why the ledger does not have what it left in `$STEP_CHECKPOINT`, if that cannot be kept.
     pub(super) unkept: Option<String>,
@@ -42,7 +44,8 @@ pub(super) struct Ended {
     pub(super) stderr: String,
 }
 
-/// Once all of it is gone, only a process that hangs in the kernel can hold its streams open; it is not waited for.
+/// Once all of it is gone, only a process that hangs in the kernel can hold its streams open; it is
+/// not waited for.
 const STREAMS: Duration = Duration::from_secs(1);
 
 impl Program {
@@ -54,12 +57,14 @@ impl Program {
     ) -> Result<Self, HandlerError> {
         let ready = terms.ready();
         record(&ready.remains).await?;
-        let run = contain::start(command, terms, ready).await.map_err(|error| trouble::of_start(command, &error))?;
+        let run = contain::start(command, terms, ready)
+            .await
+            .map_err(|error| trouble::of_start(command, &error))?;
         Ok(Self { run })
     }
 
-    /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to unless it is the answer to that,
-    /// and leaves nothing of it alive.
+    /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to
+    /// unless it is the answer to that, and leaves nothing of it alive.
     pub(super) async fn end(
         mut self,
         cx: &Context,
@@ -69,7 +74,8 @@ impl Program {
         saved: Saved,
     ) -> Result<Ended, HandlerError> {
         let (mut out, mut err) = (VecDeque::new(), VecDeque::new());
-        let (feed, stdout, stderr) = (self.run.stdin.take(), self.run.stdout.take(), self.run.stderr.take());
+        let (feed, stdout, stderr) =
+            (self.run.stdin.take(), self.run.stdout.take(), self.run.stderr.take());
         let budget = lines::Budget::new();
         let feeding = async move {
             if let Some(mut feed) = feed {
@@ -122,7 +128,8 @@ impl Program {
         self.run.finish().await;
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
             tracing::warn!(
-                "a process that could not be ended holds the program's output open; the rest of that is not logged"
+                "a process that could not be ended holds the program's output open; the rest of \
+                 that is not logged"
             );
         }
         drop(streams);
@@ -134,9 +141,17 @@ impl Program {
         // Whatever the program did, nobody knows how it ended: that is no outcome.
         let status = status.map_err(|contain::Lost| {
             HandlerError::retry(
-                "the program's exit status cannot be had: the process that kept it was killed; what was left of it is ended",
+                "the program's exit status cannot be had: the process that kept it was killed; \
+                 what was left of it is ended",
             )
         })?;
-        Ok(Ended { told: told.is_some(), killed, status, no_memory, unkept, stderr: lines::text(err) })
+        Ok(Ended {
+            told: told.is_some(),
+            killed,
+            status,
+            no_memory,
+            unkept,
+            stderr: lines::text(err),
+        })
     }
 }

@@ -44,7 +44,8 @@ pub struct Settings {
     /// What the exit of a program is worth that was told to end.
     #[serde(default)]
     pub exit_after_sigterm: AfterSigterm,
-    /// The user that the programs run as, with its groups and its home; by default the daemon's own.
+    /// The user that the programs run as, with its groups and its home; by default the daemon's
+    /// own.
     #[serde(default)]
     pub user: Option<String>,
     /// What one run may use.
@@ -56,7 +57,8 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AfterSigterm {
-    /// Nothing, whatever its status: at a shutdown the step is given back, after a stop or the time limit it is cleaned up after.
+    /// Nothing, whatever its status: at a shutdown the step is given back, after a stop or the time
+    /// limit it is cleaned up after.
     #[default]
     Ignored,
     /// What the same exit counts for otherwise, unless it died of the signal.
@@ -71,14 +73,16 @@ pub enum SettingsError {
     #[error("`{0}` is empty; it names the program and its arguments")]
     Empty(&'static str),
     #[error(
-        "`{key}`: there is no executable program {program:?}{where_}; name it by its absolute path, and see that {who} may execute it and \
+        "`{key}`: there is no executable program {program:?}{where_}; name it by its absolute \
+         path, and see that {who} may execute it and \
          enter each directory on the way"
     )]
     NoProgram { key: &'static str, program: String, where_: &'static str, who: String },
     #[error("`{key}`: {text:?} has a character that no program can be given (NUL)")]
     Nul { key: &'static str, text: String },
     #[error(
-        "`{key}`: {name:?} cannot be a variable's name here; names are not empty, have no `=`, and do not begin with STEP_"
+        "`{key}`: {name:?} cannot be a variable's name here; names are not empty, have no `=`, and \
+         do not begin with STEP_"
     )]
     Variable { key: &'static str, name: String },
     #[error("`working_dir`: {directory} is not a directory that {who} may enter")]
@@ -93,7 +97,8 @@ pub enum SettingsError {
     Limits(String),
 }
 
-/// What this machine lacks for the settings at present. It may come: with a mount, with the end of a deployment.
+/// What this machine lacks for the settings at present. It may come: with a mount, with the end of
+/// a deployment.
 #[derive(Debug, Default)]
 pub(super) struct Lacking {
     /// What is not there.
@@ -112,7 +117,8 @@ fn minute() -> Duration {
 }
 
 impl Settings {
-    /// The settings as they hold wherever a program changes to, checked; and what this machine lacks for them.
+    /// The settings as they hold wherever a program changes to, checked; and what this machine
+    /// lacks for them.
     pub(super) fn checked(mut self) -> Result<(Self, Lacking), SettingsError> {
         if let Some(directory) = &mut self.working_dir
             && let Ok(absolute) = std::path::absolute(&*directory)
@@ -146,14 +152,19 @@ impl Settings {
             }
         }
         let commands = [("command", Some(&self.command)), ("cleanup", self.cleanup.as_ref())];
-        for (key, command) in commands.into_iter().filter_map(|(key, command)| Some((key, command?))) {
+        for (key, command) in
+            commands.into_iter().filter_map(|(key, command)| Some((key, command?)))
+        {
             self.check_command(key, command, account.as_ref(), &mut lacking)?;
         }
         if let Some(mistake) = self.limits.mistake() {
             return Err(SettingsError::Limits(mistake));
         }
-        for (key, name) in
-            self.env.keys().map(|name| ("env", name)).chain(self.inherit_env.iter().map(|name| ("inherit_env", name)))
+        for (key, name) in self
+            .env
+            .keys()
+            .map(|name| ("env", name))
+            .chain(self.inherit_env.iter().map(|name| ("inherit_env", name)))
         {
             if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("STEP_") {
                 return Err(SettingsError::Variable { key, name: name.clone() });
@@ -186,13 +197,19 @@ impl Settings {
         } else {
             let path = self.env.get("PATH").map(Into::into).or_else(|| std::env::var_os("PATH"));
             let path = path.unwrap_or_else(|| PATH.into());
-            (std::env::split_paths(&path).map(|directory| directory.join(program)).collect(), " on the PATH")
+            (
+                std::env::split_paths(&path).map(|directory| directory.join(program)).collect(),
+                " on the PATH",
+            )
         };
         for place in places {
             match look::program(&place, account) {
                 look::Program::Executable => return Ok(()),
                 look::Program::Empty => {
-                    lacking.errors.push(SettingsError::EmptyFile { key, program: place.display().to_string() });
+                    lacking.errors.push(SettingsError::EmptyFile {
+                        key,
+                        program: place.display().to_string(),
+                    });
                     return Ok(());
                 }
                 look::Program::None => {}
@@ -204,27 +221,45 @@ impl Settings {
         }
         // Its directory was told already.
         if lacking.errors.is_empty() {
-            lacking.errors.push(SettingsError::NoProgram { key, program: program.clone(), where_, who: self.who() });
+            lacking.errors.push(SettingsError::NoProgram {
+                key,
+                program: program.clone(),
+                where_,
+                who: self.who(),
+            });
         }
         Ok(())
     }
 
     /// Whom programs run as, in words.
     fn who(&self) -> String {
-        self.user.as_ref().map_or_else(|| "the daemon's user".to_owned(), |user| format!("the user {user}"))
+        self.user
+            .as_ref()
+            .map_or_else(|| "the daemon's user".to_owned(), |user| format!("the user {user}"))
     }
 }
 
 /// The command of one run.
-pub(super) fn command(settings: &Settings, line: &[String], cx: &Context, workspace: &Workspace) -> Command {
-    let (program, arguments) = line.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
+pub(super) fn command(
+    settings: &Settings,
+    line: &[String],
+    cx: &Context,
+    workspace: &Workspace,
+) -> Command {
+    let (program, arguments) =
+        line.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
     // A relative path is relative to where the program runs, not to where the daemon does.
     let program = match &settings.working_dir {
         Some(directory) if program.contains('/') => directory.join(program),
         _ => PathBuf::from(program),
     };
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.env("PATH", PATH);
     for name in ALWAYS.into_iter().chain(settings.inherit_env.iter().map(String::as_str)) {
         if let Some(value) = std::env::var_os(name) {
@@ -235,7 +270,9 @@ pub(super) fn command(settings: &Settings, line: &[String], cx: &Context, worksp
         command.env("HOME", account.home);
     }
     command.envs(&settings.env);
-    command.env("STEP_TOKEN", cx.token().as_str()).env("STEP_EXECUTION_ARN", cx.execution().as_str());
+    command
+        .env("STEP_TOKEN", cx.token().as_str())
+        .env("STEP_EXECUTION_ARN", cx.execution().as_str());
     command.env("STEP_PIPELINE", cx.pipeline()).env("STEP_QUEUE_URL", cx.queue_url());
     command.env("STEP_ATTEMPT", cx.attempt().to_string());
     command.env("STEP_OUTPUT", workspace.output()).env("STEP_CHECKPOINT", workspace.checkpoint());

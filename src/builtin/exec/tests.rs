@@ -46,7 +46,9 @@ impl Bench {
     }
 
     fn exec(&self, script: &str) -> Exec {
-        self.with(json!({ "command": ["/bin/sh", "-c", script], "env": {"DIR": self.directory.path()} }))
+        self.with(
+            json!({ "command": ["/bin/sh", "-c", script], "env": {"DIR": self.directory.path()} }),
+        )
     }
 
     #[expect(clippy::unused_self, reason = "reads better")]
@@ -55,7 +57,9 @@ impl Bench {
     }
 
     async fn run(&self, script: &str) -> HandlerResult {
-        timeout(Duration::from_secs(60), self.exec(script).run(self.cx(), Value::Null)).await.expect("it ends")
+        timeout(Duration::from_secs(60), self.exec(script).run(self.cx(), Value::Null))
+            .await
+            .expect("it ends")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -100,14 +104,19 @@ fn failure(result: HandlerResult) -> String {
 async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() {
     let bench = Bench::new();
     bench.run("cat > $DIR/stdin; env > $DIR/env").await.expect("succeeds");
-    let stdin: Value = serde_json::from_str(&fs::read_to_string(bench.path("stdin")).expect("stdin")).expect("json");
+    let stdin: Value =
+        serde_json::from_str(&fs::read_to_string(bench.path("stdin")).expect("stdin"))
+            .expect("json");
     assert_eq!(stdin["token"], "SYZ8ExZ3Sd");
     assert_eq!(stdin["pipeline"], "test");
     assert_eq!((&stdin["attempt"], &stdin["arguments"]), (&json!(2), &json!({"number": 5})));
     assert_eq!(stdin.get("stopReason"), None);
     let env = fs::read_to_string(bench.path("env")).expect("env");
-    let mut names: Vec<&str> = env.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
-    names.retain(|name| !["PWD", "SHLVL", "_", "OLDPWD", "PATH", "HOME", "LANG", "DIR"].contains(name));
+    let mut names: Vec<&str> =
+        env.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    names.retain(|name| {
+        !["PWD", "SHLVL", "_", "OLDPWD", "PATH", "HOME", "LANG", "DIR"].contains(name)
+    });
     names.sort_unstable();
     let wants = [
         "STEP_ATTEMPT",
@@ -132,7 +141,13 @@ async fn outputs_are_lines_or_one_json_object() {
     assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1.50"), ("b", "true")]);
     assert!(outputs(bench.run("true").await).is_empty());
     // Somebody has removed them: what they were nobody knows.
-    assert!(!bench.run("echo a=1 > $STEP_OUTPUT; rm $STEP_OUTPUT").await.expect_err("no outcome").is_permanent());
+    assert!(
+        !bench
+            .run("echo a=1 > $STEP_OUTPUT; rm $STEP_OUTPUT")
+            .await
+            .expect_err("no outcome")
+            .is_permanent()
+    );
 }
 
 #[tokio::test]
@@ -140,7 +155,10 @@ async fn outputs_that_cannot_be_reported_fail_the_step_and_are_named() {
     let bench = Bench::new();
     for (script, wants) in [
         ("echo nonsense > $STEP_OUTPUT", "line 1 is not name=value"),
-        ("i=0; while [ $i -lt 51 ]; do echo o$i=1; i=$((i+1)); done > $STEP_OUTPUT", "more than 50"),
+        (
+            "i=0; while [ $i -lt 51 ]; do echo o$i=1; i=$((i+1)); done > $STEP_OUTPUT",
+            "more than 50",
+        ),
         (r#"printf '{"x": null}' > $STEP_OUTPUT"#, "`x` is null"),
         (r#"printf '{"x"' > $STEP_OUTPUT"#, "not a JSON object"),
         (r"printf 'x=\377\n' > $STEP_OUTPUT", "not UTF-8"),
@@ -158,8 +176,12 @@ async fn outputs_that_cannot_be_reported_fail_the_step_and_are_named() {
 async fn the_exit_code_decides() {
     let bench = Bench::new();
     assert!(matches!(bench.run("exit 75").await, Err(error) if !error.is_permanent()));
-    assert!(matches!(bench.run("exit 76").await, Ok(Completion::Again(after)) if after == Duration::from_mins(1)));
-    assert_eq!(failure(bench.run("echo lost the disk >&2; exit 3").await), "exit status 3: lost the disk");
+    assert!(matches!(bench.run("exit \
+                            76").await, Ok(Completion::Again(after)) if after == Duration::from_mins(1)));
+    assert_eq!(
+        failure(bench.run("echo lost the disk >&2; exit 3").await),
+        "exit status 3: lost the disk"
+    );
     assert_eq!(failure(bench.run("kill -SEGV $$").await), "killed by signal 11");
     let deferred = bench.with(json!({"command": ["/bin/true"], "deferred": true}));
     assert!(matches!(deferred.run(bench.cx(), Value::Null).await, Ok(Completion::Deferred)));
@@ -168,7 +190,8 @@ async fn the_exit_code_decides() {
 #[tokio::test]
 async fn output_of_any_size_and_encoding_does_no_harm() {
     let bench = Bench::new();
-    let script = "head -c 3000000 /dev/zero | tr '\\0' 'x'; head -c 200000 /dev/urandom; head -c 200000 /dev/urandom >&2; \
+    let script = "head -c 3000000 /dev/zero | tr '\\0' 'x'; head -c 200000 /dev/urandom; head -c \
+                  200000 /dev/urandom >&2; \
                   i=0; while [ $i -lt 1000 ]; do printf 'ä' >&2; i=$((i+1)); done; exit 1";
     let reason = failure(bench.run(script).await);
     assert!(reason.ends_with("ää") && reason.chars().count() <= 256, "{reason}");
@@ -184,7 +207,8 @@ async fn a_program_need_not_read_a_large_step() {
 #[tokio::test]
 async fn what_a_told_program_exits_with_is_no_outcome_unless_it_is_to_be_kept() {
     // A shell that starts a program when it is signalled can lose the signal, so these wait.
-    let trapped = |exit: &str| format!("trap 'kill $!; {exit}' TERM; sleep 600 & echo $$ > $DIR/pid; wait");
+    let trapped =
+        |exit: &str| format!("trap 'kill $!; {exit}' TERM; sleep 600 & echo $$ > $DIR/pid; wait");
     let (success, failure) = ("echo done=1 > $STEP_OUTPUT; exit 0", "exit 1");
     for (script, setting, comes_to) in [
         ("echo $$ > $DIR/pid; sleep 600".to_owned(), "ignored", "nothing"),
@@ -218,9 +242,15 @@ async fn what_a_told_program_exits_with_is_no_outcome_unless_it_is_to_be_kept() 
 
 #[tokio::test]
 async fn the_reason_of_a_stop_is_there_before_its_signal() {
-    for reason in [StopReason::PipelineStopped, StopReason::Shutdown, StopReason::TimeLimit, StopReason::LeaseLost] {
+    for reason in [
+        StopReason::PipelineStopped,
+        StopReason::Shutdown,
+        StopReason::TimeLimit,
+        StopReason::LeaseLost,
+    ] {
         let bench = Bench::new();
-        let script = "test ! -e $STEP_STOP_FILE || exit 3; trap 'kill $!; cat $STEP_STOP_FILE > $DIR/reason; exit 0' TERM; \
+        let script = "test ! -e $STEP_STOP_FILE || exit 3; trap 'kill $!; cat $STEP_STOP_FILE > \
+                      $DIR/reason; exit 0' TERM; \
                       sleep 600 & echo $$ > $DIR/pid; wait";
         let running = bench.exec(script);
         let tell = async {
@@ -238,12 +268,14 @@ async fn a_program_of_a_relative_directory_is_found_where_it_runs() {
     let bench = Bench::new();
     let here = std::env::current_dir().expect("here");
     let up = here.components().count() - 1;
-    // Deeper than this process stands, so that the way up does not lead to the root from there as well.
+    // Deeper than this process stands, so that the way up does not lead to the root from there as
+    // well.
     let place = bench.path(&"deep/".repeat(up + 1));
     let relative = Path::new(&"../".repeat(up)).join(place.strip_prefix("/").expect("absolute"));
     fs::create_dir_all(place.join("bin")).expect("created");
     fs::write(place.join("bin/run"), "#!/bin/sh\ntouch where\n").expect("written");
-    fs::set_permissions(place.join("bin/run"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    fs::set_permissions(place.join("bin/run"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("ours");
     let exec = bench.with(json!({ "command": ["bin/run"], "working_dir": relative }));
     exec.run(bench.cx(), Value::Null).await.expect("it runs");
     assert!(place.join("where").exists());
@@ -261,7 +293,9 @@ async fn a_program_is_told_of_a_stop_that_came_before_it_began() {
 async fn a_program_that_does_not_listen_is_killed_after_its_grace() {
     let mut bench = Bench::new();
     bench.step = bench.step.with_stop_grace(Duration::from_millis(200));
-    let exec = bench.exec("trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > $DIR/pid; while :; do sleep 1; done'");
+    let exec = bench.exec(
+        "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ > $DIR/pid; while :; do sleep 1; done'",
+    );
     let tell = async {
         bench.pid("pid").await;
         bench.stop.send_replace(Some(StopReason::PipelineStopped));
@@ -279,7 +313,8 @@ async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
     ] {
         let bench = Bench::new();
         let exec = bench.exec(&format!(
-            "{write}; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; exit 75"
+            "{write}; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-8 > $STEP_CHECKPOINT; \
+             exit 75"
         ));
         let watch = async {
             until(|| bench.checkpoint_file().as_deref() == Some("job-7")).await;
@@ -294,11 +329,13 @@ async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
 
 #[tokio::test]
 async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
-    for lost in [": > $STEP_CHECKPOINT", "rm $STEP_CHECKPOINT", "rm -r $(dirname $STEP_CHECKPOINT)"] {
+    for lost in [": > $STEP_CHECKPOINT", "rm $STEP_CHECKPOINT", "rm -r $(dirname $STEP_CHECKPOINT)"]
+    {
         let bench = Bench::new();
         // Looked at while it runs, and when it has ended.
         let exec = bench.exec(&format!(
-            "printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; {lost}; sleep 0.3; exit 75"
+            "printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; {lost}; \
+             sleep 0.3; exit 75"
         ));
         let watch = async {
             until(|| bench.checkpoint_file().as_deref() == Some("job-7")).await;
@@ -314,7 +351,9 @@ async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
 async fn a_checkpoint_may_hold_any_bytes() {
     let bench = Bench::new();
     assert!(bench.run("printf 'job \\377\\000' > $STEP_CHECKPOINT; exit 75").await.is_err());
-    let got = outputs(bench.run("echo \"had=$(od -An -tx1 $STEP_CHECKPOINT | tr -d ' ')\" > $STEP_OUTPUT").await);
+    let got = outputs(
+        bench.run("echo \"had=$(od -An -tx1 $STEP_CHECKPOINT | tr -d ' ')\" > $STEP_OUTPUT").await,
+    );
     assert_eq!(got.get("had"), Some("6a6f6220ff00"));
 }
 
@@ -322,14 +361,25 @@ async fn a_checkpoint_may_hold_any_bytes() {
 async fn a_step_that_would_go_on_without_its_checkpoint_fails_and_names_why() {
     let large = "head -c 262145 /dev/zero > $STEP_CHECKPOINT";
     let link = "ln -sf /etc/hostname $STEP_CHECKPOINT";
-    for (write, wants) in
-        [(large, "STEP_CHECKPOINT is larger than 262144 bytes"), (link, "STEP_CHECKPOINT is not a plain file")]
-    {
+    for (write, wants) in [
+        (large, "STEP_CHECKPOINT is larger than 262144 bytes"),
+        (link, "STEP_CHECKPOINT is not a plain file"),
+    ] {
         for exit in [75, 76] {
-            let error = Bench::new().run(&format!("{write}; exit {exit}")).await.expect_err("no checkpoint");
-            assert!(error.is_permanent() && error.message().contains(wants), "{exit}: {}", error.message());
+            let error = Bench::new()
+                .run(&format!("{write}; exit {exit}"))
+                .await
+                .expect_err("no checkpoint");
+            assert!(
+                error.is_permanent() && error.message().contains(wants),
+                "{exit}: {}",
+                error.message()
+            );
         }
-        assert!(Bench::new().run(&format!("{write}; exit 0")).await.is_ok(), "nobody needs it any more");
+        assert!(
+            Bench::new().run(&format!("{write}; exit 0")).await.is_ok(),
+            "nobody needs it any more"
+        );
     }
     let bench = Bench::new();
     let deferred = bench.with(json!({ "command": ["/bin/sh", "-c", large], "deferred": true }));
@@ -342,8 +392,10 @@ async fn a_step_that_would_go_on_without_its_checkpoint_fails_and_names_why() {
 #[tokio::test]
 async fn a_checkpoint_of_the_last_moment_is_saved_however_often_the_ledger_refuses_it() {
     let bench = Bench::new();
-    let exec = bench
-        .exec("touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > $STEP_CHECKPOINT; exit 75");
+    let exec = bench.exec(
+        "touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > \
+               $STEP_CHECKPOINT; exit 75",
+    );
     let fail = async {
         until(|| bench.path("began").exists()).await;
         bench.step.refuse_checkpoints(3);
@@ -359,7 +411,10 @@ async fn a_checkpoint_of_the_last_moment_is_saved_however_often_the_ledger_refus
 async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the_cleanup() {
     for cleanup in [false, true] {
         let bench = Bench::new();
-        let exec = bench.exec("touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf job-7 > $STEP_CHECKPOINT; touch $DIR/written; sleep 600");
+        let exec = bench.exec(
+            "touch $DIR/began; until [ -e $DIR/go ]; do sleep 0.05; done; printf \
+                               job-7 > $STEP_CHECKPOINT; touch $DIR/written; sleep 600",
+        );
         let cut = async {
             until(|| bench.path("began").exists()).await;
             bench.step.refuse_checkpoints(usize::MAX);
@@ -374,7 +429,9 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
         assert_eq!(bench.checkpoint_file(), None);
         bench.step.refuse_checkpoints(0);
         let read = ["/bin/sh", "-c", "cat $STEP_CHECKPOINT > $DIR/had"];
-        let next = bench.with(json!({ "command": read, "cleanup": read, "env": {"DIR": bench.directory.path()} }));
+        let next = bench.with(
+            json!({ "command": read, "cleanup": read, "env": {"DIR": bench.directory.path()} }),
+        );
         if cleanup {
             next.cleanup(bench.cx(), Value::Null).await.expect("it works");
         } else {
@@ -394,7 +451,8 @@ async fn a_run_is_on_record_before_the_program_begins() {
 
     let bench = Bench::new();
     bench.step.refuse_checkpoints(usize::MAX);
-    let error = bench.exec("touch $DIR/ran").run(bench.cx(), Value::Null).await.expect_err("not started");
+    let error =
+        bench.exec("touch $DIR/ran").run(bench.cx(), Value::Null).await.expect_err("not started");
     assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
 }
 
@@ -405,14 +463,23 @@ async fn a_cleanup_knows_why_it_is_run_and_its_failure_is_told() {
     let dir = bench.directory.path();
     let exec = bench.with(json!({
         "command": ["/bin/true"],
-        "cleanup": ["/bin/sh", "-c", "cat > $DIR/stdin; echo $STEP_STOP_REASON > $DIR/reason; echo no permission >&2; exit 4"],
+        "cleanup": ["/bin/sh", "-c", "cat > $DIR/stdin; echo $STEP_STOP_REASON > $DIR/reason; echo \
+         no permission >&2; exit 4"],
         "env": {"DIR": dir},
     }));
     let error = exec.cleanup(bench.cx(), Value::Null).await.expect_err("it failed");
     assert_eq!(error.message(), "exit status 4: no permission");
     assert_eq!(fs::read_to_string(dir.join("reason")).expect("reason"), "time_limit\n");
-    assert!(fs::read_to_string(dir.join("stdin")).expect("stdin").contains(r#""stopReason":"time_limit""#));
-    bench.with(json!({"command": ["/bin/true"]})).cleanup(bench.cx(), Value::Null).await.expect("nothing to do");
+    assert!(
+        fs::read_to_string(dir.join("stdin"))
+            .expect("stdin")
+            .contains(r#""stopReason":"time_limit""#)
+    );
+    bench
+        .with(json!({"command": ["/bin/true"]}))
+        .cleanup(bench.cx(), Value::Null)
+        .await
+        .expect("nothing to do");
 }
 
 #[tokio::test]
@@ -426,7 +493,8 @@ async fn no_directory_is_left_behind() {
 #[tokio::test]
 async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next() {
     let bench = Bench::new();
-    // A daemon that is killed removes nothing; what it had on record by then is all that the next one knows.
+    // A daemon that is killed removes nothing; what it had on record by then is all that the next
+    // one knows.
     bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
     let place = PathBuf::from(fs::read_to_string(bench.path("where")).expect("where").trim());
     fs::create_dir(&place).expect("gone before");
@@ -440,7 +508,9 @@ async fn nothing_is_removed_by_a_name_that_is_no_directory_of_ours() {
     let bench = Bench::new();
     let within = bench.path("work/SYZ8ExZ3Sd-0");
     fs::create_dir_all(&within).expect("create");
-    for name in ["SYZ8ExZ3Sd-/../SYZ8ExZ3Sd-0", "SYZ8ExZ3Sd-", "../work/SYZ8ExZ3Sd-0", "", "another-0"] {
+    for name in
+        ["SYZ8ExZ3Sd-/../SYZ8ExZ3Sd-0", "SYZ8ExZ3Sd-", "../work/SYZ8ExZ3Sd-0", "", "another-0"]
+    {
         let _ = bench.step.clone().with_checkpoint(json!({ "workspace": name }));
         bench.run("true").await.expect("succeeds");
         assert!(within.exists(), "{name}");
@@ -454,18 +524,27 @@ async fn what_keeps_a_program_from_being_started_is_the_machines_trouble() {
     let install = || {
         fs::create_dir_all(&place).expect("created");
         fs::write(&program, "#!/bin/sh\nexit 0\n").expect("written");
-        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("ours");
     };
     install();
     let exec = bench.with(json!({ "command": [program], "working_dir": place }));
     let elsewhere = bench.with(json!({ "command": [program] }));
     for (what, names, exec, ail) in [
-        ("program", "could not be started", &exec, (&|| fs::remove_file(&program).expect("there")) as &dyn Fn()),
+        (
+            "program",
+            "could not be started",
+            &exec,
+            (&|| fs::remove_file(&program).expect("there")) as &dyn Fn(),
+        ),
         ("program", "could not be started", &exec, &|| {
-            fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("ours");
+            fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                .expect("ours");
         }),
         ("working_dir", "the working_dir", &exec, &|| fs::remove_dir_all(&place).expect("there")),
-        ("program", "could not be started", &elsewhere, &|| fs::remove_dir_all(&place).expect("there")),
+        ("program", "could not be started", &elsewhere, &|| {
+            fs::remove_dir_all(&place).expect("there");
+        }),
         ("io", "no directory for the run", &exec, &|| {
             fs::remove_dir_all(bench.path("work")).expect("there");
             fs::write(bench.path("work"), "").expect("written");
@@ -495,7 +574,10 @@ fn settings_that_cannot_work_are_refused_at_start() {
         (json!({"command": ["/bin/true"], "env": {"STEP_TOKEN": "x"}}), "`env`: \"STEP_TOKEN\""),
         (json!({"command": ["/bin/true"], "inherit_env": ["A=B"]}), "`inherit_env`"),
         (json!({"command": ["/bin/true"], "poll_interval": "10ms"}), "`poll_interval`"),
-        (json!({"command": ["/bin/true"], "poll_intervall": "10s"}), "unknown field `poll_intervall`"),
+        (
+            json!({"command": ["/bin/true"], "poll_intervall": "10s"}),
+            "unknown field `poll_intervall`",
+        ),
         (json!({"command": "/bin/true"}), "expected a sequence"),
     ] {
         let error = registry.build("exec", settings.clone()).expect_err("refused").to_string();
@@ -513,8 +595,12 @@ fn what_this_machine_lacks_for_the_settings_is_told_and_no_mistake() {
         (json!({"command": ["/bin/true"], "cleanup": ["/no"]}), "`cleanup`"),
         (json!({"command": ["/bin/true"], "working_dir": "/no/where"}), "`working_dir`"),
     ] {
-        let exec = Exec::new(serde_json::from_value(settings.clone()).expect("settings")).expect("they may work later");
-        let errors = exec.remarks(Path::new("")).into_iter().filter(|remark| remark.severity == Severity::Error);
+        let exec = Exec::new(serde_json::from_value(settings.clone()).expect("settings"))
+            .expect("they may work later");
+        let errors = exec
+            .remarks(Path::new(""))
+            .into_iter()
+            .filter(|remark| remark.severity == Severity::Error);
         let errors: Vec<String> = errors.map(|remark| remark.text).collect();
         assert!(errors.len() == 1 && errors[0].contains(wants), "{settings}: {errors:?}");
     }

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use super::contain::StartError;
 use crate::handler::{HandlerError, host_trouble};
 
-/// A program that is absent, or is just being replaced, is no fault of the step; one that the kernel does not take for a program is.
+/// A program that is absent, or is just being replaced, is no fault of the step; one that the
+/// kernel does not take for a program is.
 pub(super) fn of_start(command: &Command, error: &StartError) -> HandlerError {
     let name = command.get_program().to_string_lossy();
     let told = format!("the program {name:?} could not be started: {error}");
@@ -16,20 +17,27 @@ pub(super) fn of_start(command: &Command, error: &StartError) -> HandlerError {
         StartError::Exec(cause) => match error.errno() {
             Some(Errno::ENOEXEC) => {
                 return HandlerError::permanent(format_args!(
-                    "{name:?} is no program: it is empty, has no `#!` line, or is built for another machine"
+                    "{name:?} is no program: it is empty, has no `#!` line, or is built for \
+                     another machine"
                 ));
             }
             Some(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
-                let remedy = "see that it, and the interpreter in its first line, is there and executable";
+                let remedy =
+                    "see that it, and the interpreter in its first line, is there and executable";
                 return HandlerError::host("program", format_args!("{told}; {remedy}"));
             }
-            Some(Errno::ETXTBSY) => return HandlerError::host("program", format_args!("{told}; it is being replaced")),
+            Some(Errno::ETXTBSY) => {
+                return HandlerError::host("program", format_args!("{told}; it is being replaced"));
+            }
             _ => (Some(cause), None),
         },
         StartError::WorkingDir(cause) => {
             let directory = command.get_current_dir().unwrap_or(Path::new("")).display();
             let what = host_trouble(cause).unwrap_or("working_dir");
-            return HandlerError::host(what, format_args!("the working_dir {directory} cannot be entered: {cause}"));
+            return HandlerError::host(
+                what,
+                format_args!("the working_dir {directory} cannot be entered: {cause}"),
+            );
         }
         StartError::Resources(cause) => (Some(cause), Some("processes")),
         StartError::User(cause) | StartError::Limits(cause) => (Some(cause), None),

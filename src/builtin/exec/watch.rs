@@ -1,7 +1,8 @@
 //! Tells of changes of a file in a run's directory.
 //!
-//! A user may have some hundred inotify instances and many more watches, so that one instance and one thread, which live as long as the
-//! process, serve all runs. If there is none to be had, the file is looked at now and then.
+//! A user may have some hundred inotify instances and many more watches, so that one instance and
+//! one thread, which live as long as the process, serve all runs. If there is none to be had, the
+//! file is looked at now and then.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -56,7 +57,8 @@ impl Notices {
             Ok((watcher, id))
         });
         if let Err(error) = &watch {
-            tracing::debug!(%error, "STEP_CHECKPOINT cannot be watched, and is looked at now and then");
+            tracing::debug!(%error, "STEP_CHECKPOINT cannot be watched, and is looked at now and \
+                                     then");
         }
         Self { news, watch: watch.ok() }
     }

@@ -1,7 +1,9 @@
-//! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory that only it has, below `worker.work_dir`.
+//! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory that only
+//! it has, below `worker.work_dir`.
 //!
-//! The directory goes with the run, unless it holds a checkpoint that the ledger does not: that is read by whoever runs the step next.
-//! What a killed worker left of a step that is settled is removed later (`abandoned`).
+//! The directory goes with the run, unless it holds a checkpoint that the ledger does not: that is
+//! read by whoever runs the step next. What a killed worker left of a step that is settled is
+//! removed later (`abandoned`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -68,39 +70,57 @@ pub enum FileError {
 
 /// All outputs that SageMaker takes, as UTF-8, are well below.
 const MAX_OUTPUT: u64 = 1 << 20;
-/// A checkpoint says where a job is, not what it has done; it is written to the ledger each time that it changes.
+/// A checkpoint says where a job is, not what it has done; it is written to the ledger each time
+/// that it changes.
 const MAX_CHECKPOINT: u64 = 256 << 10;
 /// The name of `$STEP_CHECKPOINT` in its directory.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// A disk is full that has less than this part of its space left.
 const FULL: u64 = 100;
-/// Space that is kept for `$STEP_OUTPUT`, so that a disk that fills up while the program runs costs no usual outputs.
+/// Space that is kept for `$STEP_OUTPUT`, so that a disk that fills up while the program runs costs
+/// no usual outputs.
 const RESERVED: i64 = 16 << 10;
-/// A program that failed with less space than this left may have failed for that. It is more than what other runs that end at
-/// the same moment give back, and what a program that removes its unfinished file gives back itself, as a rule.
+/// A program that failed with less space than this left may have failed for that. It is more than
+/// what other runs that end at the same moment give back, and what a program that removes its
+/// unfinished file gives back itself, as a rule.
 const SCARCE: i64 = 1 << 20;
 
 impl Workspace {
     /// Makes the directory, and puts the last checkpoint where the program looks for it.
-    pub(super) fn new(work_dir: &Path, token: &str, checkpoint: Option<&Content>) -> io::Result<Self> {
+    pub(super) fn new(
+        work_dir: &Path,
+        token: &str,
+        checkpoint: Option<&Content>,
+    ) -> io::Result<Self> {
         make(work_dir)?;
         let directory = work_dir.join(abandoned::name(token, fastrand::u64(..)));
         DirBuilder::new().mode(0o700).create(&directory)?;
         let in_use = abandoned::lock(&directory, FlockArg::LockSharedNonblock);
-        let workspace = Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: in_use };
+        let workspace =
+            Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: in_use };
         reserve(&File::create(workspace.output())?, RESERVED)?;
         fs::write(workspace.checkpoint(), checkpoint.map_or(&[][..], |content| &content.0))?;
         Ok(workspace)
     }
 
-    /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what the ledger has of that run.
-    pub(super) fn left_behind(work_dir: &Path, token: &str, name: &str, checkpoint: Option<&Content>) -> Option<Self> {
+    /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what
+    /// the ledger has of that run.
+    pub(super) fn left_behind(
+        work_dir: &Path,
+        token: &str,
+        name: &str,
+        checkpoint: Option<&Content>,
+    ) -> Option<Self> {
         if abandoned::token(name)? != token {
             return None;
         }
         let directory = work_dir.join(name);
         let is_there = fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_dir());
-        is_there.then(|| Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: None })
+        is_there.then(|| Self {
+            directory,
+            kept: AtomicU64::new(name_of(checkpoint)),
+            _in_use: None,
+        })
     }
 
     /// What [`left_behind`](Self::left_behind) knows the directory by.
@@ -124,12 +144,15 @@ impl Workspace {
         self.directory.join("stop")
     }
 
-    /// Leaves the reason where a program looks that wants to know why it is told to end; all of it or nothing is seen there.
+    /// Leaves the reason where a program looks that wants to know why it is told to end; all of it
+    /// or nothing is seen there.
     pub(super) fn tell(&self, reason: StopReason) {
         let draft = self.directory.join("stop.draft");
-        let told = fs::write(&draft, reason.as_str()).and_then(|()| fs::rename(&draft, self.stop_file()));
+        let told =
+            fs::write(&draft, reason.as_str()).and_then(|()| fs::rename(&draft, self.stop_file()));
         if let Err(error) = told {
-            tracing::warn!(%error, "STEP_STOP_FILE could not be written; the program gets the signal alone");
+            tracing::warn!(%error, "STEP_STOP_FILE could not be written; the program gets the \
+                                    signal alone");
         }
     }
 
@@ -165,13 +188,18 @@ impl Workspace {
         self.kept.store(name_of(checkpoint), Ordering::Relaxed);
     }
 
-    /// What keeps files from being written here, if anything does once all that the run itself wrote is gone.
+    /// What keeps files from being written here, if anything does once all that the run itself
+    /// wrote is gone.
     pub(super) fn ails(self, work_dir: &Path, token: &str) -> Option<io::Error> {
         let trouble = |error: &io::Error| host_trouble(error).is_some();
-        File::create(self.directory.join("probe")).and_then(|file| reserve(&file, SCARCE)).err().filter(trouble)?;
+        File::create(self.directory.join("probe"))
+            .and_then(|file| reserve(&file, SCARCE))
+            .err()
+            .filter(trouble)?;
         drop(self);
         // What was kept for it is no sign of space.
-        let is_full = statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
+        let is_full =
+            statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
         let full = || is_full.then(|| Errno::ENOSPC.into());
         Self::new(work_dir, token, None).err().filter(trouble).or_else(full)
     }
@@ -185,7 +213,9 @@ impl Workspace {
     /// It holds a checkpoint that the ledger does not, or may.
     fn is_needed(&self) -> bool {
         match self.read_checkpoint() {
-            Ok(Found::Content(content)) => name_of(Some(&content)) != self.kept.load(Ordering::Relaxed),
+            Ok(Found::Content(content)) => {
+                name_of(Some(&content)) != self.kept.load(Ordering::Relaxed)
+            }
             Ok(Found::Missing | Found::Empty) => false,
             Err(error) => error.trouble().is_some(),
         }
@@ -197,7 +227,8 @@ impl Drop for Workspace {
         if self.is_needed() {
             tracing::warn!(
                 directory = %self.directory.display(),
-                "the run's last checkpoint is not in the ledger; it is kept in its directory for the next"
+                "the run's last checkpoint is not in the ledger; it is kept in its directory for \
+                 the next"
             );
             return;
         }
@@ -205,7 +236,8 @@ impl Drop for Workspace {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(directory = %self.directory.display(), %error, "a program's directory could not be removed");
+                tracing::warn!(directory = %self.directory.display(), %error, "a program's \
+                    directory could not be removed");
             }
         }
     }
@@ -221,7 +253,8 @@ impl FileError {
     }
 }
 
-/// Makes the directory that all runs have theirs in. A handler's user passes through it to the run's own, and sees nothing in it.
+/// Makes the directory that all runs have theirs in. A handler's user passes through it to the
+/// run's own, and sees nothing in it.
 fn make(work_dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o711).create(work_dir) {
         Ok(()) => {}
@@ -249,7 +282,8 @@ fn name_of(checkpoint: Option<&Content>) -> u64 {
     hasher.finish()
 }
 
-/// The outputs in a text as programs write it to `$STEP_OUTPUT`: one JSON object, or lines of `name=value`.
+/// The outputs in a text as programs write it to `$STEP_OUTPUT`: one JSON object, or lines of
+/// `name=value`.
 ///
 /// # Errors
 /// [`FileError`] with what cannot be an output, and where.

@@ -1,4 +1,5 @@
-//! What this machine has for the configuration: the ledger's place, the temporary directory, descriptors, the address.
+//! What this machine has for the configuration: the ledger's place, the temporary directory,
+//! descriptors, the address.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,19 +26,29 @@ pub(super) async fn look(loaded: &CheckedConfig) -> Vec<Finding> {
         Listen::Off => None,
         Listen::On(address) => Some(listen(address, runs).await),
     };
-    let temporary = directory("the temporary directory", &std::env::temp_dir(), "set TMPDIR to a directory that is");
+    let temporary = directory(
+        "the temporary directory",
+        &std::env::temp_dir(),
+        "set TMPDIR to a directory that is",
+    );
     let work_dir = work_dir(&loaded.config.work_dir());
     ledger.into_iter().chain([work_dir, temporary, descriptors(loaded)]).chain(address).collect()
 }
 
-/// Where programs have their files. What is not there yet is made in what is, by the daemon, so that it is the daemon's.
+/// Where programs have their files. What is not there yet is made in what is, by the daemon, so
+/// that it is the daemon's.
 fn work_dir(path: &Path) -> Finding {
     let nearest = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     let found = directory("programs' files", nearest, "set worker.work_dir to a directory that is");
     Finding { subject: format!("programs' files in {}", path.display()), ..found }
 }
 
-fn finding(level: Level, subject: impl Into<String>, text: impl Into<String>, remedy: Option<&str>) -> Finding {
+fn finding(
+    level: Level,
+    subject: impl Into<String>,
+    text: impl Into<String>,
+    remedy: Option<&str>,
+) -> Finding {
     Finding { level, subject: subject.into(), text: text.into(), remedy: remedy.map(str::to_owned) }
 }
 
@@ -46,13 +57,20 @@ fn ledger(loaded: &CheckedConfig) -> (Vec<Finding>, bool) {
     let config = &loaded.config.ledger;
     if config.kind != Kind::Sqlite {
         let remedy = "use it for trials alone";
-        return (vec![finding(Level::Warn, "the ledger", "is forgotten with the process", Some(remedy))], false);
+        return (
+            vec![finding(Level::Warn, "the ledger", "is forgotten with the process", Some(remedy))],
+            false,
+        );
     }
     let subject = format!("the ledger {}", config.path.display());
     match Sqlite::look(&config.path) {
         Ok(look) => {
             let mut findings = vec![finding(Level::Ok, subject.clone(), look.text, None)];
-            findings.extend(look.doubts.into_iter().map(|doubt| finding(Level::Warn, subject.clone(), doubt, None)));
+            findings.extend(
+                look.doubts
+                    .into_iter()
+                    .map(|doubt| finding(Level::Warn, subject.clone(), doubt, None)),
+            );
             (findings, look.in_use)
         }
         Err(error) => {
@@ -70,17 +88,27 @@ fn directory(name: &str, path: &Path, remedy: &str) -> Finding {
     if usable {
         finding(Level::Ok, subject, "can be written", None)
     } else {
-        finding(Level::Error, subject, "is not there or cannot be written by this user", Some(remedy))
+        finding(
+            Level::Error,
+            subject,
+            "is not there or cannot be written by this user",
+            Some(remedy),
+        )
     }
 }
 
 fn descriptors(loaded: &CheckedConfig) -> Finding {
     let subject = "open files";
     let at_once: usize = loaded.config.queues.iter().map(|queue| queue.concurrency).sum();
-    let needed = u64::try_from(at_once).unwrap_or(u64::MAX).saturating_mul(OF_A_RUN).saturating_add(OF_THE_REST);
+    let needed = u64::try_from(at_once)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(OF_A_RUN)
+        .saturating_add(OF_THE_REST);
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if hard < needed => {
-            let text = format!("{at_once} steps at once need about {needed}; no process may have more than {hard}");
+            let text = format!(
+                "{at_once} steps at once need about {needed}; no process may have more than {hard}"
+            );
             finding(
                 Level::Warn,
                 subject,
@@ -89,8 +117,15 @@ fn descriptors(loaded: &CheckedConfig) -> Finding {
             )
         }
         // The soft limit is raised at start.
-        Ok((_, hard)) => finding(Level::Ok, subject, format!("{hard} are enough for {at_once} steps at once"), None),
-        Err(error) => finding(Level::Warn, subject, format!("the limit is not known: {}", error.desc()), None),
+        Ok((_, hard)) => finding(
+            Level::Ok,
+            subject,
+            format!("{hard} are enough for {at_once} steps at once"),
+            None,
+        ),
+        Err(error) => {
+            finding(Level::Warn, subject, format!("the limit is not known: {}", error.desc()), None)
+        }
     }
 }
 
@@ -104,7 +139,9 @@ async fn listen(address: SocketAddr, runs: bool) -> Finding {
     };
     match bound() {
         Ok(()) => finding(Level::Ok, subject, "is free", None),
-        Err(_) if runs => finding(Level::Ok, subject, "is taken, while a worker runs on this ledger", None),
+        Err(_) if runs => {
+            finding(Level::Ok, subject, "is taken, while a worker runs on this ledger", None)
+        }
         // Where nothing is on disk, this is all that tells of a worker.
         Err(_) if health::is_callbackd(address).await => finding(
             Level::Warn,
@@ -150,9 +187,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("made");
-        for (path, level) in
-            [(folder.path(), Level::Ok), (&folder.path().join("no"), Level::Error), (&file, Level::Error)]
-        {
+        for (path, level) in [
+            (folder.path(), Level::Ok),
+            (&folder.path().join("no"), Level::Error),
+            (&file, Level::Error),
+        ] {
             assert_eq!(directory("x", path, "y").level, level, "{}", path.display());
         }
     }

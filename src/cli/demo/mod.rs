@@ -26,7 +26,8 @@ use crate::step::Message;
 
 /// It takes some ten seconds; a machine under load may take longer.
 const LIMIT: Duration = Duration::from_secs(29);
-/// How long the program of the second execution would train: longer than the demo, so that it must be stopped.
+/// How long the program of the second execution would train: longer than the demo, so that it must
+/// be stopped.
 const ENDLESS: u32 = 600;
 
 /// Keeps the demo clear of the user's AWS settings. Called before any thread is started.
@@ -58,7 +59,8 @@ pub(super) fn prepare_environment() {
 
 pub(super) async fn run(registry: &Registry) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen().map_err(Failure::runtime)?;
-    let workplace = Workplace::new().map_err(|error| Failure::Runtime(format!("no temporary directory: {error}")))?;
+    let workplace = Workplace::new()
+        .map_err(|error| Failure::Runtime(format!("no temporary directory: {error}")))?;
     tokio::select! {
         played = timeout(LIMIT, play(registry, &workplace)) => match played {
             Ok(verdict) => Ok(if verdict?.tell() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
@@ -77,12 +79,17 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     show::install(&show);
 
     say(
-        "A pipeline of three callback steps: extract feeds train, train feeds register. Each waits for an answer with its token.\n",
+        "A pipeline of three callback steps: extract feeds train, train feeds register. Each waits \
+         for an answer with its token.\n",
     );
     let stage = Stage::new(endpoint.url());
     let queue = stage.create_queue().await?;
     stage.create_pipeline(&queue).await?;
-    let loaded = CheckedConfig::from_toml("demo", &workplace.configuration(endpoint.url(), &queue), registry)?;
+    let loaded = CheckedConfig::from_toml(
+        "demo",
+        &workplace.configuration(endpoint.url(), &queue),
+        registry,
+    )?;
     let (leave, left) = watch::channel(false);
     let worker = tokio::spawn(Daemon::new(loaded).run(async move || {
         // The sender goes only with the whole demo.
@@ -92,7 +99,8 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     let first = stage.start(json!([{"Name": "Seconds", "Value": "1"}])).await?;
     stage.ends(&first).await?;
     say(
-        "\nThe same pipeline again, with a training that would take ten minutes. It is stopped as soon as it trains.\n",
+        "\nThe same pipeline again, with a training that would take ten minutes. It is stopped as \
+         soon as it trains.\n",
     );
     let second = stage.start(json!([{"Name": "Seconds", "Value": ENDLESS.to_string()}])).await?;
     show.heard("still training", 2).await;
@@ -110,7 +118,8 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     endpoint.shutdown().await;
     // Ends with the endpoint.
     let _ = timeout(Duration::from_secs(1), events).await;
-    Arc::try_unwrap(verdict).map_err(|_| Failure::Runtime("the demo's events were not all seen".to_owned()))
+    Arc::try_unwrap(verdict)
+        .map_err(|_| Failure::Runtime("the demo's events were not all seen".to_owned()))
 }
 
 /// Shows what happens at the endpoint, and notes what the verdict needs.
@@ -123,7 +132,8 @@ async fn follow(
         if let EventKind::MessageSent { body, .. } = &event.kind
             && let Ok(message) = Message::parse(body)
         {
-            // Each step of the pipeline has its name as its task, and its message is the first that is seen of it.
+            // Each step of the pipeline has its name as its task, and its message is the first that
+            // is seen of it.
             let step = message.step();
             show.name(step.token.as_str(), step.arguments["task"].as_str().unwrap_or("?"));
         }

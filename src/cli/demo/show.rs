@@ -39,14 +39,23 @@ enum Who {
 
 impl Show {
     pub(super) fn new() -> Self {
-        let colours =
-            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { began: Instant::now(), colours, names: Mutex::default(), lines: Mutex::default(), spoke: Notify::new() }
+        let colours = std::io::stdout().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            began: Instant::now(),
+            colours,
+            names: Mutex::default(),
+            lines: Mutex::default(),
+            spoke: Notify::new(),
+        }
     }
 
     /// From now on a token is shown with the name of its step.
     pub(super) fn name(&self, token: &str, step: &str) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned(), step.to_owned());
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(token.to_owned(), step.to_owned());
     }
 
     /// Waits until a program has said `text` so many times.
@@ -66,7 +75,9 @@ impl Show {
 
     pub(super) fn event(&self, event: &EventKind) {
         let (who, what) = match event {
-            EventKind::ExecutionStarted { pipeline, .. } => (Who::Pipeline, format!("{pipeline} is started")),
+            EventKind::ExecutionStarted { pipeline, .. } => {
+                (Who::Pipeline, format!("{pipeline} is started"))
+            }
             EventKind::StepStarted { step, token, .. } => {
                 (Who::Pipeline, format!("{step} waits for an answer with the token {token}"))
             }
@@ -90,12 +101,17 @@ impl Show {
                 (Who::Pipeline, format!("{}: answer refused: {code} {message}", self.step(token)))
             }
             EventKind::StepEnded { step, status, outputs, reason, .. } => {
-                let outputs: Vec<String> = outputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let outputs: Vec<String> =
+                    outputs.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 let detail = reason.clone().unwrap_or_else(|| outputs.join(" "));
                 (Who::Pipeline, format!("{step} {status}: {detail}"))
             }
-            EventKind::ExecutionStopping { .. } => (Who::Pipeline, "somebody stops the execution".to_owned()),
-            EventKind::ExecutionEnded { status, .. } => (Who::Pipeline, format!("the execution is {status}")),
+            EventKind::ExecutionStopping { .. } => {
+                (Who::Pipeline, "somebody stops the execution".to_owned())
+            }
+            EventKind::ExecutionEnded { status, .. } => {
+                (Who::Pipeline, format!("the execution is {status}"))
+            }
             _ => return,
         };
         self.line(who, &what);
@@ -123,7 +139,8 @@ impl Show {
     }
 
     fn step_in(&self, body: &str) -> String {
-        Message::parse(body).map_or_else(|_| "?".to_owned(), |message| self.step(message.step().token.as_str()))
+        Message::parse(body)
+            .map_or_else(|_| "?".to_owned(), |message| self.step(message.step().token.as_str()))
     }
 }
 
@@ -157,16 +174,22 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Told {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if *event.metadata().level() > Level::INFO || !event.metadata().target().starts_with("callbackd") {
+        if *event.metadata().level() > Level::INFO
+            || !event.metadata().target().starts_with("callbackd")
+        {
             return;
         }
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let token = context
-            .event_scope(event)
-            .and_then(|mut spans| spans.find_map(|span| span.extensions().get::<Token>().map(|token| token.0.clone())));
+        let token = context.event_scope(event).and_then(|mut spans| {
+            spans.find_map(|span| span.extensions().get::<Token>().map(|token| token.0.clone()))
+        });
         let step = token.map(|token| format!("{}: ", self.0.step(&token))).unwrap_or_default();
-        let who = if event.metadata().target() == "callbackd::program" { Who::Program } else { Who::Worker };
+        let who = if event.metadata().target() == "callbackd::program" {
+            Who::Program
+        } else {
+            Who::Worker
+        };
         self.0.line(who, &format!("{step}{}{}", fields.message, fields.rest));
     }
 }

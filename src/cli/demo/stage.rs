@@ -30,7 +30,8 @@ const PROGRAMS: [(&str, &str); 4] = [
 
 impl Workplace {
     pub(super) fn new() -> io::Result<Self> {
-        let directory = std::env::temp_dir().join(format!("callbackd-demo-{:016x}", fastrand::u64(..)));
+        let directory =
+            std::env::temp_dir().join(format!("callbackd-demo-{:016x}", fastrand::u64(..)));
         DirBuilder::new().mode(0o700).create(&directory)?;
         let workplace = Self(directory);
         for (name, text) in PROGRAMS {
@@ -45,7 +46,10 @@ impl Workplace {
 
     pub(super) fn configuration(&self, url: &str, queue: &str) -> String {
         let directory = self.0.display().to_string();
-        CONFIGURATION.replace("@URL@", url).replace("@QUEUE@", queue).replace("@DIRECTORY@", &directory)
+        CONFIGURATION
+            .replace("@URL@", url)
+            .replace("@QUEUE@", queue)
+            .replace("@DIRECTORY@", &directory)
     }
 }
 
@@ -70,14 +74,18 @@ impl Stage {
     }
 
     pub(super) async fn create_queue(&self) -> Result<String, Failure> {
-        let answer = self.call("AmazonSQS.CreateQueue", &json!({"QueueName": "sagemaker-callbacks"})).await?;
+        let answer = self
+            .call("AmazonSQS.CreateQueue", &json!({"QueueName": "sagemaker-callbacks"}))
+            .await?;
         Ok(answer["QueueUrl"].as_str().unwrap_or_default().to_owned())
     }
 
     pub(super) async fn create_pipeline(&self, queue: &str) -> Result<(), Failure> {
         let step = |name: &str, arguments: Value, outputs: &[(&str, &str)]| {
-            let outputs: Vec<Value> =
-                outputs.iter().map(|(name, kind)| json!({"OutputName": name, "OutputType": kind})).collect();
+            let outputs: Vec<Value> = outputs
+                .iter()
+                .map(|(name, kind)| json!({"OutputName": name, "OutputType": kind}))
+                .collect();
             json!({"Name": name, "Type": "Callback", "SqsQueueUrl": queue, "Arguments": arguments, "OutputParameters": outputs})
         };
         let definition = json!({
@@ -111,14 +119,14 @@ impl Stage {
     }
 
     pub(super) async fn start(&self, parameters: Value) -> Result<String, Failure> {
-        let request =
-            json!({"PipelineName": PIPELINE, "PipelineParameters": parameters, "ClientRequestToken": request_token()});
+        let request = json!({"PipelineName": PIPELINE, "PipelineParameters": parameters, "ClientRequestToken": request_token()});
         let answer = self.call("SageMaker.StartPipelineExecution", &request).await?;
         Ok(answer["PipelineExecutionArn"].as_str().unwrap_or_default().to_owned())
     }
 
     pub(super) async fn stop(&self, execution: &str) -> Result<(), Failure> {
-        let request = json!({"PipelineExecutionArn": execution, "ClientRequestToken": request_token()});
+        let request =
+            json!({"PipelineExecutionArn": execution, "ClientRequestToken": request_token()});
         self.call("SageMaker.StopPipelineExecution", &request).await.map(drop)
     }
 
@@ -131,21 +139,34 @@ impl Stage {
     }
 
     pub(super) async fn status(&self, execution: &str) -> Result<String, Failure> {
-        let answer =
-            self.call("SageMaker.DescribePipelineExecution", &json!({"PipelineExecutionArn": execution})).await?;
+        let answer = self
+            .call(
+                "SageMaker.DescribePipelineExecution",
+                &json!({"PipelineExecutionArn": execution}),
+            )
+            .await?;
         Ok(answer["PipelineExecutionStatus"].as_str().unwrap_or_default().to_owned())
     }
 
     /// How many messages are on the queue, visible or not.
     pub(super) async fn messages(&self, queue: &str) -> Result<u64, Failure> {
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
-        let answer =
-            self.call("AmazonSQS.GetQueueAttributes", &json!({"QueueUrl": queue, "AttributeNames": names})).await?;
-        Ok(names.iter().filter_map(|name| answer["Attributes"][name].as_str()?.parse::<u64>().ok()).sum())
+        let answer = self
+            .call(
+                "AmazonSQS.GetQueueAttributes",
+                &json!({"QueueUrl": queue, "AttributeNames": names}),
+            )
+            .await?;
+        Ok(names
+            .iter()
+            .filter_map(|name| answer["Attributes"][name].as_str()?.parse::<u64>().ok())
+            .sum())
     }
 
     async fn call(&self, target: &str, request: &Value) -> Result<Value, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::Runtime(format!("the local endpoint, {target}: {error}"));
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::Runtime(format!("the local endpoint, {target}: {error}"))
+        };
         let version = if target.starts_with("AmazonSQS") { "1.0" } else { "1.1" };
         let request = Request::post(&self.url)
             .header("X-Amz-Target", target)
@@ -159,7 +180,11 @@ impl Stage {
         if !status.is_success() {
             return Err(failed(&format_args!("{status}: {text}")));
         }
-        if body.is_empty() { Ok(Value::Null) } else { serde_json::from_str(&text).map_err(|error| failed(&error)) }
+        if body.is_empty() {
+            Ok(Value::Null)
+        } else {
+            serde_json::from_str(&text).map_err(|error| failed(&error))
+        }
     }
 }
 

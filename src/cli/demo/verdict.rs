@@ -36,7 +36,9 @@ impl Verdict {
     pub(super) fn note(&self, event: &EventKind) {
         let mut seen = self.seen();
         match event {
-            EventKind::StepStarted { step, token, .. } => drop(seen.tokens.insert(token.clone(), step.clone())),
+            EventKind::StepStarted { step, token, .. } => {
+                drop(seen.tokens.insert(token.clone(), step.clone()));
+            }
             EventKind::AnswerAccepted { token, repeated: false, .. } => {
                 *seen.accepted.entry(token.clone()).or_default() += 1;
             }
@@ -48,7 +50,13 @@ impl Verdict {
     }
 
     /// Looks at how it all ended.
-    pub(super) async fn settle(&self, stage: &Stage, queue: &str, first: &str, second: &str) -> Result<(), Failure> {
+    pub(super) async fn settle(
+        &self,
+        stage: &Stage,
+        queue: &str,
+        first: &str,
+        second: &str,
+    ) -> Result<(), Failure> {
         let began = Instant::now();
         let mut messages = stage.messages(queue).await?;
         while messages > 0 && began.elapsed() < PATIENCE {
@@ -58,15 +66,27 @@ impl Verdict {
         let (first, second) = (stage.status(first).await?, stage.status(second).await?);
         let cancelled = std::fs::read_to_string(&self.cancelled).unwrap_or_default();
         let mut seen = self.seen();
-        let answered = seen.tokens.keys().filter(|token| seen.accepted.get(*token) == Some(&1)).count();
+        let answered =
+            seen.tokens.keys().filter(|token| seen.accepted.get(*token) == Some(&1)).count();
         let output = |step: &str, name: &str| {
-            seen.outputs.get(step).and_then(|outputs| outputs.get(name)).cloned().unwrap_or_default()
+            seen.outputs
+                .get(step)
+                .and_then(|outputs| outputs.get(name))
+                .cloned()
+                .unwrap_or_default()
         };
         let registered = output("register", "registered");
-        let stopped = seen.tokens.iter().filter(|(token, step)| *step == "train" && cancelled.contains(*token)).count();
+        let stopped = seen
+            .tokens
+            .iter()
+            .filter(|(token, step)| *step == "train" && cancelled.contains(*token))
+            .count();
         let checks = vec![
             (first == "Succeeded", format!("the first execution is {first}")),
-            (registered == "s3://models/demo-1200", format!("outputs went from step to step: {registered}")),
+            (
+                registered == "s3://models/demo-1200",
+                format!("outputs went from step to step: {registered}"),
+            ),
             (second == "Stopped", format!("the second execution is {second}")),
             (
                 stopped == 1 && cancelled.lines().count() == 1,
@@ -74,7 +94,10 @@ impl Verdict {
             ),
             (
                 seen.tokens.len() == 5 && answered == 5,
-                format!("{answered} of {} tokens got exactly one accepted answer", seen.tokens.len()),
+                format!(
+                    "{answered} of {} tokens got exactly one accepted answer",
+                    seen.tokens.len()
+                ),
             ),
             (messages == 0, format!("{messages} messages are left on the queue")),
         ];
@@ -86,7 +109,10 @@ impl Verdict {
     pub(super) fn tell(&self) -> bool {
         let seen = self.seen();
         for (holds, what) in &seen.checks {
-            say(format_args!("{} {what}", if *holds { "  as promised  " } else { "  NOT PROMISED " }));
+            say(format_args!(
+                "{} {what}",
+                if *holds { "  as promised  " } else { "  NOT PROMISED " }
+            ));
         }
         let all = !seen.checks.is_empty() && seen.checks.iter().all(|(holds, _)| *holds);
         say(if all {

@@ -1,4 +1,5 @@
-//! What happened, decided and written: the order of events, and what a ledger that is slow or fails does to it.
+//! What happened, decided and written: the order of events, and what a ledger that is slow or fails
+//! does to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::backoff::Backoff;
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
-    Activity, Event, Illegal, Local, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View, Write, decide,
+    Activity, Event, Illegal, Local, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View,
+    Write, decide,
 };
 use crate::outcome::Reason;
 use crate::seam::Observation;
@@ -38,8 +40,16 @@ pub(super) enum With {
 pub(super) enum Pending {
     Nothing,
     Writing(Box<Writing>),
-    Reading { event: Option<Event>, with: With, read: BoxFuture<'static, Result<Option<Record>, LedgerError>> },
-    Retrying { event: Option<Event>, with: With, at: Instant },
+    Reading {
+        event: Option<Event>,
+        with: With,
+        read: BoxFuture<'static, Result<Option<Record>, LedgerError>>,
+    },
+    Retrying {
+        event: Option<Event>,
+        with: With,
+        at: Instant,
+    },
 }
 
 /// A write under way, and what follows from it.
@@ -72,7 +82,9 @@ impl Pending {
     pub(super) async fn outcome(&mut self) -> Outcome {
         match self {
             Self::Nothing => std::future::pending().await,
-            Self::Writing(writing) => Outcome::Written(within(writing.until, &mut writing.put).await),
+            Self::Writing(writing) => {
+                Outcome::Written(within(writing.until, &mut writing.put).await)
+            }
             Self::Reading { read, .. } => Outcome::Read(Box::new(read.await)),
             Self::Retrying { at, .. } => {
                 sleep_until(*at).await;
@@ -83,7 +95,8 @@ impl Pending {
 }
 
 impl Driver {
-    /// Takes on what has happened: decides it at once if its turn has come, or if a run is to hear of it whatever the ledger does.
+    /// Takes on what has happened: decides it at once if its turn has come, or if a run is to hear
+    /// of it whatever the ledger does.
     pub(super) fn take_on(&mut self, event: Event, with: With) {
         let in_turn = matches!(self.pending, Pending::Nothing) && self.backlog.is_empty();
         if in_turn {
@@ -123,8 +136,9 @@ impl Driver {
     }
 
     fn decide_on(&mut self, event: Event, with: With) {
-        let starts =
-            event == Event::SlotFree && self.state.local.activity == Activity::Queued && self.hindrance.is_none();
+        let starts = event == Event::SlotFree
+            && self.state.local.activity == Activity::Queued
+            && self.hindrance.is_none();
         if starts && !self.may_start() {
             // It comes again with the leave.
             return;
@@ -134,10 +148,12 @@ impl Driver {
             Err(illegal) => {
                 if let With::Reply(reply) = with {
                     // The run has ended, and nobody waits for its last checkpoint any more.
-                    let _ = reply.send(Err(CheckpointError("the step is not run here any more".to_owned())));
+                    let _ = reply
+                        .send(Err(CheckpointError("the step is not run here any more".to_owned())));
                     return;
                 }
-                tracing::error!(error = %illegal, "internal error: this is a bug in callbackd, please report it");
+                tracing::error!(error = %illegal, "internal error: this is a bug in callbackd, \
+                    please report it");
                 return;
             }
         };
@@ -170,11 +186,27 @@ impl Driver {
         true
     }
 
-    fn write(&mut self, event: Option<Event>, with: With, then: Transition, mut record: Record, commit: Commit) {
+    fn write(
+        &mut self,
+        event: Option<Event>,
+        with: With,
+        then: Transition,
+        mut record: Record,
+        commit: Commit,
+    ) {
         let asked = self.shared.clock.now();
         let (from, until) = (self.state.local, self.patience(asked));
         let put = self.shared.ledger.begin(&mut record, commit);
-        self.pending = Pending::Writing(Box::new(Writing { event, with, then, record, from, asked, until, put }));
+        self.pending = Pending::Writing(Box::new(Writing {
+            event,
+            with,
+            then,
+            record,
+            from,
+            asked,
+            until,
+            put,
+        }));
     }
 
     /// Reads the record anew before `event` is decided.
@@ -187,8 +219,12 @@ impl Driver {
 
     pub(super) fn ledger_answered(&mut self, outcome: Outcome) {
         match (std::mem::replace(&mut self.pending, Pending::Nothing), outcome) {
-            (Pending::Writing(writing), Outcome::Written(written)) => self.written(*writing, written),
-            (Pending::Reading { event, with, .. }, Outcome::Read(read)) => self.was_read(event, with, *read),
+            (Pending::Writing(writing), Outcome::Written(written)) => {
+                self.written(*writing, written);
+            }
+            (Pending::Reading { event, with, .. }, Outcome::Read(read)) => {
+                self.was_read(event, with, *read);
+            }
             (Pending::Retrying { event: Some(event), with, .. }, _) => self.decide_on(event, with),
             // What is unwritten is written in its turn.
             (pending, _) => drop(pending),
@@ -204,7 +240,8 @@ impl Driver {
                 if let Some(event) = &event {
                     self.tell_of_failure(event);
                 }
-                // A run may have been told to end meanwhile; a checkpoint or a renewal does not undo that.
+                // A run may have been told to end meanwhile; a checkpoint or a renewal does not
+                // undo that.
                 let local = if then.local == from { self.state.local } else { then.local };
                 self.enact(Transition { local, ..then }, &with);
                 if let With::Reply(reply) = with {
@@ -220,7 +257,8 @@ impl Driver {
         }
     }
 
-    /// Says what went wrong with an attempt or a cleanup where no answer to SageMaker, which is logged, says all of it.
+    /// Says what went wrong with an attempt or a cleanup where no answer to SageMaker, which is
+    /// logged, says all of it.
     fn tell_of_failure(&self, event: &Event) {
         let record = &self.state.record;
         match event {
@@ -228,7 +266,9 @@ impl Driver {
                 if record.status == Status::Waiting && !record.resume =>
             {
                 let now = self.shared.clock.now();
-                let wait = record.not_before.and_then(|at| Duration::try_from(at.duration_since(now)).ok());
+                let wait = record
+                    .not_before
+                    .and_then(|at| Duration::try_from(at.duration_since(now)).ok());
                 tracing::warn!(
                     attempt = record.attempt,
                     of = self.policy.max_attempts,
@@ -273,11 +313,17 @@ impl Driver {
                 self.shared.lane_at(held).messages.recorded([&held.id]);
             }
         }
-        let mine = self.shared.ledger.is_shared() && self.state.record.owner.as_ref() == Some(self.shared.ledger.me());
+        let mine = self.shared.ledger.is_shared()
+            && self.state.record.owner.as_ref() == Some(self.shared.ledger.me());
         self.term = mine.then(|| Term::from(asked, self.shared.ledger.lease()));
     }
 
-    fn was_read(&mut self, event: Option<Event>, with: With, read: Result<Option<Record>, LedgerError>) {
+    fn was_read(
+        &mut self,
+        event: Option<Event>,
+        with: With,
+        read: Result<Option<Record>, LedgerError>,
+    ) {
         let record = match read {
             Ok(Some(record)) => record,
             Ok(None) => Record { version: 0, status: Status::New, ..self.state.record.clone() },
@@ -287,7 +333,10 @@ impl Driver {
         let flagged = self.state.record.stop_requested.is_some();
         self.state.record = record;
         self.policy = self.shared.policy(&self.lane, self.state.record.handler.as_deref());
-        if !flagged && self.state.record.stop_requested.is_some() && self.state.local.activity == Activity::Running {
+        if !flagged
+            && self.state.record.stop_requested.is_some()
+            && self.state.local.activity == Activity::Running
+        {
             // Another worker of this ledger has the Stopping message.
             self.backlog.push_front((Event::StopSeen(Via::Ledger), With::Nothing));
         }
@@ -308,7 +357,8 @@ impl Driver {
                 %error,
                 failures = self.failures,
                 more,
-                "the ledger did not take a step's record; its messages are kept and it is tried again"
+                "the ledger did not take a step's record; its messages are kept and it is tried \
+                 again"
             );
         }
         if let With::Reply(reply) = with {
@@ -342,7 +392,8 @@ impl Driver {
     /// Ends the run, if there is one: its claim is out. Nothing is written for it.
     pub(super) fn lose_lease(&mut self) {
         tracing::error!(
-            "the claim on the step could not be renewed; its run is cancelled, as another worker may start it"
+            "the claim on the step could not be renewed; its run is cancelled, as another worker \
+             may start it"
         );
         self.term = None;
         self.take_on(Event::LeaseLost, With::Nothing);
@@ -355,7 +406,8 @@ impl Driver {
     }
 }
 
-/// Reads a record before anything is decided, for as long as it takes; none if the worker leaves first.
+/// Reads a record before anything is decided, for as long as it takes; none if the worker leaves
+/// first.
 pub(super) async fn load(
     shared: &Arc<Shared>,
     token: &crate::step::CallbackToken,
@@ -398,6 +450,8 @@ async fn within<T, E: From<StoreError>>(
     call: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     let Some(until) = until else { return call.await };
-    let late = |_| Err(StoreError("it did not answer while the claim on the step lasts".to_owned()).into());
+    let late = |_| {
+        Err(StoreError("it did not answer while the claim on the step lasts".to_owned()).into())
+    };
     timeout_at(until, call).await.unwrap_or_else(late)
 }

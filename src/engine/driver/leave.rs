@@ -4,8 +4,8 @@ use super::Driver;
 use crate::lifecycle::Activity;
 
 impl Driver {
-    /// Whether the step, which has a slot, may start beside what runs. If not now, [`Event::SlotFree`](crate::lifecycle::Event::SlotFree)
-    /// comes once it may.
+    /// Whether the step, which has a slot, may start beside what runs. If not now,
+    /// [`Event::SlotFree`](crate::lifecycle::Event::SlotFree) comes once it may.
     pub(super) fn may_start(&mut self) -> bool {
         let on_trial = self.state.record.starts_on_trial(self.shared.ledger.me());
         if self.leave.as_ref().is_some_and(|leave| leave.suffices(on_trial)) {
@@ -28,7 +28,10 @@ impl Driver {
 
     /// Gives back its slot and its leave, if the step needs them no more where it is now.
     pub(super) fn give_back_for(&mut self, activity: Activity) {
-        if !matches!(activity, Activity::Queued | Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_)) {
+        if !matches!(
+            activity,
+            Activity::Queued | Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_)
+        ) {
             self.slot = None;
         }
         if activity != Activity::Queued {

@@ -1,7 +1,8 @@
-//! Drives one step: tells the lifecycle what happened, has its record written, and does what was decided.
+//! Drives one step: tells the lifecycle what happened, has its record written, and does what was
+//! decided.
 //!
-//! Events are decided in order, each once the record of the one before it is durable. What must not wait for the ledger does not: a
-//! run is told to end at once, whatever is still to be written.
+//! Events are decided in order, each once the record of the one before it is durable. What must not
+//! wait for the ledger does not: a run is told to end at once, whatever is still to be written.
 
 mod apply;
 mod leave;
@@ -36,7 +37,8 @@ use apply::{Pending, With};
 pub(crate) use start::{Origin, spawn};
 use timers::Timer;
 
-/// How long the worker waits for the ledger once it leaves: what is durable is right, and the service manager is not patient.
+/// How long the worker waits for the ledger once it leaves: what is durable is right, and the
+/// service manager is not patient.
 const LAST_WRITE: Duration = Duration::from_secs(10);
 /// How long it waits for SageMaker to take what is frozen: the next life sends it too.
 const LAST_REPORT: Duration = Duration::from_secs(4);
@@ -70,7 +72,8 @@ struct Driver {
     trial: Option<Trial>,
     /// Why the run that is being claimed will not be started.
     hindrance: Option<Hindrance>,
-    /// The run is to be started once all that has happened is decided: it is not, if the step is to be stopped.
+    /// The run is to be started once all that has happened is decided: it is not, if the step is to
+    /// be stopped.
     starts: bool,
     call: Option<Call>,
     /// Calls to SageMaker under way.
@@ -131,9 +134,10 @@ impl Driver {
                 Happened::Ended(event) => {
                     let begun = self.call.take().map_or_else(Instant::now, |call| call.begun);
                     self.grace = None;
-                    self.shared
-                        .observer
-                        .observe(Observation::StepIdle { queue: &self.lane.name, handler: self.handler_name() });
+                    self.shared.observer.observe(Observation::StepIdle {
+                        queue: &self.lane.name,
+                        handler: self.handler_name(),
+                    });
                     let event = self.weighed(event, begun);
                     self.trial = None;
                     self.take_on(event, With::Nothing);
@@ -172,7 +176,9 @@ impl Driver {
         match input {
             Input::Message(delivery) => self.delivered(*delivery),
             Input::Event(event) => self.take_on(event, With::Nothing),
-            Input::Save(checkpoint, reply) => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
+            Input::Save(checkpoint, reply) => {
+                self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply));
+            }
             Input::Slot(slot) => {
                 if self.state.local.activity == Activity::Queued {
                     self.slot = Some(slot);
@@ -202,7 +208,8 @@ impl Driver {
                 self.reservation = self.reservation.take().or(delivery.reservation);
             }
         }
-        let earlier = held.stop && delivery.sent.is_some() && delivery.sent < self.state.record.sent;
+        let earlier =
+            held.stop && delivery.sent.is_some() && delivery.sent < self.state.record.sent;
         let arrival = match delivery.arrival {
             _ if foreign => Arrival::Foreign,
             Arrival::Stop if earlier => Arrival::EarlierStop,
@@ -217,7 +224,9 @@ impl Driver {
     }
 
     fn is_at_rest(&self) -> bool {
-        matches!(self.pending, Pending::Nothing) && self.backlog.is_empty() && self.unwritten.is_none()
+        matches!(self.pending, Pending::Nothing)
+            && self.backlog.is_empty()
+            && self.unwritten.is_none()
     }
 
     /// Whether the ledger holds all that the step needs until something reaches it.

@@ -22,16 +22,21 @@ use crate::step::StopReason;
 
 /// How long a message that is refused stays away.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_mins(15));
-/// After a run was told to end, its handler has this much longer than its grace to enforce it itself.
+/// After a run was told to end, its handler has this much longer than its grace to enforce it
+/// itself.
 const GRACE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Driver {
     pub(super) fn perform(&mut self, effect: Effect, with: &With) {
         match effect {
-            Effect::Ask { confirm_stop } => self.take_turn(Turn::Ask, |driver| driver.wants.ask = Some(confirm_stop)),
+            Effect::Ask { confirm_stop } => {
+                self.take_turn(Turn::Ask, |driver| driver.wants.ask = Some(confirm_stop));
+            }
             Effect::Report => self.take_turn(Turn::Report, |driver| driver.wants.report = true),
             Effect::CleanUp(reason) if self.slot.is_some() => self.clean_up(reason),
-            Effect::CleanUp(reason) => self.take_turn(Turn::CleanUp, |driver| driver.wants.cleanup = Some(reason)),
+            Effect::CleanUp(reason) => {
+                self.take_turn(Turn::CleanUp, |driver| driver.wants.cleanup = Some(reason));
+            }
             Effect::AwaitSlot => self.await_slot(),
             Effect::Run => self.run(),
             Effect::Tell(reason) => self.tell(reason),
@@ -49,7 +54,8 @@ impl Driver {
                     tracing::warn!(
                         why,
                         more,
-                        "the step is not worked on; its message is kept and left to the queue's redrive policy"
+                        "the step is not worked on; its message is kept and left to the queue's \
+                         redrive policy"
                     );
                 }
                 self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
@@ -68,15 +74,20 @@ impl Driver {
                 if let Some(more) = self.lane.said.again("missing") {
                     tracing::error!(
                         more,
-                        "SageMaker refuses the report and does not find the step; the outcome is kept and it is asked again: \
+                        "SageMaker refuses the report and does not find the step; the outcome is \
+                         kept and it is asked again: \
                          check the account, the region and the role of this queue"
                     );
                 }
-                self.shared.observer.observe(Observation::ReportNotFound { queue: &self.lane.name });
+                self.shared
+                    .observer
+                    .observe(Observation::ReportNotFound { queue: &self.lane.name });
             }
             Effect::CountStop(via) => {
                 tracing::info!(via = via.as_str(), "the step is to be stopped");
-                self.shared.observer.observe(Observation::Stop { queue: &self.lane.name, via: via.as_str() });
+                self.shared
+                    .observer
+                    .observe(Observation::Stop { queue: &self.lane.name, via: via.as_str() });
             }
             Effect::Finish(ending) => self.finish(ending),
         }
@@ -119,7 +130,8 @@ impl Driver {
         }
     }
 
-    /// Gets a slot, or waits for one: first for its handler, if this machine keeps that from working.
+    /// Gets a slot, or waits for one: first for its handler, if this machine keeps that from
+    /// working.
     fn await_slot(&mut self) {
         let record = &self.state.record;
         if self.trial.is_none() && self.slot.is_none() {
@@ -136,7 +148,10 @@ impl Driver {
                 }
             }
         }
-        self.slot = self.slot.take().or_else(|| self.lane.slots.acquire(&record.token, self.reservation.take()));
+        self.slot = self
+            .slot
+            .take()
+            .or_else(|| self.lane.slots.acquire(&record.token, self.reservation.take()));
         if self.slot.is_some() {
             self.backlog.push_front((Event::SlotFree, With::Nothing));
         }
@@ -173,7 +188,8 @@ impl Driver {
         }
     }
 
-    /// The room that a poll has reserved is for a step that is verified first; a hindrance, for one that is about to be claimed.
+    /// The room that a poll has reserved is for a step that is verified first; a hindrance, for one
+    /// that is about to be claimed.
     pub(super) fn drop_what_is_over(&mut self, activity: Activity) {
         self.reservation = self.reservation.take().filter(|_| activity.is_verifying());
         self.hindrance = self.hindrance.take().filter(|_| activity == Activity::Queued);
@@ -265,7 +281,12 @@ impl Driver {
         if let Some(trial) = &self.trial {
             trial.begins();
         }
-        self.call = Some(Call::run(&self.shared.tasks, &parts.handler, self.task(&parts), self.sink(false)));
+        self.call = Some(Call::run(
+            &self.shared.tasks,
+            &parts.handler,
+            self.task(&parts),
+            self.sink(false),
+        ));
     }
 
     fn clean_up(&mut self, reason: StopReason) {
@@ -279,13 +300,22 @@ impl Driver {
         self.enter_at_once();
         self.observe_start(None);
         let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
-        self.call = Some(Call::cleanup(&self.shared.tasks, &parts.handler, task, self.sink(true), reason, limit));
+        self.call = Some(Call::cleanup(
+            &self.shared.tasks,
+            &parts.handler,
+            task,
+            self.sink(true),
+            reason,
+            limit,
+        ));
     }
 
     /// What the end of a run says of the machine.
     pub(super) fn weighed(&self, mut event: Event, begun: Instant) -> Event {
         match &mut event {
-            Event::Ended(RunEnd::Hindered { what, after, error }) if self.state.local.activity == Activity::Running => {
+            Event::Ended(RunEnd::Hindered { what, after, error })
+                if self.state.local.activity == Activity::Running =>
+            {
                 let (handler, token) = (self.handler_name(), &self.state.record.token);
                 *after = self.shared.impaired.strike(handler, what, error);
                 self.shared.impaired.hold(handler, self.lane.index, token);
@@ -325,7 +355,8 @@ impl Driver {
         tracing::info!(reason = reason.as_str(), "the run is told to end");
         call.tell(reason);
         let now = self.shared.clock.now();
-        let grace = self.handler().map_or(Duration::ZERO, |parts| parts.config.stop_grace) + GRACE_MARGIN;
+        let grace =
+            self.handler().map_or(Duration::ZERO, |parts| parts.config.stop_grace) + GRACE_MARGIN;
         let grace = match reason {
             StopReason::LeaseLost => grace.min(self.grace_of_loss(now)),
             _ => grace,
@@ -336,13 +367,16 @@ impl Driver {
 
     fn finish(&self, ending: Ending) {
         let record = &self.state.record;
-        let took = (ending != Ending::SettledElsewhere).then(|| self.shared.clock.since(record.first_seen));
+        let took = (ending != Ending::SettledElsewhere)
+            .then(|| self.shared.clock.since(record.first_seen));
         let reason = match &record.outcome {
             Some(Outcome::Failure(reason)) => Some(reason.as_str()),
             Some(Outcome::Success(_)) | None => None,
         };
         if self.policy.handler_is_gone && ending != Ending::Deferred {
-            tracing::warn!("the step's handler is not configured any more, so that no cleanup was run");
+            tracing::warn!(
+                "the step's handler is not configured any more, so that no cleanup was run"
+            );
         }
         tracing::info!(
             outcome = ending.as_str(),

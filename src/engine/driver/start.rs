@@ -42,7 +42,13 @@ pub(crate) fn spawn(
         attempt = tracing::field::Empty,
         trace = start.seat.trace(),
     );
-    let place = Place { shared: shared.clone(), token, seat: start.seat, parked: start.parked, taken: false };
+    let place = Place {
+        shared: shared.clone(),
+        token,
+        seat: start.seat,
+        parked: start.parked,
+        taken: false,
+    };
     let driven = async move {
         if let Some(driver) = place.driver(origin).await {
             drop(waking);
@@ -78,14 +84,20 @@ impl Place {
         };
         let mut record = stored.or(known)?;
         let lane = self.shared.lane(&record.queue).cloned().or(received_by)?;
-        if record.status == Status::Claimed && record.owner.as_ref() != Some(self.shared.ledger.me()) {
-            // What its run has left behind is ended first, and what the crash says of it is on record.
+        if record.status == Status::Claimed
+            && record.owner.as_ref() != Some(self.shared.ledger.me())
+        {
+            // What its run has left behind is ended first, and what the crash says of it is on
+            // record.
             self.shared.reaped.cancelled().await;
         }
-        let is_known = record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name));
-        // The configuration has changed since. What another handler has begun is none of a new one's.
+        let is_known =
+            record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name));
+        // The configuration has changed since. What another handler has begun is none of a new
+        // one's.
         if !is_known && !has_begun(&record) && record.status != Status::Concluded {
-            record.handler = lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
+            record.handler =
+                lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
         }
         self.taken = true;
         Some(Box::new(self.seated(record, lane)))

@@ -39,7 +39,8 @@ impl Gate {
         self.0.hook.set(grants);
     }
 
-    /// A permit, if one is free and nobody waits. If none is, the token waits in line; where it does so already, it keeps its place.
+    /// A permit, if one is free and nobody waits. If none is, the token waits in line; where it
+    /// does so already, it keeps its place.
     pub(crate) fn enter(&self, token: &CallbackToken) -> Option<Permit> {
         let mut state = self.0.lock();
         if state.busy < self.0.limit && state.waiting.is_empty() {
@@ -50,7 +51,8 @@ impl Gate {
         None
     }
 
-    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been granted a permit.
+    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been
+    /// granted a permit.
     pub(crate) fn leave(&self, token: &CallbackToken) -> bool {
         self.0.lock().waiting.remove(token)
     }
@@ -216,7 +218,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Each op: enter a step (0 to 2: it keeps its permit, refuses it, or asks twice), end a piece of work (3), or leave (4).
+        /// Each op: enter a step (0 to 2: it keeps its permit, refuses it, or asks twice), end a
+        /// piece of work (3), or leave (4).
         #[test]
         fn a_gate_serves_in_turn_and_never_beyond_its_limit(
             limit in 1..4_usize,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::step::CallbackToken;
 
-/// A queue that a token is in once, and that it can leave from anywhere; each operation takes O(log n).
+/// A queue that a token is in once, and that it can leave from anywhere; each operation takes O(log
+/// n).
 #[derive(Default)]
 pub(super) struct Line {
     tickets: u64,

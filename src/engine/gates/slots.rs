@@ -1,13 +1,14 @@
 //! How many steps of a queue run here at once, and how those that wait share what comes free.
 //!
-//! A poll reserves room before it asks for messages. A step that goes on after a wait takes a slot before any reservation, so that an
-//! idle long poll holds nobody up; what the poll then brings beyond the limit waits, invisible, for the next free slot.
+//! A poll reserves room before it asks for messages. A step that goes on after a wait takes a slot
+//! before any reservation, so that an idle long poll holds nobody up; what the poll then brings
+//! beyond the limit waits, invisible, for the next free slot.
 //!
-//! New steps and those that go on take turns where both wait. So that new ones can wait at all while steps that go on fill the slots,
-//! polls may then hold room for half the limit beyond it.
+//! New steps and those that go on take turns where both wait. So that new ones can wait at all
+//! while steps that go on fill the slots, polls may then hold room for half the limit beyond it.
 //!
-//! While all slots are taken, a poll may look ahead: what it brings waits like other new steps, a few of them beyond the slots, and its stops
-//! are noticed.
+//! While all slots are taken, a poll may look ahead: what it brings waits like other new steps, a
+//! few of them beyond the slots, and its stops are noticed.
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,8 @@ use super::grants::{Grants, Hook};
 use super::line::Line;
 use crate::step::CallbackToken;
 
-/// Steps that may be held beyond the slots so that their stops are noticed: what one receive brings.
+/// Steps that may be held beyond the slots so that their stops are noticed: what one receive
+/// brings.
 pub(crate) const AHEAD: usize = 10;
 
 /// The work slots of one queue; cheap to clone.
@@ -32,7 +34,8 @@ pub(crate) struct Slots(Arc<Inner>);
 struct Inner {
     limit: usize,
     state: Mutex<State>,
-    /// There may be room for a poll. Whoever takes of it wakes the next if some is left, as two calls may wake only one.
+    /// There may be room for a poll. Whoever takes of it wakes the next if some is left, as two
+    /// calls may wake only one.
     room: Notify,
     /// The same for a poll that looks ahead.
     ahead: Notify,
@@ -106,8 +109,8 @@ impl Slots {
         }
     }
 
-    /// As [`reserve`](Self::reserve), then goes on for as long as `patience` while there is not room for `most`, so that a receive on
-    /// a busy queue brings more than one message.
+    /// As [`reserve`](Self::reserve), then goes on for as long as `patience` while there is not
+    /// room for `most`, so that a receive on a busy queue brings more than one message.
     pub(crate) async fn reserve_up_to(&self, most: usize, patience: Duration) -> Vec<Reservation> {
         let most = most.clamp(1, self.0.limit);
         let mut reserved = self.reserve(most).await;
@@ -127,8 +130,8 @@ impl Slots {
         self.reservations(room, false)
     }
 
-    /// Waits until fewer than [`AHEAD`] new steps are held beyond the slots, and reserves room for more: at most `most`, at least one.
-    /// Cancel safe.
+    /// Waits until fewer than [`AHEAD`] new steps are held beyond the slots, and reserves room for
+    /// more: at most `most`, at least one. Cancel safe.
     pub(crate) async fn reserve_ahead(&self, most: usize) -> Vec<Reservation> {
         loop {
             let reserved = self.try_reserve_ahead(most.max(1));
@@ -156,9 +159,13 @@ impl Slots {
         (0..room).map(|_| Reservation { slots: Some(self.0.clone()), ahead }).collect()
     }
 
-    /// A slot, if one is free and nobody waits. If none is, the token waits in line, as a new step if a poll's reservation comes with
-    /// it; where it does so already, it keeps its place.
-    pub(crate) fn acquire(&self, token: &CallbackToken, reservation: Option<Reservation>) -> Option<Slot> {
+    /// A slot, if one is free and nobody waits. If none is, the token waits in line, as a new step
+    /// if a poll's reservation comes with it; where it does so already, it keeps its place.
+    pub(crate) fn acquire(
+        &self,
+        token: &CallbackToken,
+        reservation: Option<Reservation>,
+    ) -> Option<Slot> {
         let new = reservation.is_some();
         // A message of the same step may have come from another queue.
         let (ours, others) = match reservation {
@@ -182,7 +189,8 @@ impl Slots {
         free.then(|| Slot(self.0.clone()))
     }
 
-    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been granted a slot.
+    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been
+    /// granted a slot.
     pub(crate) fn leave(&self, token: &CallbackToken) -> bool {
         let mut state = self.0.lock();
         let was_in = state.new.remove(token) || state.resumed.remove(token);

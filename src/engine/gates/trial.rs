@@ -1,4 +1,5 @@
-//! Who starts beside whom: a step that is suspected of having killed its worker is tried alone, as [`Record::after_crash`] relies on.
+//! Who starts beside whom: a step that is suspected of having killed its worker is tried alone, as
+//! [`Record::after_crash`] relies on.
 //!
 //! [`Record::after_crash`]: crate::lifecycle::Record::after_crash
 
@@ -7,8 +8,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-/// The starts of all queues; cheap to clone. First come, first served, so that neither trials nor other starts are held up for ever:
-/// each takes as long as a step takes to end or to be trusted.
+/// The starts of all queues; cheap to clone. First come, first served, so that neither trials nor
+/// other starts are held up for ever: each takes as long as a step takes to end or to be trusted.
 #[derive(Clone, Default)]
 pub(crate) struct Trials(Arc<RwLock<()>>);
 

@@ -10,7 +10,8 @@ use crate::step::CallbackToken;
 
 /// Soon at first: a program that is being replaced is there again in a moment.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// Without a sign that it lasts, it is over after so long: more than the longest back-off, or a start, takes.
+/// Without a sign that it lasts, it is over after so long: more than the longest back-off, or a
+/// start, takes.
 pub(super) const LAPSE: Duration = Duration::from_mins(1);
 
 pub(super) struct Ailment {
@@ -63,7 +64,8 @@ impl Ailment {
         }
     }
 
-    /// It shows again. How long it is left alone now, unless that is known: those that fail together count once.
+    /// It shows again. How long it is left alone now, unless that is known: those that fail
+    /// together count once.
     pub(super) fn strike(&mut self, what: &'static str, error: &str) -> Option<Duration> {
         let now = Instant::now();
         (self.what, self.error, self.struck) = (what, error.to_owned(), now);
@@ -102,7 +104,8 @@ impl Ailment {
         self.lapses().is_some_and(|at| at <= Instant::now())
     }
 
-    /// Not while a step that tries it waits for its slot, nor before one that waits in line has tried it.
+    /// Not while a step that tries it waits for its slot, nor before one that waits in line has
+    /// tried it.
     fn lapses(&self) -> Option<Instant> {
         match &self.trial {
             Some(trial) => trial.begun.map(|begun| begun.max(self.struck) + LAPSE),
@@ -112,7 +115,11 @@ impl Ailment {
 
     /// When there may be something to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        if self.trial.is_none() && !self.waiting.is_empty() { Some(self.until) } else { self.lapses() }
+        if self.trial.is_none() && !self.waiting.is_empty() {
+            Some(self.until)
+        } else {
+            self.lapses()
+        }
     }
 }
 
@@ -134,7 +141,11 @@ impl Waiting {
     }
 
     pub(super) fn remove(&mut self, token: &CallbackToken) {
-        let Some((_, queue)) = self.places.remove(token).and_then(|ticket| self.order.remove(&ticket)) else { return };
+        let Some((_, queue)) =
+            self.places.remove(token).and_then(|ticket| self.order.remove(&ticket))
+        else {
+            return;
+        };
         if let Some(count) = self.queues.get_mut(&queue) {
             *count -= 1;
         }

@@ -66,25 +66,38 @@ enum Trouble {
 }
 
 impl Table {
-    /// Takes in what a call that [`take`](Self::take) gave out has come to. `random` is in `0.0..1.0`.
+    /// Takes in what a call that [`take`](Self::take) gave out has come to. `random` is in
+    /// `0.0..1.0`.
     pub(super) fn done(&mut self, done: Done, now: Instant, random: f64) -> Vec<Notice> {
         let mut notices = Vec::new();
         match done {
             Done::Set(Setting { asked, ids, entries }, result) => {
                 self.under_way.settings -= 1;
-                let receipt_handles = entries.iter().map(|(receipt_handle, _)| receipt_handle.as_str());
-                for ((id, receipt_handle), result) in ids.iter().zip(receipt_handles).zip(each(result, ids.len())) {
+                let receipt_handles =
+                    entries.iter().map(|(receipt_handle, _)| receipt_handle.as_str());
+                for ((id, receipt_handle), result) in
+                    ids.iter().zip(receipt_handles).zip(each(result, ids.len()))
+                {
                     self.change(id, |entry, terms| {
-                        let what = entry.was_set(receipt_handle, result.as_ref().err(), asked, terms, now);
+                        let what =
+                            entry.was_set(receipt_handle, result.as_ref().err(), asked, terms, now);
                         note(&mut notices, what, id, result.err());
                     });
                 }
             }
             Done::Delete(Deletion { ids, receipt_handles }, result) => {
                 self.under_way.deletions -= 1;
-                for ((id, receipt_handle), result) in ids.iter().zip(&receipt_handles).zip(each(result, ids.len())) {
+                for ((id, receipt_handle), result) in
+                    ids.iter().zip(&receipt_handles).zip(each(result, ids.len()))
+                {
                     self.change(id, |entry, terms| {
-                        let what = entry.was_deleted(receipt_handle, result.as_ref().err(), terms, now, random);
+                        let what = entry.was_deleted(
+                            receipt_handle,
+                            result.as_ref().err(),
+                            terms,
+                            now,
+                            random,
+                        );
                         note(&mut notices, what, id, result.err());
                     });
                 }
@@ -150,7 +163,8 @@ impl MessageEntry {
                 None
             }
             Trouble::Passing(_) => {
-                let soon = (terms.visibility / 20).clamp(Duration::from_millis(500), Duration::from_secs(5));
+                let soon = (terms.visibility / 20)
+                    .clamp(Duration::from_millis(500), Duration::from_secs(5));
                 self.beat_at = now + if self.expires > now { soon } else { terms.visibility / 2 };
                 Some(if is_release { What::NotReleased } else { What::NotKept })
             }
@@ -196,7 +210,12 @@ impl MessageEntry {
     }
 
     /// A copy of it was sent, or was not.
-    fn was_copied(&mut self, result: &Result<Sent, Fault>, terms: &Terms, now: Instant) -> Option<What> {
+    fn was_copied(
+        &mut self,
+        result: &Result<Sent, Fault>,
+        terms: &Terms,
+        now: Instant,
+    ) -> Option<What> {
         self.call = None;
         let what = match result {
             Ok(Sent::Yes) => {
@@ -219,10 +238,13 @@ impl MessageEntry {
 /// What became of each of so many messages.
 fn each(result: Result<Entries, Fault>, count: usize) -> Vec<Result<(), Trouble>> {
     let sort = |fault: Fault| match fault.kind {
-        FaultKind::Transient | FaultKind::Denied | FaultKind::Misconfigured => Trouble::Passing(fault),
+        FaultKind::Transient | FaultKind::Denied | FaultKind::Misconfigured => {
+            Trouble::Passing(fault)
+        }
         FaultKind::Stale | FaultKind::Refused => Trouble::Final(fault),
     };
-    let absent = || Err(Trouble::Passing(Fault::new(FaultKind::Transient, "the answer lacks this entry")));
+    let absent =
+        || Err(Trouble::Passing(Fault::new(FaultKind::Transient, "the answer lacks this entry")));
     match result {
         Ok(entries) => {
             let mut each: Vec<_> = entries.into_iter().map(|entry| entry.map_err(sort)).collect();
@@ -242,9 +264,12 @@ fn each(result: Result<Entries, Fault>, count: usize) -> Vec<Result<(), Trouble>
 /// Messages of one call to which the same happened for reasons of the same kind share a notice.
 fn note(notices: &mut Vec<Notice>, what: Option<What>, id: &Id, trouble: Option<Trouble>) {
     let Some(what) = what else { return };
-    let fault = trouble.map(|(Trouble::Passing(fault) | Trouble::Final(fault) | Trouble::Shared(fault))| fault);
+    let fault = trouble
+        .map(|(Trouble::Passing(fault) | Trouble::Final(fault) | Trouble::Shared(fault))| fault);
     let kind = fault.as_ref().map(|fault| fault.kind);
-    let is_same = |other: &&mut Notice| other.what == what && other.fault.as_ref().map(|fault| fault.kind) == kind;
+    let is_same = |other: &&mut Notice| {
+        other.what == what && other.fault.as_ref().map(|fault| fault.kind) == kind
+    };
     match notices.iter_mut().find(is_same) {
         Some(notice) => notice.messages += 1,
         None => notices.push(Notice { what, fault, messages: 1, example: id.clone() }),

@@ -10,13 +10,14 @@ use super::table::{Schedule, Table};
 
 /// SQS's limit for a batch.
 const BATCH: usize = 10;
-/// Calls under way at once, by what they do. A hundred thousand held messages at a visibility timeout of two minutes need some
-/// 170 calls a second.
+/// Calls under way at once, by what they do. A hundred thousand held messages at a visibility
+/// timeout of two minutes need some 170 calls a second.
 const SETTINGS: usize = 8;
 const DELETIONS: usize = 4;
 const COPYINGS: usize = 4;
 
-/// A call that is to be made. Its messages are in no other until [`done`](Table::done) has its answer.
+/// A call that is to be made. Its messages are in no other until [`done`](Table::done) has its
+/// answer.
 #[derive(Debug)]
 pub(super) enum Call {
     Set(Setting),
@@ -49,24 +50,29 @@ pub(super) struct Copying {
 impl Table {
     /// The next call to make now, if any.
     pub(super) fn take(&mut self, now: Instant) -> Option<Call> {
-        self.take_setting(now).or_else(|| self.take_deletion(now)).or_else(|| self.take_copying(now))
+        self.take_setting(now)
+            .or_else(|| self.take_deletion(now))
+            .or_else(|| self.take_copying(now))
     }
 
     /// When there is something to do next; never, as far as is known, if absent.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let beat = self.beats.first().filter(|_| self.under_way.settings < SETTINGS).map(|(at, _)| *at);
+        let beat =
+            self.beats.first().filter(|_| self.under_way.settings < SETTINGS).map(|(at, _)| *at);
         let delete = self.next_delete(now).filter(|_| self.under_way.deletions < DELETIONS);
         let copies = !self.terms.closing && self.under_way.copyings < COPYINGS;
         let copy = self.copies.first().filter(|_| copies).map(|(at, _)| *at);
         [beat, delete, copy].into_iter().flatten().min()
     }
 
-    /// Up to a batch of what is due, and, to fill it, of what will be within a tenth of the visibility timeout.
+    /// Up to a batch of what is due, and, to fill it, of what will be within a tenth of the
+    /// visibility timeout.
     fn take_setting(&mut self, now: Instant) -> Option<Call> {
         if self.under_way.settings == SETTINGS {
             return None;
         }
-        // Before anything else, so that what is replaced now does not end up in this batch for its age.
+        // Before anything else, so that what is replaced now does not end up in this batch for its
+        // age.
         while let Some((_, id)) = self.beats.first().filter(|(at, _)| *at <= now).cloned() {
             if !self.get(&id).is_some_and(|entry| entry.is_old(&self.terms, now)) {
                 break;
@@ -127,7 +133,8 @@ impl Table {
     fn next_delete(&self, now: Instant) -> Option<Instant> {
         let (first, _) = self.deletes.first()?;
         let soon = now + LINGER;
-        let is_full = || self.deletes.iter().take(BATCH).filter(|(at, _)| *at <= soon).count() == BATCH;
+        let is_full =
+            || self.deletes.iter().take(BATCH).filter(|(at, _)| *at <= soon).count() == BATCH;
         if self.terms.closing {
             Some(first.checked_sub(LINGER).unwrap_or(now))
         } else if is_full() {

@@ -32,7 +32,9 @@ impl Complaints {
     /// Whether a notice is to be said now, and what went unsaid before it.
     pub(super) fn take(&mut self, notice: &Notice, now: Instant) -> Option<Unsaid> {
         let fault = notice.fault.as_ref().map(|fault| fault.kind);
-        let Some(kind) = self.0.iter_mut().find(|kind| kind.what == notice.what && kind.fault == fault) else {
+        let Some(kind) =
+            self.0.iter_mut().find(|kind| kind.what == notice.what && kind.fault == fault)
+        else {
             self.0.push(Kind { what: notice.what, fault, said_at: now, unsaid: Unsaid::default() });
             return Some(Unsaid::default());
         };
@@ -52,7 +54,12 @@ mod tests {
     use crate::seam::Fault;
 
     fn notice(what: What, kind: FaultKind, messages: usize) -> Notice {
-        Notice { what, fault: Some(Fault::new(kind, "made to fail")), messages, example: "m".into() }
+        Notice {
+            what,
+            fault: Some(Fault::new(kind, "made to fail")),
+            messages,
+            example: "m".into(),
+        }
     }
 
     #[tokio::test(start_paused = true)]

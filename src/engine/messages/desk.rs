@@ -26,7 +26,8 @@ impl Desk {
         let now = Instant::now();
         let mut table = self.lock();
         change(&mut table, now);
-        let is_earlier = table.next(now).is_some_and(|next| table.sleeps_until.is_none_or(|until| next < until));
+        let is_earlier =
+            table.next(now).is_some_and(|next| table.sleeps_until.is_none_or(|until| next < until));
         if is_earlier || table.is_over() {
             self.news.notify_one();
         }

@@ -1,4 +1,5 @@
-//! One held message: its receipt handle, what is to become of it, and which call is under way for it.
+//! One held message: its receipt handle, what is to become of it, and which call is under way for
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use tokio::time::Instant;
 use crate::seam::Received;
 use crate::step::CallbackToken;
 
-/// How long the first message of a batch of deletes waits for others. A step costs a tenth of a call then.
+/// How long the first message of a batch of deletes waits for others. A step costs a tenth of a
+/// call then.
 pub(super) const LINGER: Duration = Duration::from_millis(50);
 
 /// A message's id, shared between the table and its schedules.
@@ -153,7 +155,8 @@ impl MessageEntry {
         }
     }
 
-    /// Has it deleted at `at`, unless that has been decided before. What is deleted is never copied.
+    /// Has it deleted at `at`, unless that has been decided before. What is deleted is never
+    /// copied.
     pub(super) fn delete(&mut self, at: Instant) {
         if !matches!(self.fate, Fate::Delete | Fate::Forget) {
             self.fate = Fate::Delete;
@@ -189,7 +192,8 @@ impl MessageEntry {
         }
     }
 
-    /// Sets when its visibility is set next in the ordinary course: at half of its time, or at once to release it.
+    /// Sets when its visibility is set next in the ordinary course: at half of its time, or at once
+    /// to release it.
     pub(super) fn beat(&mut self, terms: &Terms, now: Instant) {
         let half = self.expires.checked_sub(terms.visibility / 2).unwrap_or(self.expires);
         self.beat_at = match (self.fate, self.repost_at) {

@@ -1,7 +1,8 @@
-//! The messages of one queue that this worker holds: kept invisible, made visible again, replaced by fresh copies, or deleted.
+//! The messages of one queue that this worker holds: kept invisible, made visible again, replaced
+//! by fresh copies, or deleted.
 //!
-//! One table has one entry for each message, with one fate. While a call is under way for a message there is no other for it, and
-//! what was decided meanwhile is done when the call has returned.
+//! One table has one entry for each message, with one fate. While a call is under way for a message
+//! there is no other for it, and what was decided meanwhile is done when the call has returned.
 
 mod answers;
 mod calls;
@@ -33,23 +34,26 @@ const WORN: u32 = 3;
 pub(crate) struct Messages(Desk);
 
 impl Messages {
-    /// Messages are kept invisible for `visibility` at a time, and replaced by fresh copies `repost_after` they were received.
+    /// Messages are kept invisible for `visibility` at a time, and replaced by fresh copies
+    /// `repost_after` they were received.
     pub(crate) fn new(visibility: Duration, repost_after: Duration) -> Self {
         Self(Desk::new(Table::new(visibility, repost_after)))
     }
 
     /// Holds a message that was just received.
     ///
-    /// A message that is held already gets the newer receipt handle and keeps its fate: one that is being deleted is deleted by
-    /// the newer handle. One that was being released was released thereby, and is held anew.
+    /// A message that is held already gets the newer receipt handle and keeps its fate: one that is
+    /// being deleted is deleted by the newer handle. One that was being released was released
+    /// thereby, and is held anew.
     ///
-    /// `keep_body` says that no ledger holds what the body says, yet (see [`recorded`](Self::recorded)). Without a body and
-    /// `about` it cannot be replaced by a copy.
+    /// `keep_body` says that no ledger holds what the body says, yet (see
+    /// [`recorded`](Self::recorded)). Without a body and `about` it cannot be replaced by a copy.
     pub(crate) fn hold(&self, received: &Received, keep_body: bool, about: Option<About>) {
         self.0.change(|table, now| table.hold(received, keep_body, about, now));
     }
 
-    /// The ledger holds what the bodies of these messages say: they are dropped here, and copies are made from the ledger.
+    /// The ledger holds what the bodies of these messages say: they are dropped here, and copies
+    /// are made from the ledger.
     pub(crate) fn recorded(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, _| entry.drop_body());
     }
@@ -60,11 +64,16 @@ impl Messages {
     }
 
     /// Makes messages visible after `visible_in` and holds them no longer.
-    pub(crate) fn release(&self, ids: impl IntoIterator<Item = impl AsRef<str>>, visible_in: Duration) {
+    pub(crate) fn release(
+        &self,
+        ids: impl IntoIterator<Item = impl AsRef<str>>,
+        visible_in: Duration,
+    ) {
         self.each(ids, |entry, terms, now| entry.release(visible_in, terms, now));
     }
 
-    /// Holds messages no longer, unless they are being deleted; they come back when their visibility timeout is over.
+    /// Holds messages no longer, unless they are being deleted; they come back when their
+    /// visibility timeout is over.
     pub(crate) fn forget(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, _| entry.forget());
     }
@@ -103,7 +112,13 @@ impl Messages {
     }
 
     /// Makes the calls for these messages until closed.
-    pub(crate) async fn work(&self, queue: &dyn Queue, bodies: &dyn Bodies, observer: &dyn Observer, queue_name: &str) {
+    pub(crate) async fn work(
+        &self,
+        queue: &dyn Queue,
+        bodies: &dyn Bodies,
+        observer: &dyn Observer,
+        queue_name: &str,
+    ) {
         work::work(&self.0, World { queue, bodies, observer, queue_name }).await;
     }
 

@@ -1,7 +1,9 @@
-//! The messages of one queue that are held here, each with one fate, and what is to be done about them next.
+//! The messages of one queue that are held here, each with one fate, and what is to be done about
+//! them next.
 //!
-//! A message is in a schedule only while no call is under way for it, and `change` is the only way to alter an entry: so no call
-//! can have a message twice, no two calls can have the same message, and the sums are right.
+//! A message is in a schedule only while no call is under way for it, and `change` is the only way
+//! to alter an entry: so no call can have a message twice, no two calls can have the same message,
+//! and the sums are right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,18 +75,30 @@ impl Table {
     }
 
     /// Takes in a message that was just received.
-    pub(super) fn hold(&mut self, received: &Received, keep_body: bool, about: Option<About>, now: Instant) {
+    pub(super) fn hold(
+        &mut self,
+        received: &Received,
+        keep_body: bool,
+        about: Option<About>,
+        now: Instant,
+    ) {
         let body = keep_body.then(|| received.body.as_str().into());
         if self.entries.contains_key(received.id.as_str()) {
-            return self.change(&received.id, |entry, terms| entry.received_again(received, body, about, terms, now));
+            return self.change(&received.id, |entry, terms| {
+                entry.received_again(received, body, about, terms, now);
+            });
         }
-        let (id, entry) = (Id::from(received.id.as_str()), MessageEntry::new(received, body, about, &self.terms, now));
+        let (id, entry) = (
+            Id::from(received.id.as_str()),
+            MessageEntry::new(received, body, about, &self.terms, now),
+        );
         self.sums.add(&entry);
         self.place(&id, Place::default(), Place::of(&entry));
         self.entries.insert(id, Box::new(entry));
     }
 
-    /// Alters an entry, if there is one, and moves it in the schedules and sums to where it then belongs.
+    /// Alters an entry, if there is one, and moves it in the schedules and sums to where it then
+    /// belongs.
     pub(super) fn change(&mut self, id: &str, change: impl FnOnce(&mut MessageEntry, &Terms)) {
         let Some(id) = self.entries.get_key_value(id).map(|(id, _)| id.clone()) else { return };
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -104,8 +118,12 @@ impl Table {
     pub(super) fn open(&mut self, now: Instant) {
         self.terms.releases_wait = false;
         let is_released = |entry: &MessageEntry| matches!(entry.fate, Fate::Release(_));
-        let waiting: Vec<Id> =
-            self.entries.iter().filter(|(_, entry)| is_released(entry)).map(|(id, _)| id.clone()).collect();
+        let waiting: Vec<Id> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| is_released(entry))
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in waiting {
             self.change(&id, |entry, terms| entry.beat(terms, now));
         }
@@ -240,7 +258,9 @@ mod tests {
 
     fn handles_of(call: &Call) -> Vec<String> {
         match call {
-            Call::Set(setting) => setting.entries.iter().map(|(receipt_handle, _)| receipt_handle.clone()).collect(),
+            Call::Set(setting) => {
+                setting.entries.iter().map(|(receipt_handle, _)| receipt_handle.clone()).collect()
+            }
             Call::Delete(deletion) => deletion.receipt_handles.clone(),
             Call::Copy(_) => Vec::new(),
         }
@@ -249,7 +269,9 @@ mod tests {
     /// The first of `ends` is the end of the call as a whole.
     fn done(call: Call, ends: &[u8]) -> Done {
         let whole = end(ends[0]);
-        let each = |count: usize| -> Entries { ends[1..].iter().take(count).map(|how| end(*how)).collect() };
+        let each = |count: usize| -> Entries {
+            ends[1..].iter().take(count).map(|how| end(*how)).collect()
+        };
         match call {
             Call::Set(setting) => {
                 let each = each(setting.ids.len());
@@ -285,13 +307,23 @@ mod tests {
                     self.receives[n] += 1;
                     let (id, count) = (id(n), self.receives[n]);
                     let (receipt_handle, body) = (format!("{id}#{count}"), "12345".to_owned());
-                    let received = Received { id, receipt_handle, body, receives: count, sent: None, trace: None };
-                    let about = (n % 5 != 0).then(|| ("abcdefghij".parse().expect("a token"), false));
+                    let received = Received {
+                        id,
+                        receipt_handle,
+                        body,
+                        receives: count,
+                        sent: None,
+                        trace: None,
+                    };
+                    let about =
+                        (n % 5 != 0).then(|| ("abcdefghij".parse().expect("a token"), false));
                     self.table.hold(&received, keep, about, now);
                 }
                 Act::Recorded(n) => self.table.change(&id(n), |entry, _| entry.drop_body()),
                 Act::Delete(n) => self.table.change(&id(n), |entry, _| entry.delete(now + LINGER)),
-                Act::Release(n) => self.table.change(&id(n), |entry, terms| entry.release(Duration::ZERO, terms, now)),
+                Act::Release(n) => self
+                    .table
+                    .change(&id(n), |entry, terms| entry.release(Duration::ZERO, terms, now)),
                 Act::Forget(n) => self.table.change(&id(n), |entry, _| entry.forget()),
                 Act::Replace(n) => self.table.change(&id(n), |entry, _| entry.copy(now)),
                 Act::Delay => self.table.terms.releases_wait = true,
@@ -311,7 +343,10 @@ mod tests {
             while let Some(call) = self.table.take(self.now) {
                 for (id, receipt_handle) in ids_of(&call).iter().zip(handles_of(&call)) {
                     let entry = self.table.get(id).expect("an entry");
-                    assert_eq!(*entry.receipt_handle, *receipt_handle, "a call goes by the newest handle");
+                    assert_eq!(
+                        *entry.receipt_handle, *receipt_handle,
+                        "a call goes by the newest handle"
+                    );
                 }
                 if let Call::Copy(copying) = &call {
                     let entry = self.table.get(&copying.id).expect("an entry");
@@ -350,16 +385,21 @@ mod tests {
                 }
             }
             assert_eq!(sums, self.table.sums);
-            let ids = |schedule: &Schedule| schedule.iter().map(|(_, id)| id.clone()).collect::<BTreeSet<_>>();
-            for (expected, schedule) in
-                [(beats, &self.table.beats), (deletes, &self.table.deletes), (copies, &self.table.copies)]
-            {
+            let ids = |schedule: &Schedule| {
+                schedule.iter().map(|(_, id)| id.clone()).collect::<BTreeSet<_>>()
+            };
+            for (expected, schedule) in [
+                (beats, &self.table.beats),
+                (deletes, &self.table.deletes),
+                (copies, &self.table.copies),
+            ] {
                 assert_eq!(expected.len(), schedule.len());
                 assert_eq!(expected.into_iter().cloned().collect::<BTreeSet<_>>(), ids(schedule));
             }
         }
 
-        /// All calls succeed from now on, and time passes: nothing is left that was to be deleted or released.
+        /// All calls succeed from now on, and time passes: nothing is left that was to be deleted
+        /// or released.
         fn end(&mut self) {
             self.act(Act::Open);
             self.table.terms.closing = true;

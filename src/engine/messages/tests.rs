@@ -1,4 +1,5 @@
-//! What the messages of a queue are promised, as tests: against a queue that takes nothing that SQS might refuse.
+//! What the messages of a queue are promised, as tests: against a queue that takes nothing that SQS
+//! might refuse.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
@@ -15,7 +16,8 @@ use crate::step::CallbackToken;
 const VISIBILITY: Duration = Duration::from_mins(2);
 const REPOST: Duration = Duration::from_hours(11);
 
-/// One queue whose handles are good for one receive, and whose old handles delete nothing although they are said to.
+/// One queue whose handles are good for one receive, and whose old handles delete nothing although
+/// they are said to.
 #[derive(Default)]
 struct Sqs {
     messages: Mutex<BTreeMap<String, Message>>,
@@ -46,12 +48,21 @@ struct Made {
 impl Sqs {
     fn receive(&self, id: &str) -> Received {
         let mut messages = self.messages.lock().unwrap();
-        let message = messages.entry(id.to_owned()).or_insert(Message { visible_at: Instant::now(), receives: 0 });
+        let message = messages
+            .entry(id.to_owned())
+            .or_insert(Message { visible_at: Instant::now(), receives: 0 });
         message.receives += 1;
         message.visible_at = Instant::now() + VISIBILITY;
         let receipt_handle = format!("{id}#{}", message.receives);
         let body = format!("the body of {id}");
-        Received { id: id.to_owned(), receipt_handle, body, receives: message.receives, sent: None, trace: None }
+        Received {
+            id: id.to_owned(),
+            receipt_handle,
+            body,
+            receives: message.receives,
+            sent: None,
+            trace: None,
+        }
     }
 
     fn fail(&self, operation: &'static str, kind: FaultKind, times: usize) {
@@ -78,7 +89,12 @@ impl Sqs {
     }
 
     fn visible(&self) -> usize {
-        self.messages.lock().unwrap().values().filter(|message| message.visible_at <= Instant::now()).count()
+        self.messages
+            .lock()
+            .unwrap()
+            .values()
+            .filter(|message| message.visible_at <= Instant::now())
+            .count()
     }
 
     fn left(&self) -> usize {
@@ -98,13 +114,18 @@ impl Sqs {
 
     fn handles(&self, operation: &str) -> Vec<String> {
         let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|call| call.operation == operation).flat_map(|call| call.receipt_handles.clone()).collect()
+        calls
+            .iter()
+            .filter(|call| call.operation == operation)
+            .flat_map(|call| call.receipt_handles.clone())
+            .collect()
     }
 
     fn times(&self, operation: &str, receipt_handle: &str) -> Vec<Instant> {
         let calls = self.calls.lock().unwrap();
         let is_about = |call: &&Made| {
-            call.operation == operation && call.receipt_handles.iter().any(|other| other == receipt_handle)
+            call.operation == operation
+                && call.receipt_handles.iter().any(|other| other == receipt_handle)
         };
         calls.iter().filter(is_about).map(|call| call.at).collect()
     }
@@ -123,9 +144,12 @@ impl Sqs {
         receipt_handles: Vec<String>,
         act: impl Fn(&mut BTreeMap<String, Message>, &str, &str) -> Result<T, Fault>,
     ) -> Result<Vec<Result<T, Fault>>, Fault> {
-        let distinct =
-            receipt_handles.iter().map(|receipt_handle| id_of(receipt_handle)).collect::<BTreeSet<_>>().len()
-                == receipt_handles.len();
+        let distinct = receipt_handles
+            .iter()
+            .map(|receipt_handle| id_of(receipt_handle))
+            .collect::<BTreeSet<_>>()
+            .len()
+            == receipt_handles.len();
         assert!(
             distinct && receipt_handles.len() <= 10 && !receipt_handles.is_empty(),
             "{operation}: {receipt_handles:?}"
@@ -143,16 +167,22 @@ impl Sqs {
             None => sleep(Duration::from_millis(10)).await,
         }
         self.at_once.lock().unwrap().get_mut(operation).expect("entered").0 -= 1;
-        if let Some(kind) = self.faults.lock().unwrap().get_mut(operation).and_then(VecDeque::pop_front) {
+        if let Some(kind) =
+            self.faults.lock().unwrap().get_mut(operation).and_then(VecDeque::pop_front)
+        {
             return Err(Fault::new(kind, "made to fail"));
         }
         let poison = self.poison.lock().unwrap();
-        if receipt_handles.iter().any(|receipt_handle| poison.contains(&(operation, id_of(receipt_handle).to_owned())))
+        if receipt_handles
+            .iter()
+            .any(|receipt_handle| poison.contains(&(operation, id_of(receipt_handle).to_owned())))
         {
             return Err(Fault::new(FaultKind::Refused, "BatchEntryIdsNotDistinct"));
         }
         let (mut messages, faults) = (self.messages.lock().unwrap(), self.entries.lock().unwrap());
-        let entry = |receipt_handle: &String| match faults.get(&(operation, id_of(receipt_handle).to_owned())) {
+        let entry = |receipt_handle: &String| match faults
+            .get(&(operation, id_of(receipt_handle).to_owned()))
+        {
             Some(kind) => Err(Fault::new(*kind, "made to fail")),
             None => act(&mut messages, id_of(receipt_handle), receipt_handle),
         };
@@ -172,14 +202,24 @@ fn id_of(receipt_handle: &str) -> &str {
 }
 
 impl Queue for Sqs {
-    fn receive(&self, _: usize, _: Duration, _: Duration) -> BoxFuture<'_, Result<Vec<Received>, Fault>> {
+    fn receive(
+        &self,
+        _: usize,
+        _: Duration,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Received>, Fault>> {
         unreachable!("the tests receive")
     }
 
-    fn set_visibility<'a>(&'a self, entries: &'a [(String, Duration)]) -> BoxFuture<'a, Result<Entries, Fault>> {
-        let receipt_handles = entries.iter().map(|(receipt_handle, _)| receipt_handle.clone()).collect();
+    fn set_visibility<'a>(
+        &'a self,
+        entries: &'a [(String, Duration)],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
+        let receipt_handles =
+            entries.iter().map(|(receipt_handle, _)| receipt_handle.clone()).collect();
         Box::pin(self.call("set", receipt_handles, |messages, id, receipt_handle| {
-            let (_, visible_in) = entries.iter().find(|(other, _)| other == receipt_handle).expect("asked");
+            let (_, visible_in) =
+                entries.iter().find(|(other, _)| other == receipt_handle).expect("asked");
             match messages.get_mut(id) {
                 Some(message)
                     if receipt_handle == format!("{id}#{}", message.receives)
@@ -193,9 +233,15 @@ impl Queue for Sqs {
         }))
     }
 
-    fn delete<'a>(&'a self, receipt_handles: &'a [String]) -> BoxFuture<'a, Result<Entries, Fault>> {
+    fn delete<'a>(
+        &'a self,
+        receipt_handles: &'a [String],
+    ) -> BoxFuture<'a, Result<Entries, Fault>> {
         Box::pin(self.call("delete", receipt_handles.to_vec(), |messages, id, receipt_handle| {
-            if messages.get(id).is_some_and(|message| receipt_handle == format!("{id}#{}", message.receives)) {
+            if messages
+                .get(id)
+                .is_some_and(|message| receipt_handle == format!("{id}#{}", message.receives))
+            {
                 messages.remove(id);
             }
             Ok(())
@@ -225,7 +271,10 @@ impl Bodies for Ledger {
             if let Some(gate) = &self.gate {
                 gate.acquire().await.expect("open").forget();
             }
-            let fails = self.fails.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            let fails = self
+                .fails
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                .is_ok();
             (!fails).then(|| format!("recorded of {token}, stop: {stop}"))
         })
     }
@@ -243,7 +292,12 @@ impl Observer for Failures {
 }
 
 /// Messages are worked on while `life` lasts, and until nothing is left to delete or release then.
-async fn while_working(messages: &Messages, sqs: &Sqs, ledger: &Ledger, life: impl AsyncFnOnce()) -> Duration {
+async fn while_working(
+    messages: &Messages,
+    sqs: &Sqs,
+    ledger: &Ledger,
+    life: impl AsyncFnOnce(),
+) -> Duration {
     let began = Instant::now();
     let life = async {
         life().await;
@@ -500,7 +554,8 @@ async fn a_message_received_again_while_its_delete_hangs_is_deleted_by_its_newer
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_received_again_before_its_failing_delete_is_tried_again_goes_by_its_newer_handle() {
+async fn a_message_received_again_before_its_failing_delete_is_tried_again_goes_by_its_newer_handle()
+ {
     let sqs = Sqs::default();
     let (messages, ids) = holding(&sqs, 1);
     sqs.fail("delete", FaultKind::Transient, 8);
@@ -682,7 +737,10 @@ async fn what_was_released_and_is_received_again_at_once_is_held_anew() {
         messages.hold(&sqs.receive("m0"), true, Some(about(false)));
         gate.add_permits(1000);
         sleep(VISIBILITY * 3).await;
-        assert_eq!((sqs.visible(), messages.len(), messages.bytes()), (0, 1, "the body of m0".len()));
+        assert_eq!(
+            (sqs.visible(), messages.len(), messages.bytes()),
+            (0, 1, "the body of m0".len())
+        );
     })
     .await;
 }

@@ -1,4 +1,5 @@
-//! The loop that makes one queue's calls, owns them, and tells the table what they came to. Nothing else deletes a message.
+//! The loop that makes one queue's calls, owns them, and tells the table what they came to. Nothing
+//! else deletes a message.
 
 use std::sync::Arc;
 
@@ -14,9 +15,11 @@ use super::entry::Fate;
 use crate::seam::{Fault, FaultKind, Observation, Observer, Queue};
 use crate::step::CallbackToken;
 
-/// Where the bodies of messages are that are not kept in memory: in the ledger, which holds all that they say.
+/// Where the bodies of messages are that are not kept in memory: in the ledger, which holds all
+/// that they say.
 pub(crate) trait Bodies: Send + Sync {
-    /// The body of the message about this step, or of its stop; `None` if it cannot be had, now or ever.
+    /// The body of the message about this step, or of its stop; `None` if it cannot be had, now or
+    /// ever.
     fn body<'a>(&'a self, token: &'a CallbackToken, stop: bool) -> BoxFuture<'a, Option<String>>;
 }
 
@@ -30,7 +33,8 @@ pub(super) struct World<'a> {
     pub(super) queue_name: &'a str,
 }
 
-/// Extends, releases, copies and deletes until the table is closed and nothing is left to delete or release.
+/// Extends, releases, copies and deletes until the table is closed and nothing is left to delete or
+/// release.
 pub(super) async fn work(desk: &Desk, world: World<'_>) {
     let mut calls: FuturesUnordered<BoxFuture<'_, Done>> = FuturesUnordered::new();
     let mut complaints = Complaints::default();
@@ -84,9 +88,13 @@ async fn copy(desk: &Desk, world: World<'_>, copying: &Copying) -> Result<Sent, 
         (Some(body), _) => body.clone(),
         (None, Some((token, stop))) => match world.bodies.body(token, *stop).await {
             Some(body) => body.into(),
-            None => return Err(Fault::new(FaultKind::Transient, "the ledger does not give its body")),
+            None => {
+                return Err(Fault::new(FaultKind::Transient, "the ledger does not give its body"));
+            }
         },
-        (None, None) => return Err(Fault::new(FaultKind::Transient, "nothing is known of its body")),
+        (None, None) => {
+            return Err(Fault::new(FaultKind::Transient, "nothing is known of its body"));
+        }
     };
     // Its step may have settled while the ledger was asked.
     if desk.look(|table| table.get(&copying.id).is_none_or(|entry| entry.fate != Fate::Copy)) {
@@ -97,7 +105,8 @@ async fn copy(desk: &Desk, world: World<'_>, copying: &Copying) -> Result<Sent, 
 
 fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Instant) {
     if matches!(notice.what, What::NotKept | What::NotReleased | What::LetGo) {
-        let failed = Observation::HeartbeatFailed { queue: world.queue_name, messages: notice.messages };
+        let failed =
+            Observation::HeartbeatFailed { queue: world.queue_name, messages: notice.messages };
         world.observer.observe(failed);
     }
     let Some(unsaid) = complaints.take(&notice, now) else { return };
@@ -112,9 +121,12 @@ fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Insta
         What::TakenApart => "a batch of messages was refused as a whole; each goes by itself",
         What::LetGo => "messages are not ours to keep any more; their steps go on",
         What::Undeletable => {
-            "settled messages are not ours to delete any more; should they come back, they are tried again"
+            "settled messages are not ours to delete any more; should they come back, they are \
+             tried again"
         }
-        What::Copied => "replaced a message by a fresh copy, for its age or because it was received too often",
+        What::Copied => {
+            "replaced a message by a fresh copy, for its age or because it was received too often"
+        }
     };
     match fault {
         Some(error) => {

@@ -22,7 +22,11 @@ struct World {
 }
 
 impl Looks for World {
-    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Option<Event>> {
+    fn look<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+        lane: usize,
+    ) -> BoxFuture<'a, Option<Event>> {
         let name = execution.as_str().rsplit('/').next().unwrap_or_default().to_owned();
         self.asked.lock().unwrap().push((self.began.elapsed(), name.clone(), lane));
         Box::pin(async move {
@@ -61,7 +65,13 @@ impl World {
 
     /// When an execution was asked about.
     fn looks_at(&self, name: &str) -> Vec<Duration> {
-        self.asked.lock().unwrap().iter().filter(|(_, asked, _)| asked == name).map(|(at, ..)| *at).collect()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(_, asked, _)| asked == name)
+            .map(|(at, ..)| *at)
+            .collect()
     }
 
     fn assert_two_a_second(&self) {
@@ -104,10 +114,16 @@ fn token(name: &str) -> CallbackToken {
     format!("{name:0>10}").parse().unwrap()
 }
 
-/// The longest time in which an execution was not asked about, from the first second to the last look and on to `until`.
+/// The longest time in which an execution was not asked about, from the first second to the last
+/// look and on to `until`.
 fn longest(looks: &[Duration], until: Duration) -> Duration {
     let mut before = Duration::ZERO;
-    looks.iter().chain([&until]).map(|at| at.abs_diff(std::mem::replace(&mut before, *at))).max().unwrap_or(until)
+    looks
+        .iter()
+        .chain([&until])
+        .map(|at| at.abs_diff(std::mem::replace(&mut before, *at)))
+        .max()
+        .unwrap_or(until)
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +140,11 @@ async fn each_execution_is_asked_about_once_per_its_interval_in_due_order() {
         let looks = run.world.looks_at(name);
         assert!((58..=80).contains(&looks.len()), "{name}: {}", looks.len());
         assert!(longest(&looks, MINUTE * 60) < MINUTE * 2);
-        assert!(looks.windows(2).all(|pair| (MINUTE * 3 / 4..=MINUTE + GAP * 3).contains(&pair[1].abs_diff(pair[0]))));
+        assert!(
+            looks.windows(2).all(
+                |pair| (MINUTE * 3 / 4..=MINUTE + GAP * 3).contains(&pair[1].abs_diff(pair[0]))
+            )
+        );
     }
 }
 
@@ -155,7 +175,8 @@ async fn twenty_thousand_deferred_steps_do_not_delay_the_look_at_a_running_one()
     run.world.assert_two_a_second();
     let running = run.world.looks_at("running");
     assert!(longest(&running, hours) <= MINUTE + GAP * 2);
-    let deferred: BTreeSet<String> = run.world.names().into_iter().filter(|name| name != "running").collect();
+    let deferred: BTreeSet<String> =
+        run.world.names().into_iter().filter(|name| name != "running").collect();
     assert_eq!(deferred.len(), 20_000, "each had its look");
     let calls = run.world.asked.lock().unwrap().len();
     assert!(Duration::from_secs(calls as u64 / 2) + MINUTE * 2 > hours, "no call was left unused");
@@ -235,7 +256,13 @@ async fn a_lane_whose_watch_is_off_is_not_watched() {
     run.watch.enter(&execution("on"), 1, &token("on"), Kind::Active);
     sleep(MINUTE).await;
     assert_eq!(
-        *run.world.asked.lock().unwrap().iter().map(|(_, name, lane)| (name.as_str(), *lane)).collect::<Vec<_>>(),
+        *run.world
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, name, lane)| (name.as_str(), *lane))
+            .collect::<Vec<_>>(),
         [("on", 1)]
     );
 }
@@ -249,7 +276,10 @@ async fn an_execution_on_two_lanes_is_asked_about_at_the_shorter_interval() {
     run.watch.enter(&both, 0, &token("slower"), Kind::Active);
     sleep(MINUTE * 10).await;
     let asked = run.world.asked.lock().unwrap();
-    assert!((10..=14).contains(&asked.len()) && asked.iter().all(|(.., lane)| *lane == 1), "{asked:?}");
+    assert!(
+        (10..=14).contains(&asked.len()) && asked.iter().all(|(.., lane)| *lane == 1),
+        "{asked:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -337,7 +367,8 @@ fn op() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each watched execution is either due, in the queue of its kind, or being asked about; and no other is.
+    /// Each watched execution is either due, in the queue of its kind, or being asked about; and no
+    /// other is.
     #[test]
     fn no_execution_is_forgotten_or_kept(ops in prop::collection::vec(op(), 0..100)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

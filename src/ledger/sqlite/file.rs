@@ -18,7 +18,8 @@ use super::schema::{self, APPLICATION, SCHEMA};
 /// Held for as long as this process has the ledger open; the kernel lets it go with the process.
 pub(super) struct FileLock {
     _beside: Flock<File>,
-    /// The file itself, whatever becomes of the one beside it. Not on network file systems, where this kind of lock would be SQLite's.
+    /// The file itself, whatever becomes of the one beside it. Not on network file systems, where
+    /// this kind of lock would be SQLite's.
     _file: Option<Flock<File>>,
 }
 
@@ -34,7 +35,8 @@ pub struct OpenError {
 /// How often, and after what time each, a lock that another has is tried.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a call waits for another process's lock. Short: a write that fails is tried again, and all others wait behind it.
+/// How long a call waits for another process's lock. Short: a write that fails is tried again, and
+/// all others wait behind it.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// Counts while a file is opened, so that a check of a large one can be told from one that hangs.
@@ -44,13 +46,24 @@ pub type Progress = Arc<AtomicU64>;
 const STEPS: i32 = 10_000;
 
 /// Opens the file for writing, or makes it, and takes it for this process.
-pub(super) fn open_at(path: &Path, place: &Place, progress: &Progress) -> Result<(Connection, FileLock), OpenError> {
+pub(super) fn open_at(
+    path: &Path,
+    place: &Place,
+    progress: &Progress,
+) -> Result<(Connection, FileLock), OpenError> {
     let file = &place.path;
     let beside = lock(path, file)?;
     // Made here, so that its outcomes and arguments are for its owner alone.
-    let made = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(file);
-    let made =
-        made.map_err(|error| OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error))))?;
+    let made = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(file);
+    let made = made.map_err(|error| {
+        OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error)))
+    })?;
     let locked = if place.network.is_some() {
         None
     } else {
@@ -102,7 +115,8 @@ pub(super) fn beside(path: &Path) -> Result<Connection, OpenError> {
 /// Opens the file for reading, beside a daemon that may be writing it; with its schema.
 pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> {
     if !path.is_file() {
-        let problem = "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
+        let problem =
+            "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
         return Err(OpenError::new(path, problem));
     }
     // Whoever only reads may read a file that no daemon takes: a copy, a backup.
@@ -116,16 +130,16 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
     };
     let name = uri(path);
     let connection = opened(format!("file:{name}?mode=ro"))
-        // Whoever may not write the directory cannot share the daemon's index of the log. A ledger that nobody has open needs none.
-        .or_else(
-            |error: rusqlite::Error| {
-                if wal_is_empty(path) { opened(format!("file:{name}?immutable=1")) } else { Err(error) }
-            },
-        )
+        // Whoever may not write the directory cannot share the daemon's index of the log. A ledger
+        // that nobody has open needs none.
+        .or_else(|error: rusqlite::Error| {
+            if wal_is_empty(path) { opened(format!("file:{name}?immutable=1")) } else { Err(error) }
+        })
         .map_err(|error| match network {
             Some(kind) if is_busy(&error) => {
                 let problem = format!(
-                    "it lies on {kind}, where its worker has it for itself: ask that worker's /steps over HTTP"
+                    "it lies on {kind}, where its worker has it for itself: ask that worker's \
+                     /steps over HTTP"
                 );
                 OpenError { in_use: true, ..OpenError::new(path, problem) }
             }
@@ -136,18 +150,22 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
     Ok((connection, schema))
 }
 
-/// Refuses a file that is shorter than its header says: SQLite would read what is missing as zeros. While there is a log, a
-/// checkpoint may have been cut short, and the log makes up for it.
+/// Refuses a file that is shorter than its header says: SQLite would read what is missing as zeros.
+/// While there is a log, a checkpoint may have been cut short, and the log makes up for it.
 pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
     let mut header = [0; 32];
-    let read = File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
-    let (read, length) =
-        read.map_err(|error| OpenError::new(path, format!("it cannot be read ({error}): mend its permissions")))?;
+    let read =
+        File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
+    let (read, length) = read.map_err(|error| {
+        OpenError::new(path, format!("it cannot be read ({error}): mend its permissions"))
+    })?;
     let log = !wal_is_empty(path);
     if length == 0 && log {
-        // SQLite would take it for a new file, and remove the log with all that was ever written to it.
+        // SQLite would take it for a new file, and remove the log with all that was ever written to
+        // it.
         let problem = format!(
-            "it is empty or was not there, and its log {0}-wal is not: put back the file that the log belongs to, or move the log away \
+            "it is empty or was not there, and its log {0}-wal is not: put back the file that the \
+             log belongs to, or move the log away \
              too, to begin with an empty ledger",
             path.display()
         );
@@ -203,17 +221,25 @@ fn taken(mut file: File) -> Result<Flock<File>, File> {
 /// Takes the real file for this process, under whatever name it was asked for.
 fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
     let name = beside_it(file, ".lock");
-    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&name).map_err(
-        |error| {
-            let problem = format!("{} cannot be written ({error}): {}", name.display(), remedy(&error));
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&name)
+        .map_err(|error| {
+            let problem =
+                format!("{} cannot be written ({error}): {}", name.display(), remedy(&error));
             OpenError::new(path, problem)
-        },
-    )?;
+        })?;
     match taken(file) {
         Ok(mut file) => {
             // For people who wonder; the lock itself is the kernel's.
-            let _ =
-                file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| writeln!(file, "{}", std::process::id()));
             Ok(file)
         }
         Err(mut file) => {
@@ -228,7 +254,8 @@ fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
 pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let known = || -> rusqlite::Result<(i32, i32, i64)> {
-        let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let tables =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         Ok((number("application_id")?, number("user_version")?, tables))
     };
     let (application, schema, tables) = known().map_err(|error| OpenError::of(path, &error))?;
@@ -243,11 +270,13 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
     }
     if schema > SCHEMA {
         let problem = format!(
-            "it was written by a newer callbackd (schema {schema}; this one knows {SCHEMA}): run that version again"
+            "it was written by a newer callbackd (schema {schema}; this one knows {SCHEMA}): run \
+             that version again"
         );
         return Err(OpenError::new(path, problem));
     }
-    let verdict: Result<String, _> = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    let verdict: Result<String, _> =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(()),
         Ok(verdict) => Err(OpenError::damaged(path, &verdict)),
@@ -273,7 +302,8 @@ impl OpenError {
 
     fn held(path: &Path, who: &str) -> Self {
         let problem = format!(
-            "another callbackd ({who}) has it open: stop that one, or give each worker a ledger.path of its own"
+            "another callbackd ({who}) has it open: stop that one, or give each worker a \
+             ledger.path of its own"
         );
         Self { in_use: true, ..Self::new(path, problem) }
     }
@@ -295,29 +325,45 @@ impl OpenError {
     pub(super) fn of(path: &Path, error: &rusqlite::Error) -> Self {
         if is_busy(error) {
             let holders = place::holders(path);
-            let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(" and ") };
+            let who = if holders.is_empty() {
+                "another process".to_owned()
+            } else {
+                holders.join(" and ")
+            };
             let problem = format!(
-                "{who} holds a lock on it ({error}): end what that does there (a shell, a backup), and start again"
+                "{who} holds a lock on it ({error}): end what that does there (a shell, a backup), \
+                 and start again"
             );
             return Self::new(path, problem);
         }
         match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::damaged(path, &error.to_string()),
-            Some(ErrorCode::DiskFull) => Self::new(path, format!("its disk is full ({error}): free some space")),
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                Self::damaged(path, &error.to_string())
+            }
+            Some(ErrorCode::DiskFull) => {
+                Self::new(path, format!("its disk is full ({error}): free some space"))
+            }
             Some(ErrorCode::ReadOnly) => Self::new(
                 path,
-                format!("it is read-only ({error}): mend its permissions or its file system, or set ledger.path"),
+                format!(
+                    "it is read-only ({error}): mend its permissions or its file system, or set \
+                     ledger.path"
+                ),
             ),
-            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-                Self::new(path, format!("it cannot be opened ({error}): mend the permissions of it and its directory"))
-            }
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Self::new(
+                path,
+                format!(
+                    "it cannot be opened ({error}): mend the permissions of it and its directory"
+                ),
+            ),
             _ => Self::new(path, format!("{error}: look at the disk that it is on")),
         }
     }
 
     pub(super) fn damaged(path: &Path, detail: &str) -> Self {
         let problem = format!(
-            "it is damaged or no ledger ({detail}): restore it, or move it away to begin with an empty one; steps that were running \
+            "it is damaged or no ledger ({detail}): restore it, or move it away to begin with an \
+             empty one; steps that were running \
              are then taken up anew from their messages"
         );
         Self::new(path, problem)
@@ -336,7 +382,9 @@ fn remedy(error: &std::io::Error) -> &'static str {
 pub(super) fn uri(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let escape = |byte: &u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => char::from(*byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+            char::from(*byte).to_string()
+        }
         other => format!("%{other:02X}"),
     };
     absolute.as_os_str().as_encoded_bytes().iter().map(escape).collect::<Vec<_>>().concat()
@@ -361,7 +409,10 @@ mod tests {
         ] {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             let text = OpenError::of(Path::new("/l/ledger.db"), &error).to_string();
-            assert!(text.starts_with("the ledger /l/ledger.db: ") && text.contains(wants), "{code}: {text}");
+            assert!(
+                text.starts_with("the ledger /l/ledger.db: ") && text.contains(wants),
+                "{code}: {text}"
+            );
         }
         for (kind, wants) in [
             (ErrorKind::ReadOnlyFilesystem, "make its file system writable"),
@@ -378,8 +429,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("ledger.db");
         let (connection, _lock) = open(&path).expect("it opens");
-        let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
-        let synchronous: i32 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
+        let mode: String =
+            connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
+        let synchronous: i32 =
+            connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
         // 2 is FULL: with less, the log would be flushed at checkpoints alone.
         assert_eq!((mode.as_str(), synchronous), ("wal", 2));
     }

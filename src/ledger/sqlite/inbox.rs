@@ -1,4 +1,5 @@
-//! What waits for a thread of the store: jobs that are to be done at once, and such as may wait for others.
+//! What waits for a thread of the store: jobs that are to be done at once, and such as may wait for
+//! others.
 
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -112,7 +113,8 @@ impl Inbox {
         }
     }
 
-    /// What has come meanwhile, up to `most`; waits until there are `company`, but not beyond `until`.
+    /// What has come meanwhile, up to `most`; waits until there are `company`, but not beyond
+    /// `until`.
     pub(super) fn more(&self, most: usize, company: usize, until: Instant) -> Vec<Job> {
         let mut state = self.lock();
         while state.jobs.len() < company && !state.closed {

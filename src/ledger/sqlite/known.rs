@@ -1,4 +1,5 @@
-//! Which steps the file may hold, in memory. Most steps that a queue brings are new, and then the disk need not be asked.
+//! Which steps the file may hold, in memory. Most steps that a queue brings are new, and then the
+//! disk need not be asked.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -11,12 +12,13 @@ use rusqlite::Connection;
 use super::file;
 use crate::step::CallbackToken;
 
-/// A Bloom filter over the tokens of all rows that were ever there. It never misses one; of a million rows it takes one strange token
-/// in five hundred for known, which costs a read.
+/// A Bloom filter over the tokens of all rows that were ever there. It never misses one; of a
+/// million rows it takes one strange token in five hundred for known, which costs a read.
 pub(super) struct Known {
     path: PathBuf,
     set: Arc<Set>,
-    /// Reads what the file held when it was opened; started by the first question, so that it delays no start.
+    /// Reads what the file held when it was opened; started by the first question, so that it
+    /// delays no start.
     filling: OnceLock<Option<JoinHandle<()>>>,
 }
 
@@ -39,8 +41,11 @@ const AT_ONCE: usize = 10_000;
 
 impl Known {
     pub(super) fn of_file(path: &Path) -> Self {
-        let set =
-            Set { words: Mutex::new(vec![0; WORDS]), complete: AtomicBool::default(), closed: AtomicBool::default() };
+        let set = Set {
+            words: Mutex::new(vec![0; WORDS]),
+            complete: AtomicBool::default(),
+            closed: AtomicBool::default(),
+        };
         Self { path: path.to_owned(), set: Arc::new(set), filling: OnceLock::new() }
     }
 
@@ -63,9 +68,13 @@ impl Known {
         let (path, set) = (self.path.clone(), self.set.clone());
         let fill = move || {
             let filled = file::beside(&path).map_err(|error| error.to_string());
-            let filled = filled.and_then(|connection| set.fill(&connection).map_err(|error| error.to_string()));
+            let filled = filled
+                .and_then(|connection| set.fill(&connection).map_err(|error| error.to_string()));
             if let Err(error) = filled {
-                tracing::debug!(error, "the ledger's steps could not be listed; each is looked for when it comes");
+                tracing::debug!(
+                    error,
+                    "the ledger's steps could not be listed; each is looked for when it comes"
+                );
             }
         };
         std::thread::Builder::new().name("ledger-known".to_owned()).spawn(fill).ok()
@@ -85,7 +94,8 @@ impl Drop for Known {
 
 impl Set {
     fn fill(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let mut statement = connection.prepare("SELECT token FROM steps WHERE token > ?1 ORDER BY token LIMIT ?2")?;
+        let mut statement = connection
+            .prepare("SELECT token FROM steps WHERE token > ?1 ORDER BY token LIMIT ?2")?;
         let mut after = String::new();
         while !self.closed.load(Ordering::Acquire) {
             let mut rows = statement.query((&after, AT_ONCE))?;
@@ -145,7 +155,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("ledger.db");
         let (connection, _lock) = file::open(&path).expect("it opens");
-        let insert = "INSERT INTO steps (token, version, status, queue, execution, flagged, correction, rest, digest, body) \
+        let insert = "INSERT INTO steps (token, version, status, queue, execution, flagged, \
+                      correction, rest, digest, body) \
                       VALUES (?1, 1, 'settled', '', '', 0, 0, '', '', '')";
         let transaction = connection.unchecked_transaction().expect("a transaction");
         for number in 0..25_000 {
@@ -160,7 +171,8 @@ mod tests {
             std::thread::yield_now();
         }
         assert!((0..25_000).chain([1_000_000]).all(|number| known.may_hold(&token(number))));
-        let mistaken = (2_000_000..2_010_000).filter(|number| known.may_hold(&token(*number))).count();
+        let mistaken =
+            (2_000_000..2_010_000).filter(|number| known.may_hold(&token(*number))).count();
         assert!(mistaken < 10, "{mistaken} of 10,000");
     }
 

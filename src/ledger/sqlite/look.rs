@@ -1,4 +1,5 @@
-//! A ledger's file looked at as `check` looks: nothing is made, locked for longer than a moment, or changed.
+//! A ledger's file looked at as `check` looks: nothing is made, locked for longer than a moment, or
+//! changed.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -37,7 +38,8 @@ impl Look {
         let mut doubts = Vec::new();
         if let Err(error) = access(directory, AccessFlags::W_OK | AccessFlags::X_OK) {
             let problem = format!(
-                "files cannot be made in its directory {} ({}): run this as the user that callbackd runs as, mend the permissions of the \
+                "files cannot be made in its directory {} ({}): run this as the user that \
+                 callbackd runs as, mend the permissions of the \
                  directory, or set ledger.path",
                 directory.display(),
                 error.desc()
@@ -46,7 +48,8 @@ impl Look {
         }
         if let Some(kind) = place.network {
             doubts.push(format!(
-                "it lies on {kind}: the worker opens it alone, `callbackd steps` cannot read it meanwhile, and each commit costs a round trip"
+                "it lies on {kind}: the worker opens it alone, `callbackd steps` cannot read it \
+                 meanwhile, and each commit costs a round trip"
             ));
         }
         if let Ok(disk) = nix::sys::statvfs::statvfs(directory) {
@@ -56,32 +59,48 @@ impl Look {
             }
         }
         let Ok(found) = fs::metadata(&place.path) else {
-            return Ok(Self { text: "will be made at the first start".to_owned(), in_use: false, doubts });
+            return Ok(Self {
+                text: "will be made at the first start".to_owned(),
+                in_use: false,
+                doubts,
+            });
         };
         doubts.extend(owners(&place.path, directory));
         if let Some(holder) = holder(&place.path) {
-            return Ok(Self { text: format!("is open in another callbackd ({holder})"), in_use: true, doubts });
+            return Ok(Self {
+                text: format!("is open in another callbackd ({holder})"),
+                in_use: true,
+                doubts,
+            });
         }
         if let Err(error) = access(&place.path, AccessFlags::R_OK | AccessFlags::W_OK) {
             let problem = format!(
-                "it cannot be written ({}): run this as the user that callbackd runs as, or mend its permissions",
+                "it cannot be written ({}): run this as the user that callbackd runs as, or mend \
+                 its permissions",
                 error.desc()
             );
             return Err(OpenError::new(path, problem));
         }
         file::whole(&place.path)?;
         if found.len() == 0 {
-            return Ok(Self { text: "is empty and can be written".to_owned(), in_use: false, doubts });
+            return Ok(Self {
+                text: "is empty and can be written".to_owned(),
+                in_use: false,
+                doubts,
+            });
         }
         if !file::wal_is_empty(&place.path) {
             let text =
-                "can be written; its log is folded in at the next start, and the file looked over then".to_owned();
+                "can be written; its log is folded in at the next start, and the file looked over \
+                 then"
+                    .to_owned();
             return Ok(Self { text, in_use: false, doubts });
         }
         // As a file that nobody changes: SQLite makes no files beside it then.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let name = format!("file:{}?immutable=1", file::uri(&place.path));
-        let connection = Connection::open_with_flags(name, flags).map_err(|error| OpenError::of(path, &error))?;
+        let connection = Connection::open_with_flags(name, flags)
+            .map_err(|error| OpenError::of(path, &error))?;
         file::recognise(path, &connection)?;
         Ok(Self { text: "is sound and can be written".to_owned(), in_use: false, doubts })
     }
@@ -95,7 +114,8 @@ fn owners(file: &Path, directory: &Path) -> Vec<String> {
         let owner = fs::metadata(path).ok()?.uid();
         (owner != home.uid()).then(|| {
             format!(
-                "{} belongs to the user {owner}, and its directory to {}: a daemon of the latter cannot write it; chown it",
+                "{} belongs to the user {owner}, and its directory to {}: a daemon of the latter \
+                 cannot write it; chown it",
                 path.display(),
                 home.uid()
             )
@@ -104,7 +124,8 @@ fn owners(file: &Path, directory: &Path) -> Vec<String> {
     beside.iter().filter_map(foreign).collect()
 }
 
-/// Who has the file open, if anybody. A lock that is shared, and given back at once, disturbs nobody: whoever starts tries again.
+/// Who has the file open, if anybody. A lock that is shared, and given back at once, disturbs
+/// nobody: whoever starts tries again.
 fn holder(path: &Path) -> Option<String> {
     let locked = |path: &Path| {
         let file = File::open(path).ok()?;
@@ -116,7 +137,9 @@ fn holder(path: &Path) -> Option<String> {
         let _ = file.read_to_string(&mut pid);
         return Some(format!("process {}", pid.trim()));
     }
-    locked(path).map(|_| place::holders(path).first().cloned().unwrap_or_else(|| "another process".to_owned()))
+    locked(path).map(|_| {
+        place::holders(path).first().cloned().unwrap_or_else(|| "another process".to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -130,7 +153,8 @@ mod tests {
 
     /// All that there is in a folder, with its bytes, owner, mode and times.
     fn state(folder: &Path) -> BTreeMap<std::path::PathBuf, (Vec<u8>, u32, u32, i64, i64)> {
-        let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        let entries =
+            fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
         let one = |path: std::path::PathBuf| {
             let found = fs::metadata(&path).expect("it is there");
             (
@@ -163,11 +187,15 @@ mod tests {
         assert_eq!(look().expect("a look").text, "is empty and can be written");
         let store = Sqlite::open(&path, Arc::new(())).expect("it opens");
         let seen = look().expect("a look");
-        assert!(seen.in_use && seen.text.contains(&format!("process {}", std::process::id())), "{seen:?}");
+        assert!(
+            seen.in_use && seen.text.contains(&format!("process {}", std::process::id())),
+            "{seen:?}"
+        );
         drop(store);
         let sound = look().expect("a look");
         assert_eq!((sound.text.as_str(), sound.in_use), ("is sound and can be written", false));
-        fs::write(&path, "neither empty nor a database, and longer than a header has to be for it").expect("written");
+        fs::write(&path, "neither empty nor a database, and longer than a header has to be for it")
+            .expect("written");
         assert!(look().expect_err("refused").to_string().contains("damaged or no ledger"));
     }
 
@@ -183,6 +211,9 @@ mod tests {
         }
         let doubts = Look::at(&path).expect("a look").doubts;
         assert_eq!(doubts.len(), 2, "{doubts:?}");
-        assert!(doubts[0].contains("ledger.db belongs to the user 0, and its directory to 4711"), "{doubts:?}");
+        assert!(
+            doubts[0].contains("ledger.db belongs to the user 0, and its directory to 4711"),
+            "{doubts:?}"
+        );
     }
 }

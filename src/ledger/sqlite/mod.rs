@@ -1,7 +1,9 @@
-//! Records in one SQLite file: durable at commit, with the commits of many waiting writes folded into one.
+//! Records in one SQLite file: durable at commit, with the commits of many waiting writes folded
+//! into one.
 //!
-//! Each connection has a thread of its own: one writes; one reads single records, and so never waits for the disk's flush; one makes
-//! lists, and so holds up neither. In SQLite's write-ahead mode a reader sees all that was committed before it began.
+//! Each connection has a thread of its own: one writes; one reads single records, and so never
+//! waits for the disk's flush; one makes lists, and so holds up neither. In SQLite's write-ahead
+//! mode a reader sees all that was committed before it began.
 
 mod file;
 mod files;
@@ -36,7 +38,8 @@ use crate::step::CallbackToken;
 
 /// A ledger file that this process alone has open.
 pub struct Sqlite {
-    // The writer is dropped last: the last connection to close folds the log back, which the others may not.
+    // The writer is dropped last: the last connection to close folds the log back, which the others
+    // may not.
     /// None where the file is opened by one connection alone, as are the next two.
     known: Option<Known>,
     lists: Option<Thread>,
@@ -63,7 +66,11 @@ impl Sqlite {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_telling(path: &Path, observer: Arc<dyn Observer>, progress: &Progress) -> Result<Self, OpenError> {
+    pub fn open_telling(
+        path: &Path,
+        observer: Arc<dyn Observer>,
+        progress: &Progress,
+    ) -> Result<Self, OpenError> {
         Self::open_at(path, &Place::find(path)?, observer, progress)
     }
 
@@ -76,7 +83,9 @@ impl Sqlite {
         let (connection, lock) = file::open_at(path, place, progress)?;
         let (ended, seen) = watch::channel(None);
         let ended = Ended::new(ended);
-        let not_started = |error: std::io::Error| OpenError::new(path, format!("a thread could not start: {error}"));
+        let not_started = |error: std::io::Error| {
+            OpenError::new(path, format!("a thread could not start: {error}"))
+        };
         let reader = |name| {
             let connection = file::beside(&place.path)?;
             Thread::start(name, connection, ended.clone(), read).map_err(not_started)
@@ -86,13 +95,16 @@ impl Sqlite {
             Some(kind) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "the ledger lies on {kind}: this worker has the file for itself, so that `callbackd steps` cannot read it (ask \
+                    "the ledger lies on {kind}: this worker has the file for itself, so that \
+                     `callbackd steps` cannot read it (ask \
                      /steps), and it must not be opened from another machine"
                 );
                 (None, None)
             }
         };
-        let write = move |connection: Connection, inbox: &Inbox| writer::serve(&connection, inbox, observer.as_ref());
+        let write = move |connection: Connection, inbox: &Inbox| {
+            writer::serve(&connection, inbox, observer.as_ref());
+        };
         let writer = Thread::start("ledger", connection, ended, write).map_err(not_started)?;
         let files = Arc::new(Files::at(&place.path));
         let known = place.network.is_none().then(|| Known::of_file(&place.path));
@@ -121,7 +133,8 @@ impl Sqlite {
         file::sizes(path)
     }
 
-    /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time. Changes nothing.
+    /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time.
+    /// Changes nothing.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be read.
@@ -148,7 +161,10 @@ impl Sqlite {
 }
 
 impl Store for Sqlite {
-    fn get<'a>(&'a self, token: &'a CallbackToken) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
+    fn get<'a>(
+        &'a self,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>> {
         if self.known.as_ref().is_some_and(|known| !known.may_hold(token)) {
             return Box::pin(ready(Ok(None)));
         }
@@ -156,19 +172,33 @@ impl Store for Sqlite {
         Box::pin(self.reader().ask(false, move |connection| rows::get(connection, token.as_str())))
     }
 
-    fn put(&self, row: Row, expected: Option<u64>, commit: Commit) -> BoxFuture<'static, Result<Put, StoreError>> {
+    fn put(
+        &self,
+        row: Row,
+        expected: Option<u64>,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
         if let (Some(known), None) = (&self.known, expected) {
             known.add(&row.head.token);
         }
-        Box::pin(self.writer.ask(commit == Commit::Soon, move |connection| rows::put(connection, &row, expected)))
+        Box::pin(
+            self.writer.ask(commit == Commit::Soon, move |connection| {
+                rows::put(connection, &row, expected)
+            }),
+        )
     }
 
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
-        Box::pin(self.lists().ask(false, move |connection| rows::page(connection, &query, |row| row.head)))
+        Box::pin(
+            self.lists()
+                .ask(false, move |connection| rows::page(connection, &query, |row| row.head)),
+        )
     }
 
     fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
-        Box::pin(self.lists().ask(false, move |connection| rows::page(connection, &query, |row| row)))
+        Box::pin(
+            self.lists().ask(false, move |connection| rows::page(connection, &query, |row| row)),
+        )
     }
 
     fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>> {
@@ -176,7 +206,8 @@ impl Store for Sqlite {
             let mut all = 0;
             loop {
                 let age = age.clone();
-                let count = self.writer.ask(false, move |connection| rows::purge(connection, &age)).await?;
+                let count =
+                    self.writer.ask(false, move |connection| rows::purge(connection, &age)).await?;
                 all += count;
                 if count < rows::PURGED {
                     return Ok(all);
@@ -253,12 +284,19 @@ mod tests {
         for (version, token) in [(None, "aaaaaaaaaa"), (None, "bbbbbbbbbb")] {
             let store = open().expect("it opens");
             assert_eq!(store.put(row(token), version, Commit::Now).await, Ok(Put::Done));
-            assert_eq!(store.get(&token.parse().expect("a token")).await.expect("read"), Some(Ok(row(token))));
-            let all = Query { statuses: vec![], pipeline: None, handler: None, after: None, limit: 10 };
+            assert_eq!(
+                store.get(&token.parse().expect("a token")).await.expect("read"),
+                Some(Ok(row(token)))
+            );
+            let all =
+                Query { statuses: vec![], pipeline: None, handler: None, after: None, limit: 10 };
             assert!(!store.page(all).await.expect("a page").found.is_empty());
-            assert!(path.with_extension("db-wal").exists() && !path.with_extension("db-shm").exists());
+            assert!(
+                path.with_extension("db-wal").exists() && !path.with_extension("db-shm").exists()
+            );
             let other = Connection::open(&path).expect("it is a file");
-            let refused = other.query_row("SELECT count(*) FROM steps", [], |row| row.get::<_, i64>(0));
+            let refused =
+                other.query_row("SELECT count(*) FROM steps", [], |row| row.get::<_, i64>(0));
             assert!(refused.is_err_and(|error| error.to_string().contains("locked")));
             drop(store);
         }
@@ -271,7 +309,8 @@ mod tests {
         drop(Sqlite::open(&path, Arc::new(())).expect("it is made"));
         let connection = Connection::open(&path).expect("it opens");
         let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-            INSERT INTO steps SELECT i, 1, 'settled', '', '', NULL, NULL, NULL, 0, i, NULL, 0, '', '', '', NULL, NULL FROM n";
+            INSERT INTO steps SELECT i, 1, 'settled', '', '', NULL, NULL, NULL, 0, i, NULL, 0, '', \
+            '', '', NULL, NULL FROM n";
         connection.execute_batch(many).expect("rows");
         drop(connection);
         let progress = Progress::default();

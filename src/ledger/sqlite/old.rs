@@ -13,10 +13,12 @@ use crate::lifecycle::Record;
 /// Rows that are read at a time.
 const AT_ONCE: usize = 200;
 
-/// Makes a file of schema 1 one of this one, within the caller's transaction. A damaged row stays what it is.
+/// Makes a file of schema 1 one of this one, within the caller's transaction. A damaged row stays
+/// what it is.
 pub(super) fn migrate(connection: &Connection, tables: &str) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
-        "DROP VIEW IF EXISTS overview; DROP INDEX IF EXISTS steps_by_status; ALTER TABLE steps RENAME TO steps_1; {tables}"
+        "DROP VIEW IF EXISTS overview; DROP INDEX IF EXISTS steps_by_status; ALTER TABLE steps \
+         RENAME TO steps_1; {tables}"
     ))?;
     let mut after = i64::MIN;
     loop {
@@ -28,8 +30,10 @@ pub(super) fn migrate(connection: &Connection, tables: &str) -> rusqlite::Result
             if !moved {
                 // Its digest is of schema 1, so that it counts as damaged in this one too.
                 connection.execute(
-                    "INSERT OR IGNORE INTO steps (token, version, status, queue, execution, flagged, settled_at, correction, rest, digest, body) \
-                     SELECT token, version, status, '', '', 0, settled_at, 0, '', digest, body FROM steps_1 WHERE rowid = ?1",
+                    "INSERT OR IGNORE INTO steps (token, version, status, queue, execution, \
+                     flagged, settled_at, correction, rest, digest, body) \
+                     SELECT token, version, status, '', '', 0, settled_at, 0, '', digest, body \
+                     FROM steps_1 WHERE rowid = ?1",
                     [id],
                 )?;
             }
@@ -46,19 +50,29 @@ pub(super) fn in_order(
     most: usize,
 ) -> rusqlite::Result<Vec<(i64, Result<Row, Damaged>)>> {
     let sql = format!(
-        "SELECT rowid, token, version, status, settled_at, body, digest FROM {table} WHERE rowid > ?1 ORDER BY rowid LIMIT ?2"
+        "SELECT rowid, token, version, status, settled_at, body, digest FROM {table} WHERE rowid > \
+         ?1 ORDER BY rowid LIMIT ?2"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    statement.query_map(params![after, most], |columns| Ok((columns.get(0)?, row(columns))))?.collect()
+    statement
+        .query_map(params![after, most], |columns| Ok((columns.get(0)?, row(columns))))?
+        .collect()
 }
 
 fn row(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
     let token: Option<String> = columns.get(1).ok();
     let read = || -> Result<Row, String> {
         let values = || -> rusqlite::Result<(u64, String, Option<i64>, String, String)> {
-            Ok((columns.get(2)?, columns.get(3)?, columns.get(4)?, columns.get(5)?, columns.get(6)?))
+            Ok((
+                columns.get(2)?,
+                columns.get(3)?,
+                columns.get(4)?,
+                columns.get(5)?,
+                columns.get(6)?,
+            ))
         };
-        let (version, status, settled_at, body, digest) = values().map_err(|error| error.to_string())?;
+        let (version, status, settled_at, body, digest) =
+            values().map_err(|error| error.to_string())?;
         let settled = settled_at.map_or(String::new(), |at| at.to_string());
         let token = token.as_deref().unwrap_or_default();
         if digest != hash([token, &version.to_string(), &status, &settled, &body]) {
@@ -66,7 +80,8 @@ fn row(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
         }
         let record: Record = serde_json::from_str(&body).map_err(|error| error.to_string())?;
         let settled_at = settled_at.and_then(|at| Timestamp::from_millisecond(at).ok());
-        let mut row = form::row(&Record { version, ..record }, Writer::default()).map_err(|error| error.0)?;
+        let mut row =
+            form::row(&Record { version, ..record }, Writer::default()).map_err(|error| error.0)?;
         row.head.settled_at = settled_at;
         Ok(row)
     };

@@ -1,7 +1,8 @@
 //! Where a ledger's file really lies, and whether it can be trusted to stay there with its log.
 //!
-//! SQLite keeps the log beside the file, under the file's name, and shares the log's index through memory. So a file needs one name, a
-//! directory that lasts as long as it does, and a file system of this machine.
+//! SQLite keeps the log beside the file, under the file's name, and shares the log's index through
+//! memory. So a file needs one name, a directory that lasts as long as it does, and a file system
+//! of this machine.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,8 +19,8 @@ use super::file::OpenError;
 pub(super) struct Place {
     /// Without symbolic links.
     pub(super) path: PathBuf,
-    /// The kind of network file system that it lies on, if it does: there the file is opened by one process alone, which shares no
-    /// memory.
+    /// The kind of network file system that it lies on, if it does: there the file is opened by one
+    /// process alone, which shares no memory.
     pub(super) network: Option<&'static str>,
 }
 
@@ -37,27 +38,36 @@ impl Place {
             Ok(file) => Some(file),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
-                return Err(OpenError::new(path, format!("it cannot be looked at ({error}): mend its permissions")));
+                return Err(OpenError::new(
+                    path,
+                    format!("it cannot be looked at ({error}): mend its permissions"),
+                ));
             }
         };
         if let Some(file) = file {
             if !file.is_file() {
-                return Err(OpenError::new(path, "it is no file: set ledger.path to a file of callbackd's own"));
+                return Err(OpenError::new(
+                    path,
+                    "it is no file: set ledger.path to a file of callbackd's own",
+                ));
             }
             if file.nlink() > 1 {
                 let problem = format!(
-                    "the file has {} names (hard links), and its log belongs to one of them: remove the others, or copy the file",
+                    "the file has {} names (hard links), and its log belongs to one of them: \
+                     remove the others, or copy the file",
                     file.nlink()
                 );
                 return Err(OpenError::new(path, problem));
             }
         }
         if is_mount_point(&real, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) {
-            let problem = "the file is mounted by itself, and its log, which lies beside it, would go with this container: mount its \
+            let problem = "the file is mounted by itself, and its log, which lies beside it, would \
+                           go with this container: mount its \
                            directory";
             return Err(OpenError::new(path, problem));
         }
-        let network = statfs(directory(&real)).ok().and_then(|found| network(found.filesystem_type().0));
+        let network =
+            statfs(directory(&real)).ok().and_then(|found| network(found.filesystem_type().0));
         Ok(Self { path: real, network })
     }
 }
@@ -73,19 +83,23 @@ fn real(path: &Path) -> Result<PathBuf, OpenError> {
         match fs::read_link(&at) {
             Ok(target) => at = directory(&at).join(target),
             Err(_) => {
-                let name =
-                    at.file_name().ok_or_else(|| OpenError::new(path, "it is no file: set ledger.path to a file"))?;
+                let name = at.file_name().ok_or_else(|| {
+                    OpenError::new(path, "it is no file: set ledger.path to a file")
+                })?;
                 return match fs::canonicalize(directory(&at)) {
                     Ok(directory) => Ok(directory.join(name)),
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         let problem = format!(
-                            "its directory does not exist: create {} for the user that callbackd runs as, or set ledger.path",
+                            "its directory does not exist: create {} for the user that callbackd \
+                             runs as, or set ledger.path",
                             directory(&at).display()
                         );
                         Err(OpenError::new(path, problem))
                     }
                     Err(error) => {
-                        let problem = format!("its directory cannot be reached ({error}): mend its permissions");
+                        let problem = format!(
+                            "its directory cannot be reached ({error}): mend its permissions"
+                        );
                         Err(OpenError::new(path, problem))
                     }
                 };
@@ -95,8 +109,9 @@ fn real(path: &Path) -> Result<PathBuf, OpenError> {
     Err(OpenError::new(path, "its symbolic links lead nowhere: set ledger.path to the file"))
 }
 
-/// Whether something is mounted at exactly this path. `mounts` is as `/proc/self/mountinfo` (proc(5)): the fifth field of a line is the
-/// mount point, with white space and backslashes as octal numbers.
+/// Whether something is mounted at exactly this path. `mounts` is as `/proc/self/mountinfo`
+/// (proc(5)): the fifth field of a line is the mount point, with white space and backslashes as
+/// octal numbers.
 fn is_mount_point(path: &Path, mounts: &str) -> bool {
     let escaped = |byte: &u8| match byte {
         b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
@@ -106,7 +121,8 @@ fn is_mount_point(path: &Path, mounts: &str) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| point.as_bytes() == path))
 }
 
-/// The name of a file system whose files other machines may have open, by its number (statfs(2), `linux/magic.h`).
+/// The name of a file system whose files other machines may have open, by its number (statfs(2),
+/// `linux/magic.h`).
 fn network(magic: i64) -> Option<&'static str> {
     // The numbers have 32 bits, and some of them come with the sign of the highest.
     Some(match magic & 0xffff_ffff {
@@ -127,7 +143,8 @@ fn network(magic: i64) -> Option<&'static str> {
     })
 }
 
-/// Who holds locks on the file or on its log's index, as the kernel lists them (proc(5)), but for this process.
+/// Who holds locks on the file or on its log's index, as the kernel lists them (proc(5)), but for
+/// this process.
 pub(super) fn holders(path: &Path) -> Vec<String> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -180,9 +197,14 @@ mod tests {
         symlink(root.join("link/ledger.db"), root.join("other.db")).expect("made");
         let file = root.join("data/ledger.db");
         for there in [false, true] {
-            for path in ["data/ledger.db", "link/ledger.db", "link/../data/./ledger.db", "other.db"] {
+            for path in ["data/ledger.db", "link/ledger.db", "link/../data/./ledger.db", "other.db"]
+            {
                 let place = Place::find(&root.join(path)).expect("a place");
-                assert_eq!(place, Place { path: file.clone(), network: None }, "{path}, there: {there}");
+                assert_eq!(
+                    place,
+                    Place { path: file.clone(), network: None },
+                    "{path}, there: {there}"
+                );
             }
             fs::write(&file, "").expect("made");
         }
@@ -208,7 +230,8 @@ mod tests {
     #[test]
     fn a_file_that_is_mounted_by_itself_is_told_from_one_in_a_mounted_directory() {
         let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-                      40 22 8:1 /host/ledger.db /var/lib/callbackd/ledger.db rw - ext4 /dev/sda1 rw\n\
+                      40 22 8:1 /host/ledger.db /var/lib/callbackd/ledger.db rw - ext4 /dev/sda1 \
+                      rw\n\
                       41 22 8:1 /data /srv/a\\040b rw - ext4 /dev/sda1 rw\n";
         for (path, wants) in [
             ("/var/lib/callbackd/ledger.db", true),

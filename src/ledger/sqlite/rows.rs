@@ -15,23 +15,36 @@ pub(super) const PURGED: usize = 500;
 const LOOKED: usize = 10_000;
 
 /// What [`light`] reads, in its order. Nothing behind the body is read from the disk for it.
-const LIGHT: &str = "token, version, status, queue, execution, handler, owner, due, flagged, settled_at, writer, correction, rest, \
+const LIGHT: &str = "token, version, status, queue, execution, handler, owner, due, flagged, \
+                     settled_at, writer, correction, rest, \
                      digest, body";
 
-const UPDATE: &str = "UPDATE steps SET version = ?2, status = ?3, queue = ?4, execution = ?5, handler = ?6, owner = ?7, due = ?8, \
-                      flagged = ?9, settled_at = ?10, writer = ?11, correction = ?12, rest = ?13, digest = ?14, body = ?15, \
+const UPDATE: &str = "UPDATE steps SET version = ?2, status = ?3, queue = ?4, execution = ?5, \
+                      handler = ?6, owner = ?7, due = ?8, \
+                      flagged = ?9, settled_at = ?10, writer = ?11, correction = ?12, rest = ?13, \
+                      digest = ?14, body = ?15, \
                       arguments = ?16, checkpoint = ?17 WHERE token = ?1 AND version = ?18";
-/// Its values as they are: of what a query selects, SQLite might have to take back some, and keeps a journal for it.
-const INSERT: &str = "INSERT INTO steps (token, version, status, queue, execution, handler, owner, due, flagged, settled_at, writer, \
+/// Its values as they are: of what a query selects, SQLite might have to take back some, and keeps
+/// a journal for it.
+const INSERT: &str = "INSERT INTO steps (token, version, status, queue, execution, handler, owner, \
+                      due, flagged, settled_at, writer, \
                       correction, rest, digest, body, arguments, checkpoint) \
-                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING";
+                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
+                      ?16, ?17) ON CONFLICT DO NOTHING";
 
-pub(super) fn get(connection: &Connection, token: &str) -> rusqlite::Result<Option<Result<Row, Damaged>>> {
+pub(super) fn get(
+    connection: &Connection,
+    token: &str,
+) -> rusqlite::Result<Option<Result<Row, Damaged>>> {
     let sql = format!("SELECT {LIGHT}, arguments, checkpoint FROM steps WHERE token = ?1");
     connection.prepare_cached(&sql)?.query_row([token], |columns| Ok(whole(columns))).optional()
 }
 
-pub(super) fn put(connection: &Connection, row: &Row, expected: Option<u64>) -> rusqlite::Result<Put> {
+pub(super) fn put(
+    connection: &Connection,
+    row: &Row,
+    expected: Option<u64>,
+) -> rusqlite::Result<Put> {
     let Row { head, body, arguments, checkpoint } = row;
     let rest = rest(row);
     let digest = digest(head, &rest, body);
@@ -67,7 +80,11 @@ pub(super) fn put(connection: &Connection, row: &Row, expected: Option<u64>) -> 
 }
 
 /// The rows that `query` asks for, each as `take` wants it.
-pub(super) fn page<T>(connection: &Connection, query: &Query, take: impl Fn(Row) -> T) -> rusqlite::Result<Page<T>> {
+pub(super) fn page<T>(
+    connection: &Connection,
+    query: &Query,
+    take: impl Fn(Row) -> T,
+) -> rusqlite::Result<Page<T>> {
     let (sql, after) = selection(query);
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query([after])?;
@@ -99,7 +116,8 @@ pub(super) fn page<T>(connection: &Connection, query: &Query, take: impl Fn(Row)
 /// The statement, and what its one parameter is.
 fn selection(query: &Query) -> (String, String) {
     // The lifecycle's own words, letters only; quoted all the same.
-    let quoted: Vec<String> = query.statuses.iter().map(|status| format!("'{}'", status.replace('\'', "''"))).collect();
+    let quoted: Vec<String> =
+        query.statuses.iter().map(|status| format!("'{}'", status.replace('\'', "''"))).collect();
     let mut sql = format!("SELECT {LIGHT} FROM steps ");
     // The planner would have to know that few steps are not settled.
     if query.leaves_settled_out() {
@@ -117,13 +135,15 @@ fn selection(query: &Query) -> (String, String) {
 pub(super) fn purge(connection: &Connection, age: &Age) -> rusqlite::Result<usize> {
     let sql = "DELETE FROM steps WHERE rowid IN ( \
                    SELECT rowid FROM steps INDEXED BY steps_settled \
-                   WHERE status = 'settled' AND settled_at < ?1 AND (writer IS NOT ?2 OR settled_at - correction < ?3) LIMIT ?4)";
+                   WHERE status = 'settled' AND settled_at < ?1 AND (writer IS NOT ?2 OR \
+                   settled_at - correction < ?3) LIMIT ?4)";
     let (named, moment) = (age.named.as_millisecond(), age.moment.as_millisecond());
     connection.prepare_cached(sql)?.execute(params![named, age.me, moment, PURGED])
 }
 
 pub(super) fn probe(connection: &Connection) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO probe (id, count) VALUES (0, 1) ON CONFLICT DO UPDATE SET count = count + 1";
+    let sql =
+        "INSERT INTO probe (id, count) VALUES (0, 1) ON CONFLICT DO UPDATE SET count = count + 1";
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
@@ -133,26 +153,39 @@ pub(super) fn in_order(
     after: i64,
     most: usize,
 ) -> rusqlite::Result<Vec<(i64, Result<Row, Damaged>)>> {
-    let sql =
-        format!("SELECT {LIGHT}, arguments, checkpoint, rowid FROM steps WHERE rowid > ?1 ORDER BY rowid LIMIT ?2");
+    let sql = format!(
+        "SELECT {LIGHT}, arguments, checkpoint, rowid FROM steps WHERE rowid > ?1 ORDER BY rowid \
+         LIMIT ?2"
+    );
     let mut statement = connection.prepare_cached(&sql)?;
-    statement.query_map(params![after, most], |columns| Ok((columns.get(17)?, whole(columns))))?.collect()
+    statement
+        .query_map(params![after, most], |columns| Ok((columns.get(17)?, whole(columns))))?
+        .collect()
 }
 
 /// A row without arguments and checkpoint.
 fn light(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
     let read = || -> Result<Row, String> {
         let column = |index: usize| columns.get_ref(index).map_err(|error| error.to_string());
-        let number = |index: usize| column(index)?.as_i64_or_null().map_err(|error| error.to_string());
-        let string = |index: usize| column(index)?.as_str_or_null().map_err(|error| error.to_string());
+        let number =
+            |index: usize| column(index)?.as_i64_or_null().map_err(|error| error.to_string());
+        let string =
+            |index: usize| column(index)?.as_str_or_null().map_err(|error| error.to_string());
         let shared = |index: usize| Ok::<_, String>(string(index)?.map(Into::into));
         let required = |index: usize| string(index)?.ok_or_else(|| "a column is empty".to_owned());
         let moment = |index: usize| {
-            number(index)?.map(Timestamp::from_millisecond).transpose().map_err(|error| error.to_string())
+            number(index)?
+                .map(Timestamp::from_millisecond)
+                .transpose()
+                .map_err(|error| error.to_string())
         };
         let head = Head {
-            token: required(0)?.parse().map_err(|error: crate::step::InvalidToken| error.to_string())?,
-            version: number(1)?.and_then(|version| u64::try_from(version).ok()).ok_or("its version is no number")?,
+            token: required(0)?
+                .parse()
+                .map_err(|error: crate::step::InvalidToken| error.to_string())?,
+            version: number(1)?
+                .and_then(|version| u64::try_from(version).ok())
+                .ok_or("its version is no number")?,
             status: required(2)?.to_owned().into(),
             queue: required(3)?.into(),
             execution: required(4)?.into(),
@@ -165,7 +198,11 @@ fn light(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
         };
         let row = Row { head, body: required(14)?.to_owned(), arguments: None, checkpoint: None };
         let written = string(13)?.unwrap_or_default();
-        if written == digest(&row.head, string(12)?.unwrap_or_default(), &row.body) { Ok(row) } else { Err(spoilt()) }
+        if written == digest(&row.head, string(12)?.unwrap_or_default(), &row.body) {
+            Ok(row)
+        } else {
+            Err(spoilt())
+        }
     };
     read().map_err(|detail| Damaged { token: columns.get_ref(0).ok().map(text), detail })
 }
@@ -174,7 +211,10 @@ fn light(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
 fn whole(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
     let row = light(columns)?;
     let read = || -> rusqlite::Result<(Row, String)> {
-        Ok((Row { arguments: columns.get(15)?, checkpoint: columns.get(16)?, ..row.clone() }, columns.get(12)?))
+        Ok((
+            Row { arguments: columns.get(15)?, checkpoint: columns.get(16)?, ..row.clone() },
+            columns.get(12)?,
+        ))
     };
     let damaged = |detail| Damaged { token: Some(row.head.token.as_str().to_owned()), detail };
     let (row, written) = read().map_err(|error| damaged(error.to_string()))?;
@@ -186,7 +226,12 @@ fn spoilt() -> String {
 }
 
 fn text(value: ValueRef<'_>) -> String {
-    value.as_bytes_or_null().ok().flatten().map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default()
+    value
+        .as_bytes_or_null()
+        .ok()
+        .flatten()
+        .map(|text| String::from_utf8_lossy(text).into_owned())
+        .unwrap_or_default()
 }
 
 /// Of what lists leave out. SQLite does not notice what a torn page does to a text.
@@ -237,9 +282,11 @@ mod tests {
     /// How SQLite would go about a query.
     fn plan(query: &Query) -> String {
         let directory = tempfile::tempdir().expect("a directory");
-        let (connection, _lock) = super::super::file::open(&directory.path().join("ledger.db")).expect("it opens");
+        let (connection, _lock) =
+            super::super::file::open(&directory.path().join("ledger.db")).expect("it opens");
         let (sql, after) = selection(query);
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a statement");
+        let mut statement =
+            connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a statement");
         let steps = statement.query_map([after], |row| row.get::<_, String>(3)).expect("a plan");
         steps.map(|step| step.expect("a step")).collect::<Vec<_>>().join("; ")
     }
@@ -252,6 +299,9 @@ mod tests {
         assert_eq!(plan(&some), expected);
         let narrowed = Query { pipeline: Some("p".into()), handler: Some("h".into()), ..some };
         assert_eq!(plan(&narrowed), expected);
-        assert_eq!(plan(&Query::default()), "SEARCH steps USING INDEX sqlite_autoindex_steps_1 (token>?)");
+        assert_eq!(
+            plan(&Query::default()),
+            "SEARCH steps USING INDEX sqlite_autoindex_steps_1 (token>?)"
+        );
     }
 }

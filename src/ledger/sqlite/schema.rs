@@ -19,12 +19,15 @@ const TABLES: &str = "
         execution  TEXT    NOT NULL,
         handler    TEXT,
         owner      TEXT,
-        due        INTEGER,           -- deadline or next attempt; milliseconds since 1970, UTC, as are all times
+        due        INTEGER,           -- deadline or next attempt; milliseconds since 1970, UTC, \
+        as are all times
         flagged    INTEGER NOT NULL,  -- a stop is requested
         settled_at INTEGER,
         writer     TEXT,              -- the process that wrote the row
-        correction INTEGER NOT NULL,  -- by how many milliseconds the wall clock had been set forward in its life
-        rest       TEXT    NOT NULL,  -- digest of the last two: SQLite does not notice what a torn page does to a text
+        correction INTEGER NOT NULL,  -- by how many milliseconds the wall clock had been set \
+        forward in its life
+        rest       TEXT    NOT NULL,  -- digest of the last two: SQLite does not notice what a \
+        torn page does to a text
         digest     TEXT    NOT NULL,  -- of all else
         body       TEXT    NOT NULL,  -- the rest of the record, as JSON
         arguments  TEXT,
@@ -57,7 +60,8 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     }
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     match schema {
-        0 => transaction.execute_batch(&format!("{TABLES} {PROBE} PRAGMA application_id = {APPLICATION};"))?,
+        0 => transaction
+            .execute_batch(&format!("{TABLES} {PROBE} PRAGMA application_id = {APPLICATION};"))?,
         1 => old::migrate(&transaction, TABLES)?,
         // The bodies of schema 2 repeat what lies beside them, and are read all the same.
         _ => {}

@@ -1,4 +1,5 @@
-//! A thread that alone uses one connection: it ends when it is closed, and is missed when it ends otherwise.
+//! A thread that alone uses one connection: it ends when it is closed, and is missed when it ends
+//! otherwise.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,8 @@ use crate::ledger::store::StoreError;
 /// Where threads say that they have ended, and why.
 pub(super) type Ended = Arc<watch::Sender<Option<String>>>;
 
-/// A thread and what waits for it. Dropping it does all that waits, closes the connection and joins the thread.
+/// A thread and what waits for it. Dropping it does all that waits, closes the connection and joins
+/// the thread.
 pub(super) struct Thread {
     inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
@@ -34,7 +36,10 @@ impl Thread {
             let end = catch_unwind(AssertUnwindSafe(|| serve(connection, &work)));
             let closed = work.abandon();
             if let Err(panic) = &end {
-                ended.send_replace(Some(format!("the thread {name} panicked: {}", text_of(panic.as_ref()))));
+                ended.send_replace(Some(format!(
+                    "the thread {name} panicked: {}",
+                    text_of(panic.as_ref())
+                )));
             } else if !closed {
                 ended.send_replace(Some(format!("the thread {name} has ended")));
             }
@@ -43,14 +48,20 @@ impl Thread {
     }
 
     /// Has the thread do something, and waits for the answer. A `patient` one may wait for others.
-    pub(super) fn ask<T, A>(&self, patient: bool, act: A) -> impl Future<Output = Result<T, StoreError>> + use<T, A>
+    pub(super) fn ask<T, A>(
+        &self,
+        patient: bool,
+        act: A,
+    ) -> impl Future<Output = Result<T, StoreError>> + use<T, A>
     where
         T: Send + 'static,
         A: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let act = move |connection: Result<&Connection, &StoreError>| -> Respond {
-            let result = connection.map_err(StoreError::clone).and_then(|connection| perform(act, connection));
+            let result = connection
+                .map_err(StoreError::clone)
+                .and_then(|connection| perform(act, connection));
             Box::new(move |failure| {
                 // Whoever asked may have gone.
                 let _ = reply.send(failure.map_or(result, |failure| Err(failure.clone())));
@@ -77,13 +88,20 @@ impl Drop for Thread {
     }
 }
 
-/// A job that panics fails alone: SQLite is only called by whole statements, so the transaction is sound.
-fn perform<T>(act: impl FnOnce(&Connection) -> rusqlite::Result<T>, connection: &Connection) -> Result<T, StoreError> {
+/// A job that panics fails alone: SQLite is only called by whole statements, so the transaction is
+/// sound.
+fn perform<T>(
+    act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    connection: &Connection,
+) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(|| act(connection))) {
         Ok(result) => result.map_err(|error| StoreError(error.to_string())),
         Err(panic) => {
             let detail = text_of(panic.as_ref());
-            tracing::error!(detail, "internal error in the ledger: this is a bug in callbackd, please report it");
+            tracing::error!(
+                detail,
+                "internal error in the ledger: this is a bug in callbackd, please report it"
+            );
             Err(StoreError(format!("internal error: {detail}")))
         }
     }
@@ -98,7 +116,9 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
 
-    fn started(serve: impl FnOnce(Connection, &Inbox) + Send + 'static) -> (Thread, watch::Receiver<Option<String>>) {
+    fn started(
+        serve: impl FnOnce(Connection, &Inbox) + Send + 'static,
+    ) -> (Thread, watch::Receiver<Option<String>>) {
         let (ended, seen) = watch::channel(None);
         let connection = Connection::open_in_memory().expect("memory");
         (Thread::start("ledger", connection, Arc::new(ended), serve).expect("a thread"), seen)

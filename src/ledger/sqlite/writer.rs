@@ -1,4 +1,5 @@
-//! The thread that writes: whatever waits for it goes into one transaction, so that the disk's one flush serves them all.
+//! The thread that writes: whatever waits for it goes into one transaction, so that the disk's one
+//! flush serves them all.
 
 use std::time::Duration;
 
@@ -20,7 +21,10 @@ pub(super) fn serve(connection: &Connection, inbox: &Inbox, observer: &dyn Obser
     while let Some(jobs) = inbox.take(FOLDED) {
         let began = Instant::now();
         let mut fold = Fold::default();
-        let failure = fold.write(connection, jobs, inbox, expected).err().map(|error| StoreError(error.to_string()));
+        let failure = fold
+            .write(connection, jobs, inbox, expected)
+            .err()
+            .map(|error| StoreError(error.to_string()));
         observer.observe(Observation::LedgerCommit { took: began.elapsed() });
         expected = fold.urgent;
         for answer in fold.answers {
@@ -38,7 +42,8 @@ struct Fold {
 }
 
 impl Fold {
-    /// Commits `jobs`, and what comes in time. As many as last time are `expected`; one alone expects no other.
+    /// Commits `jobs`, and what comes in time. As many as last time are `expected`; one alone
+    /// expects no other.
     fn write(
         &mut self,
         connection: &Connection,
@@ -46,16 +51,18 @@ impl Fold {
         inbox: &Inbox,
         expected: usize,
     ) -> rusqlite::Result<()> {
-        let transaction = match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
-            Ok(transaction) => transaction,
-            Err(error) => {
-                // Another process holds the lock. Whoever came meanwhile need not wait for it once more.
-                let jobs = jobs.into_iter().chain(inbox.more(usize::MAX, 0, Instant::now()));
-                let failure = StoreError(error.to_string());
-                self.answers.extend(jobs.map(|job| (job.act)(Err(&failure))));
-                return Err(error);
-            }
-        };
+        let transaction =
+            match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
+                Ok(transaction) => transaction,
+                Err(error) => {
+                    // Another process holds the lock. Whoever came meanwhile need not wait for it
+                    // once more.
+                    let jobs = jobs.into_iter().chain(inbox.more(usize::MAX, 0, Instant::now()));
+                    let failure = StoreError(error.to_string());
+                    self.answers.extend(jobs.map(|job| (job.act)(Err(&failure))));
+                    return Err(error);
+                }
+            };
         self.perform(&transaction, jobs);
         let until = Instant::now() + COMPANY;
         while self.answers.len() < FOLDED {
@@ -72,8 +79,11 @@ impl Fold {
     fn perform(&mut self, transaction: &Transaction<'_>, jobs: Vec<Job>) {
         for job in jobs {
             self.urgent += usize::from(!job.patient);
-            // A full disk makes SQLite roll back by itself; what came after would be committed one by one then.
-            let broken = transaction.is_autocommit().then(|| StoreError("the transaction was rolled back".to_owned()));
+            // A full disk makes SQLite roll back by itself; what came after would be committed one
+            // by one then.
+            let broken = transaction
+                .is_autocommit()
+                .then(|| StoreError("the transaction was rolled back".to_owned()));
             self.answers.push((job.act)(broken.as_ref().map_or(Ok(&**transaction), Err)));
         }
     }

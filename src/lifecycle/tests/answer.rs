@@ -26,7 +26,8 @@ fn a_step_that_waits_on_another_queue_is_refused_and_one_that_waits_on_its_own_i
     let waits_on = |queue_url: &str| {
         let mut bench = Bench::new();
         bench.delivered(true);
-        let effects = bench.answer(Standing::Open { stopping: false, queue_url: queue_url.parse().ok() });
+        let effects =
+            bench.answer(Standing::Open { stopping: false, queue_url: queue_url.parse().ok() });
         (bench, effects)
     };
     let (bench, effects) = waits_on("https://sqs.us-east-1.amazonaws.com/123456789012/r");
@@ -65,7 +66,8 @@ fn a_stop_that_another_worker_answered_while_sagemaker_was_asked_is_let_go() {
 fn a_step_found_closed_that_another_worker_has_taken_meanwhile_is_left_to_that_one() {
     let mut bench = Bench::new();
     bench.delivered(true);
-    bench.state.record = Record { owner: Some(WorkerId("other".into())), ..Bench::running().state.record };
+    bench.state.record =
+        Record { owner: Some(WorkerId("other".into())), ..Bench::running().state.record };
     let until = machine::later(bench.now, POLICY.lease);
     bench.foreign = Lease::Until(until);
     assert_eq!(bench.answer(CLOSED), [Effect::Wake(until)]);

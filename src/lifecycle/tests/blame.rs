@@ -30,7 +30,8 @@ fn a_handler_that_kills_its_worker_when_it_runs_alone_is_given_up_after_its_atte
     }
     bench.crash_judged(Beside::Nothing);
     assert_eq!(bench.delivered(true), [Effect::Report]);
-    let reason = "gave up after 3 attempts: the worker that ran the last one died, and no other step can be the cause";
+    let reason = "gave up after 3 attempts: the worker that ran the last one died, and no other \
+                  step can be the cause";
     assert_eq!(bench.reason(), reason);
 }
 
@@ -57,7 +58,11 @@ fn a_handler_that_kills_its_worker_on_trial_is_given_up_whatever_ran_beside_it()
     }
     bench.crash_judged(Beside::Others);
     assert_eq!(bench.delivered(true), [Effect::Report]);
-    assert!(bench.reason().starts_with("gave up after 3 attempts: the worker"), "{}", bench.reason());
+    assert!(
+        bench.reason().starts_with("gave up after 3 attempts: the worker"),
+        "{}",
+        bench.reason()
+    );
     assert_eq!(bench.state.record.suspicion, 0, "it is over");
 }
 
@@ -76,9 +81,11 @@ fn whoever_crashes_before_a_step_is_taken_again_is_not_counted_against_it() {
 
 #[test]
 fn a_run_that_ends_by_itself_or_goes_on_for_long_enough_is_not_suspected_any_more() {
-    for end in
-        [RunEnd::Again(Duration::from_mins(1)), RunEnd::Retry { after: None, error: "later".into() }, RunEnd::Deferred]
-    {
+    for end in [
+        RunEnd::Again(Duration::from_mins(1)),
+        RunEnd::Retry { after: None, error: "later".into() },
+        RunEnd::Deferred,
+    ] {
         let mut bench = Bench::suspected();
         bench.feed(Event::Ended(end));
         assert_eq!((bench.state.record.crashes, bench.state.record.suspicion), (2, 0));
@@ -90,14 +97,22 @@ fn a_run_that_ends_by_itself_or_goes_on_for_long_enough_is_not_suspected_any_mor
     let mut bench = Bench::suspected();
     assert_eq!(bench.feed(Event::Trusted), []);
     assert_eq!((bench.written, bench.counts()), (Some(Urgency::First), (1, 2, 0)));
-    assert_eq!((bench.feed(Event::Trusted), bench.written), (vec![], None), "nothing is left to write");
+    assert_eq!(
+        (bench.feed(Event::Trusted), bench.written),
+        (vec![], None),
+        "nothing is left to write"
+    );
     bench.crash_judged(Beside::Others);
     assert_eq!(bench.counts(), (1, 3, 1), "it begins anew");
 }
 
 #[test]
 fn what_the_machine_hindered_and_what_was_given_back_is_suspected_still() {
-    let hindered = RunEnd::Hindered { what: "space", after: Duration::from_secs(30), error: "disk full".into() };
+    let hindered = RunEnd::Hindered {
+        what: "space",
+        after: Duration::from_secs(30),
+        error: "disk full".into(),
+    };
     let mut bench = Bench::suspected();
     bench.feed(Event::Ended(hindered));
     assert!(bench.state.record.is_suspected());
@@ -105,7 +120,11 @@ fn what_the_machine_hindered_and_what_was_given_back_is_suspected_still() {
     bench.enter(Phase::Stopping);
     bench.feed(Event::Ended(RunEnd::Aborted));
     assert!(bench.state.record.is_suspected());
-    assert_eq!((bench.status(), bench.counts()), (Status::Waiting, (1, 2, 2)), "a drain is no crash");
+    assert_eq!(
+        (bench.status(), bench.counts()),
+        (Status::Waiting, (1, 2, 2)),
+        "a drain is no crash"
+    );
 }
 
 #[test]
@@ -115,14 +134,20 @@ fn the_more_often_it_has_crashed_the_longer_a_step_runs_until_it_is_trusted() {
         bench.state.record.crashes = crashes;
         bench.state.record.trusted_after().as_secs() / 60
     };
-    assert_eq!([0, 1, 2, 3, 10, 1000].map(|crashes| minutes(crashes, &mut bench)), [1, 1, 1, 2, 9, 15]);
+    assert_eq!(
+        [0, 1, 2, 3, 10, 1000].map(|crashes| minutes(crashes, &mut bench)),
+        [1, 1, 1, 2, 9, 15]
+    );
 }
 
 #[test]
 fn in_a_shared_ledger_a_claim_that_lapsed_is_tried_before_it_is_charged() {
     let mut bench = Bench::running();
     bench.crash();
-    assert!(bench.state.record.is_left_behind(&bench.me) && !bench.state.record.starts_on_trial(&bench.me));
+    assert!(
+        bench.state.record.is_left_behind(&bench.me)
+            && !bench.state.record.starts_on_trial(&bench.me)
+    );
     bench.started_again();
     assert_eq!(bench.counts(), (1, 1, 1));
     bench.crash();
@@ -154,14 +179,18 @@ fn nothing_crashes_for_ever_neither_a_run_nor_a_cleanup() {
     for beside in [Beside::Nothing, Beside::Others] {
         let mut bench = Bench::running();
         bench.stop_delivered();
-        assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+        assert_eq!(
+            bench.feed(Event::Ended(RunEnd::Aborted)),
+            [Effect::CleanUp(StopReason::PipelineStopped)]
+        );
         while bench.state.record.outcome.is_none() {
             assert!(bench.state.record.crashes < 30);
             bench.crash_judged(beside);
             bench.delivered(true);
         }
         assert_eq!(bench.activity(), Activity::Reporting);
-        let reason = "the pipeline was stopped; the cleanup failed: the worker died 30 times while it was at this step";
+        let reason = "the pipeline was stopped; the cleanup failed: the worker died 30 times while \
+                      it was at this step";
         assert_eq!(bench.reason(), reason);
     }
 }

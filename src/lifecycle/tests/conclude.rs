@@ -5,12 +5,19 @@ use super::*;
 #[test]
 fn an_outcome_is_frozen_before_it_is_sent_and_survives_a_crash() {
     let mut bench = Bench::concluded();
-    let frozen = (bench.state.record.outcome.clone(), bench.state.record.client_request_token.clone());
+    let frozen =
+        (bench.state.record.outcome.clone(), bench.state.record.client_request_token.clone());
     assert!(frozen.0.is_some() && frozen.1.is_some());
     bench.crash();
     assert_eq!(bench.delivered(true), [Effect::Report]);
-    assert_eq!((bench.state.record.outcome.clone(), bench.state.record.client_request_token.clone()), frozen);
-    assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Success), Effect::Delete]);
+    assert_eq!(
+        (bench.state.record.outcome.clone(), bench.state.record.client_request_token.clone()),
+        frozen
+    );
+    assert_eq!(
+        bench.feed(Event::ReportAccepted),
+        [Effect::Finish(Ending::Success), Effect::Delete]
+    );
     assert_eq!(bench.status(), Status::Settled);
     bench.crash();
     assert_eq!(bench.delivered(true), [Effect::Delete]);
@@ -52,7 +59,11 @@ fn a_job_that_is_not_done_yet_counts_no_attempt_but_its_time_limit_runs_on() {
 
 fn hindered(seconds: u64) -> Event {
     let after = Duration::from_secs(seconds);
-    Event::Ended(RunEnd::Hindered { what: "program", after, error: "the program is not there".into() })
+    Event::Ended(RunEnd::Hindered {
+        what: "program",
+        after,
+        error: "the program is not there".into(),
+    })
 }
 
 #[test]
@@ -70,7 +81,10 @@ fn a_run_that_the_machine_hinders_counts_no_attempt_but_its_time_limit_runs_on()
     bench.pass(Duration::from_mins(35));
     assert_eq!(bench.feed(Event::DeadlineReached), [Effect::CleanUp(StopReason::TimeLimit)]);
     assert_eq!(bench.feed(Event::Cleaned(Ok(()))), [Effect::Report]);
-    assert_eq!(bench.reason(), "the time limit of 1h was reached before it could be started: the program is not there");
+    assert_eq!(
+        bench.reason(),
+        "the time limit of 1h was reached before it could be started: the program is not there"
+    );
 }
 
 #[test]
@@ -131,13 +145,18 @@ fn a_run_that_ends_by_itself_within_its_grace_keeps_its_outcome() {
 }
 
 #[test]
-fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unless_it_has_an_outcome() {
+fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unless_it_has_an_outcome()
+ {
     let retry = RunEnd::Retry { after: None, error: "no route".into() };
     for end in [retry, RunEnd::Again(Duration::from_secs(1)), RunEnd::Aborted, RunEnd::Deferred] {
         let mut bench = Bench::running();
         bench.state.record.attempt = POLICY.max_attempts;
         bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
-        assert_eq!(bench.feed(Event::Ended(end.clone())), [Effect::CleanUp(StopReason::PipelineStopped)], "{end:?}");
+        assert_eq!(
+            bench.feed(Event::Ended(end.clone())),
+            [Effect::CleanUp(StopReason::PipelineStopped)],
+            "{end:?}"
+        );
     }
     let mut bench = Bench::running();
     bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
@@ -181,9 +200,13 @@ fn a_run_that_finishes_after_its_execution_has_ended_is_settled_without_a_report
 #[test]
 fn what_the_ledger_has_frozen_without_saying_so_is_reported_whatever_has_come_since() {
     let retry = RunEnd::Retry { after: None, error: "no route".into() };
-    for end in
-        [RunEnd::Success(Outputs::new()), retry, RunEnd::Again(Duration::ZERO), RunEnd::Deferred, RunEnd::Aborted]
-    {
+    for end in [
+        RunEnd::Success(Outputs::new()),
+        retry,
+        RunEnd::Again(Duration::ZERO),
+        RunEnd::Deferred,
+        RunEnd::Aborted,
+    ] {
         let mut bench = Bench::running();
         bench.enter(Phase::Stopping);
         let concluded = Bench::concluded().state.record;

@@ -1,4 +1,5 @@
-//! Claims about a step whose handler is not configured any more: no other goes on with it, and no cleanup is lost without a word.
+//! Claims about a step whose handler is not configured any more: no other goes on with it, and no
+//! cleanup is lost without a word.
 
 use super::*;
 
@@ -42,7 +43,11 @@ fn a_stop_is_answered_at_once_and_says_that_nothing_was_cleaned_up() {
         let effects = bench.stop_delivered();
         assert_eq!(effects, [Effect::CountStop(Via::Message), Effect::Report]);
         let reason = bench.reason();
-        assert!(reason.contains("the pipeline was stopped; the cleanup failed") && reason.contains(GONE), "{reason}");
+        assert!(
+            reason.contains("the pipeline was stopped; the cleanup failed")
+                && reason.contains(GONE),
+            "{reason}"
+        );
     }
     let mut closed = held();
     assert_eq!(closed.feed(Event::ExecutionEnded), [ASK]);

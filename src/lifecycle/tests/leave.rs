@@ -60,7 +60,10 @@ fn a_run_that_a_shutdown_finds_waiting_or_deferring_is_taken_at_its_word() {
         (bench, effects)
     };
     let (bench, effects) = shut_down(RunEnd::Deferred);
-    assert_eq!((bench.status(), effects), (Status::Deferred, vec![Effect::Finish(Ending::Deferred), Effect::Delete]));
+    assert_eq!(
+        (bench.status(), effects),
+        (Status::Deferred, vec![Effect::Finish(Ending::Deferred), Effect::Delete])
+    );
     let wait = Duration::from_mins(5);
     let (bench, effects) = shut_down(RunEnd::Again(wait));
     assert_eq!((bench.status(), effects), (Status::Waiting, vec![Effect::Return]));
@@ -70,7 +73,10 @@ fn a_run_that_a_shutdown_finds_waiting_or_deferring_is_taken_at_its_word() {
 
 #[test]
 fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_not_taken() {
-    assert_eq!(Bench::running().enter(Phase::Leaving), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
+    assert_eq!(
+        Bench::running().enter(Phase::Leaving),
+        [Effect::Tell(StopReason::Shutdown), Effect::Abort]
+    );
     let mut cleaning = Bench::running();
     cleaning.feed(Event::StopSeen(Via::Message));
     cleaning.feed(Event::Ended(RunEnd::Aborted));
@@ -79,7 +85,11 @@ fn a_worker_that_leaves_at_once_aborts_what_runs_and_lets_go_of_what_is_not_take
     refused.feed(Event::ReportRefused("Conflict".into()));
     assert_eq!(refused.state.record.last_error.as_deref(), Some("Conflict"));
     refused.answer(OPEN);
-    assert_eq!(refused.enter(Phase::Leaving), [Effect::LetGo], "another ledger's worker would compute it again");
+    assert_eq!(
+        refused.enter(Phase::Leaving),
+        [Effect::LetGo],
+        "another ledger's worker would compute it again"
+    );
     let mut waiting = Bench::running();
     waiting.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     assert_eq!(waiting.enter(Phase::Leaving), [Effect::Return]);
@@ -102,7 +112,11 @@ fn what_is_frozen_as_the_worker_leaves_is_sent_once() {
     cleaning.feed(Event::StopSeen(Via::Message));
     cleaning.feed(Event::Ended(RunEnd::Aborted));
     cleaning.enter(Phase::Leaving);
-    assert_eq!(cleaning.feed(Event::Cleaned(Ok(()))), [Effect::Report], "it ended as it was to be dropped");
+    assert_eq!(
+        cleaning.feed(Event::Cleaned(Ok(()))),
+        [Effect::Report],
+        "it ended as it was to be dropped"
+    );
 }
 
 #[test]
@@ -110,7 +124,10 @@ fn a_deferral_at_a_shutdown_does_not_outweigh_a_stop_that_another_worker_has_fla
     let mut bench = Bench::running();
     bench.enter(Phase::Stopping);
     bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
-    assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(
+        bench.feed(Event::Ended(RunEnd::Deferred)),
+        [Effect::CleanUp(StopReason::PipelineStopped)]
+    );
 }
 
 #[test]
@@ -160,9 +177,15 @@ fn what_would_start_while_the_worker_drains_is_given_back_whatever_comes_first()
             bench
         };
         let mut slot = at(Bench::queued());
-        assert_eq!((slot.feed(Event::SlotFree), slot.status()), (vec![Effect::Return], Status::New));
+        assert_eq!(
+            (slot.feed(Event::SlotFree), slot.status()),
+            (vec![Effect::Return], Status::New)
+        );
         let mut message = at(Bench::new());
-        assert_eq!((message.delivered(false), message.status()), (vec![Effect::Return], Status::New));
+        assert_eq!(
+            (message.delivered(false), message.status()),
+            (vec![Effect::Return], Status::New)
+        );
         let mut stop = at(Bench::new());
         assert_eq!((stop.stop_delivered(), stop.status()), (vec![Effect::Return], Status::New));
         let mut found = Bench::running();
@@ -173,7 +196,10 @@ fn what_would_start_while_the_worker_drains_is_given_back_whatever_comes_first()
 
 #[test]
 fn a_run_that_ends_while_the_worker_drains_is_not_begun_again() {
-    let ends = [RunEnd::Again(Duration::from_mins(5)), RunEnd::Retry { after: None, error: "no route".into() }];
+    let ends = [
+        RunEnd::Again(Duration::from_mins(5)),
+        RunEnd::Retry { after: None, error: "no route".into() },
+    ];
     for (end, error) in ends.into_iter().zip([None, Some("no route")]) {
         let mut bench = Bench::running();
         assert_eq!(bench.enter(Phase::Draining), []);
@@ -208,7 +234,10 @@ fn a_stopped_run_is_cleaned_up_after_until_the_worker_leaves() {
     let mut bench = Bench::running();
     bench.stop_delivered();
     assert_eq!(bench.enter(Phase::Stopping), []);
-    assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(
+        bench.feed(Event::Ended(RunEnd::Aborted)),
+        [Effect::CleanUp(StopReason::PipelineStopped)]
+    );
     assert_eq!(bench.enter(Phase::Leaving), [Effect::Abort]);
     assert_eq!(bench.feed(Event::CleanupAborted), [Effect::Return]);
     assert!(bench.status() == Status::Waiting && bench.state.record.stop_requested.is_some());

@@ -56,8 +56,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let step =
-            Message::parse(include_str!("../../../tests/fixtures/executing.json")).expect("message").step().clone();
+        let step = Message::parse(include_str!("../../../tests/fixtures/executing.json"))
+            .expect("message")
+            .step()
+            .clone();
         let now = Timestamp::UNIX_EPOCH;
         let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
         let record = Record::of_message(step, queue, Some("h".into()), now);
@@ -94,7 +96,10 @@ impl Bench {
 
     fn deferred() -> Self {
         let mut bench = Self::running();
-        assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::Finish(Ending::Deferred), Effect::Delete]);
+        assert_eq!(
+            bench.feed(Event::Ended(RunEnd::Deferred)),
+            [Effect::Finish(Ending::Deferred), Effect::Delete]
+        );
         bench
     }
 
@@ -106,7 +111,10 @@ impl Bench {
 
     fn settled() -> Self {
         let mut bench = Self::concluded();
-        assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Success), Effect::Delete]);
+        assert_eq!(
+            bench.feed(Event::ReportAccepted),
+            [Effect::Finish(Ending::Success), Effect::Delete]
+        );
         bench
     }
 
@@ -167,12 +175,14 @@ impl Bench {
         }
     }
 
-    /// The same where nobody else has the ledger open: what the death makes of the record is written first.
+    /// The same where nobody else has the ledger open: what the death makes of the record is
+    /// written first.
     fn crash_judged(&mut self, beside: Beside) {
         self.crash();
         let record = self.state.record.clone();
         if record.is_left_behind(&self.me) {
-            self.state.record = Record { version: record.version + 1, ..record.after_crash(beside) };
+            self.state.record =
+                Record { version: record.version + 1, ..record.after_crash(beside) };
         }
     }
 
@@ -228,7 +238,8 @@ const CLOSED: Standing = Standing::Closed(StepResult::Stopped);
 #[test]
 fn an_event_that_does_not_fit_is_refused_with_both_named() {
     let mut bench = Bench::new();
-    let error = bench.try_feed(&Event::Ended(RunEnd::Deferred)).expect_err("nothing runs").to_string();
+    let error =
+        bench.try_feed(&Event::Ended(RunEnd::Deferred)).expect_err("nothing runs").to_string();
     assert!(error.contains("Ended(Deferred)") && error.contains("New"), "{error}");
 }
 
@@ -238,10 +249,19 @@ fn what_people_read_is_named_as_it_is_stored() {
     for status in [New, Owed, Claimed, Waiting, Deferred, Concluded, Settled] {
         assert_eq!(json!(status), status.as_str());
     }
-    for ending in [Ending::Success, Ending::Failure, Ending::Deferred, Ending::Stopped, Ending::SettledElsewhere] {
+    for ending in [
+        Ending::Success,
+        Ending::Failure,
+        Ending::Deferred,
+        Ending::Stopped,
+        Ending::SettledElsewhere,
+    ] {
         assert_eq!(json!(ending), ending.as_str());
     }
-    assert_eq!([Via::Message, Via::Watch, Via::Ledger].map(Via::as_str), ["message", "watch", "ledger"]);
+    assert_eq!(
+        [Via::Message, Via::Watch, Via::Ledger].map(Via::as_str),
+        ["message", "watch", "ledger"]
+    );
     assert_eq!(
         [Activity::Running, Activity::Stopping(StopReason::Shutdown)].map(Activity::as_str),
         ["running", "stopping"]

@@ -57,7 +57,12 @@ struct Turn {
 
 fn any_turn() -> impl Strategy<Value = Turn> {
     (any_event(), 0..1200u64, prop::bool::weighted(0.05), prop::bool::weighted(0.05)).prop_map(
-        |(event, seconds, crash, moves_on)| Turn { event, wait: Duration::from_secs(seconds), crash, moves_on },
+        |(event, seconds, crash, moves_on)| Turn {
+            event,
+            wait: Duration::from_secs(seconds),
+            crash,
+            moves_on,
+        },
     )
 }
 
@@ -99,7 +104,8 @@ proptest! {
             let stopped = before.record.stop_requested.is_some();
             let Ok(effects) = bench.take_turn(&turn) else { continue };
             let record = &bench.state.record;
-            prop_assert!(record.status != Status::Claimed || !record.resume, "a crash would not be counted: {record:?}");
+            prop_assert!(record.status != Status::Claimed || !record.resume, "a crash would not be \
+                counted: {record:?}");
             for effect in &effects {
                 match effect {
                     Effect::Delete => prop_assert!(matches!(record.status, Status::Settled | Status::Deferred), "deleted {record:?}"),
@@ -115,7 +121,8 @@ proptest! {
             }
             if before.record.status == Status::Settled && record.status != Status::Settled {
                 let open = matches!(turn.event, Event::Answered(Answer::Standing(Standing::Open { .. })));
-                prop_assert!(open && before.local.activity == Activity::Reopening, "only SageMaker reopens a step");
+                prop_assert!(open && before.local.activity == Activity::Reopening, "only SageMaker \
+                    reopens a step");
                 frozen = None;
             }
             if let Some((outcome, request)) = &frozen {
@@ -175,7 +182,8 @@ proptest! {
             }
             // What arranges its own next step is never left without one.
             if matches!(local.activity, Activity::Sleeping | Activity::Unverified) && before.local.activity != local.activity {
-                prop_assert!(has(|effect| matches!(effect, Effect::Wake(_))), "{:?} {effects:?}", local.activity);
+                prop_assert!(has(|effect| matches!(effect, Effect::Wake(_))), "{:?} \
+                    {effects:?}", local.activity);
             }
             if local.activity == Activity::Queued && before.local.activity != Activity::Queued {
                 prop_assert!(has(|effect| *effect == Effect::AwaitSlot));

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// In another life than the one that ran it: a step that waits for nothing, and one whose worker died.
+/// In another life than the one that ran it: a step that waits for nothing, and one whose worker
+/// died.
 fn left_behind() -> [Bench; 2] {
     let mut released = Bench::running();
     released.enter(Phase::Stopping);
@@ -33,7 +34,8 @@ fn a_step_found_without_its_message_that_sagemaker_does_not_confirm_is_never_sta
         assert_eq!(bench.feed(Event::Found), [ASK]);
         for (turn, wait) in [5, 10, 20, 40, 80, 160, 300, 300].into_iter().enumerate() {
             let again = bench.wakes_in(wait);
-            let effects = if turn % 2 == 0 { bench.answer(Standing::NotFound) } else { bench.no_answer() };
+            let effects =
+                if turn % 2 == 0 { bench.answer(Standing::NotFound) } else { bench.no_answer() };
             assert_eq!(effects, [again]);
             assert_eq!(bench.activity(), Activity::Sleeping);
             assert_eq!(bench.feed(Event::ExecutionEnded), [], "it is asked about anyway");
@@ -74,7 +76,11 @@ fn a_step_found_without_its_message_that_is_being_stopped_is_cleaned_up_after() 
         bench.feed(Event::Found);
         assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [], "it is being asked about");
         bench.no_answer();
-        assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [CONFIRM], "a later step may be the one that is stopped");
+        assert_eq!(
+            bench.feed(Event::StopSeen(Via::Watch)),
+            [CONFIRM],
+            "a later step may be the one that is stopped"
+        );
         assert_eq!(bench.answer(STOPPING), stop);
     }
 }
@@ -167,7 +173,8 @@ fn came_back() -> Bench {
 }
 
 #[test]
-fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_and_then_asked_about() {
+fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_and_then_asked_about()
+{
     let mut bench = Bench::running();
     bench.state.record.sent = sent_at(10);
     bench.feed(Event::ExecutionEnded);
@@ -182,7 +189,8 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
     assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
 }
 
-/// The write that settles a step was taken for failed, and what had come meanwhile is decided before the record is found settled.
+/// The write that settles a step was taken for failed, and what had come meanwhile is decided
+/// before the record is found settled.
 #[test]
 fn a_message_that_comes_while_the_settlement_is_in_doubt_is_given_back_and_then_asked_about() {
     let mut bench = Bench::concluded();
@@ -197,7 +205,10 @@ fn a_message_that_comes_while_the_settlement_is_in_doubt_is_given_back_and_then_
 #[test]
 fn a_record_that_knows_of_no_message_goes_by_the_time_it_was_settled() {
     let mut bench = Bench::settled();
-    assert_eq!((bench.state.record.sent, bench.feed(work(1, Some(bench.now)))), (None, vec![Effect::Delete]));
+    assert_eq!(
+        (bench.state.record.sent, bench.feed(work(1, Some(bench.now)))),
+        (None, vec![Effect::Delete])
+    );
     assert_eq!(bench.feed(work(1, None)), [Effect::Delete]);
     came_back();
 }

@@ -26,7 +26,10 @@ fn a_settled_step_says_how_and_when_it_ended_and_waits_for_nothing() {
     bench.pass(Duration::from_secs(5));
     bench.feed(Event::Ended(RunEnd::Failure("no".into())));
     let record = &bench.state.record;
-    assert_eq!((record.ending, record.settled_at), (Some(Ending::SettledElsewhere), Some(bench.now)));
+    assert_eq!(
+        (record.ending, record.settled_at),
+        (Some(Ending::SettledElsewhere), Some(bench.now))
+    );
     assert_eq!((record.not_before, record.deadline, &record.owner), (None, None, &None));
 }
 
@@ -38,7 +41,10 @@ fn a_settled_step_keeps_no_arguments_and_no_checkpoint_and_may_wait_for_company(
     assert_eq!(bench.written, Some(Urgency::First));
     bench.feed(Event::ReportAccepted);
     assert_eq!(bench.written, Some(Urgency::Lazy));
-    assert_eq!((&*bench.state.record.arguments, &bench.state.record.checkpoint), (&Value::Null, &None));
+    assert_eq!(
+        (&*bench.state.record.arguments, &bench.state.record.checkpoint),
+        (&Value::Null, &None)
+    );
 }
 
 #[test]
@@ -48,7 +54,10 @@ fn a_report_that_fails_is_sent_again_ever_more_slowly_and_most_slowly_without_pe
         let record = bench.state.record.clone();
         for wait in waits {
             let at = machine::later(bench.now, Duration::from_secs_f64(wait));
-            assert_eq!(bench.feed(Event::ReportFailed { denied, detail: "no".into() }), [Effect::Wake(at)]);
+            assert_eq!(
+                bench.feed(Event::ReportFailed { denied, detail: "no".into() }),
+                [Effect::Wake(at)]
+            );
             assert_eq!(bench.activity(), Activity::Sleeping);
             assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
         }
@@ -64,7 +73,10 @@ fn a_report_that_fails_never_waits_for_longer_than_a_minute_for_lack_of_an_answe
         bench.feed(Event::Woken);
     }
     let slowest = bench.wakes_in(60);
-    assert_eq!(bench.feed(Event::ReportFailed { denied: false, detail: "throttled".into() }), [slowest]);
+    assert_eq!(
+        bench.feed(Event::ReportFailed { denied: false, detail: "throttled".into() }),
+        [slowest]
+    );
 }
 
 #[test]
@@ -105,7 +117,10 @@ fn a_step_of_a_refused_report_that_is_not_found_counts_as_closed_only_after_long
     for wait in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
         let again = bench.wakes_in(wait);
         assert_eq!(not_found(&mut bench), [Effect::Missing, again]);
-        assert_eq!((bench.status(), bench.state.record.missing_since), (Status::Concluded, Some(since)));
+        assert_eq!(
+            (bench.status(), bench.state.record.missing_since),
+            (Status::Concluded, Some(since))
+        );
         bench.pass(Duration::from_secs(wait));
         assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
     }
@@ -132,7 +147,10 @@ fn being_found_once_or_not_being_answered_makes_a_step_no_more_missing() {
     bench.answer(OPEN);
     assert_eq!(bench.state.record.missing_since, None);
     bench.feed(Event::Woken);
-    assert!(matches!(not_found(&mut bench)[..], [Effect::Missing, Effect::Wake(_)]), "it begins anew");
+    assert!(
+        matches!(not_found(&mut bench)[..], [Effect::Missing, Effect::Wake(_)]),
+        "it begins anew"
+    );
 }
 
 #[test]

@@ -9,14 +9,21 @@ fn a_stop_of_a_running_step_is_answered_after_its_cleanup() {
     assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), told);
     assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), []);
     assert_eq!(bench.feed(Event::GraceOver), [Effect::Abort]);
-    assert_eq!(bench.feed(Event::Ended(RunEnd::Aborted)), [Effect::CleanUp(StopReason::PipelineStopped)]);
+    assert_eq!(
+        bench.feed(Event::Ended(RunEnd::Aborted)),
+        [Effect::CleanUp(StopReason::PipelineStopped)]
+    );
     assert_eq!(bench.feed(Event::Cleaned(Err("no permission".into()))), [Effect::Report]);
     assert_eq!(bench.reason(), "the pipeline was stopped; the cleanup failed: no permission");
-    assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Stopped), Effect::Delete]);
+    assert_eq!(
+        bench.feed(Event::ReportAccepted),
+        [Effect::Finish(Ending::Stopped), Effect::Delete]
+    );
 }
 
 #[test]
-fn a_worker_that_dies_while_stopping_a_step_leaves_the_stop_to_be_answered_and_runs_nothing_again() {
+fn a_worker_that_dies_while_stopping_a_step_leaves_the_stop_to_be_answered_and_runs_nothing_again()
+{
     for die_in_cleanup in [false, true] {
         let mut bench = Bench::running();
         bench.feed(Event::Delivered(Arrival::Stop));
@@ -125,10 +132,17 @@ fn a_stop_from_before_the_token_came_back_is_confirmed_before_anybody_is_told() 
     let open = |stopping| Standing::Open { stopping, queue_url: None };
     for (stopping, told) in [(true, true), (false, false)] {
         let mut bench = Bench::running();
-        assert_eq!(bench.feed(Event::Delivered(Arrival::EarlierStop)), [Effect::Ask { confirm_stop: true }]);
+        assert_eq!(
+            bench.feed(Event::Delivered(Arrival::EarlierStop)),
+            [Effect::Ask { confirm_stop: true }]
+        );
         assert_eq!(bench.written, None);
         let effects = bench.answer(open(stopping));
-        assert_eq!(effects.contains(&Effect::Tell(StopReason::PipelineStopped)), told, "{effects:?}");
+        assert_eq!(
+            effects.contains(&Effect::Tell(StopReason::PipelineStopped)),
+            told,
+            "{effects:?}"
+        );
         assert_eq!(bench.state.record.stop_requested.is_some(), told);
     }
 }
@@ -138,7 +152,10 @@ fn a_stop_that_the_ledger_lost_while_the_run_is_told_is_written_again_and_counte
     let mut bench = Bench::running();
     bench.stop_delivered();
     bench.state.record.stop_requested = None;
-    assert_eq!((bench.feed(Event::StopSeen(Via::Watch)), bench.written), (vec![], Some(Urgency::Along)));
+    assert_eq!(
+        (bench.feed(Event::StopSeen(Via::Watch)), bench.written),
+        (vec![], Some(Urgency::Along))
+    );
     assert!(bench.state.record.stop_requested.is_some());
     assert_eq!((bench.feed(Event::StopSeen(Via::Watch)), bench.written), (vec![], None));
 
@@ -159,7 +176,10 @@ fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
     let mut bench = Bench::running();
     assert_eq!(bench.feed(Event::ExecutionEnded), [ASK]);
     assert_eq!(bench.answer(OPEN), []);
-    assert_eq!(bench.answer(CLOSED), [Effect::CountStop(Via::Watch), Effect::Tell(StopReason::PipelineStopped)]);
+    assert_eq!(
+        bench.answer(CLOSED),
+        [Effect::CountStop(Via::Watch), Effect::Tell(StopReason::PipelineStopped)]
+    );
     bench.crash();
     assert_eq!(bench.delivered(true), [Effect::CleanUp(StopReason::PipelineStopped)]);
     let effects = bench.feed(Event::Cleaned(Ok(())));

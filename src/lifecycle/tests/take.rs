@@ -26,7 +26,10 @@ fn a_step_of_a_live_worker_is_left_to_it_and_its_stop_is_flagged() {
     let until = machine::later(bench.now, Duration::from_secs(30));
     bench.foreign = Lease::Until(until);
     assert_eq!(bench.delivered(true), [Effect::Wake(until)]);
-    assert_eq!(bench.feed(Event::Delivered(Arrival::Stop)), [Effect::CountStop(Via::Message), Effect::Wake(until)]);
+    assert_eq!(
+        bench.feed(Event::Delivered(Arrival::Stop)),
+        [Effect::CountStop(Via::Message), Effect::Wake(until)]
+    );
     assert!(bench.state.record.stop_requested.is_some());
     assert_eq!(bench.state.record.owner, Some(WorkerId("me".into())));
     bench.foreign = Lease::Over;
@@ -64,7 +67,9 @@ fn a_claim_that_another_worker_has_taken_is_not_renewed() {
 
 #[test]
 fn a_deferral_that_is_over_fails_its_step_also_where_another_worker_had_deferred_it_meanwhile() {
-    for (activity, event) in [(Activity::Sleeping, Event::Woken), (Activity::Queued, Event::SlotFree)] {
+    for (activity, event) in
+        [(Activity::Sleeping, Event::Woken), (Activity::Queued, Event::SlotFree)]
+    {
         let mut bench = Bench::new();
         bench.state.local.activity = activity;
         bench.state.record.status = Status::Deferred;
@@ -103,7 +108,10 @@ fn a_claim_says_how_long_it_holds_and_a_release_says_nothing_of_it() {
     bench.feed(Event::Ended(RunEnd::Retry { after: None, error: "no route".into() }));
     assert_eq!((&bench.state.record.owner, bench.state.record.lease_end), (&None, None));
     assert_eq!(bench.state.record.last_error.as_deref(), Some("no route"));
-    assert_eq!(bench.state.record.not_before, Some(machine::later(bench.now, Duration::from_secs(10))));
+    assert_eq!(
+        bench.state.record.not_before,
+        Some(machine::later(bench.now, Duration::from_secs(10)))
+    );
 }
 
 #[test]

@@ -38,11 +38,15 @@ fn where_steps_need_not_be_verified_an_answer_that_says_nothing_runs_them() {
 #[test]
 fn a_message_that_names_another_execution_is_refused_and_harms_nothing() {
     for verify in [Verify::Redelivered, Verify::Always, Verify::Never] {
-        for mut bench in [Bench::running(), Bench::deferred(), Bench::concluded(), Bench::settled()] {
+        for mut bench in [Bench::running(), Bench::deferred(), Bench::concluded(), Bench::settled()]
+        {
             bench.policy.verify = verify;
             let before = bench.state.clone();
             let effects = bench.feed(Event::Delivered(Arrival::Foreign));
-            assert!(matches!(&effects[..], [Effect::RefuseDelivery(why)] if why.contains("another execution")));
+            assert!(
+                matches!(&effects[..], [Effect::RefuseDelivery(why)] if why.contains("another \
+                    execution"))
+            );
             assert_eq!((&bench.state, bench.written, bench.replaced), (&before, None, false));
         }
     }
@@ -55,7 +59,8 @@ fn everywhere() -> Vec<Bench> {
     let mut winding = Bench::running();
     winding.pass(POLICY.time_limit);
     winding.feed(Event::DeadlineReached);
-    let mut benches = vec![Bench::new(), Bench::queued(), Bench::running(), winding, sleeping, Bench::deferred()];
+    let mut benches =
+        vec![Bench::new(), Bench::queued(), Bench::running(), winding, sleeping, Bench::deferred()];
     for bench in &mut benches {
         bench.policy.verify = Verify::Always;
     }
@@ -84,7 +89,9 @@ fn a_stop_that_sagemaker_confirms_is_taken_at_its_word() {
         let effects = bench.answer(STOPPING);
         let expected = match (status, activity) {
             (Status::New, Activity::Idle) => bench.wakes_in(30),
-            (_, Activity::Running | Activity::Stopping(_)) => Effect::Tell(StopReason::PipelineStopped),
+            (_, Activity::Running | Activity::Stopping(_)) => {
+                Effect::Tell(StopReason::PipelineStopped)
+            }
             _ => Effect::CleanUp(StopReason::PipelineStopped),
         };
         assert_eq!(effects, [Effect::CountStop(Via::Message), expected], "{status:?} {activity:?}");
@@ -140,10 +147,16 @@ fn a_stop_of_a_step_that_is_closed_is_what_an_ended_execution_is() {
             (Status::New, _) => assert_eq!(effects, ELSEWHERE),
             (_, Activity::Stopping(_)) => assert_eq!(effects, [], "it is ending"),
             (_, Activity::Running) => {
-                assert_eq!(effects, [Effect::CountStop(Via::Watch), Effect::Tell(StopReason::PipelineStopped)]);
+                assert_eq!(
+                    effects,
+                    [Effect::CountStop(Via::Watch), Effect::Tell(StopReason::PipelineStopped)]
+                );
             }
             _ => {
-                assert_eq!(effects, [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)]);
+                assert_eq!(
+                    effects,
+                    [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)]
+                );
                 assert!(bench.state.record.stop_requested.is_some_and(|stop| stop.closed));
             }
         }
@@ -165,7 +178,10 @@ fn a_step_is_verified_and_its_stop_confirmed_by_whichever_answer_comes() {
     assert!(matches!(forged.no_answer()[..], [Effect::Wake(_)]));
     assert_eq!(forged.feed(Event::StopSeen(Via::Watch)), [], "the execution may have no such step");
     assert_eq!(forged.feed(Event::Woken), [CONFIRM]);
-    assert!(matches!(forged.answer(Standing::NotFound)[..], [Effect::RefuseStop(_), Effect::Refuse(_)]));
+    assert!(matches!(
+        forged.answer(Standing::NotFound)[..],
+        [Effect::RefuseStop(_), Effect::Refuse(_)]
+    ));
     assert_eq!(forged.status(), Status::New);
 }
 
@@ -200,12 +216,18 @@ fn a_step_that_defers_while_its_stop_is_in_doubt_keeps_the_message() {
     let mut bench = Bench::running();
     bench.policy.verify = Verify::Always;
     bench.stop_delivered();
-    assert_eq!(bench.feed(Event::Ended(RunEnd::Deferred)), [Effect::Finish(Ending::Deferred), CONFIRM]);
+    assert_eq!(
+        bench.feed(Event::Ended(RunEnd::Deferred)),
+        [Effect::Finish(Ending::Deferred), CONFIRM]
+    );
     assert_eq!((bench.status(), bench.activity()), (Status::Deferred, Activity::Confirming));
     let again = bench.wakes_in(5);
     assert_eq!(bench.no_answer(), [again]);
     assert_eq!(bench.feed(Event::Woken), [CONFIRM]);
-    assert!(matches!(bench.answer(Standing::NotFound)[..], [Effect::RefuseStop(_), Effect::Delete]));
+    assert!(matches!(
+        bench.answer(Standing::NotFound)[..],
+        [Effect::RefuseStop(_), Effect::Delete]
+    ));
 }
 
 #[test]
@@ -232,7 +254,10 @@ fn a_run_that_ends_with_its_outcome_while_its_stop_is_in_doubt_is_reported() {
     bench.policy.verify = Verify::Always;
     bench.stop_delivered();
     assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
-    assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(Ending::Success), Effect::Delete]);
+    assert_eq!(
+        bench.feed(Event::ReportAccepted),
+        [Effect::Finish(Ending::Success), Effect::Delete]
+    );
 }
 
 #[test]

@@ -75,7 +75,8 @@ fn listed<T>(
         items.reverse();
     }
     let most = usize::try_from(max_results.unwrap_or(PAGE)).unwrap_or_default();
-    page(items.into_iter(), most, token.map(String::as_str)).ok_or_else(|| invalid("The pagination token is invalid."))
+    page(items.into_iter(), most, token.map(String::as_str))
+        .ok_or_else(|| invalid("The pagination token is invalid."))
 }
 
 /// Leaves out the members that are null: the services never write them.

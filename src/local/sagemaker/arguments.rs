@@ -12,12 +12,19 @@ impl Execution {
     ///
     /// # Errors
     /// A sentence about what they refer to and is not there, or not of its type.
-    pub(super) fn arguments(&self, index: usize, now: Time, undocumented: &Undocumented) -> Result<Value, String> {
+    pub(super) fn arguments(
+        &self,
+        index: usize,
+        now: Time,
+        undocumented: &Undocumented,
+    ) -> Result<Value, String> {
         let Some(step) = self.step(index) else { return Ok(Value::Null) };
         resolve(&step.arguments, &mut |reference| match reference {
-            Reference::Parameter(name) => {
-                self.parameters.get(name).cloned().ok_or_else(|| format!("there is no parameter {name}"))
-            }
+            Reference::Parameter(name) => self
+                .parameters
+                .get(name)
+                .cloned()
+                .ok_or_else(|| format!("there is no parameter {name}")),
             Reference::Execution(variable) => Ok(Value::from(self.variable(*variable, now))),
             Reference::Output { step, output } => self.output(step, output, undocumented),
         })
@@ -34,14 +41,24 @@ impl Execution {
         }
     }
 
-    fn output(&self, step: &str, output: &str, undocumented: &Undocumented) -> Result<Value, String> {
-        let (defined, run) =
-            self.steps_defined().find(|(it, _)| it.name == step).ok_or_else(|| format!("there is no step {step}"))?;
-        let text = run.outputs.get(output).ok_or_else(|| format!("step {step} gave no output parameter {output}"))?;
+    fn output(
+        &self,
+        step: &str,
+        output: &str,
+        undocumented: &Undocumented,
+    ) -> Result<Value, String> {
+        let (defined, run) = self
+            .steps_defined()
+            .find(|(it, _)| it.name == step)
+            .ok_or_else(|| format!("there is no step {step}"))?;
+        let text = run
+            .outputs
+            .get(output)
+            .ok_or_else(|| format!("step {step} gave no output parameter {output}"))?;
         match (undocumented.outputs_in_arguments, defined.outputs.get(output)) {
-            (OutputsInArguments::Typed, Some(kind)) => {
-                kind.value(text).map_err(|reason| format!("output parameter {output} of step {step}: {reason}"))
-            }
+            (OutputsInArguments::Typed, Some(kind)) => kind
+                .value(text)
+                .map_err(|reason| format!("output parameter {output} of step {step}: {reason}")),
             _ => Ok(Value::from(text.as_str())),
         }
     }

@@ -1,4 +1,5 @@
-//! A pipeline definition, read and checked: callback steps, what each waits for, and what it is told.
+//! A pipeline definition, read and checked: callback steps, what each waits for, and what it is
+//! told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -104,28 +105,35 @@ impl Definition {
 
     /// Every dependency and reference leads to something that is declared.
     fn check_references(&self) -> Result<(), String> {
-        let outputs: BTreeMap<_, _> = self.steps.iter().map(|step| (&step.name, &step.outputs)).collect();
+        let outputs: BTreeMap<_, _> =
+            self.steps.iter().map(|step| (&step.name, &step.outputs)).collect();
         for step in &self.steps {
             if let Some(unknown) = step.after.iter().find(|name| !outputs.contains_key(name)) {
                 return Err(format!("step {} depends on {unknown}, which is no step", step.name));
             }
             for reference in references(&step.arguments)? {
                 let declared = match &reference {
-                    Reference::Parameter(name) => self.parameters.iter().any(|parameter| parameter.name == *name),
+                    Reference::Parameter(name) => {
+                        self.parameters.iter().any(|parameter| parameter.name == *name)
+                    }
                     Reference::Output { step, output } => {
                         outputs.get(step).is_some_and(|outputs| outputs.contains_key(output))
                     }
                     Reference::Execution(_) => true,
                 };
                 if !declared {
-                    return Err(format!("step {} uses {reference:?}, which is not declared", step.name));
+                    return Err(format!(
+                        "step {} uses {reference:?}, which is not declared",
+                        step.name
+                    ));
                 }
             }
         }
         Ok(())
     }
 
-    /// The steps can be brought into an order: strike out those that wait for nothing that is left, until none is left.
+    /// The steps can be brought into an order: strike out those that wait for nothing that is left,
+    /// until none is left.
     fn check_order(&self) -> Result<(), String> {
         let mut left: BTreeMap<&str, &BTreeSet<String>> =
             self.steps.iter().map(|step| (step.name.as_str(), &step.after)).collect();
@@ -151,20 +159,26 @@ impl Step {
         match step.get("Type").and_then(Value::as_str) {
             Some("Callback") => {}
             Some(other) => {
-                return Err(format!("step {label} is of type {other}; the local endpoint runs Callback steps only"));
+                return Err(format!(
+                    "step {label} is of type {other}; the local endpoint runs Callback steps only"
+                ));
             }
             None => return Err(format!("step {label} has no Type")),
         }
-        let step: CallbackStep =
-            serde_json::from_value(Value::Object(step)).map_err(|error| format!("step {label}: {error}"))?;
+        let step: CallbackStep = serde_json::from_value(Value::Object(step))
+            .map_err(|error| format!("step {label}: {error}"))?;
         let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if step.name.is_empty() || step.name.len() > 64 || !step.name.chars().all(named) {
-            return Err(format!("step {label}: a name is 1 to 64 letters, digits, hyphens and underscores"));
+            return Err(format!(
+                "step {label}: a name is 1 to 64 letters, digits, hyphens and underscores"
+            ));
         }
         if step.cache_config.is_some_and(|cache| cache.enabled) {
             return Err(format!("step {label}: the local endpoint caches no steps"));
         }
-        if let Some(name) = repeated(step.output_parameters.iter().map(|output| &output.output_name)) {
+        if let Some(name) =
+            repeated(step.output_parameters.iter().map(|output| &output.output_name))
+        {
             return Err(format!("step {label}: output {name} is declared twice"));
         }
         let arguments = Value::Object(step.arguments.unwrap_or_default());
@@ -174,8 +188,11 @@ impl Step {
             Reference::Output { step, .. } => Some(step),
             Reference::Parameter(_) | Reference::Execution(_) => None,
         }));
-        let outputs =
-            step.output_parameters.into_iter().map(|output| (output.output_name, output.output_type)).collect();
+        let outputs = step
+            .output_parameters
+            .into_iter()
+            .map(|output| (output.output_name, output.output_type))
+            .collect();
         Ok(Self {
             name: step.name,
             display_name: step.display_name,
@@ -209,7 +226,9 @@ mod tests {
 
     fn parse(steps: &[Value]) -> Result<Definition, String> {
         let parameters = json!([{"Name": "p", "Type": "Integer", "DefaultValue": 5}]);
-        Definition::parse(&json!({"Version": VERSION, "Parameters": parameters, "Steps": steps}).to_string())
+        Definition::parse(
+            &json!({"Version": VERSION, "Parameters": parameters, "Steps": steps}).to_string(),
+        )
     }
 
     #[test]
@@ -227,8 +246,14 @@ mod tests {
 
     #[test]
     fn a_step_of_another_type_is_refused_by_name_and_type() {
-        let refusal = parse(&[json!({"Name": "train", "Type": "Training"})]).expect_err("not served");
-        assert!(refusal.contains("train") && refusal.contains("Training") && refusal.contains("Callback"), "{refusal}");
+        let refusal =
+            parse(&[json!({"Name": "train", "Type": "Training"})]).expect_err("not served");
+        assert!(
+            refusal.contains("train")
+                && refusal.contains("Training")
+                && refusal.contains("Callback"),
+            "{refusal}"
+        );
     }
 
     #[test]
@@ -259,9 +284,15 @@ mod tests {
         for (wrong, why) in [
             (json!({"Version": "2019-01-01", "Steps": [step("a", &json!({}))]}), "version"),
             (json!({"Version": VERSION, "Steps": []}), "no step"),
-            (json!({"Version": VERSION, "Steps": [step("a", &json!({})), step("a", &json!({}))]}), "named twice"),
+            (
+                json!({"Version": VERSION, "Steps": [step("a", &json!({})), step("a", &json!({}))]}),
+                "named twice",
+            ),
             (json!({"Version": VERSION, "Steps": [step("a b", &json!({}))]}), "name"),
-            (json!({"Version": VERSION, "Steps": [step("a", &json!({"CacheConfig": {"Enabled": true}}))]}), "cache"),
+            (
+                json!({"Version": VERSION, "Steps": [step("a", &json!({"CacheConfig": {"Enabled": true}}))]}),
+                "cache",
+            ),
             (json!({"Version": VERSION, "Steps": [{"Name": "a", "Type": "Callback"}]}), "no queue"),
             (json!([]), "a list"),
         ] {

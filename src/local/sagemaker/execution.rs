@@ -1,6 +1,7 @@
 //! One run of a pipeline: which steps start, and how they and the whole end.
 //!
-//! Nothing here sends a message or reads a clock: it says what has to be sent, and is told what came of it.
+//! Nothing here sends a message or reads a clock: it says what has to be sent, and is told what
+//! came of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,9 @@ use serde_json::Value;
 use super::definition::{Definition, Step};
 use crate::local::clock::Time;
 use crate::local::events::EventKind;
-use crate::local::undocumented::{FailedStep, FailureWhileStopping, SuccessWhileStopping, Undocumented};
+use crate::local::undocumented::{
+    FailedStep, FailureWhileStopping, SuccessWhileStopping, Undocumented,
+};
 
 /// A run of a pipeline.
 #[derive(Debug)]
@@ -146,9 +149,14 @@ impl Execution {
         self.definition.steps.iter().zip(&self.steps)
     }
 
-    /// The next step that can start, with the arguments that its message has to bear. A step whose arguments cannot be made
-    /// fails here. The caller then says [`sent`](Self::sent) or [`fail`](Self::fail), and asks again.
-    pub(super) fn ready(&mut self, now: Time, undocumented: &Undocumented) -> Option<(usize, Value)> {
+    /// The next step that can start, with the arguments that its message has to bear. A step whose
+    /// arguments cannot be made fails here. The caller then says [`sent`](Self::sent) or
+    /// [`fail`](Self::fail), and asks again.
+    pub(super) fn ready(
+        &mut self,
+        now: Time,
+        undocumented: &Undocumented,
+    ) -> Option<(usize, Value)> {
         loop {
             let index = (0..self.steps.len()).find(|&index| self.can_start(index, undocumented))?;
             match self.arguments(index, now, undocumented) {
@@ -160,7 +168,10 @@ impl Execution {
 
     /// A step's message is on its queue.
     pub(super) fn sent(&mut self, index: usize, token: String, arguments: Value, now: Time) {
-        let (Some(step), Some(run)) = (self.definition.steps.get(index), self.steps.get_mut(index)) else { return };
+        let (Some(step), Some(run)) = (self.definition.steps.get(index), self.steps.get_mut(index))
+        else {
+            return;
+        };
         *run = StepRun {
             status: Some(Status::Executing),
             token: Some(token.clone()),
@@ -174,7 +185,13 @@ impl Execution {
     }
 
     /// A step could not be started.
-    pub(super) fn fail(&mut self, index: usize, reason: String, now: Time, undocumented: &Undocumented) {
+    pub(super) fn fail(
+        &mut self,
+        index: usize,
+        reason: String,
+        now: Time,
+        undocumented: &Undocumented,
+    ) {
         if let Some(run) = self.steps.get_mut(index) {
             run.started.get_or_insert(now);
         }
@@ -182,18 +199,21 @@ impl Execution {
         self.settle(now, undocumented);
     }
 
-    /// Stops the execution; gives the steps that have to be told. Steps that have not started never will.
+    /// Stops the execution; gives the steps that have to be told. Steps that have not started never
+    /// will.
     pub(super) fn stop(&mut self, now: Time, undocumented: &Undocumented) -> Vec<usize> {
         if self.status != Status::Executing {
             return Vec::new();
         }
         self.status = Status::Stopping;
         self.modified = now;
-        let open: Vec<usize> = (0..self.steps.len()).filter(|&index| self.steps[index].is_open()).collect();
+        let open: Vec<usize> =
+            (0..self.steps.len()).filter(|&index| self.steps[index].is_open()).collect();
         for &index in &open {
             let run = &mut self.steps[index];
             run.status = Some(Status::Stopping);
-            if let (Some(token), Some(step)) = (run.token.clone(), self.definition.steps.get(index)) {
+            if let (Some(token), Some(step)) = (run.token.clone(), self.definition.steps.get(index))
+            {
                 let (execution, step) = (self.arn.clone(), step.name.clone());
                 self.happened.push(EventKind::StepStopping { execution, step, token });
             }
@@ -202,14 +222,15 @@ impl Execution {
         open
     }
 
-    /// Begins again with the steps that failed or were stopped; what has succeeded stays so. Gives the tokens that they had, which
-    /// [`ready`](Self::ready) may give them again.
+    /// Begins again with the steps that failed or were stopped; what has succeeded stays so. Gives
+    /// the tokens that they had, which [`ready`](Self::ready) may give them again.
     pub(super) fn retry(&mut self, parallelism: Option<usize>, now: Time) -> Vec<String> {
         self.status = Status::Executing;
         self.failure = None;
         self.modified = now;
         self.parallelism = parallelism.or(self.parallelism);
-        let ended = |run: &&mut StepRun| matches!(run.status, Some(Status::Failed | Status::Stopped));
+        let ended =
+            |run: &&mut StepRun| matches!(run.status, Some(Status::Failed | Status::Stopped));
         let again = self.steps.iter_mut().filter(ended);
         let tokens = again.filter_map(|run| {
             *run = StepRun { token: run.token.take(), ..StepRun::default() };
@@ -219,18 +240,27 @@ impl Execution {
     }
 
     /// An open step is answered.
-    pub(super) fn answer(&mut self, index: usize, answer: StepAnswer, now: Time, undocumented: &Undocumented) {
-        let stopping = self.steps.get(index).is_some_and(|run| run.status == Some(Status::Stopping));
+    pub(super) fn answer(
+        &mut self,
+        index: usize,
+        answer: StepAnswer,
+        now: Time,
+        undocumented: &Undocumented,
+    ) {
+        let stopping =
+            self.steps.get(index).is_some_and(|run| run.status == Some(Status::Stopping));
         let (status, reason) = match answer {
             StepAnswer::Success(outputs) => {
                 if let Some(run) = self.steps.get_mut(index) {
                     run.outputs = outputs;
                 }
-                let stopped = stopping && undocumented.success_while_stopping == SuccessWhileStopping::Stopped;
+                let stopped = stopping
+                    && undocumented.success_while_stopping == SuccessWhileStopping::Stopped;
                 (if stopped { Status::Stopped } else { Status::Succeeded }, None)
             }
             StepAnswer::Failure(reason) => {
-                let stopped = stopping && undocumented.failure_while_stopping == FailureWhileStopping::Stopped;
+                let stopped = stopping
+                    && undocumented.failure_while_stopping == FailureWhileStopping::Stopped;
                 (if stopped { Status::Stopped } else { Status::Failed }, Some(reason))
             }
         };
@@ -240,19 +270,23 @@ impl Execution {
 
     fn can_start(&self, index: usize, undocumented: &Undocumented) -> bool {
         let after = |name: &String| {
-            self.steps_defined().any(|(step, run)| step.name == *name && run.status == Some(Status::Succeeded))
+            self.steps_defined()
+                .any(|(step, run)| step.name == *name && run.status == Some(Status::Succeeded))
         };
         self.status == Status::Executing
             && self.steps[index].status.is_none()
             && (!self.has_failed() || undocumented.failed_step == FailedStep::Continue)
-            && self.parallelism.is_none_or(|most| self.steps.iter().filter(|run| run.is_open()).count() < most)
+            && self
+                .parallelism
+                .is_none_or(|most| self.steps.iter().filter(|run| run.is_open()).count() < most)
             && self.definition.steps[index].after.iter().all(after)
     }
 
     /// Ends the execution if nothing is left to wait for.
     fn settle(&mut self, now: Time, undocumented: &Undocumented) {
         let failed = self.has_failed();
-        if self.status == Status::Executing && failed && undocumented.failed_step == FailedStep::Cut {
+        if self.status == Status::Executing && failed && undocumented.failed_step == FailedStep::Cut
+        {
             for index in 0..self.steps.len() {
                 if self.steps[index].is_open() {
                     self.end_step(index, Status::Stopped, None, now);
@@ -273,12 +307,16 @@ impl Execution {
         if failed {
             self.failure = Some("Step failure: One or multiple steps failed.".to_owned());
         }
-        let (execution, status, reason) = (self.arn.clone(), self.status.name(), self.failure.clone());
+        let (execution, status, reason) =
+            (self.arn.clone(), self.status.name(), self.failure.clone());
         self.happened.push(EventKind::ExecutionEnded { execution, status, reason });
     }
 
     fn end_step(&mut self, index: usize, status: Status, reason: Option<String>, now: Time) {
-        let (Some(step), Some(run)) = (self.definition.steps.get(index), self.steps.get_mut(index)) else { return };
+        let (Some(step), Some(run)) = (self.definition.steps.get(index), self.steps.get_mut(index))
+        else {
+            return;
+        };
         run.status = Some(status);
         run.reason = reason;
         run.ended = Some(now);
@@ -315,7 +353,8 @@ mod tests {
                     "Arguments": arguments, "OutputParameters": [{"OutputName": "x", "OutputType": "Float"}]})
             })
             .collect();
-        let definition = Definition::parse(&json!({"Version": "2020-12-01", "Steps": steps}).to_string());
+        let definition =
+            Definition::parse(&json!({"Version": "2020-12-01", "Steps": steps}).to_string());
         let beginning = Beginning {
             arn: "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/e".into(),
             id: "e".to_owned(),
@@ -357,7 +396,11 @@ mod tests {
     #[test]
     fn steps_start_in_the_order_of_their_dependencies() {
         let set = Undocumented::default();
-        let mut execution = execution(&[("c", &["a", "b"], json!({})), ("a", &[], json!({})), ("b", &[], json!({}))]);
+        let mut execution = execution(&[
+            ("c", &["a", "b"], json!({})),
+            ("a", &[], json!({})),
+            ("b", &[], json!({})),
+        ]);
         assert_eq!(start(&mut execution, &set), ["a", "b"]);
         succeed(&mut execution, 1, "1", &set);
         assert_eq!(start(&mut execution, &set), Vec::<String>::new());
@@ -370,9 +413,10 @@ mod tests {
 
     #[test]
     fn an_output_reaches_a_later_step_as_the_type_it_was_declared_with_or_as_text() {
-        for (outputs_in_arguments, expected) in
-            [(OutputsInArguments::Typed, json!({"n": 0.5})), (OutputsInArguments::Strings, json!({"n": "0.5"}))]
-        {
+        for (outputs_in_arguments, expected) in [
+            (OutputsInArguments::Typed, json!({"n": 0.5})),
+            (OutputsInArguments::Strings, json!({"n": "0.5"})),
+        ] {
             let set = Undocumented { outputs_in_arguments, ..Undocumented::default() };
             let uses = json!({"n": {"Get": "Steps.a.OutputParameters['x']"}});
             let mut execution = execution(&[("a", &[], json!({})), ("b", &[], uses)]);
@@ -424,7 +468,12 @@ mod tests {
             (at_once, later, execution.status),
             (Status::Executing, vec!["after-b".to_owned()], Status::Executing)
         );
-        succeed(&mut execution, 3, "1", &Undocumented { failed_step: FailedStep::Continue, ..Undocumented::default() });
+        succeed(
+            &mut execution,
+            3,
+            "1",
+            &Undocumented { failed_step: FailedStep::Continue, ..Undocumented::default() },
+        );
         assert_eq!(execution.status, Status::Failed);
 
         let (at_once, later, execution) = run(FailedStep::Cut);
@@ -434,11 +483,16 @@ mod tests {
 
     #[test]
     fn a_stop_tells_the_open_steps_and_ends_when_they_are_answered() {
-        for (failure_while_stopping, ended) in
-            [(FailureWhileStopping::Stopped, Status::Stopped), (FailureWhileStopping::Failed, Status::Failed)]
-        {
+        for (failure_while_stopping, ended) in [
+            (FailureWhileStopping::Stopped, Status::Stopped),
+            (FailureWhileStopping::Failed, Status::Failed),
+        ] {
             let set = Undocumented { failure_while_stopping, ..Undocumented::default() };
-            let mut execution = execution(&[("a", &[], json!({})), ("b", &[], json!({})), ("c", &["a"], json!({}))]);
+            let mut execution = execution(&[
+                ("a", &[], json!({})),
+                ("b", &[], json!({})),
+                ("c", &["a"], json!({})),
+            ]);
             start(&mut execution, &set);
             succeed(&mut execution, 0, "1", &set);
             assert_eq!(execution.stop(NOW, &set), [1]);
@@ -452,22 +506,27 @@ mod tests {
 
     #[test]
     fn a_success_while_stopping_ends_the_execution_as_stopped() {
-        for (success_while_stopping, step) in
-            [(SuccessWhileStopping::Stopped, Status::Stopped), (SuccessWhileStopping::Succeeded, Status::Succeeded)]
-        {
+        for (success_while_stopping, step) in [
+            (SuccessWhileStopping::Stopped, Status::Stopped),
+            (SuccessWhileStopping::Succeeded, Status::Succeeded),
+        ] {
             let set = Undocumented { success_while_stopping, ..Undocumented::default() };
             let mut execution = execution(&[("a", &[], json!({}))]);
             start(&mut execution, &set);
             execution.stop(NOW, &set);
             succeed(&mut execution, 0, "1", &set);
-            assert_eq!((execution.status, execution.steps[0].status), (Status::Stopped, Some(step)));
+            assert_eq!(
+                (execution.status, execution.steps[0].status),
+                (Status::Stopped, Some(step))
+            );
         }
     }
 
     #[test]
     fn a_retry_starts_what_failed_and_what_came_after_it_again() {
         let set = Undocumented::default();
-        let mut execution = execution(&[("a", &[], json!({})), ("b", &["a"], json!({})), ("c", &["b"], json!({}))]);
+        let mut execution =
+            execution(&[("a", &[], json!({})), ("b", &["a"], json!({})), ("c", &["b"], json!({}))]);
         start(&mut execution, &set);
         succeed(&mut execution, 0, "1", &set);
         assert_eq!(start(&mut execution, &set), ["b"]);
@@ -497,7 +556,8 @@ mod tests {
     #[test]
     fn no_more_steps_run_at_once_than_are_allowed() {
         let set = Undocumented::default();
-        let mut execution = execution(&[("a", &[], json!({})), ("b", &[], json!({})), ("c", &[], json!({}))]);
+        let mut execution =
+            execution(&[("a", &[], json!({})), ("b", &[], json!({})), ("c", &[], json!({}))]);
         execution.parallelism = Some(2);
         assert_eq!(start(&mut execution, &set), ["a", "b"]);
         succeed(&mut execution, 0, "1", &set);

@@ -1,4 +1,5 @@
-//! The executions of an endpoint: they are found by ARN or callback token, and their messages are sent from here.
+//! The executions of an endpoint: they are found by ARN or callback token, and their messages are
+//! sent from here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,7 +50,10 @@ impl Executions {
     }
 
     /// Newest last.
-    pub(super) fn of_pipeline<'a>(&'a self, arn: &'a str) -> impl DoubleEndedIterator<Item = &'a Execution> {
+    pub(super) fn of_pipeline<'a>(
+        &'a self,
+        arn: &'a str,
+    ) -> impl DoubleEndedIterator<Item = &'a Execution> {
         self.by_number.values().filter(move |execution| execution.pipeline_arn == arn)
     }
 
@@ -81,7 +85,12 @@ impl Executions {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub(super) fn stop(&mut self, arn: &str, queues: &mut Queues, call: &mut Call<'_>) -> Result<(), ApiError> {
+    pub(super) fn stop(
+        &mut self,
+        arn: &str,
+        queues: &mut Queues,
+        call: &mut Call<'_>,
+    ) -> Result<(), ApiError> {
         let unknown = || not_found(format!("Pipeline execution '{arn}' does not exist."));
         let number = *self.by_arn.get(arn).ok_or_else(unknown)?;
         let execution = self.by_number.get_mut(&number).ok_or_else(unknown)?;
@@ -93,11 +102,15 @@ impl Executions {
             StoppingMessage::Twice => 2,
         };
         for index in open.into_iter().flat_map(|index| std::iter::repeat_n(index, times)) {
-            let (Some(step), Some(run)) = (execution.step(index), execution.steps.get(index)) else { continue };
+            let (Some(step), Some(run)) = (execution.step(index), execution.steps.get(index))
+            else {
+                continue;
+            };
             let Some(token) = &run.token else { continue };
             let body = body(token, &execution.arn, &run.arguments, Status::Stopping);
             let delay = call.undocumented.stopping_delay;
-            // A queue that is gone meanwhile is nobody's error: the step stays as it is until it is answered.
+            // A queue that is gone meanwhile is nobody's error: the step stays as it is until it is
+            // answered.
             let _ = send(STOPPING_MESSAGE, &step.queue_url, body, delay, queues, call);
         }
         self.drive(number, queues, call);
@@ -117,7 +130,8 @@ impl Executions {
     ) -> Result<(), ApiError> {
         let unknown = || not_found(format!("Pipeline execution '{arn}' does not exist."));
         let number = *self.by_arn.get(arn).ok_or_else(unknown)?;
-        let tokens = self.by_number.get_mut(&number).ok_or_else(unknown)?.retry(parallelism, call.now);
+        let tokens =
+            self.by_number.get_mut(&number).ok_or_else(unknown)?.retry(parallelism, call.now);
         if call.undocumented.retried_token == RetriedToken::Fresh {
             for token in tokens {
                 self.by_token.remove(&token);
@@ -129,7 +143,13 @@ impl Executions {
     }
 
     /// Answers an open step.
-    pub(super) fn answer(&mut self, token: &str, answer: StepAnswer, queues: &mut Queues, call: &mut Call<'_>) {
+    pub(super) fn answer(
+        &mut self,
+        token: &str,
+        answer: StepAnswer,
+        queues: &mut Queues,
+        call: &mut Call<'_>,
+    ) {
         let Some(&(number, index)) = self.by_token.get(token) else { return };
         if let Some(execution) = self.by_number.get_mut(&number) {
             execution.answer(index, answer, call.now, call.undocumented);
@@ -144,10 +164,11 @@ impl Executions {
         while let Some((index, arguments)) = execution.ready(call.now, call.undocumented) {
             let url = execution.step(index).map_or("", |step| &step.queue_url).to_owned();
             let before = execution.steps.get(index).and_then(|run| run.token.clone());
-            let token = match before.filter(|_| call.undocumented.retried_token == RetriedToken::Same) {
-                Some(token) => token,
-                None => call.ids.callback_token(),
-            };
+            let token =
+                match before.filter(|_| call.undocumented.retried_token == RetriedToken::Same) {
+                    Some(token) => token,
+                    None => call.ids.callback_token(),
+                };
             let body = body(&token, &execution.arn, &arguments, Status::Executing);
             match send(EXECUTING_MESSAGE, &url, body, Duration::ZERO, queues, call) {
                 Ok(()) => {
@@ -171,7 +192,11 @@ impl Executions {
     }
 
     fn forget_oldest(&mut self) {
-        let Some(execution) = self.ended.pop_first().and_then(|number| self.by_number.remove(&number)) else { return };
+        let Some(execution) =
+            self.ended.pop_first().and_then(|number| self.by_number.remove(&number))
+        else {
+            return;
+        };
         self.by_arn.remove(&execution.arn);
         for token in execution.steps.into_iter().filter_map(|run| run.token) {
             self.by_token.remove(&token);
@@ -186,7 +211,8 @@ fn tell(execution: &mut Execution, call: &Call<'_>) {
 }
 
 fn body(token: &str, arn: &str, arguments: &Value, status: Status) -> String {
-    let message = StepMessage { token, pipeline_execution_arn: arn, arguments, status: status.name() };
+    let message =
+        StepMessage { token, pipeline_execution_arn: arn, arguments, status: status.name() };
     serde_json::to_string(&message).unwrap_or_default()
 }
 

@@ -1,4 +1,5 @@
-//! Values of a pipeline definition: JSON in which `Get` and `Std:Join` stand for what is known only when a step starts.
+//! Values of a pipeline definition: JSON in which `Get` and `Std:Join` stand for what is known only
+//! when a step starts.
 
 use serde_json::{Map, Value};
 
@@ -50,12 +51,16 @@ pub(super) fn resolve(
             Some((function, argument)) if object.len() == 1 && function == "Get" => {
                 look_up(&Reference::parse(argument)?)
             }
-            Some((function, argument)) if object.len() == 1 && function == "Std:Join" => join(argument, look_up),
+            Some((function, argument)) if object.len() == 1 && function == "Std:Join" => {
+                join(argument, look_up)
+            }
             Some((function, _)) if function.starts_with("Std:") => {
                 Err(format!("the local endpoint does not serve {function}, only Get and Std:Join"))
             }
             _ => {
-                let members = object.iter().map(|(name, member)| Ok((name.clone(), resolve(member, look_up)?)));
+                let members = object
+                    .iter()
+                    .map(|(name, member)| Ok((name.clone(), resolve(member, look_up)?)));
                 Ok(Value::Object(members.collect::<Result<Map<_, _>, String>>()?))
             }
         },
@@ -68,7 +73,8 @@ impl Reference {
     fn parse(path: &Value) -> Result<Self, String> {
         let malformed = || {
             format!(
-                "{{\"Get\": {path}}} names neither a parameter, nor an execution variable, nor a step's output parameter"
+                "{{\"Get\": {path}}} names neither a parameter, nor an execution variable, nor a \
+                 step's output parameter"
             )
         };
         let text = path.as_str().ok_or_else(malformed)?;
@@ -78,10 +84,14 @@ impl Reference {
         if let Some(name) = text.strip_prefix("Execution.") {
             return Variable::parse(name).map(Self::Execution).ok_or_else(malformed);
         }
-        let (step, output) =
-            text.strip_prefix("Steps.").and_then(|rest| rest.split_once(".OutputParameters[")).ok_or_else(malformed)?;
+        let (step, output) = text
+            .strip_prefix("Steps.")
+            .and_then(|rest| rest.split_once(".OutputParameters["))
+            .ok_or_else(malformed)?;
         let output = output.strip_suffix(']').ok_or_else(malformed)?;
-        let output = ['\'', '"'].into_iter().find_map(|quote| output.strip_prefix(quote)?.strip_suffix(quote));
+        let output = ['\'', '"']
+            .into_iter()
+            .find_map(|quote| output.strip_prefix(quote)?.strip_suffix(quote));
         Ok(Self::Output { step: step.to_owned(), output: output.ok_or_else(malformed)?.to_owned() })
     }
 }
@@ -101,7 +111,10 @@ impl Variable {
 }
 
 /// `{"On": "/", "Values": […]}`: the values as text, with `On` between them.
-fn join(argument: &Value, look_up: &mut impl FnMut(&Reference) -> Result<Value, String>) -> Result<Value, String> {
+fn join(
+    argument: &Value,
+    look_up: &mut impl FnMut(&Reference) -> Result<Value, String>,
+) -> Result<Value, String> {
     let on = argument.get("On").and_then(Value::as_str);
     let values = argument.get("Values").and_then(Value::as_array);
     let (Some(on), Some(values)) = (on, values) else {
@@ -112,7 +125,9 @@ fn join(argument: &Value, look_up: &mut impl FnMut(&Reference) -> Result<Value, 
         match resolve(value, look_up)? {
             Value::String(text) => texts.push(text),
             plain @ (Value::Number(_) | Value::Bool(_)) => texts.push(plain.to_string()),
-            other => return Err(format!("Std:Join joins texts, numbers and booleans, not {other}")),
+            other => {
+                return Err(format!("Std:Join joins texts, numbers and booleans, not {other}"));
+            }
         }
     }
     Ok(Value::String(texts.join(on)))
@@ -180,6 +195,9 @@ mod tests {
     fn all_references_are_found_however_deep() {
         let value = json!({"a": [{"Get": "Parameters.p"}], "b": {"Std:Join": {"On": "", "Values": [{"Get": "Execution.PipelineName"}]}}});
         let found = references(&value).expect("well-formed");
-        assert_eq!(found, [Reference::Parameter("p".to_owned()), Reference::Execution(Variable::PipelineName)]);
+        assert_eq!(
+            found,
+            [Reference::Parameter("p".to_owned()), Reference::Execution(Variable::PipelineName)]
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! SageMaker Pipelines: pipelines of callback steps, their executions, and the operations on them.
 //!
-//! [`definition`] reads what is to run, [`execution`] decides what happens to one run and sends nothing itself; [`executions`]
-//! sends its messages; [`api`] turns requests into calls on these.
+//! [`definition`] reads what is to run, [`execution`] decides what happens to one run and sends
+//! nothing itself; [`executions`] sends its messages; [`api`] turns requests into calls on these.
 
 mod answer;
 pub(super) mod api;

@@ -37,7 +37,9 @@ impl Kind {
             Self::String => Some(Value::from(text)),
             Self::Integer => text.trim().parse::<i64>().ok().map(Value::from),
             // A number that JSON cannot hold (infinity) is none.
-            Self::Float => text.trim().parse().ok().and_then(serde_json::Number::from_f64).map(Value::from),
+            Self::Float => {
+                text.trim().parse().ok().and_then(serde_json::Number::from_f64).map(Value::from)
+            }
             Self::Boolean => text.trim().to_ascii_lowercase().parse::<bool>().ok().map(Value::from),
         };
         value.ok_or_else(|| format!("{text:?} is not of type {self:?}"))
@@ -58,9 +60,10 @@ impl Parameter {
     /// A sentence, where the default is not of the parameter's type or not among its values.
     pub(super) fn check(&self) -> Result<(), String> {
         match &self.default_value {
-            Some(default) if !self.kind.holds(default) => {
-                Err(format!("the default of parameter {} is not of type {:?}: {default}", self.name, self.kind))
-            }
+            Some(default) if !self.kind.holds(default) => Err(format!(
+                "the default of parameter {} is not of type {:?}: {default}",
+                self.name, self.kind
+            )),
             Some(default) => self.allowed(default),
             None => Ok(()),
         }
@@ -79,22 +82,30 @@ impl Parameter {
 /// The value of every declared parameter: what was given, else the default.
 ///
 /// # Errors
-/// A sentence about a value that is missing, of the wrong type or not allowed, or a parameter that is not declared.
+/// A sentence about a value that is missing, of the wrong type or not allowed, or a parameter that
+/// is not declared.
 pub(super) fn bind(
     declared: &[Parameter],
     given: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, Value>, String> {
-    if let Some(name) = given.keys().find(|name| declared.iter().all(|parameter| parameter.name != **name)) {
+    if let Some(name) =
+        given.keys().find(|name| declared.iter().all(|parameter| parameter.name != **name))
+    {
         return Err(format!("the pipeline has no parameter {name}"));
     }
-    let value = |parameter: &Parameter| match (given.get(&parameter.name), &parameter.default_value) {
+    let value = |parameter: &Parameter| match (given.get(&parameter.name), &parameter.default_value)
+    {
         (Some(text), _) => {
-            let value =
-                parameter.kind.value(text).map_err(|reason| format!("parameter {}: {reason}", parameter.name))?;
+            let value = parameter
+                .kind
+                .value(text)
+                .map_err(|reason| format!("parameter {}: {reason}", parameter.name))?;
             parameter.allowed(&value).map(|()| value)
         }
         (None, Some(default)) => Ok(default.clone()),
-        (None, None) => Err(format!("parameter {} has no default and was given no value", parameter.name)),
+        (None, None) => {
+            Err(format!("parameter {} has no default and was given no value", parameter.name))
+        }
     };
     declared.iter().map(|parameter| Ok((parameter.name.clone(), value(parameter)?))).collect()
 }
@@ -138,7 +149,8 @@ mod tests {
     fn a_value_that_is_missing_undeclared_or_not_allowed_is_refused() {
         assert!(bind(&[parameter(Kind::String, None)], &BTreeMap::new()).is_err());
         assert!(bind(&[], &given("x")).is_err());
-        let few = Parameter { enum_values: Some(vec![json!("a")]), ..parameter(Kind::String, None) };
+        let few =
+            Parameter { enum_values: Some(vec![json!("a")]), ..parameter(Kind::String, None) };
         assert!(bind(std::slice::from_ref(&few), &given("a")).is_ok());
         assert!(bind(&[few], &given("b")).is_err());
     }

@@ -40,7 +40,10 @@ pub(super) struct Pipeline {
 
 impl Pipelines {
     pub(super) fn new(region: &str, account: &str) -> Self {
-        Self { arn: format!("arn:aws:sagemaker:{region}:{account}:pipeline/"), by_name: BTreeMap::new() }
+        Self {
+            arn: format!("arn:aws:sagemaker:{region}:{account}:pipeline/"),
+            by_name: BTreeMap::new(),
+        }
     }
 
     pub(super) fn arn(&self, name: &str, case: PipelineArns) -> String {
@@ -54,7 +57,11 @@ impl Pipelines {
     ///
     /// # Errors
     /// `ResourceNotFound`.
-    pub(super) fn get(&mut self, name_or_arn: &str, names: PipelineNames) -> Result<&mut Pipeline, ApiError> {
+    pub(super) fn get(
+        &mut self,
+        name_or_arn: &str,
+        names: PipelineNames,
+    ) -> Result<&mut Pipeline, ApiError> {
         let of_arn = name_or_arn.strip_prefix(&self.arn);
         let name = of_arn.unwrap_or(name_or_arn);
         let key = match self.by_name.get_key_value(name) {
@@ -103,7 +110,11 @@ mod tests {
         let mut pipelines = pipelines();
         let arn = pipelines.arn("AbalonePipeline", PipelineArns::LowerCase);
         assert!(arn.ends_with(":pipeline/abalonepipeline"), "{arn}");
-        assert!(pipelines.arn("AbalonePipeline", PipelineArns::AsNamed).ends_with(":pipeline/AbalonePipeline"));
+        assert!(
+            pipelines
+                .arn("AbalonePipeline", PipelineArns::AsNamed)
+                .ends_with(":pipeline/AbalonePipeline")
+        );
         for (asked, names, found) in [
             ("AbalonePipeline", PipelineNames::Exact, true),
             ("abalonepipeline", PipelineNames::Exact, false),

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 
-/// How many requests are remembered: the answers of more steps than a load test has, at a few hundred bytes each.
+/// How many requests are remembered: the answers of more steps than a load test has, at a few
+/// hundred bytes each.
 const MAX_REMEMBERED: usize = 250_000;
 
 /// The requests that were done, by scope and client request token.
@@ -16,7 +17,8 @@ pub(super) struct Requests {
     order: VecDeque<(&'static str, String)>,
 }
 
-/// A request as far as it matters whether another one is the same: the operation and all members but the token.
+/// A request as far as it matters whether another one is the same: the operation and all members
+/// but the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint(String);
 
@@ -67,7 +69,13 @@ impl Requests {
     }
 
     /// Notes a request that was done. Refused ones are not: they may be tried again.
-    pub(super) fn remember(&mut self, scope: &'static str, token: &str, fingerprint: Fingerprint, answer: Value) {
+    pub(super) fn remember(
+        &mut self,
+        scope: &'static str,
+        token: &str,
+        fingerprint: Fingerprint,
+        answer: Value,
+    ) {
         let key = (scope, token.to_owned());
         if self.done.insert(key.clone(), Done { fingerprint, answer }).is_none() {
             self.order.push_back(key);
@@ -88,11 +96,19 @@ mod tests {
     #[test]
     fn the_same_request_is_known_again_whatever_the_order_of_its_members() {
         let mut requests = Requests::default();
-        let first: Value = serde_json::from_str(r#"{"a": 1, "b": 2, "ClientRequestToken": "t"}"#).expect("JSON");
-        let again: Value = serde_json::from_str(r#"{"ClientRequestToken": "t", "b": 2, "a": 1}"#).expect("JSON");
+        let first: Value =
+            serde_json::from_str(r#"{"a": 1, "b": 2, "ClientRequestToken": "t"}"#).expect("JSON");
+        let again: Value =
+            serde_json::from_str(r#"{"ClientRequestToken": "t", "b": 2, "a": 1}"#).expect("JSON");
         requests.remember("answer", "t", Fingerprint::of("Op", &first), json!("done"));
-        assert_eq!(requests.seen("answer", "t", &Fingerprint::of("Op", &again)), Seen::Same(json!("done")));
-        assert_eq!(requests.seen("answer", "t", &Fingerprint::of("Other", &again)), Seen::Other(json!("done")));
+        assert_eq!(
+            requests.seen("answer", "t", &Fingerprint::of("Op", &again)),
+            Seen::Same(json!("done"))
+        );
+        assert_eq!(
+            requests.seen("answer", "t", &Fingerprint::of("Other", &again)),
+            Seen::Other(json!("done"))
+        );
         assert_eq!(requests.seen("answer", "u", &Fingerprint::of("Op", &again)), Seen::Never);
         assert_eq!(requests.seen("start", "t", &Fingerprint::of("Op", &again)), Seen::Never);
     }

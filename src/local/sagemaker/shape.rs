@@ -1,4 +1,5 @@
-//! The service model's constraints, and the sentence in which SageMaker says that some were not met.
+//! The service model's constraints, and the sentence in which SageMaker says that some were not
+//! met.
 
 use std::fmt::Display;
 
@@ -18,7 +19,8 @@ pub(super) const PIPELINE_NAME: Pattern =
 pub(super) const PIPELINE_NAME_OR_ARN: Pattern = Pattern {
     text: r"(arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:([0-9]{12}|aws):pipeline/.*)?([a-zA-Z0-9](-*[a-zA-Z0-9]){0,255})",
     fits: |text| {
-        is_name(text.rsplit('/').next().unwrap_or(text), 256) && (!text.contains('/') || is_pipeline_arn(text))
+        is_name(text.rsplit('/').next().unwrap_or(text), 256)
+            && (!text.contains('/') || is_pipeline_arn(text))
     },
 };
 pub(super) const EXECUTION_NAME: Pattern =
@@ -29,7 +31,10 @@ pub(super) const PARAMETER_NAME: Pattern = Pattern {
 };
 pub(super) const EXECUTION_ARN: Pattern = Pattern {
     text: r"arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:[0-9]{12}:pipeline\/.*\/execution\/.*",
-    fits: |text| is_pipeline_arn(text) && text.split_once('/').is_some_and(|(_, rest)| rest.contains("/execution/")),
+    fits: |text| {
+        is_pipeline_arn(text)
+            && text.split_once('/').is_some_and(|(_, rest)| rest.contains("/execution/"))
+    },
 };
 pub(super) const ROLE_ARN: Pattern =
     Pattern { text: r"arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+", fits: is_role };
@@ -46,7 +51,9 @@ impl Constraints {
     /// A member that has to be there.
     pub(super) fn required<T>(&mut self, member: &str, value: Option<&T>) -> &mut Self {
         if value.is_none() {
-            self.broken.push(format!("Value null at '{member}' failed to satisfy constraint: Member must not be null"));
+            self.broken.push(format!(
+                "Value null at '{member}' failed to satisfy constraint: Member must not be null"
+            ));
         }
         self
     }
@@ -62,34 +69,69 @@ impl Constraints {
         let Some(text) = value else { return self };
         let length = text.chars().count();
         if length < least {
-            self.breaks(member, text, format_args!("Member must have length greater than or equal to {least}"));
+            self.breaks(
+                member,
+                text,
+                format_args!("Member must have length greater than or equal to {least}"),
+            );
         }
         if length > most {
-            self.breaks(member, text, format_args!("Member must have length less than or equal to {most}"));
+            self.breaks(
+                member,
+                text,
+                format_args!("Member must have length less than or equal to {most}"),
+            );
         }
         if let Some(pattern) = pattern.filter(|pattern| !(pattern.fits)(text)) {
-            self.breaks(member, text, format_args!("Member must satisfy regular expression pattern: {}", pattern.text));
+            self.breaks(
+                member,
+                text,
+                format_args!("Member must satisfy regular expression pattern: {}", pattern.text),
+            );
         }
         self
     }
 
     /// A number, if it is there.
-    pub(super) fn number(&mut self, member: &str, value: Option<i64>, least: i64, most: Option<i64>) -> &mut Self {
+    pub(super) fn number(
+        &mut self,
+        member: &str,
+        value: Option<i64>,
+        least: i64,
+        most: Option<i64>,
+    ) -> &mut Self {
         let Some(number) = value else { return self };
         if number < least {
-            self.breaks(member, number, format_args!("Member must have value greater than or equal to {least}"));
+            self.breaks(
+                member,
+                number,
+                format_args!("Member must have value greater than or equal to {least}"),
+            );
         }
         if let Some(most) = most.filter(|most| number > *most) {
-            self.breaks(member, number, format_args!("Member must have value less than or equal to {most}"));
+            self.breaks(
+                member,
+                number,
+                format_args!("Member must have value less than or equal to {most}"),
+            );
         }
         self
     }
 
     /// One of a few texts, if it is there.
-    pub(super) fn one_of(&mut self, member: &str, value: Option<&String>, allowed: &[&str]) -> &mut Self {
+    pub(super) fn one_of(
+        &mut self,
+        member: &str,
+        value: Option<&String>,
+        allowed: &[&str],
+    ) -> &mut Self {
         if let Some(text) = value.filter(|text| !allowed.contains(&text.as_str())) {
             let allowed = allowed.join(", ");
-            self.breaks(member, text, format_args!("Member must satisfy enum value set: [{allowed}]"));
+            self.breaks(
+                member,
+                text,
+                format_args!("Member must satisfy enum value set: [{allowed}]"),
+            );
         }
         self
     }
@@ -98,7 +140,11 @@ impl Constraints {
     pub(super) fn items(&mut self, member: &str, items: usize, most: usize) -> &mut Self {
         if items > most {
             let list = format!("[{items} items]");
-            self.breaks(member, list, format_args!("Member must have length less than or equal to {most}"));
+            self.breaks(
+                member,
+                list,
+                format_args!("Member must have length less than or equal to {most}"),
+            );
         }
         self
     }
@@ -115,7 +161,9 @@ impl Constraints {
     }
 
     fn breaks(&mut self, member: &str, value: impl Display, constraint: impl Display) {
-        self.broken.push(format!("Value '{value}' at '{member}' failed to satisfy constraint: {constraint}"));
+        self.broken.push(format!(
+            "Value '{value}' at '{member}' failed to satisfy constraint: {constraint}"
+        ));
     }
 }
 
@@ -134,7 +182,8 @@ pub(super) fn conflict(message: impl Into<String>) -> ApiError {
     ApiError::new("ConflictException", message)
 }
 
-/// Refuses members that SageMaker knows and the local endpoint does not act on, rather than pass them over.
+/// Refuses members that SageMaker knows and the local endpoint does not act on, rather than pass
+/// them over.
 ///
 /// # Errors
 /// `ValidationException` naming the first of them.
@@ -169,10 +218,13 @@ fn is_pipeline_arn(text: &str) -> bool {
 fn is_role(text: &str) -> bool {
     let parts: Vec<&str> = text.splitn(6, ':').collect();
     let ["arn", partition, "iam", "", account, role] = parts[..] else { return false };
-    partition.strip_prefix("aws").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+    partition
+        .strip_prefix("aws")
+        .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
         && is_account(account)
         && role.strip_prefix("role").is_some_and(|name| {
-            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "+=,.@-_/".contains(c))
+            !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "+=,.@-_/".contains(c))
         })
 }
 
@@ -187,10 +239,16 @@ mod tests {
     #[test]
     fn what_is_not_met_is_told_in_the_words_of_the_service() {
         let mut constraints = Constraints::default();
-        constraints.text("callbackToken", Some(&"short".to_owned()), (10, 10), Some(CALLBACK_TOKEN));
+        constraints.text(
+            "callbackToken",
+            Some(&"short".to_owned()),
+            (10, 10),
+            Some(CALLBACK_TOKEN),
+        );
         assert_eq!(
             constraints.check().expect_err("too short").message,
-            "1 validation error detected: Value 'short' at 'callbackToken' failed to satisfy constraint: \
+            "1 validation error detected: Value 'short' at 'callbackToken' failed to satisfy \
+             constraint: \
              Member must have length greater than or equal to 10"
         );
     }
@@ -203,18 +261,27 @@ mod tests {
             .text("callbackToken", Some(&"waytoolong--".to_owned()), (10, 10), Some(CALLBACK_TOKEN))
             .number("maxResults", Some(101), 1, Some(100));
         let message = constraints.check().expect_err("four").message;
-        assert!(message.starts_with("4 validation errors detected: Value null at 'roleArn'"), "{message}");
+        assert!(
+            message.starts_with("4 validation errors detected: Value null at 'roleArn'"),
+            "{message}"
+        );
     }
 
     #[test]
     fn lengths_are_counted_in_characters() {
         let reason = "ü".repeat(256);
-        assert!(Constraints::default().text("failureReason", Some(&reason), (0, 256), None).check().is_ok());
+        assert!(
+            Constraints::default()
+                .text("failureReason", Some(&reason), (0, 256), None)
+                .check()
+                .is_ok()
+        );
     }
 
     #[test]
     fn names_and_arns_are_those_of_the_service_model() {
-        let execution = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abcdefghijkl";
+        let execution =
+            "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abcdefghijkl";
         for (pattern, good, wrong) in [
             (PIPELINE_NAME, "a-b--c", "-a"),
             (PIPELINE_NAME, "A1", "a_b"),
@@ -222,7 +289,11 @@ mod tests {
             (PIPELINE_NAME_OR_ARN, "p", ""),
             (EXECUTION_ARN, execution, "arn:aws:sagemaker:us-east-1:12345:pipeline/p/execution/x"),
             (EXECUTION_ARN, execution, "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p"),
-            (ROLE_ARN, "arn:aws:iam::123456789012:role/pipelines", "arn:aws:iam::123456789012:user/x"),
+            (
+                ROLE_ARN,
+                "arn:aws:iam::123456789012:role/pipelines",
+                "arn:aws:iam::123456789012:user/x",
+            ),
             (ROLE_ARN, "arn:aws-cn:iam::123456789012:role/a/b", "role"),
             (CALLBACK_TOKEN, "SYZ8ExZ3Sd", "SYZ8-xZ3Sd"),
         ] {

@@ -1,4 +1,5 @@
-//! SQS's operations, sorted by what they are about: each reads its input, acts on the queues, and writes its output.
+//! SQS's operations, sorted by what they are about: each reads its input, acts on the queues, and
+//! writes its output.
 
 mod messages;
 mod queue;
@@ -19,7 +20,12 @@ pub(crate) use receive::{Receive, Waiting};
 ///
 /// # Errors
 /// The operation's own; `UnknownOperationException` for one that is not served.
-pub(crate) fn call(operation: &str, body: Value, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
+pub(crate) fn call(
+    operation: &str,
+    body: Value,
+    queues: &mut Queues,
+    call: &mut Call<'_>,
+) -> Result<Value, ApiError> {
     match operation {
         "CreateQueue" => queue::create(body, queues, call),
         "GetQueueUrl" => queue::find(body, queues, call),
@@ -47,7 +53,12 @@ fn seconds(parameter: &str, value: Option<i64>, most: u64) -> Result<Option<Dura
     Ok(seconds.map(|seconds| Duration::from_secs(seconds as u64)))
 }
 
-fn in_range(parameter: &str, value: Option<i64>, least: u64, most: u64) -> Result<Option<usize>, ApiError> {
+fn in_range(
+    parameter: &str,
+    value: Option<i64>,
+    least: u64,
+    most: u64,
+) -> Result<Option<usize>, ApiError> {
     let Some(value) = value else { return Ok(None) };
     let number = u64::try_from(value).ok().filter(|number| (least..=most).contains(number));
     let number = number.ok_or_else(|| error::out_of_range(parameter, value, least, most))?;

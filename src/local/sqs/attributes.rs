@@ -57,8 +57,9 @@ impl Attributes {
     /// These attributes with some of them set anew.
     ///
     /// # Errors
-    /// `InvalidAttributeName` for one that is unknown or cannot be set, `InvalidAttributeValue` for one out of its range;
-    /// `UnsupportedOperation` for a FIFO queue, which the local endpoint does not have.
+    /// `InvalidAttributeName` for one that is unknown or cannot be set, `InvalidAttributeValue` for
+    /// one out of its range; `UnsupportedOperation` for a FIFO queue, which the local endpoint does
+    /// not have.
     pub(crate) fn with(&self, changes: &BTreeMap<String, String>) -> Result<Self, ApiError> {
         let mut set = self.clone();
         for (name, value) in changes {
@@ -109,7 +110,8 @@ impl Attributes {
 }
 
 impl RedrivePolicy {
-    /// Reads the attribute's JSON; an empty text takes the policy away. The count may be a number or a string.
+    /// Reads the attribute's JSON; an empty text takes the policy away. The count may be a number
+    /// or a string.
     fn parse(text: &str) -> Result<Option<Self>, ApiError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -121,7 +123,8 @@ impl RedrivePolicy {
             return Ok(None);
         }
         let invalid = |reason: String| error::invalid_attribute_value("RedrivePolicy", reason);
-        let policy: Policy = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+        let policy: Policy =
+            serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         let count = match &policy.max_receive_count {
             Value::String(digits) => digits.parse().ok(),
             count => count.as_u64(),
@@ -144,11 +147,9 @@ fn seconds(name: &str, value: &str, least: u64, most: u64) -> Result<Duration, A
 }
 
 fn number(name: &str, value: &str, least: u64, most: u64) -> Result<u64, ApiError> {
-    value
-        .parse()
-        .ok()
-        .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| error::invalid_attribute_value(name, format_args!("Must be between {least} and {most}.")))
+    value.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+        error::invalid_attribute_value(name, format_args!("Must be between {least} and {most}."))
+    })
 }
 
 #[cfg(test)]
@@ -177,7 +178,10 @@ mod tests {
     #[test]
     fn a_queue_is_encrypted_by_one_kind_of_key() {
         assert_eq!(Attributes::default().shown()[MANAGED_ENCRYPTION], "true");
-        assert_eq!(set("KmsMasterKeyId", "alias/own").expect("a key").shown()[MANAGED_ENCRYPTION], "false");
+        assert_eq!(
+            set("KmsMasterKeyId", "alias/own").expect("a key").shown()[MANAGED_ENCRYPTION],
+            "false"
+        );
     }
 
     #[test]
@@ -200,7 +204,11 @@ mod tests {
             let cleared = set.with(&BTreeMap::from([("RedrivePolicy".to_owned(), String::new())]));
             assert_eq!(cleared.expect("cleared").redrive, None);
         }
-        for wrong in [r#"{"deadLetterTargetArn": "arn", "maxReceiveCount": 0}"#, r#"{"maxReceiveCount": 3}"#, "3"] {
+        for wrong in [
+            r#"{"deadLetterTargetArn": "arn", "maxReceiveCount": 0}"#,
+            r#"{"maxReceiveCount": 3}"#,
+            "3",
+        ] {
             assert_eq!(set("RedrivePolicy", wrong).expect_err(wrong).code, "InvalidAttributeValue");
         }
     }

@@ -22,10 +22,12 @@ pub(super) trait BatchEntry {
     }
 }
 
-/// Does each entry; what fails fails alone. `each` gives the members of a successful entry's result beside its `Id`.
+/// Does each entry; what fails fails alone. `each` gives the members of a successful entry's result
+/// beside its `Id`.
 ///
 /// # Errors
-/// The errors that refuse a batch as a whole: none or too many entries, ids that are malformed or not distinct.
+/// The errors that refuse a batch as a whole: none or too many entries, ids that are malformed or
+/// not distinct.
 pub(super) fn run<E: BatchEntry>(
     entries: Vec<E>,
     call: &mut Call<'_>,
@@ -38,8 +40,11 @@ pub(super) fn run<E: BatchEntry>(
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for (index, entry) in entries.into_iter().enumerate() {
         let id = entry.id().to_owned();
-        if let Some((_, code)) = call.misbehaviour.fail_entries.as_ref().filter(|(first, _)| index < *first) {
-            failed.push(json!({"Id": id, "SenderFault": false, "Code": code, "Message": "as a fault rule demands"}));
+        if let Some((_, code)) =
+            call.misbehaviour.fail_entries.as_ref().filter(|(first, _)| index < *first)
+        {
+            failed.push(json!({"Id": id, "SenderFault": false, "Code": code, "Message": "as a \
+                fault rule demands"}));
             continue;
         }
         match each(entry, call) {
@@ -80,7 +85,9 @@ fn check<E: BatchEntry>(entries: &[E]) -> Result<(), ApiError> {
 
 fn check_receipts<E: BatchEntry>(entries: &[E]) -> Result<(), ApiError> {
     let mut receipts = BTreeSet::new();
-    let twice = entries.iter().find(|entry| entry.receipt().is_some_and(|receipt| !receipts.insert(receipt)));
+    let twice = entries
+        .iter()
+        .find(|entry| entry.receipt().is_some_and(|receipt| !receipts.insert(receipt)));
     twice.map_or(Ok(()), |entry| Err(error::ids_not_distinct(entry.id())))
 }
 

@@ -5,11 +5,16 @@ use std::fmt::Display;
 use crate::local::protocol::ApiError;
 
 pub(super) fn queue_does_not_exist() -> ApiError {
-    coded("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
+    coded(
+        "QueueDoesNotExist",
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "The specified queue does not exist.",
+    )
 }
 
 pub(super) fn queue_name_exists() -> ApiError {
-    let message = "A queue already exists with the same name and a different value for one or more attributes.";
+    let message = "A queue already exists with the same name and a different value for one or more \
+                   attributes.";
     coded("QueueNameExists", "QueueAlreadyExists", message)
 }
 
@@ -18,13 +23,21 @@ pub(super) fn missing(parameter: &str) -> ApiError {
     coded("MissingRequiredParameterException", "MissingParameter", message)
 }
 
-pub(super) fn invalid_parameter(parameter: &str, value: impl Display, reason: impl Display) -> ApiError {
+pub(super) fn invalid_parameter(
+    parameter: &str,
+    value: impl Display,
+    reason: impl Display,
+) -> ApiError {
     let message = format!("Value {value} for parameter {parameter} is invalid. Reason: {reason}");
     coded("InvalidParameterValueException", "InvalidParameterValue", message)
 }
 
 pub(super) fn out_of_range(parameter: &str, value: i64, least: u64, most: u64) -> ApiError {
-    invalid_parameter(parameter, value, format_args!("Must be between {least} and {most}, if provided."))
+    invalid_parameter(
+        parameter,
+        value,
+        format_args!("Must be between {least} and {most}, if provided."),
+    )
 }
 
 pub(super) fn invalid_attribute_name(name: &str) -> ApiError {
@@ -32,12 +45,17 @@ pub(super) fn invalid_attribute_name(name: &str) -> ApiError {
 }
 
 pub(super) fn invalid_attribute_value(name: &str, reason: impl Display) -> ApiError {
-    ApiError::new("InvalidAttributeValue", format!("Invalid value for the parameter {name}. Reason: {reason}"))
+    ApiError::new(
+        "InvalidAttributeValue",
+        format!("Invalid value for the parameter {name}. Reason: {reason}"),
+    )
 }
 
 pub(super) fn invalid_receipt(receipt_handle: &str) -> ApiError {
-    let message =
-        format!("The input receipt receipt_handle \"{receipt_handle}\" is not a valid receipt receipt_handle.");
+    let message = format!(
+        "The input receipt receipt_handle \"{receipt_handle}\" is not a valid receipt \
+         receipt_handle."
+    );
     ApiError::new("ReceiptHandleIsInvalid", message)
 }
 
@@ -80,7 +98,11 @@ pub(super) fn empty_batch() -> ApiError {
 
 pub(super) fn too_many_entries(entries: usize) -> ApiError {
     let message = format!("Maximum number of entries per request are 10. You have sent {entries}.");
-    coded("TooManyEntriesInBatchRequest", "AWS.SimpleQueueService.TooManyEntriesInBatchRequest", message)
+    coded(
+        "TooManyEntriesInBatchRequest",
+        "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
+        message,
+    )
 }
 
 pub(super) fn ids_not_distinct(id: &str) -> ApiError {
@@ -89,12 +111,14 @@ pub(super) fn ids_not_distinct(id: &str) -> ApiError {
 }
 
 pub(super) fn invalid_entry_id() -> ApiError {
-    let message = "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at most 80 letters long.";
+    let message = "A batch entry id can only contain alphanumeric characters, hyphens and \
+                   underscores. It can be at most 80 letters long.";
     coded("InvalidBatchEntryId", "AWS.SimpleQueueService.InvalidBatchEntryId", message)
 }
 
 pub(super) fn batch_too_long(bytes: usize, most: usize) -> ApiError {
-    let message = format!("Batch requests cannot be longer than {most} bytes. You have sent {bytes} bytes.");
+    let message =
+        format!("Batch requests cannot be longer than {most} bytes. You have sent {bytes} bytes.");
     coded("BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong", message)
 }
 

@@ -54,7 +54,14 @@ pub(crate) struct AttributeValue {
 
 impl Message {
     pub(crate) fn new(id: impl Into<Arc<str>>, content: Content, sent: Time) -> Self {
-        Self { id: id.into(), content: Arc::new(content), sent, first_received: None, receives: 0, source: None }
+        Self {
+            id: id.into(),
+            content: Arc::new(content),
+            sent,
+            first_received: None,
+            receives: 0,
+            source: None,
+        }
     }
 }
 
@@ -64,28 +71,39 @@ impl Content {
     }
 
     /// # Errors
-    /// `InvalidMessageContents` for characters that XML cannot hold, `InvalidParameterValue` for a body that is empty or
-    /// attributes that are not well-formed.
+    /// `InvalidMessageContents` for characters that XML cannot hold, `InvalidParameterValue` for a
+    /// body that is empty or attributes that are not well-formed.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
         if self.body.is_empty() {
             return Err(error::missing("MessageBody"));
         }
         if let Some(wrong) = self.body.chars().find(|&c| !allowed(c)) {
-            let message =
-                format!("Invalid binary character '{}' was found in the message body", wrong.escape_unicode());
+            let message = format!(
+                "Invalid binary character '{}' was found in the message body",
+                wrong.escape_unicode()
+            );
             return Err(error::invalid_contents(message));
         }
         if self.attributes.len() > MAX_ATTRIBUTES {
-            let reason = format!("Number of message attributes exceeds the allowed maximum [{MAX_ATTRIBUTES}].");
-            return Err(error::invalid_parameter("MessageAttributes", self.attributes.len(), reason));
+            let reason = format!(
+                "Number of message attributes exceeds the allowed maximum [{MAX_ATTRIBUTES}]."
+            );
+            return Err(error::invalid_parameter(
+                "MessageAttributes",
+                self.attributes.len(),
+                reason,
+            ));
         }
         for (name, value) in &self.attributes {
             if !is_attribute_name(name) {
-                let reason = "A message attribute's name is of letters, digits, hyphens, underscores and single periods \
+                let reason = "A message attribute's name is of letters, digits, hyphens, \
+                              underscores and single periods \
                     between them, at most 256, and does not begin with AWS. or Amazon.";
                 return Err(error::invalid_parameter("MessageAttributes", name, reason));
             }
-            value.bytes().map_err(|reason| error::invalid_parameter("MessageAttributes", name, reason))?;
+            value
+                .bytes()
+                .map_err(|reason| error::invalid_parameter("MessageAttributes", name, reason))?;
         }
         Ok(())
     }
@@ -102,15 +120,21 @@ impl Content {
 }
 
 impl AttributeValue {
-    /// The value itself, and the kind of its transport as the checksum has it: 1 for text, 2 for binary.
+    /// The value itself, and the kind of its transport as the checksum has it: 1 for text, 2 for
+    /// binary.
     fn bytes(&self) -> Result<(u8, Vec<u8>), &'static str> {
         let kind = self.data_type.split('.').next().unwrap_or_default();
         match (kind, &self.string_value, &self.binary_value) {
-            ("String" | "Number", Some(text), None) if !text.is_empty() => Ok((1, text.clone().into_bytes())),
-            ("Binary", None, Some(text)) if !text.is_empty() => {
-                BASE64.decode(text).map(|bytes| (2, bytes)).map_err(|_| "The binary value is not base64.")
+            ("String" | "Number", Some(text), None) if !text.is_empty() => {
+                Ok((1, text.clone().into_bytes()))
             }
-            ("String" | "Number" | "Binary", ..) => Err("The attribute must have a value of its type."),
+            ("Binary", None, Some(text)) if !text.is_empty() => BASE64
+                .decode(text)
+                .map(|bytes| (2, bytes))
+                .map_err(|_| "The binary value is not base64."),
+            ("String" | "Number" | "Binary", ..) => {
+                Err("The attribute must have a value of its type.")
+            }
             _ => Err("The attribute's type must be String, Number or Binary."),
         }
     }
@@ -120,8 +144,8 @@ impl AttributeValue {
     }
 }
 
-/// The checksum of message attributes that SDKs compare: over each name, type and value in order of the names, each with
-/// its length as four bytes before it.
+/// The checksum of message attributes that SDKs compare: over each name, type and value in order of
+/// the names, each with its length as four bytes before it.
 pub(super) fn md5_of_attributes<'a>(
     attributes: impl IntoIterator<Item = (&'a String, &'a AttributeValue)>,
 ) -> Option<String> {
@@ -146,9 +170,11 @@ fn with_length(digest: &mut Md5, bytes: &[u8]) {
 }
 
 fn is_attribute_name(name: &str) -> bool {
-    let reserved = ["aws.", "amazon."].iter().any(|prefix| name.to_ascii_lowercase().starts_with(prefix));
-    let named =
-        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let reserved =
+        ["aws.", "amazon."].iter().any(|prefix| name.to_ascii_lowercase().starts_with(prefix));
+    let named = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
     !reserved && name.len() <= 256 && name.split('.').all(named)
 }
 
@@ -162,7 +188,11 @@ mod tests {
     use super::*;
 
     fn text(value: &str) -> AttributeValue {
-        AttributeValue { data_type: "String".to_owned(), string_value: Some(value.to_owned()), binary_value: None }
+        AttributeValue {
+            data_type: "String".to_owned(),
+            string_value: Some(value.to_owned()),
+            binary_value: None,
+        }
     }
 
     #[test]
@@ -172,32 +202,49 @@ mod tests {
 
     #[test]
     fn the_checksum_of_attributes_is_over_lengths_names_types_and_values() {
-        // Python: md5(pack('>I', 1) + b'a' + pack('>I', 6) + b'String' + b'\x01' + pack('>I', 1) + b'v')
+        // Python: md5(pack('>I', 1) + b'a' + pack('>I', 6) + b'String' + b'\x01' + pack('>I', 1) +
+        // b'v')
         let attributes = BTreeMap::from([("a".to_owned(), text("v"))]);
-        assert_eq!(md5_of_attributes(&attributes).as_deref(), Some("a18cbb58171ebf4ce88d9fb787f9210b"));
-        // and then pack('>I', 1) + b'b' + pack('>I', 6) + b'Binary' + b'\x02' + pack('>I', 2) + b'\x00\x01'
+        assert_eq!(
+            md5_of_attributes(&attributes).as_deref(),
+            Some("a18cbb58171ebf4ce88d9fb787f9210b")
+        );
+        // and then pack('>I', 1) + b'b' + pack('>I', 6) + b'Binary' + b'\x02' + pack('>I', 2) +
+        // b'\x00\x01'
         let binary = AttributeValue {
             data_type: "Binary".to_owned(),
             string_value: None,
             binary_value: Some("AAE=".to_owned()),
         };
         let attributes = BTreeMap::from([("b".to_owned(), binary), ("a".to_owned(), text("v"))]);
-        assert_eq!(md5_of_attributes(&attributes).as_deref(), Some("f3eef722b9e535eb41b93a467449512d"));
+        assert_eq!(
+            md5_of_attributes(&attributes).as_deref(),
+            Some("f3eef722b9e535eb41b93a467449512d")
+        );
         assert_eq!(md5_of_attributes(&BTreeMap::new()), None);
     }
 
     #[test]
     fn a_body_with_a_control_character_is_refused() {
         assert_eq!(Content::of_body("tab\tand ü and 🦀").check(), Ok(()));
-        assert_eq!(Content::of_body("bell \u{7}").check().expect_err("a bell").code, "InvalidMessageContents");
+        assert_eq!(
+            Content::of_body("bell \u{7}").check().expect_err("a bell").code,
+            "InvalidMessageContents"
+        );
         assert!(Content::of_body("").check().is_err());
     }
 
     #[test]
     fn an_attribute_without_a_value_of_its_type_is_refused() {
         let wrong = AttributeValue { data_type: "Binary".to_owned(), ..text("v") };
-        let content = Content { attributes: BTreeMap::from([("a".to_owned(), wrong)]), ..Content::of_body("body") };
-        assert_eq!(content.check().expect_err("no binary value").reported_code(), "InvalidParameterValue");
+        let content = Content {
+            attributes: BTreeMap::from([("a".to_owned(), wrong)]),
+            ..Content::of_body("body")
+        };
+        assert_eq!(
+            content.check().expect_err("no binary value").reported_code(),
+            "InvalidParameterValue"
+        );
     }
 
     #[test]
@@ -213,7 +260,11 @@ mod tests {
             let error = checked(name, text("v")).expect_err(name);
             assert_eq!(error.reported_code(), "InvalidParameterValue", "{name}");
         }
-        let untyped: AttributeValue = serde_json::from_str(r#"{"StringValue": "v"}"#).expect("it can be read");
-        assert_eq!(checked("a", untyped).expect_err("no type").reported_code(), "InvalidParameterValue");
+        let untyped: AttributeValue =
+            serde_json::from_str(r#"{"StringValue": "v"}"#).expect("it can be read");
+        assert_eq!(
+            checked("a", untyped).expect_err("no type").reported_code(),
+            "InvalidParameterValue"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! A standard queue: which messages are visible, hidden, delayed or gone at a given time.
 //!
-//! Nothing here reads a clock: each call is told the time, and first lets everything happen that was due until then.
+//! Nothing here reads a clock: each call is told the time, and first lets everything happen that
+//! was due until then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -23,10 +24,12 @@ pub(super) const LONGEST_HIDDEN: Duration = Duration::from_hours(12);
 /// SQS's own bound on messages that are received and not deleted.
 const MAX_IN_FLIGHT: usize = 120_000;
 
-/// What a queue holds at most, in bytes of content: enough for any drill, and less than a laptop's memory.
+/// What a queue holds at most, in bytes of content: enough for any drill, and less than a laptop's
+/// memory.
 const MAX_BYTES: usize = 1 << 30;
 
-/// What a held message costs beside its content: the entry and its places in four indexes, rounded up.
+/// What a held message costs beside its content: the entry and its places in four indexes, rounded
+/// up.
 const OVERHEAD: usize = 512;
 
 /// How long after a purge the next one is refused.
@@ -146,7 +149,9 @@ impl Queue {
     /// `OverLimit` where the queue would hold more than [`MAX_BYTES`] with one more of this size.
     pub(crate) fn check_room(&self, size: usize) -> Result<(), ApiError> {
         if self.bytes + size + OVERHEAD > MAX_BYTES {
-            return Err(error::over_limit(format!("the local endpoint holds at most {MAX_BYTES} bytes in a queue")));
+            return Err(error::over_limit(format!(
+                "the local endpoint holds at most {MAX_BYTES} bytes in a queue"
+            )));
         }
         Ok(())
     }
@@ -157,7 +162,8 @@ impl Queue {
         self.next += 1;
         self.bytes += message.content.size() + OVERHEAD;
         self.by_age.insert((message.sent, number));
-        let place = if delay.is_zero() { Place::Visible(now) } else { Place::Delayed(now.plus(delay)) };
+        let place =
+            if delay.is_zero() { Place::Visible(now) } else { Place::Delayed(now.plus(delay)) };
         self.index(place).insert((place.time(), number));
         self.held.insert(number, Held { message, place, receive: 0, received: now });
         self.changed.notify_waiters();
@@ -169,11 +175,16 @@ impl Queue {
             self.moved(due.1, Place::Visible(due.0));
         }
         let retention = self.attributes.retention;
-        let expired = self.by_age.iter().take_while(|(sent, _)| sent.plus(retention) <= now).map(|&(_, number)| number);
+        let expired = self
+            .by_age
+            .iter()
+            .take_while(|(sent, _)| sent.plus(retention) <= now)
+            .map(|&(_, number)| number);
         expired.collect::<Vec<_>>().into_iter().filter_map(|number| self.take(number)).collect()
     }
 
-    /// Hands out visible messages and hides them; those that the redrive policy gives up are taken out instead.
+    /// Hands out visible messages and hides them; those that the redrive policy gives up are taken
+    /// out instead.
     ///
     /// # Errors
     /// `OverLimit` where too many messages are in flight.
@@ -190,7 +201,9 @@ impl Queue {
             let Some(number) = candidate else { break };
             if self.in_flight.len() >= MAX_IN_FLIGHT {
                 if receives.deliveries.is_empty() {
-                    return Err(error::over_limit(format!("more than {MAX_IN_FLIGHT} messages are in flight")));
+                    return Err(error::over_limit(format!(
+                        "more than {MAX_IN_FLIGHT} messages are in flight"
+                    )));
                 }
                 break;
             }
@@ -202,9 +215,10 @@ impl Queue {
                 held.message.receives += 1;
                 held.message.first_received.get_or_insert(now);
                 let receipt = Receipt { message: number, receive: held.receive };
-                receives
-                    .deliveries
-                    .push(Delivery { message: held.message.clone(), receipt_handle: receipt.handle(self.key) });
+                receives.deliveries.push(Delivery {
+                    message: held.message.clone(),
+                    receipt_handle: receipt.handle(self.key),
+                });
                 if !ask.duplicate && !timeout.is_zero() {
                     self.moved(number, Place::InFlight(now.plus(timeout)));
                 }
@@ -217,17 +231,24 @@ impl Queue {
     ///
     /// # Errors
     /// `ReceiptHandleIsInvalid` for what is no handle of this queue.
-    pub(crate) fn delete(&mut self, receipt_handle: &str, old: OldReceipt) -> Result<Option<Message>, ApiError> {
+    pub(crate) fn delete(
+        &mut self,
+        receipt_handle: &str,
+        old: OldReceipt,
+    ) -> Result<Option<Message>, ApiError> {
         let receipt = self.receipt(receipt_handle)?;
-        let latest = self.held.get(&receipt.message).is_some_and(|held| held.receive == receipt.receive);
+        let latest =
+            self.held.get(&receipt.message).is_some_and(|held| held.receive == receipt.receive);
         Ok((latest || old == OldReceipt::Deletes).then(|| self.take(receipt.message)).flatten())
     }
 
-    /// Hides the message of a handle for so long from now; zero makes it visible at once. Gives the message.
+    /// Hides the message of a handle for so long from now; zero makes it visible at once. Gives the
+    /// message.
     ///
     /// # Errors
-    /// `InvalidParameterValue` where the message is gone, was received again since, or would be hidden for more than 12 hours
-    /// since its receive; for one that nobody hides any more, as `lapsed` says; `ReceiptHandleIsInvalid` as [`delete`](Self::delete).
+    /// `InvalidParameterValue` where the message is gone, was received again since, or would be
+    /// hidden for more than 12 hours since its receive; for one that nobody hides any more, as
+    /// `lapsed` says; `ReceiptHandleIsInvalid` as [`delete`](Self::delete).
     pub(crate) fn hide(
         &mut self,
         receipt_handle: &str,
@@ -252,7 +273,10 @@ impl Queue {
         }
         let message = held.message.clone();
         let until = now.plus(timeout);
-        self.moved(receipt.message, if timeout.is_zero() { Place::Visible(now) } else { Place::InFlight(until) });
+        self.moved(
+            receipt.message,
+            if timeout.is_zero() { Place::Visible(now) } else { Place::InFlight(until) },
+        );
         self.changed.notify_waiters();
         Ok(message)
     }
@@ -276,12 +300,20 @@ impl Queue {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        Counts { visible: self.visible.len(), in_flight: self.in_flight.len(), delayed: self.delayed.len() }
+        Counts {
+            visible: self.visible.len(),
+            in_flight: self.in_flight.len(),
+            delayed: self.delayed.len(),
+        }
     }
 
     /// When the next hidden message becomes visible, if nothing else happens.
     pub(crate) fn next_visible(&self) -> Option<Time> {
-        [&self.delayed, &self.in_flight].into_iter().filter_map(BTreeSet::first).map(|&(time, _)| time).min()
+        [&self.delayed, &self.in_flight]
+            .into_iter()
+            .filter_map(BTreeSet::first)
+            .map(|&(time, _)| time)
+            .min()
     }
 
     /// The message that is visible for longest, of those after the last one that was looked at.
@@ -299,11 +331,13 @@ impl Queue {
 
     fn gives_up(&self, number: u64, dead_letters: bool) -> bool {
         let receives = self.held.get(&number).map_or(0, |held| held.receive);
-        dead_letters && self.attributes.redrive.as_ref().is_some_and(|policy| policy.gives_up(receives))
+        dead_letters
+            && self.attributes.redrive.as_ref().is_some_and(|policy| policy.gives_up(receives))
     }
 
     fn receipt(&self, receipt_handle: &str) -> Result<Receipt, ApiError> {
-        Receipt::parse(receipt_handle, self.key).ok_or_else(|| error::invalid_receipt(receipt_handle))
+        Receipt::parse(receipt_handle, self.key)
+            .ok_or_else(|| error::invalid_receipt(receipt_handle))
     }
 
     fn moved(&mut self, number: u64, to: Place) {
@@ -364,19 +398,39 @@ mod tests {
     }
 
     fn ask() -> Ask {
-        Ask { max: 10, visibility_timeout: None, duplicate: false, reorder: None, dead_letters: true }
+        Ask {
+            max: 10,
+            visibility_timeout: None,
+            duplicate: false,
+            reorder: None,
+            dead_letters: true,
+        }
     }
 
     /// What a receive brings at a time, as bodies and handles.
     fn receive(queue: &mut Queue, now: Time) -> Vec<(String, String)> {
         queue.catch_up(now);
         let receives = queue.receive(&ask(), now).expect("within limits");
-        receives.deliveries.into_iter().map(|it| (it.message.content.body.to_string(), it.receipt_handle)).collect()
+        receives
+            .deliveries
+            .into_iter()
+            .map(|it| (it.message.content.body.to_string(), it.receipt_handle))
+            .collect()
     }
 
-    fn hide(queue: &mut Queue, receipt_handle: &str, seconds: u64, now: Time) -> Result<Message, String> {
+    fn hide(
+        queue: &mut Queue,
+        receipt_handle: &str,
+        seconds: u64,
+        now: Time,
+    ) -> Result<Message, String> {
         queue.catch_up(now);
-        let hidden = queue.hide(receipt_handle, Duration::from_secs(seconds), LapsedReceipt::NotInFlight, now);
+        let hidden = queue.hide(
+            receipt_handle,
+            Duration::from_secs(seconds),
+            LapsedReceipt::NotInFlight,
+            now,
+        );
         hidden.map_err(|error| error.reported_code().to_owned())
     }
 
@@ -450,8 +504,12 @@ mod tests {
         let receipt_handle = receive(&mut queue, at(0)).remove(0).1;
         assert!(hide(&mut queue, &receipt_handle, 43_200, at(0)).is_ok());
         assert!(hide(&mut queue, &receipt_handle, 43_100, at(100)).is_ok());
-        assert_eq!(hide(&mut queue, &receipt_handle, 43_101, at(100)), Err("InvalidParameterValue".to_owned()));
-        // What was refused is not clamped: the message comes back when the last accepted timeout ends.
+        assert_eq!(
+            hide(&mut queue, &receipt_handle, 43_101, at(100)),
+            Err("InvalidParameterValue".to_owned())
+        );
+        // What was refused is not clamped: the message comes back when the last accepted timeout
+        // ends.
         assert_eq!(queue.next_visible(), Some(at(43_200)));
     }
 
@@ -480,7 +538,8 @@ mod tests {
     #[test]
     fn a_message_received_as_often_as_the_policy_allows_is_given_up_at_the_next_receive() {
         let mut queue = queue();
-        queue.attributes.redrive = Some(RedrivePolicy { target: "dlq".to_owned(), max_receives: 2 });
+        queue.attributes.redrive =
+            Some(RedrivePolicy { target: "dlq".to_owned(), max_receives: 2 });
         put(&mut queue, "a", at(0));
         assert_eq!(receive(&mut queue, at(0)).len(), 1);
         assert_eq!(receive(&mut queue, at(30)).len(), 1);
@@ -495,18 +554,21 @@ mod tests {
     #[test]
     fn a_policy_whose_queue_does_not_exist_gives_nothing_up() {
         let mut queue = queue();
-        queue.attributes.redrive = Some(RedrivePolicy { target: "dlq".to_owned(), max_receives: 1 });
+        queue.attributes.redrive =
+            Some(RedrivePolicy { target: "dlq".to_owned(), max_receives: 1 });
         put(&mut queue, "a", at(0));
         assert_eq!(receive(&mut queue, at(0)).len(), 1);
         queue.catch_up(at(30));
-        let receives = queue.receive(&Ask { dead_letters: false, ..ask() }, at(30)).expect("within limits");
+        let receives =
+            queue.receive(&Ask { dead_letters: false, ..ask() }, at(30)).expect("within limits");
         assert_eq!(receives.deliveries.len(), 1);
     }
 
     #[test]
     fn many_messages_that_are_given_up_do_not_keep_a_good_one_back() {
         let mut queue = queue();
-        queue.attributes.redrive = Some(RedrivePolicy { target: "dlq".to_owned(), max_receives: 1 });
+        queue.attributes.redrive =
+            Some(RedrivePolicy { target: "dlq".to_owned(), max_receives: 1 });
         for _ in 0..15 {
             put(&mut queue, "bad", at(0));
         }
@@ -525,8 +587,11 @@ mod tests {
         put(&mut queue, "a", at(0));
         put(&mut queue, "b", at(30));
         assert_eq!(receive(&mut queue, at(59)).len(), 2);
-        let expired: Vec<_> =
-            queue.catch_up(at(60)).into_iter().map(|message| message.content.body.to_string()).collect();
+        let expired: Vec<_> = queue
+            .catch_up(at(60))
+            .into_iter()
+            .map(|message| message.content.body.to_string())
+            .collect();
         assert_eq!(expired, ["a"]);
         assert_eq!(queue.counts(), counts(0, 1, 0));
     }
@@ -559,8 +624,14 @@ mod tests {
         }
         let zero = Some(Duration::ZERO);
         let mut order = |reorder| {
-            let receives = queue.receive(&Ask { visibility_timeout: zero, reorder, ..ask() }, at(0)).expect("within");
-            receives.deliveries.into_iter().map(|it| it.message.content.body.to_string()).collect::<Vec<_>>()
+            let receives = queue
+                .receive(&Ask { visibility_timeout: zero, reorder, ..ask() }, at(0))
+                .expect("within");
+            receives
+                .deliveries
+                .into_iter()
+                .map(|it| it.message.content.body.to_string())
+                .collect::<Vec<_>>()
         };
         assert_eq!(order(None), bodies);
         let shuffled = order(Some(1));

@@ -51,7 +51,8 @@ impl Queues {
     /// Makes a queue, or finds the one that is there with the same attributes.
     ///
     /// # Errors
-    /// `QueueNameExists` where its attributes are others, `InvalidParameterValue` for a name that is none.
+    /// `QueueNameExists` where its attributes are others, `InvalidParameterValue` for a name that
+    /// is none.
     pub(crate) fn create(
         &mut self,
         name: &str,
@@ -63,7 +64,8 @@ impl Queues {
             return Err(error::unsupported("the local endpoint has standard queues only"));
         }
         if name.is_empty() || name.len() > 80 || !name.chars().all(named) {
-            let reason = "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length";
+            let reason = "Can only include alphanumeric characters, hyphens, or underscores. 1 to \
+                          80 in length";
             return Err(error::invalid_parameter("QueueName", name, reason));
         }
         let attributes = self.checked(&Attributes::default(), changes)?;
@@ -73,11 +75,14 @@ impl Queues {
             return if same { Ok(()) } else { Err(error::queue_name_exists()) };
         }
         if self.by_name.len() >= MAX_QUEUES {
-            return Err(error::over_limit(format!("the local endpoint has at most {MAX_QUEUES} queues")));
+            return Err(error::over_limit(format!(
+                "the local endpoint has at most {MAX_QUEUES} queues"
+            )));
         }
         self.created += 1;
         let arn = format!("{}{name}", self.arn);
-        self.by_name.insert(name.to_owned(), Queue::new(name, arn, attributes, self.created, call.now));
+        self.by_name
+            .insert(name.to_owned(), Queue::new(name, arn, attributes, self.created, call.now));
         call.tell(|| EventKind::QueueCreated { queue: name.to_owned() });
         Ok(())
     }
@@ -107,8 +112,8 @@ impl Queues {
         Ok(())
     }
 
-    /// The queue of a URL, caught up to the present. Scheme, host and port do not matter, so that a definition written for AWS
-    /// finds its queue here.
+    /// The queue of a URL, caught up to the present. Scheme, host and port do not matter, so that a
+    /// definition written for AWS finds its queue here.
     ///
     /// # Errors
     /// `QueueDoesNotExist`.
@@ -139,13 +144,21 @@ impl Queues {
         let (size, most) = (message.content.size(), queue.attributes.max_size);
         if size > most {
             let reason = format!("Message must be shorter than {most} bytes.");
-            return Err(error::invalid_parameter("MessageBody", format_args!("of {size} bytes"), reason));
+            return Err(error::invalid_parameter(
+                "MessageBody",
+                format_args!("of {size} bytes"),
+                reason,
+            ));
         }
         let (id, body) = (message.id.clone(), message.content.body.clone());
         queue.check_room(size)?;
         queue.put(message, delay.unwrap_or(queue.attributes.delay), call.now);
         let queue = &queue.name;
-        call.events.tell(call.now, || EventKind::MessageSent { queue: queue.clone(), id: id.clone(), body });
+        call.events.tell(call.now, || EventKind::MessageSent {
+            queue: queue.clone(),
+            id: id.clone(),
+            body,
+        });
         Ok(id)
     }
 
@@ -159,12 +172,23 @@ impl Queues {
     ) -> Result<(), ApiError> {
         let source: Arc<str> = format!("{}{from}", self.arn).into();
         let name = target.strip_prefix(&self.arn).unwrap_or_default().to_owned();
-        let queue = self.named(&name, call.now, call.events).ok_or_else(error::queue_does_not_exist)?;
+        let queue =
+            self.named(&name, call.now, call.events).ok_or_else(error::queue_does_not_exist)?;
         for message in dead {
             let (id, receives) = (message.id.clone(), message.receives);
-            // Without regard to room: they lie in some queue already, and must not be lost on the way.
-            queue.put(Message { source: Some(source.clone()), ..message }, Duration::ZERO, call.now);
-            call.tell(|| EventKind::MessageDeadLettered { queue: from.to_owned(), to: name.clone(), id, receives });
+            // Without regard to room: they lie in some queue already, and must not be lost on the
+            // way.
+            queue.put(
+                Message { source: Some(source.clone()), ..message },
+                Duration::ZERO,
+                call.now,
+            );
+            call.tell(|| EventKind::MessageDeadLettered {
+                queue: from.to_owned(),
+                to: name.clone(),
+                id,
+                receives,
+            });
         }
         Ok(())
     }
@@ -172,7 +196,8 @@ impl Queues {
     fn named(&mut self, name: &str, now: Time, events: &Events) -> Option<&mut Queue> {
         let queue = self.by_name.get_mut(name)?;
         for message in queue.catch_up(now) {
-            events.tell(now, || EventKind::MessageExpired { queue: name.to_owned(), id: message.id });
+            events
+                .tell(now, || EventKind::MessageExpired { queue: name.to_owned(), id: message.id });
         }
         Some(queue)
     }
@@ -184,13 +209,21 @@ impl Queues {
     }
 
     /// The attributes, where the dead-letter queue that they name exists.
-    fn checked(&self, present: &Attributes, changes: &BTreeMap<String, String>) -> Result<Attributes, ApiError> {
+    fn checked(
+        &self,
+        present: &Attributes,
+        changes: &BTreeMap<String, String>,
+    ) -> Result<Attributes, ApiError> {
         let attributes = present.with(changes)?;
         if let (Some(policy), true) = (&attributes.redrive, changes.contains_key("RedrivePolicy"))
             && !self.has(&policy.target)
         {
             let value = changes.get("RedrivePolicy").map_or("", String::as_str);
-            return Err(error::invalid_parameter("RedrivePolicy", value, "Dead letter target does not exist."));
+            return Err(error::invalid_parameter(
+                "RedrivePolicy",
+                value,
+                "Dead letter target does not exist.",
+            ));
         }
         Ok(attributes)
     }

@@ -61,7 +61,14 @@ mod tests {
         let receipt_handle = RECEIPT.handle(5);
         let other = Receipt { receive: 3, ..RECEIPT }.handle(5);
         let spliced = format!("{}{}", &other[..24], &receipt_handle[24..]);
-        for wrong in ["", "x", &receipt_handle[..30], &format!("{receipt_handle}0"), &spliced, &"ü".repeat(28)] {
+        for wrong in [
+            "",
+            "x",
+            &receipt_handle[..30],
+            &format!("{receipt_handle}0"),
+            &spliced,
+            &"ü".repeat(28),
+        ] {
             assert_eq!(Receipt::parse(wrong, 5), None, "{wrong}");
         }
     }

@@ -1,7 +1,9 @@
-//! A cgroup for each run, where the kernel lets us make one: below the daemon's own, on the unified hierarchy.
+//! A cgroup for each run, where the kernel lets us make one: below the daemon's own, on the unified
+//! hierarchy.
 //!
-//! What is in it is ended by one write, whoever's it is; and limits hold for all of it together. A systemd unit with `Delegate=yes` and
-//! a container with a writable `/sys/fs/cgroup` have such a place.
+//! What is in it is ended by one write, whoever's it is; and limits hold for all of it together. A
+//! systemd unit with `Delegate=yes` and a container with a writable `/sys/fs/cgroup` have such a
+//! place.
 
 use std::fs::{self, File};
 use std::io;
@@ -37,14 +39,20 @@ pub(super) struct Cgroup {
 const DAEMON: &str = "callbackd-daemon";
 
 impl Base {
-    /// The cgroup of this process, if runs can have theirs in it; why not, if they cannot. Changes nothing.
+    /// The cgroup of this process, if runs can have theirs in it; why not, if they cannot. Changes
+    /// nothing.
     pub(super) fn look() -> Result<PathBuf, String> {
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|error| format!("mountinfo: {error}"))?;
+        let own = fs::read_to_string("/proc/self/cgroup")
+            .map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|error| format!("mountinfo: {error}"))?;
         let (path, is_root) = place(&own, &mounts).ok_or("there is no cgroup2 file system here")?;
         let writable = |path: &Path| access(path, AccessFlags::W_OK);
         if let Err(error) = writable(&path).and_then(|()| writable(&path.join("cgroup.procs"))) {
-            return Err(format!("{} cannot be written ({error}); under systemd, set Delegate=yes", path.display()));
+            return Err(format!(
+                "{} cannot be written ({error}); under systemd, set Delegate=yes",
+                path.display()
+            ));
         }
         // The root has no such file, though its children have.
         if !is_root && !path.join("cgroup.kill").exists() {
@@ -56,7 +64,8 @@ impl Base {
         Ok(path)
     }
 
-    /// Whether the cgroups below can have the controllers that limits are set by; why not, if they cannot.
+    /// Whether the cgroups below can have the controllers that limits are set by; why not, if they
+    /// cannot.
     pub(super) fn hands_out(path: &Path) -> Result<(), String> {
         let available = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
         let has = |name| available.split_whitespace().any(|one| one == name);
@@ -65,15 +74,16 @@ impl Base {
         }
         let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
         let own = [getpid(), getppid()].map(|pid| pid.to_string());
-        // Those of a whole container or unit would have to move, not the daemon alone; whoever asks may not be the daemon itself.
+        // Those of a whole container or unit would have to move, not the daemon alone; whoever asks
+        // may not be the daemon itself.
         if processes.lines().filter(|pid| !own.iter().any(|own| own == pid)).count() > 1 {
             return Err(format!("other processes share the cgroup {}", path.display()));
         }
         Ok(())
     }
 
-    /// The base of this process, made ready. To set limits, the daemon moves into a cgroup of its own; so this must come before the daemon
-    /// has children.
+    /// The base of this process, made ready. To set limits, the daemon moves into a cgroup of its
+    /// own; so this must come before the daemon has children.
     pub(super) fn ready(limits: bool) -> Option<&'static Self> {
         static BASE: OnceLock<Option<Base>> = OnceLock::new();
         BASE.get_or_init(|| {
@@ -94,8 +104,10 @@ impl Base {
         let path = self.path.join(format!("callbackd-{mark:x}"));
         fs::create_dir(&path)?;
         let made = File::open(&path).and_then(|directory| {
-            let (memory, processes) =
-                (self.memory && limits.memory.is_some(), self.processes && limits.processes.is_some());
+            let (memory, processes) = (
+                self.memory && limits.memory.is_some(),
+                self.processes && limits.processes.is_some(),
+            );
             if let Some(memory) = limits.memory.filter(|_| self.memory) {
                 fs::write(path.join("memory.max"), memory.to_string())?;
                 // All of the run ends, not the one process that was largest.
@@ -177,7 +189,8 @@ fn hand_out(path: &Path) -> (bool, bool) {
     (has("memory"), has("pids"))
 }
 
-/// The path of the cgroup that `/proc/self/cgroup` tells of, by the mounts that `/proc/self/mountinfo` lists; and whether it is the root.
+/// The path of the cgroup that `/proc/self/cgroup` tells of, by the mounts that
+/// `/proc/self/mountinfo` lists; and whether it is the root.
 fn place(own: &str, mounts: &str) -> Option<(PathBuf, bool)> {
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let mount = mounts.lines().find_map(|line| {
@@ -198,11 +211,17 @@ mod tests {
     fn the_cgroup_of_a_process_is_found_below_its_mount() {
         let plain = "25 21 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate";
         let unit = ("0::/system.slice/callbackd.service\n", plain);
-        assert_eq!(place(unit.0, unit.1), Some(("/sys/fs/cgroup/system.slice/callbackd.service".into(), false)));
+        assert_eq!(
+            place(unit.0, unit.1),
+            Some(("/sys/fs/cgroup/system.slice/callbackd.service".into(), false))
+        );
         assert_eq!(place("0::/\n", plain), Some(("/sys/fs/cgroup/".into(), true)));
-        let mixed =
-            "9 1 0:3 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n9 1 0:4 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
-        assert_eq!(place("4:memory:/x\n0::/y\n", mixed), Some(("/sys/fs/cgroup/unified/y".into(), false)));
+        let mixed = "9 1 0:3 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n9 1 0:4 / \
+                     /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+        assert_eq!(
+            place("4:memory:/x\n0::/y\n", mixed),
+            Some(("/sys/fs/cgroup/unified/y".into(), false))
+        );
         let within = "25 21 0:22 /docker/1 /sys/fs/cgroup rw - cgroup2 cgroup rw";
         assert_eq!(place("0::/docker/1/a\n", within), Some(("/sys/fs/cgroup/a".into(), false)));
         assert_eq!(place("0::/other\n", within), None);
@@ -216,7 +235,10 @@ mod tests {
         let limits = Limits { memory: Some(5 << 20), processes: Some(3), open_files: None };
         let made = base.make(7, &limits).expect("a folder like any other");
         assert!(made.memory && !made.processes);
-        assert_eq!(fs::read_to_string(made.path().join("memory.max")).expect("written"), (5 << 20).to_string());
+        assert_eq!(
+            fs::read_to_string(made.path().join("memory.max")).expect("written"),
+            (5 << 20).to_string()
+        );
         assert!(!made.path().join("pids.max").exists());
     }
 }

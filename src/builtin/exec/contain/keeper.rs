@@ -1,9 +1,12 @@
-//! The process between the daemon and a program: whatever the program starts becomes its child in the end, and it ends when all of that has.
+//! The process between the daemon and a program: whatever the program starts becomes its child in
+//! the end, and it ends when all of that has.
 //!
-//! It says how the program began and ended, and ends what is left when the program has ended, when it is told to, and when the daemon is
-//! gone. A process escapes neither by a group, a session or an environment of its own nor by losing its parents, since orphans come to
-//! the nearest ancestor that is a *subreaper*. Killing one's children again and again therefore reaches all descendants. If the keeper itself
-//! is killed, the kernel kills the program (its parent-death signal), and what is left comes to the fork server, which kills it.
+//! It says how the program began and ended, and ends what is left when the program has ended, when
+//! it is told to, and when the daemon is gone. A process escapes neither by a group, a session or
+//! an environment of its own nor by losing its parents, since orphans come to the nearest ancestor
+//! that is a *subreaper*. Killing one's children again and again therefore reaches all descendants.
+//! If the keeper itself is killed, the kernel kills the program (its parent-death signal), and what
+//! is left comes to the fork server, which kills it.
 
 use std::os::fd::RawFd;
 
@@ -110,7 +113,8 @@ pub(super) fn keep(children: RawFd, fds: &[RawFd; FDS]) -> ! {
         sys::close(fd);
     }
     let (failed, ended, ending) = (false, false, false);
-    Keeper { control, children, cgroup, plan: mapped, trouble, program, failed, ended, ending }.serve()
+    Keeper { control, children, cgroup, plan: mapped, trouble, program, failed, ended, ending }
+        .serve()
 }
 
 impl Keeper {
@@ -132,7 +136,8 @@ impl Keeper {
 
     fn look_for_trouble(&mut self) {
         let mut said = [0; SIZE];
-        match (self.trouble, if self.trouble < 0 { -1 } else { sys::read(self.trouble, &mut said) }) {
+        match (self.trouble, if self.trouble < 0 { -1 } else { sys::read(self.trouble, &mut said) })
+        {
             (..0, _) | (_, ..0) => return,
             (_, 0) => {
                 self.offer_to_the_kernel();
@@ -213,8 +218,8 @@ impl Keeper {
         }
     }
 
-    /// Where memory is short the kernel is to end a program rather than the daemon. Only now may its file be written: until its exec the
-    /// process is one of ours, which nobody may look into.
+    /// Where memory is short the kernel is to end a program rather than the daemon. Only now may
+    /// its file be written: until its exec the process is one of ours, which nobody may look into.
     fn offer_to_the_kernel(&self) {
         let mut path = [0_u8; 64];
         let parts: [&[u8]; 2] = [b"/proc/", b"/oom_score_adj"];

@@ -79,7 +79,8 @@ fn prepare(given: &Given) -> Result<(), (Stage, i32)> {
         let mut groups = [0; GROUPS];
         let count = plan.groups(&mut groups);
         let (uid, gid) = plan.user();
-        sys::become_user(uid, gid, groups.get(..count).unwrap_or_default()).map_err(|errno| (Stage::User, errno))?;
+        sys::become_user(uid, gid, groups.get(..count).unwrap_or_default())
+            .map_err(|errno| (Stage::User, errno))?;
         // The change of user made the kernel forget it.
         die_with(given.keeper);
     }

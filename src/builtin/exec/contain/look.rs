@@ -1,7 +1,9 @@
-//! What a file is for a user, asked with a time limit: on a dead network file system the answer never comes.
+//! What a file is for a user, asked with a time limit: on a dead network file system the answer
+//! never comes.
 //!
-//! A process of its own asks, since a thread that hangs in the kernel would keep the whole process from ending. It asks as the user, so that
-//! the kernel weighs all that counts: each directory on the way, groups, access control lists, how the file system is mounted.
+//! A process of its own asks, since a thread that hangs in the kernel would keep the whole process
+//! from ending. It asks as the user, so that the kernel weighs all that counts: each directory on
+//! the way, groups, access control lists, how the file system is mounted.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -27,7 +29,8 @@ pub(in super::super) enum Program {
     Silent,
 }
 
-/// What is said of a file: whether it is there, its mode and length, and whether it may be executed, or entered where it is a directory.
+/// What is said of a file: whether it is there, its mode and length, and whether it may be
+/// executed, or entered where it is a directory.
 pub(super) type Said = [u64; 4];
 
 const SIZE: usize = size_of::<Said>();
@@ -38,7 +41,9 @@ const ANSWER: i32 = 3;
 
 /// What is at `path`, for an account, or for this process's own.
 pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Program {
-    let Some([there, mode, length, executable]) = ask(path, account) else { return Program::Silent };
+    let Some([there, mode, length, executable]) = ask(path, account) else {
+        return Program::Silent;
+    };
     if there == 0 || mode & u64::from(libc::S_IFMT) != u64::from(libc::S_IFREG) || executable == 0 {
         Program::None
     } else if length == 0 {
@@ -48,24 +53,30 @@ pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Progr
     }
 }
 
-/// Whether there is a directory that an account, or this process's own, may enter; none where the file system does not answer.
+/// Whether there is a directory that an account, or this process's own, may enter; none where the
+/// file system does not answer.
 pub(in super::super) fn may_enter(path: &Path, account: Option<&Account>) -> Option<bool> {
     let [there, mode, _, executable] = ask(path, account)?;
-    Some(there == 1 && mode & u64::from(libc::S_IFMT) == u64::from(libc::S_IFDIR) && executable == 1)
+    Some(
+        there == 1 && mode & u64::from(libc::S_IFMT) == u64::from(libc::S_IFDIR) && executable == 1,
+    )
 }
 
 fn ask(path: &Path, account: Option<&Account>) -> Option<Said> {
     let path = plan::text(path).ok()?;
     let account = account.filter(|account| !account.is_ours());
     within(|| {
-        match account.map(|account| sys::become_user(account.uid as usize, account.gid as usize, &account.groups)) {
+        match account.map(|account| {
+            sys::become_user(account.uid as usize, account.gid as usize, &account.groups)
+        }) {
             Some(Err(_)) => [0; 4],
             Some(Ok(())) | None => sys::stat(&path),
         }
     })
 }
 
-/// What `look` says, if it says anything in time. It runs in another process and keeps to what is said in `sys`.
+/// What `look` says, if it says anything in time. It runs in another process and keeps to what is
+/// said in `sys`.
 fn within(look: impl FnOnce() -> Said) -> Option<Said> {
     let (mut ours, theirs) = UnixStream::pair().ok()?;
     let pid = sys::fork();
@@ -83,7 +94,8 @@ fn within(look: impl FnOnce() -> Said) -> Option<Said> {
     }
     drop(theirs);
     let mut said = [0; SIZE];
-    let answered = ours.set_read_timeout(Some(PATIENCE)).and_then(|()| ours.read_exact(&mut said)).is_ok();
+    let answered =
+        ours.set_read_timeout(Some(PATIENCE)).and_then(|()| ours.read_exact(&mut said)).is_ok();
     if pid > 0 {
         if !answered {
             sys::kill(pid, libc::SIGKILL);
@@ -91,8 +103,9 @@ fn within(look: impl FnOnce() -> Said) -> Option<Said> {
         // One that hangs in the kernel is left to whoever inherits it.
         let _ = waitpid(Pid::from_raw(pid), (!answered).then_some(WaitPidFlag::WNOHANG));
     }
-    let mut words =
-        said.chunks_exact(size_of::<u64>()).filter_map(|word| Some(u64::from_ne_bytes(word.try_into().ok()?)));
+    let mut words = said
+        .chunks_exact(size_of::<u64>())
+        .filter_map(|word| Some(u64::from_ne_bytes(word.try_into().ok()?)));
     answered.then(|| std::array::from_fn(|_| words.next().unwrap_or_default()))
 }
 

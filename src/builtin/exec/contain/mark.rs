@@ -1,8 +1,10 @@
 //! A number that every process of one run bears, and no other process of the machine.
 //!
-//! It is a resource limit, since those are inherited by all descendants, whatever session, environment and parents they have, and anyone may
-//! read them. The one on the time that a real-time process may compute without a pause is unlimited everywhere that we know of; ours is at
-//! least a century, so it limits nothing. The next life of a daemon that was killed together with its keepers finds by it what they left.
+//! It is a resource limit, since those are inherited by all descendants, whatever session,
+//! environment and parents they have, and anyone may read them. The one on the time that a
+//! real-time process may compute without a pause is unlimited everywhere that we know of; ours is
+//! at least a century, so it limits nothing. The next life of a daemon that was killed together
+//! with its keepers finds by it what they left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,7 +31,8 @@ pub(in super::super) enum End {
     Nothing,
     /// They are gone.
     Ended,
-    /// What is left of them hangs in the kernel, on a dead file system for one, and is gone as soon as it comes back from there.
+    /// What is left of them hangs in the kernel, on a dead file system for one, and is gone as soon
+    /// as it comes back from there.
     Hangs,
     /// One lives on: it is another user's.
     Alive(i32),
@@ -46,7 +49,9 @@ static LAST: Mutex<Look> = Mutex::new(Look { at: Duration::ZERO, marks: BTreeSet
 
 pub(super) fn new() -> u64 {
     match getrlimit(Resource::RLIMIT_RTTIME) {
-        Ok((_, hard)) if hard != RLIM_INFINITY && hard < 2 * CENTURY => fastrand::u64(hard / 2..hard.max(2)),
+        Ok((_, hard)) if hard != RLIM_INFINITY && hard < 2 * CENTURY => {
+            fastrand::u64(hard / 2..hard.max(2))
+        }
         _ => CENTURY + fastrand::u64(..CENTURY),
     }
 }
@@ -60,7 +65,8 @@ pub(super) fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-/// Whether a process may bear a mark that was made at `made`. The machine's processes are looked through once for all marks that are older.
+/// Whether a process may bear a mark that was made at `made`. The machine's processes are looked
+/// through once for all marks that are older.
 pub(super) fn may_be_borne(mark: u64, made: Duration) -> bool {
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if last.at <= made {
@@ -82,7 +88,9 @@ pub(super) async fn end(mark: u64) -> End {
     }
     match bearers().remove(&mark) {
         None => end,
-        Some(left) => left.into_iter().find(|pid| state(*pid) != Some('D')).map_or(End::Hangs, End::Alive),
+        Some(left) => {
+            left.into_iter().find(|pid| state(*pid) != Some('D')).map_or(End::Hangs, End::Alive)
+        }
     }
 }
 
@@ -90,7 +98,9 @@ pub(super) async fn end(mark: u64) -> End {
 fn bearers() -> BTreeMap<u64, Vec<i32>> {
     let mut found: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         if let Some(mark) = mark_of(pid)
             && state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
         {
@@ -108,5 +118,11 @@ fn mark_of(pid: i32) -> Option<u64> {
 
 fn state(pid: i32) -> Option<char> {
     // The name stands in parentheses and may hold anything, parentheses too.
-    fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit_once(')')?.1.trim_start().chars().next()
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()?
+        .rsplit_once(')')?
+        .1
+        .trim_start()
+        .chars()
+        .next()
 }

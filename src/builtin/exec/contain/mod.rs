@@ -3,10 +3,11 @@
 //! ```text
 //! daemon ── fork server (one) ── keeper (one per run) ── program ── whatever it starts
 //! ```
-//! The daemon writes a plan and hands it, with the program's streams and a socket, to the fork server (`server`), which forks a keeper (`keeper`),
-//! which forks the program (`launch`). The keeper says how the program ended, and ends all of its descendants. Where the run has a
-//! cgroup (`cgroup`), that is ended too, which also reaches processes of other users. All processes of a run bear a mark (`mark`), by which
-//! the next life of a killed daemon finds them (`remains`).
+//! The daemon writes a plan and hands it, with the program's streams and a socket, to the fork
+//! server (`server`), which forks a keeper (`keeper`), which forks the program (`launch`). The
+//! keeper says how the program ended, and ends all of its descendants. Where the run has a cgroup
+//! (`cgroup`), that is ended too, which also reaches processes of other users. All processes of a
+//! run bear a mark (`mark`), by which the next life of a killed daemon finds them (`remains`).
 
 mod cgroup;
 mod keeper;
@@ -92,7 +93,8 @@ pub(super) enum StartError {
     #[error("{0}")]
     Resources(io::Error),
     #[error(
-        "it did not begin within {START:?}; the file system of the program or of its working directory does not answer"
+        "it did not begin within {START:?}; the file system of the program or of its working \
+         directory does not answer"
     )]
     Slow,
     /// The keeper was killed.
@@ -104,15 +106,18 @@ pub(super) enum StartError {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Lost;
 
-/// A program is loaded within milliseconds, from a slow disk within seconds. One that is not is on a file system that does not answer.
+/// A program is loaded within milliseconds, from a slow disk within seconds. One that is not is on
+/// a file system that does not answer.
 const START: Duration = Duration::from_secs(30);
 /// Killed processes are gone within milliseconds, unless they hang in the kernel.
 const GONE: Duration = Duration::from_secs(4);
 
-/// Descriptors that are left to the daemon itself: its connections, its ledger, its log, whoever asks for its health. Of a lower limit an eighth.
+/// Descriptors that are left to the daemon itself: its connections, its ledger, its log, whoever
+/// asks for its health. Of a lower limit an eighth.
 const LEFT: u64 = 128;
 
-/// Whether any handler of this process has limits: it must be known before the first program is started.
+/// Whether any handler of this process has limits: it must be known before the first program is
+/// started.
 static LIMITED: AtomicBool = AtomicBool::new(false);
 
 impl Terms {
@@ -140,7 +145,8 @@ impl Terms {
 pub(super) fn means() -> Remark {
     if !Path::new("/proc/thread-self/children").exists() {
         return Remark::warning(
-            "this kernel does not list a process's children (CONFIG_PROC_CHILDREN): what leaves a program's process group is ended late",
+            "this kernel does not list a process's children (CONFIG_PROC_CHILDREN): what leaves a \
+             program's process group is ended late",
         );
     }
     match Base::look() {
@@ -148,7 +154,9 @@ pub(super) fn means() -> Remark {
             "each run is contained by a cgroup of its own below {}, and by a keeper process",
             path.display()
         )),
-        Err(why) => Remark::note(format!("each run is contained by a keeper process, and by no cgroup: {why}")),
+        Err(why) => Remark::note(format!(
+            "each run is contained by a keeper process, and by no cgroup: {why}"
+        )),
     }
 }
 
@@ -158,17 +166,23 @@ pub(super) fn limits(limits: &Limits) -> Option<Remark> {
     shared.then(|| match Base::look().and_then(|path| Base::hands_out(&path)) {
         Ok(()) => Remark::note("limits hold for all processes of a run together"),
         Err(why) => Remark::note(format!(
-            "`limits.memory` holds for each process, and `limits.processes` for all processes of the user: {why}"
+            "`limits.memory` holds for each process, and `limits.processes` for all processes of \
+             the user: {why}"
         )),
     })
 }
 
 /// Starts a program: what `command` says of it, its arguments, environment and directory.
-pub(super) async fn start(command: &Command, terms: &Terms, ready: Ready) -> Result<Run, StartError> {
+pub(super) async fn start(
+    command: &Command,
+    terms: &Terms,
+    ready: Ready,
+) -> Result<Run, StartError> {
     let resources = StartError::Resources;
     let plan = plan(command, terms, &ready).map_err(resources)?.write().map_err(resources)?;
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| StartError::Resources(errno.into()));
-    let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
+    let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) =
+        (pipe()?, pipe()?, pipe()?);
     let (ours, theirs) = sys::socket_pair(libc::SOCK_STREAM).map_err(resources)?;
     leave_some([&ours, &theirs, &to_stdin, &from_stdout, &from_stderr]).map_err(resources)?;
     let mut run = Run {
@@ -258,7 +272,10 @@ impl Run {
         match end {
             End::Nothing | End::Ended => self.gone = true,
             End::Hangs => tracing::error!("a killed program does not end; it hangs in the kernel"),
-            End::Alive(pid) => tracing::error!(pid, "a process of the program cannot be ended: it is another user's"),
+            End::Alive(pid) => tracing::error!(
+                pid,
+                "a process of the program cannot be ended: it is another user's"
+            ),
         }
         if let Some(cgroup) = &self.ready.cgroup {
             cgroup::remove(cgroup.path());
@@ -316,17 +333,23 @@ impl Drop for Ready {
     }
 }
 
-/// Refuses descriptors that are among the last. The lowest that is free is given out each time, so that a high one says how many are taken.
+/// Refuses descriptors that are among the last. The lowest that is free is given out each time, so
+/// that a high one says how many are taken.
 fn leave_some(fds: [&OwnedFd; 5]) -> io::Result<()> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let first_of_the_last = limit - LEFT.min(limit / 8);
-    let is_one = |fd: &OwnedFd| u64::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd >= first_of_the_last);
+    let is_one =
+        |fd: &OwnedFd| u64::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd >= first_of_the_last);
     if fds.into_iter().any(is_one) { Err(Errno::EMFILE.into()) } else { Ok(()) }
 }
 
 fn plan(command: &Command, terms: &Terms, ready: &Ready) -> io::Result<Plan> {
-    let environment = || command.get_envs().filter_map(|(name, value)| value.map(|value| (name, value)));
-    let path = environment().find(|(name, _)| *name == "PATH").map(|(_, value)| value.to_owned()).unwrap_or_default();
+    let environment =
+        || command.get_envs().filter_map(|(name, value)| value.map(|value| (name, value)));
+    let path = environment()
+        .find(|(name, _)| *name == "PATH")
+        .map(|(_, value)| value.to_owned())
+        .unwrap_or_default();
     let program = Path::new(command.get_program());
     let programs: Vec<PathBuf> = if program.as_os_str().as_bytes().contains(&b'/') {
         vec![program.to_owned()]
@@ -341,7 +364,8 @@ fn plan(command: &Command, terms: &Terms, ready: &Ready) -> io::Result<Plan> {
         plan::text(variable)
     };
     let cgroup = ready.cgroup.as_ref();
-    let (memory, processes) = cgroup.map_or((false, false), |cgroup| (cgroup.memory, cgroup.processes));
+    let (memory, processes) =
+        cgroup.map_or((false, false), |cgroup| (cgroup.memory, cgroup.processes));
     let other = terms.account.as_ref().filter(|account| !account.is_ours());
     Ok(Plan {
         programs: programs.iter().map(plan::text).collect::<io::Result<_>>()?,
@@ -356,10 +380,13 @@ fn plan(command: &Command, terms: &Terms, ready: &Ready) -> io::Result<Plan> {
     })
 }
 
-/// So much more likely is a program to be ended where memory is short than the daemon that keeps all steps.
+/// So much more likely is a program to be ended where memory is short than the daemon that keeps
+/// all steps.
 fn oom_score_adj() -> CString {
     const MORE: i32 = 500;
-    let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let own = fs::read_to_string("/proc/self/oom_score_adj")
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok());
     CString::new((own.unwrap_or(0) + MORE).min(1000).to_string()).unwrap_or_default()
 }
 

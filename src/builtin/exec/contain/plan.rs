@@ -1,9 +1,14 @@
-//! What is to be started and how, written by the daemon and read in another process without allocating.
+//! What is to be started and how, written by the daemon and read in another process without
+//! allocating.
 //!
-//! A plan is words and then texts, in an anonymous file. The first words say where the rest begins: lists of texts end with a zero, as
-//! `execve` wants them; a place is a number of bytes from the beginning until the reader, whose pages are its own, makes it an address.
+//! A plan is words and then texts, in an anonymous file. The first words say where the rest begins:
+//! lists of texts end with a zero, as `execve` wants them; a place is a number of bytes from the
+//! beginning until the reader, whose pages are its own, makes it an address.
 
-#![expect(unsafe_code, reason = "a plan is read where the kernel has mapped it; the daemon alone has written it")]
+#![expect(
+    unsafe_code,
+    reason = "a plan is read where the kernel has mapped it; the daemon alone has written it"
+)]
 
 use std::ffi::{CString, OsStr, c_char};
 use std::io;
@@ -59,14 +64,17 @@ impl Plan {
     pub(super) fn write(&self) -> io::Result<OwnedFd> {
         let mut words = vec![0_usize; At::End as usize];
         let mut texts: Vec<u8> = Vec::new();
-        // Where a word holds the place of a text: it moves by the length of the words, known at the end.
+        // Where a word holds the place of a text: it moves by the length of the words, known at the
+        // end.
         let mut places: Vec<usize> = Vec::new();
         let text = |texts: &mut Vec<u8>, text: &CString| {
             let at = texts.len();
             texts.extend_from_slice(text.to_bytes_with_nul());
             at
         };
-        for (at, list) in [(At::Programs, &self.programs), (At::Argv, &self.argv), (At::Envp, &self.envp)] {
+        for (at, list) in
+            [(At::Programs, &self.programs), (At::Argv, &self.argv), (At::Envp, &self.envp)]
+        {
             words[at as usize] = words.len() * size_of::<usize>();
             for one in list {
                 places.push(words.len());
@@ -89,7 +97,11 @@ impl Plan {
         words[At::Mark as usize] = number(self.mark);
         words[At::Limits as usize] = words.len() * size_of::<usize>();
         words[At::LimitCount as usize] = self.limits.len();
-        words.extend(self.limits.iter().flat_map(|(what, soft, hard)| [*what as usize, number(*soft), number(*hard)]));
+        words.extend(
+            self.limits
+                .iter()
+                .flat_map(|(what, soft, hard)| [*what as usize, number(*soft), number(*hard)]),
+        );
         if let Some((uid, gid, groups)) = &self.user {
             words[At::HasUser as usize] = 1;
             words[At::Uid as usize] = *uid as usize;
@@ -116,7 +128,8 @@ pub(super) struct Mapped {
 
 impl Mapped {
     pub(super) fn of(fd: RawFd) -> Option<Self> {
-        // SAFETY: zero is a valid stat; a private mapping of the whole file, whose beginning is aligned to a page.
+        // SAFETY: zero is a valid stat; a private mapping of the whole file, whose beginning is
+        // aligned to a page.
         let words = unsafe {
             let mut stat: libc::stat = std::mem::zeroed();
             if libc::fstat(fd, &raw mut stat) < 0 {
@@ -155,7 +168,8 @@ impl Mapped {
 
     fn text(self, at: At) -> Option<*const c_char> {
         // SAFETY: the place is within the plan.
-        (self.word(at) != 0).then(|| unsafe { self.words.byte_add(self.word(at)).cast_const().cast() })
+        (self.word(at) != 0)
+            .then(|| unsafe { self.words.byte_add(self.word(at)).cast_const().cast() })
     }
 
     pub(super) fn argv(self) -> *const *const c_char {
@@ -187,7 +201,8 @@ impl Mapped {
 
     pub(super) fn oom_score_adj(self) -> &'static [u8] {
         // SAFETY: the text ends with NUL, and the mapping lasts as long as the process.
-        self.text(At::OomScoreAdj).map_or(&[], |text| unsafe { std::ffi::CStr::from_ptr(text) }.to_bytes())
+        self.text(At::OomScoreAdj)
+            .map_or(&[], |text| unsafe { std::ffi::CStr::from_ptr(text) }.to_bytes())
     }
 
     /// Resource, soft and hard.
@@ -223,7 +238,8 @@ impl Mapped {
     }
 }
 
-/// A text without the character that would end it early: what has one was refused when the settings were read.
+/// A text without the character that would end it early: what has one was refused when the settings
+/// were read.
 pub(super) fn text(text: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(text.as_ref().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }

@@ -33,16 +33,22 @@ impl Remains {
         Self { mark, made: mark::since_boot(), boot: boot(), life: life(), cgroup }
     }
 
-    /// Ends what is left of the run. A run of this life has left nothing, unless it was let go of: each is seen to its end. So this costs a
-    /// look at the machine's processes at most once per life of the daemon, and one for each run that was let go of.
+    /// Ends what is left of the run. A run of this life has left nothing, unless it was let go of:
+    /// each is seen to its end. So this costs a look at the machine's processes at most once per
+    /// life of the daemon, and one for each run that was let go of.
     pub(in super::super) async fn end(&self) -> End {
         if self.boot != boot() {
             return End::Nothing;
         }
         let ours = self.life == life();
         let let_go = || LET_GO.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_be_there = if ours { let_go().contains(&self.mark) } else { mark::may_be_borne(self.mark, self.made) };
-        let cgroup = self.cgroup.as_deref().filter(|_| !ours || may_be_there).filter(|path| path.exists());
+        let may_be_there = if ours {
+            let_go().contains(&self.mark)
+        } else {
+            mark::may_be_borne(self.mark, self.made)
+        };
+        let cgroup =
+            self.cgroup.as_deref().filter(|_| !ours || may_be_there).filter(|path| path.exists());
         if let Some(path) = cgroup {
             cgroup::kill(path);
         }

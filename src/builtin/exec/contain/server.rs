@@ -1,13 +1,18 @@
-//! The fork server: a process that is forked off once, while the daemon is small, and forks a keeper for each program.
+//! The fork server: a process that is forked off once, while the daemon is small, and forks a
+//! keeper for each program.
 //!
 //! # Why a process of its own, and why without an exec
-//! - The daemon has many threads and much memory. A fork of it copies its page tables each time, and a keeper that lives as long as its
-//!   program would keep every page as it was then. The fork server is small, has one thread, and is forked from once per program.
-//! - No thread of the daemon waits for an exec, and no lock is held over one: a program on a dead file system hangs alone.
-//! - An exec of this binary in a hidden mode would need the help of each `main` that uses this library, and of each test's.
+//! - The daemon has many threads and much memory. A fork of it copies its page tables each time,
+//!   and a keeper that lives as long as its program would keep every page as it was then. The fork
+//!   server is small, has one thread, and is forked from once per program.
+//! - No thread of the daemon waits for an exec, and no lock is held over one: a program on a dead
+//!   file system hangs alone.
+//! - An exec of this binary in a hidden mode would need the help of each `main` that uses this
+//!   library, and of each test's.
 //!
-//! It has none of the daemon's descriptors, and the daemon's death closes its socket, as it does each keeper's. It stays until the last keeper
-//! has ended, and kills what a keeper that was itself killed has left: as their subreaper it gets them.
+//! It has none of the daemon's descriptors, and the daemon's death closes its socket, as it does
+//! each keeper's. It stays until the last keeper has ended, and kills what a keeper that was itself
+//! killed has left: as their subreaper it gets them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -53,8 +58,15 @@ fn send(fds: &[RawFd]) -> io::Result<bool> {
     let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(running) = &*server {
         match sys::send(running.socket.as_fd(), fds) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                tracing::warn!("the process that starts programs has ended; another takes its place");
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                tracing::warn!(
+                    "the process that starts programs has ended; another takes its place"
+                );
                 // It may have been reaped already, by whoever reaps all.
                 let _ = waitpid(running.pid, Some(WaitPidFlag::WNOHANG));
                 *server = None;
@@ -152,7 +164,8 @@ fn serve(socket: RawFd) -> ! {
     }
 }
 
-/// Kills the children that are no keepers: only these are of another session. Whether there are any.
+/// Kills the children that are no keepers: only these are of another session. Whether there are
+/// any.
 fn kill_orphans() -> bool {
     let ours = getsid(None);
     let mut any = false;

@@ -1,18 +1,21 @@
 //! The system calls that the fork server, the keepers and their programs make.
 //!
-//! They run in processes that were forked from one with many threads, whose locks may be held for ever there. So nothing here, and nothing
-//! in `server`, `keeper` and `launch`, allocates, takes a lock or panics: each function is one async-signal-safe call, its arguments on
-//! the stack or in pages of its own.
+//! They run in processes that were forked from one with many threads, whose locks may be held for
+//! ever there. So nothing here, and nothing in `server`, `keeper` and `launch`, allocates, takes a
+//! lock or panics: each function is one async-signal-safe call, its arguments on the stack or in
+//! pages of its own.
 
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_ptr_alignment,
     clippy::unnecessary_cast,
-    reason = "C's types differ between libraries; each number was made from the type that it is cast to"
+    reason = "C's types differ between libraries; each number was made from the type that it is \
+              cast to"
 )]
 #![expect(
     unsafe_code,
-    reason = "system calls by number and pointer; each takes what the function's own types guarantee"
+    reason = "system calls by number and pointer; each takes what the function's own types \
+              guarantee"
 )]
 
 use std::ffi::{CStr, c_char};
@@ -63,7 +66,10 @@ pub(super) fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
 pub(super) fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
     // SAFETY: the name ends with NUL, and what is returned is nobody else's.
     let fd = unsafe {
-        OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(c"callbackd-plan".as_ptr(), libc::MFD_CLOEXEC))?)
+        OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(
+            c"callbackd-plan".as_ptr(),
+            libc::MFD_CLOEXEC,
+        ))?)
     };
     let mut file = std::fs::File::from(fd);
     io::Write::write_all(&mut file, bytes)?;
@@ -77,7 +83,8 @@ pub(super) fn send(socket: BorrowedFd<'_>, fds: &[RawFd]) -> io::Result<()> {
     let mut ancillary = Ancillary([0; 64]);
     let fds = &fds[..fds.len().min(FDS)];
     let size = u32::try_from(size_of_val(fds)).unwrap_or(0);
-    // SAFETY: zero is a valid msghdr; the buffers outlive the call, and the control buffer has room for FDS descriptors.
+    // SAFETY: zero is a valid msghdr; the buffers outlive the call, and the control buffer has room
+    // for FDS descriptors.
     unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut part;
@@ -89,7 +96,11 @@ pub(super) fn send(socket: BorrowedFd<'_>, fds: &[RawFd]) -> io::Result<()> {
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(size) as _;
         ptr::copy_nonoverlapping(fds.as_ptr(), libc::CMSG_DATA(header).cast::<RawFd>(), fds.len());
-        Errno::result(libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT))?;
+        Errno::result(libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const message,
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        ))?;
     }
     Ok(())
 }
@@ -99,7 +110,8 @@ pub(super) fn receive(socket: RawFd, fds: &mut [RawFd; FDS]) -> Received {
     let mut byte = [0_u8];
     let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     let mut ancillary = Ancillary([0; 64]);
-    // SAFETY: as in `send`; what is copied out is bounded by FDS and by what the kernel says it has written.
+    // SAFETY: as in `send`; what is copied out is bounded by FDS and by what the kernel says it has
+    // written.
     unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut part;
@@ -123,8 +135,8 @@ pub(super) fn receive(socket: RawFd, fds: &mut [RawFd; FDS]) -> Received {
     }
 }
 
-/// Forks a process of one thread. With a cgroup's directory the child begins its life in there where the kernel can do that: says so.
-/// Zero in the child, negative where there is none.
+/// Forks a process of one thread. With a cgroup's directory the child begins its life in there
+/// where the kernel can do that: says so. Zero in the child, negative where there is none.
 pub(super) fn fork_into(cgroup: RawFd) -> (i32, bool) {
     if let Ok(fd) = u64::try_from(cgroup) {
         // SAFETY: zero is valid for each field; the size is the struct's own.
@@ -195,7 +207,8 @@ pub(super) fn read(fd: RawFd, into: &mut [u8]) -> isize {
 
 pub(super) fn write(fd: RawFd, bytes: &[u8]) -> bool {
     // SAFETY: the buffer has this length.
-    usize::try_from(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) }) == Ok(bytes.len())
+    usize::try_from(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
+        == Ok(bytes.len())
 }
 
 /// A pipe whose reading end never waits.
@@ -235,12 +248,20 @@ pub(super) fn ends_of_children() -> RawFd {
 
 /// Gives every signal its default effect.
 pub(super) fn default_signals() {
-    // SIG_DFL, no flags, no restorer, an empty mask; by number, since libc keeps two signals for itself.
+    // SIG_DFL, no flags, no restorer, an empty mask; by number, since libc keeps two signals for
+    // itself.
     let default = [0_u64; 4];
     for signal in 1..=64_i32 {
-        // SAFETY: the struct is as the kernel has it, or larger. What cannot be set (SIGKILL) is refused, and need not be.
+        // SAFETY: the struct is as the kernel has it, or larger. What cannot be set (SIGKILL) is
+        // refused, and need not be.
         unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), size_of::<u64>());
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
         }
     }
 }
@@ -287,7 +308,8 @@ pub(super) fn remove_directory(path: *const c_char) {
     unsafe { libc::rmdir(path) };
 }
 
-/// Changes to a user with its groups, and takes nothing of what the daemon may do along; the errno where it may not.
+/// Changes to a user with its groups, and takes nothing of what the daemon may do along; the errno
+/// where it may not.
 pub(super) fn become_user(uid: usize, gid: usize, groups: &[libc::gid_t]) -> Result<(), i32> {
     let (uid, gid) = (uid as libc::uid_t, gid as libc::gid_t);
     // SAFETY: the groups have this length.
@@ -295,7 +317,8 @@ pub(super) fn become_user(uid: usize, gid: usize, groups: &[libc::gid_t]) -> Res
         libc::setgroups(groups.len(), groups.as_ptr()) == 0
             && libc::setresgid(gid, gid, gid) == 0
             && libc::setresuid(uid, uid, uid) == 0
-            // Of a daemon that is not root, they would outlast the change and the exec. Before Linux 4.3 there are none.
+            // Of a daemon that is not root, they would outlast the change and the exec. Before
+            // Linux 4.3 there are none.
             && (libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == 0
                 || Errno::last() == Errno::EINVAL)
     };
@@ -310,7 +333,8 @@ pub(super) fn stat(path: &CStr) -> super::look::Said {
         if libc::stat(path.as_ptr(), &raw mut stat) < 0 {
             return [0; 4];
         }
-        let executable = libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0;
+        let executable =
+            libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0;
         [1, stat.st_mode.into(), u64::try_from(stat.st_size).unwrap_or(0), executable.into()]
     }
 }
@@ -320,8 +344,13 @@ pub(super) fn change_directory(path: *const c_char) -> Result<(), i32> {
     if unsafe { libc::chdir(path) } == 0 { Ok(()) } else { Err(Errno::last_raw()) }
 }
 
-/// Becomes another program; returns only where it could not, with the errno. No shell is asked to read what is none.
-pub(super) fn execute(program: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> i32 {
+/// Becomes another program; returns only where it could not, with the errno. No shell is asked to
+/// read what is none.
+pub(super) fn execute(
+    program: *const c_char,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+) -> i32 {
     // SAFETY: a plan's arrays end with a null pointer, and its strings with NUL.
     unsafe { libc::execve(program, argv, envp) };
     Errno::last_raw()

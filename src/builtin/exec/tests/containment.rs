@@ -15,10 +15,13 @@ const WAYS: [&str; 7] = [
     "sleep 600 & echo $! > $DIR/pid",
     "(sleep 600; true) & echo $! > $DIR/pid",
     "timeout 600 sleep 599 & echo $! > $DIR/pid",
-    "setsid sh -c 'echo $$ > $DIR/pid; exec sleep 600' &\nuntil [ -s $DIR/pid ]; do sleep 0.01; done",
+    "setsid sh -c 'echo $$ > $DIR/pid; exec sleep 600' &\nuntil [ -s $DIR/pid ]; do sleep 0.01; \
+     done",
     "set -m; sleep 600 & echo $! > $DIR/pid",
-    "(setsid sh -c '(echo $$; exec 0<&- 1>&- 2>&-; exec sleep 600) > $DIR/pid &' &)\nuntil [ -s $DIR/pid ]; do sleep 0.01; done",
-    "env -i setsid sh -c 'sleep 600 & echo $! > '$DIR'/pid' &\nuntil [ -s $DIR/pid ]; do sleep 0.01; done",
+    "(setsid sh -c '(echo $$; exec 0<&- 1>&- 2>&-; exec sleep 600) > $DIR/pid &' &)\nuntil [ -s \
+     $DIR/pid ]; do sleep 0.01; done",
+    "env -i setsid sh -c 'sleep 600 & echo $! > '$DIR'/pid' &\nuntil [ -s $DIR/pid ]; do sleep \
+     0.01; done",
 ];
 
 /// With and without a cgroup for each run.
@@ -36,10 +39,19 @@ impl Bench {
     fn marked(&self, mark: u64) -> Marked {
         let mut command = Command::new("/bin/sleep");
         let limits = move || {
-            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_RTTIME, mark, mark).map_err(Into::into)
+            nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_RTTIME, mark, mark)
+                .map_err(Into::into)
         };
         unsafe { command.pre_exec(limits) };
-        Marked(command.arg("600").env_clear().process_group(0).current_dir(&self.directory).spawn().expect("it starts"))
+        Marked(
+            command
+                .arg("600")
+                .env_clear()
+                .process_group(0)
+                .current_dir(&self.directory)
+                .spawn()
+                .expect("it starts"),
+        )
     }
 
     /// What the ledger holds of a run of `life`.
@@ -141,7 +153,10 @@ async fn a_run_whose_keeper_was_killed_is_tried_again_and_leaves_nothing() {
 async fn what_a_killed_keeper_leaves_ends_though_the_daemon_does_nothing() {
     for way in WAYS {
         let bench = Bench::new();
-        let run = bench.by(false, &format!("echo $PPID > $DIR/keeper; echo $$ > $DIR/program\n{way}\nsleep 600"));
+        let run = bench.by(
+            false,
+            &format!("echo $PPID > $DIR/keeper; echo $$ > $DIR/program\n{way}\nsleep 600"),
+        );
         let mut running = Box::pin(run.run(bench.cx(), Value::Null));
         let pid = tokio::select! {
             _ = &mut running => panic!("it ended"),
@@ -156,10 +171,13 @@ async fn what_a_killed_keeper_leaves_ends_though_the_daemon_does_nothing() {
 }
 
 #[tokio::test]
-#[ignore = "started by the test below: all runs of a process are started by the one that is killed here"]
+#[ignore = "started by the test below: all runs of a process are started by the one that is killed \
+            here"]
 async fn a_process_whose_fork_server_dies() {
     let bench = Bench::new();
-    let script = "read _ _ _ server _ < /proc/$PPID/stat; echo $server > $DIR/server; echo $PPID > $DIR/keeper; echo $$ > $DIR/program;
+    let script =
+        "read _ _ _ server _ < /proc/$PPID/stat; echo $server > $DIR/server; echo $PPID > \
+                  $DIR/keeper; echo $$ > $DIR/program;
         until [ -e $DIR/go ]; do sleep 0.02; done";
     let exec = bench.exec(script);
     let disturb = async {
@@ -194,7 +212,10 @@ async fn a_process_whose_fork_server_dies() {
 fn the_death_of_the_process_that_starts_programs_harms_neither_running_nor_later_ones() {
     let this = std::env::current_exe().expect("the test's own path");
     let name = "builtin::exec::tests::containment::a_process_whose_fork_server_dies";
-    let child = Command::new(this).args(["--exact", name, "--ignored"]).output().expect("the test binary runs");
+    let child = Command::new(this)
+        .args(["--exact", name, "--ignored"])
+        .output()
+        .expect("the test binary runs");
     let told = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success() && told.contains("1 passed"), "{told}");
 }
@@ -207,7 +228,10 @@ async fn what_a_killed_daemon_left_is_gone_before_the_next_run_begins() {
     let mark = mark.lines().find(|line| line.contains("realtime timeout")).expect("a limit");
     let mark = mark.split_whitespace().nth(3).expect("a number").parse().expect("a number");
     bench.left_by(mark, 1, &boot());
-    bench.run(&format!("! grep -q '^State:.[^ZX]' /proc/{}/status", left.pid())).await.expect("it was gone first");
+    bench
+        .run(&format!("! grep -q '^State:.[^ZX]' /proc/{}/status", left.pid()))
+        .await
+        .expect("it was gone first");
     assert!(!alive(left.pid()));
 }
 
@@ -227,10 +251,16 @@ async fn what_is_of_no_earlier_run_is_left_alone() {
 async fn the_end_of_a_program_is_told_exactly() {
     let bench = Bench::new();
     for code in [1, 3, 74, 77, 127, 128, 255] {
-        assert_eq!(failure(bench.run(&format!("exit {code}")).await), format!("exit status {code}"));
+        assert_eq!(
+            failure(bench.run(&format!("exit {code}")).await),
+            format!("exit status {code}")
+        );
     }
     for signal in [1, 6, 9, 11, 15, 40, 64] {
-        assert_eq!(failure(bench.run(&format!("kill -{signal} $$")).await), format!("killed by signal {signal}"));
+        assert_eq!(
+            failure(bench.run(&format!("kill -{signal} $$")).await),
+            format!("killed by signal {signal}")
+        );
     }
 }
 
@@ -255,7 +285,9 @@ async fn no_program_waits_for_the_record_of_another() {
 #[tokio::test]
 async fn what_is_no_program_is_not_read_by_a_shell() {
     let bench = Bench::new();
-    for (text, name) in [("", "empty"), ("touch $DIR/ran\n", "words"), ("\u{7f}ELF of another machine", "foreign")] {
+    for (text, name) in
+        [("", "empty"), ("touch $DIR/ran\n", "words"), ("\u{7f}ELF of another machine", "foreign")]
+    {
         let path = bench.path(name);
         fs::write(&path, "#!/bin/sh\n").expect("write");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
@@ -272,7 +304,10 @@ async fn what_is_no_program_is_not_read_by_a_shell() {
 async fn a_program_leads_a_session_without_a_terminal_and_has_all_signals_as_they_are_by_default() {
     let bench = Bench::new();
     bench
-        .run("cat /proc/$$/stat > $DIR/stat; echo $$ > $DIR/pid; cat /proc/self/status > $DIR/status")
+        .run(
+            "cat /proc/$$/stat > $DIR/stat; echo $$ > $DIR/pid; cat /proc/self/status > \
+              $DIR/status",
+        )
         .await
         .expect("succeeds");
     let stat = fs::read_to_string(bench.path("stat")).expect("stat");
@@ -299,9 +334,14 @@ async fn a_program_inherits_nothing_but_its_streams() {
 #[tokio::test]
 async fn a_program_is_ended_before_the_daemon_where_memory_is_short() {
     let bench = Bench::new();
-    let own: i32 = fs::read_to_string("/proc/self/oom_score_adj").expect("own").trim().parse().expect("a number");
+    let own: i32 = fs::read_to_string("/proc/self/oom_score_adj")
+        .expect("own")
+        .trim()
+        .parse()
+        .expect("a number");
     // It is raised as the program begins.
-    let script = format!("until [ $(cat /proc/self/oom_score_adj) -gt {own} ]; do sleep 0.01; done");
+    let script =
+        format!("until [ $(cat /proc/self/oom_score_adj) -gt {own} ]; do sleep 0.01; done");
     bench.run(&script).await.expect("succeeds");
 }
 
@@ -309,7 +349,8 @@ async fn a_program_is_ended_before_the_daemon_where_memory_is_short() {
 async fn limits_hold_for_each_process_where_no_cgroup_does() {
     let bench = Bench::new();
     let settings = json!({
-        "command": ["/bin/sh", "-c", "ulimit -n > $DIR/limits; ulimit -v >> $DIR/limits; grep processes /proc/self/limits >> $DIR/limits"],
+        "command": ["/bin/sh", "-c", "ulimit -n > $DIR/limits; ulimit -v >> $DIR/limits; grep \
+         processes /proc/self/limits >> $DIR/limits"],
         "env": {"DIR": bench.directory.path()},
         "limits": {"memory": "512MiB", "open_files": 77, "processes": 1234},
     });
@@ -325,11 +366,14 @@ async fn limits_hold_for_each_process_where_no_cgroup_does() {
 #[tokio::test]
 async fn a_program_runs_as_the_user_it_is_to_and_can_write_its_files() {
     let bench = Bench::new();
-    let script = "echo \"id=$(id -u)\" >> $STEP_OUTPUT; echo \"groups=$(id -G)\" >> $STEP_OUTPUT; echo \"home=$HOME\" >> $STEP_OUTPUT; \
+    let script = "echo \"id=$(id -u)\" >> $STEP_OUTPUT; echo \"groups=$(id -G)\" >> $STEP_OUTPUT; \
+                  echo \"home=$HOME\" >> $STEP_OUTPUT; \
                   echo seen > $STEP_CHECKPOINT; setsid sleep 600 & ";
     let settings = json!({ "command": ["/bin/sh", "-c", script], "user": "nobody" });
     if !geteuid().is_root() {
-        let error = Exec::new(serde_json::from_value(settings).expect("settings")).expect_err("refused").to_string();
+        let error = Exec::new(serde_json::from_value(settings).expect("settings"))
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains("CAP_SETUID"), "{error}");
         return;
     }

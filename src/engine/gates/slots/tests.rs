@@ -90,7 +90,8 @@ async fn a_slot_is_not_lost_on_one_who_waited_and_went() {
 async fn new_steps_and_those_that_go_on_take_turns() {
     let (slots, steps) = slots(4);
     let room = slots.reserve(4).await;
-    let mut busy: VecDeque<Slot> = (0..4).filter_map(|at| slots.acquire(&numbered(at), None)).collect();
+    let mut busy: VecDeque<Slot> =
+        (0..4).filter_map(|at| slots.acquire(&numbered(at), None)).collect();
     for (at, room) in room.into_iter().enumerate() {
         assert!(slots.acquire(&token(&format!("new{at}")), Some(room)).is_none());
     }

@@ -68,9 +68,9 @@ pub(super) fn send(
     let fingerprint = Fingerprint::of(operation, body);
     let verdict = match sent.check() {
         Ok(()) => {
-            let seen = request_token
-                .as_deref()
-                .map_or(Seen::Never, |request_token| sagemaker.requests.seen(SCOPE, request_token, &fingerprint));
+            let seen = request_token.as_deref().map_or(Seen::Never, |request_token| {
+                sagemaker.requests.seen(SCOPE, request_token, &fingerprint)
+            });
             judge(seen, step_of(sagemaker, &token), call.undocumented)
         }
         Err(error) => Verdict::Refuse(error),
@@ -78,24 +78,43 @@ pub(super) fn send(
     let operation = operation.to_owned();
     match verdict {
         Verdict::Accept => {
-            let execution = sagemaker.executions.of_token(&token).map(|(execution, _)| execution.arn.to_string());
+            let execution = sagemaker
+                .executions
+                .of_token(&token)
+                .map(|(execution, _)| execution.arn.to_string());
             let response = json!({"PipelineExecutionArn": execution});
             if let Some(request_token) = &request_token {
                 sagemaker.requests.remember(SCOPE, request_token, fingerprint, response.clone());
             }
             let answer = answer(&operation, sent);
             let told = token.clone();
-            call.tell(|| EventKind::AnswerAccepted { token: told, operation, request_token, repeated: false });
+            call.tell(|| EventKind::AnswerAccepted {
+                token: told,
+                operation,
+                request_token,
+                repeated: false,
+            });
             sagemaker.executions.answer(&token, answer, queues, call);
             Ok(response)
         }
         Verdict::Repeat(response) => {
-            call.tell(|| EventKind::AnswerAccepted { token, operation, request_token, repeated: true });
+            call.tell(|| EventKind::AnswerAccepted {
+                token,
+                operation,
+                request_token,
+                repeated: true,
+            });
             Ok(response)
         }
         Verdict::Refuse(error) => {
             let (code, message) = (error.code.clone(), error.message.clone());
-            call.tell(|| EventKind::AnswerRefused { token, operation, request_token, code, message });
+            call.tell(|| EventKind::AnswerRefused {
+                token,
+                operation,
+                request_token,
+                code,
+                message,
+            });
             Err(error)
         }
     }
@@ -111,6 +130,7 @@ fn answer(operation: &str, sent: Send) -> StepAnswer {
     if operation == "SendPipelineExecutionStepFailure" {
         return StepAnswer::Failure(sent.failure_reason.unwrap_or_default());
     }
-    let outputs = sent.output_parameters.into_iter().filter_map(|output| output.name.zip(output.value));
+    let outputs =
+        sent.output_parameters.into_iter().filter_map(|output| output.name.zip(output.value));
     StepAnswer::Success(outputs.collect())
 }

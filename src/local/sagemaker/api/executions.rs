@@ -13,7 +13,8 @@ use super::super::executions::MAX_RUNNING;
 use super::super::parameter::bind;
 use super::super::requests::{Fingerprint, Seen};
 use super::super::shape::{
-    Constraints, EXECUTION_ARN, EXECUTION_NAME, PARAMETER_NAME, PIPELINE_NAME_OR_ARN, conflict, invalid, unserved,
+    Constraints, EXECUTION_ARN, EXECUTION_NAME, PARAMETER_NAME, PIPELINE_NAME_OR_ARN, conflict,
+    invalid, unserved,
 };
 use super::pipelines::Parallelism;
 use super::{REQUEST_TOKEN, check_list, listed, without_nulls};
@@ -30,7 +31,8 @@ const SCOPE: &str = "StartPipelineExecution";
 const RETRY_SCOPE: &str = "RetryPipelineExecution";
 
 /// Members that AWS acts on and the local endpoint does not.
-const UNSERVED: [&str; 4] = ["SelectiveExecutionConfig", "PipelineVersionId", "PipelineVersionAlias", "RoleArn"];
+const UNSERVED: [&str; 4] =
+    ["SelectiveExecutionConfig", "PipelineVersionId", "PipelineVersionAlias", "RoleArn"];
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -80,7 +82,12 @@ impl Start {
         constraints
             .required("pipelineName", self.pipeline_name.as_ref())
             .required("clientRequestToken", self.client_request_token.as_ref())
-            .text("pipelineName", self.pipeline_name.as_ref(), (1, 2_048), Some(PIPELINE_NAME_OR_ARN))
+            .text(
+                "pipelineName",
+                self.pipeline_name.as_ref(),
+                (1, 2_048),
+                Some(PIPELINE_NAME_OR_ARN),
+            )
             .text("clientRequestToken", self.client_request_token.as_ref(), REQUEST_TOKEN, None)
             .text(
                 "pipelineExecutionDisplayName",
@@ -88,7 +95,12 @@ impl Start {
                 (1, 82),
                 Some(EXECUTION_NAME),
             )
-            .text("pipelineExecutionDescription", self.pipeline_execution_description.as_ref(), (0, 3_072), None)
+            .text(
+                "pipelineExecutionDescription",
+                self.pipeline_execution_description.as_ref(),
+                (0, 3_072),
+                None,
+            )
             .items("pipelineParameters", self.pipeline_parameters.len(), 200);
         for (index, Parameter { name, value }) in (1..).zip(&self.pipeline_parameters) {
             let member = |part: &str| format!("pipelineParameters.{index}.member.{part}");
@@ -132,10 +144,14 @@ pub(super) fn start(
         Seen::Same(answer) => return Ok(answer),
         Seen::Other(answer) => return reused(call.undocumented).map_or(Ok(answer), Err),
     }
-    let pipeline =
-        sagemaker.pipelines.get(&start.pipeline_name.unwrap_or_default(), call.undocumented.pipeline_names)?;
-    let given: BTreeMap<String, String> =
-        start.pipeline_parameters.into_iter().filter_map(|parameter| parameter.name.zip(parameter.value)).collect();
+    let pipeline = sagemaker
+        .pipelines
+        .get(&start.pipeline_name.unwrap_or_default(), call.undocumented.pipeline_names)?;
+    let given: BTreeMap<String, String> = start
+        .pipeline_parameters
+        .into_iter()
+        .filter_map(|parameter| parameter.name.zip(parameter.value))
+        .collect();
     let parameters = bind(&pipeline.definition.parameters, &given).map_err(invalid)?;
     if sagemaker.executions.running() >= MAX_RUNNING {
         return Err(too_many());
@@ -152,11 +168,15 @@ pub(super) fn start(
         pipeline: pipeline.name.clone(),
         pipeline_arn: pipeline.arn.clone(),
         description: start.pipeline_execution_description,
-        parallelism: start.parallelism_configuration.and_then(Parallelism::most).or(pipeline.parallelism),
+        parallelism: start
+            .parallelism_configuration
+            .and_then(Parallelism::most)
+            .or(pipeline.parallelism),
         parameters,
         definition: pipeline.definition.clone(),
     };
-    let (name, execution, request_token) = (pipeline.name.clone(), beginning.arn.clone(), token.clone());
+    let (name, execution, request_token) =
+        (pipeline.name.clone(), beginning.arn.clone(), token.clone());
     call.tell(|| EventKind::ExecutionStarted { pipeline: name, execution, request_token });
     sagemaker.executions.start(beginning, queues, call);
     let output = json!({"PipelineExecutionArn": arn});
@@ -180,7 +200,8 @@ pub(super) fn stop(
     let execution = sagemaker.executions.get(arn)?;
     match execution.status {
         Status::Executing => {
-            let (execution, request_token) = (execution.arn.clone(), token.cloned().unwrap_or_default());
+            let (execution, request_token) =
+                (execution.arn.clone(), token.cloned().unwrap_or_default());
             call.tell(|| EventKind::ExecutionStopping { execution, request_token });
             sagemaker.executions.stop(arn, queues, call)?;
         }
@@ -203,7 +224,12 @@ pub(super) fn retry(
     let retry: OfExecution = input(body.clone())?;
     let token = retry.client_request_token.as_ref();
     let mut constraints = Constraints::default();
-    constraints.required("clientRequestToken", token).text("clientRequestToken", token, REQUEST_TOKEN, None);
+    constraints.required("clientRequestToken", token).text(
+        "clientRequestToken",
+        token,
+        REQUEST_TOKEN,
+        None,
+    );
     if let Some(parallelism) = retry.parallelism_configuration {
         parallelism.check(&mut constraints);
     }
@@ -218,9 +244,12 @@ pub(super) fn retry(
     }
     let execution = sagemaker.executions.get(arn)?;
     if !matches!(execution.status, Status::Failed | Status::Stopped) {
-        // That it is refused is clear from the operation's purpose; the code is a choice among those that the model has for it.
+        // That it is refused is clear from the operation's purpose; the code is a choice among
+        // those that the model has for it.
         let status = execution.status.name();
-        return Err(conflict(format!("Pipeline execution {arn} is {status}: it has nothing to retry")));
+        return Err(conflict(format!(
+            "Pipeline execution {arn} is {status}: it has nothing to retry"
+        )));
     }
     if sagemaker.executions.running() >= MAX_RUNNING {
         return Err(too_many());
@@ -255,7 +284,11 @@ pub(super) fn describe(body: &Value, sagemaker: &SageMaker) -> Result<Value, Api
     })))
 }
 
-pub(super) fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn list(
+    body: &Value,
+    sagemaker: &mut SageMaker,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionAlias"])?;
     let list: List = input(body.clone())?;
     let name = list.pipeline_name.as_ref();
@@ -264,18 +297,31 @@ pub(super) fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> 
         .required("pipelineName", name)
         .text("pipelineName", name, (1, 2_048), Some(PIPELINE_NAME_OR_ARN))
         .one_of("sortBy", list.sort_by.as_ref(), &["CreationTime", "PipelineExecutionArn"]);
-    check_list(&mut constraints, list.max_results, list.sort_order.as_ref(), list.next_token.as_ref())?;
-    let pipeline = &sagemaker.pipelines.get(name.map_or("", String::as_str), call.undocumented.pipeline_names)?.arn;
+    check_list(
+        &mut constraints,
+        list.max_results,
+        list.sort_order.as_ref(),
+        list.next_token.as_ref(),
+    )?;
+    let pipeline = &sagemaker
+        .pipelines
+        .get(name.map_or("", String::as_str), call.undocumented.pipeline_names)?
+        .arn;
     let mut found: Vec<&Execution> = sagemaker
         .executions
         .of_pipeline(pipeline)
-        .filter(|execution| list.created_after.is_none_or(|time| execution.started.seconds() > time))
-        .filter(|execution| list.created_before.is_none_or(|time| execution.started.seconds() < time))
+        .filter(|execution| {
+            list.created_after.is_none_or(|time| execution.started.seconds() > time)
+        })
+        .filter(|execution| {
+            list.created_before.is_none_or(|time| execution.started.seconds() < time)
+        })
         .collect();
     if list.sort_by.as_deref() == Some("PipelineExecutionArn") {
         found.sort_by_key(|execution| execution.arn.clone());
     }
-    let (found, next) = listed(found, list.sort_order.as_ref(), false, list.max_results, list.next_token.as_ref())?;
+    let (found, next) =
+        listed(found, list.sort_order.as_ref(), false, list.max_results, list.next_token.as_ref())?;
     let summary = |execution: &Execution| {
         without_nulls(json!({
             "PipelineExecutionArn": &*execution.arn,
@@ -293,7 +339,12 @@ pub(super) fn list(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> 
 pub(super) fn list_steps(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let asked: OfExecution = input(body.clone())?;
     let mut constraints = Constraints::default();
-    check_list(&mut constraints, asked.max_results, asked.sort_order.as_ref(), asked.next_token.as_ref())?;
+    check_list(
+        &mut constraints,
+        asked.max_results,
+        asked.sort_order.as_ref(),
+        asked.next_token.as_ref(),
+    )?;
     if asked.pipeline_execution_arn.is_none() {
         // The model does not require it.
         return Err(invalid("PipelineExecutionArn must be given."));
@@ -302,14 +353,20 @@ pub(super) fn list_steps(body: &Value, sagemaker: &SageMaker) -> Result<Value, A
     let mut started: Vec<(&Step, &StepRun)> =
         execution.steps_defined().filter(|(_, run)| run.status.is_some()).collect();
     started.sort_by_key(|(_, run)| run.started);
-    let (started, next) =
-        listed(started, asked.sort_order.as_ref(), true, asked.max_results, asked.next_token.as_ref())?;
+    let (started, next) = listed(
+        started,
+        asked.sort_order.as_ref(),
+        true,
+        asked.max_results,
+        asked.next_token.as_ref(),
+    )?;
     let steps: Vec<Value> = started.into_iter().map(|(step, run)| shown(step, run)).collect();
     Ok(without_nulls(json!({"PipelineExecutionSteps": steps, "NextToken": next})))
 }
 
 fn shown(step: &Step, run: &StepRun) -> Value {
-    let outputs: Vec<Value> = run.outputs.iter().map(|(name, value)| json!({"Name": name, "Value": value})).collect();
+    let outputs: Vec<Value> =
+        run.outputs.iter().map(|(name, value)| json!({"Name": name, "Value": value})).collect();
     let callback = without_nulls(json!({
         "CallbackToken": run.token,
         "SqsQueueUrl": step.queue_url,

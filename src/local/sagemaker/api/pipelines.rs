@@ -11,7 +11,8 @@ use super::super::definition::Definition;
 use super::super::pipelines::{MAX_PIPELINES, Pipeline};
 use super::super::requests::{Fingerprint, Seen};
 use super::super::shape::{
-    Constraints, PIPELINE_NAME, PIPELINE_NAME_OR_ARN, Pattern, ROLE_ARN, conflict, invalid, unserved,
+    Constraints, PIPELINE_NAME, PIPELINE_NAME_OR_ARN, Pattern, ROLE_ARN, conflict, invalid,
+    unserved,
 };
 use super::{REQUEST_TOKEN, check_list, listed, without_nulls};
 use crate::local::call::Call;
@@ -87,7 +88,12 @@ impl Written {
         }
         constraints
             .text("pipelineName", self.pipeline_name.as_ref(), (1, 256), Some(PIPELINE_NAME))
-            .text("pipelineDisplayName", self.pipeline_display_name.as_ref(), (1, 256), Some(PIPELINE_NAME))
+            .text(
+                "pipelineDisplayName",
+                self.pipeline_display_name.as_ref(),
+                (1, 256),
+                Some(PIPELINE_NAME),
+            )
             .text("pipelineDefinition", self.pipeline_definition.as_ref(), (1, 1_048_576), None)
             .text("pipelineDescription", self.pipeline_description.as_ref(), (0, 3_072), None)
             .text("clientRequestToken", self.client_request_token.as_ref(), REQUEST_TOKEN, None)
@@ -99,7 +105,11 @@ impl Written {
     }
 }
 
-pub(super) fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn create(
+    body: &Value,
+    sagemaker: &mut SageMaker,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     unserved(body, &UNSERVED)?;
     let written: Written = input(body.clone())?;
     written.check(true)?;
@@ -115,10 +125,15 @@ pub(super) fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -
     let (arns, names) = (call.undocumented.pipeline_arns, call.undocumented.pipeline_names);
     // Two names that make one ARN cannot both be.
     let apart = arns == PipelineArns::AsNamed && names == PipelineNames::Exact;
-    let is_there = if apart { pipelines.by_name.contains_key(&name) } else { pipelines.alike(&name).is_some() };
+    let is_there = if apart {
+        pipelines.by_name.contains_key(&name)
+    } else {
+        pipelines.alike(&name).is_some()
+    };
     if is_there {
         let message = format!(
-            "Pipeline names must be unique within an AWS account and region. Pipeline with name ({name}) already exists."
+            "Pipeline names must be unique within an AWS account and region. Pipeline with name \
+             ({name}) already exists."
         );
         return Err(invalid(message));
     }
@@ -126,9 +141,9 @@ pub(super) fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -
         let message = format!("the local endpoint has at most {MAX_PIPELINES} pipelines");
         return Err(ApiError::new("ResourceLimitExceeded", message));
     }
-    let text = written
-        .pipeline_definition
-        .ok_or_else(|| invalid("Either PipelineDefinition or PipelineDefinitionS3Location must be given."))?;
+    let text = written.pipeline_definition.ok_or_else(|| {
+        invalid("Either PipelineDefinition or PipelineDefinitionS3Location must be given.")
+    })?;
     let arn = pipelines.arn(&name, arns);
     let pipeline = Pipeline {
         arn: arn.clone(),
@@ -151,12 +166,17 @@ pub(super) fn create(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -
     Ok(output)
 }
 
-pub(super) fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn update(
+    body: &Value,
+    sagemaker: &mut SageMaker,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     unserved(body, &UNSERVED)?;
     let written: Written = input(body.clone())?;
     written.check(false)?;
-    let pipeline =
-        sagemaker.pipelines.get(&written.pipeline_name.unwrap_or_default(), call.undocumented.pipeline_names)?;
+    let pipeline = sagemaker
+        .pipelines
+        .get(&written.pipeline_name.unwrap_or_default(), call.undocumented.pipeline_names)?;
     if let Some(text) = written.pipeline_definition {
         pipeline.definition = read(&text)?;
         pipeline.text = text;
@@ -173,7 +193,11 @@ pub(super) fn update(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -
     Ok(json!({"PipelineArn": pipeline.arn, "PipelineVersionId": pipeline.version}))
 }
 
-pub(super) fn describe(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn describe(
+    body: &Value,
+    sagemaker: &mut SageMaker,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     unserved(body, &["PipelineVersionId", "PipelineVersionAlias"])?;
     let named: Named = input(body.clone())?;
     let name = check_name(&named, 2_048, PIPELINE_NAME_OR_ARN)?;
@@ -193,7 +217,11 @@ pub(super) fn describe(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>)
     })))
 }
 
-pub(super) fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn delete(
+    body: &Value,
+    sagemaker: &mut SageMaker,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     let named: Named = input(body.clone())?;
     let mut constraints = Constraints::default();
     constraints
@@ -214,12 +242,20 @@ pub(super) fn delete(body: &Value, sagemaker: &mut SageMaker, call: &Call<'_>) -
 pub(super) fn list(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiError> {
     let list: List = input(body.clone())?;
     let mut constraints = Constraints::default();
-    constraints.text("pipelineNamePrefix", list.pipeline_name_prefix.as_ref(), (1, 256), Some(PIPELINE_NAME)).one_of(
-        "sortBy",
-        list.sort_by.as_ref(),
-        &["Name", "CreationTime"],
-    );
-    check_list(&mut constraints, list.max_results, list.sort_order.as_ref(), list.next_token.as_ref())?;
+    constraints
+        .text(
+            "pipelineNamePrefix",
+            list.pipeline_name_prefix.as_ref(),
+            (1, 256),
+            Some(PIPELINE_NAME),
+        )
+        .one_of("sortBy", list.sort_by.as_ref(), &["Name", "CreationTime"]);
+    check_list(
+        &mut constraints,
+        list.max_results,
+        list.sort_order.as_ref(),
+        list.next_token.as_ref(),
+    )?;
     let prefix = list.pipeline_name_prefix.unwrap_or_default();
     let mut found: Vec<&Pipeline> = sagemaker
         .pipelines
@@ -232,7 +268,8 @@ pub(super) fn list(body: &Value, sagemaker: &SageMaker) -> Result<Value, ApiErro
     if list.sort_by.as_deref() != Some("Name") {
         found.sort_by_key(|pipeline| pipeline.created);
     }
-    let (found, next) = listed(found, list.sort_order.as_ref(), false, list.max_results, list.next_token.as_ref())?;
+    let (found, next) =
+        listed(found, list.sort_order.as_ref(), false, list.max_results, list.next_token.as_ref())?;
     let summary = |pipeline: &Pipeline| {
         without_nulls(json!({
             "PipelineArn": pipeline.arn,

@@ -192,7 +192,8 @@ pub(super) fn hide(
     let receipt_handle = required("ReceiptHandle", change.receipt_handle)?;
     let timeout = seconds("VisibilityTimeout", change.visibility_timeout, 43_200)?;
     let timeout = required("VisibilityTimeout", timeout)?;
-    let message = queue.hide(&receipt_handle, timeout, call.undocumented.lapsed_receipt, call.now)?;
+    let message =
+        queue.hide(&receipt_handle, timeout, call.undocumented.lapsed_receipt, call.now)?;
     let (queue, seconds) = (queue.name.clone(), timeout.as_secs());
     call.tell(|| EventKind::MessageHidden { queue, id: message.id, seconds });
     Ok(json!({}))

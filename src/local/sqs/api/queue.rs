@@ -59,7 +59,11 @@ struct SetQueueAttributes {
     attributes: BTreeMap<String, String>,
 }
 
-pub(super) fn create(body: Value, queues: &mut Queues, call: &mut Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn create(
+    body: Value,
+    queues: &mut Queues,
+    call: &mut Call<'_>,
+) -> Result<Value, ApiError> {
     let input: CreateQueue = input(body)?;
     let name = required("QueueName", input.queue_name)?;
     queues.create(&name, &input.attributes, call)?;
@@ -77,8 +81,10 @@ pub(super) fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
     let input: ListQueues = input(body)?;
     let most = in_range("MaxResults", input.max_results, 1, 1_000)?;
     let names = queues.names().filter(|name| name.starts_with(&input.queue_name_prefix));
-    let invalid = || error::invalid_parameter("NextToken", "", "Not a token of an earlier response.");
-    let (names, next) = page(names, most.unwrap_or(1_000), input.next_token.as_deref()).ok_or_else(invalid)?;
+    let invalid =
+        || error::invalid_parameter("NextToken", "", "Not a token of an earlier response.");
+    let (names, next) =
+        page(names, most.unwrap_or(1_000), input.next_token.as_deref()).ok_or_else(invalid)?;
     let urls: Vec<String> = names.into_iter().map(|name| queues.url(name)).collect();
     // Where there are none, SQS leaves the member out.
     let mut output = if urls.is_empty() { json!({}) } else { json!({"QueueUrls": urls}) };
@@ -89,7 +95,11 @@ pub(super) fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
     Ok(output)
 }
 
-pub(super) fn describe(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Value, ApiError> {
+pub(super) fn describe(
+    body: Value,
+    queues: &mut Queues,
+    call: &Call<'_>,
+) -> Result<Value, ApiError> {
     let input: GetQueueAttributes = input(body)?;
     let queue = queues.get(&required("QueueUrl", input.queue_url)?, call)?;
     let shown = attributes_of(queue);

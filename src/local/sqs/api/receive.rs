@@ -32,7 +32,8 @@ pub(crate) struct Receive {
 pub(crate) struct Waiting {
     /// When the next hidden message becomes visible.
     pub until: Option<Time>,
-    /// Tells that it may be worth while to look sooner. Asked for while the queue is known to be empty, it misses nothing.
+    /// Tells that it may be worth while to look sooner. Asked for while the queue is known to be
+    /// empty, it misses nothing.
     pub changed: OwnedNotified,
 }
 
@@ -54,25 +55,39 @@ struct ReceiveMessage {
 impl Receive {
     /// # Errors
     /// For a queue that does not exist, or a number out of its range.
-    pub(crate) fn read(body: Value, queues: &mut Queues, call: &Call<'_>) -> Result<Self, ApiError> {
+    pub(crate) fn read(
+        body: Value,
+        queues: &mut Queues,
+        call: &Call<'_>,
+    ) -> Result<Self, ApiError> {
         let input: ReceiveMessage = input(body)?;
         let queue = queues.get(&required("QueueUrl", input.queue_url.clone())?, call)?;
         in_range("MaxNumberOfMessages", input.max_number_of_messages, 1, 10)?;
         seconds("VisibilityTimeout", input.visibility_timeout, 43_200)?;
-        let wait = seconds("WaitTimeSeconds", input.wait_time_seconds, 20)?.unwrap_or(queue.attributes.wait);
+        let wait = seconds("WaitTimeSeconds", input.wait_time_seconds, 20)?
+            .unwrap_or(queue.attributes.wait);
         Ok(Self { input, wait })
     }
 
     /// Looks once; `Err(Waiting)` inside where there is nothing.
     ///
     /// # Errors
-    /// `QueueDoesNotExist` where the queue is gone meanwhile; `OverLimit` for a short poll with too many in flight.
-    pub(crate) fn look(&self, queues: &mut Queues, call: &mut Call<'_>) -> Result<Result<Value, Waiting>, ApiError> {
+    /// `QueueDoesNotExist` where the queue is gone meanwhile; `OverLimit` for a short poll with too
+    /// many in flight.
+    pub(crate) fn look(
+        &self,
+        queues: &mut Queues,
+        call: &mut Call<'_>,
+    ) -> Result<Result<Value, Waiting>, ApiError> {
         let url = required("QueueUrl", self.input.queue_url.clone())?;
         let redrive = queues.get(&url, call)?.attributes.redrive.clone();
         let ask = Ask {
             max: usize::try_from(self.input.max_number_of_messages.unwrap_or(1)).unwrap_or(1),
-            visibility_timeout: seconds("VisibilityTimeout", self.input.visibility_timeout, 43_200)?,
+            visibility_timeout: seconds(
+                "VisibilityTimeout",
+                self.input.visibility_timeout,
+                43_200,
+            )?,
             duplicate: call.misbehaviour.duplicate,
             reorder: call.misbehaviour.reorder,
             dead_letters: redrive.as_ref().is_some_and(|policy| queues.has(&policy.target)),
@@ -86,18 +101,27 @@ impl Receive {
             Err(error) if error.code == "OverLimit" && !self.wait.is_zero() => Receives::default(),
             Err(error) => return Err(error),
         };
-        let waiting = Waiting { until: queue.next_visible(), changed: queue.changed.clone().notified_owned() };
+        let waiting = Waiting {
+            until: queue.next_visible(),
+            changed: queue.changed.clone().notified_owned(),
+        };
         if let Some(policy) = redrive.filter(|_| !receives.dead.is_empty()) {
             queues.bury(&name, &policy.target, receives.dead, call)?;
         }
         for Delivery { message, .. } in &receives.deliveries {
             let (queue, id, receives) = (name.clone(), message.id.clone(), message.receives);
-            call.tell(|| EventKind::MessageReceived { queue, id, receives, hidden_for: timeout.as_secs() });
+            call.tell(|| EventKind::MessageReceived {
+                queue,
+                id,
+                receives,
+                hidden_for: timeout.as_secs(),
+            });
         }
         if receives.deliveries.is_empty() {
             return Ok(Err(waiting));
         }
-        let messages: Vec<Value> = receives.deliveries.iter().map(|delivery| self.shown(delivery)).collect();
+        let messages: Vec<Value> =
+            receives.deliveries.iter().map(|delivery| self.shown(delivery)).collect();
         Ok(Ok(json!({"Messages": messages})))
     }
 
@@ -121,8 +145,11 @@ impl Receive {
         if !system.is_empty() {
             shown["Attributes"] = Value::Object(system);
         }
-        let asked = |name: &str| self.input.message_attribute_names.iter().any(|pattern| names(pattern, name));
-        let own: BTreeMap<_, _> = message.content.attributes.iter().filter(|(name, _)| asked(name)).collect();
+        let asked = |name: &str| {
+            self.input.message_attribute_names.iter().any(|pattern| names(pattern, name))
+        };
+        let own: BTreeMap<_, _> =
+            message.content.attributes.iter().filter(|(name, _)| asked(name)).collect();
         if let Some(md5) = md5_of_attributes(own.iter().map(|(name, value)| (*name, *value))) {
             shown["MD5OfMessageAttributes"] = Value::String(md5);
             shown["MessageAttributes"] = json!(own);
@@ -141,11 +168,13 @@ fn system_attributes(message: &Message) -> Vec<(String, Value)> {
     attributes.extend(first.map(|time| ("ApproximateFirstReceiveTimestamp", time)));
     attributes.extend(message.content.trace.clone().map(|trace| ("AWSTraceHeader", trace)));
     attributes.extend(message.content.group.clone().map(|group| ("MessageGroupId", group)));
-    attributes.extend(message.source.as_ref().map(|arn| ("DeadLetterQueueSourceArn", arn.to_string())));
+    attributes
+        .extend(message.source.as_ref().map(|arn| ("DeadLetterQueueSourceArn", arn.to_string())));
     attributes.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect()
 }
 
-/// Whether a receive that asks for `pattern` is given the attribute: `All`, `.*`, a name, or the beginning of one before `.*`.
+/// Whether a receive that asks for `pattern` is given the attribute: `All`, `.*`, a name, or the
+/// beginning of one before `.*`.
 fn names(pattern: &str, name: &str) -> bool {
     pattern == "All"
         || pattern == name
