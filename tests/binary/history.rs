@@ -5,7 +5,6 @@ use std::fs;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::account::Account;
 use crate::judge::{About, Judge, Seen, Worker};
@@ -15,10 +14,11 @@ use crate::scene::{Reading, Scene, Step, until};
 
 type Events = Vec<(Timestamp, Seen<String>)>;
 
-/// Judges all that happened to `steps` in a scene whose daemons logged to `daemon.log`, one after the other, on one ledger.
+/// Judges all that happened to `steps` in a scene whose daemons logged to `daemon.log`, one after
+/// the other, on one ledger.
 ///
-/// The order is that of the wall clock of this machine. Starts are the daemon's own word, of which the scripts' lines are the proof: a
-/// script that ran without one is a breach too.
+/// The order is that of the wall clock of this machine. Starts are the daemon's own word, of which
+/// the scripts' lines are the proof: a script that ran without one is a breach too.
 pub async fn judge(scene: &Scene, steps: &[Step]) {
     until("every call is over", async || !scene.to_sqs.is_busy()).await;
     let mut events = Events::new();
@@ -32,7 +32,8 @@ pub async fn judge(scene: &Scene, steps: &[Step]) {
     of_account(scene, steps, &mut events);
     events.sort_by_key(|(at, _)| *at);
 
-    let story = || events.iter().map(|(at, seen)| format!("{at} {seen:?}")).collect::<Vec<_>>().join("\n");
+    let story =
+        || events.iter().map(|(at, seen)| format!("{at} {seen:?}")).collect::<Vec<_>>().join("\n");
     let mut judge = Judge::default();
     for (_, seen) in &events {
         if let Err(broken) = judge.see(seen) {
@@ -58,19 +59,27 @@ fn of_sqs(exchanges: &[Exchange], events: &mut Events) {
         let sent = match operation.as_str() {
             "receivemessage" => list(&answer["Messages"]),
             "sendmessage" => {
-                vec![serde_json::json!({ "MessageId": answer["MessageId"], "Body": request["MessageBody"] })]
+                vec![
+                    serde_json::json!({ "MessageId": answer["MessageId"], "Body": request["MessageBody"] }),
+                ]
             }
             _ => Vec::new(),
         };
         for message in sent {
             let id = text(&message["MessageId"]);
             if !id.is_empty() && known.insert(id.clone()) {
-                events.push((*at, Seen::Sent { message: id, about: About::of(&text(&message["Body"])) }));
+                events.push((
+                    *at,
+                    Seen::Sent { message: id, about: About::of(&text(&message["Body"])) },
+                ));
             }
         }
         if operation == "deletemessagebatch" {
-            let done: BTreeSet<String> = list(&answer["Successful"]).iter().map(|entry| text(&entry["Id"])).collect();
-            for entry in list(&request["Entries"]).iter().filter(|entry| done.contains(&text(&entry["Id"]))) {
+            let done: BTreeSet<String> =
+                list(&answer["Successful"]).iter().map(|entry| text(&entry["Id"])).collect();
+            for entry in
+                list(&request["Entries"]).iter().filter(|entry| done.contains(&text(&entry["Id"])))
+            {
                 if let Some(message) = by_handle.get(&text(&entry["ReceiptHandle"])) {
                     events.push((*at, Seen::Deleted { message: message.clone() }));
                 }
@@ -82,14 +91,18 @@ fn of_sqs(exchanges: &[Exchange], events: &mut Events) {
 fn of_sagemaker(scene: &Scene, step: &Step, events: &mut Events) {
     let accepted = scene.sagemaker.accepted(&step.token);
     if let Some(at) = scene.sagemaker.stopped(&step.arn) {
-        events.push((wall(at), Seen::Stopping { token: step.token.clone() }));
+        events.push((at, Seen::Stopping { token: step.token.clone() }));
     }
     for report in scene.sagemaker.reports(&step.token) {
-        let same = |taken: &Request| taken.operation == report.operation && taken.body == report.body;
+        let same =
+            |taken: &Request| taken.operation == report.operation && taken.body == report.body;
         let accepted = accepted.as_ref().is_some_and(|taken| same(taken) && taken.at <= report.at);
         let request = format!("{} {}", report.operation, report.body);
         let worker = Worker { ledger: 0, process: 0 };
-        events.push((wall(report.at), Seen::Reported { worker, token: step.token.clone(), request, accepted }));
+        events.push((
+            report.at,
+            Seen::Reported { worker, token: step.token.clone(), request, accepted },
+        ));
     }
 }
 
@@ -113,10 +126,6 @@ fn of_ledger(scene: &Scene, steps: &[Step], events: &mut Events) {
     }
 }
 
-fn wall(at: Instant) -> Timestamp {
-    Timestamp::now() - at.elapsed()
-}
-
 /// What the daemons said of themselves, and their scripts.
 fn of_account(scene: &Scene, steps: &[Step], events: &mut Events) {
     let mut account = Account::of(0);
@@ -126,7 +135,10 @@ fn of_account(scene: &Scene, steps: &[Step], events: &mut Events) {
         _ => None,
     };
     account.deferred.extend(events.iter().filter_map(deferred));
-    fs::read_to_string(scene.path("daemon.log")).unwrap_or_default().lines().for_each(|line| account.log(line));
+    fs::read_to_string(scene.path("daemon.log"))
+        .unwrap_or_default()
+        .lines()
+        .for_each(|line| account.log(line));
     scene.lines("ends").iter().for_each(|line| account.program(line));
     for step in steps {
         let ran = scene.runs().iter().filter(|run| run.starts_with(&step.token)).count();

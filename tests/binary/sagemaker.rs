@@ -11,10 +11,10 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::service_model;
 
@@ -41,7 +41,7 @@ pub enum Fault {
 pub struct Request {
     pub operation: String,
     pub body: String,
-    pub at: Instant,
+    pub at: Timestamp,
 }
 
 pub struct SageMaker {
@@ -71,7 +71,7 @@ struct Execution {
     status: &'static str,
     steps: Vec<Step>,
     /// Since when it is being stopped.
-    stopped: Option<Instant>,
+    stopped: Option<Timestamp>,
 }
 
 struct Step {
@@ -99,8 +99,12 @@ impl SageMaker {
 
     /// An execution whose callback step waits with this token.
     pub fn begin(&self, arn: &str, token: &str, queue_url: &str) {
-        let step =
-            Step { token: token.to_owned(), queue_url: queue_url.to_owned(), status: "Executing", accepted: None };
+        let step = Step {
+            token: token.to_owned(),
+            queue_url: queue_url.to_owned(),
+            status: "Executing",
+            accepted: None,
+        };
         let execution = Execution { status: "Executing", steps: vec![step], stopped: None };
         self.state.lock().unwrap().executions.insert(arn.to_owned(), execution);
     }
@@ -110,14 +114,14 @@ impl SageMaker {
         let mut state = self.state.lock().unwrap();
         let execution = state.executions.get_mut(arn).expect("an execution");
         execution.status = "Stopping";
-        execution.stopped = Some(Instant::now());
+        execution.stopped = Some(Timestamp::now());
         for step in execution.steps.iter_mut().filter(|step| step.status == "Executing") {
             step.status = "Stopping";
         }
     }
 
     /// Since when the execution is being stopped.
-    pub fn stopped(&self, arn: &str) -> Option<Instant> {
+    pub fn stopped(&self, arn: &str) -> Option<Timestamp> {
         self.state.lock().unwrap().executions.get(arn)?.stopped
     }
 
@@ -169,7 +173,8 @@ impl SageMaker {
     pub fn reports(&self, token: &str) -> Vec<Request> {
         let state = self.state.lock().unwrap();
         let of_token = |request: &&Request| {
-            request.operation.starts_with("Send") && request.json()["CallbackToken"].as_str() == Some(token)
+            request.operation.starts_with("Send")
+                && request.json()["CallbackToken"].as_str() == Some(token)
         };
         state.requests.iter().filter(of_token).cloned().collect()
     }
@@ -216,18 +221,32 @@ impl Request {
     pub fn outputs(&self) -> Value {
         assert_eq!(self.operation, SUCCESS, "{self:?}");
         let outputs = self.json()["OutputParameters"].as_array().cloned().unwrap_or_default();
-        outputs.iter().map(|one| (one["Name"].as_str().unwrap_or_default().to_owned(), one["Value"].clone())).collect()
+        outputs
+            .iter()
+            .map(|one| (one["Name"].as_str().unwrap_or_default().to_owned(), one["Value"].clone()))
+            .collect()
     }
 }
 
 type Response = hyper::Response<Full<Bytes>>;
 
 /// An error ends the connection, which is then closed.
-async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> io::Result<Response> {
-    let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
+async fn answer(
+    request: hyper::Request<Incoming>,
+    state: Arc<Mutex<State>>,
+) -> io::Result<Response> {
+    let target = request
+        .headers()
+        .get("x-amz-target")
+        .and_then(|target| target.to_str().ok())
+        .unwrap_or_default();
     let operation = target.strip_prefix("SageMaker.").unwrap_or_default().to_owned();
     let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-    let request = Request { operation, body: String::from_utf8_lossy(&body).into_owned(), at: Instant::now() };
+    let request = Request {
+        operation,
+        body: String::from_utf8_lossy(&body).into_owned(),
+        at: Timestamp::now(),
+    };
     let _open = Open::new(&state, &request.operation);
     let fault = {
         let mut state = state.lock().unwrap();
@@ -245,7 +264,11 @@ async fn answer(request: hyper::Request<Incoming>, state: Arc<Mutex<State>>) -> 
         (Some(Fault::Hang), _) => pending().await,
         (None, Some(Ok(value))) => {
             let wrong = service_model::sagemaker().wrong_with_answer(&request.operation, &value);
-            state.lock().unwrap().invalid.extend(wrong.into_iter().map(|why| format!("our own answer: {why}")));
+            state
+                .lock()
+                .unwrap()
+                .invalid
+                .extend(wrong.into_iter().map(|why| format!("our own answer: {why}")));
             Ok(respond(200, &value))
         }
         (None, Some(Err((code, message)))) => Ok(error(400, code, &message)),
@@ -282,11 +305,14 @@ fn error(status: u16, code: &str, message: &str) -> Response {
 fn respond(status: u16, value: &Value) -> Response {
     let mut response = hyper::Response::new(Full::from(value.to_string()));
     *response.status_mut() = status.try_into().expect("a status");
-    response.headers_mut().insert("content-type", "application/x-amz-json-1.1".parse().expect("a header"));
+    response
+        .headers_mut()
+        .insert("content-type", "application/x-amz-json-1.1".parse().expect("a header"));
     response
 }
 
-/// What no request of a worker may be: one that the service's model does not allow, or one that is not idempotent.
+/// What no request of a worker may be: one that the service's model does not allow, or one that is
+/// not idempotent.
 fn wrong_with(request: &Request) -> Vec<String> {
     let body = request.json();
     let mut wrong = service_model::sagemaker().wrong_with_request(&request.operation, &body);
@@ -306,7 +332,9 @@ impl State {
         match request.operation.as_str() {
             DESCRIBE => {
                 let execution = self.executions.get(arn).ok_or_else(|| not_found(arn))?;
-                Ok(json!({ "PipelineExecutionArn": arn, "PipelineExecutionStatus": execution.status }))
+                Ok(
+                    json!({ "PipelineExecutionArn": arn, "PipelineExecutionStatus": execution.status }),
+                )
             }
             LIST => {
                 let execution = self.executions.get(arn).ok_or_else(|| not_found(arn))?;
@@ -324,12 +352,17 @@ impl State {
         let has = |arn: &String, execution: &Execution| {
             !hidden.contains(arn) && execution.steps.iter().any(|step| step.token == token)
         };
-        let (arn, execution) =
-            self.executions.iter_mut().find(|(arn, execution)| has(arn, execution)).ok_or_else(|| not_found(token))?;
+        let (arn, execution) = self
+            .executions
+            .iter_mut()
+            .find(|(arn, execution)| has(arn, execution))
+            .ok_or_else(|| not_found(token))?;
         let stopping = execution.status == "Stopping";
         for step in execution.steps.iter_mut().filter(|step| step.token == token) {
             match &step.accepted {
-                Some(accepted) if accepted.operation == request.operation && accepted.body == request.body => {}
+                Some(accepted)
+                    if accepted.operation == request.operation && accepted.body == request.body => {
+                }
                 None if matches!(step.status, "Executing" | "Stopping") => {
                     step.status = match request.operation.as_str() {
                         _ if stopping => "Stopped",
@@ -339,7 +372,12 @@ impl State {
                     step.accepted = Some(request.clone());
                     execution.status = step.status;
                 }
-                _ => return Err(("ValidationException", "Step s is already in a terminal status".to_owned())),
+                _ => {
+                    return Err((
+                        "ValidationException",
+                        "Step s is already in a terminal status".to_owned(),
+                    ));
+                }
             }
         }
         Ok(json!({ "PipelineExecutionArn": arn }))
