@@ -1,4 +1,4 @@
-//! How long to wait before trying again: exponential, jittered, capped, and pure.
+//! How long to wait before the next try: exponential, jittered, capped, and pure.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ impl Backoff {
         Self { first, most }
     }
 
-    /// The wait after `failures` failures in a row (at least 1), for `random` in `0.0..1.0`.
+    /// The wait after `failures` consecutive failures (at least 1), with `random` in `0.0..1.0`.
     ///
-    /// Half of the wait is fixed and half is random, so that it is never nothing and many who
-    /// failed together do not come back together.
+    /// Half of the wait is fixed and half is random, so it is never zero, and callers that failed
+    /// together do not return together.
     #[must_use]
     pub fn after(self, failures: u32, random: f64) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);

@@ -1,10 +1,10 @@
-//! The time that limits run on, and the names that the wall clock gives it.
+//! The time that limits run on, and its names by the wall clock.
 //!
-//! All that the worker measures runs on one timeline: it starts at what the wall clock shows when
-//! the process starts, and goes on with the clock that also counts while the machine is suspended.
-//! It never jumps. What is stored or shown bears the wall clock's names instead. When the wall
-//! clock is set, the names change and the timeline does not, so what is left of each limit stays
-//! left.
+//! Everything that the worker measures runs on one timeline: it starts at what the wall clock shows
+//! when the process starts, and continues with the clock that also counts while the machine is
+//! suspended. It never jumps. Stored and displayed times use the wall clock instead. When the wall
+//! clock is set, the displayed times change and the timeline does not, so the rest of each limit
+//! stays the same.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 /// The clocks of a machine.
 pub trait Source: Send + Sync {
-    /// Time since some moment in the past, suspension included; it never goes back.
+    /// Time since some moment in the past, including suspension; it never goes back.
     fn elapsed(&self) -> Duration;
 
     /// What the wall clock shows.
@@ -28,7 +28,7 @@ struct Machine(Instant);
 
 impl Source for Machine {
     fn elapsed(&self) -> Duration {
-        // A kernel without that clock has no suspension to count either.
+        // A kernel without that clock has no suspension to count.
         clock_gettime(ClockId::CLOCK_BOOTTIME).map_or_else(|_| self.0.elapsed(), Duration::from)
     }
 
@@ -37,7 +37,7 @@ impl Source for Machine {
     }
 }
 
-/// Clocks that agree, and follow tokio's, so that they can be paused.
+/// Clocks that agree and follow tokio's, so that they can be paused.
 struct Steady {
     wall: Timestamp,
     began: Instant,
@@ -62,15 +62,15 @@ struct Line {
     /// What the wall clock showed at `elapsed`.
     wall: Timestamp,
     elapsed: Duration,
-    /// How far the wall clock has been set forward since, in milliseconds.
+    /// How far the wall clock has been set forward since then, in milliseconds.
     correction: AtomicI64,
 }
 
-/// The wall clock was set: by how much, forward or back.
+/// The wall clock was set: how far, forward or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Set(pub SignedDuration);
 
-/// Clocks part by less than this between a correction by NTP and the next.
+/// Clocks drift by less than this between two corrections by NTP.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
 impl Clock {
@@ -98,10 +98,10 @@ impl Clock {
         after(self.0.wall, self.0.source.elapsed().saturating_sub(self.0.elapsed))
     }
 
-    /// When it will be `at`; now, if that is past. Never more than a year ahead: timers have an
-    /// end.
+    /// The tokio instant of `at`; now if `at` is past. Never more than a year ahead, because timers
+    /// are limited.
     ///
-    /// Tokio's timers do not count suspension: whoever sleeps until then looks again when the
+    /// Tokio's timers do not count suspension: a task that sleeps until then looks again after the
     /// machine has woken.
     #[must_use]
     pub fn instant(&self, at: Timestamp) -> Instant {
@@ -110,13 +110,13 @@ impl Clock {
         Instant::now() + ahead.min(FAR)
     }
 
-    /// How long ago `at` was; nothing, if it is ahead.
+    /// How long ago `at` was; zero if it is in the future.
     #[must_use]
     pub fn since(&self, at: Timestamp) -> Duration {
         Duration::try_from(self.now().duration_since(at)).unwrap_or(Duration::ZERO)
     }
 
-    /// How far the wall clock's names are ahead of the timeline; negative where they are behind.
+    /// How far the wall clock is ahead of the timeline; negative if it is behind.
     #[must_use]
     pub fn correction(&self) -> SignedDuration {
         SignedDuration::from_millis(self.0.correction.load(Ordering::SeqCst))
@@ -134,8 +134,8 @@ impl Clock {
         shifted(name, -self.correction())
     }
 
-    /// Looks whether the wall clock was set since the last look, by more than five seconds, and
-    /// takes up its new names if so. Of many who look at once, one sees it.
+    /// Checks whether the wall clock was set since the last look, by more than five seconds, and
+    /// adopts the change. If several callers look at once, one of them sees it.
     pub fn look(&self) -> Option<Set> {
         let correction = &self.0.correction;
         let before = correction.load(Ordering::SeqCst);
@@ -162,13 +162,13 @@ impl std::fmt::Debug for Clock {
     }
 }
 
-/// `at` plus `passed`, at the end of time if that is beyond it.
+/// `at` plus `passed`, or the end of time if that is beyond it.
 #[must_use]
 pub fn after(at: Timestamp, passed: Duration) -> Timestamp {
     shifted(at, SignedDuration::try_from(passed).unwrap_or(SignedDuration::MAX))
 }
 
-/// `at` moved by so much, forward or back, within what can be told.
+/// `at` moved forward or back by this much, within the range of timestamps.
 #[must_use]
 pub fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
     let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };

@@ -1,9 +1,9 @@
-//! Ends the process at a named boundary between it and the world, so that tests can see that what
-//! is durable then is enough.
+//! Kills the process at a named boundary between it and the outside, so that tests can prove that
+//! what is durable at that moment is enough.
 //!
-//! Every call through a seam and of a handler is a boundary: the compiler has each method of the
-//! traits pass through here, and clippy those that have a body of their own. It is in debug builds
-//! alone; a release has no such door.
+//! Every call through a seam or of a handler is a boundary: the compiler ensures it for each
+//! required method of the traits, and clippy for those with a default body. It exists only in debug
+//! builds.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -23,11 +23,11 @@ use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::{Entries, ExecutionStanding, Fault, Pipelines, Queue, Received, Standing};
 use crate::step::{CallbackToken, ExecutionArn};
 
-/// The variable that asks for a crash: `before` or `after`, the boundary's name, and which passing
-/// of it (1 if left out).
+/// The variable that requests a crash: `before` or `after`, the boundary's name, and at which
+/// passage (1 if omitted).
 pub const VARIABLE: &str = "CRASH_AT";
 
-/// A place where the process meets the world.
+/// A place where the process interacts with the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boundary {
     Receive,
@@ -48,19 +48,19 @@ pub enum Boundary {
     Reap,
 }
 
-/// One table for the list and the names, so that the compiler misses in it whatever is a boundary.
+/// One table for the list and the names, so that the compiler notices any missing boundary.
 macro_rules! boundaries {
     ($($boundary:ident $(($status:ident))? = $name:literal,)+) => {
-        /// Every boundary that there is.
+        /// Every boundary.
         pub const BOUNDARIES: &[Boundary] = &[$(Boundary::$boundary $((Status::$status))?),+];
 
         impl Boundary {
-            /// As [`VARIABLE`] names it.
+            /// Its name in [`VARIABLE`].
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$boundary $((Status::$status))? => $name,)+
-                    // Known from its message alone; never written.
+                    // Known only from its message; never written.
                     Self::Write(Status::New) => "write.new",
                 }
             }
@@ -98,7 +98,7 @@ impl Boundary {
     }
 }
 
-/// A crash that is to come.
+/// A crash that has been requested.
 #[derive(Debug)]
 pub(crate) struct Crash {
     after: bool,
@@ -107,7 +107,8 @@ pub(crate) struct Crash {
 }
 
 impl Crash {
-    /// The one that the environment asks for; what it asks for in vain is none.
+    /// The crash that the environment requests; `None` if it requests none, or one that does not
+    /// exist.
     pub(crate) fn planned(asked: Option<OsString>) -> Option<Arc<Self>> {
         let asked = asked?.into_string().ok()?;
         let mut words = asked.split_whitespace();
@@ -146,13 +147,13 @@ impl Crash {
         if (boundary.name(), after) == (self.boundary, self.after)
             && self.passings.fetch_sub(1, Ordering::SeqCst) == 1
         {
-            // Nothing is unwound, flushed or closed, as when the machine loses its power.
+            // Nothing is unwound, flushed or closed, as in a power failure.
             let _ = raise(Signal::SIGKILL);
         }
     }
 }
 
-/// What passes a boundary whenever it is called.
+/// Passes a boundary at each call.
 struct Crashing<T> {
     inner: T,
     crash: Arc<Crash>,
@@ -256,7 +257,7 @@ impl Store for Crashing<Arc<dyn Store>> {
     }
 
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        // Nothing is asked of the world.
+        // This calls nothing outside.
         self.inner.holds()
     }
 
@@ -265,7 +266,7 @@ impl Store for Crashing<Arc<dyn Store>> {
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {
-        // Nothing is asked of the world.
+        // This calls nothing outside.
         self.inner.ended()
     }
 }

@@ -1,4 +1,4 @@
-//! Durations as configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`. For
+//! Durations as the configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`. For
 //! `#[serde(with = "crate::duration")]`.
 
 use std::fmt;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserializer, Serializer, de};
 
-/// Writes the [`text`].
+/// Writes it as [`text`].
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&text(*duration))
 }
 
-/// Reads what [`parse`] does.
+/// Reads it as [`parse`] does.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Text;
 
@@ -30,15 +30,15 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
     deserializer.deserialize_str(Text)
 }
 
-/// Reads a duration with units.
+/// Parses a duration with units.
 ///
 /// # Errors
 /// A sentence that says what is allowed.
 pub fn parse(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| {
         format!(
-            "{text:?} is not a duration; write a number with a unit, as in \"90s\", \"5m\", \
-                 \"11h30m\", \"14d\""
+            "{text:?} is not a duration; write a number with a unit, such as \"90s\", \"5m\", \
+             \"11h30m\", \"14d\""
         )
     })
 }
@@ -46,8 +46,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
 /// The shortest text that [`parse`] reads back, without spaces.
 #[must_use]
 pub fn text(duration: Duration) -> String {
-    // A day is 24 hours here; humantime would go on to months and years, whose lengths nobody
-    // writes.
+    // A day has 24 hours here; humantime would continue with months and years of fractional length.
     let days = duration.as_secs() / DAY;
     let rest = duration.saturating_sub(Duration::from_secs(days * DAY));
     let rest = if rest.is_zero() && days > 0 {
@@ -61,7 +60,7 @@ pub fn text(duration: Duration) -> String {
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// The durations that a setting may have, both ends included; written `3s to 12h`.
+/// The allowed durations of a setting, both ends included; written `3s to 12h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The shortest.
@@ -77,7 +76,7 @@ impl Range {
         Self { least, most }
     }
 
-    /// What is wrong with a value, if it is outside.
+    /// What is wrong with a value that is out of range.
     #[must_use]
     pub fn refusal(&self, value: Duration) -> Option<String> {
         let inside = (self.least..=self.most).contains(&value);

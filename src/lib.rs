@@ -3,8 +3,8 @@
 //! failure with that token. callbackd receives the messages, runs a handler for each step, and
 //! reports the outcome until SageMaker has accepted it.
 //!
-//! Most handlers are programs, which the stock binary runs (`type = "exec"`); they need nothing of
-//! this crate. This is the documentation for handlers in Rust.
+//! Most handlers are programs, which the stock binary runs (`type = "exec"`); they do not need this
+//! crate. This is the documentation for handlers in Rust.
 //!
 //! # Write one
 //! A handler is an async function, or a type that implements [`Handler`] if it has settings, a
@@ -24,12 +24,12 @@
 //! ```
 //!
 //! The step's arguments decode into `Args`. The [`Context`] has the token, saves checkpoints and
-//! tells of stops. Errors decide what follows: `?` on any error means *try again later*,
+//! reports stops. Errors decide what follows: `?` on any error means *try again later*,
 //! [`HandlerError::permanent`] fails the step.
 //!
 //! # Test one
-//! [`testing`] runs a handler without AWS, a network or a worker, and lets it crash, stop or lose
-//! its lease at a chosen moment.
+//! [`testing`] runs a handler without AWS, a network or a worker, and can crash it, stop it or take
+//! away its lease at a chosen moment.
 //!
 //! ```
 //! # use callbackd::{Context, HandlerError, Outputs};
@@ -55,18 +55,20 @@
 //!
 //! ```no_run
 //! # use callbackd::{Context, HandlerError, Outputs, Registry};
-//! # async fn greet(_cx: Context, _: serde_json::Value) -> Result<Outputs, HandlerError> { Ok(Outputs::new()) }
+//! # async fn greet(_cx: Context, _: serde_json::Value) -> Result<Outputs, HandlerError> {
+//! #     Ok(Outputs::new())
+//! # }
 //! fn main() -> std::process::ExitCode {
 //!     Registry::with_builtins().function("greet", greet).main()
 //! }
 //! ```
 //!
-//! Its configuration chooses the handler by the name it is registered under:
+//! Its configuration selects the handler by the name that it is registered under:
 //! `[handlers.NAME] type = "greet"`. `examples/template` in the repository is a crate to copy.
 //!
 //! # The contract
-//! What a handler can rely on and must do is said at [`Handler`]: the expected flow, guarantees,
-//! assumptions, caveats and errors.
+//! What a handler can rely on and must do is described at [`Handler`]: the expected flow,
+//! guarantees, assumptions, caveats and errors.
 //!
 //! # For contributors
 //! The modules that are not listed here are the worker itself, and may change in any version.
@@ -82,8 +84,8 @@ pub mod outcome;
 pub mod step;
 pub mod testing;
 
-// What the worker is made of: public for the tests and benchmarks of this repository, and subject
-// to change in any version.
+// The parts of the worker: public for the tests and benchmarks of this repository, and subject to
+// change in any version.
 #[cfg(feature = "aws")]
 #[doc(hidden)]
 pub mod aws;
@@ -123,7 +125,7 @@ pub use handler::{
 };
 pub use outcome::Outputs;
 
-/// The README's own code compiles.
+/// Compiles the code in the README.
 #[cfg(all(doctest, feature = "aws"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -146,7 +148,7 @@ mod map {
     //!    [`Handler`](crate::Handler). [`engine::messages`](crate::engine::messages) keeps the
     //!    message invisible.
     //! 4. The result is frozen in the ledger as an [`Outcome`](crate::outcome::Outcome), with the
-    //!    [`ClientRequestToken`](crate::outcome::ClientRequestToken) that names it.
+    //!    [`ClientRequestToken`](crate::outcome::ClientRequestToken) that identifies it.
     //! 5. [`engine::report::once`](crate::engine::report::once) sends it, again and again until
     //!    SageMaker accepts it or says that the step is closed.
     //! 6. The record is settled, and then
@@ -155,7 +157,7 @@ mod map {
     //!
     //! A step that waits needs no driver: it is parked as a row
     //! ([`engine::inbox`](crate::engine::inbox)) until its time, its turn, a message or a stop
-    //! reaches it. A step without a message is continued from the ledger
+    //! reaches it. A step without a message is resumed from the ledger
     //! ([`engine::sweep`](crate::engine::sweep)). A stop comes with a message, from
     //! [`engine::watch`](crate::engine::watch), or through a shared ledger; the lifecycle treats
     //! them alike. After a crash the record says where to continue.
@@ -164,7 +166,7 @@ mod map {
     //! ```text
     //! cli  daemon                      commands; wiring
     //! config  observe  process         settings; what is shown; the surroundings
-    //! aws  local                       the real seams; the look-alike
+    //! aws  local                       the real seams; the local endpoint
     //! engine                           drives lifecycle, owns every task
     //! ledger  lifecycle                records; decisions, pure
     //! builtin  testing  handler        programs; tests of handlers; the contract
@@ -179,18 +181,20 @@ mod map {
     //! | word | meaning |
     //! |---|---|
     //! | step | one callback step of one execution of a pipeline |
-    //! | token | the callback token, by which SageMaker knows the waiting step; the identity of a step everywhere |
+    //! | token | the callback token: SageMaker's name of the waiting step, and its identity here |
     //! | execution | the execution of the pipeline that waits for the step |
-    //! | message | the SQS message that carries a step (`Executing`) or its stop (`Stopping`); each receive has its own receipt handle |
-    //! | claim | the right to run a step, as a row in the ledger: one worker's, for the time of its lease |
-    //! | lease | how long a claim holds without being renewed |
+    //! | message | the SQS message of a step (`Executing`) or of its stop (`Stopping`) |
+    //! | receipt handle | SQS's name of one receive of a message, used to extend and delete it |
+    //! | claim | the right to run a step, recorded in the ledger for one worker and one lease |
+    //! | lease | how long a claim is valid without being renewed |
     //! | attempt | one run of the handler that counts against `max_attempts` |
     //! | checkpoint | what a handler saved, for its next attempt and its cleanup |
-    //! | outcome | the result of a step: success with outputs, or failure with a reason; computed once, then frozen |
+    //! | outcome | success with outputs, or failure with a reason; computed once, then frozen |
     //! | report | the call that tells SageMaker the outcome |
     //! | settle | to record that a step needs nothing more; its message is deleted after that |
     //! | deferred | someone else answers the step; the worker only watches for its end |
-    //! | stop | the end of a run before it is done: the pipeline is stopped, the time limit, a shutdown, a lost lease |
+    //! | stop | the early end of a run: pipeline stopped, time limit, shutdown, lost lease |
     //! | owed stop | a stop that must still be answered after its cleanup |
-    //! | lane | one queue with the role and the limits it is worked with |
+    //! | resume | to continue a step from the ledger, after a wait or without its message |
+    //! | lane | one queue with its role and limits, as the engine works with it |
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use callbackd::Registry;
 
-/// A step costs a sixth less processor time than with the C library's.
+/// With this allocator a step costs a sixth less processor time than with the C library's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,7 +1,7 @@
-//! What a step came to, in a form that SageMaker cannot refuse, and the client request token that
-//! names it.
+//! The result of a step in a form that SageMaker cannot refuse, and the client request token that
+//! identifies it.
 //!
-//! Lengths are counted in UTF-16 units. SageMaker's model says "characters" and does not say which;
+//! Lengths are counted in UTF-16 units. SageMaker's model says "characters" without saying which;
 //! this count is never the smaller one.
 
 use std::collections::BTreeMap;
@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 use crate::hex::hex;
 use crate::step::{CallbackToken, ExecutionArn};
 
-/// The end of a callback step. It is computed once, frozen, and sent as often as it takes.
+/// The result of a callback step. It is computed once, frozen, and sent as often as necessary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The step succeeded, with these outputs for the steps after it.
+    /// The step succeeded, with these outputs for later steps.
     Success(Outputs),
     /// The step failed, and with it the execution.
     Failure(Reason),
@@ -47,7 +47,7 @@ pub struct Reason(String);
 #[serde(transparent)]
 pub struct ClientRequestToken(String);
 
-/// An output that SageMaker would not take.
+/// An output that SageMaker would refuse.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says it")]
@@ -64,18 +64,18 @@ pub enum InvalidOutput {
     NotScalar(String, &'static str),
     #[error("the output `{0}` is a number too large to be written")]
     NotFinite(String),
-    #[error("the output `{0}` is given twice")]
+    #[error("the output `{0}` is set twice")]
     Twice(String),
     #[error("not a JSON object: {0}")]
     NotJson(String),
-    #[error("outputs are one JSON object of names and values, not {0}")]
+    #[error("outputs must be one JSON object of names and values, not {0}")]
     NotObject(&'static str),
     #[error("the outputs cannot be serialised: {0}")]
     Unserialisable(String),
 }
 
 impl Outcome {
-    /// `success` or `failure`, as metrics and logs name it.
+    /// `success` or `failure`, as in metrics and logs.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl Outcome {
         }
     }
 
-    /// One text for one outcome: no spaces, outputs in order of their names, every value a string.
+    /// A unique text for each outcome: no spaces, outputs sorted by name, every value a string.
     fn canonical(&self) -> String {
         let value = match self {
             Self::Success(outputs) => {
@@ -125,7 +125,7 @@ impl Outputs {
         Ok(all)
     }
 
-    /// The fields of a struct, or the entries of a map, as outputs; none of `()`.
+    /// The fields of a struct, or the entries of a map, as outputs; none for `()`.
     ///
     /// # Errors
     /// [`InvalidOutput`] if SageMaker would refuse one, or if it is neither a struct nor a map.
@@ -137,8 +137,7 @@ impl Outputs {
         }
     }
 
-    /// The entries of one JSON object. A number stays the text that it is there, however many
-    /// digits that has.
+    /// The entries of one JSON object. A number keeps its text, however many digits it has.
     ///
     /// # Errors
     /// As [`insert`](Self::insert), and [`InvalidOutput::NotJson`].
@@ -147,7 +146,7 @@ impl Outputs {
         let Entries::<&RawValue>(entries) = serde_json::from_str(text).map_err(not_json)?;
         let mut all = Self::new();
         for (name, value) in entries {
-            // A number alone begins with a digit or a sign; nothing else that is JSON does.
+            // Only a number begins with a digit or a sign in JSON.
             let value = match value.get() {
                 number if number.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
                     Value::from(number)
@@ -159,12 +158,12 @@ impl Outputs {
         Ok(all)
     }
 
-    /// Adds one output. Numbers are written the same however they were spelt (`1.50`, `15e-1`),
+    /// Adds one output. Numbers are written the same however they were spelled (`1.50`, `15e-1`),
     /// booleans as `true` and `false`.
     ///
     /// # Errors
-    /// [`InvalidOutput`] where SageMaker would refuse it, and where the name is there already;
-    /// nothing is added then.
+    /// [`InvalidOutput`] if SageMaker would refuse it, or if the name is taken; nothing is added
+    /// then.
     pub fn insert(
         &mut self,
         name: impl Into<String>,
@@ -197,7 +196,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Names and values in order of their names.
+    /// Names and values, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -247,7 +246,7 @@ impl<'de> Deserialize<'de> for Outputs {
     }
 }
 
-/// The entries of a map as they came: a name that is there twice is so still.
+/// The entries of a map as they came, including duplicates.
 struct Entries<V>(Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
@@ -275,11 +274,11 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
 }
 
 impl Reason {
-    /// The most that SageMaker takes, in UTF-16 units.
+    /// The most that SageMaker accepts, in UTF-16 units.
     pub const MAX: usize = 256;
     const NONE_GIVEN: &str = "no reason was given";
 
-    /// The beginning of `text`, cut at a character boundary; a fixed phrase where it is blank.
+    /// The beginning of `text`, cut at a character boundary; a fixed phrase if it is blank.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let text = text.trim();
@@ -294,8 +293,8 @@ impl Reason {
         Self(cut)
     }
 
-    /// `what`, then as much of the end of `text` as there is room for: what a program says last is
-    /// why it failed.
+    /// `what`, then as much of the end of `text` as fits: a program's last output tells why it
+    /// failed.
     #[must_use]
     pub fn with_end_of(what: &str, text: &str) -> Self {
         let text = text.trim();
@@ -309,7 +308,7 @@ impl Reason {
         Self::new(&format!("{what}: {dots}{}", end.into_iter().collect::<String>()))
     }
 
-    /// The text as SageMaker gets it.
+    /// The text as it is sent to SageMaker.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -336,14 +335,15 @@ impl<'de> Deserialize<'de> for Reason {
 }
 
 impl ClientRequestToken {
-    /// `hex(SHA-256("callbackd/1" ‖ 0 ‖ execution ARN ‖ 0 ‖ token ‖ 0 ‖ canonical JSON of the outcome))`.
+    /// The hex form of SHA-256 over `"callbackd/1"`, execution ARN, token and the outcome's
+    /// canonical JSON, with a zero byte between them.
     #[must_use]
     pub fn of(execution: &ExecutionArn, token: &CallbackToken, outcome: &Outcome) -> Self {
         Self::of_return(execution, token, 0, outcome)
     }
 
-    /// The same for a token that has come back so many times. An answer that equals an earlier one
-    /// is no repeat of it, and whether SageMaker would take it for one is not published.
+    /// The same for a token that has come back this many times. An answer that equals an earlier
+    /// one is not a repetition of it, and whether SageMaker would take it for one is not published.
     #[must_use]
     pub fn of_return(
         execution: &ExecutionArn,
@@ -384,14 +384,14 @@ fn take_units(chars: impl Iterator<Item = char>, room: usize) -> impl Iterator<I
     })
 }
 
-/// Whole numbers digit for digit, others by the shortest text that reads back as the same double.
+/// Integers digit for digit, others in the shortest text that reads back as the same double.
 fn canonical_number(number: &Number) -> Option<String> {
     if number.is_i64() || number.is_u64() {
         return Some(number.to_string());
     }
     let double = number.as_f64()?;
     let double = if double == 0.0 { 0.0 } else { double };
-    // `{:?}` keeps the `.0` of a whole double and writes the very large and the very small with an
+    // `{:?}` keeps the `.0` of a whole double and writes very large and very small values with an
     // exponent.
     double.is_finite().then(|| format!("{double:?}"))
 }
@@ -448,7 +448,7 @@ mod tests {
         assert_eq!(Outputs::from_json(twice), Err(InvalidOutput::Twice("a".into())));
         assert!(
             serde_json::from_str::<Outputs>(twice)
-                .is_err_and(|error| error.to_string().contains("`a` is given twice"))
+                .is_err_and(|error| error.to_string().contains("`a` is set twice"))
         );
         for (text, wants) in [
             ("{", "not a JSON object"),

@@ -122,7 +122,7 @@ const SPAWNING: [&str; 11] = [
 ];
 
 /// A file beyond this is about more than one thing.
-const LINES: usize = 460;
+const LINES: usize = 440;
 
 /// The files of these modules in an order in which each uses only those before it, so that no
 /// circle is among them. A folder stands as one.

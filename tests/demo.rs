@@ -31,7 +31,7 @@ fn the_demo_ends_by_itself_with_all_as_promised() {
         "train Succeeded: accuracy=0.92 model=s3://models/demo-1200",
         "register Succeeded: registered=s3://models/demo-1200",
         "the execution is Succeeded",
-        "somebody stops the execution",
+        "someone stops the execution",
         "Stopping message for train",
         "cancelling job-of-",
         "train Stopped: the pipeline was stopped",

@@ -359,7 +359,7 @@ mod container {
                 "{}",
                 told(&output)
             );
-            assert_eq!(healthy("off").await.status.code(), Some(1), "there is nobody to ask");
+            assert_eq!(healthy("off").await.status.code(), Some(1), "the daemon cannot be asked");
             assert_eq!(healthy("nowhere").await.status.code(), Some(78));
         }
     }

@@ -284,7 +284,7 @@ async fn who_holds_a_lock_on_the_file_at_the_start_is_named() {
     let error = refusal(&path);
     assert!(
         error.contains(&format!("process {} (python", shell.id()))
-            && error.contains("end what that does"),
+            && error.contains("end what it is doing"),
         "{error}"
     );
     drop(shell.stdin.take());
@@ -316,13 +316,13 @@ async fn a_file_that_is_no_ledger_of_ours_is_refused() {
 
     fs::write(&path, "hello, I am a text file; and a rather long one, so that it has a header")
         .expect("write");
-    assert!(refusal(&path).contains("damaged or no ledger"));
+    assert!(refusal(&path).contains("damaged or not a ledger"));
     fs::remove_file(&path).expect("remove");
 
     let connection = rusqlite::Connection::open(&path).expect("open");
     connection.execute_batch("CREATE TABLE songs (name TEXT)").expect("create");
     drop(connection);
-    assert!(refusal(&path).contains("something else"));
+    assert!(refusal(&path).contains("another program"));
     fs::remove_file(&path).expect("remove");
 
     drop(Sqlite::open(&path, Arc::new(())).expect("opens"));
@@ -346,7 +346,7 @@ async fn a_torn_or_truncated_file_is_refused_and_never_half_read() {
     assert!(whole.len() > 8 * 4096);
     for cut in [10, 100, 4096, 4096 * 3 + 17, whole.len() - 4096, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).expect("write");
-        assert!(refusal(&path).contains("cut short"), "cut at {cut}");
+        assert!(refusal(&path).contains("truncated"), "cut at {cut}");
     }
     let mut refused = 0;
     for torn in (0..whole.len() - 512).step_by(1500) {
@@ -390,7 +390,7 @@ async fn what_a_file_lacks_is_taken_from_its_log() {
     drop((connection, store));
     // A machine that fails during a checkpoint leaves a file that is not whole, and the log.
     fs::write(&path, &whole[..whole.len() - 4096]).expect("write");
-    assert!(refusal(&path).contains("cut short"));
+    assert!(refusal(&path).contains("truncated"));
     fs::write(&log, logged).expect("write");
     assert_eq!(list(&sqlite(directory.path()), everything()).await.len(), 50);
 }

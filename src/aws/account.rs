@@ -22,8 +22,8 @@ pub(super) struct Account {
     pub sdk: SdkConfig,
     pub region: String,
     pub credentials: Arc<CachedCredentials>,
-    /// Two of SQS: a client's time-out and connections are fixed when it is made, and an override
-    /// would be built anew for every call.
+    /// There are two SQS clients because a client's timeout and connections are fixed when it is
+    /// built, and a per-call override would be built anew for every call.
     pub poll: aws_sdk_sqs::Client,
     pub quick: aws_sdk_sqs::Client,
     pub sagemaker: aws_sdk_sagemaker::Client,
@@ -32,7 +32,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// `sdk` says everything but who we are.
+    /// `sdk` holds everything except the credentials.
     pub(super) fn new(
         sdk: SdkConfig,
         region: &str,
@@ -47,11 +47,11 @@ impl Account {
             .identity_cache(IdentityCache::no_cache())
             // See `calls`.
             .retry_config(RetryConfig::disabled())
-            // It cuts off a body that stands still for seconds. A long poll does nothing else, and
-            // every call has its time-out.
+            // Stalled-stream protection cuts off a body that makes no progress for seconds. A long
+            // poll never makes progress, and every call has its own timeout.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        // `app/callbackd lib/callbackd/VERSION` in the user agent: in the account's trail it is
-        // seen who called.
+        // `app/callbackd lib/callbackd/VERSION` in the user agent shows in the account's trail who
+        // called.
         builder.set_app_name(AppName::new("callbackd").ok());
         builder.set_framework_metadata(
             FrameworkMetadata::new("callbackd", Some(env!("CARGO_PKG_VERSION"))).ok(),
@@ -83,15 +83,15 @@ impl Account {
         }
     }
 
-    /// The same, whose SQS is at `endpoint`, unless the configuration, the environment or the
-    /// profile names another.
+    /// The same account, but with SQS at `endpoint`, unless the configuration, the environment or
+    /// the profile names another one.
     pub(super) fn with_sqs_at(self, endpoint: &str) -> Self {
         if self.has_sqs_endpoint() {
             return self;
         }
         let at = |client: &aws_sdk_sqs::Client| {
-            // The flags choose among the service's own hosts, and the SDK takes them beside no
-            // other.
+            // The FIPS and dual-stack flags choose among the service's own hosts, and the SDK
+            // refuses them beside any other endpoint.
             let config = client
                 .config()
                 .to_builder()
@@ -103,7 +103,7 @@ impl Account {
         Self { poll: at(&self.poll), quick: at(&self.quick), ..self }
     }
 
-    /// Whether an endpoint was named for SQS, or for all services.
+    /// Whether an endpoint is configured for SQS, or for all services.
     pub(super) fn has_sqs_endpoint(&self) -> bool {
         let key = ServiceConfigKey::builder()
             .service_id("SQS")
@@ -123,8 +123,8 @@ impl Account {
     }
 }
 
-/// Dated, so that a newer SDK changes nothing about time-outs, retries or connections until
-/// somebody has looked.
+/// Dated, so that a newer SDK changes nothing about timeouts, retries or connections until someone
+/// has reviewed it.
 pub(super) fn behavior() -> BehaviorVersion {
     BehaviorVersion::v2026_01_12()
 }

@@ -1,10 +1,11 @@
-//! Every call to AWS goes through here: bounded, counted, its error sorted.
+//! Every call to AWS goes through here: it is bounded in time, counted, and its error is
+//! classified.
 //!
-//! The SDK retries nothing. Its quota of retries is shared by the whole process and is not refilled
-//! by time, so that an outage of one kind of call takes the retries of all others; its retries
-//! would not be counted; and whoever calls here has a back-off of its own, jittered and without an
-//! end. What an SDK retry would mend besides, a clock that is wrong, mends itself: the client keeps
-//! the service's time from any answer and signs the next call by it.
+//! The SDK retries nothing. Its retry quota is shared by the whole process and is not refilled by
+//! time, so an outage of one kind of call would use up the retries of all others. Its retries would
+//! not be counted either, and every caller here has its own unlimited, jittered back-off. A wrong
+//! clock needs no SDK retry: the client learns the service's time from any answer and signs the
+//! next call by it.
 
 use std::error::Error;
 use std::fmt;
@@ -22,29 +23,29 @@ use super::credentials::CachedCredentials;
 use super::faults::Failure;
 use crate::seam::{Fault, Observation, Observer};
 
-/// How long one call may take. The SDK itself bounds nothing but connecting, and a connection whose
-/// other end is gone without a word hangs a call for ever.
+/// How long one call may take. The SDK bounds only the connection set-up; a connection whose peer
+/// has vanished silently would hang a call indefinitely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(Duration);
 
 impl Limit {
-    /// A long poll of 20 s, and 10 s for the way there and back. A poll that is cut off may strand
-    /// what it brought until its visibility times out; after 30 s of silence there is nobody left
-    /// to bring anything.
+    /// A long poll takes 20 s, plus 10 s for the round trip. Cutting off a poll may strand the
+    /// messages it received until their visibility timeout ends; after 30 s of silence none are
+    /// coming.
     pub(super) const POLL: Self = Self(Duration::from_secs(30));
-    /// Heartbeats, deletes, sends: answered in milliseconds, and late ones are worth nothing. A
-    /// heartbeat has half of a visibility timeout for its retries, 5 s at least.
+    /// Heartbeats, deletes and sends are answered in milliseconds, and late ones are worth nothing.
+    /// A heartbeat has half of the visibility timeout for its retries, at least 5 s.
     pub(super) const QUICK: Self = Self(Duration::from_secs(5));
     /// Reports and questions.
     pub(super) const ANSWER: Self = Self(Duration::from_secs(10));
 
-    /// Beyond the SDK's own, which so fires first unless it fails to.
+    /// Added to the SDK's own timeout, which therefore fires first unless it is broken.
     const MARGIN: Duration = Duration::from_secs(2);
 
     /// Two lost SYNs are sent again after 1 s and 3 s.
     const CONNECT: Duration = Duration::from_millis(3_100);
 
-    /// The same bound as the SDK takes it, where it lets go of the connection, too.
+    /// The same bound as a setting of the SDK, which also gives up the connection when it fires.
     pub(super) fn of_the_sdk(self) -> TimeoutConfig {
         TimeoutConfig::builder()
             .connect_timeout(Self::CONNECT)
@@ -65,7 +66,7 @@ pub(super) struct Calls {
     observer: Arc<dyn Observer>,
 }
 
-/// A failed call, and which it was.
+/// A failed call, and which call it was.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub operation: &'static str,
@@ -81,8 +82,8 @@ impl Calls {
         Self { service, credentials, observer }
     }
 
-    /// The call lies in a box from here on: it is some kilobytes, which every future around it
-    /// would have room for, twice.
+    /// The call is boxed: it takes some kilobytes, which every future around it would otherwise
+    /// reserve twice.
     pub(super) fn send<T, E>(
         &self,
         operation: &'static str,

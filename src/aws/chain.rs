@@ -1,9 +1,9 @@
-//! Who we are where no role is assumed: the sources of the SDK's own chain, in its order, each
-//! taken anew with every attempt.
+//! The credentials used when no role is assumed: the sources of the SDK's default chain, in its
+//! order, each loaded anew with every attempt.
 //!
-//! The SDK's chain reads the shared files once in its life, goes on to the next source if the
-//! profile that somebody named is not there, takes the environment's keys before that profile, and
-//! lists every source that was never set up when it finds nothing.
+//! The SDK's own chain reads the shared files only once, moves on to the next source if the
+//! configured profile does not exist, prefers the environment's keys to that profile, and lists
+//! every source that was never set up when it finds nothing.
 
 use std::error::Error;
 
@@ -27,7 +27,7 @@ use super::profile::{self, AssumedRole, Origin};
 
 #[derive(Debug)]
 pub(super) struct Chain {
-    /// The one of our own configuration: it is meant, and nothing goes before it.
+    /// The profile from our own configuration: it is explicit, so nothing takes precedence over it.
     profile: Option<String>,
     region: Option<Region>,
     time: SharedTimeSource,
@@ -37,7 +37,7 @@ pub(super) struct Chain {
     dual_stack: Option<bool>,
 }
 
-/// Why a source gave nothing, as far as anybody set it up.
+/// Why each source that is set up gave nothing.
 type Tried = Vec<String>;
 
 impl Chain {
@@ -53,7 +53,7 @@ impl Chain {
         }
     }
 
-    /// A new one each time: it keeps the profile that it has read.
+    /// A new one each time: it caches the profile that it has read.
     fn settings(&self, http: &SharedHttpClient) -> ProviderConfig {
         ProviderConfig::without_region()
             .with_region(self.region.clone())
@@ -111,10 +111,14 @@ impl Chain {
         {
             return end;
         }
-        Err(CredentialsError::not_loaded(format!("none were found: {}", tried.join("; "))))
+        Err(CredentialsError::not_loaded(format!(
+            "no credentials were found: \
+            {}",
+            tried.join("; ")
+        )))
     }
 
-    /// None if the next source is to be tried.
+    /// `None` if the next source is to be tried.
     async fn of_profile(&self, tried: &mut Tried) -> Option<provider::Result> {
         let origin = match profile::origin(self.profile.as_deref()).await {
             Ok(origin) => origin,
@@ -181,18 +185,18 @@ impl Chain {
 
     fn instance(&self) -> ImdsCredentialsProvider {
         let settings = self.settings(&self.metadata);
-        // Each attempt has a second to connect and one to be answered; what is silent twice is
-        // silent.
+        // Each attempt has one second to connect and one to be answered; a service that is silent
+        // twice is taken to be absent.
         let client = imds::Client::builder().configure(&settings).max_attempts(2).build();
         ImdsCredentialsProvider::builder().configure(&settings).imds_client(client).build()
     }
 }
 
-/// Containers are one hop further than an instance's metadata answers by default.
+/// Containers are one network hop further away than instance metadata answers by default.
 const INSTANCE: &str = "the instance metadata (in a container it needs a hop limit of 2)";
 
-/// What ends the search: credentials, or a source that was set up and fails. What is not set up is
-/// noted.
+/// What ends the search: credentials, or a source that is set up but fails. A source that is not
+/// set up is only noted.
 fn decided(found: provider::Result, source: &str, tried: &mut Tried) -> Option<provider::Result> {
     match found {
         Ok(credentials) => Some(Ok(credentials)),
@@ -207,7 +211,7 @@ fn decided(found: provider::Result, source: &str, tried: &mut Tried) -> Option<p
     }
 }
 
-/// A source that was set up and failed.
+/// A source that is set up but failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{source_name}")]
 struct Failed {
@@ -222,8 +226,8 @@ fn session_over(profile: &str, error: CredentialsError) -> CredentialsError {
         return error;
     }
     CredentialsError::provider_error(format!(
-        "its SSO session is over or was never begun: run `aws sso login --profile {profile}` as \
-         the user that callbackd runs as ({text})"
+        "its SSO session has expired or was never started: run `aws sso login --profile {profile}` \
+         as the user that callbackd runs as ({text})"
     ))
 }
 
@@ -233,7 +237,7 @@ fn names() -> String {
     files.join(" or ")
 }
 
-/// Long enough for its cause, and short enough for five of them in one line.
+/// Long enough for the cause, and short enough for five of them in one line.
 fn text_of(error: &(dyn Error + 'static)) -> String {
     faults::chain(error).chars().take(250).collect()
 }

@@ -1,4 +1,4 @@
-//! One set of clients for each region and role, made when it is first asked for and cloned from
+//! One set of clients for each region and role, created when it is first needed and cloned from
 //! then on.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ use super::sqs::Sqs;
 use crate::seam::Observer;
 use crate::step::QueueUrl;
 
-/// Where calls would go cannot be told, or must not be.
+/// The endpoint to call is unknown, or must not be called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {
     #[error(
@@ -38,41 +38,41 @@ pub enum NoEndpoint {
     )]
     Region { for_what: String },
     #[error(
-        "FIPS endpoints are demanded (AWS_USE_FIPS_ENDPOINT, or use_fips_endpoint of the profile), \
-         and the host of the queue {url} is \
-         none: give its URL with an sqs-fips host, or do not demand them"
+        "FIPS endpoints are required (AWS_USE_FIPS_ENDPOINT, or use_fips_endpoint of the profile), \
+         but the host of the queue {url} is not one: use a URL with an sqs-fips host, or do not \
+         require FIPS"
     )]
     Fips { url: QueueUrl },
     #[error(transparent)]
     Bundle(#[from] NoBundle),
 }
 
-/// Makes the clients of all accounts and regions that a worker has to do with.
+/// Creates the clients for all accounts and regions that a worker uses.
 pub struct Clients {
     config: Config,
     session: String,
     observer: Arc<dyn Observer>,
     outside: Outside,
-    /// The region that the environment, the profile or the instance names, asked once.
+    /// The region that the environment, the profile or the instance names, looked up once.
     region: OnceCell<Option<String>>,
     made: Mutex<Made>,
 }
 
 #[derive(Default)]
 struct Made {
-    /// Who we are without a role, the same in every region.
+    /// Our own credentials, used without a role; the same in every region.
     own: Option<Arc<CachedCredentials>>,
     accounts: BTreeMap<(String, Option<String>), Account>,
 }
 
 impl Clients {
-    /// Makes nothing yet and calls nobody. `worker` names the sessions of assumed roles.
+    /// Creates no client yet and calls nothing. `worker` names the sessions of assumed roles.
     #[must_use]
     pub fn new(config: Config, worker: &str, observer: Arc<dyn Observer>) -> Self {
         Self::within(Outside::default(), config, worker, observer)
     }
 
-    /// The same, with another outside than the real one.
+    /// The same, with `outside` in place of the real network, clock and credentials.
     #[must_use]
     pub fn within(
         outside: Outside,
@@ -91,11 +91,11 @@ impl Clients {
     }
 
     /// The queue with this URL. Its region is `region`, else the one in the URL, else `aws.region`,
-    /// else what the SDK's chain finds; the role is assumed with the first call. Calls go to an
-    /// endpoint that was named for SQS, else to the URL's host.
+    /// else what the SDK's chain finds. The role is assumed with the first call. Calls go to the
+    /// endpoint that is configured for SQS, else to the URL's host.
     ///
     /// # Errors
-    /// [`NoEndpoint`] if no region is known, or the host is none that may be called.
+    /// [`NoEndpoint`] if no region is known, or the host must not be called.
     pub async fn queue(
         &self,
         url: &QueueUrl,
@@ -118,10 +118,10 @@ impl Clients {
         Ok(Sqs::new(&account, url.clone()))
     }
 
-    /// SageMaker in this region and account; regions as for [`queue`](Self::queue).
+    /// SageMaker in this region and account; the region is chosen as for [`queue`](Self::queue).
     ///
     /// # Errors
-    /// [`NoEndpoint`] if nothing names one.
+    /// [`NoEndpoint`] if no region is known.
     pub async fn pipelines(
         &self,
         region: Option<&str>,
@@ -142,10 +142,10 @@ impl Clients {
         Ok((account.sts, calls))
     }
 
-    /// Renews all credentials ahead of time, for as long as it is polled; it never ends. Without it
+    /// Renews all credentials ahead of time, as long as it is polled; it never returns. Without it
     /// they are renewed by the calls that need them, in their last seconds.
     pub async fn keep_credentials(&self) {
-        /// A tenth of the time that is left when renewal begins.
+        /// A tenth of the remaining lifetime at which renewal begins.
         const EVERY: Duration = Duration::from_secs(30);
         loop {
             sleep(EVERY).await;
@@ -154,7 +154,8 @@ impl Clients {
             let all: Vec<Arc<CachedCredentials>> =
                 made.own.iter().cloned().chain(of_roles).collect();
             drop(made);
-            // Again for each region that shares them: it is not due any more then.
+            // Credentials shared by several regions appear several times; after the first renewal
+            // they are no longer due.
             for kept in all {
                 kept.renew().await;
             }
@@ -214,8 +215,8 @@ impl Clients {
         Account::new(sdk, region, credentials, &self.outside.http, self.observer.clone())
     }
 
-    /// What the environment, the profile and our configuration say together, and who we are without
-    /// a role.
+    /// The combined settings of the environment, the profile and our configuration, and our own
+    /// credentials.
     async fn load(
         &self,
         region: &str,
@@ -250,7 +251,7 @@ impl Clients {
 
 #[cfg(test)]
 impl Clients {
-    /// Clients of one account and no other, whatever the environment says.
+    /// Clients of this one account, whatever the environment says.
     pub(super) async fn of(account: Account) -> Self {
         let clients = Self::new(Config::default(), "worker", account.observer.clone());
         clients.made.lock().await.accounts.insert((account.region.clone(), None), account);

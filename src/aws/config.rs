@@ -1,9 +1,9 @@
-//! What can be set for the AWS clients.
+//! The settings of the AWS clients.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[aws]`. What is not set comes from the SDK's own chain: `AWS_*` variables, profiles, the
+/// `[aws]`. Anything not set here comes from the SDK's own chain: `AWS_*` variables, profiles, the
 /// container or instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -12,14 +12,14 @@ pub struct Config {
     pub region: Option<String>,
     /// The profile of the shared configuration files; by default `AWS_PROFILE`, then `default`.
     pub profile: Option<String>,
-    /// One endpoint for SQS, SageMaker and STS, as look-alikes have it. `AWS_ENDPOINT_URL`,
-    /// `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL_SAGEMAKER`, `AWS_ENDPOINT_URL_STS` and the
-    /// profile's own count where this is not set.
+    /// One endpoint for SQS, SageMaker and STS, for local emulators. If it is not set,
+    /// `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL_SAGEMAKER`,
+    /// `AWS_ENDPOINT_URL_STS` and the profile's endpoints apply.
     pub endpoint_url: Option<String>,
 }
 
 impl Config {
-    /// What cannot be right, as pairs of a key and what is wrong with it.
+    /// What is wrong, as pairs of a key and the reason.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();

@@ -1,8 +1,8 @@
-//! Credentials, renewed ahead of time and kept until they truly expire.
+//! Credentials, renewed ahead of time and used until they really expire.
 //!
-//! The SDK's own cache drops credentials seconds before they expire and must then have new ones at
-//! once: a slow or absent credential service fails every call from that moment on. Here they are
-//! renewed minutes before, beside the calls, and the last good ones serve until their end.
+//! The SDK's own cache drops credentials seconds before they expire and needs new ones at once: if
+//! the credential service is slow or absent, every call fails from that moment on. Here they are
+//! renewed minutes before, in the background, and the last good ones are used until their end.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -19,54 +19,54 @@ use futures_util::FutureExt;
 use futures_util::future::{self as futures, BoxFuture};
 use tokio::time::timeout;
 
-/// How long before their end credentials are renewed: time for several tries. An instance's newer
-/// ones are there by then (EC2 user guide); a source that still gives the old ones is asked again
-/// with the next round.
+/// How long before their expiry credentials are renewed: time for several tries. EC2 offers new
+/// instance credentials at least five minutes before the old ones expire (EC2 user guide); a source
+/// that still returns the old ones is asked again in the next round.
 const EARLY: i64 = 5 * 60;
-/// Without an end of their own they are read again as often as this, as the SDK does.
+/// Credentials without an expiry are reloaded this often, as the SDK does.
 const ENDLESS: i64 = 15 * 60;
-/// A call signed closer to the end than this might arrive after it.
+/// A call that is signed closer to the expiry than this might arrive after it.
 const LATE: i64 = 10;
 /// How long one attempt may take: more than a metadata service with its retries, or a helper
-/// program that asks elsewhere.
+/// program that calls another service.
 const LOAD: Duration = Duration::from_secs(30);
-/// Distrusted credentials are asked for anew as often as this: often enough to mend soon, and no
-/// storm where they stay wrong.
+/// Distrusted credentials are reloaded this often: soon enough to recover, and no storm while they
+/// stay wrong.
 const DISTRUSTED: i64 = 10;
-/// A source that failed is asked again after this at the soonest: a thousand reports that wait
-/// start no thousand helper programs.
+/// A source that failed is asked again after this at the earliest, so that a thousand waiting
+/// reports do not start a thousand helper programs.
 const AGAIN: i64 = 1;
 
 /// Seconds since 1970.
 type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// One attempt to load credentials, of all who wait for it. It goes on while any of them does, and
-/// stands still, not given up, while none does: a call with little time must not end a helper
-/// program that needs more.
+/// One attempt to load credentials, shared by all callers that wait for it. It makes progress while
+/// at least one of them does and pauses otherwise; it is not cancelled, since a call with a short
+/// deadline must not end a helper program that needs longer.
 type Attempt = futures::Shared<BoxFuture<'static, Result<Credentials, Arc<CredentialsError>>>>;
 
 pub(super) struct CachedCredentials {
     source: SharedCredentialsProvider,
     clock: Clock,
     held: Arc<Mutex<Held>>,
-    /// What the credentials are read from, as far as that is files.
+    /// The files that the credentials are read from, if any.
     files: Vec<PathBuf>,
 }
 
 #[derive(Default)]
 struct Held {
     credentials: Option<Credentials>,
-    /// When they were last asked for, in vain or not.
+    /// When they were last requested, successfully or not.
     tried: i64,
-    /// How the files were when they were last read well.
+    /// The state of the files when they were last read successfully.
     read_at: Vec<Option<Stamp>>,
     attempt: Option<Attempt>,
-    /// What the last attempt failed with, if it did.
+    /// The error of the last attempt, if it failed.
     failed: Option<Arc<CredentialsError>>,
     distrusted: bool,
 }
 
-/// What tells one state of a file from another: device, inode, size, and the moment it was written.
+/// What distinguishes two states of a file: device, inode, size, and modification time.
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl CachedCredentials {
@@ -78,18 +78,18 @@ impl CachedCredentials {
         Self { source, clock, held: Arc::default(), files: Vec::new() }
     }
 
-    /// Renews them also once one of these files is another than it was.
+    /// Also reloads the credentials once one of these files has changed.
     pub(super) fn reading(mut self, files: Vec<PathBuf>) -> Self {
         self.files = files;
         self
     }
 
-    /// What a service says of them counts more than their date: they are asked for anew.
+    /// A service's refusal counts more than the expiry date: the credentials are reloaded.
     pub(super) fn distrust(&self) {
         self.held().distrusted = true;
     }
 
-    /// Renews them if it is time. Meanwhile the old ones serve.
+    /// Renews the credentials if it is time. The old ones stay in use meanwhile.
     pub(super) async fn renew(&self) {
         let (underway, due) = {
             let held = self.held();
@@ -112,7 +112,7 @@ impl CachedCredentials {
             Err(error) => match self.held().until_the_end((self.clock)()) {
                 Some(credentials) => {
                     tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed; \
-                        the old ones serve to their end");
+                        the old ones are used until they expire");
                     Ok(credentials)
                 }
                 None => Err(shared(&error)),
@@ -120,7 +120,7 @@ impl CachedCredentials {
         }
     }
 
-    /// The attempt that is under way, or a new one.
+    /// The attempt in progress, or a new one.
     fn attempt(&self) -> Attempt {
         let mut held = self.held();
         if let Some(attempt) = &held.attempt {
@@ -173,7 +173,7 @@ impl CachedCredentials {
 
 impl Drop for CachedCredentials {
     fn drop(&mut self) {
-        // An attempt under way holds what it started, a helper program for one.
+        // A pending attempt holds what it has started, such as a helper program.
         self.held().attempt = None;
     }
 }
@@ -190,7 +190,7 @@ async fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
 }
 
 impl Held {
-    /// To sign with, without asking for newer ones first.
+    /// Credentials that can sign now, without asking for newer ones first.
     fn at_once(&self, now: i64) -> Option<Credentials> {
         let credentials = self.credentials.as_ref()?;
         let good = match end(credentials) {
@@ -201,7 +201,7 @@ impl Held {
         (good && trusted).then(|| credentials.clone())
     }
 
-    /// To sign with, where newer ones are not to be had.
+    /// Credentials that can still sign if newer ones are unavailable.
     fn until_the_end(&self, now: i64) -> Option<Credentials> {
         self.credentials
             .as_ref()
@@ -210,7 +210,7 @@ impl Held {
     }
 
     fn is_due(&self, now: i64) -> bool {
-        // What nobody has asked for yet is not fetched in advance.
+        // Credentials that no call has asked for yet are not loaded in advance.
         let Some(credentials) = &self.credentials else { return false };
         let near = match end(credentials) {
             Some(end) => end - EARLY <= now,
@@ -233,7 +233,7 @@ impl ProvideCredentials for CachedCredentials {
     }
 }
 
-/// [`CachedCredentials`] as clients take it; all of them share it.
+/// [`CachedCredentials`] in the form that clients take; all of them share it.
 #[derive(Debug)]
 pub(super) struct Provider(pub Arc<CachedCredentials>);
 
@@ -252,7 +252,8 @@ impl fmt::Debug for CachedCredentials {
     }
 }
 
-/// One failure for all who waited. Its kind is kept, which says whether it is worth waiting.
+/// One failure, shared by all that waited. Its kind is kept, because it tells whether waiting
+/// helps.
 fn shared(error: &Arc<CredentialsError>) -> CredentialsError {
     match **error {
         CredentialsError::InvalidConfiguration(_) => {
@@ -306,7 +307,7 @@ mod tests {
 
     const HOUR: i64 = 3_600;
 
-    /// What a source answers: credentials that end at that second, or never; or nothing.
+    /// What a source answers: credentials that expire at that second, or never; or an error.
     #[derive(Clone, Copy, Debug)]
     enum SourceAnswer {
         Until(i64),

@@ -1,12 +1,12 @@
-//! Whether what a worker needs is there and allowed, asked without changing anything.
+//! Checks that what a worker needs exists and is allowed, without changing anything.
 //!
-//! What is sent is such that no service does it: receipt handles that no message has, a message
-//! that cannot be one.
+//! The requests are ones that no service carries out: receipt handles that belong to no message, a
+//! message that is invalid.
 //!
-//! Two permissions cannot be tried harmlessly, and are not: `sqs:ReceiveMessage`, since a message
-//! that is received counts as received, and `sagemaker:SendPipelineExecutionStep*`, since only a
-//! token that really waits has a pipeline for a policy to speak of. An execution that is started
-//! for the purpose tries both.
+//! Two permissions cannot be tried harmlessly and are not: `sqs:ReceiveMessage`, because a received
+//! message counts as received, and `sagemaker:SendPipelineExecutionStep*`, because only a token
+//! that really waits has a pipeline that a policy could name. Starting an execution as a canary
+//! tries both.
 
 mod attributes;
 
@@ -24,21 +24,21 @@ use super::sqs::Sqs;
 use crate::seam::{Fault, FaultKind};
 use crate::step::{ExecutionArn, QueueUrl};
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Ok,
-    /// It works now, or cannot be told; somebody should look.
+    /// It works now, or cannot be determined; someone should look.
     Warn,
     /// It does not work.
     Error,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub level: Level,
-    /// What was looked at: `credentials`, a queue's URL, `SageMaker in eu-west-1`.
+    /// What was checked: `credentials`, a queue's URL, `SageMaker in eu-west-1`.
     pub subject: String,
     pub text: String,
     /// What to do about it.
@@ -63,8 +63,8 @@ impl Finding {
         let (text, remedy) = match fault.kind {
             FaultKind::Denied => (format!("not allowed: {}", fault.detail), remedy),
             FaultKind::Misconfigured => (
-                format!("not set up right: {}", fault.detail),
-                "see to the keys, the profile, the role and the endpoint",
+                format!("wrongly configured: {}", fault.detail),
+                "check the keys, the profile, the role and the endpoint",
             ),
             FaultKind::Transient => (
                 format!("cannot be reached: {}", fault.detail),
@@ -77,19 +77,19 @@ impl Finding {
     }
 }
 
-/// One queue as the configuration has it.
+/// One queue as it is configured.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
     pub url: &'a QueueUrl,
     pub region: Option<&'a str>,
     pub role_arn: Option<&'a str>,
-    /// Other accounts whose executions are worked on, and the role of each if it has one.
+    /// Other accounts whose executions are accepted, each with its role if it has one.
     pub accounts: Vec<(&'a str, Option<&'a str>)>,
     pub visibility_timeout: Duration,
 }
 
-/// Looks at one queue and at SageMaker beside it: who we are there, the queue, its dead-letter
-/// queue, what is allowed.
+/// Checks one queue and SageMaker beside it: our identity there, the queue, its dead-letter queue,
+/// the permissions.
 pub async fn examine(clients: &Clients, subject: &Subject<'_>) -> Vec<Finding> {
     match try_examine(clients, subject).await {
         Ok(findings) => findings,
@@ -122,8 +122,8 @@ async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Fin
     Ok(findings)
 }
 
-/// Who we are with a role or without, and what SageMaker lets us do in the account of `executions`,
-/// or of those that are `listed`.
+/// Our identity with or without a role, and the permissions at SageMaker in the account of
+/// `executions`, or in those that are `listed`.
 async fn of_account(
     clients: &Clients,
     region: Option<&str>,
@@ -148,8 +148,8 @@ async fn of_account(
                 "credentials",
                 "check the profile, and the trust policy of `role_arn`",
             );
-            // The worker itself never asks STS who it is: behind an endpoint that only speaks SQS
-            // and SageMaker it works all the same.
+            // The worker itself never calls STS: with an endpoint that only offers SQS and
+            // SageMaker it works all the same.
             let unreachable = fault.kind == FaultKind::Transient && finding.level == Level::Error;
             findings.push(if unreachable {
                 Finding { level: Level::Warn, ..finding }
@@ -164,7 +164,7 @@ async fn of_account(
     Ok(findings)
 }
 
-/// Of regions whose names tell; who we are tells better.
+/// The partition of regions whose names reveal it; the identity's ARN is more reliable.
 fn partition_of(region: &str) -> &'static str {
     const PREFIXES: [(&str, &str); 7] = [
         ("cn-", "aws-cn"),
@@ -182,7 +182,7 @@ fn partition_of(region: &str) -> &'static str {
 }
 
 /// Steps are answered with the credentials that read their queue, unless their account has a role
-/// of its own; and SageMaker takes answers from an execution's own account alone.
+/// of its own. SageMaker accepts answers only from the execution's own account.
 fn whose(
     account: &str,
     arn: &str,
@@ -213,7 +213,7 @@ fn whose(
     std::iter::once(own).chain(other).collect()
 }
 
-/// Account and ARN of who we are, which STS tells everybody.
+/// Our account and ARN. STS needs no permission for that.
 async fn identity(
     clients: &Clients,
     region: Option<&str>,
@@ -267,7 +267,7 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
             Err(failed) => findings.push(Finding::bad(
                 Level::Warn,
                 dead.as_str(),
-                format!("the dead-letter queue cannot be looked at: {}", Fault::from(failed)),
+                format!("the dead-letter queue cannot be examined: {}", Fault::from(failed)),
                 "allow sqs:GetQueueAttributes on it",
             )),
         }
@@ -275,7 +275,7 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
     findings
 }
 
-/// Tries deleting and hiding with a handle that no message has.
+/// Tries to delete and to hide a message with a receipt handle that belongs to none.
 async fn permissions(queue: &Sqs) -> Vec<Finding> {
     const HANDLE: &str = "callbackd-check";
     let (client, calls) = queue.client();
@@ -295,7 +295,7 @@ async fn permissions(queue: &Sqs) -> Vec<Finding> {
         ),
         ("sqs:DeleteMessage", calls.send("DeleteMessageBatch", Limit::QUICK, delete).await.err()),
     ];
-    // Two ways in which no message can be: a character, and a delay, that SQS has none of.
+    // The message is invalid in two ways: a character and a delay that SQS does not allow.
     let send = client.send_message().queue_url(url).message_body("\u{1}").delay_seconds(901).send();
     let send = calls.send("SendMessage", Limit::QUICK, send).await.err().map(Fault::from);
     let mut copies = allowed(url, "sqs:SendMessage", send, Level::Error);
@@ -328,7 +328,7 @@ async fn sagemaker(pipelines: &SageMaker, partition: &str, account: &str) -> Vec
     };
     let steps = pipelines.page(&arn, None).await.err().map(Fault::from);
     let describe = pipelines.describe(&arn).await.err();
-    // A policy that is scoped to named pipelines denies this one, and may be just right.
+    // A policy that is limited to named pipelines denies this one, and may be exactly right.
     [
         ("sagemaker:ListPipelineExecutionSteps", steps),
         ("sagemaker:DescribePipelineExecution", describe),
@@ -338,7 +338,7 @@ async fn sagemaker(pipelines: &SageMaker, partition: &str, account: &str) -> Vec
     .collect()
 }
 
-/// Whether an action is allowed, told by how it failed on something that does not exist.
+/// Whether an action is allowed, judged by how it failed on something that does not exist.
 fn allowed(subject: &str, action: &str, fault: Option<Fault>, denied: Level) -> Finding {
     match fault {
         Some(fault)

@@ -1,4 +1,4 @@
-//! Pipeline executions as the commands start, stop and show them.
+//! Pipeline executions, as the commands start, stop and show them.
 
 use aws_sdk_sagemaker::types::{Parameter, PipelineExecutionStatus, PipelineExecutionStep};
 use aws_smithy_types::DateTime;
@@ -13,7 +13,7 @@ use crate::step::ExecutionArn;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecutionView {
     pub standing: ExecutionStanding,
-    /// `None` while it goes on.
+    /// `None` while it is in progress.
     pub ending: Option<StepResult>,
     /// In SageMaker's words.
     pub status: String,
@@ -26,32 +26,32 @@ pub struct StepView {
     pub name: String,
     /// In SageMaker's words: `Executing`, `Succeeded`.
     pub status: String,
-    /// `None` while it goes on.
+    /// `None` while it is in progress.
     pub ending: Option<StepResult>,
     pub started: Option<Timestamp>,
     pub ended: Option<Timestamp>,
     pub failure_reason: Option<String>,
-    /// What only callback steps have.
+    /// Only callback steps have it.
     pub callback: Option<Callback>,
 }
 
-/// The callback half of a step.
+/// The callback part of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callback {
     pub token: Option<String>,
     pub queue_url: Option<String>,
-    /// What was reported, once it was.
+    /// What was reported, if anything was.
     pub outputs: Vec<(String, String)>,
 }
 
 impl SageMaker {
-    /// Starts an execution of a pipeline, by name or ARN; a name that is not found is looked for in
-    /// other cases, as ARNs bear it in lower case. The same `request` (32 to 128 characters) starts
-    /// no second one.
+    /// Starts an execution of a pipeline, by name or ARN. If a name is not found, the same name in
+    /// other letter case is looked for, because ARNs contain it in lower case. The same `request`
+    /// (32 to 128 characters) never starts a second execution.
     ///
     /// # Errors
-    /// A [`Fault`]; one that is transient may have started it all the same, so try again with the
-    /// same `request`.
+    /// A [`Fault`]; a transient one may have started the execution all the same, so try again with
+    /// the same `request`.
     pub async fn start_execution(
         &self,
         pipeline: &str,
@@ -94,8 +94,8 @@ impl SageMaker {
         Ok(arn.parse().map_err(wrong))
     }
 
-    /// The name of the pipeline that is called so but for case; none if there is no such, or it may
-    /// not be looked for.
+    /// The name of the pipeline that differs only in letter case; `None` if there is none, or if
+    /// listing is not allowed.
     async fn name_in_another_case(&self, name: &str) -> Option<String> {
         let mut next = None;
         for _ in 0..Self::MOST_PAGES {
@@ -116,7 +116,7 @@ impl SageMaker {
         None
     }
 
-    /// Asks for an execution to be stopped; its callback steps are told and must answer. The same
+    /// Requests that an execution be stopped; its callback steps are told and must answer. The same
     /// `request` (32 to 128 characters) is one stop.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl SageMaker {
         Ok(())
     }
 
-    /// How an execution stands, in detail; `None` where there is no such execution.
+    /// The details of an execution; `None` if it does not exist.
     ///
     /// # Errors
     /// A [`Fault`].
@@ -168,7 +168,7 @@ impl SageMaker {
     /// All steps of an execution that have begun, in SageMaker's order.
     ///
     /// # Errors
-    /// A [`Fault`]; there being no such execution is one.
+    /// A [`Fault`], also if the execution does not exist.
     pub async fn steps(&self, execution: &ExecutionArn) -> Result<Vec<StepView>, Fault> {
         let mut steps = Vec::new();
         let mut next = None;
@@ -229,7 +229,7 @@ mod tests {
         ARN.parse().expect("an ARN")
     }
 
-    /// 32 characters are the fewest that SageMaker takes.
+    /// SageMaker accepts no fewer than 32 characters.
     const REQUESTS: [&str; 3] = [
         "request-000000000000000000000001",
         "request-000000000000000000000002",

@@ -1,7 +1,7 @@
-//! The one place that sorts errors of the SDK by what to do about them.
+//! The one place that classifies SDK errors by what to do about them.
 //!
-//! Only a service can refuse, and a service says so with an error code. What has none came from
-//! something on the way, or was cut short, and says nothing about the step.
+//! Only a service can refuse a request, and a service says so with an error code. An error without
+//! a code came from something in between, or was cut short, and says nothing about the step.
 
 use std::error::Error;
 
@@ -16,21 +16,21 @@ use crate::seam::{Fault, FaultKind};
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// No whole answer in time.
+    /// No complete answer in time.
     Timeout(String),
-    /// No connection, or one that broke.
+    /// No connection, or a broken one.
     Connection(String),
-    /// There was nothing to sign with.
+    /// There were no credentials to sign with.
     Credentials(Fault),
-    /// A service refused what was signed by a clock that is far from its own.
+    /// A service refused the signature because our clock is far from its own.
     Clock {
         refusal: Refusal,
-        /// How far ahead of the service's our clock is, in seconds, if its answer bore a date.
+        /// How many seconds our clock is ahead of the service's, if the answer carried a date.
         ahead: Option<i64>,
     },
-    /// The request could not be made at all: an impossible endpoint, a lacking setting.
+    /// The request could not be built: an impossible endpoint, or a missing setting.
     Unsent(String),
-    /// An answer that no AWS service gives: no error code, or a body that cannot be read.
+    /// An answer that no AWS service gives: without an error code, or with an unreadable body.
     Unreadable {
         status: u16,
         why: String,
@@ -38,10 +38,10 @@ pub(super) enum Failure {
     Refusal(Refusal),
 }
 
-/// An error that the service itself gave.
+/// An error that the service itself returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// As the service spelt it.
+    /// As the service spells it.
     pub code: String,
     pub message: String,
     pub status: u16,
@@ -85,7 +85,7 @@ impl Failure {
         }
     }
 
-    /// An entry of a batch that failed. It has no status of its own, but says whose fault it was.
+    /// A failed entry of a batch. It has no HTTP status, but says whose fault it was.
     pub(super) fn of_entry(code: &str, message: Option<&str>, sender_fault: bool) -> Self {
         Self::Refusal(Refusal {
             code: code.to_owned(),
@@ -94,8 +94,8 @@ impl Failure {
         })
     }
 
-    /// The service's error code without what differs between its protocols; `None` where no service
-    /// spoke.
+    /// The service's error code without the differences between its protocols; `None` if no service
+    /// answered.
     pub(super) fn code(&self) -> Option<&str> {
         match self {
             Self::Refusal(refusal) | Self::Clock { refusal, .. } => Some(plain(&refusal.code)),
@@ -103,12 +103,12 @@ impl Failure {
         }
     }
 
-    /// What there is none of: the execution, the step, the queue.
+    /// Something does not exist: the execution, the step, or the queue.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self.code(), Some("ResourceNotFound" | "QueueDoesNotExist" | "NonExistentQueue"))
     }
 
-    /// The credentials are no longer taken, whatever their own date says.
+    /// The credentials are no longer accepted, whatever their expiry date says.
     pub(super) fn distrusts_credentials(&self) -> bool {
         match self {
             Self::Refusal(refusal) => {
@@ -127,7 +127,8 @@ impl Failure {
             Self::Credentials(_) => "credentials",
             Self::Unsent(_) => "unsent",
             Self::Unreadable { .. } => "unreadable",
-            // A code becomes a label, and labels must not grow with whatever somebody answers.
+            // A code becomes a label, and the number of labels must not grow with whatever an
+            // endpoint answers.
             Self::Refusal(Refusal { code, .. })
             | Self::Clock { refusal: Refusal { code, .. }, .. } => {
                 let fits = code.len() <= 64
@@ -174,16 +175,16 @@ impl Failure {
 
     fn kind(&self) -> FaultKind {
         match self {
-            // A clock that is wrong is no lack of permission; it is set, or the SDK learns the
-            // service's.
+            // A wrong clock is no lack of permission; it gets set, or the SDK learns the service's
+            // time.
             Self::Timeout(_) | Self::Connection(_) | Self::Clock { .. } => FaultKind::Transient,
             Self::Credentials(fault) => fault.kind,
-            // Nothing was sent, so nobody refused; it will not mend itself either.
+            // Nothing was sent, so nothing was refused; nor will it go away by itself.
             Self::Unsent(_) => FaultKind::Misconfigured,
-            // A proxy, a firewall or an endpoint policy in the way.
+            // A proxy, a firewall or an endpoint policy is in the way.
             Self::Unreadable { status: 401 | 403 | 407, .. } => FaultKind::Denied,
-            // On 200 this leaves open whether a report was taken; it is sent again, and is the same
-            // request.
+            // With status 200 this leaves open whether a report was accepted; it is sent again as
+            // the same request.
             Self::Unreadable { .. } => FaultKind::Transient,
             Self::Refusal(refusal) => sort(refusal),
         }
@@ -191,8 +192,8 @@ impl Failure {
 }
 
 impl Refusal {
-    /// Keys that are unknown, switched off or wrong: somebody rotates them, or a new one takes a
-    /// while to be known.
+    /// Keys that are unknown, disabled or wrong: they are being rotated, or new ones are not known
+    /// everywhere yet.
     fn is_of_the_keys(&self) -> bool {
         matches!(
             plain(&self.code),
@@ -224,12 +225,12 @@ impl Refusal {
     }
 }
 
-/// Signatures are good for five minutes (AWS's signing reference); the SDKs correct a clock from
-/// four on.
+/// Signatures are valid for five minutes (AWS's signing reference); the SDKs correct a clock from
+/// four minutes on.
 const SKEWED: i64 = 4 * 60;
 
-/// No signature is refused for so few seconds; such a request was old for another reason, as after
-/// a suspension.
+/// No signature is refused for so few seconds; such a request was old for another reason, such as a
+/// suspended machine.
 const AGREED: i64 = 30;
 
 /// How many seconds our clock is ahead of an HTTP date.
@@ -253,7 +254,7 @@ fn sort(refusal: &Refusal) -> FaultKind {
         | "BandwidthLimitExceeded"
         | "SlowDown"
         | "PriorRequestNotComplete" => FaultKind::Transient,
-        // 120,000 messages in flight: some of them end.
+        // 120,000 messages are in flight; some of them will be deleted.
         "OverLimit" => FaultKind::Transient,
         "RequestTimeout"
         | "InternalError"
@@ -269,12 +270,12 @@ fn sort(refusal: &Refusal) -> FaultKind {
         | "UnauthorizedOperation"
         | "NotAuthorized"
         | "OptInRequired" => FaultKind::Denied,
-        // The queue's key: its policy, or its state.
+        // The queue's key: its policy or its state.
         "KmsAccessDenied" | "KmsDisabled" | "KmsInvalidState" | "KmsNotFound"
         | "KmsOptInRequired" | "KmsInvalidKeyUsage" => FaultKind::Denied,
         "ReceiptHandleIsInvalid" | "MessageNotInflight" => FaultKind::Stale,
-        // What SQS says of a handle that was good once. The same code stands for every other
-        // parameter, the 12-hour ceiling too.
+        // SQS's answer to a receipt handle that has expired. The same code is used for every other
+        // parameter, including the 12-hour limit.
         "InvalidParameterValue" if message.contains("parameter ReceiptHandle is invalid") => {
             FaultKind::Stale
         }
@@ -284,8 +285,8 @@ fn sort(refusal: &Refusal) -> FaultKind {
     }
 }
 
-/// `AWS.SimpleQueueService.NonExistentQueue`, `KMS.AccessDeniedException` and `ThrottlingException`
-/// as one spelling each.
+/// Spells `AWS.SimpleQueueService.NonExistentQueue`, `KMS.AccessDeniedException` and
+/// `ThrottlingException` alike.
 fn plain(code: &str) -> &str {
     let code = code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code);
     let code = match code {
@@ -300,16 +301,16 @@ fn plain(code: &str) -> &str {
     code.strip_suffix("Exception").filter(|rest| !rest.is_empty()).unwrap_or(code)
 }
 
-/// What became of credentials, where that is why the call failed.
+/// The fault of the credentials, if that is why the call failed.
 fn credentials(error: &(dyn Error + 'static)) -> Option<Fault> {
     let found = causes(error).find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
-    // A role's provider has sorted what STS said.
+    // A role's provider has already classified STS's answer.
     if let Some(fault) = causes(found).find_map(|cause| cause.downcast_ref::<Fault>()) {
         let kind =
             if fault.kind == FaultKind::Denied { FaultKind::Misconfigured } else { fault.kind };
         return Some(Fault { kind, ..fault.clone() });
     }
-    // A file may be late, an instance's metadata too, and what somebody mends is read again.
+    // A file or an instance's metadata may be late, and anything that gets fixed is read again.
     Some(Fault::new(FaultKind::Transient, line(&format!("no AWS credentials: {}", chain(found)))))
 }
 
@@ -317,8 +318,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// What an error and its causes say, each once, without the frames that the SDK puts around a
-/// source of credentials.
+/// The messages of an error and its causes, each once, without the wrappers that the SDK puts
+/// around a credential source.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     const FRAMES: [&str; 4] = [
         "the credential provider was not enabled",
@@ -327,7 +328,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         "unexpected credentials error",
     ];
     let mut texts: Vec<String> = Vec::new();
-    // Far deeper than any that was seen.
+    // Far deeper than any chain that was seen.
     for cause in causes(error).take(16) {
         let text = cause.to_string();
         if !FRAMES.contains(&text.as_str()) && !texts.iter().any(|before| before.contains(&text)) {
@@ -337,11 +338,11 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// One line of bounded length, without what must not be logged.
+/// One line of bounded length, without anything that must not be logged.
 fn line(text: &str) -> String {
-    /// The services' own messages are shorter; what five sources of credentials say is not.
+    /// The services' own messages are shorter; those of five credential sources together are not.
     const MOST: usize = 1_500;
-    // What a service says about a wrong signature repeats the signed headers, the session token
+    // A service's message about a wrong signature repeats the signed headers, the session token
     // among them.
     let text = text.split("The Canonical String").next().unwrap_or_default();
     let words =

@@ -1,4 +1,4 @@
-//! The program that a profile's `credential_process` names. The SDK leaves it behind if it hangs,
+//! The program that a profile's `credential_process` names. The SDK leaves it running if it hangs,
 //! and starts the next one beside it.
 
 use std::process::Stdio;
@@ -13,26 +13,26 @@ use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-/// Runs the program as often as it is asked. A run that is dropped takes its whole process group
-/// with it.
+/// Runs the program each time credentials are requested. Dropping a run kills its whole process
+/// group.
 #[derive(Debug)]
 pub(super) struct Helper {
     command: String,
-    /// Of whom the credentials are if the program does not say.
+    /// The account to report if the program does not name one.
     account: Option<String>,
 }
 
-/// The program runs in a shell, as the AWS CLI and the SDKs run it. Beside it waits one that reads
-/// from a pipe which only this process has open: however this process ends, the read ends too, and
-/// with it the group.
+/// The program runs in a shell, as the AWS CLI and the SDKs run it. Beside it waits a process that
+/// reads from a pipe which only this process holds open: however this process ends, the read ends
+/// too, and the group with it.
 const SHELL: &str = r#"exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec sh -c "$0""#;
 
-/// Credentials are below 10 KiB; what a program says beyond this is not kept.
+/// Credentials are below 10 KiB; anything beyond this limit is dropped.
 const MOST: u64 = 64 << 10;
-/// As much of what it complains of as an error shows.
+/// How much of the program's error output an error message shows.
 const SHOWN: usize = 300;
 
-/// A process group that ends with this.
+/// A process group that is killed when this is dropped.
 struct Group {
     leader: Child,
     id: Option<Pid>,
@@ -41,7 +41,7 @@ struct Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            // Fails only if none of it is left.
+            // This fails only if none of the group is left.
             let _ = killpg(id, Signal::SIGKILL);
         }
     }
@@ -59,13 +59,16 @@ impl Helper {
         let mut leader =
             command.spawn().map_err(|error| format!("it could not be started: {error}"))?;
         let id = leader.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-        // Open for as long as the group may live.
+        // Kept open as long as the group may live.
         let _alive = leader.stdin.take();
         let (stdout, stderr) = (leader.stdout.take(), leader.stderr.take());
         let mut group = Group { leader, id };
         let (told, complaint) = tokio::join!(read(stdout), read(stderr));
-        let status =
-            group.leader.wait().await.map_err(|error| format!("its end is not known: {error}"))?;
+        let status = group
+            .leader
+            .wait()
+            .await
+            .map_err(|error| format!("how it ended is unknown: {error}"))?;
         if !status.success() {
             let complaint: String =
                 String::from_utf8_lossy(&complaint).trim().chars().take(SHOWN).collect();
@@ -75,7 +78,7 @@ impl Helper {
     }
 
     fn credentials(&self, told: &[u8]) -> Result<Credentials, String> {
-        // What is no JSON is not shown: there may be keys in it.
+        // Output that is not JSON is not shown: it may contain keys.
         let told: Map<String, Value> = serde_json::from_slice(told)
             .map_err(|_| "it printed no JSON object with credentials".to_owned())?;
         let field = |name: &str| {
@@ -105,11 +108,11 @@ impl Helper {
     }
 }
 
-/// All that comes, of which the beginning is kept: a program whose pipe is full does not end.
+/// Reads everything and keeps the beginning: a program whose pipe is full would not end.
 async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut from) = from else { return kept };
-    // What cannot be read is missed where it is looked at.
+    // If this cannot be read, the caller notices that it is missing.
     let _ = (&mut from).take(MOST).read_to_end(&mut kept).await;
     let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
     kept

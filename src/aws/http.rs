@@ -1,9 +1,9 @@
-//! The connections under all clients.
+//! The connections below all clients.
 //!
 //! Calls of different kinds share none: [`Connections`] says why.
 //!
-//! The SDK's own default cannot be told when to close idle connections, and lets a call that timed
-//! out leave an HTTP/2 connection for the next one to hang on.
+//! The SDK's own default cannot be told when to close idle connections, and lets a timed-out call
+//! leave behind an HTTP/2 connection on which the next one hangs.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,30 +23,30 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use super::roots;
 
-/// NAT gateways and VPC endpoints forget a connection after 350 s without a word and say nothing;
-/// the next request on it would hang. No request here is silent for longer than a poll's 30 s, so
-/// that keep-alive probes would add nothing.
+/// NAT gateways and VPC endpoints silently drop a connection after 350 s without traffic; the next
+/// request on it would hang. No request here is silent for longer than a poll's 30 s, so keep-alive
+/// probes would add nothing.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// A pool of connections for each kind of call, so that none waits for another's.
+/// A connection pool for each kind of call, so that none waits for another kind.
 ///
 /// Over HTTP/2, and through some proxies, all calls of a pool to one host share a connection and
-/// what it bears at once; over HTTP/1.1 each call under way has one of its own, and whoever waits
-/// longest gets the next that is free. Polls are silent for 20 s at a time, and steps that end
-/// together bring reports by the thousand: in one pool with them heartbeats would come too late,
-/// and their messages show up again.
+/// its limit of concurrent streams. Over HTTP/1.1 each pending call has its own connection, and the
+/// call that has waited longest gets the next free one. Polls are silent for 20 s at a time, and
+/// steps that end together produce reports by the thousand: in one pool with them, heartbeats would
+/// come too late and their messages would become visible again.
 #[derive(Clone, Debug)]
 pub struct Connections {
     /// Long polls.
     pub(super) polls: SharedHttpClient,
-    /// What keeps, deletes and copies messages.
+    /// Calls that keep, delete and copy messages.
     pub(super) keeping: SharedHttpClient,
     /// Reports and questions to SageMaker.
     pub(super) answers: SharedHttpClient,
-    /// Roles and the credential providers, on which all other calls wait.
+    /// Roles and credential providers, which all other calls depend on.
     pub(super) others: SharedHttpClient,
-    /// What answers to this machine or container alone, and never through a proxy: it would answer
-    /// for its own.
+    /// Services on this machine or container, never through a proxy: a proxy would answer for its
+    /// own machine.
     pub(super) metadata: SharedHttpClient,
 }
 
@@ -63,7 +63,7 @@ impl Default for Connections {
     }
 }
 
-/// One for all, as a network that is made up has no connections to share.
+/// One client for all kinds: a simulated network has no connections to share.
 impl From<SharedHttpClient> for Connections {
     fn from(http: SharedHttpClient) -> Self {
         let again = || http.clone();
@@ -72,15 +72,15 @@ impl From<SharedHttpClient> for Connections {
 }
 
 /// HTTP/1.1 and 2 over TLS (rustls; see `roots`), through the proxies that `HTTPS_PROXY`,
-/// `HTTP_PROXY` and `NO_PROXY` name, or none.
+/// `HTTP_PROXY` and `NO_PROXY` name, if any.
 #[derive(Debug)]
 struct Https {
     through: fn() -> ProxyConfig,
-    // One pool for each pair of time-outs: the credential providers have two or three.
+    // One pool for each pair of timeouts: the credential providers use two or three.
     pools: Mutex<BTreeMap<Timeouts, SharedHttpConnector>>,
 }
 
-/// To connect, and to the first byte of an answer.
+/// Timeouts of the connection and of the first byte of an answer.
 type Timeouts = (Option<Duration>, Option<Duration>);
 
 impl HttpClient for Https {
@@ -113,7 +113,7 @@ fn pool(
     SharedHttpConnector::new(Guarded(SharedHttpConnector::new(connector)))
 }
 
-/// Gives up the connection of a call that is dropped before it is answered, whatever dropped it.
+/// Closes the connection of a call that is dropped before it is answered, whatever dropped it.
 #[derive(Debug)]
 struct Guarded(SharedHttpConnector);
 
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// Connected at once; answers at once or never.
+    /// Connects at once; answers at once or never.
     #[derive(Clone, Debug, Default)]
     struct Line {
         silent: bool,

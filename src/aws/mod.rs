@@ -1,20 +1,20 @@
-//! The real seams: Amazon SQS and Amazon SageMaker through the AWS SDK, none of whose types leave
-//! this module.
+//! The real implementations of the seams: Amazon SQS and Amazon SageMaker through the AWS SDK,
+//! whose types never leave this module.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config` | what can be set |
-//! | `clients` | one set of clients for each region and role, made once and cloned |
+//! | `config` | the settings |
+//! | `clients` | one set of clients for each region and role, created once and cloned |
 //! | `account` | such a set |
-//! | `outside` | the network, the clock and the credentials that they meet |
-//! | `http`, `roots` | the connections under them, and whom they trust |
-//! | `credentials` | who we are, kept fresh ahead of time |
-//! | `chain`, `profile`, `helper`, `role` | where that comes from |
-//! | `calls` | every call: its time-out, our bound around it, its count |
+//! | `outside` | the network, the clock and the credentials below them |
+//! | `http`, `roots` | the connections, and the authorities they trust |
+//! | `credentials` | our credentials, renewed ahead of time |
+//! | `chain`, `profile`, `helper`, `role` | where credentials come from |
+//! | `calls` | every call: its timeout, our bound around it, its count |
 //! | `faults` | what to do about an error |
 //! | `sqs`, `sagemaker` | [`Queue`](crate::seam::Queue) and [`Pipelines`](crate::seam::Pipelines) |
-//! | `executions` | executions started, stopped and shown by the commands |
-//! | `doctor` | whether all of it is there and allowed |
+//! | `executions` | executions that the commands start, stop and show |
+//! | `doctor` | whether everything exists and is allowed |
 
 mod account;
 mod calls;

@@ -1,4 +1,4 @@
-//! What the clients meet beyond this process: the network, the wall clock, whoever gives out
+//! What the clients use outside this process: the network, the wall clock, the source of
 //! credentials.
 
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -6,13 +6,13 @@ use aws_smithy_async::time::SharedTimeSource;
 
 use super::http::Connections;
 
-/// By default the real ones. A test that leaves nothing to chance brings its own.
+/// The real ones by default. A deterministic test brings its own.
 #[derive(Clone, Debug, Default)]
 pub struct Outside {
-    /// Under every client, the credential providers' own included.
+    /// Used by every client, including the credential providers' own.
     pub http: Connections,
-    /// By which requests are signed and credentials expire.
+    /// The time by which requests are signed and credentials expire.
     pub time: SharedTimeSource,
-    /// Who we are where no role is assumed; by default what the SDK's chain finds.
+    /// Our credentials without a role; by default what the SDK's chain finds.
     pub credentials: Option<SharedCredentialsProvider>,
 }

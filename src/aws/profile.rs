@@ -1,5 +1,5 @@
-//! What a profile of the shared files names as its source of credentials, read anew each time: the
-//! SDK's own provider reads the files once in its life.
+//! The source of credentials that a profile of the shared files names, read anew each time: the
+//! SDK's own provider reads the files only once.
 
 use std::path::PathBuf;
 
@@ -11,21 +11,21 @@ use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::profile::{self, Profile, ProfileFileLoadError, ProfileSet};
 use aws_types::os_shim_internal::{Env, Fs};
 
-/// Where the credentials of a profile come from, as far as it matters who gets them.
+/// Where a profile's credentials come from, as far as callbackd must know.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// There is no such profile.
+    /// The profile does not exist.
     Missing { profile: String },
-    /// A program prints them; then the roles are assumed one after the other, the nearest to it
-    /// last in the list.
+    /// A program prints them; then the roles are assumed one after another, the one nearest to the
+    /// program last in the list.
     Program { command: String, account: Option<String>, roles: Vec<AssumedRole> },
-    /// IAM Identity Center, as this profile has it.
+    /// IAM Identity Center, as this profile configures it.
     Sso { profile: String },
     /// The SDK's own provider finds them, or says what is wrong with the profile.
     Other,
 }
 
-/// What a profile says of a role to assume.
+/// The role that a profile assumes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AssumedRole {
     arn: String,
@@ -33,10 +33,10 @@ pub(super) struct AssumedRole {
     session_name: Option<String>,
 }
 
-/// Under which name the program's credentials stand in [`rewritten`].
+/// The name of the program's credentials in [`rewritten`].
 pub(super) const PROGRAM: &str = "CallbackdProgram";
 
-/// Reads the files. `selected` goes before `AWS_PROFILE`, and that before `default`.
+/// Reads the files. `selected` takes precedence over `AWS_PROFILE`, and that over `default`.
 pub(super) async fn origin(selected: Option<&str>) -> Result<Origin, ProfileFileLoadError> {
     #[expect(deprecated, reason = "see the import")]
     let files = ProfileFiles::default();
@@ -44,7 +44,8 @@ pub(super) async fn origin(selected: Option<&str>) -> Result<Origin, ProfileFile
     Ok(follow(&profile::load(&Fs::real(), &Env::real(), &files, selected).await?))
 }
 
-/// The files that profiles are read from: those of the environment, else the ones at home.
+/// The files that profiles are read from: those that the environment names, else those in the home
+/// directory.
 pub(super) fn files() -> Vec<PathBuf> {
     let home = || std::env::var_os("HOME").map(PathBuf::from);
     let file = |variable: &str, name: &str| {
@@ -69,7 +70,7 @@ fn follow(profiles: &ProfileSet) -> Origin {
                 Origin::Other
             };
         };
-        // A loop, and keys of a profile that is not the first, are the SDK's to judge.
+        // A loop, and keys in a profile that is not the first, are left to the SDK to judge.
         if seen.contains(&name) || (!seen.is_empty() && profile.get("aws_access_key_id").is_some())
         {
             return Origin::Other;
@@ -114,8 +115,8 @@ fn base(profile: &Profile, roles: Vec<AssumedRole>) -> Origin {
     }
 }
 
-/// Files in which the roles are assumed with the credentials of [`PROGRAM`], and the profile that
-/// is to be selected.
+/// Files in which the roles are assumed with the credentials of [`PROGRAM`], and the profile to
+/// select.
 #[expect(deprecated, reason = "see the import")]
 pub(super) fn rewritten(roles: &[AssumedRole]) -> (ProfileFiles, String) {
     let mut text = String::new();

@@ -7,7 +7,7 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use super::calls::{Calls, Limit};
 use crate::seam::{Fault, FaultKind};
 
-/// Asks STS for credentials of one role, as often as it is asked itself; they last an hour.
+/// Requests credentials of one role from STS, each time it is called; they last an hour.
 #[derive(Debug)]
 pub(super) struct Role {
     sts: aws_sdk_sts::Client,
@@ -50,8 +50,8 @@ impl ProvideCredentials for Role {
     }
 }
 
-/// The name under which a worker's calls stand in the other account's trail: 2 to 64 of
-/// `[A-Za-z0-9_+=,.@-]` (STS's service model).
+/// The name of a worker's sessions in the other account's trail: 2 to 64 of `[A-Za-z0-9_+=,.@-]`
+/// (STS's service model).
 pub(super) fn session_name(worker: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' };
     format!("callbackd-{worker}").chars().map(plain).take(64).collect()

@@ -1,5 +1,5 @@
-//! Whom TLS trusts: the authorities of `AWS_CA_BUNDLE` in place of the system's, as the AWS CLI has
-//! it. The SDK for Rust does not know the variable.
+//! The certificate authorities that TLS trusts: those of `AWS_CA_BUNDLE` in place of the system's,
+//! as in the AWS CLI. The SDK for Rust does not know that variable.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -11,19 +11,16 @@ use rustls::pki_types::pem::PemObject;
 
 const VARIABLE: &str = "AWS_CA_BUNDLE";
 
-/// The variable is set and what it names is no bundle.
+/// The variable is set, but names no usable bundle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "AWS_CA_BUNDLE names {path}, {why}: name a PEM file with the certificates of the authorities, \
-     or unset it"
-)]
+#[error("AWS_CA_BUNDLE names {path}, {why}: name a PEM file with CA certificates, or unset it")]
 pub struct NoBundle {
     path: String,
     why: String,
 }
 
-/// What connections are to trust; none for the system's own authorities. Nobody, if the bundle
-/// cannot be read, or the system has none.
+/// What connections trust; `None` means the system's own authorities. If the bundle cannot be read,
+/// or the system has no authorities, nothing is trusted.
 pub(super) fn context() -> Option<TlsContext> {
     let certificates = match bundle() {
         Ok(Some(certificates)) => certificates,
@@ -45,15 +42,15 @@ pub(super) fn check() -> Result<(), NoBundle> {
     bundle().map(drop)
 }
 
-/// Whether this machine has authorities to trust. The SDK takes it for granted.
+/// Whether this machine has any certificate authorities. The SDK assumes so.
 fn system_has_some() -> bool {
     static SOME: LazyLock<bool> = LazyLock::new(|| {
         let some = !rustls_native_certs::load_native_certs().certs.is_empty();
         if !some {
             tracing::error!(
-                "this machine has no certificates of authorities (SSL_CERT_FILE, SSL_CERT_DIR, \
-                 /etc/ssl/certs), so that no HTTPS connection can be \
-                 made: install ca-certificates, or name a bundle with AWS_CA_BUNDLE"
+                "this machine has no CA certificates (SSL_CERT_FILE, SSL_CERT_DIR, \
+                 /etc/ssl/certs), so no HTTPS connection can be made: install ca-certificates, or \
+                 name a bundle with AWS_CA_BUNDLE"
             );
         }
         some
@@ -76,8 +73,8 @@ fn bundle() -> Result<Option<Vec<String>>, NoBundle> {
     Ok(Some(certificates))
 }
 
-/// The certificates in a PEM text that TLS can use, each as a text of its own: one that it cannot
-/// would break all connections.
+/// The certificates in a PEM text that TLS can use, each as a separate text: one unusable
+/// certificate would break all connections.
 fn usable(text: &str) -> Vec<String> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";

@@ -1,4 +1,4 @@
-//! SageMaker, as far as callback steps go.
+//! SageMaker, as far as callback steps need it.
 
 use aws_sdk_sagemaker::types::{
     OutputParameter, PipelineExecutionStatus, PipelineExecutionStep, StepStatus,
@@ -20,7 +20,7 @@ pub struct SageMaker {
 }
 
 impl SageMaker {
-    /// An execution has some dozens of steps; this many pages are an answer that never ends.
+    /// An execution has some dozens of steps; an answer with this many pages never ends.
     pub(super) const MOST_PAGES: usize = 100;
 
     pub(super) fn new(account: &Account) -> Self {
@@ -36,7 +36,8 @@ impl SageMaker {
         &self.region
     }
 
-    /// One page of an execution's steps, if the answer has any, and where the next begins.
+    /// One page of an execution's steps, if the answer contains a list, and the token of the next
+    /// page.
     pub(super) async fn page(
         &self,
         execution: &ExecutionArn,
@@ -53,7 +54,7 @@ impl SageMaker {
         Ok((answer.pipeline_execution_steps, answer.next_token.filter(|next| !next.is_empty())))
     }
 
-    /// An answer that says nothing of steps: it does not say either that there is no such step.
+    /// An answer without a list of steps: that does not mean that the step does not exist.
     fn listless() -> Fault {
         Fault::new(FaultKind::Transient, "ListPipelineExecutionSteps: an answer without a list")
     }
@@ -73,7 +74,7 @@ impl SageMaker {
     ) -> Result<(), Failed> {
         match outcome {
             Outcome::Success(outputs) => {
-                // In order of their names, so that every send is the same bytes.
+                // Sorted by name, so that every attempt sends the same bytes.
                 let outputs = outputs.iter().map(|(name, value)| {
                     OutputParameter::builder().name(name).value(value).build()
                 });
@@ -168,15 +169,15 @@ fn standing(step: &PipelineExecutionStep, token: &CallbackToken) -> Option<Stand
         Some(ending) => Standing::Closed(ending),
         None => Standing::Open {
             stopping: step.step_status() == Some(&StepStatus::Stopping),
-            // One that cannot be read names no queue that a worker could have: nothing to compare
-            // with.
+            // A URL that cannot be parsed cannot be a configured queue: there is nothing to
+            // compare.
             queue_url: callback.sqs_queue_url().and_then(|url| url.parse().ok()),
         },
     })
 }
 
-/// How a step ended. A status that is new to us is none: a step that is closed by mistake is never
-/// answered.
+/// How a step ended. An unknown status counts as not ended: a step that is wrongly taken for closed
+/// is never answered.
 pub(super) fn ending(status: Option<&StepStatus>) -> Option<StepResult> {
     match status? {
         StepStatus::Succeeded => Some(StepResult::Succeeded),
@@ -186,7 +187,7 @@ pub(super) fn ending(status: Option<&StepStatus>) -> Option<StepResult> {
     }
 }
 
-/// How an execution stands; what is new to us goes on.
+/// Where an execution stands; an unknown status counts as in progress.
 pub(super) fn execution_standing(status: Option<&PipelineExecutionStatus>) -> ExecutionStanding {
     match status {
         Some(PipelineExecutionStatus::Stopping) => ExecutionStanding::Stopping,

@@ -1,4 +1,4 @@
-//! For tests: an HTTP server on loopback that keeps what it is asked and answers by a script.
+//! For tests: an HTTP server on loopback that records its requests and answers from a script.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -19,25 +19,25 @@ use crate::seam::{Observation, Observer};
 
 pub(super) enum Reply {
     Json(u16, Value),
-    /// Status, further header lines, body.
+    /// Status, extra header lines, body.
     Raw(u16, &'static str, &'static str),
     /// The connection is reset once the request has been read.
     Reset,
-    /// Nothing comes; the connection stays.
+    /// No answer; the connection stays open.
     Hang,
 }
 
 /// One request as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Which connection it came by, counted from 0 in order of their making.
+    /// The number of the connection, counted from 0 in order of creation.
     pub connection: usize,
     pub head: String,
     pub body: String,
 }
 
 impl Request {
-    /// The operation: `AmazonSQS.ReceiveMessage`, and what stands before it.
+    /// The operation with its prefix: `AmazonSQS.ReceiveMessage`.
     pub(super) fn target(&self) -> &str {
         self.header("x-amz-target").and_then(|target| target.rsplit('.').next()).unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl Request {
     }
 }
 
-/// Reads requests on any number of connections and answers them in order of their arrival. An empty
+/// Reads requests on any number of connections and answers them in order of arrival. An empty
 /// script hangs.
 ///
 /// A request to SageMaker that its published model does not allow fails the test that sent it.
@@ -72,7 +72,7 @@ struct Script {
     malformed: Arc<Mutex<Vec<String>>>,
 }
 
-/// An observer that keeps what it saw.
+/// An observer that records what it saw.
 #[derive(Default)]
 pub(super) struct Seen(Mutex<Vec<String>>);
 
@@ -111,7 +111,7 @@ impl Server {
         Self { url, seen: Arc::default(), requests, malformed }
     }
 
-    /// Clients of this server and no other, signed by made-up keys.
+    /// Clients of this server alone, signed with made-up keys.
     pub(super) fn account(&self) -> Account {
         let sdk = SdkConfig::builder()
             .behavior_version(behavior())
@@ -132,7 +132,7 @@ impl Server {
         self.requests.borrow().clone()
     }
 
-    /// Until that many requests have been read.
+    /// Waits until that many requests have been read.
     pub(super) async fn asked(&self, times: usize) {
         let mut requests = self.requests.clone();
         requests.wait_for(|requests| requests.len() >= times).await.expect("the server lives");
@@ -146,8 +146,8 @@ impl Drop for Server {
     }
 }
 
-/// What the local endpoint holds against the form of a request to SageMaker; that it holds neither
-/// more nor less against one than the service's published model, tests/shapes.rs proves.
+/// What the local endpoint objects to in the form of a request to SageMaker; tests/shapes.rs proves
+/// that it objects to exactly what the service's published model forbids.
 #[cfg(feature = "local")]
 async fn malformed(request: &Request) -> Option<String> {
     use crate::local::{Options, Service, clock::Clock};
@@ -200,7 +200,7 @@ async fn serve(mut stream: TcpStream, connection: usize, script: Arc<Script>) {
     }
 }
 
-/// The next request on a connection; `None` when it is over.
+/// The next request on a connection; `None` at its end.
 async fn read(stream: &mut TcpStream, connection: usize) -> Option<Request> {
     let mut bytes = Vec::new();
     loop {

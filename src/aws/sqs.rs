@@ -156,12 +156,13 @@ fn seconds(visibility: Duration) -> i32 {
     i32::try_from(whole.min(TWELVE_HOURS)).unwrap_or(i32::MAX)
 }
 
-/// A message without an id or a handle can be neither kept nor deleted; it comes back by itself.
+/// A message without an id or a receipt handle can be neither kept nor deleted; it becomes visible
+/// again by itself.
 fn read(message: Message) -> Option<Received> {
     let (Some(id), Some(receipt_handle)) = (message.message_id, message.receipt_handle) else {
         tracing::warn!(
-            "SQS gave a message without an id or a receipt handle; it is left to its visibility \
-             timeout"
+            "SQS returned a message without an id or a receipt handle; it is left to its \
+             visibility timeout"
         );
         return None;
     };
@@ -175,7 +176,7 @@ fn read(message: Message) -> Option<Received> {
     Some(Received {
         id,
         receipt_handle,
-        // Without a body it is as unreadable as with an empty one.
+        // A missing body is as unreadable as an empty one.
         body: message.body.unwrap_or_default(),
         receives: receives.unwrap_or(1).max(1),
         sent,
@@ -183,8 +184,8 @@ fn read(message: Message) -> Option<Received> {
     })
 }
 
-/// What became of each of `count` entries whose ids are their places. Nothing is taken for done
-/// that the answer does not say is done.
+/// The result of each of `count` entries, whose ids are their positions. An entry counts as done
+/// only if the answer says so.
 fn by_entry<'a>(
     operation: &str,
     count: usize,
@@ -221,7 +222,7 @@ mod tests {
     use super::*;
     use crate::aws::server::{Reply, Server};
 
-    /// Another host than the endpoint's, as a look-alike behind a port-forward has it.
+    /// A different host from the endpoint's, as with an emulator behind a port-forward.
     const URL: &str = "http://sqs.elsewhere:5000/123456789012/q";
 
     async fn scene(replies: impl IntoIterator<Item = Reply>) -> (Server, Sqs) {
@@ -369,7 +370,7 @@ mod tests {
             _ = &mut call => panic!("it hangs"),
             () = server.asked(2) => {}
         }
-        // From here on there is nothing but timers to wait for.
+        // From here on only timers are pending.
         tokio::time::pause();
         let before = tokio::time::Instant::now();
         let fault = call.await.expect_err("a time-out");

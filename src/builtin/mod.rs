@@ -1,4 +1,4 @@
-//! The handler types that every binary of ours has.
+//! The handler types that every callbackd binary has.
 
 pub mod exec;
 

@@ -1,5 +1,5 @@
-//! `callbackd check`: the configuration, what this machine has for it, and with `--online` all that
-//! it leads to. Nothing is changed.
+//! `callbackd check`: the configuration, what this machine has for it, and with `--online` what it
+//! refers to in AWS. It changes nothing.
 
 mod host;
 
@@ -17,9 +17,9 @@ use crate::handler::Severity;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Also ask AWS: is every queue there, its dead-letter queue, retention and visibility sane,
-    /// are the permissions there, is the clock right? And let what this machine lacks count as an
-    /// error. Nothing is changed.
+    /// Also check in AWS that every queue and dead-letter queue exists, that retention and
+    /// visibility are sane, that permissions are sufficient, and that the clock is right. Anything
+    /// this machine lacks then counts as an error. Changes nothing.
     #[arg(long)]
     online: bool,
 }

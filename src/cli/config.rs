@@ -1,4 +1,4 @@
-//! `callbackd config`: what is in force, or what is allowed.
+//! `callbackd config`: the configuration in force, or everything that can be configured.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `callbackd start` and `callbackd stop`: executions of pipelines, from a terminal.
+//! `callbackd start` and `callbackd stop`: pipeline executions from a terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,11 +23,12 @@ pub(super) struct Start {
     /// A parameter of the pipeline; may be given several times.
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
     parameters: Vec<(String, String)>,
-    /// Show the steps as they go, and wait for the end; exit 0 only if the execution succeeded.
+    /// Show the steps as they progress, and wait for the end; exit 0 only if the execution
+    /// succeeded.
     #[arg(long)]
     wait: bool,
-    /// Act with the role and in the region of this configured queue, by its name. Needed only where
-    /// the configuration leaves a choice.
+    /// Use the role and region of this configured queue, by its name. Needed only if the
+    /// configuration leaves a choice.
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
 }
@@ -36,20 +37,21 @@ pub(super) struct Start {
 pub(super) struct Stop {
     /// The execution's ARN.
     execution: ExecutionArn,
-    /// Show the steps as they go, and wait for the end; exit 0 only if the execution was stopped.
+    /// Show the steps as they progress, and wait for the end; exit 0 only if the execution was
+    /// stopped.
     #[arg(long)]
     wait: bool,
-    /// Act with the role and in the region of this configured queue, by its name. Needed only where
-    /// the configuration leaves a choice.
+    /// Use the role and region of this configured queue, by its name. Needed only if the
+    /// configuration leaves a choice.
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
 }
 
-/// How often SageMaker is asked how an execution goes: two calls each time, and no rate limit is
+/// How often SageMaker is asked about an execution: two calls each time, and no rate limit is
 /// published.
 const LOOK: Duration = Duration::from_secs(2);
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-/// Somebody is waiting at a terminal.
+/// Someone is waiting at a terminal.
 const TRIES: u32 = 6;
 
 pub(super) async fn start(arguments: Start, config: Option<&Path>) -> Result<ExitCode, Failure> {
@@ -81,11 +83,11 @@ pub(super) async fn stop(arguments: Stop, config: Option<&Path>) -> Result<ExitC
     }
 }
 
-/// What a command is about.
+/// What a command refers to.
 struct Target<'a> {
-    /// Its region and account, if it is known by an ARN.
+    /// The pipeline's region and account, if it is given as an ARN.
     pipeline: Option<(&'a str, &'a str)>,
-    /// Whose role is to be taken.
+    /// The queue whose role is used.
     queue: Option<&'a str>,
 }
 
@@ -95,8 +97,8 @@ fn arn_parts(pipeline: &str) -> Option<(&str, &str)> {
     Some((parts.next()?, parts.next()?))
 }
 
-/// SageMaker as the configuration has it, where there is one: with the role that the worker takes
-/// for the same pipeline.
+/// SageMaker as configured, if there is a configuration: with the role that the worker uses for the
+/// same pipeline.
 async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker, Failure> {
     let aws = Config::section("aws", path, std::env::vars_os())?.aws;
     let queues = Config::access(path, std::env::vars_os())?;
@@ -105,7 +107,7 @@ async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker,
     clients.pipelines(region.as_deref(), role_arn.as_deref()).await.map_err(Failure::runtime)
 }
 
-/// The region and the role to act in and as.
+/// The region and role to use.
 fn chosen(
     queues: &[Access],
     target: &Target<'_>,
@@ -134,8 +136,8 @@ fn chosen(
             let have: BTreeSet<&str> = queues.iter().map(|access| access.queue.as_str()).collect();
             let have: Vec<&str> = have.into_iter().collect();
             Err(format!(
-                "the configured queues have different roles or regions; say whose to take with \
-                 --queue, or give the pipeline as an ARN: {}",
+                "the configured queues have different roles or regions; select one with --queue, \
+                 or give the pipeline as an ARN: {}",
                 have.join(", ")
             ))
         }
@@ -154,10 +156,10 @@ async fn watch(
     loop {
         let view = patiently(|| sagemaker.describe(execution))
             .await
-            .map_err(failed("SageMaker does not say how it goes"))?;
+            .map_err(failed("SageMaker did not answer"))?;
         let steps = patiently(|| sagemaker.steps(execution))
             .await
-            .map_err(failed("SageMaker does not say how it goes"))?;
+            .map_err(failed("SageMaker did not answer"))?;
         for step in steps {
             if seen.insert(step.name.clone(), step.status.clone()).as_ref() != Some(&step.status) {
                 let outputs = step.callback.iter().flat_map(|callback| &callback.outputs);
@@ -168,7 +170,7 @@ async fn watch(
             }
         }
         let Some(view) = view else {
-            return Err(Failure::Runtime(format!("there is no execution {execution}")));
+            return Err(Failure::Runtime(format!("the execution {execution} does not exist")));
         };
         if let Some(ending) = view.ending {
             let reason =
@@ -197,7 +199,7 @@ fn failed(what: &'static str) -> impl Fn(Fault) -> Failure {
     move |fault| Failure::Runtime(format!("{what}: {fault}"))
 }
 
-/// The same for each try of one command; another for each command.
+/// The same for each attempt of one command; different for each command.
 fn request_token() -> String {
     format!("callbackd-{:032x}", fastrand::u128(..))
 }

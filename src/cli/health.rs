@@ -14,7 +14,7 @@ use super::{Failure, plain, say};
 use crate::config::Config;
 use crate::observe::server::Listen;
 
-/// Docker's and ECS's own patience is 5 s by default.
+/// Docker and ECS wait 5 s by default.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// The answer names each check; it is short.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -22,7 +22,11 @@ const MAX_ANSWER: u64 = 64 * 1024;
 pub(super) async fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let Listen::On(address) = Config::section("http", config, std::env::vars_os())?.http.listen
     else {
-        return Err(Failure::Runtime("http.listen is \"off\": there is nobody to ask".to_owned()));
+        return Err(Failure::Runtime(
+            "http.listen is \"off\": the daemon cannot be \
+                                     asked"
+                .to_owned(),
+        ));
     };
     let address = reachable(address);
     let failed =
@@ -38,7 +42,7 @@ pub(super) async fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     Ok(if alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where a server that listens on all addresses is reached from this machine.
+/// How to reach, from this machine, a server that listens on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -48,7 +52,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Whether whoever listens there is a callbackd.
+/// Whether the server at this address is a callbackd.
 pub(super) async fn is_callbackd(address: SocketAddr) -> bool {
     let answer = timeout(PATIENCE, ask(reachable(address), "/")).await;
     answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.contains("\r\n\r\ncallbackd\n")))

@@ -11,7 +11,7 @@ use crate::process::signals::Signals;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Where to listen; only loopback is allowed, as there is no authentication.
+    /// Where to listen; only loopback is allowed, because there is no authentication.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4100")]
     listen: SocketAddr,
 }
@@ -27,11 +27,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         })?;
     let mut events = endpoint.events();
     complain(format_args!(
-        "SQS and SageMaker Pipelines look-alike on {url}; it forgets everything when it ends\n  \
-         export AWS_ENDPOINT_URL={url} AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1\n  \
-         export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n  \
-         aws --endpoint-url {url} sqs create-queue --queue-name sagemaker-callbacks\n\
-         Each line on standard output is one event, as JSON; end with Ctrl-C",
+        "SQS and SageMaker Pipelines emulation on {url}; everything is lost when it ends\n  export \
+         AWS_ENDPOINT_URL={url} AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1\n  export \
+         AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local\n  aws --endpoint-url {url} sqs \
+         create-queue --queue-name sagemaker-callbacks\nEach line on standard output is one event, \
+         as JSON; end with Ctrl-C",
         url = endpoint.url(),
     ));
     loop {

@@ -31,19 +31,18 @@ use crate::observe;
     name = "callbackd",
     version,
     about = "Answers Amazon SageMaker Pipelines' callback steps",
-    long_about = "Answers Amazon SageMaker Pipelines' callback steps.\n\n\
-        A pipeline that reaches a callback step puts a message with a token on an SQS queue and \
-        waits, for ever if need be, until \
-        somebody reports success or failure with that token. callbackd polls the queue, runs your \
-        program or Rust handler for each \
-        message, and reports what came of it, whatever crashes in between.",
+    long_about = "Answers Amazon SageMaker Pipelines' callback steps.\n\nA pipeline that reaches a \
+                  callback step puts a message with a token on an SQS queue and waits indefinitely \
+                  until someone reports success or failure with that token. callbackd polls the \
+                  queue, runs your program or Rust handler for each message, and reports the \
+                  result, even after a crash.",
     after_long_help = "Begin with `callbackd demo`: it needs no AWS account.\n\n\
         Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration."
 )]
 struct Arguments {
     /// The configuration file; else `$CALLBACKD_CONFIG`, else /etc/callbackd/callbackd.toml.
     ///
-    /// Environment variables `CALLBACKD_<KEY>__<KEY>` go before what it says.
+    /// Environment variables `CALLBACKD_<KEY>__<KEY>` take precedence over it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -52,18 +51,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the worker until SIGTERM, SIGINT or SIGQUIT, then let what runs finish.
+    /// Run the worker until SIGTERM, SIGINT or SIGQUIT, then let running steps finish.
     ///
-    /// A first signal stops the polling and waits for running steps, up to the drain timeout; then
-    /// they are told to end and released to other workers, not failed. A second signal cuts the
-    /// waiting short.
+    /// The first signal stops the polling and waits for running steps, up to the drain timeout;
+    /// then they are told to end and released to other workers, not failed. A second signal ends
+    /// the waiting.
     Run,
-    /// Show it all on this machine, without an AWS account: a pipeline, its queue, the worker, and
-    /// a stop.
+    /// Demonstrate everything on this machine, without an AWS account: a pipeline, its queue, the
+    /// worker, and a stop.
     #[cfg(feature = "local")]
     Demo,
-    /// Serve a look-alike of SQS and SageMaker Pipelines on loopback, for boto3, the AWS CLI and
-    /// any other SDK.
+    /// Serve a local emulation of SQS and SageMaker Pipelines on loopback, for boto3, the AWS CLI
+    /// and any other SDK.
     #[cfg(feature = "local")]
     Local(local::Arguments),
     /// Check the configuration without running anything; --online also checks queues, permissions
@@ -79,15 +78,15 @@ enum Command {
     /// Ask the daemon on this machine whether it is alive: the health check of a container. It asks
     /// the configured address.
     Health,
-    /// Print the configuration in force, secrets hidden, or its JSON Schema.
+    /// Print the configuration in force with secrets hidden, or its JSON Schema.
     Config(config::Arguments),
 }
 
 /// How a command ends.
 enum Failure {
-    /// 1.
+    /// Exit code 1.
     Runtime(String),
-    /// 78, as sysexits.h has it.
+    /// Exit code 78, as in sysexits.h.
     Configuration(String),
 }
 
@@ -104,8 +103,8 @@ impl From<Mistakes> for Failure {
 }
 
 impl Registry {
-    /// The whole of a worker's `main`: runs the command that the process was started with (`run`,
-    /// `check`, `steps`, …) with these handler types. It does not return before that has ended.
+    /// The whole `main` of a worker: runs the command that the process was started with (`run`,
+    /// `check`, `steps`, …) with these handler types, and returns when that has ended.
     ///
     /// Exit codes: 0 done, 1 failed while running, 2 wrong usage, 78 wrong configuration or a
     /// handler type registered twice.
@@ -123,8 +122,8 @@ fn main(registry: &Registry) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help goes to standard output, errors to standard error; where that cannot be written
-            // there is nobody to tell.
+            // Help goes to standard output, errors to standard error; if those cannot be written,
+            // there is nowhere to report it.
             let printed = error.print();
             if error.use_stderr() {
                 return ExitCode::from(2);
@@ -147,14 +146,14 @@ fn main(registry: &Registry) -> ExitCode {
     };
     let is_daemon = matches!(arguments.command, Command::Run);
     let ended = runtime.block_on(perform(arguments, registry));
-    // A handler that blocks its thread must not keep the process from ending: its step is released
+    // A handler that blocks its thread must not keep the process from exiting: its step is released
     // already.
     runtime.shutdown_background();
     if is_daemon { end_daemon(ended) } else { end(ended) }
 }
 
-/// If the machine gives it no thread, tokio panics, and waits for those that it was given, for
-/// ever.
+/// If the machine refuses it a thread, tokio panics, and waits indefinitely for the threads that it
+/// has.
 fn runtime() -> std::io::Result<Runtime> {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|panic| {
@@ -168,7 +167,7 @@ fn runtime() -> std::io::Result<Runtime> {
     }));
     let built = Builder::new_multi_thread().enable_all().thread_keep_alive(KEPT).build();
     if let Ok(runtime) = &built {
-        // Another thread, for what blocks.
+        // One more thread, for blocking work.
         runtime.spawn_blocking(|| ());
     }
     std::panic::set_hook(before);
@@ -192,10 +191,10 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
     }
 }
 
-/// How long a thread for what blocks is kept. The daemon has something for one more often: if there
-/// were none, and the machine gave no other, tokio would panic.
+/// How long an idle blocking thread is kept. The daemon needs one more often than that: if there
+/// were none and the machine refused a new one, tokio would panic.
 const KEPT: Duration = Duration::from_mins(1);
-/// How long the end of the daemon waits for whoever reads its last lines.
+/// How long the end of the daemon waits for its last log lines to be read.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn end(ended: Result<ExitCode, Failure>) -> ExitCode {
@@ -206,7 +205,7 @@ fn end(ended: Result<ExitCode, Failure>) -> ExitCode {
     code
 }
 
-/// [`end`], even if nobody reads stderr: the service manager waits for the exit.
+/// [`end`], even if stderr is not being read: the service manager waits for the exit.
 fn end_daemon(ended: Result<ExitCode, Failure>) -> ExitCode {
     let (code, complaint) = told(ended);
     observe::log::end(complaint.map(complained).as_deref(), LAST_LINES);
@@ -221,11 +220,11 @@ fn told(ended: Result<ExitCode, Failure>) -> (ExitCode, Option<String>) {
     }
 }
 
-/// Why standard output could not be written, if so.
+/// Why standard output could not be written, if it could not.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
-/// Prints a line to standard output. Where nobody reads on, as behind `head`, nothing is lost; else
-/// the command fails at its end.
+/// Prints a line to standard output. If the reader has stopped, as with `head`, that is fine;
+/// otherwise the command fails at its end.
 fn say(line: impl Display) {
     use std::io::Write;
     note(writeln!(std::io::stdout().lock(), "{line}"));
@@ -239,12 +238,12 @@ fn note(written: std::io::Result<()>) {
     }
 }
 
-/// What was printed is written, or why it is not.
+/// Checks that the output was written.
 fn printed() -> Result<(), Failure> {
     use std::io::Write;
     note(std::io::stdout().lock().flush());
     let unwritten =
-        |error: &String| Failure::Runtime(format!("standard output cannot be written: {error}"));
+        |error: &String| Failure::Runtime(format!("standard output could not be written: {error}"));
     UNWRITTEN.get().map_or(Ok(()), |error| Err(unwritten(error)))
 }
 
@@ -258,7 +257,7 @@ fn complained(text: impl Display) -> String {
     format!("callbackd: {text}")
 }
 
-/// Text from outside, without what a terminal would act on.
+/// Text from outside, without characters that a terminal would interpret.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

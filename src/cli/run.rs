@@ -18,8 +18,12 @@ pub(super) async fn run(loaded: CheckedConfig) -> Result<ExitCode, Failure> {
         tracing::warn!("configuration: {warning}");
     }
     raise_open_files(loaded.config.queues.iter().map(|queue| queue.concurrency).sum());
-    let mut signals = Signals::listen()
-        .map_err(|error| Failure::Runtime(format!("signals cannot be caught: {error}")))?;
+    let mut signals = Signals::listen().map_err(|error| {
+        Failure::Runtime(format!(
+            "signal handlers could not be installed: \
+            {error}"
+        ))
+    })?;
     let stop = async || {
         let asked = signals.next().await;
         tracing::info!(?asked, "told to stop");

@@ -16,10 +16,10 @@ use crate::outcome::Outcome;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Print an array of objects, with all that the ledger knows of each step.
+    /// Print an array of objects, with everything that the ledger knows about each step.
     #[arg(long)]
     json: bool,
-    /// The ledger's file; else the one of the configuration.
+    /// The ledger's file; else the one in the configuration.
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each is printed as it is read: all of a ledger may be more than fits into memory.
+/// Each record is printed as it is read: a whole ledger may not fit into memory.
 fn list(path: &Path) -> Result<(), OpenError> {
     let mut open = "[";
     ledger::read(path, |record| {
@@ -131,7 +131,7 @@ fn detail(record: &Record) -> String {
     [ending, stop, suspected, outcome, error].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
-/// Two units say enough.
+/// Two units are precise enough.
 fn coarse(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {

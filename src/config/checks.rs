@@ -1,5 +1,5 @@
-//! What must hold across the sections of a configuration: names that lead nowhere, queues that are
-//! one. What a section can judge by itself is judged by its own type.
+//! Rules that cross the sections of a configuration: names that refer to nothing, queues that are
+//! the same. What a section can judge by itself is judged by its own type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::engine::config::QueueConfig;
 use crate::handler::{BuildError, DynHandler, Registry, Remark, Severity};
 use crate::ledger::Kind;
 
-/// Notes mistakes about keys.
+/// Collects mistakes about keys.
 struct Judge<'a> {
     source: &'a Source,
     mistakes: &'a mut Mistakes,
@@ -48,14 +48,17 @@ pub(super) fn check(
     #[cfg(feature = "aws")]
     judge.all_wrong("aws", config.aws.mistakes());
     if config.queues.is_empty() && !judge.mistakes.knows("queues") {
-        judge
-            .wrong("queues", "there is none; add at least one [[queues]] with a url and a handler");
+        judge.wrong(
+            "queues",
+            "no queue is configured; add at least one [[queues]] with a url and a \
+                              handler",
+        );
     }
     for (index, queue) in config.queues.iter().enumerate() {
         judge.all_wrong(&format!("queues[{index}]"), queue.mistakes());
         check_references(&format!("queues[{index}]"), queue, config, &mut judge);
         let url = format!("queues[{index}].url");
-        // One that is missing or wrong has a stand-in.
+        // A missing or wrong one has been replaced by a placeholder.
         let is_known = |place: usize| !judge.mistakes.knows(&format!("queues[{place}].url"));
         let same = |other: &QueueConfig| other.url.is_same_queue(&queue.url);
         let twin = (0..index).find(|place| is_known(*place) && same(&config.queues[*place]));
@@ -70,7 +73,11 @@ pub(super) fn check(
         if name.is_empty()
             || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         {
-            judge.wrong(&key, "a handler's name is lower-case letters, digits and hyphens");
+            judge.wrong(
+                &key,
+                "a handler's name consists of lower-case letters, digits and \
+                               hyphens",
+            );
         }
         judge.all_wrong(&key, handler.mistakes());
     }
@@ -93,7 +100,7 @@ fn check_reference(key: String, name: &str, config: &Config, judge: &mut Judge<'
     if !name.is_empty() && !config.handlers.contains_key(name) {
         let have: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
         let have = if have.is_empty() {
-            "there are none".to_owned()
+            "no handlers are configured".to_owned()
         } else {
             format!("there are: {}", have.join(", "))
         };
@@ -132,7 +139,7 @@ pub(super) fn build_handlers(
     handlers
 }
 
-/// What the handlers have to say of this machine. They look at it: this is asked once.
+/// The handlers' remarks about this machine. They examine it, so this is called once.
 pub(super) fn remarks(
     handlers: &BTreeMap<String, DynHandler>,
     work_dir: &Path,
@@ -168,8 +175,8 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
         if queue.stop_takeover_after <= queue.visibility_timeout {
             warnings.push(format!(
                 "queues[{index}].stop_takeover_after: {} is not more than the visibility_timeout; \
-                 a stop may be answered from here while \
-                 the worker that runs the step is still cleaning up",
+                 this worker may answer a stop while the worker that runs the step is still \
+                 cleaning up",
                 text(queue.stop_takeover_after)
             ));
         }
@@ -182,7 +189,7 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
     }
     if config.ledger.kind == Kind::Memory {
         warnings.push(
-            "ledger.type: \"memory\" forgets everything when the process ends; for trials only"
+            "ledger.type: \"memory\" loses everything when the process ends; only for experiments"
                 .to_owned(),
         );
     }

@@ -1,4 +1,4 @@
-//! Turns a tree of settings into a [`Config`](super::Config), going on after each mistake to find
+//! Turns a tree of settings into a [`Config`](super::Config), continuing after each mistake to find
 //! the next.
 
 use serde::de::DeserializeOwned;
@@ -8,11 +8,11 @@ use serde_path_to_error::Segment;
 use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
 
-/// More mistakes than anybody wants to read at once.
+/// More mistakes than anyone wants to read at once.
 const MOST: usize = 200;
 
-/// Decodes the tree. Each value that is wrong is noted and taken out, and the rest tried again, so
-/// that all mistakes are found.
+/// Decodes the tree. Each wrong value is recorded and removed and the rest is tried again, so that
+/// all mistakes are found.
 pub(super) fn decode<T: DeserializeOwned>(
     source: &mut Source,
     mistakes: &mut Mistakes,
@@ -25,7 +25,7 @@ pub(super) fn decode<T: DeserializeOwned>(
         let segments: Vec<Step> = error.path().iter().filter_map(Step::of).collect();
         let message = error.into_inner().to_string();
         if let Some(field) = quoted_after(&message, "unknown field `") {
-            // The path may or may not lead to the unknown key itself.
+            // The path may or may not include the unknown key itself.
             let parent = match segments.split_last() {
                 Some((Step::Field(last), parent)) if *last == field => parent,
                 _ => &segments[..],
@@ -71,7 +71,7 @@ pub(super) fn decode<T: DeserializeOwned>(
                 let range = super::range_of(&key)
                     .map(|range| format!("; allowed: {range}"))
                     .unwrap_or_default();
-                // What was written is left out, and with it what leads up to it.
+                // The wrong value is left out, and so is the path to it.
                 note(
                     source,
                     mistakes,
@@ -87,8 +87,8 @@ pub(super) fn decode<T: DeserializeOwned>(
     None
 }
 
-/// A message without the value that it is about: what does not parse may be a secret in the wrong
-/// place, and messages end in logs.
+/// A message without the value that it is about: an unparsable value may be a misplaced secret, and
+/// messages end up in logs.
 fn unsaid(tree: &Value, segments: &[Step], message: String) -> String {
     let mut at = Some(tree);
     for segment in segments {
@@ -129,8 +129,8 @@ fn hidden(value: &Value, message: String) -> String {
     }
 }
 
-/// What stands in for a key that must be there, so that the search for mistakes goes on: each is a
-/// text, and is noted, and not judged again.
+/// A placeholder for a required key, so that the search for mistakes continues: it is a text, its
+/// absence is recorded, and it is not judged again.
 fn stand_in(field: &str) -> &'static str {
     if field == "url" { "https://queue.invalid/000000000000/queue" } else { "" }
 }
@@ -139,7 +139,7 @@ fn note(source: &Source, mistakes: &mut Mistakes, key: String, what: String) {
     mistakes.add(Mistake { source: source.origin(&key), key, what });
 }
 
-/// One step on the way to a value.
+/// One step of the path to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Field(String),
@@ -186,7 +186,7 @@ fn with(tree: &mut Value, steps: &[Step], change: impl FnOnce(&mut Value)) {
     }
 }
 
-/// Takes a value out, so that its default holds; an element gives way to nothing only as a whole.
+/// Removes a value so that its default applies; an element of an array is removed as a whole.
 fn remove(tree: &mut Value, steps: &[Step]) -> bool {
     let Some((last, parent)) = steps.split_last() else { return false };
     let mut removed = false;
@@ -201,8 +201,8 @@ fn remove(tree: &mut Value, steps: &[Step]) -> bool {
     removed
 }
 
-/// A variable's text as what it may stand for where no text is wanted: JSON, or, where a list is,
-/// its elements with commas between.
+/// Parses a variable's text for a key that is not a text: as JSON, or, if a list is wanted, as
+/// elements separated by commas.
 fn read(text: &str, list: bool) -> Option<Value> {
     let elements = || {
         text.split(',')
@@ -230,7 +230,7 @@ fn nearest(field: &str, known: &str) -> String {
     near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"))
 }
 
-/// Whether two words are a slip of the finger apart: one letter more, less, other, or two swapped.
+/// Whether two words differ by one typing error: a letter more, fewer or different, or two swapped.
 fn differ_little(one: &str, other: &str) -> bool {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let front = one.iter().zip(&other).take_while(|(a, b)| a == b).count();

@@ -1,11 +1,11 @@
-//! The effective configuration as text, without what may be a secret.
+//! The effective configuration as text, without possible secrets.
 
 use serde_json::Value;
 
 use super::Config;
 
 const HIDDEN: &str = "***";
-/// Settings under these keys are hidden whole.
+/// Settings under these keys are hidden completely.
 const VALUES_HIDDEN: [&str; 2] = ["env", "headers"];
 /// Settings whose key contains one of these are hidden.
 const SECRETIVE: [&str; 6] = ["secret", "password", "passwd", "token", "credential", "api_key"];
@@ -26,7 +26,7 @@ pub(super) fn toml(config: &Config) -> String {
     written.unwrap_or_else(Err).unwrap_or_else(failed)
 }
 
-/// Any setting may be a URL, and any URL have a password.
+/// Any setting may be a URL, and any URL may contain a password.
 fn hide_in_urls(value: &mut toml::Value) {
     match value {
         toml::Value::Table(fields) => fields.iter_mut().for_each(|(_, field)| hide_in_urls(field)),
@@ -51,7 +51,7 @@ fn hide(settings: &mut Value, all: bool) {
     }
 }
 
-/// What follows an option of a program whose name is secretive, as in `--password=x` and
+/// Hides the value of a program's option whose name suggests a secret, as in `--password=x` and
 /// `--password x`.
 fn hide_elements(elements: &mut [Value], all: bool) {
     let mut hides_next = false;
@@ -75,15 +75,14 @@ fn hide_elements(elements: &mut [Value], all: bool) {
     }
 }
 
-/// A file's name is no secret, and the first thing one wants to know.
+/// The name of a file is no secret, and the first thing an operator needs.
 fn is_secretive(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     SECRETIVE.iter().any(|word| key.contains(word))
         && !["_file", "_path"].iter().any(|end| key.ends_with(end))
 }
 
-/// `https://user:password@host` without what stands before the `@`, for each URL that the text
-/// holds.
+/// `https://user:password@host` without the part before the `@`, for each URL in the text.
 fn without_userinfo(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

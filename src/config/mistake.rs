@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, in words that say where and what to do.
+//! Mistakes in a configuration, with the location and the remedy.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use std::fmt;
 pub struct Mistake {
     /// The file, or the environment variable.
     pub source: String,
-    /// Dotted, with indices, as in `queues[0].visibility_timeout`; empty where it is about the file
-    /// as a whole.
+    /// Dotted, with indices, as in `queues[0].visibility_timeout`; empty if it is about the whole
+    /// file.
     pub key: String,
     /// What is wrong, and what is allowed.
     pub what: String,
@@ -23,14 +23,14 @@ impl Mistakes {
         Self(vec![Mistake { source: source.into(), key: String::new(), what: what.into() }])
     }
 
-    /// Adds a mistake, unless there is one about this key.
+    /// Adds a mistake, unless one about this key exists.
     pub(super) fn add(&mut self, mistake: Mistake) {
         if !self.knows(&mistake.key) {
             self.0.push(mistake);
         }
     }
 
-    /// These and others.
+    /// These mistakes and `others`.
     pub(super) fn and(mut self, others: Self) -> Self {
         others.0.into_iter().for_each(|mistake| self.add(mistake));
         self

@@ -1,5 +1,5 @@
-//! The whole configuration: read from a file and the environment, checked at once, every mistake
-//! told.
+//! The whole configuration: read from a file and the environment, and checked at once; all mistakes
+//! are reported together.
 
 mod checks;
 mod decode;
@@ -22,12 +22,12 @@ use crate::handler::{DynHandler, Registry, Remark};
 use crate::step::QueueUrl;
 use crate::{ledger, observe};
 
-/// Where the configuration lies unless told otherwise.
+/// The default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/callbackd/callbackd.toml";
 /// Every key with its default, unit and range: the reference manual.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// All that can be set. Each part belongs to the module that it is for.
+/// All settings. Each section belongs to the module that it configures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -44,20 +44,20 @@ pub struct Config {
 
 #[cfg(feature = "aws")]
 type AwsConfig = crate::aws::Config;
-/// A build without the AWS clients has nothing to set for them.
+/// Without the AWS clients there are no such settings.
 #[cfg(not(feature = "aws"))]
 type AwsConfig = BTreeMap<String, String>;
 
-/// A configuration without mistakes, and its handlers, built.
+/// A configuration without mistakes, and its handlers.
 #[derive(Clone, Debug)]
 pub struct CheckedConfig {
     pub config: Config,
     pub handlers: BTreeMap<String, DynHandler>,
-    /// What is allowed and probably not meant.
+    /// Settings that are allowed but probably not intended.
     pub warnings: Vec<String>,
-    /// What handlers have to say of this machine, by their names.
+    /// The handlers' remarks about this machine, with their names.
     pub remarks: Vec<(String, Remark)>,
-    /// Those of the remarks that say that a handler cannot work as things are.
+    /// The remarks that say that a handler cannot work at present.
     pub lacking: Mistakes,
 }
 
@@ -66,7 +66,7 @@ impl CheckedConfig {
     /// [`DEFAULT_PATH`], overlaid with the variables `CALLBACKD_<KEY>__<KEY>` of `environment`.
     ///
     /// # Errors
-    /// [`Mistakes`], all that there are.
+    /// All [`Mistakes`].
     pub fn load(
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -79,7 +79,7 @@ impl CheckedConfig {
     /// The same for a text, as if it were a file of this name, without the environment.
     ///
     /// # Errors
-    /// [`Mistakes`], all that there are.
+    /// All [`Mistakes`].
     pub fn from_toml(name: &str, text: &str, registry: &Registry) -> Result<Self, Mistakes> {
         Self::from_source(source::Source::of_text(PathBuf::from(name), text)?, registry)
     }
@@ -87,7 +87,7 @@ impl CheckedConfig {
     fn from_source(mut source: source::Source, registry: &Registry) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
         let ignored = |name: &String| {
-            format!("{name}: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored")
+            format!("{name}: is not a setting (CALLBACKD_<KEY>__<KEY>) and is ignored")
         };
         let (mut handlers, mut warnings) =
             (BTreeMap::new(), source.ignored.iter().map(ignored).collect());
@@ -102,20 +102,20 @@ impl CheckedConfig {
             Some(config) if mistakes.is_empty() => {
                 Ok(Self { config, handlers, warnings, remarks, lacking })
             }
-            // All at once.
+            // All mistakes at once.
             _ => Err(mistakes.and(lacking)),
         }
     }
 }
 
 impl Config {
-    /// Where programs have their files while they run: absolute, as programs may run elsewhere than
-    /// the daemon.
+    /// Where programs have their files while they run: absolute, because programs may run in
+    /// another directory than the daemon.
     #[must_use]
     pub fn work_dir(&self) -> PathBuf {
         let directory = match &self.worker.work_dir {
             Some(directory) => directory.clone(),
-            // What it keeps for the next life would be of no use to it.
+            // A memory ledger cannot use what is kept for the next life.
             None if self.ledger.kind == ledger::Kind::Memory => {
                 std::env::temp_dir().join(format!("callbackd-{}", std::process::id()))
             }
@@ -124,11 +124,11 @@ impl Config {
         std::path::absolute(&directory).unwrap_or(directory)
     }
 
-    /// The whole configuration, for a command that runs no handler: whether the handlers' own
-    /// settings can work is not looked at.
+    /// The whole configuration, for a command that runs no handler: the handlers' own settings are
+    /// not checked.
     ///
     /// # Errors
-    /// [`Mistakes`], all that there are but for those.
+    /// All other [`Mistakes`].
     pub fn load(
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -139,7 +139,7 @@ impl Config {
         config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
     }
 
-    /// Decoded and checked, but for the handlers' own settings.
+    /// Decoded and checked, except for the handlers' own settings.
     fn from_source(
         source: &mut source::Source,
         mistakes: &mut Mistakes,
@@ -150,18 +150,18 @@ impl Config {
         Some(config)
     }
 
-    /// The configuration as TOML, every key with its value; what may be a secret is hidden.
+    /// The configuration as TOML, every key with its value; possible secrets are hidden.
     #[must_use]
     pub fn to_toml(&self) -> String {
         dump::toml(self)
     }
 
-    /// The one section of this name, for commands that need no more: of the file at `path`, else at
-    /// `$CALLBACKD_CONFIG`, else at [`DEFAULT_PATH`] if it is there, overlaid with the environment;
-    /// other sections are not judged.
+    /// A single section, for commands that need no more: of the file at `path`, else at
+    /// `$CALLBACKD_CONFIG`, else at [`DEFAULT_PATH`] if it exists, overlaid with the environment.
+    /// Other sections are not checked.
     ///
     /// # Errors
-    /// [`Mistakes`] of that section, and a named file that cannot be read.
+    /// [`Mistakes`] of that section, or a named file that cannot be read.
     pub fn section(
         name: &str,
         path: Option<&Path>,
@@ -176,7 +176,7 @@ impl Config {
     }
 
     /// How the pipelines of the configured queues are reached, for commands that run no steps; read
-    /// as [`section`](Self::section) is. Of queues, only what says that is looked at.
+    /// like [`section`](Self::section). Only the keys that decide this are read.
     ///
     /// # Errors
     /// A named file that cannot be read.
@@ -229,15 +229,15 @@ fn range_of(key: &str) -> Option<String> {
     let (section, field) = (key.split(['.', '[']).next()?, key.rsplit('.').next()?);
     let depth = key.matches('.').count();
     let (_, ranges) = ranges().into_iter().find(|(name, _)| *name == section)?;
-    // `handlers.x.settings.time_limit` is another's.
+    // `handlers.x.settings.time_limit` belongs to the handler's type.
     let own = depth == if section == "handlers" { 2 } else { 1 };
     ranges.into_iter().find(|(name, _)| own && *name == field).map(|(_, range)| range)
 }
 
-/// As whom, and in which region, a queue's pipelines are reached.
+/// The role and region with which a queue's pipelines are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The queue's name, for whoever has to choose.
+    /// The queue's name, if the user has to choose.
     pub queue: String,
     /// The account of the queue's pipelines: the role's, or the queue's own.
     pub account: String,

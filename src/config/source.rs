@@ -1,4 +1,4 @@
-//! Where settings come from: a TOML file, overlaid with environment variables, each value with its
+//! Where settings come from: a TOML file overlaid with environment variables, each value with its
 //! origin.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,13 +11,13 @@ use serde_json::{Map, Value};
 
 use super::{DEFAULT_PATH, Mistakes};
 
-/// The settings as a tree, not yet judged.
+/// The settings as a tree, not yet checked.
 pub(super) struct Source {
     pub(super) tree: Value,
     file: PathBuf,
-    /// The keys that the file itself has at its top.
+    /// The top-level keys in the file itself.
     in_file: BTreeSet<String>,
-    /// Variables that can be no setting: every setting lies in a section.
+    /// Variables that cannot be a setting: every setting is in a section.
     pub(super) ignored: Vec<String>,
     /// The variable behind each key that the environment sets.
     variables: BTreeMap<String, String>,
@@ -25,10 +25,10 @@ pub(super) struct Source {
 
 const PREFIX: &str = "CALLBACKD_";
 pub(super) const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
-/// More elements than anybody lists by hand; an index beyond is a slip of the finger, and must not
-/// make a huge array.
+/// More elements than anyone lists by hand. An index beyond this is a typing error and must not
+/// create a huge array.
 const MOST_ELEMENTS: usize = 1000;
-/// The digits of an account, which is a key and no index.
+/// The digits of an account id, which is a key and not an index.
 const ACCOUNT: usize = 12;
 
 impl Source {
@@ -39,7 +39,7 @@ impl Source {
         Self::of(path, environment, true)
     }
 
-    /// The same, where no file at all is well, too.
+    /// The same, but a missing file is allowed.
     pub(super) fn read_if_there(
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -68,7 +68,7 @@ impl Source {
         let file = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
-            // The environment alone may say it all, as in a container.
+            // The environment alone may contain everything, as in a container.
             Err(error)
                 if error.kind() == std::io::ErrorKind::NotFound
                     && named.is_none()
@@ -79,15 +79,15 @@ impl Source {
             Err(error) => {
                 let what = format!(
                     "the configuration cannot be read ({error}); name another file with --config \
-                     or ${PATH_VARIABLE}; the least that it \
-                     needs is one [[queues]] with a url and a handler, and that [handlers.NAME]"
+                     or ${PATH_VARIABLE}; at least it needs one [[queues]] with a url and a \
+                     handler, and that [handlers.NAME]"
                 );
                 return Err(Mistakes::one(file.display().to_string(), what));
             }
         };
         let mut source = Self::of_text(file, &text)?;
         for (name, value) in variables {
-            // Kubernetes, for one, sets CALLBACKD_PORT and the like for a service of this name.
+            // Kubernetes, for example, sets CALLBACKD_PORT and the like for a service of this name.
             if name.contains("__") {
                 source.overlay(&name, value)?;
             } else {
@@ -101,7 +101,7 @@ impl Source {
     pub(super) fn of_text(file: PathBuf, text: &str) -> Result<Self, Mistakes> {
         let name = || file.display().to_string();
         if let Err(error) = toml::from_str::<toml::Table>(text) {
-            // Its own words show the line, which may hold a secret.
+            // The parser's own message quotes the line, which may contain a secret.
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             return Err(Mistakes::one(
                 name(),
@@ -123,7 +123,7 @@ impl Source {
         self
     }
 
-    /// Where the value of a key comes from, or would.
+    /// Where the value of a key comes from, or would come from.
     pub(super) fn origin(&self, key: &str) -> String {
         let part = |whole: &str, of: &str| {
             whole
@@ -141,7 +141,8 @@ impl Source {
         self.variables.contains_key(key)
     }
 
-    /// Elements that only later ones made are somebody's slip: nothing says what they are.
+    /// Elements that exist only because later ones were set are a mistake: nothing says what they
+    /// are.
     fn refuse_gaps(&self) -> Result<(), Mistakes> {
         let Some((array, index)) = gap(&self.tree, "") else { return Ok(()) };
         let beyond = format!("{array}[");
@@ -158,8 +159,8 @@ impl Source {
         ))
     }
 
-    /// Puts the raw text of a variable where its name says. What is to be a number is read as one
-    /// only when it is decoded, so that account ids keep their leading zeros.
+    /// Puts the raw text of a variable at the place that its name says. A number is parsed only
+    /// when it is decoded, so account ids keep their leading zeros.
     fn overlay(&mut self, variable: &str, text: String) -> Result<(), Mistakes> {
         let segments = segments(&variable[PREFIX.len()..]);
         let mut key = String::new();
@@ -209,7 +210,7 @@ impl Source {
     }
 }
 
-/// The first array with an element that nothing was put into, and the number of that.
+/// The first array with an element that was never set, and the element's index.
 fn gap(value: &Value, path: &str) -> Option<(String, usize)> {
     match value {
         Value::Object(fields) => fields.iter().find_map(|(name, field)| {
@@ -226,9 +227,8 @@ fn gap(value: &Value, path: &str) -> Option<(String, usize)> {
     }
 }
 
-/// The keys that a variable's name leads through. Keys of ours are in lower case; those of maps
-/// whose keys are the user's own are as they are written, and a variable for programs has all of
-/// the rest as its name.
+/// The keys in a variable's name. Our own keys are lower-cased; keys of maps whose keys the user
+/// chooses stay as written; the name of a variable for programs takes all of the rest.
 fn segments(name: &str) -> Vec<String> {
     let mut segments: Vec<String> = Vec::new();
     let mut rest = Some(name);

@@ -1,4 +1,4 @@
-//! What a configuration may and may not say.
+//! What a configuration may and may not contain.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -11,7 +11,7 @@ use super::*;
 use crate::engine::config::{Accounts, Verify};
 use crate::handler::handler_fn;
 
-/// A registry whose `exec` takes any settings, so that no program needs to be there.
+/// A registry whose `exec` accepts any settings, so that no program has to exist.
 fn registry() -> Registry {
     Registry::new()
         .handler("exec", |_: Value| Ok::<_, Infallible>(handler_fn(async |_, _: Value| Ok(()))))
@@ -102,9 +102,9 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "queues[0].exclusive: invalid type: the text, expected a boolean",
         "queues[0].accounts[0]: is not the twelve digits",
         "queues[0].handler: there is no [handlers.nobody]; there are: Other, work",
-        "queues[1].repost_after: 12h and a visibility_timeout of 2m are more than the 12h",
+        "queues[1].repost_after: 12h and a visibility_timeout of 2m exceed the 12h",
         "queues[1].url: the same queue as queues[0]; list each once",
-        "handlers.Other: a handler's name is lower-case",
+        "handlers.Other: a handler's name consists of lower-case",
         "handlers.work.max_attempts: 0 is not allowed",
         "handlers.work.retry_delay: 1h is more than the retry_delay_max of 15m",
         "handlers.Other.type: \"http\" comes with a later version; this binary has: exec",
@@ -134,7 +134,7 @@ fn unusable_queues_are_refused() {
     for (url, wants) in [
         ("https://sqs.us-east-1.amazonaws.com/123456789012/q.fifo", "FIFO"),
         ("sqs.us-east-1.amazonaws.com/123456789012/q", "begins with https://"),
-        ("https://sqs.us-east-1.amazonaws.com/q", "ends in /ACCOUNT/NAME"),
+        ("https://sqs.us-east-1.amazonaws.com/q", "must end in /ACCOUNT/NAME"),
         ("arn:aws:sqs:us-east-1:123456789012:q", "begins with https://"),
         ("", "begins with https://"),
     ] {
@@ -194,8 +194,9 @@ fn a_route_that_hides_those_after_it_is_refused() {
     ));
     assert_eq!(
         told,
-        ["queues[0].routes[0]: matches every step, so that the routes after it never do; move \
-             it to the end"]
+        ["queues[0].routes[0]: matches every step, so the routes after it are never used; move \
+             it \
+          to the end"]
     );
 }
 
@@ -219,7 +220,7 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
     let loaded = loaded.expect("valid");
     assert_eq!(
         loaded.warnings,
-        ["CALLBACKD_PORT: is no setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]
+        ["CALLBACKD_PORT: is not a setting (CALLBACKD_<KEY>__<KEY>) and is ignored"]
     );
     let config = loaded.config;
     assert_eq!((config.queues[0].concurrency, config.queues[0].exclusive), (40, false));
@@ -449,7 +450,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
             .filter(|rest| rest.contains(" = ") || rest.starts_with('['))
             .unwrap_or(line)
     });
-    // A build without the AWS clients has no section for them.
+    // Without the AWS clients there is no section for them.
     #[cfg(not(feature = "aws"))]
     let manual = manual.filter(|line| {
         !["region = ", "profile = ", "endpoint_url = "].iter().any(|key| line.starts_with(key))
@@ -467,7 +468,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
         let field = key.rsplit('.').next().expect("a last part");
         assert!(manual.contains(&format!("{field} = ")), "config/default.toml lacks {key}");
     }
-    // What has no default stands there as an example.
+    // Keys without a default are shown with an example.
     expected.queues[0].routes = documented.queues[0].routes.clone();
     expected.queues[0].region = documented.queues[0].region.clone();
     expected.queues[0].role_arn = documented.queues[0].role_arn.clone();
@@ -500,7 +501,7 @@ fn collect_keys(value: &Value, prefix: &str, keys: &mut Vec<String>) {
                 collect_keys(value, prefix, keys);
             }
         }
-        // No default, and no example either.
+        // Neither a default nor an example.
         Value::Null => {}
         _ => keys.push(prefix.trim_start_matches('.').to_owned()),
     }
@@ -541,7 +542,7 @@ fn the_schema_describes_every_section() {
     }
 }
 
-/// The check, the manual and the schema say the same.
+/// The check, the manual and the schema agree.
 #[test]
 fn every_range_is_in_the_manual_and_in_the_schema() {
     let schema = Config::schema().to_string();

@@ -1,4 +1,4 @@
-//! Wires a checked configuration into a running worker, and takes it down again.
+//! Assembles a running worker from a checked configuration, and shuts it down.
 
 mod opening;
 mod status;
@@ -38,19 +38,19 @@ pub enum DaemonError {
     Endpoint(#[from] aws::NoEndpoint),
     #[error(transparent)]
     Bind(#[from] server::BindError),
-    /// A part of it has ended that must not; the service manager starts it anew.
+    /// A part that must keep running has ended; the service manager restarts the daemon.
     #[error("internal error: {0}; this is a bug in callbackd, please report it")]
     Broken(String),
 }
 
-/// What a drain may take beyond its time-out and the longest grace: a long poll, and the last
+/// How long a drain may take beyond its timeout and the longest grace: a long poll, and the last
 /// calls.
 const LAST_WORDS: Duration = Duration::from_secs(35);
-/// How often the number of running steps is looked at for the container's scale-in protection.
+/// How often the number of running steps is checked for the task's scale-in protection.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A worker that is yet to run. What it meets is real unless it is given something else, as a test
-/// does that leaves nothing to chance.
+/// A worker that does not run yet. Everything outside is real unless a deterministic test replaces
+/// it.
 pub struct Daemon {
     loaded: CheckedConfig,
     store: Option<Arc<dyn Store>>,
@@ -64,19 +64,19 @@ impl Daemon {
         Self { loaded, store: None, outside: aws::Outside::default(), clock: None }
     }
 
-    /// Another ledger than the configured one.
+    /// Replaces the configured ledger.
     #[must_use]
     pub fn store(self, store: Arc<dyn Store>) -> Self {
         Self { store: Some(store), ..self }
     }
 
-    /// Another network, clock and source of credentials for the AWS clients.
+    /// Replaces the network, clock and credentials of the AWS clients.
     #[must_use]
     pub fn outside(self, outside: aws::Outside) -> Self {
         Self { outside, ..self }
     }
 
-    /// Another clock than this machine's.
+    /// Replaces this machine's clock.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock: Some(clock), ..self }
@@ -86,8 +86,8 @@ impl Daemon {
     /// resolves cuts a wait short.
     ///
     /// # Errors
-    /// [`DaemonError`] where it cannot start: the ledger cannot be opened, no endpoint is known,
-    /// the status address is taken.
+    /// [`DaemonError`] if it cannot start: the ledger cannot be opened, no endpoint is known, or
+    /// the status address is in use.
     pub async fn run(self, stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
         run(self, stop).await
     }
@@ -102,8 +102,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
-    // Before all that may take its time: health waits neither for the ledger nor for anything in
-    // AWS.
+    // Before everything that may take long: health checks wait neither for the ledger nor for AWS.
     let status = Arc::new(Status::default());
     let monitored = CancellationToken::new();
     let _ends = monitored.clone().drop_guard();
@@ -123,7 +122,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             () = stop() => return Ok(()),
         },
     };
-    // A taken address must not cost a run; that another daemon has the ledger says more.
+    // Reported only now: if another daemon runs here, its lock on the ledger says more than the
+    // address in use.
     served?;
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
@@ -164,7 +164,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = stop() => {}
         () = &mut reaping => {}
         what = engine.broken() => {
-            tracing::error!(what, "the worker cannot go on, and ends; what it had in hand goes on \
+            tracing::error!(what, "the worker cannot continue and exits; its steps are resumed \
                                    from the ledger after a restart");
             return Err(DaemonError::Broken(what));
         }
@@ -179,14 +179,15 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         biased;
         () = engine.drain(stop) => {}
         () = &mut reaping => {}
-        // Beyond its own bounds a drain hangs, and systemd may end it.
+        // Beyond its own limits a drain hangs, and systemd may kill it.
         () = manager.keep_extending(|| Instant::now() < until) => {}
         () = manager.watchdog(|| Instant::now() < until) => {}
         () = clients.keep_credentials() => {}
     }
     if loaded.config.ledger.kind == ledger::Kind::Memory && loaded.config.worker.work_dir.is_none()
     {
-        // Made for this process alone. What is in it is in use, or worth a look.
+        // It was created for this process alone. If it is not empty, its content is in use or worth
+        // a look.
         let _ = std::fs::remove_dir(loaded.config.work_dir());
     }
     monitored.cancel();
@@ -197,13 +198,13 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     Ok(())
 }
 
-/// What the handlers say of this machine.
+/// Logs the handlers' remarks about this machine.
 fn log_remarks(loaded: &CheckedConfig) {
     for (text, (severity, names)) in remarks(loaded) {
         let handlers = names.join(", ");
         match severity {
             Severity::Error => {
-                tracing::error!(handlers, "{text}; its steps wait until that is changed");
+                tracing::error!(handlers, "{text}; its steps wait until that is fixed");
             }
             Severity::Warning => tracing::warn!(handlers, "{text}"),
             _ => tracing::info!(handlers, "{text}"),
@@ -211,8 +212,8 @@ fn log_remarks(loaded: &CheckedConfig) {
     }
 }
 
-/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and none
-/// does, it lets go, beside the drain.
+/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and no
+/// step runs, it ends the protection.
 fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
     let (count, running) = watch::channel(0);
     tokio::spawn(async move {
@@ -279,7 +280,7 @@ async fn queues(
     Ok(parts)
 }
 
-/// What handlers have to say of this machine, with those that say it.
+/// The handlers' remarks about this machine, each with the handlers that make it.
 pub(crate) fn remarks(loaded: &CheckedConfig) -> BTreeMap<&str, (Severity, Vec<&str>)> {
     let mut said: BTreeMap<&str, (Severity, Vec<&str>)> = BTreeMap::new();
     for (name, remark) in &loaded.remarks {
@@ -296,7 +297,7 @@ fn handlers(loaded: &CheckedConfig) -> BTreeMap<String, HandlerParts> {
     loaded.handlers.iter().filter_map(parts).collect()
 }
 
-/// Puts the crash that the environment asks for in the way.
+/// Installs the crash that the environment requests.
 #[cfg(debug_assertions)]
 fn may_crash(
     store: Arc<dyn Store>,
@@ -325,7 +326,7 @@ fn may_crash(
     )
 }
 
-/// One for each process: a name that says where it runs, and a suffix that no other process has.
+/// Unique for each process: a name that says where it runs, and a random suffix.
 fn worker_id(configured: Option<&str>) -> WorkerId {
     let host = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let name =

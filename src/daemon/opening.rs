@@ -1,5 +1,4 @@
-//! The ledger's file as the daemon sees it from outside: how long it takes to open, and how large
-//! it is.
+//! The ledger's file seen from outside: how long it takes to open, and how large it is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,13 +15,13 @@ use crate::observe::metrics::Metrics;
 use crate::process::systemd::Manager;
 use crate::seam::Observer;
 
-/// Most files are open long before; for the others systemd is asked for more time.
+/// Most files are open long before this; for the others systemd is asked for more time.
 const SOON: Duration = Duration::from_secs(5);
 /// How often the file is measured.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Opens the ledger. A large file is looked over first, which may take longer than the service
-/// manager waits for a start.
+/// Opens the ledger. A large file is checked first, which may take longer than the service manager
+/// waits for a start.
 pub(super) async fn open(
     config: &ledger::Config,
     observer: Arc<dyn Observer>,
@@ -36,7 +35,7 @@ pub(super) async fn open(
         opened
     } else {
         tracing::info!(path = %path.display(), bytes = Sqlite::sizes(&path).0, "the ledger is \
-            looked over before it is used");
+            checked before it is used");
         let before = AtomicU64::new(u64::MAX);
         let goes_on = || {
             let now = progress.load(Ordering::Relaxed);
@@ -52,13 +51,13 @@ pub(super) async fn open(
     Ok(opened.map_err(|error| DaemonError::Broken(error.to_string()))??)
 }
 
-/// Measures the file until it is told to end.
+/// Measures the file until `until` is cancelled.
 pub(super) async fn measure(path: PathBuf, metrics: Arc<Metrics>, until: CancellationToken) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while until.run_until_cancelled(ticks.tick()).await.is_some() {
         let path = path.clone();
-        // A disk that hangs holds up this thread alone.
+        // A disk that hangs blocks only this thread.
         let sizes = until.run_until_cancelled(spawn_blocking(move || Sqlite::sizes(&path))).await;
         if let Some(Ok((file, log))) = sizes {
             metrics.ledger_size.set(file, log);

@@ -1,4 +1,4 @@
-//! What is told of the running worker: by the status server, and in metrics.
+//! What the status server and the metrics show of the running worker.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::seam::{Observation, Observer};
 /// A queue whose last successful poll is older than this is not being polled: a long poll takes 20
 /// s, a failing one backs off.
 const POLLED_LATELY: Duration = Duration::from_mins(2);
-/// Steps on a page of `/steps` unless another number is asked for.
+/// Steps on a page of `/steps`, unless another number is requested.
 const PAGE: usize = 500;
-/// Pages of the ledger that are looked through for a page of steps since some time.
+/// How many pages of the ledger are searched for one page of steps since some time.
 const LOOKED: usize = 20;
 
-/// What the engine and the clients tell, as metrics.
+/// Turns the observations of the engine and the clients into metrics.
 pub(super) struct Counting(pub(super) Arc<Metrics>);
 
 impl Observer for Counting {
@@ -64,12 +64,12 @@ impl Observer for Counting {
     }
 }
 
-/// What the status server tells of the engine, once there is one.
+/// What the status server shows of the engine, once it exists.
 #[derive(Default)]
 pub(super) struct Status(OnceLock<Monitor>);
 
 impl Status {
-    /// Tells of this engine from now on.
+    /// Shows this engine from now on.
     pub(super) fn watch(&self, monitor: Monitor) -> Monitor {
         self.0.get_or_init(|| monitor).clone()
     }
@@ -78,7 +78,7 @@ impl Status {
         self.0.get().ok_or_else(|| Problem::unavailable("the engine is being started"))
     }
 
-    /// A start that takes long, with a large ledger or a slow network, is no reason to start anew.
+    /// A slow start, with a large ledger or a slow network, is no reason for a restart.
     fn starting(ok: bool) -> Vec<Check> {
         vec![Check { name: "engine", ok, detail: "it is being started".to_owned() }]
     }
@@ -94,7 +94,7 @@ impl Source for Status {
             .map(|queue| queue.name)
             .collect();
         let detail = if stuck.is_empty() {
-            "the pollers turn".to_owned()
+            "all pollers make progress".to_owned()
         } else {
             format!("stuck: {}", stuck.join(", "))
         };
@@ -114,8 +114,8 @@ impl Source for Status {
             })
             .map(|queue| match queue.bodies_spent {
                 Some(Spent { by_queue, by_all, limit }) => format!(
-                    "{} (the arguments of its steps in hand take {}, of {} in all queues, which is \
-                     more than {})",
+                    "{} (the arguments of its steps take {}, of {} in all queues, which is more \
+                     than {})",
                     queue.name,
                     mebibytes(by_queue),
                     mebibytes(by_all),
@@ -129,7 +129,7 @@ impl Source for Status {
             .into_iter()
             .map(|it| format!("{}: {}: {}", it.handler, it.what, it.error))
             .collect();
-        // Whoever takes a handler out may want its steps to end: the worker is ready for all
+        // An operator who removes a handler may want its steps to fail; the worker is ready for all
         // others.
         let missing: Vec<String> = monitor
             .missing()
@@ -137,7 +137,7 @@ impl Source for Status {
             .map(|it| format!("{}: {}", it.handler, it.error))
             .collect();
         let well = if missing.is_empty() {
-            "lets the handlers work".to_owned()
+            "all handlers can work".to_owned()
         } else {
             missing.join("; ")
         };
@@ -156,7 +156,7 @@ impl Source for Status {
                 ok: silent.is_empty(),
                 detail: told(
                     silent.is_empty(),
-                    "all are polled",
+                    "all queues are polled",
                     format!("not polled lately: {}; see the log", silent.join(", ")),
                 ),
             },
@@ -168,7 +168,7 @@ impl Source for Status {
             Check {
                 name: "running",
                 ok: !draining,
-                detail: told(!draining, "takes new steps", "draining".to_owned()),
+                detail: told(!draining, "accepts new steps", "draining".to_owned()),
             },
         ]
     }
@@ -204,7 +204,7 @@ impl Source for Status {
                 }
                 filter.limit = asked - rows.len();
                 filter.after = page.next;
-                // Elsewhere a page that is short is a page all the same.
+                // In the other cases a short page is still a page.
                 if filter.after.is_none() || filter.limit == 0 || since.is_none() {
                     break;
                 }
@@ -219,7 +219,7 @@ impl Source for Status {
             let token = token.parse().map_err(|error| Problem::bad(format!("{error}")))?;
             match monitor.record(&token).await {
                 Ok(Some(record)) => Ok(described(monitor, &record)),
-                Ok(None) => Err(Problem::not_found(format!("the ledger holds no step {token}"))),
+                Ok(None) => Err(Problem::not_found(format!("the ledger has no step {token}"))),
                 Err(error) => Err(Problem::unavailable(error.to_string())),
             }
         })
@@ -253,7 +253,7 @@ impl Source for Status {
     }
 }
 
-/// All that is known of a step, its times as the wall clock names them.
+/// Everything known about a step, with its times by the wall clock.
 fn described(monitor: &Monitor, record: &Record) -> Value {
     let face = monitor.face(&record.token).unwrap_or_default();
     let mut row = serde_json::to_value(monitor.named(record)).unwrap_or_default();
@@ -263,7 +263,7 @@ fn described(monitor: &Monitor, record: &Record) -> Value {
     row
 }
 
-/// The same without what may be large.
+/// The same without fields that may be large.
 fn row(monitor: &Monitor, record: &Record) -> Value {
     let mut row = described(monitor, record);
     if let Some(row) = row.as_object_mut() {
@@ -277,13 +277,13 @@ fn mebibytes(bytes: usize) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// When something last became of a step.
+/// When something last happened to a step.
 fn newest(record: &Record) -> Timestamp {
     let later = [record.concluded_at, record.settled_at].into_iter().flatten().max();
     later.map_or(record.first_seen, |later| later.max(record.first_seen))
 }
 
-/// A time, or how long ago.
+/// Parses a time, or how long ago.
 fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     let ago = |ago| now.checked_sub(SignedDuration::try_from(ago).ok()?).ok();
     text.parse().ok().or_else(|| duration::parse(text).ok().and_then(ago)).ok_or_else(|| {

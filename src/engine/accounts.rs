@@ -1,4 +1,4 @@
-//! Accounts besides a queue's own whose executions are worked on.
+//! Accounts besides a queue's own whose executions are accepted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::step::is_account;
 
-/// SageMaker takes a report from the execution's own account alone, so each account needs
-/// credentials that are its own.
+/// SageMaker accepts a report only from the execution's own account, so each account needs
+/// credentials of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Accounts {
     /// Answered with the queue's own credentials.
     Listed(Vec<String>),
-    /// Answered with a role each.
+    /// Each answered with its own role.
     Roles(BTreeMap<String, String>),
 }
 
@@ -41,7 +41,7 @@ impl Accounts {
         self.iter().any(|(allowed, _)| allowed == account)
     }
 
-    /// What cannot be right on a queue with this role: pairs of a key and what is wrong with it.
+    /// What is wrong on a queue with this role: pairs of a key and the reason.
     #[must_use]
     pub fn mistakes(&self, role_arn: Option<&str>) -> Vec<(String, String)> {
         const NO_ROLE: &str = "is not arn:aws:iam::ACCOUNT:role/NAME";
@@ -56,8 +56,8 @@ impl Accounts {
                 (Some(_), Some(None)) => NO_ROLE.to_owned(),
                 (Some(_), Some(Some(of))) if of != account => {
                     format!(
-                        "the role is of the account {of}, and SageMaker takes answers from \
-                             {account} alone"
+                        "the role is of the account {of}, but SageMaker accepts answers only from \
+                         {account}"
                     )
                 }
                 (None, _) if own.is_some_and(|own| own != account) => {

@@ -1,4 +1,4 @@
-//! Asks SageMaker where a step stands, a few times if need be.
+//! Asks SageMaker where a step stands, with a few retries.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::seam::{ExecutionStanding, Fault, FaultKind, Standing};
 use crate::step::{CallbackToken, ExecutionArn};
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-/// Enough for a throttled second; who needs more than that asks again later.
+/// Enough for a second of throttling; a step that needs more asks again later.
 const TRIES: u32 = 4;
 
-/// What SageMaker says of the step, or that it does not say. With `confirm_stop`, a step counts as
-/// stopping if its execution is.
+/// SageMaker's answer about the step, or that there is none. With `confirm_stop`, a step counts as
+/// stopping if its execution does.
 pub(crate) async fn step(
     lane: &Lane,
     execution: &ExecutionArn,
@@ -30,8 +30,8 @@ pub(crate) async fn step(
                 failures += 1;
                 if failures == TRIES || fault.kind != FaultKind::Transient {
                     if let Some(more) = lane.said.again("unasked") {
-                        tracing::warn!(error = %fault, more, "SageMaker does not say where the \
-                            step stands");
+                        tracing::warn!(error = %fault, more, "SageMaker did not say where the step \
+                            stands");
                     }
                     return Answer::Unknown(fault.detail);
                 }

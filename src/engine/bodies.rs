@@ -1,4 +1,4 @@
-//! The body of a message whose step is in the ledger, made again from there.
+//! The body of a message whose step is in the ledger, rebuilt from there.
 
 use futures_util::future::BoxFuture;
 
@@ -20,8 +20,8 @@ impl Bodies for Shared {
                     return None;
                 }
             };
-            // A copy of a stop that is not believed would be younger than the step, and be believed
-            // as such.
+            // A copy of an unconfirmed stop would be younger than the step, and would be believed
+            // for that reason.
             if stop && (record.stop_requested.is_none() || record.returned.is_some()) {
                 return None;
             }

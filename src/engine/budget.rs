@@ -1,35 +1,35 @@
-//! How much memory the bodies of steps in hand may take, in bytes: messages may be 1 MiB each, and
-//! many are held at once.
+//! How much memory the bodies of held messages may take, in bytes: a message may be 1 MiB, and many
+//! are held at once.
 //!
-//! A queue may take what is free of the whole, and its own share in any case: what the steps of one
-//! queue hold keeps no other from work. So all together may take up to twice the whole.
+//! A queue may use what is free of the whole, and its own share in any case, so that one queue's
+//! steps never block another. All together may therefore use up to twice the whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The bodies in memory, by queue; cheap to clone. Polls wait while it is spent; what one poll then
-/// brings may exceed it once.
+/// The bodies in memory, by queue; cheap to clone. Polls wait while the budget is used up; the
+/// result of one poll may exceed it once.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Inner>);
 
 struct Inner {
     limit: usize,
     used: AtomicUsize,
-    /// What each queue uses.
+    /// How much each queue uses.
     queues: Box<[AtomicUsize]>,
     freed: Notify,
 }
 
-/// One body's share; given back when dropped.
+/// The share of one body; returned when dropped.
 pub(crate) struct Weight {
     inner: Arc<Inner>,
     queue: usize,
     bytes: usize,
 }
 
-/// How much of a budget is used, in bytes.
+/// How much of the budget is used, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
     /// By the queue that waits.
@@ -39,20 +39,20 @@ pub struct Spent {
 }
 
 impl Budget {
-    /// For so many queues.
+    /// A budget for this many queues.
     pub(crate) fn new(limit: usize, queues: usize) -> Self {
         let queues = (0..queues).map(|_| AtomicUsize::new(0)).collect();
         Self(Arc::new(Inner { limit, used: AtomicUsize::new(0), queues, freed: Notify::new() }))
     }
 
-    /// The share of a body that a queue has brought.
+    /// Takes the share of a body that a queue has received.
     pub(crate) fn weigh(&self, queue: usize, bytes: usize) -> Weight {
         self.0.used.fetch_add(bytes, Ordering::SeqCst);
         self.0.queues[queue].fetch_add(bytes, Ordering::SeqCst);
         Weight { inner: self.0.clone(), queue, bytes }
     }
 
-    /// What is used, if that leaves a queue no room.
+    /// How much is used, if that leaves a queue no room.
     pub(crate) fn spent(&self, queue: usize) -> Option<Spent> {
         let Inner { limit, used, queues, .. } = &*self.0;
         let (by_all, by_queue) =

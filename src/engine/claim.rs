@@ -1,4 +1,4 @@
-//! The arithmetic of claims in a shared ledger: when to renew one, and when to give it up.
+//! The arithmetic of claims in a shared ledger: when to renew a claim, and when to give it up.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use jiff::Timestamp;
 
 use crate::clock::after;
 
-/// The term of a claim, counted from when its last write was begun: that write may have taken
-/// effect at once, and others count from then.
+/// The term of a claim, counted from the start of its last write: that write may have taken effect
+/// at once, and other workers count from then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Term {
-    /// When it is to be renewed.
+    /// When to renew it.
     pub(crate) renew: Timestamp,
-    /// When it must be given up: others may take the step after the rest of the lease.
+    /// When it must be given up: other workers may take the step after the rest of the lease.
     pub(crate) lost: Timestamp,
 }
 
@@ -21,13 +21,13 @@ impl Term {
         Self { renew: after(asked, lease / 3), lost: after(asked, lease * 2 / 3) }
     }
 
-    /// The same claim, tried again soon after a renewal failed.
+    /// The same claim, retried soon after a failed renewal.
     pub(crate) fn tried(self, now: Timestamp, lease: Duration) -> Self {
         Self { renew: after(now, lease / 12), ..self }
     }
 }
 
-/// Until when the ledger may take over what is asked of it now: a claim must be given up in time,
+/// The latest moment for the ledger to answer a request made now: a claim must be given up in time,
 /// however slow the ledger is.
 pub(crate) fn patience(term: Option<Term>, now: Timestamp, lease: Duration) -> Timestamp {
     term.map(|term| term.lost)
@@ -35,7 +35,7 @@ pub(crate) fn patience(term: Option<Term>, now: Timestamp, lease: Duration) -> T
         .unwrap_or_else(|| after(now, lease * 2 / 3))
 }
 
-/// How long a run may take to end once its claim is lost, so that it is over before another worker
+/// How long a run may take to end after its claim is lost, so that it is over before another worker
 /// may start the step.
 pub(crate) fn grace_of_loss(term: Option<Term>, now: Timestamp, lease: Duration) -> Duration {
     match term {

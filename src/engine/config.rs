@@ -1,4 +1,4 @@
-//! What can be set for the worker, a queue and a handler.
+//! The settings of the worker, a queue and a handler.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ use crate::duration::{Range, text};
 pub use crate::lifecycle::{OnStop, Verify};
 use crate::step::QueueUrl;
 
-/// SQS lets no message be invisible longer.
+/// SQS keeps no message invisible for longer.
 const SQS_CEILING: Duration = Duration::from_hours(12);
-/// Longer than any job; beyond it an overflow is near and a slip of the finger certain.
+/// Longer than any job; a larger value is a typing error, and close to an overflow.
 const FAR: Duration = Duration::from_hours(365 * 24);
 
-/// What is wrong with a setting, by its key within its section.
+/// A mistake: the key within its section, and the reason.
 pub type Mistake = (String, String);
 
 /// `[worker]`.
@@ -44,40 +44,40 @@ pub struct QueueConfig {
     /// `https://sqs.REGION.amazonaws.com/ACCOUNT/NAME`.
     #[schemars(with = "String")]
     pub url: QueueUrl,
-    /// Which handler runs a step that no route matches; without it such a step fails.
+    /// The handler of steps that no route matches; without it such a step fails.
     #[serde(default)]
     pub handler: Option<String>,
-    /// The first that matches decides.
+    /// The first match decides.
     #[serde(default)]
     pub routes: Vec<RouteConfig>,
-    /// How many steps of this queue run here at once.
+    /// How many steps of this queue this worker runs at once.
     #[serde(default = "defaults::concurrency")]
     pub concurrency: usize,
-    /// How long a received message stays invisible without a sign of life.
+    /// How long a received message stays invisible without a heartbeat.
     #[serde(with = "crate::duration", default = "defaults::visibility_timeout")]
     #[schemars(with = "String")]
     pub visibility_timeout: Duration,
-    /// When a held message is replaced by a fresh copy: at the latest a visibility timeout before
-    /// SQS's 12 h.
+    /// When a held message is replaced by a fresh copy: at least a visibility timeout before SQS's
+    /// limit of 12 h.
     #[serde(with = "crate::duration", default = "defaults::repost_after")]
     #[schemars(with = "String")]
     pub repost_after: Duration,
-    /// How often SageMaker is asked whether an execution with a step here is being stopped; zero
-    /// for never.
+    /// How often SageMaker is asked whether the execution of a step held here is being stopped;
+    /// zero means never.
     #[serde(with = "crate::duration", default = "defaults::stop_watch")]
     #[schemars(with = "String")]
     pub stop_watch: Duration,
-    /// How long a stop is held for a step that nobody is known to run, before it is answered from
-    /// here.
+    /// How long a stop is held for a step that no worker is known to run, before this worker
+    /// answers it.
     #[serde(with = "crate::duration", default = "defaults::stop_takeover_after")]
     #[schemars(with = "String")]
     pub stop_takeover_after: Duration,
     /// Whether no other worker reads this queue, so that a step whose message does not come back is
-    /// taken up from the ledger; where workers share a ledger, they do so whatever this says.
+    /// resumed from the ledger. Workers that share a ledger always resume such steps.
     #[serde(default = "defaults::exclusive")]
     pub exclusive: bool,
-    /// How long SageMaker must not have found a step whose report it refuses, before the step
-    /// counts as closed.
+    /// How long SageMaker must keep answering "not found" for a step whose report it refuses,
+    /// before the step counts as closed.
     #[serde(with = "crate::duration", default = "defaults::gone_after")]
     #[schemars(with = "String")]
     pub gone_after: Duration,
@@ -90,20 +90,20 @@ pub struct QueueConfig {
     /// A role to assume for this queue and its pipelines.
     #[serde(default)]
     pub role_arn: Option<String>,
-    /// Accounts besides the queue's own whose executions are worked on: a table of each and the
-    /// role to assume for its pipelines, or a list, if the queue's own credentials are theirs.
+    /// Accounts besides the queue's own whose executions are accepted: a table of accounts and the
+    /// role to assume for each, or a list if the queue's own credentials are valid for them.
     #[serde(default)]
     pub accounts: Accounts,
 }
 
-/// One `[[queues.routes]]`: a step that matches all that is given goes to `handler`.
+/// One `[[queues.routes]]`: a step that matches all given conditions goes to `handler`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// A glob (`*`, `?`) on the pipeline's name.
     #[serde(default)]
     pub pipeline: Option<String>,
-    /// Arguments that the step must have, equal.
+    /// Arguments that the step must have, compared for equality.
     #[serde(default)]
     pub arguments: Map<String, Value>,
     pub handler: String,
@@ -116,19 +116,19 @@ pub struct HandlerConfig {
     /// A handler type of this binary.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What the type makes of it.
+    /// Settings of that type.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub settings: Value,
-    /// From the first claim to the end, retries and waits included; then the step is stopped and
+    /// From the first claim to the end, including retries and waits; then the step is stopped and
     /// fails.
     #[serde(with = "crate::duration", default = "defaults::time_limit")]
     #[schemars(with = "String")]
     pub time_limit: Duration,
-    /// How often the handler is started at most, with those crashes of the worker that no other
-    /// step can have caused.
+    /// How often the handler is started at most. A crash of the worker counts if no other step can
+    /// have caused it.
     #[serde(default = "defaults::max_attempts")]
     pub max_attempts: u32,
-    /// The wait after the first failed attempt; it doubles, jittered.
+    /// The wait after the first failed attempt; it doubles each time, with jitter.
     #[serde(with = "crate::duration", default = "defaults::retry_delay")]
     #[schemars(with = "String")]
     pub retry_delay: Duration,
@@ -136,18 +136,18 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::retry_delay_max")]
     #[schemars(with = "String")]
     pub retry_delay_max: Duration,
-    /// How long a run that is told to stop may go on.
+    /// How long a run that is told to stop may continue.
     #[serde(with = "crate::duration", default = "defaults::stop_grace")]
     #[schemars(with = "String")]
     pub stop_grace: Duration,
-    /// What a stopped step is answered with.
+    /// How a stopped step is answered.
     #[serde(default)]
     pub on_stop: OnStop,
     /// How long a cleanup may take.
     #[serde(with = "crate::duration", default = "defaults::cleanup_limit")]
     #[schemars(with = "String")]
     pub cleanup_limit: Duration,
-    /// How long a deferred step waits for its answer; then it fails.
+    /// How long a deferred step waits for its answer before it fails.
     #[serde(with = "crate::duration", default = "defaults::deferred_limit")]
     #[schemars(with = "String")]
     pub deferred_limit: Duration,
@@ -168,7 +168,7 @@ impl WorkerConfig {
         vec![("drain_timeout", Self::DRAIN_TIMEOUT.to_string())]
     }
 
-    /// What cannot be right.
+    /// Its mistakes.
     #[must_use]
     pub fn mistakes(&self) -> Vec<Mistake> {
         let mut wrong = Wrong::default();
@@ -191,9 +191,9 @@ impl WorkerConfig {
 }
 
 impl QueueConfig {
-    /// Each step holds memory, and SQS lets about 120,000 messages be in flight.
+    /// Each step uses memory, and SQS allows about 120,000 messages in flight.
     const CONCURRENCY: RangeInclusive<usize> = 1..=100_000;
-    /// Its durations, each with its range. A `stop_watch` of zero is allowed besides.
+    /// Its durations, each with its range. A `stop_watch` of zero is also allowed.
     const DURATIONS: [Bounded<Self>; 5] = [
         ("visibility_timeout", Range::new(Duration::from_secs(10), SQS_CEILING), |queue| {
             queue.visibility_timeout
@@ -218,14 +218,14 @@ impl QueueConfig {
         durations.chain([("concurrency", concurrency)]).collect()
     }
 
-    /// What cannot be right, whatever else is configured.
+    /// Its mistakes, independent of the other sections.
     #[must_use]
     pub fn mistakes(&self) -> Vec<Mistake> {
         let mut wrong = Wrong::default();
         if self.url.is_fifo() {
             wrong.add(
                 "url",
-                "is a FIFO queue: callback steps send no message group, which such queues require; \
+                "is a FIFO queue, which requires a message group that callback steps do not send; \
                  use a standard queue",
             );
         }
@@ -238,13 +238,13 @@ impl QueueConfig {
         }
         wrong.unless_within(&Self::DURATIONS, self);
         if self.visibility_timeout.subsec_nanos() != 0 {
-            wrong.add("visibility_timeout", "whole seconds are allowed: SQS knows no others");
+            wrong.add("visibility_timeout", "only whole seconds are allowed, as in SQS");
         }
         if self.repost_after + self.visibility_timeout > SQS_CEILING {
             let (after, visibility) = (text(self.repost_after), text(self.visibility_timeout));
             let what = format!(
-                "{after} and a visibility_timeout of {visibility} are more than the 12h that SQS \
-                 lets a message be invisible"
+                "{after} and a visibility_timeout of {visibility} exceed the 12h that SQS allows a \
+                 message to be invisible"
             );
             wrong.add("repost_after", what);
         }
@@ -264,7 +264,7 @@ impl QueueConfig {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') =>
             {
-                wrong.add("region", "is no region; they are written as in \"us-east-1\"");
+                wrong.add("region", "is not a region; regions are written like \"us-east-1\"");
             }
             _ => {}
         }
@@ -280,7 +280,7 @@ impl QueueConfig {
                 && index + 1 < self.routes.len()
             {
                 let what =
-                    "matches every step, so that the routes after it never do; move it to the end";
+                    "matches every step, so the routes after it are never used; move it to the end";
                 wrong.add(format!("routes[{index}]"), what);
             }
         }
@@ -312,7 +312,7 @@ impl HandlerConfig {
         durations.chain([("max_attempts", "at least 1".to_owned())]).collect()
     }
 
-    /// What cannot be right; its `settings` are judged by its type.
+    /// Its mistakes; its `settings` are checked by its type.
     #[must_use]
     pub fn mistakes(&self) -> Vec<Mistake> {
         let mut wrong = Wrong::default();
@@ -330,10 +330,10 @@ impl HandlerConfig {
 
 /// Unless it is off.
 const STOP_WATCH: Range = Range::new(Duration::from_secs(1), SQS_CEILING);
-/// A delay of nothing would be a hot loop.
+/// A zero delay would be a busy loop.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// A key, what it may be, and what it is.
+/// A key, its range, and its value.
 type Bounded<T> = (&'static str, Range, fn(&T) -> Duration);
 
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! A received message on its way to its step.
+//! Takes a received message to its step.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::lifecycle::{Arrival, Phase, Record};
 use crate::seam::{Observation, Received};
 use crate::step::Message;
 
-/// How long a message that cannot be read stays away, by how often it was received.
+/// How long an unreadable message stays invisible, by how often it was received.
 const UNREADABLE: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(15));
 
-/// Hands a message to its step. From here on the message is held.
+/// Passes a message to its step. From here on the message is held.
 pub(crate) fn deliver(
     shared: &Arc<Shared>,
     lane: &Arc<Lane>,
@@ -84,7 +84,7 @@ fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {
             message_id = received.id,
             receives = received.receives,
             why,
-            "a message cannot be worked on; it stays on the queue, for its redrive policy"
+            "a message is not accepted; it stays on the queue, for its redrive policy"
         );
     }
     lane.messages.release([&received.id], UNREADABLE.after(received.receives, fastrand::f64()));

@@ -1,4 +1,4 @@
-//! The way to a step: what reaches it goes to its driver, which is started if there is none.
+//! The way to a step: an input goes to the step's driver, which is started if there is none.
 
 use std::sync::{Arc, Weak};
 
@@ -10,8 +10,7 @@ use super::inbox::{Absent, Input, Turn};
 use super::shared::Shared;
 use crate::step::CallbackToken;
 
-/// Hands an input to a step. If nothing is known of the step here, its driver is started from
-/// `origin`.
+/// Sends an input to a step. If the step is not in hand, its driver is started from `origin`.
 pub(crate) fn send_or_start(
     shared: &Arc<Shared>,
     token: &CallbackToken,
@@ -23,7 +22,7 @@ pub(crate) fn send_or_start(
     }
 }
 
-/// Hands an input to a step that is in the ledger, once there is leave to wake it.
+/// Sends an input to a step in the ledger, once there is a permit to wake it.
 pub(crate) async fn wake(
     shared: &Arc<Shared>,
     token: &CallbackToken,
@@ -36,16 +35,16 @@ pub(crate) async fn wake(
     }
 }
 
-/// Hands an input to a step that is here; if it is not, nothing becomes of it.
+/// Sends an input to a step in hand; otherwise does nothing.
 pub(crate) fn tell(shared: &Arc<Shared>, token: &CallbackToken, input: Input) {
     if let Some(start) = shared.steps.send(token, input, Absent::Skip) {
         driver::spawn(shared, token.clone(), start, Origin::Ledger, None);
     }
 }
 
-/// Bounds how many steps read their records at once, though a hundred thousand are due together.
+/// Bounds how many steps read their records at once, even if a hundred thousand are due together.
 async fn leave_to_wake(shared: &Arc<Shared>) -> Option<OwnedSemaphorePermit> {
-    // Never closed.
+    // The semaphore is never closed.
     shared.waking.clone().acquire_owned().await.ok()
 }
 
@@ -69,7 +68,7 @@ impl Grants<Permit> for Turns {
     }
 }
 
-/// Tells a step that a work slot is free for it.
+/// Tells a step that it has been given a free slot.
 pub(crate) struct FreeSlots(Weak<Shared>);
 
 impl FreeSlots {

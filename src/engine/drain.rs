@@ -1,5 +1,5 @@
-//! The end of the worker: no new work, patience, then a word to the runs, then their release;
-//! nothing is failed for it.
+//! The shutdown: no new work, a wait, then the runs are told to end, then they are released. No
+//! step fails because of it.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::lifecycle::Phase;
 /// Beyond the longest grace: handlers enforce their own, and outcomes of the last second are sent.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// Walks the engine through its phases until no step is left. Each `hurry` that resolves ends a
-/// wait early.
+/// Takes the engine through its phases until no step is left. Each time `hurry` resolves, a wait
+/// ends early.
 pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl AsyncFnMut()) {
     for lane in &shared.lanes {
         lane.messages.delay_releases();
@@ -20,7 +20,7 @@ pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl A
     shared.phases.enter(Phase::Draining);
     tracing::info!(
         steps = shared.steps.len(),
-        "draining: no new steps are taken; waiting for those that run"
+        "draining: no new steps are accepted; waiting for running ones"
     );
     let hurried = wait(shared, patience, &mut hurry).await == Waited::Hurried;
     if shared.steps.len() > 0 && !hurried {
@@ -30,14 +30,14 @@ pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl A
         tracing::info!(
             steps = shared.steps.len(),
             ?grace,
-            "the drain timeout is over: telling the runs to end"
+            "the drain timeout is over: running steps are told to end"
         );
         shared.phases.enter(Phase::Stopping);
         wait(shared, grace, &mut hurry).await;
     }
     let left = shared.steps.len();
     if left > 0 {
-        tracing::warn!(steps = left, "releasing the steps that are left");
+        tracing::warn!(steps = left, "releasing the remaining steps");
     }
     shared.phases.enter(Phase::Leaving);
     shared.steps.none_left().await;

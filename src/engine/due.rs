@@ -1,5 +1,5 @@
-//! Wakes parked steps when their time or their handler's has come, when the worker's phase moves,
-//! and when the clock was set.
+//! Wakes parked steps when they or their handlers are due, when the worker's phase changes, and
+//! when the clock was set.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +15,10 @@ use crate::seam::Observation;
 
 /// How often the clocks are compared.
 const LOOK: Duration = Duration::from_secs(5);
-/// A timer may be late by as much as this before the machine counts as having been suspended.
+/// If a timer is late by more than this, the machine counts as having been suspended.
 const LATE: Duration = Duration::from_secs(2);
 
-/// Wakes what is due, until dropped.
+/// Wakes steps that are due, until dropped.
 pub(crate) async fn wake_due(shared: Arc<Shared>) {
     let mut phase = Phase::Running;
     loop {
@@ -38,8 +38,8 @@ pub(crate) async fn wake_due(shared: Arc<Shared>) {
     }
 }
 
-/// Compares the clocks now and then, until dropped: the wall clock may be set, and tokio's timers
-/// do not count suspension.
+/// Compares the clocks regularly, until dropped: the wall clock may be set, and tokio's timers do
+/// not count suspension.
 pub(crate) async fn keep_time(shared: Arc<Shared>) {
     let (mut ticks, mut moment, mut correction) =
         (Instant::now(), shared.clock.now(), shared.clock.correction());
@@ -48,21 +48,21 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
         let passed = shared.clock.since(moment);
         let slept = passed.saturating_sub(ticks.elapsed());
         (ticks, moment) = (Instant::now(), shared.clock.now());
-        // A write that saw it first has taken up the new names for its own record.
+        // A write that noticed it first has adopted the change only for its own record.
         shared.clock.look();
         let now = shared.clock.correction();
         let by = now - std::mem::replace(&mut correction, now);
         if slept > LATE {
             tracing::warn!(
                 ?slept,
-                "the machine was suspended; limits that have passed meanwhile count as reached"
+                "the machine was suspended; limits that expired meanwhile count as reached"
             );
         }
         if !by.is_zero() {
             tracing::warn!(
                 by = crate::duration::text(Duration::from_secs(by.unsigned_abs().as_secs())),
                 ahead = by.is_positive(),
-                "the wall clock was set; what is left of each limit stays left"
+                "the wall clock was set; the remaining time of each limit is unchanged"
             );
             shared.observer.observe(Observation::ClockSet);
             shared.unseen.store(true, Ordering::SeqCst);
@@ -75,7 +75,7 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
     }
 }
 
-/// As the worker leaves: the clock may have been set since it was last looked at.
+/// When the worker leaves: the clock may have been set since the last look.
 pub(crate) async fn keep_names(shared: &Shared) {
     shared.clock.look();
     if !shared.clock.correction().is_zero() {
@@ -85,13 +85,13 @@ pub(crate) async fn keep_names(shared: &Shared) {
 
 async fn rename(shared: &Shared) {
     if let Err(error) = shared.ledger.rename().await {
-        tracing::warn!(%error, "the ledger's records bear the old clock's times until they are \
+        tracing::warn!(%error, "the ledger's records keep the old clock's times until they are \
                                 next written");
     }
 }
 
-/// Wakes the steps that wait for a handler which this machine keeps from working, until dropped:
-/// all if it works again, else one at a time.
+/// Wakes the steps that wait for an impaired handler, until dropped: all of them if it works again,
+/// otherwise one at a time.
 pub(crate) async fn wake_hindered(shared: Arc<Shared>) {
     loop {
         let (token, trial) = shared.impaired.next().await;

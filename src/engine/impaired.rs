@@ -1,10 +1,11 @@
-//! What keeps this machine from doing a handler's work: no space, no descriptors, a program that is
-//! not there.
+//! Handlers that cannot work on this machine at present: no space, no descriptors, a missing
+//! program.
 //!
-//! It is the worker's trouble, and no step is charged with it. The handler's steps wait in line,
+//! This is the worker's problem, and no step is charged with it. The handler's steps wait in line,
 //! and one at a time is tried, as the back-off says. A queue that has another handler is polled as
-//! ever, until many wait on it; else it is polled as rarely, for one message at a time. It is over
-//! once a run gets under way, or if nothing has shown for a while that it lasts.
+//! usual, until many of its steps wait; a queue without another one is polled rarely, for one
+//! message at a time. The impairment ends once a run gets under way, or if nothing has shown for a
+//! while that it persists.
 
 mod ailment;
 
@@ -20,15 +21,15 @@ use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
 use ailment::Ailment;
 
-/// The handlers that cannot work; cheap to clone.
+/// The impaired handlers; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Impaired(Arc<Inner>);
 
 struct Inner {
     table: Mutex<Table>,
-    /// How many ail: so that nobody locks the table while none does.
+    /// How many are impaired, so that the table is not locked while none is.
     ailing: AtomicUsize,
-    /// Some handler works again.
+    /// A handler works again.
     over: Notify,
     /// A step may be due.
     news: Notify,
@@ -38,17 +39,17 @@ struct Inner {
 #[derive(Default)]
 struct Table {
     ailing: BTreeMap<String, Ailment>,
-    /// Those that waited for a handler that works again.
+    /// Steps that waited for a handler that works again.
     released: VecDeque<CallbackToken>,
     trials: u64,
 }
 
-/// A handler that cannot work, for whoever looks.
+/// An impaired handler, as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Impairment {
     pub handler: String,
     /// `space`, `descriptors`, `memory`, `processes`, `io`, `program`, `working_dir`, `ledger`, or
-    /// what a compiled-in handler says.
+    /// what a compiled-in handler reports.
     pub what: &'static str,
     pub error: String,
     pub since: Duration,
@@ -57,7 +58,7 @@ pub struct Impairment {
 /// Whether a step may start its handler.
 pub(crate) enum Admission {
     Free,
-    /// It shows whether the handler works again.
+    /// It tests whether the handler works again.
     Trial(Trial),
     /// It waits in line.
     Wait(Hindrance),
@@ -68,12 +69,12 @@ pub(crate) enum Admission {
 pub(crate) struct Hindrance {
     pub(crate) what: &'static str,
     pub(crate) error: String,
-    /// How long until one is tried.
+    /// How long until the next test.
     pub(crate) wait: Duration,
 }
 
-/// A step's leave to try an ailing handler. Dropped, it is the next one's turn, as soon as the
-/// back-off says.
+/// A step's permit to test an impaired handler. If it is dropped, the next step tests as soon as
+/// the back-off allows.
 pub(crate) struct Trial {
     inner: Arc<Inner>,
     handler: String,
@@ -91,7 +92,7 @@ impl Impaired {
         }))
     }
 
-    /// A handler could not work. Returns how long to wait before it is tried again.
+    /// Records that a handler could not work. Returns how long to wait before the next test.
     pub(crate) fn strike(&self, handler: &str, what: &'static str, error: &str) -> Duration {
         let wait = self.0.change(|table| {
             let ailment =
@@ -103,17 +104,17 @@ impl Impaired {
                     error,
                     failures = ailment.failures,
                     again_in = ?wait,
-                    "this machine keeps the handler from working; its steps wait and are not \
-                     charged"
+                    "this machine keeps the handler from working; its steps wait and no attempt is \
+                     counted"
                 );
             }
             ailment.until - Instant::now()
         });
-        // So that they do not come back together.
+        // Spread out, so that they do not come back together.
         wait + wait.mul_f64(fastrand::f64() / 4.0)
     }
 
-    /// A run of the handler that was begun then has come to something, or is under way.
+    /// A run of the handler that was begun then has produced a result, or is in progress.
     pub(crate) fn works(&self, handler: &str, begun: Instant) {
         if self.0.is_quiet() {
             return;
@@ -129,8 +130,8 @@ impl Impaired {
         }
     }
 
-    /// Whether a step of this queue may start the handler. If not, it is in line from now on; where
-    /// it is so already, it keeps its place.
+    /// Whether a step of this queue may start the handler. Otherwise it joins the line, or keeps
+    /// its place in it.
     pub(crate) fn enter(&self, handler: &str, queue: usize, token: &CallbackToken) -> Admission {
         if self.0.is_quiet() {
             return Admission::Free;
@@ -160,7 +161,7 @@ impl Impaired {
         }
     }
 
-    /// The step waits no longer.
+    /// The step no longer waits.
     pub(crate) fn leave(&self, handler: &str, token: &CallbackToken) {
         if self.0.is_quiet() {
             return;
@@ -170,7 +171,7 @@ impl Impaired {
         }
     }
 
-    /// The next step that need not wait any more: one whose handler works again, or that is to try.
+    /// The next step that need not wait any more: its handler works again, or it is to test it.
     /// Cancel safe.
     pub(crate) async fn next(&self) -> (CallbackToken, Option<Trial>) {
         loop {
@@ -190,7 +191,7 @@ impl Impaired {
         }
     }
 
-    /// Or when there may be one, or an ailment may lapse.
+    /// Or when there may be one, or an impairment may lapse.
     fn next_now(&self) -> Result<(CallbackToken, Option<Trial>), Option<Instant>> {
         let mut table = self.0.lock();
         if let Some(token) = table.released.pop_front() {
@@ -211,7 +212,7 @@ impl Impaired {
         Ok((token, Some(trial)))
     }
 
-    /// Ends what nothing has shown for a while.
+    /// Ends impairments that nothing has confirmed for a while.
     fn lapse(&self) {
         loop {
             let lapsed = |(handler, ailment): (&String, &Ailment)| {
@@ -224,16 +225,16 @@ impl Impaired {
                     handler,
                     what,
                     ?after,
-                    "nothing shows any more that the handler cannot work"
+                    "the handler is assumed to work again: nothing has shown otherwise for a while"
                 );
                 self.0.over.notify_waiters();
             }
         }
     }
 
-    /// Waits until a queue of these handlers may be polled. True if it is polled rarely: its
-    /// handlers all ail, or `many` of its steps wait for one; granted once for each wait. Cancel
-    /// safe, but for that.
+    /// Waits until a queue with these handlers may be polled. `true` if it is polled rarely: all
+    /// its handlers are impaired, or `many` of its steps wait for one; granted once per wait.
+    /// Otherwise cancel safe.
     pub(crate) async fn may_poll<'a>(
         &self,
         queue: usize,
@@ -254,7 +255,7 @@ impl Impaired {
         }
     }
 
-    /// Or says when.
+    /// Or when it may be polled.
     fn poll_now<'a>(
         &self,
         queue: usize,
@@ -302,7 +303,7 @@ impl Impaired {
 }
 
 impl Inner {
-    /// Changes the table, and tells whoever waits for it.
+    /// Changes the table, and notifies what waits for it.
     fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.lock();
         let before = table.kinds();
@@ -330,7 +331,7 @@ impl Table {
         self.ailing.values().map(|ailment| ailment.what).collect()
     }
 
-    /// Has those go on that wait for the handler.
+    /// Lets the steps continue that wait for the handler.
     fn release(&mut self, handler: &str) -> Option<Ailment> {
         let mut ailment = self.ailing.remove(handler)?;
         self.released.extend(std::iter::from_fn(|| ailment.waiting.pop()));
@@ -339,7 +340,7 @@ impl Table {
 }
 
 impl Trial {
-    /// The handler is being started. What it comes to is waited for no longer than an ailment lasts
+    /// The handler is being started. Its result is awaited no longer than an impairment lasts
     /// without a sign of it.
     pub(crate) fn begins(&self) {
         self.change(Ailment::trial_begins);

@@ -1,5 +1,5 @@
-//! Who is busy with which step, and what reaches them: a step has a driver with an inbox, or is
-//! parked as a row until something reaches it.
+//! Which steps are in hand, and what is sent to them: a step has a driver with an inbox, or is
+//! parked as a row until an input arrives.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,26 +14,26 @@ use crate::handler::{CheckpointError, Progress};
 use crate::lifecycle::{Activity, Arrival, Event, Local, Status};
 use crate::step::{CallbackToken, ExecutionArn, StopReason};
 
-/// Something that reaches a step from outside.
+/// An input for a step.
 pub(crate) enum Input {
     Message(Box<Delivery>),
     Event(Event),
     /// A handler saves a checkpoint.
     Save(Value, oneshot::Sender<Result<(), CheckpointError>>),
-    /// A work slot has come free for it.
+    /// A slot has been given to it.
     Slot(Slot),
     /// Its turn has come.
     Turn(Turn, Permit),
-    /// It need not wait any more for its handler, which works again, or is to be tried.
+    /// It need not wait for its handler any more, which works again or is to be tested.
     Try(Option<Trial>),
-    /// A time that it waits for has come, or the clock was set: look at the timers.
+    /// A moment that it waits for has come, or the clock was set: check the timers.
     Look,
 }
 
 /// A message that is held for a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Held {
-    /// Which lane holds it.
+    /// The lane that holds it.
     pub(crate) lane: usize,
     pub(crate) id: Arc<str>,
     /// It is a Stopping message.
@@ -50,13 +50,13 @@ pub(crate) struct Delivery {
     pub(crate) sent: Option<Timestamp>,
     /// SQS's trace header, which the step's log lines carry.
     pub(crate) trace: Option<String>,
-    /// Kept by the first who needs it, given back by all others.
+    /// Kept by the first receiver that needs it, returned by all others.
     pub(crate) reservation: Option<Reservation>,
-    /// The body's share of the memory that bodies may take.
+    /// The body's share of the memory budget.
     pub(crate) weight: super::budget::Weight,
 }
 
-/// What a step may have to wait for its turn to do.
+/// Actions for which a step may have to wait its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Ask,
@@ -64,7 +64,7 @@ pub(crate) enum Turn {
     CleanUp,
 }
 
-/// What a step waits to do until its turn comes.
+/// Actions that a step will take when its turn comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
     /// Whether the execution is to be asked about too.
@@ -73,7 +73,7 @@ pub(crate) struct Wants {
     pub(crate) cleanup: Option<StopReason>,
 }
 
-/// A driver's place: what reaches it, and what can be seen of it.
+/// A driver's place: its inputs, and what it publishes.
 #[derive(Default)]
 pub(crate) struct Seat {
     inputs: Mutex<VecDeque<Input>>,
@@ -81,12 +81,12 @@ pub(crate) struct Seat {
     face: Mutex<Face>,
 }
 
-/// What can be seen of a step that has a driver, beside its record.
+/// What is published of a step that has a driver, beside its record.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Face {
-    /// What is under way here.
+    /// What is in progress.
     pub activity: Option<Activity>,
-    /// When the handler was last started here.
+    /// When this worker last started the handler.
     pub started_at: Option<Timestamp>,
     pub progress: Option<Progress>,
 }
@@ -104,13 +104,13 @@ pub(crate) struct Parked {
     pub(crate) due: Option<Timestamp>,
 }
 
-/// What to start a driver with.
+/// What a driver is started with.
 pub(crate) struct Start {
     pub(crate) seat: Arc<Seat>,
     pub(crate) parked: Option<Parked>,
 }
 
-/// The steps that this worker is busy with.
+/// The steps in hand.
 #[derive(Default)]
 pub(crate) struct Steps {
     table: Mutex<Table>,
@@ -156,7 +156,7 @@ impl Seat {
         saved
     }
 
-    /// The trace header of the message that waits, if one does.
+    /// The trace header of the message that waits, if there is one.
     pub(crate) fn trace(&self) -> Option<String> {
         lock(&self.inputs).iter().find_map(|input| match input {
             Input::Message(delivery) => delivery.trace.clone(),
@@ -170,8 +170,8 @@ impl Seat {
 }
 
 impl Steps {
-    /// Hands an input to the step's driver. If it has none, the caller starts one, for which the
-    /// input waits; none is started for a step that is not here at all, unless `absent` says so.
+    /// Sends an input to the step's driver. If it has none, the caller starts one, for which the
+    /// input waits. For a step that is not in hand none is started, unless `absent` says so.
     pub(crate) fn send(
         &self,
         token: &CallbackToken,
@@ -201,7 +201,7 @@ impl Steps {
         Some(Start { seat, parked })
     }
 
-    /// Gives up a driver's place, unless something has just come for it; then says so.
+    /// Gives up a driver's place, unless an input has just arrived; returns whether it did.
     pub(crate) fn leave(&self, token: &CallbackToken, seat: &Seat) -> bool {
         let mut table = lock(&self.table);
         if !lock(&seat.inputs).is_empty() {
@@ -219,8 +219,7 @@ impl Steps {
         self.gone.notify_waiters();
     }
 
-    /// Leaves a row in a driver's place, unless something has just come for it; says whether it
-    /// did.
+    /// Leaves a row in a driver's place, unless an input has just arrived; returns whether it did.
     pub(crate) fn park(&self, token: &CallbackToken, seat: &Seat, row: Parked) -> bool {
         let mut table = lock(&self.table);
         if !lock(&seat.inputs).is_empty() {
@@ -244,8 +243,8 @@ impl Steps {
         lock(&self.table).due.first().map(|(due, _)| *due)
     }
 
-    /// The first row that is due by `now`. It stays parked, and is due no more until something is
-    /// sent to it.
+    /// The first row that is due by `now`. It stays parked, and is not due again until it is sent
+    /// something.
     pub(crate) fn pop_due(&self, now: Timestamp) -> Option<CallbackToken> {
         let mut table = lock(&self.table);
         let (due, token) = table.due.first().filter(|(due, _)| *due <= now).cloned()?;
@@ -256,18 +255,17 @@ impl Steps {
         Some(token)
     }
 
-    /// Resolves when a row may be due sooner than [`first_due`](Self::first_due) last said.
+    /// Resolves when a row may be due sooner than [`first_due`](Self::first_due) last returned.
     pub(crate) async fn due_changed(&self) {
         self.due.notified().await;
     }
 
-    /// Has whoever waits for the first due row look again: the clock went on without tokio's
-    /// timers.
+    /// Has the waiter for the first due row look again: the clock went on without tokio's timers.
     pub(crate) fn look_again(&self) {
         self.due.notify_one();
     }
 
-    /// Every step that is here.
+    /// Every step in hand.
     pub(crate) fn tokens(&self) -> Vec<CallbackToken> {
         lock(&self.table).places.keys().cloned().collect()
     }
@@ -276,7 +274,7 @@ impl Steps {
         lock(&self.table).places.contains_key(token)
     }
 
-    /// What can be seen of a step that is here.
+    /// What is published of a step in hand.
     pub(crate) fn face(&self, token: &CallbackToken) -> Option<Face> {
         match lock(&self.table).places.get(token)? {
             Place::Driven(seat) => Some(lock(&seat.face).clone()),
@@ -304,7 +302,7 @@ impl Steps {
     }
 }
 
-/// What to do about a step that is not here.
+/// What to do about a step that is not in hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
     Start,

@@ -1,4 +1,4 @@
-//! One queue, and all that belongs to it alone.
+//! One queue, and everything that belongs to it alone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,12 +16,13 @@ use crate::lifecycle::{Record, Status};
 use crate::seam::{Pipelines, Queue};
 use crate::step::{CallbackToken, ExecutionArn};
 
-/// One queue, as the engine is given it.
+/// One queue, as it is given to the engine.
 pub struct QueueParts {
     pub config: QueueConfig,
     /// For logs and metrics: the last segment of the URL.
     pub name: String,
-    /// The account and region that executions must be of, unless `config.accounts` allows others.
+    /// The account and region that executions must belong to, unless `config.accounts` allows
+    /// others.
     pub account: String,
     pub region: String,
     pub queue: Arc<dyn Queue>,
@@ -38,7 +39,7 @@ pub struct HandlerParts {
 }
 
 pub(crate) struct Lane {
-    /// Its place among the lanes.
+    /// Its position among the lanes.
     pub(crate) index: usize,
     pub(crate) name: String,
     pub(crate) config: QueueConfig,
@@ -56,21 +57,21 @@ pub(crate) struct Lane {
     pub(crate) polls: Polls,
     pub(crate) complaints: Complaints,
     pub(crate) said: Said,
-    /// When each outcome was frozen that SageMaker is not known to have accepted.
+    /// When each unreported outcome was frozen.
     pub(crate) unreported: Moments,
     /// When the time of each deferred step is over.
     pub(crate) deferred: Moments,
-    /// When each stop was first seen that is held as a debt.
+    /// When each owed stop was first seen.
     pub(crate) owed: Moments,
 }
 
-/// Reports under way at once: at 20 ms each they end 3,000 steps a second, and leave sockets for
-/// the heartbeats.
+/// Concurrent reports: at 20 ms each they answer 3,000 steps a second, and leave sockets for the
+/// heartbeats.
 const REPORTS: usize = 64;
-/// Questions under way at once: SageMaker's limits for listing steps are not published.
+/// Concurrent questions: SageMaker's limits for listing steps are not published.
 const ASKS: usize = 16;
 
-/// The messages that were complained of.
+/// The messages that were reported as unreadable or foreign.
 #[derive(Default)]
 pub(crate) struct Complaints(Mutex<VecDeque<String>>);
 
@@ -109,7 +110,7 @@ impl Lane {
         }
     }
 
-    /// Notes whether the step has an outcome that is yet to be accepted, or is a stop's debt.
+    /// Records whether the step has an unreported outcome, or is an owed stop.
     pub(crate) fn note(&self, record: &Record) {
         match record.concluded_at.filter(|_| record.status == Status::Concluded) {
             Some(at) => self.unreported.set(&record.token, at),
@@ -121,13 +122,13 @@ impl Lane {
         }
     }
 
-    /// The step is not this worker's concern any more.
+    /// The step is no longer this worker's concern.
     pub(crate) fn forget(&self, token: &CallbackToken) {
         self.unreported.remove(token);
         self.owed.remove(token);
     }
 
-    /// The handlers that its steps may go to.
+    /// The handlers that its steps may use.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
         self.config
             .handler
@@ -136,17 +137,17 @@ impl Lane {
             .map(String::as_str)
     }
 
-    /// Whether its pipelines are asked about with the credentials of this account.
+    /// Whether its pipelines are asked with the credentials of this account.
     pub(crate) fn is_of_account(&self, account: &str) -> bool {
         self.account == account || self.elsewhere.contains_key(account)
     }
 
-    /// SageMaker in the execution's account, as far as there are credentials for it.
+    /// SageMaker in the execution's account, if there are credentials for it.
     pub(crate) fn pipelines(&self, execution: &ExecutionArn) -> &dyn Pipelines {
         self.elsewhere.get(execution.account()).unwrap_or(&self.pipelines).as_ref()
     }
 
-    /// Why executions like this one are not worked on from this queue, if so.
+    /// Why executions like this one are not accepted from this queue, if they are not.
     pub(crate) fn foreign(&self, execution: &ExecutionArn) -> Option<String> {
         if execution.region() != self.region {
             return Some(format!(
@@ -158,7 +159,7 @@ impl Lane {
         let account = execution.account();
         if account != self.account && !self.config.accounts.allow(account) {
             return Some(format!(
-                "its execution is of the account {account}, which `accounts` of this queue does \
+                "its execution is in the account {account}, which `accounts` of this queue does \
                  not allow"
             ));
         }
@@ -168,7 +169,7 @@ impl Lane {
 
 impl Complaints {
     /// More than a queue's redrive policy leaves around at once; beyond it a message is merely
-    /// complained of again.
+    /// reported again.
     const MAX: usize = 1000;
 
     pub(crate) fn is_new(&self, id: &str) -> bool {

@@ -1,4 +1,5 @@
-//! What the stop watch does at each look: asks SageMaker about the execution, and tells its steps.
+//! What the stop watch does at each look: it asks SageMaker about the execution, and tells its
+//! steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::lifecycle::{Event, Via};
 use crate::seam::{ExecutionStanding, Observation};
 use crate::step::{CallbackToken, ExecutionArn};
 
-/// Looks through the pipelines of the lanes.
+/// Asks through the lanes' pipelines.
 pub(crate) struct Watching(pub(crate) Arc<Shared>);
 
 impl Looks for Watching {
@@ -37,7 +38,7 @@ impl Looks for Watching {
                             %execution,
                             error = %fault,
                             more,
-                            "SageMaker does not say whether the execution is being stopped"
+                            "SageMaker did not say whether the execution is being stopped"
                         );
                     }
                     None

@@ -1,5 +1,5 @@
-//! Unfinished steps of handlers that are not configured any more: a step that has begun belongs to
-//! the handler that began it, which alone can read its checkpoint and clean up after it.
+//! Unfinished steps of handlers that are not configured any more. A step that has begun belongs to
+//! the handler that began it, because only that one can read its checkpoint and clean up after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::lifecycle::{Record, Status};
 use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
 
-/// What metrics and `/readyz` call it.
+/// Its name in metrics and `/readyz`.
 pub(crate) const WHAT: &str = "handler";
 
 /// The steps that wait for a handler to come back, by its name.
@@ -21,7 +21,7 @@ pub(crate) struct Missing {
     observer: Arc<dyn Observer>,
 }
 
-/// Whether the step was begun, and is not done with.
+/// Whether the step was begun and is not finished.
 pub(crate) fn has_begun(record: &Record) -> bool {
     match record.status {
         Status::Claimed | Status::Waiting => record.attempt > 0 || record.checkpoint.is_some(),
@@ -64,9 +64,8 @@ impl Missing {
     pub(crate) fn list(&self) -> Vec<Impairment> {
         let names: BTreeSet<Arc<str>> = self.lock().values().cloned().collect();
         let told = |name: Arc<str>| Impairment {
-            error:
-                "unfinished steps are its, and it is not configured: `callbackd steps` shows them"
-                    .to_owned(),
+            error: "it has unfinished steps but is not configured: `callbackd steps` shows them"
+                .to_owned(),
             handler: name.to_string(),
             what: WHAT,
             since: self.since.elapsed(),

@@ -1,11 +1,11 @@
 //! Performs what the lifecycle decides: polls, delivers, runs, keeps invisible, reports, deletes,
 //! drains.
 //!
-//! The files, in the order of use, each knowing only those before it:
+//! The files in the order of use, each depending only on those before it:
 //! `config route phase claim said impaired missing budget gates messages watch polls inbox moments orphans`
-//! are parts that stand alone; `lane shared` put them together; `ask report running driver` drive
-//! one step; `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and
-//! time to the drivers.
+//! stand alone; `lane shared` combine them; `ask report running driver` drive one step;
+//! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to
+//! the drivers.
 
 mod accounts;
 pub mod config;
@@ -70,7 +70,7 @@ use inbox::Turn;
 use lane::Lane;
 use shared::Shared;
 
-/// All that an engine works with.
+/// Everything that an engine works with.
 pub struct Parts {
     pub ledger: Ledger,
     pub queues: Vec<QueueParts>,
@@ -86,8 +86,8 @@ pub struct Parts {
     pub work_dir: PathBuf,
 }
 
-/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them.
-/// Dropped, it takes no more work and releases what it has, unwatched.
+/// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. If it
+/// is dropped, it takes no more work and releases what it has, without being awaited.
 pub struct Engine {
     _leaves: Leaves,
     _hooks: Hooks,
@@ -98,7 +98,7 @@ pub struct Engine {
     keepers: JoinSet<&'static str>,
 }
 
-/// Has the tasks end whose engine is dropped.
+/// Ends the tasks of an engine that is dropped.
 struct Leaves(Arc<Shared>);
 
 impl Drop for Leaves {
@@ -113,21 +113,20 @@ struct Hooks {
     _slots: Arc<dyn Grants<Slot>>,
 }
 
-/// What deletes and releases may still take at the end, if the queue does not answer; the messages
+/// How long deletes and releases may take at the end if the queue does not answer; the messages
 /// then come back by themselves. The ledger has as long.
 const LAST_CALLS: Duration = Duration::from_secs(4);
-/// What an open poll may take from the begin of a drain: SQS answers after its 20 s. ECS kills a
-/// task 30 s after it told it to stop, and an idle worker is to end before that, whatever its queue
-/// does.
+/// How long an open poll may take from the beginning of a drain: SQS answers after its 20 s. ECS
+/// kills a task 30 s after it told it to stop, and an idle worker must end before that, whatever
+/// its queue does.
 const LAST_POLL: Duration = Duration::from_secs(21);
-/// How many bytes of bodies may be in memory before the polls of a queue wait that has its share of
-/// them.
+/// Bytes of bodies in memory at which the polls of a queue that uses its share of them wait.
 const BODIES: usize = 128 << 20;
 /// How many due steps read their records at once: more would only wait for the ledger.
 const WAKING: usize = 256;
 
 impl Engine {
-    /// Starts to work. Must be called within a tokio runtime.
+    /// Starts working. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(parts: Parts) -> Self {
         let queues = parts.queues.len();
@@ -165,18 +164,18 @@ impl Engine {
             (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for lane in &shared.lanes {
             let poll = pollers::poll(shared.clone(), lane.clone());
-            pollers.spawn(named("the polling of a queue", poll));
+            pollers.spawn(named("polling a queue", poll));
             let (ledger, kept) = (shared.clone(), lane.clone());
-            keepers.spawn(named("the keeping of a queue's messages", async move {
+            keepers.spawn(named("keeping a queue's messages", async move {
                 let (queue, observer) = (kept.queue.as_ref(), ledger.observer.as_ref());
                 kept.messages.work(queue, ledger.as_ref(), observer, &kept.name).await;
             }));
         }
-        background.spawn(named("the waking of steps", due::wake_due(shared.clone())));
-        background.spawn(named("the trying of handlers", due::wake_hindered(shared.clone())));
-        background.spawn(named("the comparing of clocks", due::keep_time(shared.clone())));
+        background.spawn(named("waking steps", due::wake_due(shared.clone())));
+        background.spawn(named("testing impaired handlers", due::wake_hindered(shared.clone())));
+        background.spawn(named("comparing the clocks", due::keep_time(shared.clone())));
         background.spawn(named(
-            "the look through the ledger",
+            "looking through the ledger",
             sweep::sweep(shared.clone(), parts.retention),
         ));
         let looks = looks::Watching(shared.clone());
@@ -196,8 +195,8 @@ impl Engine {
         }
     }
 
-    /// Resolves if a part of the engine that has to go on has ended, with what it is. The worker
-    /// cannot go on without it. Cancel safe.
+    /// Resolves with the name of a part of the engine that has ended although it must not. The
+    /// worker cannot continue without it. Cancel safe.
     pub async fn broken(&mut self) -> String {
         let ended = tokio::select! {
             biased;
@@ -212,8 +211,9 @@ impl Engine {
         }
     }
 
-    /// Stops the worker without failing a step: waits for what runs, tells it to end, releases the
-    /// rest, gives messages back. Each time that `hurry` resolves, a wait is cut short.
+    /// Stops the worker without failing a step: waits for running steps, tells them to end,
+    /// releases the rest, gives messages back. Each time that `hurry` resolves, a wait is cut
+    /// short.
     pub async fn drain(mut self, hurry: impl AsyncFnMut()) {
         let last_poll = Instant::now() + LAST_POLL;
         drain::drain(&self.shared, self.drain_timeout, hurry).await;
@@ -221,13 +221,13 @@ impl Engine {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
         if timeout(LAST_CALLS, due::keep_names(&self.shared)).await.is_err() {
-            tracing::warn!("the wall clock was set, and the ledger did not take the new times");
+            tracing::warn!("the wall clock was set, and the ledger did not accept the new times");
         }
         // Whatever an open poll brings is given back.
         if timeout_at(last_poll, join(&mut self.pollers)).await.is_err() {
             tracing::warn!(
-                "a queue does not answer its last poll; what it may still bring comes back when \
-                 its visibility timeout is over"
+                "a queue did not answer its last poll; messages that it may still return become \
+                 visible after their visibility timeout"
             );
             self.pollers.shutdown().await;
         }
@@ -237,15 +237,15 @@ impl Engine {
         }
         if timeout(LAST_CALLS, join(&mut self.keepers)).await.is_err() {
             tracing::warn!(
-                "messages could not be deleted or given back in time; they come back when their \
-                 visibility timeout is over"
+                "messages could not be deleted or given back in time; they become visible after \
+                 their visibility timeout"
             );
             self.keepers.shutdown().await;
         }
         tracing::info!("drained");
     }
 
-    /// What can be seen while it works, and while it drains; it does not keep the engine alive.
+    /// What can be observed while it works and drains; it does not keep the engine alive.
     #[must_use]
     pub fn monitor(&self) -> Monitor {
         Monitor::new(self.shared.clone())

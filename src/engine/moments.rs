@@ -1,4 +1,4 @@
-//! Steps by a moment of theirs, earliest first.
+//! Steps ordered by one moment each, earliest first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::step::CallbackToken;
 
-/// One moment for each step that is in it.
+/// One moment for each contained step.
 #[derive(Default)]
 pub(crate) struct Moments(Mutex<Table>);
 
@@ -32,7 +32,7 @@ impl Moments {
         self.lock().remove(token);
     }
 
-    /// Those whose moment has come by `now`.
+    /// The steps whose moment has come by `now`.
     pub(crate) fn until(&self, now: Timestamp) -> Vec<CallbackToken> {
         let table = self.lock();
         table

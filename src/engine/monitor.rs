@@ -1,4 +1,4 @@
-//! What can be seen of an engine from outside, while it works and while it drains.
+//! What can be observed of an engine, while it works and while it drains.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::ledger::{Filter, LedgerError, Page};
 use crate::lifecycle::{Phase, Record};
 use crate::step::CallbackToken;
 
-/// A look into a running engine; cheap to clone. It does not keep the engine alive.
+/// A view of a running engine; cheap to clone. It does not keep the engine alive.
 #[derive(Clone)]
 pub struct Monitor(Arc<Shared>);
 
-/// How one queue fares.
+/// The state of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStatus {
     pub name: String,
@@ -25,8 +25,7 @@ pub struct QueueStatus {
     /// Slots that are taken.
     pub running: usize,
     pub concurrency: usize,
-    /// Steps that wait for a slot: those whose message has just come, and those that go on after a
-    /// wait.
+    /// Steps that wait for a slot: new ones, and those that resume after a wait.
     pub queued: [usize; 2],
     pub cleanups_waiting: usize,
     pub reports_waiting: usize,
@@ -34,22 +33,22 @@ pub struct QueueStatus {
     pub held: usize,
     /// Steps in the ledger whose message should have come back and has not.
     pub without_message: usize,
-    /// Outcomes that are not yet known to be accepted, and when the oldest was frozen.
+    /// Outcomes that are not known to be accepted, and when the oldest was frozen.
     pub unreported: usize,
     pub oldest_unreported: Option<Timestamp>,
-    /// Steps that wait here for somebody else to complete them.
+    /// Deferred steps: someone else will complete them.
     pub deferred: usize,
-    /// Stops that are held as debts, of steps that this ledger has never run.
+    /// Owed stops, of steps that this ledger has never run.
     pub stops_held: usize,
-    /// How long ago it was last polled with success.
+    /// How long ago the last successful poll was.
     pub polled_ago: Option<Duration>,
-    /// Its pollers get on, whatever the queue answers.
+    /// Its pollers make progress, whatever the queue answers.
     pub turning: bool,
-    /// It is not polled because the arguments of steps in hand take all the memory that they may.
+    /// It is not polled because the arguments of steps in hand use up the memory budget.
     pub bodies_spent: Option<Spent>,
 }
 
-/// A turn of a poll takes a long poll or a call that times out.
+/// One round of a poll takes as long as a long poll, or a call that times out.
 const TURN: Duration = Duration::from_mins(2);
 
 impl Monitor {
@@ -57,19 +56,19 @@ impl Monitor {
         Self(shared)
     }
 
-    /// What is under way for a step here; none if the worker is not busy with it.
+    /// What is in progress for a step; `None` if the step is not in hand.
     #[must_use]
     pub fn face(&self, token: &CallbackToken) -> Option<Face> {
         self.0.steps.face(token)
     }
 
-    /// How many steps this worker is busy with, parked ones included.
+    /// How many steps are in hand, including parked ones.
     #[must_use]
     pub fn steps(&self) -> usize {
         self.0.steps.len()
     }
 
-    /// How many slots are taken, of all queues.
+    /// How many slots are taken in all queues.
     #[must_use]
     pub fn running(&self) -> usize {
         self.0.lanes.iter().map(|lane| lane.slots.usage().busy).sum()
@@ -102,7 +101,7 @@ impl Monitor {
         self.0.lanes.iter().map(status).collect()
     }
 
-    /// A page of what the ledger holds, of the settled steps those that it still keeps, without
+    /// A page of what the ledger holds, including the settled steps that it still keeps, without
     /// arguments and checkpoints.
     ///
     /// # Errors
@@ -111,7 +110,7 @@ impl Monitor {
         self.0.ledger.page(filter).await
     }
 
-    /// All that the ledger holds of one step.
+    /// Everything that the ledger holds about one step.
     ///
     /// # Errors
     /// If the record cannot be read.
@@ -119,7 +118,7 @@ impl Monitor {
         self.0.ledger.load(token).await
     }
 
-    /// A record with its times as the wall clock names them.
+    /// A record with its times by the wall clock.
     #[must_use]
     pub fn named(&self, record: &Record) -> Record {
         self.0.ledger.named(record)
@@ -136,13 +135,13 @@ impl Monitor {
         self.0.phase() != Phase::Running
     }
 
-    /// What fails of the ledger, if anything does.
+    /// What is failing in the ledger, if anything.
     #[must_use]
     pub fn ledger_ailment(&self) -> Option<&'static str> {
         self.0.ledger.ailment()
     }
 
-    /// The handlers that this machine keeps from working, and how.
+    /// The handlers that this machine keeps from working, and why.
     #[must_use]
     pub fn impaired(&self) -> Vec<Impairment> {
         self.0.impaired.list()

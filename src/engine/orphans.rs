@@ -1,4 +1,4 @@
-//! Steps that the ledger holds and whose messages have not been seen in this life.
+//! Steps in the ledger whose messages have not been received in this life.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,12 +24,12 @@ impl Orphans {
         self.lock().entry(token).or_insert(orphan);
     }
 
-    /// Its message has come.
+    /// Its message has arrived.
     pub(crate) fn found(&self, token: &CallbackToken) {
         self.lock().remove(token);
     }
 
-    /// Those whose messages should have come by `now`.
+    /// The steps whose messages should have arrived by `now`.
     pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(CallbackToken, Orphan)> {
         let overdue = |(_, orphan): &(&CallbackToken, &Orphan)| orphan.overdue <= now;
         self.lock()
@@ -39,7 +39,7 @@ impl Orphans {
             .collect()
     }
 
-    /// How many of a lane's are overdue.
+    /// How many of a lane's steps are overdue.
     pub(crate) fn count(&self, lane: usize, now: Timestamp) -> usize {
         self.lock().values().filter(|orphan| orphan.lane == lane && orphan.overdue <= now).count()
     }

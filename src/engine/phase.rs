@@ -1,8 +1,7 @@
-//! How far the worker is on its way out, and word of it to all who wait, in the order in which they
-//! began to.
+//! How far the worker's shutdown is, announced to all waiters in the order in which they began to
+//! wait.
 //!
-//! tokio's `watch` wakes its receivers in an order that is drawn by lot; then no run could be
-//! repeated.
+//! tokio's `watch` wakes its receivers in random order, so no run could be repeated.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -10,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::lifecycle::Phase;
 
-/// The present phase. It only ever moves on.
+/// The present phase. It only moves forward.
 #[derive(Default)]
 pub(crate) struct Phases {
     now: AtomicU8,

@@ -1,11 +1,12 @@
-//! Long polls of one queue: room first, then the poll, and what it brings is never dropped.
+//! Long polls of one queue: room is reserved first, then the queue is polled, and what it returns
+//! is never dropped.
 //!
-//! One loop owns all polls of its queue. There is always one under way or about to be; more join
+//! One loop owns all polls of its queue. There is always one pending or about to start; more join
 //! while receives come back full, and they leave when one comes back empty.
 //!
-//! If there is no room for as long as the stop watch would take, one looks ahead: a step that waits
-//! for a slot can be stopped, and neither its Stopping message nor its execution would be seen
-//! otherwise.
+//! If there is no room for as long as the stop watch would take, a poll looks ahead: a step that
+//! waits for a slot can be stopped too, and otherwise neither its Stopping message nor its
+//! execution would be seen.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +27,14 @@ use crate::seam::{Fault, FaultKind, Received};
 const WAIT: Duration = Duration::from_secs(20);
 /// SQS's limit for a receive.
 const BATCH: usize = 10;
-/// Polls of one queue at once, at most: at 10 ms a receive they bring 8,000 messages a second.
+/// The maximum number of polls of one queue: at 10 ms a receive they bring 8,000 messages a second.
 const MAX_POLLS: usize = 8;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-/// How often a ledger that fails is tried, so that the worker recovers by itself.
+/// How often a failing ledger is tried, so that the worker recovers by itself.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// How long a queue without a stop watch goes unseen while its slots are taken.
+/// How long a queue without a stop watch may go unseen while its slots are taken.
 const UNWATCHED: Duration = Duration::from_secs(30);
-/// How long a busy queue's poll waits for a whole batch of free slots, so that a receive brings
+/// How long a poll of a busy queue waits for a whole batch of free slots, so that a receive brings
 /// more than one message.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -50,11 +51,11 @@ struct Pollers<'a> {
     busy: bool,
     failures: u32,
     pause: Option<Instant>,
-    /// From when on it is looked ahead if there is no room.
+    /// When to look ahead if there is no room.
     look_ahead: Instant,
 }
 
-/// Polls until the worker drains, and delivers what polls then under way still bring.
+/// Polls until the worker drains, and delivers what the polls pending then still bring.
 pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
     let concurrency = lane.config.concurrency;
     let mut pollers = Pollers {
@@ -79,7 +80,7 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
             reserved = pollers.room(alone), if polls.len() < pollers.wanted => polls.push(receive(&lane, reserved)),
         }
     }
-    // Bounded by one long poll each.
+    // Each is bounded by one long poll.
     while let Some((reserved, received)) = polls.next().await {
         pollers.came_back(reserved, received);
     }
@@ -95,7 +96,7 @@ fn receive(lane: &Lane, reserved: Vec<Reservation>) -> Poll<'_> {
 }
 
 impl Pollers<'_> {
-    /// Room for what a receive may bring; if no other is under way, beyond the slots too. Cancel
+    /// Room for what a receive may bring; beyond the slots too if no other poll is pending. Cancel
     /// safe.
     async fn room(&self, alone: bool) -> Vec<Reservation> {
         if let Some(until) = self.pause {
@@ -132,9 +133,9 @@ impl Pollers<'_> {
                 bytes_of_all_queues = spent.by_all,
                 most = spent.limit,
                 more,
-                "the arguments of steps in hand take all the memory that they may: the queue is \
-                 not polled until some have ended;                  pass large data by reference, \
-                 or lower `concurrency`"
+                "the arguments of current steps use up the memory budget: the queue is not polled \
+                 until some steps have ended;                  pass large data by reference, or \
+                 lower `concurrency`"
             );
         }
         self.shared.bodies.room(self.lane.index).await;
@@ -162,13 +163,13 @@ impl Pollers<'_> {
                         self.wanted = 1;
                     }
                 }
-                // A queue that gave more than was asked for would be no reason to drop any.
+                // Nothing is dropped even if a queue returns more than was requested.
                 let mut reserved = reserved.into_iter();
                 for message in messages {
                     deliver(self.shared, self.lane, message, reserved.next());
                 }
                 drop(reserved);
-                // What took no room were stops, and there may be more.
+                // The messages that took no room were stops, and there may be more.
                 if ahead && some && self.lane.slots.has_room_ahead() {
                     self.look_ahead = Instant::now();
                 }
@@ -178,8 +179,12 @@ impl Pollers<'_> {
                 self.wanted = 1;
                 let wait = BACKOFF.after(self.failures, fastrand::f64());
                 self.pause = Some(Instant::now() + wait);
-                let cause =
-                    if fault.kind == FaultKind::Denied { "may not be polled" } else { "unpolled" };
+                let cause = if fault.kind == FaultKind::Denied {
+                    "no permission to poll the \
+                        queue"
+                } else {
+                    "unpolled"
+                };
                 if let Some(more) = self.lane.said.again(cause) {
                     tracing::warn!(
                         queue = self.lane.name,

@@ -1,4 +1,4 @@
-//! How the polls of one queue fare.
+//! The state of one queue's polls.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Receives under way, and the last that worked.
+/// Pending receives, and the last successful one.
 #[derive(Default)]
 pub(crate) struct Polls(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// When each receive under way began.
+    /// When each pending receive began.
     open: BTreeSet<(Instant, u64)>,
     next: u64,
     success: Option<Instant>,
 }
 
-/// A receive under way.
+/// A pending receive.
 pub(crate) struct Open<'a> {
     polls: &'a Polls,
     key: (Instant, u64),
@@ -37,13 +37,13 @@ impl Polls {
         self.lock().success = Some(Instant::now());
     }
 
-    /// How long ago a receive last worked.
+    /// How long ago a receive last succeeded.
     pub(crate) fn since_success(&self) -> Option<Duration> {
         self.lock().success.map(|at| at.elapsed())
     }
 
-    /// Whether no receive takes longer than it can. While all slots are taken none is under way,
-    /// and that is well.
+    /// Whether no receive takes longer than it can. While all slots are taken none is pending,
+    /// which is fine.
     pub(crate) fn are_turning(&self, within: Duration) -> bool {
         self.lock().open.first().is_none_or(|(began, _)| began.elapsed() <= within)
     }

@@ -1,5 +1,5 @@
-//! Ends what handlers left running on this machine when the last process of this worker died, and
-//! puts on record what its death makes of the steps.
+//! Kills what handlers left running on this machine when the last process of this worker died, and
+//! records the consequences of its death for the steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::step::{CallbackToken, StopReason};
 const JUDGED: usize = 100;
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
-/// Looks at each step that is claimed by a process that is dead. No such step goes on before all
-/// have been looked at: what ran beside it is known only as long as the claims are what they were.
+/// Examines each step that is claimed by a dead process. None of them continues before all have
+/// been examined: what ran beside a step is known only while the claims are unchanged.
 pub(crate) async fn reap(shared: &Shared) {
-    // What another worker of a shared ledger runs is none of ours; what we left behind is ended
-    // when its step is taken up here.
+    // What another worker of a shared ledger runs is not ours; what we left behind is killed when
+    // its step is resumed here.
     let mut failures = 0;
     while !shared.ledger.is_shared() && shared.phase() != Phase::Leaving {
         let Err(error) = look(shared).await else { break };
@@ -35,8 +35,8 @@ pub(crate) async fn reap(shared: &Shared) {
                 %error,
                 failures,
                 more,
-                "what the last process left running could not be looked at; until it is, its steps \
-                 do not go on"
+                "what the last process left running could not be examined; its steps wait until it \
+                 is"
             );
         }
         tokio::select! {
@@ -48,8 +48,8 @@ pub(crate) async fn reap(shared: &Shared) {
     shared.reaped.cancel();
 }
 
-/// May be begun anew at any point: a record that has been looked at says so, and is counted among
-/// its owner's all the same.
+/// May be restarted at any point: a record that has been examined says so, and still counts as its
+/// owner's.
 async fn look(shared: &Shared) -> Result<(), LedgerError> {
     for (owner, tokens) in claims(shared).await? {
         let beside = if tokens.len() == 1 { Beside::Nothing } else { Beside::Others };
@@ -98,11 +98,11 @@ async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), Le
         charged = !record.resume,
         suspected = record.is_suspected(),
         crashes = record.crashes,
-        "a step was running when this worker last died; what it left behind is ended"
+        "a step was running when this worker last died; what it left behind is killed"
     );
     match shared.ledger.write(record, Commit::Now).await? {
-        // Nobody else takes it on before this has been looked at; if it was changed all the same,
-        // that says what becomes of it.
+        // Nothing else resumes it before it has been examined; if it was changed all the same, the
+        // new record decides.
         Written::Done(_) | Written::Changed => Ok(()),
     }
 }

@@ -1,10 +1,10 @@
-//! Sends a frozen outcome once; when it is sent again is the lifecycle's to decide.
+//! Sends a frozen outcome once; the lifecycle decides when to send it again.
 
 use super::lane::Lane;
 use crate::lifecycle::{Event, Record};
 use crate::seam::FaultKind;
 
-/// Sends a concluded record's outcome. Every send is the identical request.
+/// Sends a concluded record's outcome. Every attempt sends the identical request.
 pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
     let (Some(outcome), Some(request)) = (&record.outcome, &record.client_request_token) else {
         return Event::ReportRefused("the record has no outcome".to_owned());
@@ -38,8 +38,8 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
                 tracing::error!(
                     error = %fault,
                     more,
-                    "the credentials or the endpoint are not right, so the outcome is not reported \
-                     and the pipeline waits"
+                    "the credentials or the endpoint are wrong, so the outcome is not reported and \
+                     the pipeline waits"
                 );
             }
             Event::ReportFailed { denied: false, detail: fault.detail }

@@ -1,5 +1,5 @@
-//! Which handler runs a step: the first route that its pipeline and arguments match, else the
-//! queue's own.
+//! Which handler runs a step: that of the first route that matches its pipeline and arguments, else
+//! the queue's own.
 
 use std::sync::Arc;
 
@@ -35,9 +35,8 @@ impl Routes {
         }
     }
 
-    /// The handler's name, whatever the case of the pipeline's: ARNs bear it in lower case,
-    /// whatever it was created as; none where nothing matches and the queue has no handler of its
-    /// own.
+    /// The handler's name. The pipeline's name is compared without regard to case, because ARNs
+    /// contain it in lower case. `None` if nothing matches and the queue has no handler of its own.
     #[must_use]
     pub fn handler(&self, pipeline: &str, arguments: &Value) -> Option<&Arc<str>> {
         let matching = self.routes.iter().find(|route| route.matches(pipeline, arguments));
@@ -55,7 +54,7 @@ impl Route {
     }
 }
 
-/// Equality of JSON in which 5 is 5.0.
+/// Equality of JSON values in which 5 equals 5.0.
 fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => {
@@ -72,12 +71,12 @@ fn equal(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// Whether `*` (any text) and `?` (any character) in `glob` make it `text`, without regard to case.
-/// At worst the product of both lengths.
+/// Whether `glob` matches `text`, with `*` for any text and `?` for any character, without regard
+/// to case. The worst case is the product of both lengths.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
     let (mut at, mut read) = (0, 0);
-    // Where the last star stands, and how much of the text it has taken.
+    // The position of the last star, and how much of the text it has matched.
     let mut star: Option<(usize, usize)> = None;
     while read < text.len() {
         match glob.get(at) {

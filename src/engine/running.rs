@@ -1,5 +1,4 @@
-//! One call of a handler: a task of its own, with its stop signal, its time limit and its panics
-//! caught.
+//! One call of a handler: a task of its own, with its stop signal, time limit and caught panics.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::step::StopReason;
 /// How soon a cleanup is tried again that the machine hindered.
 const CLEANUP_AGAIN: Duration = Duration::from_secs(1);
 
-/// A handler's run or cleanup under way.
+/// A handler's run or cleanup in progress.
 pub(crate) struct Call {
     stop: watch::Sender<Option<StopReason>>,
     task: JoinHandle<Event>,
@@ -45,7 +44,7 @@ impl Call {
         let told = stopping.clone();
         let run = handler.run(Context::new(task, stopping, sink));
         let call = async move {
-            // Told to end before its first breath: nothing is started only to be stopped.
+            // It was told to end before it began: nothing is started only to be stopped.
             if told.borrow().is_some() {
                 return Event::Ended(RunEnd::Aborted);
             }
@@ -105,7 +104,7 @@ impl Call {
         self.stop.send_replace(Some(reason));
     }
 
-    /// Drops the handler's future at its next await; [`ended`](Self::ended) then says so.
+    /// Drops the handler's future at its next await; [`ended`](Self::ended) then reports it.
     pub(crate) fn abort(&self) {
         self.task.abort();
     }
@@ -129,7 +128,7 @@ fn end_of(result: HandlerResult) -> RunEnd {
             let (after, error, what) =
                 (error.delay(), error.message().to_owned(), error.host_trouble());
             match what {
-                // How long, the engine knows: it is the same for all runs of the handler.
+                // The engine knows how long: it is the same for all runs of the handler.
                 Some(what) => RunEnd::Hindered { what, after: Duration::ZERO, error },
                 None => RunEnd::Retry { after, error },
             }
@@ -158,7 +157,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// The way from a handler's context to its step's driver.
+/// Connects a handler's context with its step's driver.
 pub(crate) struct ToDriver {
     pub(crate) seat: Arc<Seat>,
     pub(crate) shared: Arc<Shared>,
@@ -170,7 +169,7 @@ pub(crate) struct ToDriver {
 impl CheckpointSink for ToDriver {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
-            let gone = |_| CheckpointError("the step is not run here any more".to_owned());
+            let gone = |_| CheckpointError("this worker no longer runs the step".to_owned());
             self.seat.save(checkpoint).await.map_err(gone)?
         })
     }
@@ -181,7 +180,8 @@ impl CheckpointSink for ToDriver {
 
     fn hindered(&self, by: Option<(&'static str, &str)>) {
         match by {
-            // Runs need not suffer from the same: a cleanup's program is another.
+            // Runs need not be affected by the same problem: a cleanup's program is a different
+            // one.
             Some((what, error)) if self.cleanup => {
                 if let Some(more) = self.shared.said.again("cleanup hindered") {
                     tracing::error!(
@@ -189,7 +189,7 @@ impl CheckpointSink for ToDriver {
                         what,
                         error,
                         more,
-                        "this machine keeps a cleanup from its work; it is tried again within \
+                        "this machine keeps a cleanup from working; it is tried again within \
                          `cleanup_limit`"
                     );
                 }

@@ -1,5 +1,5 @@
-//! The same trouble of many steps is said once, and then counted: a log in proportion to causes,
-//! not to messages.
+//! The same problem of many steps is logged once, and then counted: the log grows with causes, not
+//! with messages.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often the same kind of trouble is said at most.
+/// How often the same kind of problem is logged at most.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// When each kind of trouble was last said, and how often it came since.
+/// When each kind of problem was last logged, and how often it occurred since.
 #[derive(Default)]
 pub(crate) struct Said(Mutex<BTreeMap<&'static str, (Instant, u64)>>);
 
 impl Said {
-    /// How many more there were since it was last said, if it is to be said now.
+    /// How many more occurred since it was last logged, if it is to be logged now.
     pub(crate) fn again(&self, kind: &'static str) -> Option<u64> {
         let now = Instant::now();
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What all tasks of the engine share.
+//! State shared by all tasks of the engine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) steps: Steps,
     pub(crate) watch: Watch,
     pub(crate) orphans: Orphans,
-    /// The ledger is to be looked through as a whole.
+    /// The whole ledger is to be looked through.
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
     /// The handlers that this machine keeps from working.
@@ -50,11 +50,11 @@ pub(crate) struct Shared {
     pub(crate) missing: Missing,
     pub(crate) bodies: Budget,
     pub(crate) phases: Phases,
-    /// Who starts beside whom.
+    /// Which steps start beside which.
     pub(crate) trials: Trials,
-    /// Leave to read the record of a step that is due.
+    /// Permits to read the record of a step that is due.
     pub(crate) waking: Arc<Semaphore>,
-    /// What the last process of this worker left running is ended, and on record.
+    /// What the last process of this worker left running is killed, and recorded.
     pub(crate) reaped: CancellationToken,
     /// Owns the drivers of steps and their handlers' tasks.
     pub(crate) tasks: TaskTracker,
@@ -65,8 +65,7 @@ impl Shared {
         self.phases.now()
     }
 
-    /// The lane of a queue, if this worker has it: of the same URL, or of one that names the same
-    /// queue.
+    /// The lane of a queue, if this worker has one: with the same URL, or a URL of the same queue.
     pub(crate) fn lane(&self, queue: &QueueUrl) -> Option<&Arc<Lane>> {
         let same = |lane: &&Arc<Lane>| lane.config.url.is_same_queue(queue);
         self.lanes
@@ -80,8 +79,8 @@ impl Shared {
         &self.lanes[held.lane]
     }
 
-    /// Gives up the place of a step without a driver. What came for it is let go of, and comes back
-    /// by itself.
+    /// Gives up the place of a step without a driver. Its inputs are dropped, and come back by
+    /// themselves.
     pub(crate) fn strike(&self, token: &CallbackToken, seat: &Seat) {
         for input in std::iter::from_fn(|| seat.try_next()) {
             if let Input::Message(delivery) = input {
@@ -91,7 +90,7 @@ impl Shared {
         self.steps.strike(token);
     }
 
-    /// The settings that apply to a step of `lane` for which `handler` is chosen.
+    /// The settings that apply to a step of `lane` with the chosen `handler`.
     pub(crate) fn policy(&self, lane: &Lane, handler: Option<&str>) -> Policy {
         let handler_is_gone = handler.is_some_and(|name| !self.handlers.contains_key(name));
         let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
@@ -115,8 +114,8 @@ impl Shared {
         }
     }
 
-    /// Has the step's execution watched for as long as the step can be stopped. `leaves`: it has no
-    /// driver any more.
+    /// Watches the step's execution as long as the step can be stopped. `leaves`: it has no driver
+    /// any more.
     pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
         let record = &state.record;
         match &record.handler {
@@ -157,7 +156,7 @@ impl Shared {
     }
 }
 
-/// As often as the stop watch would ask, within what SageMaker's unpublished limits bear.
+/// As often as the stop watch asks, within what SageMaker's unpublished limits are likely to allow.
 fn ask_every(stop_watch: Duration) -> Duration {
     if stop_watch.is_zero() { Duration::from_secs(30) } else { stop_watch }
 }

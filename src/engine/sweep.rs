@@ -1,6 +1,6 @@
-//! What the ledger holds that no message need bring: outcomes not yet reported, stops not yet
-//! answered, deferred steps past their limit, steps whose message is gone, and records too old to
-//! keep. And what killed workers left on this machine of steps that are settled.
+//! What the ledger holds that needs no message: unreported outcomes, unanswered stops, deferred
+//! steps past their limit, steps whose message is gone, and records too old to keep. Also what
+//! killed workers left on this machine of settled steps.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,27 +20,27 @@ use crate::ledger::{Filter, Outline};
 use crate::lifecycle::{Event, Status};
 use crate::step::CallbackToken;
 
-/// All that is not settled.
+/// Everything that is not settled.
 const UNSETTLED: [Status; 5] =
     [Status::Concluded, Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred];
-/// How often the ledger is looked through; a deferral's limit is kept this exactly.
+/// How often the ledger is looked through; a deferral's limit is this precise.
 const EVERY: Duration = Duration::from_secs(15);
-/// A purge is one look at an index; more often gains nothing where the retention is days.
+/// A purge is one look at an index; more often gains nothing with a retention of days.
 const PURGE_EVERY: Duration = Duration::from_hours(1);
 /// How much longer than a visibility timeout a message may take to come back.
 const MARGIN: Duration = Duration::from_secs(30);
 
 struct Sweep {
     shared: Arc<Shared>,
-    /// Queues that are not configured, and were told of.
+    /// Unconfigured queues that were logged.
     unknown: BTreeSet<String>,
-    /// Handlers that are not configured, and were told of.
+    /// Unconfigured handlers that were logged.
     missing: BTreeSet<Arc<str>>,
-    /// Steps without a message that were told of.
+    /// Steps without a message that were logged.
     said: BTreeSet<CallbackToken>,
 }
 
-/// Looks through the ledger, now and then, until dropped.
+/// Looks through the ledger regularly, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     let mut sweep =
         Sweep { shared, unknown: BTreeSet::new(), missing: BTreeSet::new(), said: BTreeSet::new() };
@@ -71,7 +71,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
 }
 
 impl Sweep {
-    /// Looks at all that has one of these statuses.
+    /// Looks at all records with one of these statuses.
     async fn look_through(&mut self, statuses: &[Status]) {
         let mut filter = Filter::of(statuses);
         loop {
@@ -167,15 +167,14 @@ impl Sweep {
                     handler = &*handler,
                     steps,
                     "the ledger holds unfinished steps of a handler that is not configured; they \
-                     wait, and no other handler runs them: \
-                     configure it again until they are done, or let them fail by their limits or \
-                     by a stop, without a cleanup"
+                     wait, and no other handler runs them: configure it again until they are \
+                     finished, or let them fail by a limit or a stop, without a cleanup"
                 );
             }
         }
     }
 
-    /// Goes on with steps whose messages have not come back, where no other worker can have them.
+    /// Resumes steps whose messages have not come back, if no other worker can have them.
     async fn resume_orphans(&mut self) {
         let mut counts = vec![0_usize; self.shared.lanes.len()];
         for (token, orphan) in self.shared.orphans.overdue(self.shared.clock.now()) {
@@ -188,7 +187,7 @@ impl Sweep {
                 self.shared.orphans.found(&token);
                 if let Some(more) = lane.said.again("without message") {
                     tracing::warn!(%token, queue = lane.name, more, "the step's message has not \
-                        come back; the step goes on from the ledger");
+                        come back; the step is resumed from the ledger");
                 }
                 wake(&self.shared, &token, Input::Event(Event::Found), Absent::Start).await;
             } else if self.said.insert(token) {
@@ -200,9 +199,8 @@ impl Sweep {
                 queue = lane.name,
                 steps = count,
                 "steps in the ledger have no message on the queue, and another worker may have \
-                 them; they are not \
-                 started here: `callbackd steps` shows them; set exclusive = true if no other \
-                 worker reads this queue"
+                 them; this worker does not start them: `callbackd steps` shows them; set \
+                 exclusive = true if no other worker reads this queue"
             );
         }
     }

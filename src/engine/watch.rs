@@ -2,9 +2,9 @@
 //! so.
 //!
 //! The engine enters the steps that it has; each execution is asked about once per its queue's
-//! `stop_watch`, however many steps it has here. All calls together stay below two a second, so
-//! with many executions the interval stretches. Those with a step that runs or waits come first: a
-//! deferred step's stop costs nothing while it goes unnoticed, a running one's does.
+//! `stop_watch`, however many of its steps are here. All calls together stay below two a second, so
+//! with many executions the interval stretches. Executions with a step that runs or waits come
+//! first: an unnoticed stop of a deferred step costs nothing, that of a running one does.
 
 #[cfg(test)]
 mod tests;
@@ -21,36 +21,36 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::lifecycle::Event;
 use crate::step::{CallbackToken, ExecutionArn};
 
-/// Calls of all watching together stay below two a second; no rate limit is published.
+/// All calls of the watch together stay below two a second; no rate limit is published.
 const GAP: Duration = Duration::from_millis(500);
-/// A look that takes longer is given up. As looks do not wait for each other, at most forty are
-/// under way.
+/// A look that takes longer is abandoned. Looks do not wait for each other, so at most forty are
+/// pending.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So many calls for executions with active steps may pass by one that has only deferred steps and
+/// How many calls for executions with active steps may precede one that has only deferred steps and
 /// is due.
 const PASSED: u32 = 3;
 
-/// What the watch needs of whoever has it.
+/// What the watch needs from its owner.
 pub(crate) trait Looks: Send + Sync {
-    /// Asks how the execution stands, through the lane's account: what its steps are to be told, if
-    /// anything. A call that fails tells nothing.
+    /// Asks where the execution stands, through the lane's account; returns what its steps are to
+    /// be told, if anything. A failed call tells nothing.
     fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize)
     -> BoxFuture<'a, Option<Event>>;
 
-    /// Tells a step. What it does not take now is told again by the next look, for as long as it is
-    /// watched.
+    /// Tells a step. If it does not accept it now, it is told again by the next look, as long as it
+    /// is watched.
     fn tell(&self, token: &CallbackToken, event: Event);
 
-    /// The interval that executions with active steps are asked at has changed.
+    /// The interval at which executions with active steps are asked has changed.
     fn observe_interval(&self, interval: Duration);
 }
 
 /// How a step is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// It runs, waits or is about to go on here.
+    /// It runs, waits or is about to resume here.
     Active,
-    /// Whoever it was deferred to has it.
+    /// It was deferred to someone else.
     Deferred,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Watch {
 
 #[derive(Default)]
 struct Table {
-    /// By their ARNs, as text: in its parts an ARN is half as large again.
+    /// By ARN, as text: a parsed ARN takes half as much memory again.
     executions: BTreeMap<Arc<str>, Watched>,
     due: Due,
 }
@@ -87,23 +87,23 @@ enum Steps {
     Many(BTreeMap<CallbackToken, Kind>),
 }
 
-/// Who is asked about when.
+/// Which execution is asked about when.
 #[derive(Default)]
 struct Due {
     active: BTreeSet<(Instant, Arc<str>)>,
     deferred: BTreeSet<(Instant, Arc<str>)>,
-    /// How often active ones went before deferred ones that were due.
+    /// How many active ones preceded deferred ones that were due.
     passed: u32,
 }
 
 impl Watch {
-    /// A watch over the steps of lanes with these `stop_watch`es, zero for off.
+    /// A watch over the steps of lanes with these `stop_watch` intervals; zero means off.
     pub(crate) fn new(every: Vec<Duration>) -> Self {
         Self { every, table: Mutex::default(), sooner: Notify::new() }
     }
 
-    /// Watches a step of a lane from now on; one that is watched already, as this kind. Does
-    /// nothing if the lane's watch is off.
+    /// Watches a step of a lane from now on; a step that is already watched is changed to this
+    /// kind. Does nothing if the lane's watch is off.
     pub(crate) fn enter(
         &self,
         execution: &ExecutionArn,
@@ -136,7 +136,7 @@ impl Watch {
         }
     }
 
-    /// Watches a step no longer.
+    /// Stops watching a step.
     pub(crate) fn leave(&self, execution: &ExecutionArn, token: &CallbackToken) {
         let mut table = self.lock();
         let Table { executions, due: queues } = &mut *table;
@@ -152,7 +152,7 @@ impl Watch {
         }
     }
 
-    /// Looks, until dropped; to be called once. Sleeps while nothing is watched.
+    /// Looks, until dropped; call it once. Sleeps while nothing is watched.
     pub(crate) async fn work(&self, looks: &dyn Looks) {
         let mut under_way = FuturesUnordered::new();
         let mut free = Instant::now();
@@ -171,7 +171,7 @@ impl Watch {
                         Some(_) => late = false,
                         None if !late => {
                             late = true;
-                            tracing::warn!(execution = %name, "SageMaker does not say in time \
+                            tracing::warn!(execution = %name, "SageMaker did not say in time \
                                 whether the execution is being stopped");
                         }
                         None => {}
@@ -189,8 +189,8 @@ impl Watch {
         }
     }
 
-    /// When the next execution is due, and how far apart those with active steps are asked about
-    /// now; `None` if all watches are off.
+    /// When the next execution is due, and how far apart those with active steps are asked now;
+    /// `None` if all watches are off.
     fn outlook(&self) -> (Option<Instant>, Option<Duration>) {
         let table = self.lock();
         let deferred = table.due.deferred.len();
@@ -246,13 +246,13 @@ impl Watch {
 async fn ask(looks: &dyn Looks, name: Arc<str>, lane: usize) -> (Arc<str>, Option<Option<Event>>) {
     let answer = match name.parse::<ExecutionArn>() {
         Ok(execution) => timeout(PATIENCE, looks.look(&execution, lane)).await.ok(),
-        // It was the text of one.
+        // The text was that of a parsed ARN.
         Err(_) => Some(None),
     };
     (name, answer)
 }
 
-/// Up to a quarter less, so that a fleet that started together does not ask together.
+/// Up to a quarter less, so that workers that started together do not ask together.
 fn jittered(every: Duration) -> Duration {
     every.mul_f64(0.75 + fastrand::f64() / 4.0)
 }
@@ -273,7 +273,7 @@ impl Watched {
         self.active -= usize::from(was == Some(Kind::Active));
     }
 
-    /// Nobody watches it, and nobody is about to put it back.
+    /// No step watches it, and no look is about to put it back.
     fn is_over(&self) -> bool {
         let empty = match &self.steps {
             Steps::None => true,
@@ -285,7 +285,7 @@ impl Watched {
 }
 
 impl Steps {
-    /// The kind that the step had.
+    /// Returns the kind that the step had.
     fn insert(&mut self, token: &CallbackToken, kind: Kind) -> Option<Kind> {
         match self {
             Self::None => {
@@ -301,7 +301,7 @@ impl Steps {
         }
     }
 
-    /// The kind that the step had.
+    /// Returns the kind that the step had.
     fn remove(&mut self, token: &CallbackToken) -> Option<Kind> {
         match self {
             Self::One(one, was) if one == token => {
@@ -328,7 +328,7 @@ impl Due {
         if watched.active > 0 { &mut self.active } else { &mut self.deferred }
     }
 
-    /// Whether it is now the next of its kind.
+    /// Returns whether it is now the next of its kind.
     fn add(&mut self, name: &Arc<str>, watched: &Watched) -> bool {
         if watched.looking {
             return false;
@@ -346,8 +346,8 @@ impl Due {
         self.active.first().into_iter().chain(self.deferred.first()).map(|(at, _)| *at).min()
     }
 
-    /// Whose turn it is, of those that are due: active ones first, in due order, but every fourth
-    /// call is for a deferred one.
+    /// The next of those that are due: active ones first, in due order, but every fourth call is
+    /// for a deferred one.
     fn pop(&mut self, now: Instant) -> Option<Arc<str>> {
         let is_due =
             |due: &BTreeSet<(Instant, Arc<str>)>| due.first().is_some_and(|(at, _)| *at <= now);

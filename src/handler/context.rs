@@ -1,4 +1,4 @@
-//! What a handler knows of its step and can ask for.
+//! What a handler knows about its step and can ask for.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,23 +13,23 @@ use tokio::sync::watch;
 use crate::handler::HandlerError;
 use crate::step::{CallbackToken, ExecutionArn, Step, StopReason};
 
-/// How far a run is, as it says itself.
+/// The progress of a run, as reported by the handler.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Progress {
-    /// 0.0 to 1.0, where the handler can tell.
+    /// 0.0 to 1.0, if the handler can tell.
     pub fraction: Option<f64>,
-    /// What it is at, for people.
+    /// A description for people.
     pub text: String,
 }
 
-/// What a call of a handler is about.
+/// The subject of one call of a handler.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub(crate) step: Step,
     pub(crate) queue_url: String,
     /// 1 for the first attempt.
     pub(crate) attempt: u32,
-    /// How long the run may go on once it is told to stop. The engine drops it a second later.
+    /// How long the run may continue after it is told to stop. The engine drops it a second later.
     pub(crate) stop_grace: Duration,
     /// What an earlier attempt saved.
     pub(crate) checkpoint: Option<Value>,
@@ -37,24 +37,24 @@ pub(crate) struct Task {
     pub(crate) work_dir: Arc<Path>,
 }
 
-/// Where checkpoints and progress go.
+/// Receives checkpoints and progress.
 pub(crate) trait CheckpointSink: Send + Sync {
     /// Durable when it returns.
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>>;
     fn progress(&self, progress: Progress);
 
-    /// The machine keeps the run from going on, or does so no more.
+    /// The machine keeps the run from continuing, or no longer does.
     fn hindered(&self, by: Option<(&'static str, &str)>) {
         let _ = by;
     }
 }
 
-/// A checkpoint was not saved: the ledger failed, or the step is not this worker's any more.
+/// A checkpoint was not saved: the ledger failed, or the step is no longer this worker's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the checkpoint was not saved: {0}")]
 pub struct CheckpointError(pub String);
 
-/// A handler's view of its step; cheap to clone.
+/// A handler's access to its step; cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     task: Arc<Task>,
@@ -74,7 +74,8 @@ impl Context {
         Self { task: Arc::new(task), latest, stop, sink }
     }
 
-    /// What the step is answered under; jobs that it starts are best named after it.
+    /// The callback token that the step is answered with; use it in the names of jobs that the
+    /// handler starts.
     #[must_use]
     pub fn token(&self) -> &CallbackToken {
         &self.task.step.token
@@ -98,7 +99,7 @@ impl Context {
         &self.task.queue_url
     }
 
-    /// The step's arguments as they came.
+    /// The step's arguments as they were received.
     #[must_use]
     pub fn arguments(&self) -> &Value {
         &self.task.step.arguments
@@ -110,20 +111,19 @@ impl Context {
         self.task.attempt
     }
 
-    /// How long a run has to end once [`stopping`](Self::stopping) has resolved.
+    /// How long a run may take to end after [`stopping`](Self::stopping) has resolved.
     #[must_use]
     pub fn stop_grace(&self) -> Duration {
         self.task.stop_grace
     }
 
-    /// The worker's own folder for files of runs; it outlives the process. It need not be there
-    /// yet.
+    /// The worker's directory for files of runs; it outlives the process. It may not exist yet.
     #[must_use]
     pub fn work_dir(&self) -> &Path {
         &self.task.work_dir
     }
 
-    /// Resolves when the run must end, with the reason; never otherwise.
+    /// Resolves with the reason when the run must end; never otherwise.
     pub async fn stopping(&self) -> StopReason {
         let mut stop = self.stop.clone();
         match stop.wait_for(Option::is_some).await.map(|reason| *reason) {
@@ -138,10 +138,10 @@ impl Context {
         *self.stop.borrow()
     }
 
-    /// What this or an earlier attempt saved last.
+    /// The checkpoint that this or an earlier attempt saved last.
     ///
     /// # Errors
-    /// A permanent error where a checkpoint is there but is not a `T`.
+    /// A permanent error if there is a checkpoint that is not a `T`.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, HandlerError> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
         latest.map(serde_json::from_value).transpose().map_err(|error| {
@@ -152,7 +152,7 @@ impl Context {
     /// Saves a checkpoint; it is durable when this returns. Only the last one is kept.
     ///
     /// # Errors
-    /// [`CheckpointError`] where it was not saved. Go on or give up, as the work requires.
+    /// [`CheckpointError`] if it was not saved. Continue or give up, as the work requires.
     pub async fn save_checkpoint<T: Serialize + Sync>(
         &self,
         checkpoint: &T,
@@ -164,13 +164,13 @@ impl Context {
         Ok(())
     }
 
-    /// Tells operators that the machine keeps the run from going on, which goes on to try: as
-    /// [`HandlerError::host`], but for a run that has work behind it.
+    /// Tells operators that the machine keeps the run from continuing, while the run keeps trying:
+    /// like [`HandlerError::host`], but for a run that has already done work.
     pub fn hindered_by(&self, what: &'static str, error: &str) {
         self.sink.hindered(Some((what, error)));
     }
 
-    /// The run is under way, so that whatever kept its handler from working is over.
+    /// The run is making progress, so whatever kept its handler from working is over.
     pub fn is_under_way(&self) {
         self.sink.hindered(None);
     }

@@ -1,4 +1,4 @@
-//! Why a run did not come to an end, and whether trying again can help.
+//! Why a run did not complete, and whether trying again can help.
 
 use std::error::Error;
 use std::fmt;
@@ -9,9 +9,9 @@ use crate::outcome::InvalidOutput;
 
 /// An error of a handler. It carries the decision: try again later, or fail the step.
 ///
-/// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. What it makes
-/// of them is tried again, with three exceptions: an [`InvalidOutput`] fails the step, since the
-/// same work would have the same outputs; a [`CheckpointError`](super::CheckpointError), and an
+/// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. The step is
+/// then tried again, with three exceptions: an [`InvalidOutput`] fails the step, because the same
+/// work would produce the same outputs; a [`CheckpointError`](super::CheckpointError), and an
 /// [`io::Error`](std::io::Error) that says that space, descriptors or memory have run out, are
 /// [`host`](Self::host) errors.
 ///
@@ -38,12 +38,12 @@ enum Retry {
     Later,
     After(Duration),
     Never,
-    /// Once the machine is well again.
+    /// Once the machine works again.
     Host(&'static str),
 }
 
 impl HandlerError {
-    /// Fails the step with this reason. The whole of it is logged; SageMaker gets its first 256
+    /// Fails the step with this reason. All of it is logged; SageMaker gets its first 256
     /// characters.
     pub fn permanent(message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Never }
@@ -60,15 +60,15 @@ impl HandlerError {
         Self { message: message.to_string(), retry: Retry::After(delay) }
     }
 
-    /// The machine is in the way, not the step: no space, no descriptors, a program that is not
-    /// there. It counts as no attempt. The step waits, its handler's queues are hardly polled,
-    /// `/readyz` and `callbackd_impaired{what}` say so, until a run of the handler gets under way.
-    /// The time limit runs on.
+    /// The machine is at fault, not the step: no space, no descriptors, a missing program. It
+    /// counts as no attempt. The step waits, its handler's queues are polled rarely, and `/readyz`
+    /// and `callbackd_impaired{what}` show it, until a run of the handler makes progress. The time
+    /// limit continues to run.
     pub fn host(what: &'static str, message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Host(what) }
     }
 
-    /// What ails the machine, if that is the error.
+    /// What is wrong with the machine, if that is the error.
     #[must_use]
     pub fn host_trouble(&self) -> Option<&'static str> {
         match self.retry {
@@ -83,7 +83,7 @@ impl HandlerError {
         self.retry == Retry::Never
     }
 
-    /// The delay that the handler asked for itself.
+    /// The delay that the handler asked for.
     #[must_use]
     pub fn delay(&self) -> Option<Duration> {
         match self.retry {
@@ -144,7 +144,7 @@ mod tests {
             HandlerError::from(CheckpointError("locked".into())).host_trouble(),
             Some("ledger")
         );
-        // Of a socket it says that there is nothing to read, of a file of the handler's own that
+        // For a socket it means that there is nothing to read, for a file of the handler's own that
         // this file is bad.
         for errno in [Errno::EAGAIN, Errno::EIO, Errno::ENOENT, Errno::ECONNREFUSED] {
             let error = of(errno);

@@ -1,4 +1,4 @@
-//! What makes a handler from its settings.
+//! Creates a handler from its settings.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use serde_json::Value;
 
 use super::{BuildError, DynHandler, Handler};
 
-/// What [`Registry::handler`](super::Registry::handler) takes: a function from
-/// `[handlers.*.settings]`, decoded, to `Result<impl Handler, impl Display>`, or a function from
-/// nothing to a handler that has no settings.
+/// What [`Registry::handler`](super::Registry::handler) accepts: a function from
+/// `[handlers.*.settings]`, decoded, to `Result<impl Handler, impl Display>`, or a function without
+/// arguments to a handler that has no settings.
 ///
-/// `Kind` tells the two apart and is inferred.
+/// `Kind` distinguishes the two and is inferred.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not make a handler",
+    message = "`{Self}` does not create a handler",
     note = "it must be `Fn(Settings) -> Result<H, E>` with `Settings: serde::Deserialize`, `H: \
             Handler` and `E: Display`; or `Fn() -> H`"
 )]
 pub trait HandlerFactory<Kind>: Send + Sync + 'static {
-    /// Makes a handler; `settings` is `null` if there are none.
+    /// Creates a handler; `settings` is `null` if there are none.
     ///
     /// # Errors
     /// [`BuildError::Settings`] if the settings do not decode or are refused.

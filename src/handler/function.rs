@@ -1,4 +1,4 @@
-//! A handler made of one async function.
+//! A handler made from one async function.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Context, Handler, HandlerError, HandlerResult, IntoCompletion};
 
-/// A handler made of one async function, without settings or a cleanup.
+/// A handler made from one async function, without settings or a cleanup.
 ///
 /// ```
 /// use callbackd::{Context, HandlerError, Outputs, handler_fn};

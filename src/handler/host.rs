@@ -1,4 +1,4 @@
-//! What of an error is the machine's doing, and not the step's.
+//! Which errors are the machine's fault and not the step's.
 
 use std::error::Error;
 use std::io;
@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use super::CheckpointError;
 
-/// What ails the machine, as the `what` of `callbackd_impaired`; none where the error is about the
-/// very thing that was asked for.
+/// What is wrong with the machine, as the `what` of `callbackd_impaired`; `None` if the error
+/// concerns the requested thing itself.
 #[must_use]
 pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
@@ -26,7 +26,7 @@ pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// What ails the machine beyond doubt, whatever was asked for.
+/// What is certainly wrong with the machine, whatever was requested.
 pub(super) fn trouble_in(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -1,14 +1,14 @@
 //! What a killed worker left on this machine.
 
-/// Something that a run left behind, whose worker was killed. It goes once nobody can want it any
-/// more.
+/// Something that a run left behind when its worker was killed. It is removed once nothing can need
+/// it any more.
 pub struct Leftover {
     token: String,
     remove: Box<dyn FnOnce() + Send>,
 }
 
 impl Leftover {
-    /// Of the step of this token; `remove` says itself what comes of it.
+    /// Of the step with this token; `remove` logs its own result.
     pub fn new(token: impl Into<String>, remove: impl FnOnce() + Send + 'static) -> Self {
         Self { token: token.into(), remove: Box::new(remove) }
     }

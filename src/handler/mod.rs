@@ -49,7 +49,7 @@ pub enum Severity {
     /// Something should be done about it.
     Warning,
     /// The handler cannot work until something is done about it. `check` fails; the daemon starts
-    /// all the same, as the machine may be made ready later.
+    /// all the same, because the machine may become ready later.
     Error,
 }
 
@@ -64,7 +64,7 @@ impl Remark {
         Self { severity: Severity::Warning, text: text.into() }
     }
 
-    /// Something that keeps the handler from working until it is changed.
+    /// Something that prevents the handler from working until it is changed.
     pub fn error(text: impl Into<String>) -> Self {
         Self { severity: Severity::Error, text: text.into() }
     }
@@ -89,14 +89,14 @@ impl Remark {
 ///
 /// # Guarantees
 /// - No two calls for one token overlap, among workers that share a ledger.
-/// - What [`Context::save_checkpoint`] saved is there at the next attempt and in the cleanup, also
-///   after a crash.
-/// - An outcome that is in the ledger is never computed again. It gets there right after `run` has
-///   returned it.
+/// - A checkpoint saved with [`Context::save_checkpoint`] is available at the next attempt and in
+///   the cleanup, also after a crash.
+/// - An outcome in the ledger is never computed again. It gets there right after `run` has returned
+///   it.
 /// - A panic is caught. It counts like an error that may go away.
 ///
 /// # Assumptions
-/// - `run` does not block its thread. Blocking work belongs into `tokio::task::spawn_blocking`;
+/// - `run` does not block its thread. Blocking work belongs in `tokio::task::spawn_blocking`;
 ///   dropping the future does not end it there.
 /// - Dropping the future ends the work that it does on this machine. Work elsewhere is ended by
 ///   `cleanup`.
@@ -108,10 +108,10 @@ impl Remark {
 /// once, and let a repeated run look for the job before it starts one.
 ///
 /// # Errors
-/// Any error through `?` means *try again later*, `max_attempts` times in all.
+/// Any error through `?` means *try again later*, up to `max_attempts` times in total.
 /// [`HandlerError::permanent`] fails the step. [`HandlerError::host`] says that the machine is at
-/// fault, and counts as no attempt. If the process dies, that counts as an attempt of the step that
-/// ran alone, or was on trial because it had been in two such deaths before.
+/// fault, and counts as no attempt. If the process dies, that counts as an attempt of a step that
+/// ran alone, or that was on trial because it had been in two such deaths before.
 pub trait Handler: Send + Sync + 'static {
     /// The step's arguments. If they do not decode, the step fails with a reason that says what is
     /// wrong with them.
@@ -131,16 +131,16 @@ pub trait Handler: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// What operators should know of how the handler works on this machine, where runs have their
-    /// files in `work_dir`; said at start and by `check`. Nothing is changed by it, and it does not
+    /// What operators should know about how the handler works on this machine, where runs have
+    /// their files in `work_dir`; reported at start and by `check`. It changes nothing and does not
     /// wait.
     fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
         let _ = work_dir;
         Vec::new()
     }
 
-    /// What may be left in `work_dir` of runs whose worker was killed. Asked for at start and now
-    /// and then; what belongs to a settled step is [removed](Leftover::remove).
+    /// What runs of killed workers may have left in `work_dir`. Called at start and regularly;
+    /// leftovers of settled steps are [removed](Leftover::remove).
     fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
         let _ = work_dir;
         Vec::new()
@@ -154,7 +154,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// A shared handler is a handler, so that a test can look at one that runs.
+/// A shared handler is a handler, so that a test can observe one that runs.
 impl<H: Handler> Handler for Arc<H> {
     type Args = H::Args;
 

@@ -1,4 +1,4 @@
-//! Handler types by name, and the erased twin of [`Handler`] that the engine calls.
+//! Handler types by name, and the type-erased form of [`Handler`] that the engine calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,8 @@ use super::{
     Remark, handler_fn,
 };
 
-/// The handler types of one binary. TOML picks from them by name: `[handlers.NAME] type = "…"`.
+/// The handler types of one binary. The configuration selects from them by name:
+/// `[handlers.NAME] type = "…"`.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -43,7 +44,7 @@ pub struct Registry {
 
 type Build = Box<dyn Fn(Value) -> Result<DynHandler, BuildError> + Send + Sync>;
 
-/// A name was registered twice; the first stays.
+/// A name was registered twice; the first registration stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the handler type `{name}` is registered twice; this binary has: {have}")]
 pub struct RegistryError {
@@ -59,8 +60,8 @@ pub enum BuildError {
     #[expect(missing_docs, reason = "the message says it")]
     #[error("`{name}` is not a handler type of this binary, which has: {have}")]
     Unknown { name: String, have: String },
-    /// The settings do not decode, or the handler refuses them. `path` leads to the setting,
-    /// dotted; it is empty for the settings as a whole.
+    /// The settings do not decode, or the handler refuses them. `path` is the dotted path of the
+    /// setting; it is empty for the settings as a whole.
     #[expect(missing_docs, reason = "as above")]
     #[error("{message}")]
     Settings { path: String, message: String },
@@ -73,13 +74,13 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds a handler type. `factory` makes a handler from `[handlers.*.settings]`: it is a
+    /// Adds a handler type. `factory` creates a handler from `[handlers.*.settings]`: it is a
     /// function from the decoded settings to `Result<impl Handler, impl Display>`, or a function
-    /// from nothing to a handler without settings. It is called once for each handler of the type,
-    /// before any AWS call, and what it refuses is reported as a mistake in the configuration.
+    /// without arguments to a handler without settings. It is called once for each handler of the
+    /// type, before any AWS call, and an error is reported as a mistake in the configuration.
     ///
-    /// A name that is taken stays with the first; [`Registry::main`] refuses to run then, and
-    /// [`Registry::check`] tells.
+    /// If a name is registered twice, the first registration stays; [`Registry::main`] then refuses
+    /// to run, and [`Registry::check`] returns the error.
     #[must_use]
     pub fn handler<Kind>(mut self, name: &str, factory: impl HandlerFactory<Kind>) -> Self {
         if self.types.contains_key(name) {
@@ -91,7 +92,7 @@ impl Registry {
     }
 
     /// Adds a handler type that is one async function, without settings or a cleanup. It returns
-    /// whatever completes a step: see [`IntoCompletion`].
+    /// anything that completes a step: see [`IntoCompletion`].
     #[must_use]
     pub fn function<F, A, R, T>(self, name: &str, function: F) -> Self
     where
@@ -104,7 +105,7 @@ impl Registry {
         self.handler(name, move || handler.clone())
     }
 
-    /// Whether each name was registered once.
+    /// Checks that each name was registered once.
     ///
     /// # Errors
     /// The first [`RegistryError`].
@@ -112,7 +113,7 @@ impl Registry {
         self.twice.first().cloned().map_or(Ok(()), Err)
     }
 
-    /// Builds a handler of the named type. `settings` is `null` where there are none.
+    /// Builds a handler of the named type. `settings` is `null` if there are none.
     ///
     /// # Errors
     /// [`BuildError`] for a name that this binary does not have, and for settings that the type
@@ -140,7 +141,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// A handler whose argument type is no longer in its type; cheap to clone.
+/// A handler without its argument type; cheap to clone.
 #[derive(Clone)]
 pub struct DynHandler(Arc<dyn Erased>);
 
@@ -221,7 +222,7 @@ impl<H: Handler> Erased for H {
     }
 }
 
-/// The step's arguments as the handler wants them.
+/// The step's arguments in the handler's type.
 fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
     serde_path_to_error::deserialize(cx.arguments()).map_err(|error| {
         let path = error.path().to_string();

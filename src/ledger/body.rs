@@ -1,4 +1,4 @@
-//! The body of a row: what a record says beside the row's head, as JSON.
+//! The body of a row: the part of a record that is not in the row's head, as JSON.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::form::Outline;
 use crate::lifecycle::{Ending, Record, Returned, Stop};
 use crate::outcome::{ClientRequestToken, Outcome};
 
-/// A record without its head, its arguments and its checkpoint. What is absent is not written.
+/// A record without its head, arguments and checkpoint. Absent fields are not written.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Body<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,9 +79,9 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The record of this body and the head above it, without arguments and checkpoint.
+    /// The record of this body under its head, without arguments and checkpoint.
     pub(super) fn under(self, head: Outline) -> Record {
-        // Whole, so that whoever adds a field decides about it.
+        // Written out in full, so that adding a field forces a decision here.
         Record {
             token: head.token,
             execution: head.execution,

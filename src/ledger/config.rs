@@ -1,4 +1,4 @@
-//! What can be set for the ledger.
+//! The settings of the ledger.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct Config {
     pub path: PathBuf,
     /// The table, for `dynamodb`.
     pub table: Option<String>,
-    /// How long a claim holds without renewal where several workers share the ledger.
+    /// How long a claim is valid without renewal if several workers share the ledger.
     #[serde(with = "crate::duration")]
     #[schemars(with = "String")]
     pub lease: Duration,
@@ -29,7 +29,7 @@ pub struct Config {
     pub retention: Duration,
 }
 
-/// Where the ledger lives.
+/// Where the ledger is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -37,7 +37,7 @@ pub enum Kind {
     Sqlite,
     /// Not in this version.
     Dynamodb,
-    /// Nothing outlives the process; for trials.
+    /// Nothing outlives the process; for experiments.
     Memory,
 }
 
@@ -51,7 +51,7 @@ impl Config {
         vec![("lease", Self::LEASE.to_string()), ("retention", Self::RETENTION.to_string())]
     }
 
-    /// What cannot be right: pairs of a key and what is wrong with it.
+    /// Its mistakes: pairs of a key and the reason.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
@@ -88,7 +88,7 @@ impl Default for Config {
     }
 }
 
-/// Under the first of systemd's state directories, where there is one.
+/// In the first of systemd's state directories, if there is one.
 fn default_path(state_directories: Option<&str>) -> PathBuf {
     let first =
         state_directories.and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());

@@ -1,4 +1,4 @@
-//! A record as a row, and a row as a record.
+//! Converts a record to a row, and a row to a record.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use crate::clock::shifted;
 use crate::lifecycle::{Record, Status, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn, QueueUrl};
 
-/// What a step's row says without being read as a whole.
+/// The part of a step's row that is available without reading the whole row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     pub token: CallbackToken,
@@ -27,11 +27,11 @@ pub struct Outline {
     /// The earlier of the step's deadline and its next attempt; up to a millisecond later, never
     /// earlier.
     pub due: Option<Timestamp>,
-    /// Somebody asked for a stop, or the token may have come back.
+    /// A stop was requested, or the token may have come back.
     pub flagged: bool,
 }
 
-/// The row of a record, whose times `writer` has named.
+/// The row of a record, whose times `writer` has converted.
 pub(super) fn row(record: &Record, writer: Writer) -> Result<Row, StoreError> {
     parts(record, writer).map_err(|error| StoreError(error.to_string()))
 }
@@ -59,17 +59,17 @@ fn parts(record: &Record, writer: Writer) -> serde_json::Result<Row> {
     })
 }
 
-/// Most bodies and arguments need less: their text is not copied while it grows.
+/// Most bodies and arguments need less, so their text is not copied as it grows.
 const TEXT: usize = 512;
 
 fn json(value: &impl Serialize) -> serde_json::Result<String> {
     let mut bytes = Vec::with_capacity(TEXT);
     serde_json::to_writer(&mut bytes, value)?;
-    // What serde_json writes is UTF-8.
+    // serde_json writes only UTF-8.
     String::from_utf8(bytes).map_err(serde::ser::Error::custom)
 }
 
-/// The record of a row, with the times that its writer named.
+/// The record of a row, with its times as the writer wrote them.
 pub(super) fn record(row: Row) -> Result<Record, Damaged> {
     let Row { head, body, arguments, checkpoint } = row;
     let head = outline(head)?;
@@ -91,7 +91,7 @@ fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     serde_json::from_str(json).map_err(|error| error.to_string())
 }
 
-/// What a row's head says, with the times that its writer named.
+/// The content of a row's head, with its times as the writer wrote them.
 pub(super) fn outline(head: Head) -> Result<Outline, Damaged> {
     let Head { token, version, status, queue, execution, handler, owner, due, flagged, .. } = head;
     let read = || {
@@ -121,9 +121,9 @@ fn part<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// Moves all times of a record. SQS's own stay: they are that service's names.
+/// Moves all times of a record. SQS's own times stay: they are by that service's clock.
 pub(super) fn shift(record: &mut Record, by: SignedDuration) {
-    // Whole, so that whoever adds a field decides about it.
+    // Written out in full, so that adding a field forces a decision here.
     let Record {
         token: _,
         execution: _,

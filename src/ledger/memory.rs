@@ -1,4 +1,4 @@
-//! Records in memory, for trials and tests: nothing of them outlives the process.
+//! Records in memory, for experiments and tests: nothing outlives the process.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -1,9 +1,9 @@
-//! The durable records of steps: what the lifecycle decided, over a store that knows nothing of it.
+//! The durable records of steps: what the lifecycle decided, stored without knowing what it means.
 //!
-//! All times outside are on the worker's timeline; all times in a store bear the wall clock's
-//! names. This is where one becomes the other. A row says which process wrote it and how far the
-//! clock had been set by then, so a process reads its own times back exactly, whatever becomes of
-//! the clock; those of an earlier process count by the wall clock.
+//! All times outside the store are on the worker's timeline; all times in a store are by the wall
+//! clock. They are converted here. A row says which process wrote it and how far the clock had been
+//! set by then, so a process reads its own times back exactly, whatever happens to the clock; times
+//! of an earlier process are taken by the wall clock.
 
 mod body;
 mod config;
@@ -45,15 +45,15 @@ pub struct Ledger {
     lease: Duration,
     clock: Clock,
     observer: Arc<dyn Observer>,
-    /// Since when each foreign claim has been seen at its version, by our own clock: the owner's
-    /// clock may be wrong.
+    /// Since when each foreign claim has been seen at its version, by our own clock, because the
+    /// owner's clock may be wrong.
     watched: Mutex<BTreeMap<CallbackToken, (u64, Timestamp)>>,
     trouble: Mutex<Trouble>,
-    /// What was said to be damaged, so that it is said once.
+    /// Records that were reported as damaged, so that each is reported once.
     damaged: Mutex<BTreeSet<Option<String>>>,
 }
 
-/// Opens the storage that the configuration asks for; what that does counts `progress` up.
+/// Opens the configured storage; `progress` counts up meanwhile.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be used.
@@ -70,7 +70,7 @@ pub fn open(
 }
 
 /// Calls `each` for all records of a SQLite ledger, which a daemon may have open at the same time.
-/// Their times are the wall clock's.
+/// Their times are by the wall clock.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be read.
@@ -78,37 +78,37 @@ pub fn read(path: &Path, mut each: impl FnMut(Result<Record, Damaged>)) -> Resul
     Sqlite::read(path, |row| each(row.and_then(form::record)))
 }
 
-/// Why the ledger did not do what it was asked to.
+/// Why a request to the ledger failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
     /// The next call may work.
     #[error("the ledger failed: {0}")]
     Store(#[from] StoreError),
-    /// This record will not get better by itself.
+    /// This record will not recover by itself.
     #[error(transparent)]
     Damaged(#[from] Damaged),
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Written {
     /// Durable; the record with its new version.
     Done(Box<Record>),
-    /// Somebody else wrote it since it was read.
+    /// Something else wrote it since it was read.
     Changed,
 }
 
 /// Which records to list; each condition narrows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// In one of these; in any if empty.
+    /// With one of these statuses; with any if empty.
     pub statuses: Vec<Status>,
-    /// Of this pipeline's executions, whose name is compared without regard to case.
+    /// Of executions of this pipeline; the name is compared without regard to case.
     pub pipeline: Option<String>,
     pub handler: Option<String>,
-    /// Behind another page.
+    /// After another page.
     pub after: Option<Cursor>,
-    /// At most so many: 1 to [`Filter::MOST`].
+    /// At most this many: 1 to [`Filter::MOST`].
     pub limit: usize,
 }
 
@@ -129,10 +129,10 @@ impl Filter {
     }
 }
 
-/// All but settled, for what a process may have to do with its records.
+/// All but settled, for records that a process may still have to handle.
 const UNSETTLED: [Status; 5] =
     [Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred, Status::Concluded];
-/// Records that are renamed at a time; they are in memory as a whole.
+/// Records that are rewritten at a time; they are in memory as a whole.
 const RENAMED: usize = 100;
 /// Damaged records that are named one by one.
 const NAMED: usize = 1000;
@@ -150,43 +150,43 @@ impl Ledger {
         Self { store, me, lease, clock, observer, watched, trouble, damaged }
     }
 
-    /// Who this worker is in the ledger.
+    /// This worker's id in the ledger.
     #[must_use]
     pub fn me(&self) -> &WorkerId {
         &self.me
     }
 
-    /// How long a claim holds without renewal.
+    /// How long a claim is valid without renewal.
     #[must_use]
     pub fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Whether claims must be renewed: others can have this ledger open too.
+    /// Whether claims must be renewed, because other workers can have this ledger open too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         !self.store.exclusive()
     }
 
-    /// Whether something of it failed when it was last tried. No new steps are to be taken then.
+    /// Whether some part of it failed when it was last used. No new steps are accepted meanwhile.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.trouble().is_any()
     }
 
-    /// What fails, for people.
+    /// What is failing, for people.
     #[must_use]
     pub fn ailment(&self) -> Option<&'static str> {
         self.trouble().first().map(Part::ails)
     }
 
-    /// How many records were found damaged.
+    /// How many damaged records were found.
     #[must_use]
     pub fn damaged(&self) -> usize {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Resolves if the ledger can serve nothing any more, and says why.
+    /// Resolves with the reason if the ledger can no longer serve anything.
     pub async fn ended(&self) -> String {
         self.store.ended().await
     }
@@ -205,12 +205,12 @@ impl Ledger {
         Ok(found.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?)
     }
 
-    /// Writes a record if it is stored at the version that `record` has (0: not at all). Durable
-    /// when it returns `Done`.
+    /// Writes a record if the stored version is that of `record` (0: not stored). Durable when it
+    /// returns `Done`.
     ///
     /// # Errors
-    /// [`LedgerError::Store`]; nothing is known of the write then, and the same write may be tried
-    /// again.
+    /// [`LedgerError::Store`]; the result of the write is then unknown, and the same write may be
+    /// tried again.
     pub async fn write(&self, mut record: Record, commit: Commit) -> Result<Written, LedgerError> {
         let put = self.begin(&mut record, commit).await;
         Ok(match self.end(put)? {
@@ -219,8 +219,8 @@ impl Ledger {
         })
     }
 
-    /// [`write`](Self::write) for whoever keeps the record meanwhile: it gets its new version at
-    /// once. What the store answers goes to [`end`](Self::end).
+    /// [`write`](Self::write) for a caller that keeps the record meanwhile: it gets its new version
+    /// at once. Pass the store's answer to [`end`](Self::end).
     pub(crate) fn begin(
         &self,
         record: &mut Record,
@@ -234,16 +234,16 @@ impl Ledger {
         }
     }
 
-    /// Notes whether the store works.
+    /// Records whether the store works.
     pub(crate) fn end(&self, put: Result<Put, StoreError>) -> Result<Put, LedgerError> {
         self.note(Part::Writing, put.as_ref().err());
         Ok(put?)
     }
 
-    /// A page of what the ledger holds, as far as it need not be read as a whole.
+    /// A page of what the ledger holds, without reading whole records.
     ///
     /// # Errors
-    /// [`LedgerError::Store`] if the list cannot be had at all; a damaged record is an error in it.
+    /// [`LedgerError::Store`] if there is no list at all; a damaged record is an error within it.
     pub async fn outlines(&self, filter: Filter) -> Result<Page<Outline>, LedgerError> {
         let page = self.listed(self.store.outlines(filter.query()).await)?;
         Ok(self.decoded(page, |head| {
@@ -256,13 +256,13 @@ impl Ledger {
     /// A page of records without their arguments and checkpoints, which may be large.
     ///
     /// # Errors
-    /// [`LedgerError::Store`] if the list cannot be had at all; a damaged record is an error in it.
+    /// [`LedgerError::Store`] if there is no list at all; a damaged record is an error within it.
     pub async fn page(&self, filter: Filter) -> Result<Page<Record>, LedgerError> {
         let page = self.listed(self.store.page(filter.query()).await)?;
         Ok(self.decoded(page, |row| self.record(row)))
     }
 
-    /// Removes what was settled before `before`, and says how many.
+    /// Removes what was settled before `before`; returns how many.
     ///
     /// # Errors
     /// [`LedgerError::Store`].
@@ -271,12 +271,12 @@ impl Ledger {
         Ok(self.store.purge(age).await?)
     }
 
-    /// Gives the times that this process wrote, in records that are not settled, the names that the
-    /// wall clock has for them now. To be called when it was set, so that the next process finds
-    /// them right. Says how many.
+    /// Converts the times that this process wrote, in unsettled records, to the wall clock as it is
+    /// now. Call it when the clock was set, so that the next process reads them correctly. Returns
+    /// how many.
     ///
     /// # Errors
-    /// [`LedgerError::Store`]; what is left may be renamed by another call.
+    /// [`LedgerError::Store`]; another call may convert the rest.
     pub async fn rename(&self) -> Result<usize, LedgerError> {
         let mut filter = Filter::of(&UNSETTLED);
         let mut count = 0;
@@ -302,11 +302,11 @@ impl Ledger {
     async fn rename_one(&self, head: &Head) -> Result<bool, LedgerError> {
         let Some(Ok(row)) = self.store.get(&head.token).await? else { return Ok(false) };
         if row.head != *head {
-            // Whoever wrote it since knew the new names.
+            // The writer that changed it since already used the new times.
             return Ok(false);
         }
         let Ok(record) = self.record(row) else { return Ok(false) };
-        // The record is the same, and so is its version: whoever holds it need not read it again.
+        // The record is the same, and so is its version: a holder need not read it again.
         let row = self.row(&record)?;
         Ok(self.store.put(row, Some(record.version), Commit::Now).await? == Put::Done)
     }
@@ -316,7 +316,7 @@ impl Ledger {
             && head.writer.correction != milliseconds(self.clock.correction())
     }
 
-    /// Finds out whether what fails works again; [`is_failing`](Self::is_failing) tells.
+    /// Tests whether what failed works again; [`is_failing`](Self::is_failing) returns the result.
     pub async fn probe(&self) {
         let probed = self.store.probe().await;
         self.note(Part::Writing, probed.as_ref().err());
@@ -332,7 +332,7 @@ impl Ledger {
         self.look().await;
     }
 
-    /// Looks whether what is written to the ledger is still where a next process would find it.
+    /// Checks that what is written to the ledger is still where a next process would find it.
     pub async fn look(&self) {
         let held = self.store.holds().await;
         self.note(Part::Place, held.as_ref().err());
@@ -343,9 +343,9 @@ impl Ledger {
         page
     }
 
-    /// How the claim on a step stands, if another process holds it. In a ledger that only this
-    /// process can have open, the other is dead; elsewhere it is, once the record has not changed
-    /// for a whole lease before our eyes.
+    /// The state of the claim on a step that another process holds. If only this process can have
+    /// the ledger open, the other is dead; otherwise the claim is over once the record has not
+    /// changed for a whole lease while we watched.
     pub fn foreign_lease(&self, record: &Record) -> Lease {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         if record.owner.is_none() || record.owner.as_ref() == Some(&self.me) || !self.is_shared() {
@@ -361,7 +361,7 @@ impl Ledger {
         if over > now { Lease::Until(over) } else { Lease::Over }
     }
 
-    /// The record with its times as the wall clock names them now.
+    /// The record with its times by the wall clock as it is now.
     #[must_use]
     pub fn named(&self, record: &Record) -> Record {
         let mut named = record.clone();
@@ -369,7 +369,7 @@ impl Ledger {
         named
     }
 
-    /// The row of a record, with the names that the wall clock has now.
+    /// The row of a record, with its times by the wall clock as it is now.
     fn row(&self, record: &Record) -> Result<Row, StoreError> {
         self.clock.look();
         let correction = self.clock.correction();
@@ -389,7 +389,7 @@ impl Ledger {
         Ok(record)
     }
 
-    /// How far the names in a row are ahead of the timeline.
+    /// How far the times in a row are ahead of the timeline.
     fn correction_of(&self, head: &Head) -> SignedDuration {
         let mine = head.writer.id.as_ref() == Some(&self.me.0);
         if mine {
@@ -405,7 +405,7 @@ impl Ledger {
         Page { found, next: page.next }
     }
 
-    /// Says once that a record is damaged.
+    /// Logs once that a record is damaged.
     fn noticed<T>(&self, found: Result<T, Damaged>) -> Result<T, Damaged> {
         let Err(damaged) = &found else { return found };
         let mut known = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
@@ -414,10 +414,9 @@ impl Ledger {
             tracing::error!(
                 token,
                 detail = damaged.detail,
-                "the ledger's record of this step is damaged, so the step is left alone, and all \
-                 others go on: restore the ledger, or \
-                 delete this row of its table `steps`, and the step is taken up anew from its \
-                 message"
+                "the ledger's record of this step is damaged, so the step is left alone while all \
+                 others continue: restore the ledger, or delete this row of its table `steps`, and \
+                 the step starts again from its message"
             );
         }
         found
@@ -436,10 +435,10 @@ impl Ledger {
         }
         match error {
             Some(error) => {
-                tracing::error!(%error, "the ledger: {}: no new steps are taken until that is \
-                                         over; {}", part.ails(), part.remedy());
+                tracing::error!(%error, "the ledger: {}: no new steps are accepted until that is \
+                                         fixed; {}", part.ails(), part.remedy());
             }
-            None => tracing::info!("the ledger: it is over that {}", part.ails()),
+            None => tracing::info!("the ledger: no longer the case that {}", part.ails()),
         }
     }
 

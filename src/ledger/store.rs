@@ -1,8 +1,8 @@
-//! What a ledger needs of its storage: rows that are read, written if nobody else wrote them, and
-//! listed in pages.
+//! What a ledger needs from its storage: rows that are read, written conditionally, and listed in
+//! pages.
 //!
-//! A store knows nothing of what a row means. It sees the columns that rows are selected by, and
-//! carries the rest as text.
+//! A store does not know what a row means. It uses the columns that rows are selected by, and
+//! treats the rest as text.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::step::CallbackToken;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub head: Head,
-    /// The record as JSON, without the two below.
+    /// The record as JSON, without the next two fields.
     pub body: String,
     /// The step's arguments, as JSON. They may be large, so lists leave them out.
     pub arguments: Option<String>,
@@ -24,7 +24,7 @@ pub struct Row {
     pub checkpoint: Option<String>,
 }
 
-/// What a row is selected by. It repeats what lies in the body, so that a store can select without
+/// What a row is selected by. It repeats part of the body, so that a store can select rows without
 /// reading that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -40,28 +40,28 @@ pub struct Head {
     pub owner: Option<Arc<str>>,
     /// The earlier of the step's deadline and its next attempt, in whole milliseconds.
     pub due: Option<Timestamp>,
-    /// Somebody asked for a stop.
+    /// A stop was requested.
     pub flagged: bool,
     /// In whole milliseconds.
     pub settled_at: Option<Timestamp>,
     pub writer: Writer,
 }
 
-/// Who wrote a row, and under which clock: all times in it bear the names that the wall clock had
-/// then.
+/// Which process wrote a row, and under which clock: all times in it are by the wall clock at that
+/// time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writer {
-    /// The process; none for a row of a callbackd that did not say.
+    /// The process; `None` for a row of a callbackd that did not record it.
     pub id: Option<Arc<str>>,
     /// How far the wall clock had been set forward since that process began, in milliseconds.
     pub correction: i64,
 }
 
-/// A row that is not as it was written. The others are.
+/// A row that is not as it was written. Other rows are unaffected.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[error("the ledger's record of {} cannot be read: {detail}", of(token.as_deref()))]
 pub struct Damaged {
-    /// As far as it can be told.
+    /// If it can be determined.
     pub token: Option<String>,
     pub detail: String,
 }
@@ -71,12 +71,12 @@ pub struct Damaged {
 pub enum Commit {
     /// At once.
     Now,
-    /// Within about 20 ms: it waits that long for another to ride along with. It is no less durable
-    /// when it returns.
+    /// Within about 20 ms: it waits that long for another write to share the commit. It is no less
+    /// durable when it returns.
     Soon,
 }
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// It is durable.
@@ -90,37 +90,37 @@ pub enum Put {
 pub struct Query {
     /// One of these; any if empty.
     pub statuses: Vec<String>,
-    /// Of executions of this pipeline, whose name is compared without regard to case.
+    /// Of executions of this pipeline; the name is compared without regard to case.
     pub pipeline: Option<String>,
     pub handler: Option<String>,
-    /// Behind the last row of another page.
+    /// After the last row of another page.
     pub after: Option<Cursor>,
-    /// At most so many, at least 1.
+    /// At most this many, at least 1.
     pub limit: usize,
 }
 
-/// Where a page ended; nothing but a store looks into it.
+/// Where a page ended; only a store interprets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// Some of the rows that were asked for, in an order that does not change while rows do.
+/// Some of the requested rows, in an order that does not change when rows do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     pub found: Vec<Result<T, Damaged>>,
-    /// Where the next page begins, if there may be one; also behind a page that is not full, or
-    /// empty, where few rows match.
+    /// Where the next page begins, if there may be one; also after a page that is not full, or
+    /// empty, if few rows match.
     pub next: Option<Cursor>,
 }
 
-/// Which settled rows are too old to keep: those that are so by the wall clock, and, if this
-/// process wrote them, by its own time too.
+/// Which settled rows are too old to keep: by the wall clock, and, if this process wrote them, also
+/// by its own timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Age {
-    /// As the wall clock names it.
+    /// By the wall clock.
     pub named: Timestamp,
-    /// The process that asks.
+    /// The requesting process.
     pub me: Arc<str>,
-    /// The same moment under no correction.
+    /// The same moment without correction.
     pub moment: Timestamp,
 }
 
@@ -129,16 +129,16 @@ pub struct Age {
 #[error("{0}")]
 pub struct StoreError(pub String);
 
-/// Storage for records, knowing nothing of what they mean.
+/// Storage for records, without knowledge of what they mean.
 pub trait Store: Send + Sync {
-    /// The row of a step, with all that was ever committed through this store.
+    /// The row of a step, with everything that was ever committed through this store.
     fn get<'a>(
         &'a self,
         token: &'a CallbackToken,
     ) -> BoxFuture<'a, Result<Option<Result<Row, Damaged>>, StoreError>>;
 
-    /// Writes `row` if the stored version is still `expected` (`None`: there is no such record
-    /// yet). Durable when it returns.
+    /// Writes `row` if the stored version is still `expected` (`None`: no record exists). Durable
+    /// when it returns.
     fn put(
         &self,
         row: Row,
@@ -146,52 +146,53 @@ pub trait Store: Send + Sync {
         commit: Commit,
     ) -> BoxFuture<'static, Result<Put, StoreError>>;
 
-    /// The heads of the rows that `query` asks for.
+    /// The heads of the rows that `query` selects.
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>>;
 
-    /// The rows that `query` asks for, without arguments and checkpoints.
+    /// The rows that `query` selects, without arguments and checkpoints.
     fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>>;
 
-    /// Removes what was settled before `age`, and says how many.
+    /// Removes what was settled before `age`; returns how many.
     fn purge(&self, age: Age) -> BoxFuture<'_, Result<usize, StoreError>>;
 
-    /// Writes something of no consequence, durably, to see whether writing works.
+    /// Writes something insignificant, durably, to test whether writing works.
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Whether what is written here outlives the process: fails if the place that it was opened at
-    /// holds it no more.
+    /// Whether what is written here outlives the process: fails if the place where it was opened no
+    /// longer holds it.
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(ready(Ok(())))
     }
 
-    /// Whether this process alone can have the store open, so that every other owner in it is dead.
+    /// Whether only this process can have the store open, so that every other owner in it is dead.
     fn exclusive(&self) -> bool;
 
-    /// Resolves if the store can serve nothing any more although nobody closed it, and says why.
+    /// Resolves with the reason if the store can no longer serve anything although it was not
+    /// closed.
     fn ended(&self) -> BoxFuture<'_, String>;
 }
 
 impl Query {
-    /// The largest page that a store gives.
+    /// The largest page that a store returns.
     pub const MOST: usize = 1000;
 
-    /// How many rows to give.
+    /// How many rows to return.
     pub(super) fn bounded(&self) -> usize {
         self.limit.clamp(1, Self::MOST)
     }
 
-    /// What the ARN of an execution of the pipeline holds, in small letters.
+    /// What the ARN of an execution of the pipeline contains, in lower case.
     pub(super) fn needle(&self) -> Option<String> {
         self.pipeline.as_ref().map(|name| format!(":pipeline/{}/", name.to_ascii_lowercase()))
     }
 
-    /// Whether it asks for none but steps that are not settled: few among many, as a rule.
+    /// Whether it selects only unsettled steps: usually few among many.
     pub(super) fn leaves_settled_out(&self) -> bool {
         !self.statuses.is_empty() && self.statuses.iter().all(|status| status != SETTLED)
     }
 }
 
-/// The one status that a store knows: rows of it are many, and are removed when they are old.
+/// The one status that a store knows: its rows are many, and are removed when they are old.
 pub(super) const SETTLED: &str = "settled";
 
 impl Head {

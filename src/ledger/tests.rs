@@ -1,4 +1,4 @@
-//! What the ledger promises over each of its stores.
+//! What the ledger promises with each of its stores.
 
 use std::fs;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use crate::step::Message;
 
 const LEASE: Duration = Duration::from_mins(1);
 
-/// What the ledger said of itself: whether it fails.
+/// What the ledger reported about itself: whether it fails.
 #[derive(Default)]
 struct Said(Mutex<Vec<bool>>);
 
@@ -54,7 +54,7 @@ impl crate::clock::Source for Hands {
     }
 }
 
-/// A worker of this name on a machine of these hands, and its clock.
+/// A worker of this name on a machine with these clocks, and its clock.
 fn life(store: &Memory, name: &str, hands: &Hands) -> (Ledger, Clock) {
     let clock = Clock::of(Box::new(hands.clone()));
     (
@@ -87,7 +87,7 @@ fn record(token: &str) -> Record {
     Record::of_message(step, queue, Some("train".into()), Timestamp::UNIX_EPOCH)
 }
 
-/// A record that has every time there is.
+/// A record that has every possible time.
 fn timed(token: &str) -> Record {
     Record {
         status: Status::Waiting,

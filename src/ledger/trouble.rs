@@ -1,5 +1,5 @@
-//! What of a ledger fails: each part is tried by itself, so that one that works says nothing of the
-//! others.
+//! Which parts of a ledger fail: each is tested by itself, because one that works says nothing
+//! about the others.
 
 use crate::step::CallbackToken;
 
@@ -11,11 +11,11 @@ pub(super) enum Part {
     Records,
     /// Reading lists of them.
     Lists,
-    /// What is written is where a next process finds it.
+    /// That what is written is where a next process finds it.
     Place,
 }
 
-/// The parts that failed when they were last tried.
+/// The parts that failed when they were last used.
 #[derive(Default)]
 pub(super) struct Trouble {
     parts: [bool; Part::ALL.len()],
@@ -38,12 +38,11 @@ impl Part {
         match self {
             Self::Writing => "free space on its disk or fix its permissions",
             Self::Records | Self::Lists => {
-                "look at its disk and at the permissions and descriptors of this process"
+                "check its disk, and the permissions and descriptors of this process"
             }
             Self::Place => {
-                "move the file back if it was moved; if it is gone, all that it holds ends with \
-                 this process: let what runs come to its end, \
-                 and start the worker anew"
+                "move the file back if it was moved; if it is gone, its content is lost when this \
+                 process ends: let running steps finish, then restart the worker"
             }
         }
     }
@@ -62,7 +61,7 @@ impl Trouble {
         self.parts[part as usize]
     }
 
-    /// Says whether that is news.
+    /// Returns whether that is a change.
     pub(super) fn set(&mut self, part: Part, ails: bool) -> bool {
         if part == Part::Records && !ails {
             self.unread = None;

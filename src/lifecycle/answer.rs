@@ -1,9 +1,9 @@
-//! What SageMaker's answer to a question leads to, whatever was asked: who is asked about next, and
+//! The consequences of SageMaker's answer to a question, whatever was asked: what to ask next, and
 //! which stop is believed.
 //!
-//! Several questions can be under way for a step: before it is started, about a stop that is in
-//! doubt, about an execution that has ended. An answer says the same whichever it is to, so that
-//! each is taken for all of them.
+//! Several questions about a step can be pending: before it is started, about an unconfirmed stop,
+//! about an execution that has ended. An answer means the same for each of them, so it is used for
+//! all.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use super::{Activity, Answer, Effect, Ending, Record, Status, Verify, Via};
 use crate::backoff::Backoff;
 use crate::seam::{Standing, StepResult};
 
-/// A question whose answer decided nothing is asked again: soon at first, for SageMaker may only
-/// have been busy.
+/// A question whose answer decided nothing is asked again: soon at first, because SageMaker may
+/// only have been busy.
 const ASK: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
 
-/// What an answer says of a Stopping message that is in doubt.
+/// What an answer says about an unconfirmed Stopping message.
 enum Verdict {
     Believed,
-    /// The step is closed, so that the message is right or does no harm.
+    /// The step is closed, so the message is right or does no harm.
     Closed,
     Refused(String),
     Undecided,
@@ -45,7 +45,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Takes the answer for what was asked last.
+    /// Uses the answer for what was asked last.
     fn answered_here(&self, answer: &Answer) -> Transition {
         match self.local.activity {
             Activity::Verifying | Activity::Unverified => self.verified(answer),
@@ -64,13 +64,13 @@ impl Decision<'_> {
         }
     }
 
-    /// Since when a Stopping message that is not believed yet is held, if that matters still.
+    /// Since when an unconfirmed Stopping message is held, if that still matters.
     pub(super) fn doubt(&self) -> Option<Timestamp> {
         self.local.stop_in_doubt.filter(|_| matters(self.record, self.local.activity))
     }
 
-    /// A Stopping message has come that is believed only once SageMaker confirms it. Until then
-    /// nobody is told.
+    /// A Stopping message has arrived that is believed only once SageMaker confirms it. Until then
+    /// it has no effect.
     pub(super) fn doubt_stop(&self) -> Transition {
         if self.doubt().is_some() {
             return self.nothing();
@@ -84,15 +84,14 @@ impl Decision<'_> {
             Answer::Standing(Standing::Open { stopping: true, .. }) => Verdict::Believed,
             Answer::Standing(Standing::Closed(_)) => Verdict::Closed,
             Answer::Standing(Standing::NotFound) => Verdict::Refused(
-                "SageMaker knows no such step, so that its stop is not believed".to_owned(),
+                "SageMaker knows no such step, so its stop is not believed".to_owned(),
             ),
-            // A stop that is true is noticed by the stop watch, whatever becomes of its message.
+            // A real stop is noticed by the stop watch, whatever happens to its message.
             Answer::Standing(Standing::Open { .. })
                 if later(since, self.view.policy.stop_takeover_after) <= self.view.now =>
             {
                 Verdict::Refused(
-                    "SageMaker does not stop this step, so that its stop is not believed"
-                        .to_owned(),
+                    "SageMaker is not stopping this step, so its stop is not believed".to_owned(),
                 )
             }
             Answer::Standing(Standing::Open { .. }) | Answer::Unknown(_) => Verdict::Undecided,
@@ -109,7 +108,7 @@ impl Decision<'_> {
         }
     }
 
-    /// The answer may have decided something else, and not whether the stop is true.
+    /// The answer may have decided something else, but not whether the stop is real.
     fn undecided(&self, answer: &Answer) -> Transition {
         let mut there = match self.local.activity {
             Activity::Confirming => self.nothing(),
@@ -118,7 +117,7 @@ impl Decision<'_> {
         if there.local.idle() {
             return there;
         }
-        // What would ask again at once does so later.
+        // What would ask again at once asks later.
         there.effects.retain(|effect| {
             !matches!(effect, Effect::Ask { .. }) || there.local.activity != Activity::Confirming
         });
@@ -130,7 +129,7 @@ impl Decision<'_> {
         there
     }
 
-    /// A stop in doubt is asked about in time, however long the step itself sleeps, and for no
+    /// An unconfirmed stop is asked about in time, however long the step itself sleeps, and no
     /// longer than it matters.
     pub(super) fn with_doubt(&self, mut to: Transition) -> Transition {
         let record = to.write.as_ref().map_or(self.record, |write| &write.record);
@@ -147,19 +146,19 @@ impl Decision<'_> {
         to
     }
 
-    /// When to ask again after so many answers in a row that decided nothing.
+    /// When to ask again after this many consecutive answers that decided nothing.
     pub(super) fn again_at(&self, failures: u32) -> Timestamp {
         later(self.view.now, ASK.after(failures, self.view.random))
     }
 
-    /// The answer decided nothing: the same is asked again, ever more slowly.
+    /// The answer decided nothing: the same is asked again, with growing pauses.
     pub(super) fn ask_later(&self, activity: Activity) -> Transition {
         let failures = self.local.failures + 1;
         self.knowing(|local| local.failures = failures)
             .to(activity, [Effect::Wake(self.again_at(failures))])
     }
 
-    /// SageMaker was asked about nothing but a stop, and the step is not to be stopped.
+    /// SageMaker was asked only about a stop, and the step is not to be stopped.
     fn left_alone(&self) -> Transition {
         match self.record.status {
             Status::Deferred => self.proceed(),
@@ -167,8 +166,7 @@ impl Decision<'_> {
         }
     }
 
-    /// SageMaker shows the step closed, and that is not this worker's doing: what ran here is
-    /// cleaned up after.
+    /// SageMaker shows the step closed, and not by this worker: what ran here is cleaned up after.
     pub(super) fn closed(&self, how: StepResult) -> Transition {
         let ran = self.record.attempt > 0;
         match self.record.status {
@@ -181,10 +179,10 @@ impl Decision<'_> {
         }
     }
 
-    /// An answer that nothing waits for but, perhaps, a step whose execution has ended.
+    /// An answer that matters only to a step whose execution may have ended.
     ///
-    /// Only a step that SageMaker shows closed has ended: one that it does not find may be looked
-    /// for in the wrong place.
+    /// Only a step that SageMaker shows closed has ended: one that is not found may have been
+    /// looked for in the wrong place.
     fn execution_end_answered(&self, answer: &Answer) -> Transition {
         let Answer::Standing(Standing::Closed(how)) = answer else { return self.nothing() };
         match self.local.activity {
@@ -198,7 +196,7 @@ impl Decision<'_> {
 
     pub(super) fn verified(&self, answer: &Answer) -> Transition {
         if self.record.status != Status::New {
-            // Another worker of the ledger has taken it since it was asked about.
+            // Another worker of the ledger has taken it since the question.
             return self.proceed();
         }
         let always = self.view.policy.verify == Verify::Always;
@@ -218,7 +216,7 @@ impl Decision<'_> {
             Answer::Standing(Standing::NotFound) if always => {
                 self.refuse("SageMaker knows no such step")
             }
-            // It says nothing of the step, and the message has done nothing wrong.
+            // It says nothing about the step, and the message is not at fault.
             Answer::Unknown(_) if always => self.ask_later(Activity::Unverified),
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.take(),
         }
@@ -229,12 +227,12 @@ impl Decision<'_> {
     }
 }
 
-/// Somebody has completed the deferred step, as was the plan: nothing is left to clean up.
+/// Someone has completed the deferred step, as intended: there is nothing to clean up.
 fn is_completed(record: &Record, how: StepResult) -> bool {
     record.status == Status::Deferred && matches!(how, StepResult::Succeeded | StepResult::Failed)
 }
 
-/// Whether it makes a difference if a stop is true.
+/// Whether it matters if a stop is real.
 fn matters(record: &Record, activity: Activity) -> bool {
     let unknown = record.stop_requested.is_none() && !matches!(activity, Activity::Cleaning(_));
     match record.status {

@@ -1,4 +1,4 @@
-//! What the end of a run or cleanup leads to: an outcome that is frozen, another attempt, or a
+//! The consequences of the end of a run or cleanup: a frozen outcome, another attempt, or a
 //! release.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ impl Decision<'_> {
         if !self.is_mine() {
             return self.to(Activity::Idle, [Effect::LetGo]);
         }
-        // It has killed nobody.
+        // It has killed no worker.
         let cleared = || Record { suspicion: 0, ..self.record.clone() };
         match end {
             RunEnd::Success(outputs) => {
@@ -50,7 +50,7 @@ impl Decision<'_> {
         }
     }
 
-    /// The run has gone on for so long that whatever kills the worker is not taken for its doing.
+    /// The run has lasted so long that a later crash is not attributed to it.
     pub(super) fn trusted(&self) -> Transition {
         if self.record.suspicion == 0 {
             return self.nothing();
@@ -58,8 +58,8 @@ impl Decision<'_> {
         self.write(Record { suspicion: 0, ..self.record.clone() })
     }
 
-    /// The attempt goes on once the machine lets it. A step that has nothing in this ledger yet is
-    /// given back where another worker may have better luck.
+    /// The attempt continues once the machine allows it. A step that has nothing in this ledger yet
+    /// is given back, because another worker may be able to run it.
     fn hindered(&self, wait: Duration, error: &str) -> Transition {
         let not_before = Some(later(self.view.now, wait));
         let last_error = Some(error.to_owned());
@@ -72,8 +72,8 @@ impl Decision<'_> {
         }
     }
 
-    /// Somebody else will complete the step, so that nothing is held for it, unless its stop is in
-    /// doubt.
+    /// Someone else will complete the step, so nothing is held for it, unless it has an unconfirmed
+    /// stop.
     fn deferred(&self, record: Record) -> Transition {
         let there = match self.doubt() {
             Some(_) => self.ask(Activity::Confirming),
@@ -87,7 +87,8 @@ impl Decision<'_> {
         self.write(Record { checkpoint: Some(Arc::new(value.clone())), ..self.record.clone() })
     }
 
-    /// The run had been told to end. An outcome of its own is kept; all else is what the order was.
+    /// The end of a run that had been told to end. An outcome of its own is kept; otherwise the
+    /// order decides.
     pub(super) fn told_run_ended(&self, reason: StopReason, end: &RunEnd) -> Transition {
         let record = self.record;
         let closed = record.stop_requested.is_some_and(|stop| stop.closed);
@@ -95,7 +96,7 @@ impl Decision<'_> {
         if reason == StopReason::LeaseLost || !self.is_mine() {
             return self.to(Activity::Idle, [Effect::LetGo]);
         }
-        // A shutdown does not outweigh a stop.
+        // A shutdown does not override a stop.
         let stopped = reason == StopReason::Shutdown && record.stop_requested.is_some();
         let reason = if stopped { StopReason::PipelineStopped } else { reason };
         match (reason, finished) {
@@ -179,7 +180,7 @@ impl Decision<'_> {
         self.write(record).going(Activity::Sleeping, [Effect::Wake(until)])
     }
 
-    /// Gives the step back untouched: the attempt goes on elsewhere, or here after a restart.
+    /// Gives the step back unchanged: the attempt continues elsewhere, or here after a restart.
     pub(super) fn release(&self) -> Transition {
         if self.is_mine() {
             self.give_back(Record { resume: true, ..self.record.clone() })

@@ -9,14 +9,14 @@ use serde_json::Value;
 use crate::outcome::Outputs;
 use crate::seam::Standing;
 
-/// Something that happened, told to [`decide`](super::decide).
+/// Something that happened, passed to [`decide`](super::decide).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A message of the step was received.
     Delivered(Arrival),
-    /// The ledger was found to hold work for this step, with no message in hand.
+    /// The ledger was found to hold work for this step, without a message.
     Found,
-    /// SageMaker was asked about the step.
+    /// SageMaker answered a question about the step.
     Answered(Answer),
     /// A work slot is free for the step.
     SlotFree,
@@ -28,11 +28,11 @@ pub enum Event {
     Cleaned(Result<(), String>),
     /// The cleanup was aborted by a shutdown.
     CleanupAborted,
-    /// The run goes on for as long as it takes to be trusted.
+    /// The run has lasted long enough to be trusted.
     Trusted,
     /// A run that was told to end has used up its grace.
     GraceOver,
-    /// The time that [`State::deadline`](super::State::deadline) names is reached.
+    /// The time of [`State::deadline`](super::State::deadline) is reached.
     DeadlineReached,
     /// The time of the last [`Effect::Wake`](super::Effect::Wake) has come.
     Woken,
@@ -52,9 +52,9 @@ pub enum Event {
     },
     /// The claim is to be renewed.
     Renew,
-    /// The claim could not be renewed in time, or is another's.
+    /// The claim could not be renewed in time, or belongs to another worker.
     LeaseLost,
-    /// [`View::phase`](super::View::phase) has moved on.
+    /// [`View::phase`](super::View::phase) has changed.
     Phase,
 }
 
@@ -63,20 +63,20 @@ pub enum Event {
 pub enum Arrival {
     /// The step waits for its outcome.
     Work {
-        /// How often the message has been received, this time included.
+        /// How often the message has been received, including this time.
         receives: u32,
         /// By SQS's clock.
         sent: Option<Timestamp>,
-        /// As this message has them: those of the record may be of an earlier time that the token
+        /// As in this message: those of the record may be from an earlier time that the token
         /// waited.
         arguments: Arc<Value>,
     },
     /// The pipeline is being stopped.
     Stop,
-    /// The same, sent before the newest Executing message that was taken on: it may be of an
-    /// earlier time that the token waited.
+    /// The same, sent before the newest accepted Executing message: it may be from an earlier time
+    /// that the token waited.
     EarlierStop,
-    /// The message has this step's token and names another execution.
+    /// The message has this step's token but names another execution.
     Foreign,
 }
 
@@ -99,7 +99,7 @@ impl Via {
     }
 }
 
-/// What came of asking SageMaker about a step.
+/// The result of asking SageMaker about a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Standing(Standing),
@@ -120,7 +120,7 @@ pub enum RunEnd {
     },
     Again(Duration),
     Deferred,
-    /// The machine kept it from its work: no fault of the step.
+    /// The machine prevented it from working: not the step's fault.
     Hindered {
         what: &'static str,
         /// How long the handler is left alone now.

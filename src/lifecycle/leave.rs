@@ -1,6 +1,7 @@
-//! What the end of the worker, or of its claim, leads to: steps are given back, never failed.
+//! The consequences of the worker's shutdown, or of losing its claim: steps are given back, never
+//! failed.
 //!
-//! How far the worker is on its way out is no event that happens once: it bears on whatever is
+//! The phase of the shutdown is not an event that happens once: it affects everything that is
 //! decided from then on.
 
 use super::machine::{Decision, Transition, Write, released};
@@ -8,7 +9,7 @@ use super::{Activity, Effect, Phase, Record, Status, Urgency};
 use crate::step::StopReason;
 
 impl Decision<'_> {
-    /// What is left of a transition, as the worker is on its way out.
+    /// A transition adjusted to the phase of the shutdown.
     pub(super) fn in_phase(&self, to: Transition) -> Transition {
         match self.view.phase {
             Phase::Running => to,
@@ -18,7 +19,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Nothing is started, waited for or asked about any more.
+    /// Nothing is started, waited for or asked any more.
     fn given_back(&self, mut to: Transition) -> Transition {
         let starts = to.effects.contains(&Effect::Run);
         let status = to.write.as_ref().map_or(self.record.status, |write| write.record.status);
@@ -42,8 +43,8 @@ impl Decision<'_> {
             return to;
         }
         if starts || self.record.status == Status::New {
-            // What the ledger does not know yet it need not learn: the message tells it to whoever
-            // gets it next.
+            // What the ledger does not know yet it need not learn: the message tells its next
+            // receiver.
             to.write = None;
             to.effects.retain(|effect| !matches!(effect, Effect::CountStop(_)));
         }
@@ -58,8 +59,8 @@ impl Decision<'_> {
         to
     }
 
-    /// Nothing goes on: what runs is dropped, what is frozen is sent once, and left to the ledger
-    /// if that does not settle it.
+    /// Nothing continues: a run is dropped, and a frozen outcome is sent once, then left to the
+    /// ledger if that does not settle it.
     fn left(&self, mut to: Transition) -> Transition {
         match to.local.activity {
             Activity::Cleaning(_)
@@ -91,8 +92,8 @@ impl Decision<'_> {
         to
     }
 
-    /// A cleanup that would begin now is left to whoever takes the step next, with all that is
-    /// known.
+    /// A cleanup that would begin now is left to the next owner of the step, with everything that
+    /// is known.
     fn uncleaned(&self, to: Transition) -> Transition {
         let given_back = self.to(Activity::Idle, [Effect::Return]);
         let status = match self.record.status {
@@ -117,7 +118,7 @@ impl Decision<'_> {
     }
 }
 
-/// Whatever runs is told to end.
+/// A run is told to end.
 fn told(mut to: Transition) -> Transition {
     if to.local.activity == Activity::Running && !waits(&to) {
         to.local.activity = Activity::Stopping(StopReason::Shutdown);
@@ -126,7 +127,7 @@ fn told(mut to: Transition) -> Transition {
     to
 }
 
-/// The effects wait for the ledger. A run is not told by the way then:
+/// The effects wait for the ledger. The run is then not told here:
 /// [`Event::Phase`](super::Event::Phase) tells it at once.
 fn waits(to: &Transition) -> bool {
     to.write.as_ref().is_some_and(|write| write.urgency != Urgency::Along)

@@ -1,4 +1,4 @@
-//! The one match on what happened and where the step is.
+//! The one match on the event and the state of the step.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ pub struct View<'a> {
     pub now: Timestamp,
     pub me: &'a WorkerId,
     pub policy: &'a Policy,
-    /// How the claim of the record's owner stands, where that is not this process.
+    /// The state of the claim of the record's owner, if that is another process.
     pub foreign: Lease,
     /// In `0.0..1.0`, for waits that must not coincide.
     pub random: f64,
-    /// How far the worker is on its way out.
+    /// The phase of the worker's shutdown.
     pub phase: Phase,
-    /// SageMaker is asked in the account of the step's execution. Elsewhere it finds no step,
-    /// whether there is one or not.
+    /// SageMaker is asked in the account of the step's execution. In another account no step is
+    /// found, whether it exists or not.
     pub own_account: bool,
 }
 
-/// What to write and then to do.
+/// What to write, and what to do after that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
-    /// None where nothing durable changes.
+    /// `None` if nothing durable changes.
     pub write: Option<Write>,
     pub local: Local,
     pub effects: Vec<Effect>,
@@ -46,16 +46,16 @@ pub struct Write {
 /// What waits for a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Urgency {
-    /// Local state and effects: they take place once it is durable.
+    /// Local state and effects: they take effect once it is durable.
     First,
-    /// The same, and it may wait some milliseconds for others to be written with.
+    /// The same, and it may wait some milliseconds to share a commit with others.
     Lazy,
-    /// Nothing: local state and effects take place at once, and the record is written as soon as
-    /// the ledger takes it.
+    /// Nothing: local state and effects take effect at once, and the record is written as soon as
+    /// the ledger accepts it.
     Along,
 }
 
-/// An event that cannot happen where the step is: a mistake in the driver.
+/// An event that is impossible in the state of the step: a bug in the driver.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("the event {event:?} does not fit a step that is {status:?} with {activity:?} under way")]
 pub struct Illegal {
@@ -64,10 +64,10 @@ pub struct Illegal {
     activity: Activity,
 }
 
-/// Decides what follows from an event.
+/// Decides the consequences of an event.
 ///
 /// # Errors
-/// [`Illegal`] where the event cannot have happened.
+/// [`Illegal`] if the event cannot have happened.
 pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transition, Illegal> {
     let step = Decision { record: &state.record, local: state.local, view };
     let activity = state.local.activity;
@@ -95,7 +95,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         ) if step.is_mine() => step.checkpoint(value),
         (Event::Checkpoint(_), _) => return Err(illegal()),
 
-        // What it came to is frozen: the ledger took it, and did not say so.
+        // Its result is frozen: the ledger accepted it, but its answer was lost.
         (Event::Ended(_), Activity::Running | Activity::Stopping(_))
         | (Event::Cleaned(_) | Event::CleanupAborted, Activity::Cleaning(_))
             if state.record.status == Status::Concluded
@@ -104,14 +104,14 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         {
             step.proceed()
         }
-        // Another worker of this ledger has flagged the stop, and nobody has told the run yet.
+        // Another worker of this ledger has flagged the stop, and the run has not been told yet.
         (Event::Ended(end), Activity::Running) if state.record.stop_requested.is_some() => {
             step.told_run_ended(StopReason::PipelineStopped, end)
         }
         (Event::Ended(end), Activity::Running) => step.run_ended(end),
         (Event::Ended(end), Activity::Stopping(reason)) => step.told_run_ended(reason, end),
         (Event::Ended(_), _) => return Err(illegal()),
-        // It was dropped as the lease was lost, or ended by itself at that moment: another worker
+        // It was dropped when the lease was lost, or ended by itself at that moment: another worker
         // cleans up.
         (Event::Cleaned(_) | Event::CleanupAborted, Activity::Stopping(StopReason::LeaseLost)) => {
             step.to(Activity::Idle, [Effect::LetGo])
@@ -156,7 +156,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         // Another worker has taken it since; the driver sees that in the record.
         (Event::Renew, _) => step.nothing(),
         (Event::LeaseLost, _) => step.lease_lost(),
-        // What it means is seen to below, as for every other event.
+        // Its effect is applied below, as for every other event.
         (Event::Phase, _) => step.nothing(),
     };
     let transition = step.with_doubt(transition);
@@ -164,7 +164,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
     Ok(step.finished(event, transition))
 }
 
-/// One decision in the making. Its stages lie in the files beside this one.
+/// One decision in progress. Its stages are in the files beside this one.
 #[derive(Clone, Copy)]
 pub(super) struct Decision<'a> {
     pub(super) record: &'a Record,
@@ -172,9 +172,9 @@ pub(super) struct Decision<'a> {
     pub(super) view: &'a View<'a>,
 }
 
-/// The pieces that transitions are made of.
+/// The building blocks of transitions.
 impl Decision<'_> {
-    /// The same decision, knowing something more.
+    /// The same decision with changed local knowledge.
     pub(super) fn knowing(self, change: impl FnOnce(&mut Local)) -> Self {
         let mut local = self.local;
         change(&mut local);
@@ -205,8 +205,8 @@ impl Decision<'_> {
         self.to(Activity::Sleeping, [Effect::Wake(until.unwrap_or(self.view.now))])
     }
 
-    /// A question, whose answer also says whether the execution is stopping where a stop is in
-    /// doubt.
+    /// A question, whose answer also says whether the execution is stopping if a stop is
+    /// unconfirmed.
     pub(super) fn ask(&self, activity: Activity) -> Transition {
         self.to(activity, [Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }])
     }
@@ -238,10 +238,10 @@ impl Decision<'_> {
         Record { owner: Some(self.view.me.clone()), lease_end: Some(until), ..record }
     }
 
-    /// What every transition has in common, once it is known where it leads.
+    /// What all transitions have in common, once their target is known.
     fn finished(&self, event: &Event, mut transition: Transition) -> Transition {
         let cleans = |activity| matches!(activity, Activity::Cleaning(_));
-        // What comes during a cleanup may be of a later time than the one that it ends.
+        // What arrives during a cleanup may be from a later time than the one that it ends.
         if let Some(write) = transition
             .write
             .as_mut()
@@ -258,8 +258,8 @@ impl Decision<'_> {
         transition
     }
 
-    /// Only what is on record goes on without its message, and what is not believed must not
-    /// outlive the queue's redrive policy.
+    /// Only recorded steps continue without their message, and an unconfirmed stop must not outlive
+    /// the queue's redrive policy.
     fn may_replace(&self, event: &Event, to: &Transition) -> bool {
         let status = to.write.as_ref().map_or(self.record.status, |write| write.record.status);
         let durable =
@@ -302,7 +302,7 @@ pub(super) fn released(record: Record) -> Record {
     Record { owner: None, lease_end: None, ..record }
 }
 
-/// `at` plus `wait`, at the end of time where that is beyond it.
+/// `at` plus `wait`, or the end of time if that is beyond it.
 pub(super) fn later(at: Timestamp, wait: Duration) -> Timestamp {
     SignedDuration::try_from(wait)
         .ok()

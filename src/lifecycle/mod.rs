@@ -1,22 +1,22 @@
 //! The pure machine of one callback step: every decision about a step is made here, and nothing is
-//! done here.
+//! performed here.
 //!
 //! [`decide`] takes what is known ([`State`]), what happened ([`Event`]) and the circumstances
-//! ([`View`]), and says what to write to the ledger and what to do ([`Transition`]). It does no
+//! ([`View`]), and returns what to write to the ledger and what to do ([`Transition`]). It does no
 //! I/O, reads no clock and awaits nothing.
 //!
 //! # What a driver does
-//! - It writes first, then takes over [`Transition::local`] and performs the effects in order, then
-//!   feeds back what came of them. Where the write is [`Urgency::Along`], nothing waits for it: the
-//!   record counts in memory at once. A crash is nothing but effects that did not happen.
-//! - A write that finds the record changed is no failure: the driver reads the record anew and
-//!   decides on the same event again. While a write is not taken, the event waits;
+//! - It writes first, then adopts [`Transition::local`] and performs the effects in order, then
+//!   feeds back their results. If the write is [`Urgency::Along`], nothing waits for it: the record
+//!   counts in memory at once. A crash is nothing but effects that did not happen.
+//! - A write that finds the record changed is no failure: the driver reads the record again and
+//!   decides on the same event again. While a write is not accepted, the event waits;
 //!   [`Event::GraceOver`], [`Event::DeadlineReached`], [`Event::StopSeen`], [`Event::LeaseLost`]
 //!   and [`Event::Phase`] need none for a run, and are decided meanwhile.
-//! - It says [`Event::Phase`] each time that the worker's [`Phase`] moves on.
-//! - It may forget a step whose [`Local::idle`] holds. It may drop the record, and not [`Local`],
-//!   of a step that is [`Activity::Queued`] or [`Activity::Sleeping`], and reads it anew before the
-//!   next event; but not of a step that the ledger does not know ([`Status::New`]).
+//! - It sends [`Event::Phase`] each time that the worker's [`Phase`] changes.
+//! - It may forget a step whose [`Local::idle`] is true. It may drop the record, but not [`Local`],
+//!   of a step that is [`Activity::Queued`] or [`Activity::Sleeping`], and reads it again before
+//!   the next event; but not of a step that the ledger does not know ([`Status::New`]).
 
 mod answer;
 mod blame;

@@ -1,14 +1,14 @@
-//! How far the worker is on its way out.
+//! The phase of the worker's shutdown.
 
-/// Where the worker stands between its start and its end; it only ever moves on.
+/// Where the worker is between its start and its end; it only moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     #[default]
     Running,
-    /// Nothing is started any more. What runs goes on, and what is not under way is given back.
+    /// Nothing is started any more. Runs continue, and all other steps are given back.
     Draining,
     /// Runs are told to end, and their steps are released.
     Stopping,
-    /// Whatever still runs is dropped.
+    /// Remaining runs are dropped.
     Leaving,
 }

@@ -10,11 +10,10 @@ use crate::backoff::Backoff;
 /// The settings that apply to one step: its handler's, its queue's and its ledger's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The step's handler is not configured, so that its step can be neither run nor cleaned up
-    /// after.
+    /// The step's handler is not configured, so the step can be neither run nor cleaned up after.
     pub handler_is_gone: bool,
     pub max_attempts: u32,
-    /// No other worker can take the step from its queue.
+    /// No other worker can receive the step from its queue.
     pub alone: bool,
     pub retry: Backoff,
     pub time_limit: Duration,
@@ -22,16 +21,16 @@ pub struct Policy {
     pub on_stop: OnStop,
     pub verify: Verify,
     pub stop_takeover_after: Duration,
-    /// How long SageMaker must not find the step of a refused report, without a break, until the
-    /// step counts as closed.
+    /// How long SageMaker must keep answering "not found" for the step of a refused report, until
+    /// the step counts as closed.
     pub gone_after: Duration,
-    /// How often SageMaker is asked about a stop that is owed.
+    /// How often SageMaker is asked about an owed stop.
     pub ask_every: Duration,
-    /// How long a claim holds without renewal.
+    /// How long a claim is valid without renewal.
     pub lease: Duration,
 }
 
-/// What a stopped step is answered with.
+/// How a stopped step is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnStop {
@@ -44,13 +43,13 @@ pub enum OnStop {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
-    /// Those whose message was received before. Where SageMaker does not know or may not be asked,
-    /// the step is run.
+    /// Those whose message was received before. If SageMaker does not know the step or may not be
+    /// asked, the step is run.
     #[default]
     Redelivered,
-    /// All, and stops before they are believed. What SageMaker does not know is refused, and its
-    /// message kept; where SageMaker may not be asked or does not answer, the message is held and
-    /// SageMaker asked again.
+    /// All steps, and stops before they are believed. A step that SageMaker does not know is
+    /// refused, and its message kept; if SageMaker may not be asked or does not answer, the message
+    /// is held and SageMaker is asked again.
     Always,
     Never,
 }

@@ -10,42 +10,42 @@ use serde_json::Value;
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step};
 
-/// What the ledger knows of a step.
+/// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub token: CallbackToken,
     pub execution: ExecutionArn,
     /// The queue that the step's message came from.
     pub queue: QueueUrl,
-    /// The handler's name in the configuration; none where no route matched.
+    /// The handler's name in the configuration; `None` if no route matched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<Arc<str>>,
-    /// Null once the step is settled: nothing needs them any more.
+    /// Null once the step is settled: they are no longer needed.
     pub arguments: Arc<Value>,
     pub status: Status,
-    /// Who runs or reports it.
+    /// The process that runs or reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<WorkerId>,
-    /// When the owner's claim lapses unless renewed, by the owner's clock.
+    /// When the owner's claim expires unless renewed, by the owner's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_end: Option<Timestamp>,
-    /// How many attempts were started, counted when claimed. What a crash makes of that,
-    /// [`after_crash`](Self::after_crash) says.
+    /// How many attempts were started, counted when claimed. [`after_crash`](Self::after_crash)
+    /// says how a crash changes that.
     pub attempt: u32,
-    /// The next claim goes on with the last attempt rather than beginning one. Never so of a claim
-    /// whose owner lives.
+    /// The next claim continues the last attempt instead of beginning one. Never true in a claim
+    /// whose owner is alive.
     pub resume: bool,
-    /// This machine kept it from being started; `last_error` says how.
+    /// This machine prevented it from being started; `last_error` says how.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hindered: bool,
-    /// How often the worker died that was at this step, whether that counted as an attempt or not.
+    /// How often a worker died while running this step, whether that counted as an attempt or not.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
-    /// How many of the last crashes it may have caused, as others may: since it last ended by
-    /// itself, or ran for long enough.
+    /// How many of the last crashes it may have caused, among others: since it last ended by
+    /// itself, or ran long enough.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub suspicion: u32,
-    /// Not to be started before.
+    /// Not to be started before this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// When the time limit, or that of a deferral, is reached.
@@ -55,15 +55,15 @@ pub struct Record {
     pub checkpoint: Option<Arc<Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_requested: Option<Stop>,
-    /// What was computed; frozen.
+    /// The computed result; frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_request_token: Option<ClientRequestToken>,
-    /// How the step ended, for whoever counts.
+    /// How the step ended, for the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
-    /// What went wrong last, in one line.
+    /// The last error, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     pub first_seen: Timestamp,
@@ -72,36 +72,36 @@ pub struct Record {
     pub concluded_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<Timestamp>,
-    /// When the newest Executing message that was taken on was sent, by SQS's clock.
+    /// When the newest accepted Executing message was sent, by SQS's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Timestamp>,
-    /// Since when SageMaker has not found the step whose outcome it does not take.
+    /// Since when SageMaker has not found the step whose outcome it refuses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
-    /// What a newer Executing message says of a settled step, until SageMaker has said whether the
-    /// step waits again.
+    /// What a newer Executing message says about a settled step, until SageMaker has said whether
+    /// the step waits again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<Returned>,
     /// How often the token has come back after it was settled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub returns: u32,
-    /// As stored; 0 where the step is known from its message only.
+    /// As stored; 0 if the step is known only from its message.
     pub version: u64,
 }
 
-/// Where a step is on its way.
+/// The progress of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Known from its message, not in the ledger.
     New,
-    /// A stop was seen for a step that this ledger has never run: a debt.
+    /// A stop was seen for a step that this ledger has never run; it must still be answered.
     Owed,
     /// The owner runs it, or cleans up after it.
     Claimed,
-    /// Nobody runs it: released, or waiting for its next attempt.
+    /// No worker runs it: it was released, or waits for its next attempt.
     Waiting,
-    /// Somebody else will complete it.
+    /// Someone else will complete it.
     Deferred,
     /// The outcome is frozen and not yet known to be accepted.
     Concluded,
@@ -117,8 +117,7 @@ pub struct Stop {
     pub closed: bool,
 }
 
-/// A token that seems to have come back: pipelines can be tried again, and their steps then wait
-/// once more.
+/// A token that may have come back: pipelines can be retried, and their steps then wait once more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Returned {
     /// When the message was sent, by SQS's clock.
@@ -143,7 +142,7 @@ pub enum Ending {
 pub struct WorkerId(pub Arc<str>);
 
 impl Record {
-    /// What a message says of a step that the ledger does not know.
+    /// What a message says about a step that the ledger does not know.
     #[must_use]
     pub fn of_message(
         step: Step,
@@ -193,7 +192,7 @@ impl Record {
 }
 
 impl Status {
-    /// As the ledger, `callbackd steps` and `/steps` name it.
+    /// Its name in the ledger, `callbackd steps` and `/steps`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Steps that go on without their message, and steps that come back although they were settled.
+//! Steps that continue without their message, and steps that come back although they were settled.
 //! SageMaker is asked first.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::seam::Standing;
 use crate::step::Step;
 
 impl Decision<'_> {
-    /// The ledger holds the step for whoever takes it on, and nobody has said in this life that
+    /// The ledger holds the step for its next owner, and it is not known in this life that
     /// SageMaker still waits for it.
     pub(super) fn resumable(&self) -> bool {
         matches!(self.record.status, Status::Waiting | Status::Claimed)
@@ -21,8 +21,8 @@ impl Decision<'_> {
             && self.foreign_until().is_none()
     }
 
-    /// The ledger holds work for the step. A settled one may wait again, as a message said that is
-    /// gone.
+    /// The ledger holds work for the step. A settled one may wait again, according to a message
+    /// that is gone.
     pub(super) fn found(&self) -> Transition {
         match self.record.status {
             Status::Settled if self.record.returned.is_some() => self.ask(Activity::Reopening),
@@ -32,7 +32,7 @@ impl Decision<'_> {
 
     pub(super) fn resumed(&self, answer: &Answer) -> Transition {
         if !self.resumable() {
-            // Another worker of the ledger has gone on with it since it was asked about.
+            // Another worker of the ledger has resumed it since the question.
             return self.proceed();
         }
         match answer {
@@ -53,8 +53,8 @@ impl Decision<'_> {
         }
     }
 
-    /// The message of a settled step was sent later than any that was taken on: the token may have
-    /// come back.
+    /// The message of a settled step was sent later than any accepted one: the token may have come
+    /// back.
     pub(super) fn came_back(&self, sent: Option<Timestamp>) -> Option<Timestamp> {
         let known = self.record.sent.or(self.record.settled_at);
         sent.filter(|sent| {
@@ -62,8 +62,8 @@ impl Decision<'_> {
         })
     }
 
-    /// Keeps what the message says in the record, where it survives all that can happen until
-    /// SageMaker has answered.
+    /// Keeps the content of the message in the record, so that it survives until SageMaker has
+    /// answered.
     pub(super) fn reopen(&self, sent: Timestamp, arguments: &Arc<Value>) -> Transition {
         let asking = self.ask(Activity::Reopening);
         let returned = Some(Returned { sent, arguments: arguments.clone() });
@@ -78,7 +78,7 @@ impl Decision<'_> {
         let Some(returned) =
             self.record.returned.as_ref().filter(|_| self.record.status == Status::Settled)
         else {
-            // Another worker of the ledger was asked the same, and has decided.
+            // Another worker of the ledger asked the same, and has decided.
             return match self.record.status {
                 Status::Settled => self.to(Activity::Idle, [Effect::Return]),
                 _ => self.knowing(|local| local.wanted = true).proceed(),
@@ -103,7 +103,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Nothing of the step's earlier time counts.
+    /// Nothing from the step's earlier time counts.
     fn begin_anew(&self, returned: &Returned, stopping: bool) -> Transition {
         let old = self.record;
         let step = Step { arguments: returned.arguments.clone(), ..old.step() };

@@ -1,5 +1,5 @@
-//! What the answer to a report leads to: the step is settled, or the report is sent again, or
-//! SageMaker is asked why it is not taken.
+//! The consequences of the answer to a report: the step is settled, or the report is sent again, or
+//! SageMaker is asked why it was refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::backoff::Backoff;
 use crate::outcome::Outcome;
 use crate::seam::{Standing, StepResult};
 
-/// Soon, then patiently: throttling and outages end by themselves.
+/// Soon at first, then slowly: throttling and outages end by themselves.
 const FAILED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_mins(1));
-/// Somebody has to mend a policy first.
+/// Someone has to fix a policy first.
 const DENIED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(5));
-/// A report that SageMaker refuses while the step waits needs somebody to mend something: slow, but
-/// never given up.
+/// A report that SageMaker refuses while the step waits needs someone to fix something: retried
+/// slowly, but never given up.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(5));
-/// After so many failures in a row, the permission may never come, and the step may long be closed:
-/// SageMaker is asked.
+/// After this many consecutive failures the permission may never come, and the step may be closed
+/// already: SageMaker is asked.
 const DENIED_OFTEN: u32 = 5;
 
 impl Decision<'_> {
@@ -68,11 +68,11 @@ impl Decision<'_> {
         }
     }
 
-    /// Not found is not closed: a listing may lag, a permission or an endpoint may be wrong. But
-    /// one that stays so is gone.
+    /// Not found is not closed: a listing may lag, or a permission or an endpoint may be wrong. But
+    /// if it stays so, the step is gone.
     fn missing(&self) -> Transition {
         let since = match self.record.missing_since {
-            // Where it cannot be found, not to find it says nothing.
+            // If it cannot be found there, not finding it means nothing.
             known if !self.view.own_account => known,
             Some(since) if later(since, self.view.policy.gone_after) <= self.view.now => {
                 return self.settle(Ending::SettledElsewhere);
@@ -110,21 +110,20 @@ impl Decision<'_> {
         };
         let settled =
             self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
-        // A settlement that is lost is found out again: the report is the same, and so is what
-        // SageMaker says of it.
+        // A lost settlement is repeated: the report is the same, and so is SageMaker's answer.
         settled
             .write(record)
             .urgent(Urgency::Lazy)
             .going(Activity::Idle, [Effect::Finish(ending), self.end_of_messages()])
     }
 
-    /// What becomes of the messages of a settled step.
+    /// What happens to the messages of a settled step.
     pub(super) fn end_of_messages(&self) -> Effect {
         if self.may_wait_again() { Effect::Return } else { Effect::Delete }
     }
 
-    /// A message was sent later than all that the record knows of: the token may have come back
-    /// since it was closed. It is asked about once that is on record.
+    /// A message was sent later than everything that the record knows: the token may have come back
+    /// since it was closed. SageMaker is asked once that is recorded.
     fn may_wait_again(&self) -> bool {
         self.record.sent.is_some() && self.local.sent > self.record.sent
     }

@@ -1,4 +1,4 @@
-//! What is known of a step: its durable record, and what this worker knows beside it.
+//! What is known about a step: its durable record, and this worker's local knowledge.
 
 use jiff::Timestamp;
 
@@ -11,43 +11,42 @@ pub struct State {
     pub local: Local,
 }
 
-/// What this worker knows of a step beside its record; it dies with the process.
+/// What this worker knows about a step beside its record; lost with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
     pub activity: Activity,
-    /// An Executing message of the step is held here, or SageMaker has said in this life that the
-    /// step waits.
+    /// An Executing message of the step is held, or SageMaker has said in this life that the step
+    /// waits.
     pub wanted: bool,
-    /// Reports that were refused in a row.
+    /// Consecutive refused reports.
     pub refusals: u32,
-    /// Reports that failed, or questions whose answer decided nothing, in a row: they space the
-    /// next.
+    /// Consecutive failed reports, or answers that decided nothing: they space the next attempt.
     pub failures: u32,
-    /// A Stopping message is held that is believed only once SageMaker confirms it; since when.
+    /// Since when an unconfirmed Stopping message is held, if one is.
     pub stop_in_doubt: Option<Timestamp>,
     /// When the newest Executing message that was delivered here was sent, by SQS's clock. The next
-    /// write takes it along.
+    /// write includes it.
     pub sent: Option<Timestamp>,
 }
 
-/// What is under way here for the step.
+/// What this worker is doing about the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activity {
-    /// Nothing: this worker holds no message of the step and need not keep it in mind.
+    /// Nothing: it holds no message of the step and may forget it.
     Idle,
     /// SageMaker is being asked before the step is started for the first time.
     Verifying,
     /// SageMaker did not say where a step stands that must be verified, and is asked again later.
     Unverified,
-    /// SageMaker is being asked about a stop that is owed, or about a deferred or waiting step
-    /// whose execution has ended.
+    /// SageMaker is being asked about an owed stop, or about a deferred or waiting step whose
+    /// execution has ended.
     Asking,
-    /// SageMaker is being asked, or asked again later, about nothing but a stop: the execution of a
-    /// deferred step is stopping and somebody may have completed it, or a Stopping message is not
-    /// believed yet.
+    /// SageMaker is being asked, or asked again later, only about a stop: the execution of a
+    /// deferred step is stopping and someone may have completed the step, or a Stopping message is
+    /// unconfirmed.
     Confirming,
-    /// The ledger held the step without its message, and SageMaker is being asked before it goes
-    /// on.
+    /// The ledger held the step without its message, and SageMaker is being asked before it is
+    /// resumed.
     Resuming,
     /// A settled step seems to wait again, and SageMaker is being asked, or asked again later.
     Reopening,
@@ -61,18 +60,18 @@ pub enum Activity {
     Cleaning(StopReason),
     /// The outcome is being sent.
     Reporting,
-    /// The report was refused, or is never allowed, and SageMaker is being asked where the step
+    /// The report was refused, or denied repeatedly, and SageMaker is being asked where the step
     /// stands.
     CheckingRefusal,
     /// A wake is arranged.
     Sleeping,
 }
 
-/// How a claim stands, as whoever looks at it can tell.
+/// The state of a claim, as far as this process can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lease {
     Over,
-    /// It may be renewed; look again then.
+    /// It may be renewed; look again at this time.
     Until(Timestamp),
 }
 
@@ -82,13 +81,13 @@ impl State {
         Self { record, local: Local::NOTHING }
     }
 
-    /// When [`Event::DeadlineReached`](super::Event::DeadlineReached) is to be said, if nothing
-    /// else happens before.
+    /// When to send [`Event::DeadlineReached`](super::Event::DeadlineReached), if nothing else
+    /// happens before.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let ends = match (self.local.activity, self.record.status) {
             (Activity::Running, _) => true,
-            // One that nobody has said to wait is asked about before it is ended.
+            // If it is not known to wait, SageMaker is asked before it is ended.
             (Activity::Sleeping | Activity::Queued, Status::Waiting) => self.local.wanted,
             _ => false,
         };
@@ -97,7 +96,7 @@ impl State {
 }
 
 impl Local {
-    /// Nothing is under way, and nothing known.
+    /// No activity, no knowledge.
     pub const NOTHING: Self = Self {
         activity: Activity::Idle,
         wanted: false,
@@ -107,7 +106,7 @@ impl Local {
         sent: None,
     };
 
-    /// Nothing is under way: whoever drives the step may forget it.
+    /// No activity: the driver may forget the step.
     #[must_use]
     pub fn idle(&self) -> bool {
         self.activity == Activity::Idle
@@ -115,7 +114,7 @@ impl Local {
 }
 
 impl Activity {
-    /// A handler's run is under way, told to end or not.
+    /// A handler's run is in progress, told to end or not.
     #[must_use]
     pub fn is_running(self) -> bool {
         matches!(self, Self::Running | Self::Stopping(_))
@@ -127,7 +126,7 @@ impl Activity {
         matches!(self, Self::Verifying | Self::Unverified)
     }
 
-    /// For people.
+    /// A word for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! What a stop leads to, whether the step runs here, elsewhere, nowhere yet, or its execution has
-//! ended.
+//! The consequences of a stop, whether the step runs here, elsewhere, nowhere yet, or its execution
+//! has ended.
 
 use super::machine::{Decision, Transition, Write, later};
 use super::{Activity, Answer, Effect, Record, Status, Stop, Urgency, Verify, Via};
@@ -7,7 +7,7 @@ use crate::seam::Standing;
 use crate::step::StopReason;
 
 impl Decision<'_> {
-    /// A Stopping message is believed, confirmed first, or held with the step that it is about.
+    /// A Stopping message is believed, confirmed first, or held with its step.
     pub(super) fn stop_delivered(&self) -> Transition {
         self.stop_delivered_of(self.view.policy.verify == Verify::Always)
     }
@@ -23,7 +23,7 @@ impl Decision<'_> {
             Status::New | Status::Claimed | Status::Waiting | Status::Deferred
         );
         match self.local.activity {
-            // Of the time before or after the step came back: what is being asked will tell.
+            // From the time before or after the step came back: the pending answer will tell.
             Activity::Reopening => {
                 let since = self.local.stop_in_doubt.unwrap_or(self.view.now);
                 self.knowing(|local| local.stop_in_doubt = Some(since)).nothing()
@@ -36,7 +36,7 @@ impl Decision<'_> {
     pub(super) fn stop_seen(&self, via: Via) -> Transition {
         let watch = via == Via::Watch;
         match (self.local.activity, self.record.status) {
-            // That the execution is stopping does not say that it has such a step.
+            // That the execution is stopping does not mean that it has such a step.
             (Activity::Verifying | Activity::Unverified | Activity::Confirming, Status::New)
                 if self.view.policy.verify == Verify::Always =>
             {
@@ -61,7 +61,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Records that the step is to end, and has it end as far as that is up to this worker.
+    /// Records that the step must end, and ends it as far as this worker can.
     pub(super) fn request_stop(&self, via: Via, closed: bool) -> Transition {
         let record = self.record;
         let first = record.stop_requested.is_none();
@@ -72,7 +72,7 @@ impl Decision<'_> {
         };
         let count = first.then_some(Effect::CountStop(via));
         let transition = match (self.local.activity, record.status) {
-            // Another worker of the ledger came first while SageMaker was asked.
+            // Another worker of the ledger was faster while SageMaker was asked.
             (
                 Activity::Verifying
                 | Activity::Unverified
@@ -87,7 +87,7 @@ impl Decision<'_> {
             | (Activity::Cleaning(_) | Activity::Stopping(StopReason::LeaseLost), _) => {
                 return self.nothing();
             }
-            // It is told already. If the ledger does not know, the record was changed before that
+            // It was told already. If the ledger does not know, the record was changed before that
             // was written.
             (Activity::Stopping(StopReason::PipelineStopped), _) if first => {
                 return self.write(flagged).urgent(Urgency::Along);
@@ -96,7 +96,7 @@ impl Decision<'_> {
             (Activity::Running | Activity::Stopping(_), _) => {
                 self.tell(Some(flagged), StopReason::PipelineStopped)
             }
-            // Only the stop is known, and SageMaker has just said that it is true.
+            // Only the stop is known, and SageMaker has just confirmed it.
             (Activity::Confirming, Status::New) if !self.local.wanted => {
                 let owed = self.write(self.owed());
                 owed.going(Activity::Sleeping, [Effect::Wake(self.owed_until())])
@@ -113,8 +113,8 @@ impl Decision<'_> {
         transition.first(count)
     }
 
-    /// Asked about a stop that is owed for a step not known to run anywhere, or about one whose
-    /// execution has ended.
+    /// The answer about an owed stop of a step that is not known to run anywhere, or about a step
+    /// whose execution has ended.
     pub(super) fn asked(&self, answer: &Answer) -> Transition {
         match (self.record.status, answer) {
             (
@@ -130,13 +130,13 @@ impl Decision<'_> {
         }
     }
 
-    /// The debt of a stop, for a step that this ledger has never run.
+    /// The record of an owed stop, for a step that this ledger has never run.
     fn owed(&self) -> Record {
         let stop = Some(Stop { at: self.view.now, closed: false });
         Record { status: Status::Owed, stop_requested: stop, ..self.record.clone() }
     }
 
-    /// When to ask next about a stop that is owed.
+    /// When to ask next about an owed stop.
     fn owed_until(&self) -> jiff::Timestamp {
         self.takeover_at().min(later(self.view.now, self.view.policy.ask_every))
     }
@@ -159,7 +159,7 @@ impl Decision<'_> {
                 | Activity::Reopening,
                 _,
             ) => self.nothing(),
-            // It is asked about anyway, as often as makes sense.
+            // It is already asked about as often as makes sense.
             (Activity::Sleeping, _) if self.resumable() && self.local.failures > 0 => {
                 self.nothing()
             }
@@ -177,8 +177,8 @@ impl Decision<'_> {
         }
     }
 
-    /// The execution of a deferred step is stopping. The watch asks again where this answer says
-    /// nothing.
+    /// The execution of a deferred step is stopping. If this answer says nothing, the watch asks
+    /// again.
     pub(super) fn stop_confirmed(&self, answer: &Answer) -> Transition {
         match answer {
             Answer::Standing(Standing::Open { .. }) => self.request_stop(Via::Watch, false),
@@ -195,7 +195,7 @@ impl Decision<'_> {
             {
                 self.deferral_over()
             }
-            // One that nobody has said to wait is asked about first.
+            // If it is not known to wait, SageMaker is asked first.
             (Activity::Sleeping | Activity::Queued, Status::Waiting | Status::Claimed)
                 if self.overdue() && self.local.wanted && self.foreign_until().is_none() =>
             {

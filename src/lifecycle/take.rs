@@ -1,4 +1,4 @@
-//! What a delivery or a wake leads to: a step is taken on, left alone, or asked about first.
+//! The consequences of a delivery or a wake: a step is accepted, left alone, or asked about first.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use super::machine::{Decision, Transition, later, released};
 use super::{Activity, Beside, Effect, Record, Status, Stop, Verify};
 use crate::step::StopReason;
 
-/// No clock is believed to be off by so much: what is due later still, by a day or by the time
-/// limit, is due.
+/// No clock is assumed to be off by this much: a later moment, by a day or by the time limit,
+/// counts as due.
 const LONG_WAIT: Duration = Duration::from_hours(24);
 
 impl Decision<'_> {
@@ -39,11 +39,10 @@ impl Decision<'_> {
                 };
                 if verify { step.ask(Activity::Verifying) } else { step.take() }
             }
-            // The step whose stop is owed has come: it was never run here, and will not be.
+            // The step with the owed stop has arrived: it was never run here, and will not be.
             (Activity::Idle | Activity::Sleeping, Status::Owed) => step.ask(Activity::Asking),
             (Activity::Idle, _) => step.proceed(),
-            // What was asked, or waited for, was whether SageMaker waits for the step. Its message
-            // says so.
+            // The pending question was whether SageMaker waits for the step. Its message says so.
             (Activity::Resuming | Activity::Confirming, Status::Claimed | Status::Waiting) => {
                 step.proceed()
             }
@@ -53,7 +52,7 @@ impl Decision<'_> {
     }
 
     pub(super) fn foreign_delivered(&self) -> Transition {
-        let why = "the message has this step's token, and names another execution than the step's";
+        let why = "the message has this step's token but names another execution";
         self.effects([Effect::RefuseDelivery(why.to_owned())])
     }
 
@@ -70,13 +69,13 @@ impl Decision<'_> {
             Activity::Unverified => self.ask(Activity::Verifying),
             Activity::Reopening => self.ask(Activity::Reopening),
             activity if self.doubt().is_some() => self.ask(activity),
-            // What was in doubt is so no more: another worker of the ledger has decided it.
+            // The doubt is gone: another worker of the ledger has decided.
             Activity::Confirming => self.proceed(),
             _ => self.nothing(),
         }
     }
 
-    /// What to do with a step for which nothing is under way here.
+    /// What to do with a step without an activity.
     pub(super) fn proceed(&self) -> Transition {
         let record = self.record;
         match record.status {
@@ -87,7 +86,7 @@ impl Decision<'_> {
             Status::Concluded => self.to(Activity::Reporting, [Effect::Report]),
             Status::Claimed | Status::Waiting if self.resumable() => self.ask(Activity::Resuming),
             Status::New if self.local.wanted => self.take(),
-            // Without its message nobody knows what it is about.
+            // Without its message nothing is known about it.
             Status::New => self.to(Activity::Idle, [Effect::LetGo]),
             Status::Claimed => self.take(),
             Status::Waiting
@@ -106,7 +105,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Takes on a step that nobody runs: cleans up after it, gives it up, or has it wait for a
+    /// Takes a step that no worker runs: cleans up after it, gives it up, or lets it wait for a
     /// slot.
     pub(super) fn take(&self) -> Transition {
         let record = &*self.left_behind();
@@ -133,14 +132,14 @@ impl Decision<'_> {
         if !self.goes_on(record) && record.attempt >= most {
             return self.fail(&gave_up(
                 record.attempt,
-                record.last_error.as_deref().unwrap_or("nothing is known of it"),
+                record.last_error.as_deref().unwrap_or("nothing is known about it"),
             ));
         }
         self.to(Activity::Queued, [Effect::AwaitSlot])
     }
 
-    /// Has the step wait for its handler, which only another life of the worker can have; no longer
-    /// than the step's limit.
+    /// Lets the step wait for its handler, which only another life of the worker can have; no
+    /// longer than the step's limit.
     fn held(&self) -> Transition {
         let (activity, wake) = (Activity::Sleeping, Effect::Wake(later(self.view.now, LONG_WAIT)));
         let error = Some(self.gone());
@@ -152,7 +151,7 @@ impl Decision<'_> {
             .going(activity, [wake])
     }
 
-    /// What is said of a handler that is not configured.
+    /// The text about a handler that is not configured.
     pub(super) fn gone(&self) -> String {
         format!(
             "its handler `{}` is not configured any more",
@@ -160,8 +159,8 @@ impl Decision<'_> {
         )
     }
 
-    /// Claims the step and runs it, if it is still to be run: much may have happened while it
-    /// waited for its slot.
+    /// Claims the step and runs it, if it still should run: much may have happened while it waited
+    /// for its slot.
     pub(super) fn start(&self) -> Transition {
         let now = self.proceed();
         if now.local.activity != Activity::Queued {
@@ -180,15 +179,15 @@ impl Decision<'_> {
         self.write(record).going(Activity::Running, [Effect::Run])
     }
 
-    /// The next run goes on with the last attempt, which was given back, or which this very process
-    /// claimed and does not run: the claim was lost, or the ledger's word that it was made.
+    /// The next run continues the last attempt, which was given back, or which this very process
+    /// claimed but does not run: the claim was lost, or the ledger's answer was.
     fn goes_on(&self, record: &Record) -> bool {
         record.resume || record.status == Status::Claimed && self.is_mine()
     }
 
-    /// The record with what the death of its owner makes of it. In a ledger of this process alone
-    /// that is on record before any step of that owner is taken; elsewhere nobody can say what else
-    /// was claimed then, so that the step is tried first.
+    /// The record with the consequences of its owner's death. If the ledger is this process's
+    /// alone, they are recorded before any step of that owner is taken; otherwise it is unknown
+    /// what else was claimed then, so the step is put on trial first.
     fn left_behind(&self) -> Cow<'_, Record> {
         let record = self.record;
         if record.is_left_behind(self.view.me) {
@@ -198,8 +197,8 @@ impl Decision<'_> {
         }
     }
 
-    /// No wait is longer than the time limit, which would end it: a clock was wrong that set one
-    /// much further ahead.
+    /// No wait is longer than the time limit, which would end it: a moment much further ahead was
+    /// set by a wrong clock.
     fn not_before(&self) -> Option<Timestamp> {
         let most = later(self.view.now, self.view.policy.time_limit.max(LONG_WAIT));
         self.record.not_before.filter(|at| *at <= most)
@@ -212,18 +211,18 @@ impl Decision<'_> {
             record
         };
         let policy = self.view.policy;
-        let gone = policy.handler_is_gone.then(|| format!("it was not run, as {}", self.gone()));
+        let gone = policy.handler_is_gone.then(|| format!("it was not run: {}", self.gone()));
         if let Some(why) = gone.or_else(|| record.crashed_too_often(policy.max_attempts)) {
             return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
         }
         let mut record = self.leased(record);
         record.status = Status::Claimed;
         record.resume = false;
-        // A cleanup is not tried, so that nothing is to be taken for its doing.
+        // A cleanup is not put on trial, so nothing is attributed to it.
         record.suspicion = 0;
         record.not_before = None;
         if reason == StopReason::PipelineStopped {
-            // Whoever told the run may not have waited until that was on record.
+            // The run may have been told before that was recorded.
             record.stop_requested.get_or_insert(Stop { at: self.view.now, closed: false });
         }
         self.write(record).going(Activity::Cleaning(reason), [Effect::CleanUp(reason)])

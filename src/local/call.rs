@@ -1,4 +1,5 @@
-//! What every operation is given beside its input: the time, names, switches, and whom to tell.
+//! What every operation gets beside its input: the time, names, switches, and the receiver of
+//! events.
 
 use super::clock::Time;
 use super::events::{EventKind, Events};
@@ -6,14 +7,14 @@ use super::faults::{Misbehaviour, Plan};
 use super::ids::Ids;
 use super::undocumented::Undocumented;
 
-/// The surroundings of one operation.
+/// The context of one operation.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub now: Time,
     pub ids: &'a mut Ids,
     pub undocumented: &'a Undocumented,
     pub events: &'a Events,
-    /// What this call suffers.
+    /// The faults of this call.
     pub misbehaviour: &'a Misbehaviour,
     /// For the messages that the call makes a pipeline send.
     pub plan: &'a mut Plan,

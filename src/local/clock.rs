@@ -1,4 +1,4 @@
-//! The endpoint's time: the wall clock's at its start, carried on by `tokio::time`, so that tests
+//! The endpoint's time: the wall clock's at its start, continued by `tokio::time`, so that tests
 //! can pause and move it.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
-/// Tells [`Time`]; its clones tell the same.
+/// Returns the [`Time`]; its clones return the same.
 #[derive(Clone, Debug)]
 pub struct Clock {
     epoch: Time,
@@ -27,12 +27,12 @@ impl Time {
         Self(millis)
     }
 
-    /// As SQS writes its timestamps.
+    /// In the form of SQS's timestamps.
     pub const fn millis(self) -> u64 {
         self.0
     }
 
-    /// As SageMaker writes its timestamps: seconds since the epoch with a fraction.
+    /// In the form of SageMaker's timestamps: seconds since the epoch with a fraction.
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 stay far below 2^53")]
     pub fn seconds(self) -> f64 {
         self.0 as f64 / 1000.0
@@ -43,7 +43,7 @@ impl Time {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How long ago `earlier` was; zero if it is still to come.
+    /// How long ago `earlier` was; zero if it is in the future.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -74,7 +74,7 @@ impl Clock {
         ))
     }
 
-    /// A clock that begins at a time of one's choice.
+    /// A clock that begins at a given time.
     pub fn start_at(epoch: Time) -> Self {
         Self { epoch, started: Instant::now(), skipped: Arc::default() }
     }
@@ -83,9 +83,8 @@ impl Clock {
         self.epoch.plus(self.started.elapsed() + self.skipped())
     }
 
-    /// Lets time pass for which `tokio::time` stands still, as it does while a client's machine is
-    /// suspended. Who waits for a moment that is skipped waits on until `tokio::time` has come
-    /// there.
+    /// Lets time pass while `tokio::time` stands still, as when a client's machine is suspended. A
+    /// task that waits for a skipped moment keeps waiting until `tokio::time` reaches it.
     pub fn skip(&self, duration: Duration) {
         self.skipped
             .fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
@@ -95,7 +94,7 @@ impl Clock {
         Duration::from_millis(self.skipped.load(Ordering::SeqCst))
     }
 
-    /// The moment to sleep until; when it has come, [`now`](Self::now) is at least `time`.
+    /// The instant to sleep until; when it has come, [`now`](Self::now) is at least `time`.
     pub fn instant(&self, time: Time) -> Instant {
         self.started + time.since(self.epoch).saturating_sub(self.skipped())
     }

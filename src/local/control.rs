@@ -16,11 +16,11 @@ use super::undocumented::Undocumented;
 /// Where the API begins. No AWS path does.
 pub(super) const PATH: &str = "/_local/";
 
-/// A whole set of rules: it replaces the one in force, and its counts begin anew.
+/// A whole set of rules: it replaces the one in force, and its counts begin again.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Faults {
-    /// Seeds the choice of calls where a rule has a probability; drawn afresh if absent.
+    /// Seeds the choice of calls for rules with a probability; random if absent.
     #[serde(default)]
     seed: Option<u64>,
     #[serde(default)]

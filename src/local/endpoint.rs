@@ -1,4 +1,4 @@
-//! The endpoint as a whole: started on an address, listened to, stopped.
+//! The endpoint as a whole: started on an address, observed, stopped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,9 +32,9 @@ impl Endpoint {
     /// Starts an endpoint on an address; with port 0 on any free port.
     ///
     /// # Errors
-    /// `InvalidInput` for options that cannot be, and for an address that is not loopback unless
-    /// [`allow_remote`](Options::allow_remote) is set; else whatever keeps the address from being
-    /// listened on.
+    /// `InvalidInput` for impossible options, and for an address that is not loopback unless
+    /// [`allow_remote`](Options::allow_remote) is set; otherwise whatever prevents listening on the
+    /// address.
     pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Self> {
         let refuse = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
         options.check().map_err(refuse)?;
@@ -54,26 +54,26 @@ impl Endpoint {
         Ok(Self { addr, url, service, serving, stopping: stopping.drop_guard() })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What a client has to be given as its endpoint URL.
+    /// The endpoint URL for clients.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Everything that happens from now on. A receiver that falls too far behind is told how many
-    /// events it lost.
+    /// All events from now on. A receiver that falls too far behind is told how many events it
+    /// lost.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.service.events().subscribe()
     }
 
-    /// Replaces the fault rules, and starts their counts anew.
+    /// Replaces the fault rules, and restarts their counts.
     ///
     /// # Errors
-    /// A sentence about the first rule that cannot be; then nothing is replaced.
+    /// A sentence about the first invalid rule; then nothing is replaced.
     pub fn set_faults(&self, rules: Vec<Rule>) -> Result<(), String> {
         super::faults::check(&rules)?;
         self.service.set_faults(rules, None);
@@ -90,8 +90,8 @@ impl Endpoint {
         self.service.set_undocumented(undocumented);
     }
 
-    /// Stops listening, answers what is being done (long polls at once, with nothing), and comes
-    /// back when every connection is closed, at the latest after a few seconds.
+    /// Stops listening, answers pending requests (long polls at once, with nothing), and returns
+    /// when every connection is closed, after a few seconds at the latest.
     pub async fn shutdown(self) {
         drop(self.stopping);
         if let Err(error) = self.serving.await {

@@ -1,4 +1,4 @@
-//! What happens inside the endpoint, told as it happens to whoever wants to show or check it.
+//! Events inside the endpoint, for subscribers that show or check them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::clock::Time;
 /// thousand steps, at about 200 bytes each.
 const BACKLOG: usize = 16_384;
 
-/// Something that happened.
+/// One event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
     /// Milliseconds since the Unix epoch.
@@ -21,7 +21,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// What happened. Queues and pipelines are told by name, executions by ARN.
+/// The kind of event. Queues and pipelines are identified by name, executions by ARN.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -51,14 +51,14 @@ pub enum EventKind {
         queue: String,
         id: Arc<str>,
     },
-    /// Its visibility timeout was changed, to that many seconds from now; 0 makes it visible at
+    /// Its visibility timeout was changed to this many seconds from now; 0 makes it visible at
     /// once.
     MessageHidden {
         queue: String,
         id: Arc<str>,
         seconds: u64,
     },
-    /// Its retention was over.
+    /// Its retention ended.
     MessageExpired {
         queue: String,
         id: Arc<str>,
@@ -138,7 +138,7 @@ pub enum EventKind {
     },
 }
 
-/// Where events are told.
+/// The sender of events.
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: broadcast::Sender<Event>,
@@ -149,15 +149,15 @@ impl Events {
         Self { sender: broadcast::Sender::new(BACKLOG) }
     }
 
-    /// All events from now on. A receiver that lags behind too far is told how many it lost.
+    /// All events from now on. A receiver that lags too far behind is told how many it lost.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.sender.subscribe()
     }
 
-    /// Tells an event; with no subscriber it costs nothing, not even to make it.
+    /// Sends an event; without a subscriber it costs nothing, not even its construction.
     pub fn tell(&self, at: Time, kind: impl FnOnce() -> EventKind) {
         if self.sender.receiver_count() > 0 {
-            // Fails only where the last subscriber has just gone.
+            // This fails only if the last subscriber has just gone.
             let _ = self.sender.send(Event { at, kind: kind() });
         }
     }

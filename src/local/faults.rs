@@ -1,13 +1,13 @@
-//! Misbehaviour on demand: rules that say which operations go wrong, how, and how often.
+//! Faults on demand: rules that say which operations fail, how, and how often.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// More rules than a drill needs, and few enough to be looked through on every request.
+/// More rules than a drill needs, and few enough to check on every request.
 pub const MAX_RULES: usize = 256;
 
-/// The longest latency: longer than any client's time-out.
+/// The longest latency: longer than any client's timeout.
 pub const MAX_LATENCY: Duration = Duration::from_hours(1);
 
 /// Not an operation of a client: the message with which a pipeline starts a callback step.
@@ -16,8 +16,8 @@ pub const EXECUTING_MESSAGE: &str = "ExecutingMessage";
 /// Not an operation of a client: the message with which a pipeline stops a callback step.
 pub const STOPPING_MESSAGE: &str = "StoppingMessage";
 
-/// One rule: of the calls of `operation`, pass over the first `skip`, then strike `count` of them,
-/// each with `probability`.
+/// One rule: of the calls of `operation`, skip the first `skip`, then affect `count` of them, each
+/// with `probability`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -26,7 +26,7 @@ pub struct Rule {
     pub operation: String,
     #[serde(default)]
     pub skip: u64,
-    /// How many calls are struck before the rule is spent; for ever where absent.
+    /// How many calls are affected before the rule is used up; unlimited if absent.
     #[serde(default)]
     pub count: Option<u64>,
     /// Above 0, at most 1, which is the default.
@@ -72,7 +72,7 @@ pub enum Fault {
     Reorder,
     /// A step's message is never sent.
     Lose,
-    /// Of a batch, the first `first` entries fail with `code`, the others are done.
+    /// Of a batch, the first `first` entries fail with `code`, the others succeed.
     FailEntries {
         first: usize,
         #[serde(default = "internal_error")]
@@ -80,7 +80,7 @@ pub enum Fault {
     },
 }
 
-/// What a call has to suffer: everything that the rules which struck it ask for.
+/// The faults of one call: everything that the matching rules ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Misbehaviour {
     pub before: Duration,
@@ -92,7 +92,7 @@ pub struct Misbehaviour {
     pub reorder: Option<u64>,
     pub lose: bool,
     pub fail_entries: Option<(usize, String)>,
-    /// The names of the faults that struck.
+    /// The names of the faults that apply.
     pub struck: Vec<&'static str>,
 }
 
@@ -110,7 +110,7 @@ pub struct Disconnect {
     pub reset: bool,
 }
 
-/// The rules in force, and how far each is spent.
+/// The rules in force, and how far each is used up.
 #[derive(Debug)]
 pub struct Plan {
     rules: Vec<Armed>,
@@ -123,12 +123,12 @@ pub struct Armed {
     pub rule: Rule,
     /// Calls of its operation.
     pub seen: u64,
-    /// Calls that it struck.
+    /// Calls that it affected.
     pub struck: u64,
 }
 
 /// # Errors
-/// A sentence about the first rule that cannot be, or about there being too many.
+/// A sentence about the first invalid rule, or that there are too many.
 pub fn check(rules: &[Rule]) -> Result<(), String> {
     if rules.len() > MAX_RULES {
         return Err(format!(
@@ -140,7 +140,7 @@ pub fn check(rules: &[Rule]) -> Result<(), String> {
 }
 
 impl Rule {
-    /// A rule that strikes every call of an operation.
+    /// A rule that affects every call of an operation.
     pub fn new(operation: impl Into<String>, fault: Fault) -> Self {
         Self { operation: operation.into(), skip: 0, count: None, probability: 1.0, fault }
     }
@@ -232,7 +232,7 @@ impl Plan {
         &self.rules
     }
 
-    /// What the next call of `operation` has to suffer.
+    /// The faults of the next call of `operation`.
     pub fn strike(&mut self, operation: &str) -> Misbehaviour {
         let mut misbehaviour = Misbehaviour::default();
         for armed in self.rules.iter_mut().filter(|armed| armed.rule.names(operation)) {

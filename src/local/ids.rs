@@ -1,9 +1,9 @@
-//! The names the services make up: message ids, request ids, callback tokens, execution ids.
+//! Names that the services make up: message ids, request ids, callback tokens, execution ids.
 
 use std::iter;
 
-/// Makes names from a seeded generator, so that a run can be repeated. They are unguessable to
-/// nobody: that is no aim here.
+/// Makes names from a seeded generator, so that a run can be repeated. They are guessable, which
+/// does not matter here.
 #[derive(Debug)]
 pub(super) struct Ids {
     random: fastrand::Rng,

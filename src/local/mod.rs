@@ -9,14 +9,14 @@
 //!        └ sagemaker   pipelines, executions, answers; its messages go into the queues
 //! ```
 //!
-//! [`Service`] by itself serves whoever needs no network: a simulation.
+//! [`Service`] can be used alone if no network is needed, as in a simulation.
 //!
-//! Everything lives in memory and ends with the endpoint. There is no authentication. Where AWS
-//! leaves open what happens, [`Undocumented`] has a switch; what goes wrong on demand is a fault
-//! [`Rule`].
+//! Everything is in memory and ends with the endpoint. There is no authentication. For behaviour
+//! that AWS leaves open, [`Undocumented`] has a switch; failures on demand are fault [`Rule`]s.
 //!
-//! Not here: FIFO queues, the older XML protocol, other step types than callback steps, caching and
-//! retrying of steps, and SQS's delays before a deleted queue's name is free or a purge is done.
+//! Not included: FIFO queues, the older XML protocol, other step types than callback steps, caching
+//! and retrying of steps, and SQS's delays before a deleted queue's name is free or a purge is
+//! done.
 #![doc = "\n"]
 #![doc = include_str!("README.md")]
 

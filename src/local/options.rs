@@ -1,27 +1,27 @@
-//! What can be set about an endpoint.
+//! The options of an endpoint.
 
 use super::faults::{self, Rule};
 use super::undocumented::Undocumented;
 
-/// How an endpoint is set up. The default stands for account 123456789012 in us-east-1, on
-/// loopback, without faults.
+/// How an endpoint is set up. The default is account 123456789012 in us-east-1, on loopback,
+/// without faults.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The region in its ARNs.
     pub region: String,
     /// The account in its ARNs and queue URLs: twelve digits.
     pub account: String,
-    /// The scheme, host and port that queue URLs begin with; else the address that is listened on.
+    /// The scheme, host and port that queue URLs begin with; by default the address listened on.
     /// For an endpoint in a container, which clients reach under another name.
     pub public_url: Option<String>,
-    /// Allows an address that is not loopback. There is no authentication: whoever reaches the port
-    /// can do everything.
+    /// Allows an address that is not loopback. There is no authentication: everyone who reaches the
+    /// port can do everything.
     pub allow_remote: bool,
-    /// Seeds every random choice (tokens, ids, faults), so that a run can be repeated; else it is
-    /// drawn afresh.
+    /// Seeds every random choice (tokens, ids, faults), so that a run can be repeated; random by
+    /// default.
     pub seed: Option<u64>,
     pub undocumented: Undocumented,
-    /// Faults from the start on; the control API can replace them.
+    /// Faults from the start; the control API can replace them.
     pub faults: Vec<Rule>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Options {
 
 impl Options {
     /// # Errors
-    /// A sentence about the first option that cannot be.
+    /// A sentence about the first invalid option.
     pub fn check(&self) -> Result<(), String> {
         if self.account.len() != 12 || !self.account.bytes().all(|b| b.is_ascii_digit()) {
             return Err(format!("an account is twelve digits: {:?}", self.account));

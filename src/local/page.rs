@@ -1,7 +1,6 @@
-//! Lists in pages, as both services give them.
+//! Lists in pages, as both services return them.
 
-/// A page of a list, and the token for the rest if there is one; `None` for a token that is none of
-/// ours.
+/// A page of a list, and the token for the rest if there is one; `None` for a foreign token.
 ///
 /// A token is the number of items before the page: enough for lists that rarely change while they
 /// are read.

@@ -1,5 +1,5 @@
 //! The AWS JSON protocols, and as much of the older one as STS needs: which operation a request
-//! names, and the shape in which each service tells an error.
+//! names, and the form of each service's errors.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -33,10 +33,10 @@ pub struct Target {
 #[error("{code}: {message}")]
 pub struct ApiError {
     pub status: u16,
-    /// The shape's name: `__type`, by which botocore chooses the exception's class.
+    /// The shape's name: `__type`, by which botocore selects the exception's class.
     pub code: String,
-    /// What SQS puts into `x-amzn-query-error` where it differs from the shape: the code of its
-    /// older protocol, by which SDKs still sort its errors.
+    /// The value of SQS's `x-amzn-query-error` if it differs from the shape: the code of its older
+    /// protocol, by which SDKs still classify its errors.
     pub query_code: Option<&'static str>,
     pub message: String,
 }
@@ -45,8 +45,8 @@ impl Target {
     /// Reads `X-Amz-Target`; without it, the body's `Action` if it is one of STS.
     ///
     /// # Errors
-    /// A header that is missing, or that names another service, with a message that says what is
-    /// served here.
+    /// A missing header, or one that names another service, with a message that says what is
+    /// available here.
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
         if let Some(operation) = sts::operation(headers, body) {
             return Ok(Self { service: Service::Sts, operation: operation.to_owned() });
@@ -101,10 +101,10 @@ impl Service {
     }
 }
 
-/// Reads a request's body into the operation's input.
+/// Parses a request's body into the operation's input.
 ///
 /// # Errors
-/// `SerializationException` for what is not JSON, or where a member is of another type.
+/// `SerializationException` if it is not JSON, or if a member has the wrong type.
 pub(super) fn input<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
     serde_json::from_value(body)
         .map_err(|error| ApiError::new("SerializationException", error.to_string()))
@@ -113,7 +113,7 @@ pub(super) fn input<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
 /// The body as JSON; an empty one stands for an empty object.
 ///
 /// # Errors
-/// `SerializationException` for what is not a JSON object.
+/// `SerializationException` if it is not a JSON object.
 pub(super) fn body(bytes: &[u8]) -> Result<Value, ApiError> {
     if bytes.is_empty() {
         return Ok(json!({}));
@@ -169,7 +169,7 @@ fn error_body(service: Service, error: &ApiError) -> Value {
     }
 }
 
-/// A value that no header can hold (a fault rule may name any code) is left out.
+/// A value that no header can contain (a fault rule may name any code) is left out.
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);

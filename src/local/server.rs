@@ -1,4 +1,4 @@
-//! Connections: they are accepted, bounded, read, answered, and broken where a fault rule says so.
+//! Connections: accepted, bounded, read, answered, and broken if a fault rule says so.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -21,19 +21,19 @@ use tokio_util::sync::CancellationToken;
 use super::control;
 use super::service::{Dropped, Service};
 
-/// Connections at once: every long poll of every worker of a drill has one, and each costs a few
+/// Concurrent connections: every long poll of every worker of a drill has one, and each costs a few
 /// kilobytes.
 const MAX_CONNECTIONS: usize = 1_024;
 
-/// A body at most: a pipeline definition or a batch of messages is 1 MiB, and JSON can escape each
-/// byte as six.
+/// The maximum size of a body: a pipeline definition or a batch of messages is 1 MiB, and JSON can
+/// escape each byte as six.
 const MAX_BODY: usize = 8 << 20;
 
 /// How long connections have to finish at shutdown. Calls take milliseconds, and long polls end at
 /// once.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What to wait after `accept` failed, for want of file descriptors as a rule.
+/// How long to wait after `accept` failed, usually for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections until it is stopped, and then until all of them are closed.
@@ -81,7 +81,7 @@ fn tell(ended: Result<(), JoinError>) {
 }
 
 async fn connection(stream: TcpStream, service: Arc<Service>, stopping: CancellationToken) {
-    // Answers are small and waited for. Failure costs time and nothing else.
+    // Answers are small and awaited. A failure only costs time.
     let _ = stream.set_nodelay(true);
     let answer = service_fn(move |request| answer(service.clone(), request));
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
@@ -97,7 +97,7 @@ async fn connection(stream: TcpStream, service: Arc<Service>, stopping: Cancella
         .and_then(Error::source)
         .and_then(<dyn Error>::downcast_ref::<Dropped>);
     if dropped.is_some_and(|dropped| dropped.reset) {
-        // With no lingering, closing a socket resets the connection.
+        // With lingering disabled, closing a socket resets the connection.
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
     }
 }
@@ -108,7 +108,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Dropped> {
     let (head, body) = request.into_parts();
     if head.headers.contains_key("origin") {
-        // A web page in the user's browser: without authentication this is all that keeps it out.
+        // A web page in the user's browser: without authentication only this keeps it out.
         return Ok(plain(StatusCode::FORBIDDEN, "the local endpoint serves no web pages"));
     }
     let too_long =
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// An endpoint with a queue `q`, spoken to byte by byte.
+    /// An endpoint with a queue `q`, for requests byte by byte.
     struct Bench {
         endpoint: Endpoint,
         queue: Value,
@@ -247,7 +247,7 @@ mod tests {
         let bench = Bench::new().await;
         let mut events = bench.endpoint.events();
         let idle = TcpStream::connect(bench.endpoint.addr()).await.expect("it listens");
-        // The latency's event tells that the poll has reached the endpoint.
+        // The latency's event shows that the poll has reached the endpoint.
         bench.fault("ReceiveMessage", Fault::Latency { millis: 3_600_000, acted: false });
         let poll = bench
             .ask("ReceiveMessage", &json!({"QueueUrl": bench.queue, "WaitTimeSeconds": 20}))

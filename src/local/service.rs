@@ -23,14 +23,14 @@ use super::sqs::{self, Queues, Receive, Waiting};
 use super::sts;
 use super::undocumented::Undocumented;
 
-/// A request that gets no answer: its connection ends, as a fault rule demands.
+/// A request without an answer: its connection ends, as a fault rule demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection is dropped, as a fault rule demands")]
 pub struct Dropped {
     pub reset: bool,
 }
 
-/// Both services, as one thing that can be called.
+/// Both services as one callable object.
 #[derive(Debug)]
 pub struct Service {
     account: String,
@@ -74,8 +74,7 @@ impl Service {
         &self.events
     }
 
-    /// What the next call of an operation has to suffer. Whoever asks has to make the call suffer
-    /// it.
+    /// The faults of the next call of an operation. The caller must apply them.
     pub fn strike(&self, operation: &str) -> Misbehaviour {
         let misbehaviour = self.state().plan.strike(operation);
         for fault in &misbehaviour.struck {
@@ -106,10 +105,10 @@ impl Service {
         self.state().ids.uuid()
     }
 
-    /// Answers one request as it comes over the network, with whatever it has to suffer.
+    /// Answers one request as it arrives over the network, including its faults.
     ///
     /// # Errors
-    /// [`Dropped`] where a fault rule has it that no answer comes.
+    /// [`Dropped`] if a fault rule suppresses the answer.
     pub async fn answer(
         &self,
         headers: &HeaderMap,
@@ -148,14 +147,14 @@ impl Service {
     }
 
     async fn pause(&self, latency: Duration) {
-        // Even a sleep of no time would cost a tick of the timer.
+        // Even a sleep of zero would cost a tick of the timer.
         if !latency.is_zero() {
             self.stopping.run_until_cancelled(sleep(latency)).await;
         }
     }
 
-    /// Does an operation; a long poll comes back when it has something, or its time or the
-    /// endpoint's is over.
+    /// Performs an operation; a long poll returns when it has something, or when its time or the
+    /// endpoint ends.
     ///
     /// # Errors
     /// The operation's own.
@@ -219,7 +218,7 @@ impl Service {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing is left half done by a panic that matters more than going on.
+        // A panic leaves nothing half done that matters more than continuing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -238,7 +237,7 @@ mod tests {
 
     const REQUEST_TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-    /// A service with a queue `q` and time that only moves when everybody waits.
+    /// A service with a queue `q` and time that moves only when everything waits.
     struct Bench {
         service: Arc<Service>,
         stopping: CancellationToken,
@@ -283,7 +282,7 @@ mod tests {
                 .expect("sent");
         }
 
-        /// What a receive brings; `wait` in seconds.
+        /// The result of a receive; `wait` in seconds.
         async fn receive(&self, wait: u64) -> Vec<Value> {
             let ask = json!({"QueueUrl": self.url, "WaitTimeSeconds": wait, "MaxNumberOfMessages": 10,
                 "MessageSystemAttributeNames": ["All"]});
@@ -300,7 +299,7 @@ mod tests {
                 .collect()
         }
 
-        /// Starts a pipeline of one step; gives the execution's ARN.
+        /// Starts a pipeline of one step; returns the execution's ARN.
         async fn start(&self) -> String {
             let step = json!({"Name": "a", "Type": "Callback", "SqsQueueUrl": self.url, "Arguments": {"n": 1},
                 "OutputParameters": [{"OutputName": "x", "OutputType": "String"}]});

@@ -1,4 +1,4 @@
-//! STS, as far as clients of the other two need it: who they are, and a role.
+//! STS, as far as clients of the other two services need it: the caller's identity, and a role.
 
 use hyper::HeaderMap;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::protocol::ApiError;
 /// How long an assumed role's credentials last, as at STS by default.
 const HOUR: i64 = 3_600;
 
-/// The operation that a form asks for, if it is one that is served.
+/// The operation that a form requests, if it is available.
 pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
     if headers.contains_key("x-amz-target") {
         return None;
@@ -19,8 +19,8 @@ pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
     ["GetCallerIdentity", "AssumeRole"].into_iter().find(|known| *known == action)
 }
 
-/// Answers anybody: there is no authentication. A form's values stay as they came, but for what
-/// every ARN has escaped.
+/// Answers everyone: there is no authentication. A form's values stay as they came, except for the
+/// escapes in every ARN.
 pub(super) fn call(
     operation: &str,
     body: &[u8],
@@ -51,7 +51,7 @@ pub(super) fn call(
     } }))
 }
 
-/// An answer in its frame.
+/// An answer in its XML frame.
 pub(super) fn xml(output: &Value, request_id: &str) -> String {
     let Some((operation, result)) = output.as_object().and_then(|output| output.iter().next())
     else {

@@ -1,4 +1,5 @@
-//! What AWS leaves undocumented, as switches: the endpoint does not guess, it can be told.
+//! Behaviour that AWS leaves undocumented, as switches: the endpoint does not guess, it can be
+//! told.
 
 use std::time::Duration;
 
@@ -7,51 +8,50 @@ use serde::{Deserialize, Serialize};
 /// SQS's bound on `DelaySeconds`.
 const LONGEST_DELAY: Duration = Duration::from_mins(15);
 
-/// What AWS does not document, and nobody has recorded: a client has to be right with every
-/// variant.
+/// What AWS does not document and no one has recorded: a client must be right with every variant.
 ///
 /// The defaults are choices, not findings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Undocumented {
-    /// The error's code where a token's step has ended already ("Step … is already in a terminal
-    /// status"), and where an execution that has ended is stopped.
+    /// The error's code if a token's step has ended already ("Step … is already in a terminal
+    /// status"), and if an ended execution is stopped.
     pub already_terminal: AlreadyTerminal,
     /// The case of a pipeline's name in its ARN and its executions'. Most public captures have it
     /// in lower case, a few as it was given.
     pub pipeline_arns: PipelineArns,
     /// Whether pipelines are found by a name in another case.
     pub pipeline_names: PipelineNames,
-    /// The error's code for a callback token that was never given out.
+    /// The error's code for a callback token that was never issued.
     pub unknown_token: UnknownToken,
-    /// A `ClientRequestToken` that was seen before, now with other parameters.
+    /// A `ClientRequestToken` that was used before, now with other parameters.
     pub reused_request_token: ReusedRequestToken,
     /// The status of a step that is answered with success while its execution is stopping.
     pub success_while_stopping: SuccessWhileStopping,
     /// The status of a step, and so of its execution, that is answered with failure while the
     /// execution is stopping.
     pub failure_while_stopping: FailureWhileStopping,
-    /// What becomes of the other steps when one fails.
+    /// What happens to the other steps when one fails.
     pub failed_step: FailedStep,
-    /// The callback token of a step that is started again because its execution is retried.
+    /// The callback token of a step that is restarted because its execution is retried.
     pub retried_token: RetriedToken,
-    /// An answer to a step that was started again with the same token, where it equals the answer
-    /// to the round before, the client request token too.
+    /// An answer to a restarted step with the same token, if it equals the answer to the previous
+    /// round, including the client request token.
     pub repeated_answer: RepeatedAnswer,
-    /// How often a step that is stopped is told so.
+    /// How often a stopped step is told so.
     pub stopping_message: StoppingMessage,
     /// How long after the stop its message becomes visible, at most 15 minutes.
     #[serde(with = "crate::duration")]
     pub stopping_delay: Duration,
     /// How an output parameter declared as a number or boolean appears in a later step's arguments.
     pub outputs_in_arguments: OutputsInArguments,
-    /// What `DeleteMessage` does with a handle from an earlier receive; either way it reports
-    /// success.
+    /// What `DeleteMessage` does with a receipt handle from an earlier receive; either way it
+    /// reports success.
     pub old_receipt: OldReceipt,
-    /// What a batch comes to that names one receipt handle twice.
+    /// The result of a batch that names one receipt handle twice.
     pub twice_in_a_batch: TwiceInABatch,
-    /// The error of `ChangeMessageVisibility` where the message's visibility timeout is over but
-    /// nobody received it since.
+    /// The error of `ChangeMessageVisibility` if the message's visibility timeout is over but it
+    /// was not received since.
     pub lapsed_receipt: LapsedReceipt,
 }
 
@@ -99,7 +99,7 @@ pub enum ReusedRequestToken {
     /// `ConflictException`.
     #[default]
     Refused,
-    /// The answer to the first request is given again, and nothing is done.
+    /// The answer to the first request is returned again, and nothing is done.
     Replayed,
 }
 
@@ -122,10 +122,10 @@ pub enum FailureWhileStopping {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailedStep {
-    /// Running steps are waited for, none is started, then the execution fails.
+    /// Running steps are awaited, none is started, then the execution fails.
     #[default]
     Drain,
-    /// Steps that do not depend on it are started and waited for, then the execution fails.
+    /// Steps that do not depend on it are started and awaited, then the execution fails.
     Continue,
     /// The execution fails at once; running steps are stopped without a message.
     Cut,
@@ -134,10 +134,10 @@ pub enum FailedStep {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetriedToken {
-    /// Another one; the one before is unknown from then on.
+    /// A new one; the previous one is unknown from then on.
     #[default]
     Fresh,
-    /// The one that it had.
+    /// The same one.
     Same,
 }
 
@@ -147,7 +147,7 @@ pub enum RepeatedAnswer {
     /// The step ends with it.
     #[default]
     Taken,
-    /// The answer to the first request is given again, and the step goes on waiting.
+    /// The answer to the first request is returned again, and the step keeps waiting.
     Replayed,
 }
 
@@ -186,7 +186,7 @@ pub enum TwiceInABatch {
     /// It is refused as a whole: `BatchEntryIdsNotDistinct`.
     #[default]
     Refused,
-    /// Each entry is done.
+    /// Each entry is performed.
     Done,
 }
 
@@ -202,7 +202,7 @@ pub enum LapsedReceipt {
 
 impl Undocumented {
     /// # Errors
-    /// A sentence, where the delay is longer than SQS can delay a message.
+    /// A sentence, if the delay is longer than SQS can delay a message.
     pub fn checked(self) -> Result<Self, String> {
         if self.stopping_delay > LONGEST_DELAY {
             return Err(

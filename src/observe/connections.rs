@@ -1,6 +1,6 @@
-//! The connections of the status server. Whoever comes is let in: for a new connection, beyond a
-//! number, the one that has done nothing for longest is shed, so that sockets nobody uses can never
-//! keep a health check out. Nor can a lack of descriptors: one is kept for it.
+//! The connections of the status server. Every client is accepted: beyond a maximum, a new
+//! connection replaces the one that has been idle longest, so that unused sockets can never block a
+//! health check. Nor can a lack of descriptors: one is reserved.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -33,21 +33,22 @@ pub(super) const CONNECTIONS: usize = 64;
 /// How long a request's head may take to arrive. Load balancers and Prometheus give up after about
 /// as long.
 const HEAD: Duration = Duration::from_secs(10);
-/// After this long a connection is closed once idle, so that what nobody reads from is not kept.
+/// After this long a connection is closed once idle, so that one that nothing reads from is not
+/// kept.
 const LIFE: Duration = Duration::from_mins(5);
-/// How long a connection that is to close may take to finish its answer: the process waits for it
-/// at its end.
+/// How long a closing connection may take to finish its answer: the process waits for it at its
+/// end.
 const CLOSING: Duration = Duration::from_secs(2);
-/// How long nothing is accepted after that has failed, as without a descriptor it does.
+/// How long to pause after accepting has failed, as it does without descriptors.
 const PAUSE: Duration = Duration::from_millis(500);
-/// What a spare descriptor stands for.
+/// What the reserved descriptor refers to.
 const NOTHING: &str = "/dev/null";
-/// No client of ours sends more; hyper's smallest buffer is 8 KiB.
+/// No known client sends more; hyper's smallest buffer is 8 KiB.
 pub(super) const HEADERS: usize = 64;
 pub(super) const HEAD_BYTES: usize = 16 * 1024;
 
-/// Answers whoever connects until `stop`, then finishes what is being answered. It starts no task:
-/// all connections are driven from here.
+/// Answers all connections until `stop`, then finishes pending answers. It starts no task: all
+/// connections are driven from here.
 pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: CancellationToken) {
     let seats = Arc::new(Seats::default());
     let mut connections = FuturesUnordered::new();
@@ -58,8 +59,8 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            // Before the next is accepted, each has read what has come for it: a request that is
-            // there is answered.
+            // Before the next is accepted, each has read what has arrived for it: a complete
+            // request is answered.
             Some(()) = connections.next() => spare = spare.or_else(|| File::open(NOTHING).ok()),
             accepted = accept(&listener, pause) => match accepted {
                 Ok(stream) => {
@@ -72,11 +73,11 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the status server could not be \
                                              accepted");
-                    // A descriptor may be wanting. The next to be accepted gets the spare one, and
-                    // gives it back at its end.
+                    // A descriptor may be missing. The next connection gets the reserved one, and
+                    // returns it at its end.
                     if spare.take().is_none() {
-                        // Without one the kernel fails even if nobody waits to be accepted: who has
-                        // just come is answered first.
+                        // Without one the kernel fails even if no client waits to be accepted: the
+                        // latest one is answered first.
                         if failures > 0 {
                             seats.shed();
                         }
@@ -97,7 +98,7 @@ async fn accept(listener: &TcpListener, pause: Instant) -> io::Result<TcpStream>
     Ok(stream)
 }
 
-/// Serves one connection until it ends, is shed, or has to end.
+/// Serves one connection until it ends, is replaced, or must close.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
@@ -114,7 +115,7 @@ pub(super) async fn serve(
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    // How a connection ends, a reset or a bad request, is its client's concern.
+    // How a connection ends, by a reset or a bad request, is its client's concern.
     tokio::select! {
         biased;
         () = shed.cancelled() => return,
@@ -142,26 +143,26 @@ fn answer(
     }
 }
 
-/// Who is connected, and since when each has done nothing.
+/// The connections, and since when each is idle.
 #[derive(Default)]
 pub(super) struct Seats(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     taken: Vec<Taken>,
-    /// Counts whatever happens, so that of two things it is known which was later.
+    /// Counts all events, to order them.
     moment: u64,
 }
 
 struct Taken {
     name: u64,
-    /// When it came, or last had a request answered.
+    /// When it was accepted, or last had a request answered.
     since: u64,
     busy: bool,
     shed: CancellationToken,
 }
 
-/// One connection's; given up when dropped.
+/// The place of one connection; returned when dropped.
 pub(super) struct Seat {
     seats: Arc<Seats>,
     name: u64,
@@ -183,8 +184,8 @@ impl Seats {
         Seat { seats: self.clone(), name, shed }
     }
 
-    /// Has the connection end that has been idle for longest; if all are at work, the one that has
-    /// been for longest.
+    /// Closes the connection that has been idle longest; if all are busy, the one that has been
+    /// busy longest.
     fn shed(&self) {
         let mut state = self.lock();
         let first =

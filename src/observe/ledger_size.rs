@@ -1,4 +1,4 @@
-//! The size of the ledger's file and of its log, as it was last measured.
+//! The size of the ledger's file and of its log, as last measured.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-/// Shared by who measures and who shows it.
+/// Shared by the code that measures and the code that shows it.
 #[derive(Clone, Debug, Default)]
 pub struct LedgerSize(Arc<[AtomicU64; 2]>);
 

@@ -1,8 +1,8 @@
-//! One line of the log for one event, whatever the event holds.
+//! Writes one event as one line of the log, whatever the event contains.
 //!
-//! Much of what is logged was written by others: handlers' output, messages, reasons, ARNs. So
-//! nothing in a value can end a line, begin one that looks like ours, or reach a terminal as a
-//! control sequence; and no value can make a line so long that the journal would break it in two.
+//! Much of what is logged comes from others: handlers' output, messages, reasons, ARNs. So nothing
+//! in a value can end a line, begin one that looks like ours, or reach a terminal as a control
+//! sequence; and no value can make a line so long that the journal would split it.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -15,11 +15,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-/// The most bytes that one value takes in a line, escapes included.
+/// The maximum size of one value in a line in bytes, including escapes.
 const MAX_VALUE: usize = 16 * 1024;
-/// Values are cut so that a line stays about here. journald's `LineMax` is 48 KiB by default: what
-/// is longer becomes a second line, which then would begin wherever the writer of the value
-/// pleased.
+/// Values are cut so that a line stays near this size. journald's `LineMax` is 48 KiB by default:
+/// the rest would become a second line, whose beginning the value's author could choose.
 const MAX_LINE: usize = 32 * 1024;
 
 /// How a line is written.
@@ -29,9 +28,9 @@ pub enum Form {
     Json,
 }
 
-/// Writes each event as one line: the time (RFC 3339, UTC), the level, where it comes from, the
-/// message, the fields of the spans around it from the outermost in, its own fields. Where a name
-/// occurs twice the innermost value is written.
+/// Writes each event as one line: the time (RFC 3339, UTC), the level, the target, the message, the
+/// fields of the enclosing spans from the outermost in, and its own fields. If a name occurs twice,
+/// the innermost value is written.
 pub struct Lines<O> {
     form: Form,
     out: O,
@@ -39,7 +38,7 @@ pub struct Lines<O> {
 
 /// Where lines go.
 pub trait Out: Send + Sync + 'static {
-    /// Takes a line, with its line feed, or loses it; it must not block.
+    /// Takes a line with its line feed, or loses it; it must not block.
     fn put(&self, line: &str, level: Level);
 }
 
@@ -49,12 +48,11 @@ impl<O> Lines<O> {
     }
 }
 
-/// The line of the log's own that stands where so many were dropped.
+/// The log's own line in place of dropped ones.
 pub(super) fn gap(form: Form, dropped: u64) -> String {
     let mut fields = Fields::default();
     fields.set("dropped", Value::Plain(dropped.to_string()));
-    let text =
-        "lines of the log were dropped here: they came faster than whoever reads stderr takes them";
+    let text = "lines of the log were dropped here: they were written faster than stderr is read";
     Line {
         at: Timestamp::now(),
         level: Level::WARN,
@@ -102,7 +100,7 @@ where
         let line = Line {
             at: Timestamp::now(),
             level,
-            // What comes through the `log` crate brings its own.
+            // Events from the `log` crate have their own.
             target: fields
                 .take("log.target")
                 .unwrap_or_else(|| event.metadata().target().to_owned()),
@@ -187,15 +185,15 @@ fn colour_of(level: Level) -> &'static str {
     }
 }
 
-/// The fields of a span or an event, in the order in which their names first came.
+/// The fields of a span or an event, in the order in which their names first appeared.
 #[derive(Debug, Default)]
 struct Fields {
     all: Vec<(&'static str, Value)>,
     text: Text,
 }
 
-/// The text of an event is its first field of the name `message`. Another of that name is a value
-/// like any other.
+/// The text of an event is its first field named `message`. Another field of that name is an
+/// ordinary value.
 #[derive(Debug, Default)]
 enum Text {
     #[default]
@@ -222,7 +220,7 @@ enum Value {
 
 impl Fields {
     fn set(&mut self, name: &'static str, value: Value) {
-        // The bridge from the `log` crate says where in a file; `log.target` alone is of use here.
+        // The bridge from the `log` crate adds source locations; only `log.target` is useful here.
         if matches!(name, "log.module_path" | "log.file" | "log.line") {
             return;
         }
@@ -276,7 +274,7 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has neither an infinity nor a NaN.
+        // JSON has neither infinity nor NaN.
         let text = format!("{value:?}");
         self.set(
             field.name(),
@@ -295,7 +293,7 @@ impl Visit for Fields {
     }
 }
 
-/// Text that needs no quotes to be told apart from what stands around it.
+/// Text that needs no quotes to be distinguished from what surrounds it.
 fn is_one_word(text: &str) -> bool {
     !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:+@*%#~".contains(&byte))
@@ -310,9 +308,9 @@ fn push_quoted(out: &mut String, text: &str) {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escape {
-    /// What would break the line or reach the terminal.
+    /// Characters that would break the line or reach the terminal.
     Controls,
-    /// That, and what would end a JSON string.
+    /// Those, and characters that would end a JSON string.
     Json,
 }
 
@@ -336,8 +334,8 @@ fn push_escaped(out: &mut String, text: &str, escape: Escape) {
     }
 }
 
-/// C0, DEL and C1; the separators of lines and paragraphs; and what turns the direction of writing,
-/// so that a line would read other than it is written. All of them have four hexadecimal digits.
+/// C0, DEL and C1; line and paragraph separators; and characters that change the writing direction,
+/// so that a line would read differently than it is written. All have four hexadecimal digits.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

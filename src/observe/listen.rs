@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where health, metrics and the status page are served: an IP address and a port, or `off`. It
-    /// asks for no password: an address beyond loopback is open to whoever can reach it.
+    /// Where health, metrics and the status page are served: an IP address and a port, or `off`.
+    /// There is no authentication: an address beyond loopback is open to everyone who can reach it.
     pub listen: Listen,
 }
 
@@ -25,7 +25,7 @@ pub enum Listen {
 }
 
 impl Default for Listen {
-    /// Loopback alone.
+    /// Only loopback.
     fn default() -> Self {
         Self::On(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)))
     }
@@ -40,8 +40,8 @@ impl FromStr for Listen {
         }
         text.parse().map(Self::On).map_err(|_| {
             format!(
-                "{text:?} is no address to listen on; write an IP address and a port, as in \
-                     \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\""
+                "{text:?} is not an address to listen on; write an IP address and a port, such as \
+                 \"127.0.0.1:9464\" or \"[::1]:9464\", or \"off\""
             )
         })
     }

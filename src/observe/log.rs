@@ -35,7 +35,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Text where stderr is a terminal, JSON elsewhere.
+    /// Text if stderr is a terminal, JSON otherwise.
     #[default]
     Auto,
     /// For people.
@@ -51,7 +51,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What cannot be right: pairs of a key and what is wrong with it.
+    /// Its mistakes: pairs of a key and the reason.
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         self.filter().err().map(|what| ("level", what)).into_iter().collect()
@@ -60,10 +60,10 @@ impl Config {
     fn filter(&self) -> Result<EnvFilter, String> {
         let help = "write trace, debug, info, warn, error or off, or a filter such as \
                     \"info,callbackd::engine=debug\"";
-        // The filter's own grammar takes a bare word that is no level for a module: `inof` would
-        // silence everything but a module of that name.
+        // The filter's own grammar takes a bare word that is not a level for a module: `inof` would
+        // silence everything except a module of that name.
         let mut words = self.level.split(',');
-        // The value itself is not repeated, as none of the configuration is that does not parse.
+        // The value is not repeated, like all configuration that cannot be parsed.
         if let Some(at) = words.position(|word| !word.contains(['=', '[']) && !is_level(word)) {
             return Err(format!("word {} of it is not a log level; {help}", at + 1));
         }
@@ -76,14 +76,14 @@ impl Config {
     }
 }
 
-/// What the SDK warns of comes again with each call, and is told by us: once for each cause.
+/// The SDK repeats its warnings with each call; we log the same problems once per cause.
 const QUIET: &str = "aws_config=error,aws_runtime=error,aws_credential_types=error,aws_smithy_runtime=error,aws_smithy_http_client=error";
 
 fn is_verbose(level: &str) -> bool {
     level.eq_ignore_ascii_case("debug") || level.eq_ignore_ascii_case("trace")
 }
 
-/// The writer of the process's log, once there is one.
+/// The writer of the process's log, once it exists.
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
 impl Out for Writer {
@@ -92,11 +92,11 @@ impl Out for Writer {
     }
 }
 
-/// Starts logging to stderr, for the whole process, panics included. Stdout is left to what
-/// commands print. Nobody who logs waits for whoever reads; [`end`] does, for a while.
+/// Starts logging to stderr for the whole process, including panics. Stdout is left to the
+/// commands' output. Logging never waits for the reader of the log; [`end`] does, for a while.
 ///
 /// # Errors
-/// A sentence, where the level is wrong or something else in the process has set up logging before.
+/// A sentence, if the level is wrong or other code in the process has set up logging before.
 pub fn init(config: &Config) -> Result<(), String> {
     let filter = config.filter()?;
     let terminal = io::stderr().is_terminal();
@@ -114,19 +114,19 @@ pub fn init(config: &Config) -> Result<(), String> {
         .with(Lines::new(form, writer.clone()))
         .try_init()
         .map_err(|error| failed(&error))?;
-    // Whoever was first has set up logging, and the line above has failed for all others.
+    // The first caller has set up logging; for all others the line above has failed.
     let _ = WRITER.set(writer);
     panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// Ends the log: says `last`, which is no line of its form, and waits until all is written,
-/// `within` this time at most. It does so, too, if the process does not log (yet). To be called
-/// before the process ends.
+/// Ends the log: writes `last` as it is, without the log's form, and waits until everything is
+/// written, at most `within`. Also works if the process does not log (yet). Call it before the
+/// process ends.
 pub fn end(last: Option<&str>, within: Duration) {
     let fresh = || Writer::start(Stderr, |_| String::new()).ok();
     let Some(writer) = WRITER.get().cloned().or_else(|| last.and_then(|_| fresh())) else {
-        // Without a thread it is said only where that does not block.
+        // Without a thread it is written only if that does not block.
         if let Some(last) = last.filter(|_| Stderr::has_room()) {
             let _ = writeln!(Stderr, "{last}");
         }
@@ -145,8 +145,8 @@ pub(super) struct Dropped;
 impl Collector for Dropped {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let counter = ConstCounter::new(WRITER.get().map_or(0, Writer::dropped));
-        let help = "Lines of the log that were not written: whoever reads stderr stood still, or \
-                    it cannot be written";
+        let help = "Lines of the log that were not written, because stderr was not read or could \
+                    not be written";
         counter.encode(encoder.encode_descriptor(
             "log_lines_dropped",
             help,
@@ -156,8 +156,8 @@ impl Collector for Dropped {
     }
 }
 
-/// A panic's message may hold what a message brought, so that it must not reach stderr but as a
-/// line of the log.
+/// A panic's message may contain parts of a message, so it must reach stderr only as a line of the
+/// log.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let text = panic.payload_as_str().unwrap_or("no message");
     let location = panic.location().map(ToString::to_string);

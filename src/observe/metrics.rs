@@ -1,4 +1,4 @@
-//! What is counted and measured, in Prometheus' terms.
+//! Counters and measurements, in Prometheus' terms.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,28 +22,28 @@ use crate::observe::queue_stat::QueueStat;
 /// The type of [`Metrics::exposition`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A step takes from milliseconds (a look-up) to days (a training job, somebody's approval).
+/// A step takes from milliseconds (a lookup) to days (a training job, an approval).
 const STEP_SECONDS: [f64; 16] = [
     0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0,
     86_400.0, 259_200.0, 604_800.0,
 ];
-/// From one hop to what a queue may keep a message, 14 days.
+/// From one network hop to the longest retention of a queue, 14 days.
 const PICKUP_SECONDS: [f64; 14] =
     [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 43_200.0, 345_600.0];
-/// From a commit that others waited with to a disk that is about to fail.
+/// From a shared commit to a disk that is about to fail.
 const COMMIT_SECONDS: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
-/// All metrics of one daemon. Every method is a few atomic operations behind a look-up, fit for the
-/// hot path. A queue is named by the last segment of its URL: accounts are left out, as a worker
-/// rarely has two queues of one name.
+/// All metrics of one daemon. Every method is a few atomic operations after a lookup, fit for the
+/// hot path. A queue is named by the last segment of its URL; accounts are left out, because a
+/// worker rarely has two queues of one name.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Of the file that the ledger lies in, if it lies in one.
+    /// Of the ledger's file, if it has one.
     pub ledger_size: LedgerSize,
     steps: Family<Labels<3>, Counter>,
     running: Family<Labels<2>, Gauge>,
@@ -84,21 +84,15 @@ impl Metrics {
         let metrics = Self {
             ledger_size: LedgerSize::register(add.0),
             queues: QueueStat::register(add.0),
-            steps: add.plain(
-                "steps",
-                "Steps that are done with, by how they \
-                                       ended",
-                Family::default(),
-            ),
+            steps: add.plain("steps", "Finished steps, by how they ended", Family::default()),
             running: add.plain(
                 "steps_running",
-                "Runs and cleanups under way \
-                here",
+                "Runs and cleanups in progress on this worker",
                 Family::default(),
             ),
             step_seconds: add.seconds(
                 "step",
-                "From the first start of a step's handler here to the step's end",
+                "From the first start of a step's handler on this worker to the step's end",
                 Family::new_with_constructor(|| Histogram::new(STEP_SECONDS)),
             ),
             pickup_seconds: add.seconds(
@@ -108,18 +102,17 @@ impl Metrics {
             ),
             aws_requests: add.plain(
                 "aws_requests",
-                "Calls to AWS, each attempt counted, by what came of them",
+                "Calls to AWS, each attempt counted, by result",
                 Family::default(),
             ),
             timeouts: add.plain(
                 "timeouts",
-                "Calls to AWS that our own bound cut \
-                                             off",
+                "Calls to AWS that exceeded callbackd's own time limit",
                 Family::default(),
             ),
             draining: add.plain(
                 "draining",
-                "1 from the signal to end on, while no new steps are taken",
+                "1 from the signal to stop, while no new steps are accepted",
                 Gauge::default(),
             ),
             ready: add.plain("ready", "1 while /readyz answers 200", Gauge::default()),
@@ -131,7 +124,8 @@ impl Metrics {
             ),
             messages_unreadable: add.plain(
                 "messages_unreadable",
-                "Received messages that are no callback step's, left to the queue's redrive policy",
+                "Received messages that are not of an accepted callback step, left to the queue's \
+                 redrive policy",
                 Family::default(),
             ),
             reports_not_found: add.plain(
@@ -141,8 +135,7 @@ impl Metrics {
             ),
             attempts: add.plain(
                 "attempts",
-                "Attempts at a step that were \
-                                             begun",
+                "Attempts of steps that were started",
                 Family::default(),
             ),
             retries: add.plain(
@@ -163,14 +156,13 @@ impl Metrics {
             ),
             stops: add.plain(
                 "stops",
-                "Stops of pipelines that were noticed, by what told of \
-                                       them",
+                "Stops of pipelines that were noticed, by how they were noticed",
                 Family::default(),
             ),
             stop_watch_interval: add.seconds(
                 "stop_watch_interval",
-                "How long the stop watch now takes to ask for each execution once; it stretches \
-                 with their number",
+                "How long the stop watch takes to ask about each execution once; it grows with \
+                 their number",
                 Gauge::default(),
             ),
             ledger_commit: add.seconds(
@@ -180,8 +172,8 @@ impl Metrics {
             ),
             ledger_failing: add.plain(
                 "ledger_failing",
-                "1 while the ledger cannot be written or read, or its file is gone, so that no new \
-                 step is taken",
+                "1 while the ledger cannot be written or read, or its file is gone, so no new step \
+                 is accepted",
                 Gauge::default(),
             ),
             impaired: add.plain(
@@ -192,7 +184,7 @@ impl Metrics {
             ),
             clock_set: add.plain(
                 "clock_set",
-                "How often the wall clock was found to have been set while we ran",
+                "How often the wall clock was set while the worker ran",
                 Counter::default(),
             ),
             registry,
@@ -201,7 +193,7 @@ impl Metrics {
         metrics
     }
 
-    /// Makes what is known by its kind appear from the start, at zero.
+    /// Makes series with known labels appear from the start, at zero.
     fn expect_kinds(&self) {
         for what in [
             "space",
@@ -231,8 +223,8 @@ impl Metrics {
         }
     }
 
-    /// Makes what belongs to a queue appear from the start, at zero: what is absent until it first
-    /// happens is what alerts miss.
+    /// Makes a queue's series appear from the start, at zero: alerts miss series that are absent
+    /// until something happens.
     pub fn expect_queue(&self, queue: &str) {
         let label = queue_label(queue);
         for counter in [
@@ -262,7 +254,8 @@ impl Metrics {
         }
     }
 
-    /// A run or a cleanup begins. `pickup`: since the message was sent, for a step's first run.
+    /// A run or a cleanup begins. `pickup`: the time since the message was sent, for a step's first
+    /// run.
     pub fn step_started(&self, queue: &str, handler: &str, pickup: Option<Duration>) {
         let labels = step_labels(queue, handler);
         self.running.get_or_create(&labels).inc();
@@ -271,7 +264,7 @@ impl Metrics {
         }
     }
 
-    /// An attempt at a step is begun, its first or another.
+    /// An attempt of a step begins, the first or a later one.
     pub fn attempt(&self, queue: &str, handler: &str, first: bool) {
         let labels = step_labels(queue, handler);
         self.attempts.get_or_create(&labels).inc();
@@ -280,12 +273,12 @@ impl Metrics {
         }
     }
 
-    /// What [`Metrics::step_started`] told of is over.
+    /// The run or cleanup of [`Metrics::step_started`] is over.
     pub fn step_idle(&self, queue: &str, handler: &str) {
         self.running.get_or_create(&step_labels(queue, handler)).dec();
     }
 
-    /// A step is done with: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
+    /// A step is finished: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
     pub fn step_ended(&self, queue: &str, handler: &str, outcome: &str, took: Option<Duration>) {
         self.steps.get_or_create(&outcome_labels(queue, handler, outcome)).inc();
         if let Some(took) = took {
@@ -295,7 +288,7 @@ impl Metrics {
         }
     }
 
-    /// A call to AWS came back. `result`: `ok`, or the code of its error.
+    /// A call to AWS returned. `result`: `ok`, or the code of its error.
     pub fn aws_request(&self, service: &'static str, operation: &'static str, result: &str) {
         let labels = [
             ("service", service.into()),
@@ -310,7 +303,7 @@ impl Metrics {
         self.timeouts.get_or_create(&[("operation", operation.into())]).inc();
     }
 
-    /// How a queue fares now.
+    /// The current state of a queue.
     pub fn set_queue(&self, queue: &str, figures: &Figures) {
         self.queues.set(queue, figures);
     }
@@ -350,7 +343,7 @@ impl Metrics {
         self.clock_set.inc();
     }
 
-    /// Something keeps handlers from working, or does so no more.
+    /// Something keeps handlers from working, or no longer does.
     pub fn set_impaired(&self, what: &str, impaired: bool) {
         self.impaired.get_or_create(&[("what", what.to_owned().into())]).set(impaired.into());
     }
@@ -372,7 +365,7 @@ impl Metrics {
         self.ledger_failing.set(failing.into());
     }
 
-    /// Everything, as `OpenMetrics` text of [`CONTENT_TYPE`].
+    /// All metrics as `OpenMetrics` text of [`CONTENT_TYPE`].
     ///
     /// # Errors
     /// None that is known: the text is written to memory.
@@ -420,7 +413,8 @@ fn queue_label(queue: &str) -> Labels<1> {
     [("queue", queue.to_owned().into())]
 }
 
-/// An error's code, which a service or a proxy chose: only what looks like one becomes a label.
+/// An error's code, which a service or a proxy chose: only text that looks like one becomes a
+/// label.
 fn code(result: &str) -> Cow<'static, str> {
     let plain = !result.is_empty()
         && result.len() <= 64

@@ -1,6 +1,6 @@
 //! What an operator sees of the daemon: logs, metrics, the status server.
 //!
-//! Nothing here knows the rest of the crate: it is told in plain words and numbers, and asks
+//! Nothing here depends on the rest of the crate: it is given plain words and numbers, and asks
 //! through [`server::Source`].
 
 mod connections;

@@ -1,5 +1,5 @@
-//! Prometheus' standard `process_*` metrics, read from `/proc` at each scrape. Where there is no
-//! `/proc` there are none.
+//! Prometheus' standard `process_*` metrics, read from `/proc` at each scrape; absent without
+//! `/proc`.
 
 use std::fmt;
 use std::fs;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 /// The unit of times in `/proc/*/stat`, proc(5): `USER_HZ`, which Linux fixes at 100 for user space
-/// on every architecture we build for.
+/// on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct ProcessStat {
 }
 
 impl ProcessStat {
-    /// `/proc/stat` holds a line for each interrupt on large machines; it is read once.
+    /// `/proc/stat` has a line for each interrupt on large machines, so it is read only once.
     pub(super) fn new() -> Self {
         let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text));
         let started = read_stat().map(|stat| stat.started_after_boot);
@@ -80,7 +80,7 @@ fn read_stat() -> Option<Stat> {
     stat(&fs::read_to_string("/proc/self/stat").ok()?)
 }
 
-/// Fields 14, 15 and 22. The second, the program's name in parentheses, may hold anything.
+/// Fields 14, 15 and 22. The second, the program's name in parentheses, may contain anything.
 fn stat(text: &str) -> Option<Stat> {
     let (_, behind_name) = text.rsplit_once(") ")?;
     let mut fields = behind_name.split(' ').skip(11);
@@ -112,7 +112,7 @@ fn max_files(limits: &str) -> Option<f64> {
     if in_force == "unlimited" { Some(f64::INFINITY) } else { in_force.parse().ok() }
 }
 
-/// The directory that is read is open itself, and not counted.
+/// The directory that is being read is open itself, and not counted.
 fn open_files() -> Option<f64> {
     let entries = u32::try_from(fs::read_dir("/proc/self/fd").ok()?.count()).ok()?;
     Some(f64::from(entries.saturating_sub(1)))

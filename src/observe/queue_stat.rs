@@ -1,4 +1,4 @@
-//! How each queue fares, as gauges that are set at each scrape. A queue is named by the last
+//! The state of each queue, as gauges that are set at each scrape. A queue is named by the last
 //! segment of its URL.
 
 use std::time::Duration;
@@ -11,30 +11,30 @@ use prometheus_client::registry::{Registry, Unit};
 const NEW: &str = "new";
 const RESUMED: &str = "resumed";
 
-/// How one queue fares.
+/// The state of one queue.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
     /// Steps that may run at once.
     pub concurrency: usize,
     /// Messages that heartbeats keep invisible.
     pub held: usize,
-    /// Steps that wait for a slot: those that never ran, and those that go on.
+    /// Steps that wait for a slot: those that never ran, and those that resume.
     pub queued: [usize; 2],
     /// Cleanups that wait for others to end.
     pub cleanups_waiting: usize,
-    /// Outcomes that wait for other reports under way.
+    /// Outcomes that wait for other pending reports.
     pub reports_waiting: usize,
-    /// Steps that are not started, as their message has not come back and other workers may have
-    /// it.
+    /// Steps that are not resumed because their message has not come back and other workers may
+    /// have it.
     pub without_message: usize,
-    /// Outcomes that SageMaker has not yet accepted, and how old the oldest is.
+    /// Outcomes that SageMaker has not accepted yet, and the age of the oldest.
     pub reports_pending: usize,
     pub oldest_unreported: Option<Duration>,
-    /// Steps that wait for somebody else to complete them.
+    /// Steps that wait for someone else to complete them.
     pub deferred: usize,
     /// Stops of steps that the ledger has never run, held until their steps are closed or answered.
     pub stops_held: usize,
-    /// When a receive last worked, since the epoch.
+    /// When a receive last succeeded, since the epoch.
     pub last_poll: Option<Duration>,
 }
 
@@ -70,20 +70,24 @@ impl QueueStat {
             registry.register(name, help, family.clone());
             family
         };
-        let without_message = "Steps that nobody runs and whose message has not come back, on a \
-                               queue that other workers read, too";
-        let concurrency = counts("concurrency", "Steps of the queue that may run here at once");
+        let without_message = "Steps that no worker runs and whose message has not come back, on a \
+                               queue that other workers also read";
+        let concurrency = counts(
+            "concurrency",
+            "Steps of the queue that may run on this worker at \
+            once",
+        );
         let held = counts("messages_held", "Messages that heartbeats keep invisible");
         let cleanups_waiting = counts("cleanups_waiting", "Cleanups that wait for others to end");
         let reports_waiting = counts(
             "reports_waiting",
-            "Outcomes that wait for other reports under way before they are sent",
+            "Outcomes that wait for other pending reports before they are sent",
         );
         let without_message = counts("steps_without_message", without_message);
         let reports_pending =
-            counts("reports_pending", "Outcomes that SageMaker has not yet accepted");
+            counts("reports_pending", "Outcomes that SageMaker has not accepted yet");
         let deferred =
-            counts("steps_deferred", "Steps that wait for somebody else to complete them");
+            counts("steps_deferred", "Steps that wait for someone else to complete them");
         let stops_held = counts(
             "stops_held",
             "Stops of steps that this ledger has never run, held until they are answered",
@@ -95,12 +99,11 @@ impl QueueStat {
         };
         let oldest_unreported = seconds(
             "oldest_unreported",
-            "The age of the oldest outcome that SageMaker has not yet accepted; 0 where there is \
-             none",
+            "The age of the oldest outcome that SageMaker has not accepted yet; 0 if there is none",
         );
         let last_poll = seconds(
             "last_poll_timestamp",
-            "When a receive from the queue last worked, since the epoch; 0 where none has since \
+            "When a receive from the queue last succeeded, since the epoch; 0 if none has since \
              the start",
         );
         Self {

@@ -1,4 +1,4 @@
-//! The status server: whether the daemon is well, what it counts, what it holds.
+//! The status server: the daemon's health, its metrics, and its steps.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,43 +26,42 @@ use crate::observe::connections;
 pub use crate::observe::listen::{Config, Listen};
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 
-/// How long `/steps` may take to be put together. Load balancers and Prometheus give up after about
-/// as long.
+/// How long the answer of `/steps` may take. Load balancers and Prometheus give up after about as
+/// long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the server tells of. Nothing here may block.
+/// What the server shows. Nothing here may block.
 pub trait Source: Send + Sync {
-    /// `/healthz`: whether the process does its work at all. Who restarts it acts on this: nothing
-    /// that a restart would not mend belongs here.
+    /// `/healthz`: whether the process does its work at all. A failure leads to a restart, so
+    /// nothing that a restart would not fix belongs here.
     fn health(&self) -> Vec<Check>;
 
-    /// `/readyz`: whether it takes and answers steps now.
+    /// `/readyz`: whether it accepts and answers steps now.
     fn readiness(&self) -> Vec<Check>;
 
     /// `/steps`: a page of what the ledger holds.
     fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>>;
 
-    /// `/steps/TOKEN`: all that the ledger holds of one step.
+    /// `/steps/TOKEN`: everything that the ledger holds about one step.
     fn step<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Value, Problem>>;
 
-    /// Called before `/metrics` is rendered, to set the gauges that are not kept up to date on the
-    /// way.
+    /// Called before `/metrics` is rendered, to set the gauges that are not updated continuously.
     fn refresh(&self, _metrics: &Metrics) {}
 }
 
-/// Which steps `/steps` is asked for.
+/// Which steps `/steps` should return.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StepsQuery {
-    /// In one of these, separated by commas.
+    /// With one of these statuses, separated by commas.
     pub status: Option<String>,
     pub pipeline: Option<String>,
     pub handler: Option<String>,
     /// First seen, concluded or settled since then: a time (RFC 3339), or how long ago (`1h`).
     pub since: Option<String>,
-    /// At most so many.
+    /// At most this many.
     pub limit: Option<usize>,
-    /// Behind another page: what its `Link` says.
+    /// After another page: the value in that page's `Link` header.
     #[serde(alias = "cursor")]
     pub after: Option<String>,
 }
@@ -76,7 +75,7 @@ pub struct Steps {
     pub next: Option<String>,
 }
 
-/// Why a question is not answered.
+/// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     status: StatusCode,
@@ -84,12 +83,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The question is wrong.
+    /// The request is wrong.
     pub fn bad(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: reason.into() }
     }
 
-    /// There is no such thing.
+    /// The requested thing does not exist.
     pub fn not_found(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_FOUND, reason: reason.into() }
     }
@@ -100,12 +99,12 @@ impl Problem {
     }
 }
 
-/// One thing that is well or not.
+/// The result of one health check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub name: &'static str,
     pub ok: bool,
-    /// In one line: what is wrong and what to do, or what is well.
+    /// In one line: what is wrong and what to do, or what works.
     pub detail: String,
 }
 
@@ -122,7 +121,7 @@ pub struct BindError {
     error: io::Error,
 }
 
-/// A server that is bound, and answers once it [runs](Self::run).
+/// A bound server, which answers once it [runs](Self::run).
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -133,15 +132,15 @@ pub struct Server {
 struct Shared {
     source: Arc<dyn Source>,
     metrics: Arc<Metrics>,
-    /// Bound to loopback, so that a name that leads here was made to.
+    /// Bound to loopback, so a host name that resolves to it was made to.
     loopback: bool,
 }
 
 impl Server {
-    /// Binds the configured address; `None` where the server is off.
+    /// Binds the configured address; `None` if the server is off.
     ///
     /// # Errors
-    /// [`BindError`] names the address, why it cannot be had, and what to do.
+    /// [`BindError`] names the address, why it is unavailable, and what to do.
     pub async fn bind(
         config: &Config,
         source: Arc<dyn Source>,
@@ -153,19 +152,19 @@ impl Server {
         let address = listener.local_addr().map_err(refused)?;
         let loopback = address.ip().is_loopback();
         if !loopback {
-            tracing::warn!(%address, "the status server is open to whoever can reach this address, \
-                                      without a password");
+            tracing::warn!(%address, "the status server is open to everyone who can reach this \
+                                      address, without a password");
         }
         let router = router(Shared { source, metrics, loopback });
         Ok(Some(Self { listener, address, router }))
     }
 
-    /// Where it listens; the port is the one it was given where the configured one is 0.
+    /// The address that it listens on, with the actual port if the configured one is 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `stop`, then finishes what it is answering. It starts no task.
+    /// Answers until `stop`, then finishes pending answers. It starts no task.
     pub async fn run(self, stop: CancellationToken) {
         connections::serve_all(self.listener, self.router, stop).await;
     }
@@ -185,9 +184,9 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn index() -> Response {
-    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it takes \
-                steps\n/metrics  for Prometheus\n/steps    what its ledger holds; /steps/TOKEN one \
-                step\n";
+    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it accepts \
+                steps\n/metrics  for Prometheus\n/steps    the steps in its ledger; /steps/TOKEN \
+                one step\n";
     answer(StatusCode::OK, "text/plain; charset=utf-8", text)
 }
 
@@ -259,7 +258,7 @@ fn following(query: &StepsQuery, next: &str) -> String {
     format!("/steps?{}", given.join("&"))
 }
 
-/// As a value in an address: all but unreserved characters (RFC 3986) as their bytes.
+/// As a query value: all except unreserved characters (RFC 3986) as their bytes.
 fn percent_encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
@@ -274,11 +273,11 @@ fn percent_encoded(text: &str) -> String {
 async fn unknown() -> Response {
     problem(
         StatusCode::NOT_FOUND,
-        "no such page; there are /, /healthz, /readyz, /metrics and /steps",
+        "no such page; the pages are /, /healthz, /readyz, /metrics and /steps",
     )
 }
 
-/// 200 where all is well, else 503; the body says of each check how it stands.
+/// 200 if all checks pass, else 503; the body lists each check with its result.
 fn checked(checks: &[Check]) -> Response {
     let ok = checks.iter().all(|check| check.ok);
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -300,8 +299,8 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>)
     response
 }
 
-/// Refuses whom a browser was tricked into calling, and keeps every answer out of caches, frames
-/// and other sites' hands.
+/// Refuses requests that a browser was tricked into sending, and keeps every answer out of caches,
+/// frames and other sites' reach.
 async fn guard(
     State(shared): State<Shared>,
     request: Request,
@@ -329,9 +328,9 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Whether every name that the request gives for this host is one of loopback's own. A page of
-/// `http://evil.example` whose name was made to lead to 127.0.0.1 says its own name here, and would
-/// else read our answers as its own. HTTP/1.0 may give none.
+/// Whether every host name in the request is one of loopback's own. A page of `http://evil.example`
+/// whose name was made to resolve to 127.0.0.1 sends its own name here, and could otherwise read
+/// our answers. HTTP/1.0 may send none.
 fn is_for_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     let in_uri = uri.host().map(str::to_owned);
     let mut hosts =
@@ -352,7 +351,7 @@ fn is_loopback_name(host: &str) -> bool {
 
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "something else listens there already".to_owned(),
+        io::ErrorKind::AddrInUse => "another process is listening there".to_owned(),
         io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "not permitted (ports below 1024 need a privilege)".to_owned()
@@ -372,7 +371,7 @@ mod tests {
     use super::*;
     use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Seats};
 
-    /// Well or not as a test says; its steps come once they may.
+    /// Healthy or not, as a test says; its steps are returned once allowed.
     #[derive(Default)]
     struct Fake {
         checks: Mutex<Vec<Check>>,
@@ -595,8 +594,8 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "cannot listen on {taken} for the status server: something else listens there \
-                 already; set another address as http.listen, or \"off\""
+                "cannot listen on {taken} for the status server: another process is listening \
+                 there; set another address as http.listen, or \"off\""
             )
         );
     }
@@ -615,7 +614,7 @@ mod tests {
         (address, stop.drop_guard())
     }
 
-    /// Connects and says no more than this.
+    /// Connects and sends no more than this.
     async fn connected(address: SocketAddr, says: &str) -> TcpStream {
         let mut client = TcpStream::connect(address).await.expect("it listens");
         client.write_all(says.as_bytes()).await.expect("it is open");
@@ -628,8 +627,8 @@ mod tests {
         answer
     }
 
-    /// Whether the server has closed the connection, if it does so at all before it answers someone
-    /// else.
+    /// Whether the server has closed the connection, if it does so before it answers another
+    /// client.
     async fn is_closed(client: &TcpStream, address: SocketAddr) -> bool {
         answered(connected(address, &get_of("/healthz", "localhost")).await).await;
         let mut byte = [0];

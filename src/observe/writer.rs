@@ -1,8 +1,8 @@
-//! The log's way out: whoever logs never waits for whoever reads.
+//! Writes the log without ever making the logging code wait for the log's reader.
 //!
-//! stderr may be a pipe whose reader stands still for hours: a container's blocking log driver, a
-//! frozen terminal, a pager. So lines wait in a buffer, and a thread of their own writes them. What
-//! does not fit is dropped, counted, and said where it is missing.
+//! stderr may be a pipe whose reader stalls for hours: a container's blocking log driver, a frozen
+//! terminal, a pager. So lines wait in a buffer, and a separate thread writes them. Lines that do
+//! not fit are dropped and counted, and the log says so in their place.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -13,15 +13,15 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Bytes of lines that wait, at most, beside as many that are being written: some 7,000 lines,
-/// which the writer gets rid of in milliseconds unless nobody reads.
+/// Maximum size of the waiting lines, beside as many that are being written: some 7,000 lines,
+/// which take milliseconds to write unless the reader has stalled.
 const ROOM: usize = 2 << 20;
-/// What of it is kept for warnings and errors: programs may talk much.
+/// The part that is reserved for warnings and errors: programs may log a lot.
 const SPARED: usize = ROOM / 4;
-/// A buffer that has grown beyond this is given back.
+/// A buffer that has grown beyond this is freed.
 const KEPT: usize = 64 << 10;
 
-/// Takes lines. Cheap to clone.
+/// Accepts lines. Cheap to clone.
 #[derive(Clone)]
 pub struct Writer(Arc<Shared>);
 
@@ -29,29 +29,29 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to write.
     news: Condvar,
-    /// All is written.
+    /// Everything is written.
     rest: Condvar,
-    /// The line that stands for so many that were dropped.
+    /// The line in place of this many dropped ones.
     gap: Box<dyn Fn(u64) -> String + Send + Sync>,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// The thread writes; it looks here again when it is done.
+    /// The thread is writing; it looks here again when it is done.
     busy: bool,
-    /// Dropped, in all.
+    /// Lines dropped in total.
     dropped: u64,
-    /// Of these, how many are yet to be said.
+    /// Those not reported yet.
     unsaid: u64,
 }
 
 impl Writer {
-    /// Starts the thread that writes to `out`. It is not joined: it may stand in a write that never
+    /// Starts the thread that writes to `out`. It is not joined: it may hang in a write that never
     /// returns, and ends with the process.
     ///
     /// # Errors
-    /// If the system has no thread to give.
+    /// If the system refuses a thread.
     pub fn start(
         mut out: impl Write + Send + 'static,
         gap: impl Fn(u64) -> String + Send + Sync + 'static,
@@ -67,8 +67,8 @@ impl Writer {
         Ok(Self(shared))
     }
 
-    /// Takes a line, with its line feed, or drops it; returns at once. `urgent` lines find room for
-    /// longer.
+    /// Accepts a line with its line feed, or drops it; returns at once. `urgent` lines find room
+    /// for longer.
     pub fn put(&self, line: &str, urgent: bool) {
         let room = if urgent { ROOM } else { ROOM - SPARED };
         let mut state = self.0.lock();
@@ -90,7 +90,7 @@ impl Writer {
         self.0.lock().dropped
     }
 
-    /// Waits until all is written, `within` this time at most; whether it is.
+    /// Waits until everything is written, at most `within`; returns whether it is.
     pub fn flush(&self, within: Duration) -> bool {
         let state = self.0.lock();
         let waits = |state: &mut State| state.busy || !state.waiting.is_empty();
@@ -125,7 +125,7 @@ impl Shared {
             let written = write_all(out, &lines, in_line);
             in_line = written.in_line;
             if written.lost > 0 {
-                // Not said: a log that cannot be written has no place for it.
+                // Not reported: a log that cannot be written has no place for it.
                 self.lock().dropped += written.lost;
             }
             lines.clear();
@@ -133,7 +133,7 @@ impl Shared {
         }
     }
 
-    /// Says how many were dropped before what comes next.
+    /// Reports how many lines were dropped before the next one.
     fn say_gap(&self, state: &mut State) {
         if state.unsaid > 0 {
             let line = (self.gap)(std::mem::take(&mut state.unsaid));
@@ -147,13 +147,13 @@ impl Shared {
 }
 
 struct Written {
-    /// Lines that are not, or not as a whole, where they should be.
+    /// Lines that are missing or incomplete.
     lost: u64,
     /// It ended in the middle of a line.
     in_line: bool,
 }
 
-/// Writes lines as far as they can be. What comes after half a line begins one of its own.
+/// Writes lines as far as possible. After an incomplete line the next one begins on its own line.
 fn write_all(out: &mut impl Write, lines: &[u8], in_line: bool) -> Written {
     if in_line && write_whole(out, b"\n").is_err() {
         return Written { lost: count(lines), in_line };
@@ -167,7 +167,7 @@ fn write_all(out: &mut impl Write, lines: &[u8], in_line: bool) -> Written {
     }
 }
 
-/// How much was written, if not all.
+/// How much was written, if not everything.
 fn write_whole(out: &mut impl Write, bytes: &[u8]) -> Result<(), usize> {
     let mut done = 0;
     while done < bytes.len() {
@@ -185,12 +185,12 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').map(|_| 1).sum()
 }
 
-/// stderr past the lock of the standard library, which whoever stands in a write would hold. A
-/// description that is shared with another process may not block: it is waited for.
+/// stderr without the standard library's lock, which a stalled write would hold. The file
+/// description may be shared with another process and must stay blocking, so it is polled.
 pub struct Stderr;
 
 impl Stderr {
-    /// Whether it takes something now.
+    /// Whether it accepts something now.
     pub(super) fn has_room() -> bool {
         let stderr = io::stderr();
         poll(&mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)
@@ -226,7 +226,7 @@ mod tests {
     /// Far beyond what any of this takes.
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Takes what is written as often as it is let, and so many bytes at a time.
+    /// Accepts writes as often as permitted, and this many bytes at a time.
     struct Gate {
         let_in: Receiver<io::Result<usize>>,
         written: Sender<Vec<u8>>,
@@ -264,7 +264,7 @@ mod tests {
             self.gate.send(what).expect("the writer lives");
         }
 
-        /// Waits until the writer stands in a write of what was put first.
+        /// Waits until the writer is stalled in a write of the first lines.
         fn stalled(self) -> Self {
             self.writer.put("first\n", false);
             while !self.writer.0.lock().busy {

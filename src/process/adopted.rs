@@ -1,7 +1,7 @@
-//! Orphans of a container whose first process this is: nobody else can reap them.
+//! Reaps the orphans of a container in which this is the first process: no other process can.
 //!
-//! Programs and all that they start are reaped by their keepers. What comes here was started by
-//! others, `docker exec` for one.
+//! Programs and everything that they start are reaped by their keepers. What arrives here was
+//! started by others, such as `docker exec`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,8 +11,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tokio::time::interval;
 
-/// Children of our own are waited for within milliseconds by whoever started them; one that has
-/// been dead for longer is nobody's.
+/// Our own children are awaited within milliseconds by the code that started them; one that has
+/// been dead for longer is an orphan.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Whether this is the first process of its container.
@@ -20,7 +20,7 @@ pub fn is_first() -> bool {
     std::process::id() == 1
 }
 
-/// Reaps, as long as it is polled, what has been dead for a while. Never returns.
+/// Reaps, as long as it is polled, processes that have been dead for a while. Never returns.
 pub async fn reap() {
     let mut looks = interval(LOOK);
     let mut seen = BTreeSet::new();
@@ -29,7 +29,7 @@ pub async fn reap() {
         let dead = dead_children();
         for pid in dead.intersection(&seen) {
             if waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG)).is_ok() {
-                tracing::debug!(pid, "reaped a process that nobody waited for");
+                tracing::debug!(pid, "reaped a process that had no parent to wait for it");
             }
         }
         seen = dead;
@@ -47,7 +47,7 @@ fn dead_children() -> BTreeSet<i32> {
 }
 
 fn is_dead(pid: i32) -> bool {
-    // The name stands in parentheses and may hold anything, parentheses too.
+    // The name is in parentheses and may contain anything, including parentheses.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }

@@ -1,14 +1,14 @@
-//! How many files this process may have open.
+//! The limit on this process's open files.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// For connections, the ledger and the log, beside what programs take.
+/// For connections, the ledger and the log, in addition to programs.
 const OURS: u64 = 1024;
-/// The pipes of a running program, its files while they are looked at, and what watches over it.
+/// The pipes of a running program, its files while they are read, and its supervision.
 const EACH: u64 = 12;
 
-/// Raises the soft limit to what so many programs at once need, as far as the hard one lets it. Not
-/// beyond: programs inherit it, and some go through all descriptors that there could be.
+/// Raises the soft limit to what this many concurrent programs need, up to the hard limit. Not
+/// further: programs inherit it, and some iterate over all possible descriptors.
 pub fn raise_open_files(programs: usize) {
     let wanted = OURS.saturating_add(EACH.saturating_mul(programs as u64));
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };

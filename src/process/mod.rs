@@ -1,5 +1,4 @@
-//! The process as its surroundings see it: signals in, systemd told, ECS asked not to stop it while
-//! it works.
+//! The process in its environment: signals, systemd, and the ECS agent.
 
 pub mod adopted;
 pub mod limits;

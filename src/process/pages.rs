@@ -1,12 +1,12 @@
-//! The pages of this process's memory.
+//! The memory pages of this process.
 
 use nix::sys::prctl;
 
-/// Does without huge pages, also where the allocator asks for them: they cost an idle worker 14
-/// MiB, and it has nothing to gain by them. Processes that it forks would do without too, unless
-/// they undo it.
+/// Disables huge pages, even if the allocator requests them: they cost an idle worker 14 MiB
+/// without a benefit. Forked processes inherit this unless they undo it.
 pub fn keep_small() {
     if let Err(error) = prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "the worker takes more memory than it needs");
+        tracing::debug!(%error, "huge pages could not be disabled; the worker uses more memory \
+                                 than it needs");
     }
 }

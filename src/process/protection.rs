@@ -1,11 +1,12 @@
 //! ECS task scale-in protection, held while steps run, so that neither a scale-in nor a deployment
-//! ends a task at work.
+//! ends a busy task.
 //!
-//! The container agent serves it at `$ECS_AGENT_URI/task-protection/v1/state`, on EC2 and on
+//! The container agent offers it at `$ECS_AGENT_URI/task-protection/v1/state`, on EC2 and on
 //! Fargate, to tasks of a service; see
-//! <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-scale-in-protection-endpoint.html>. It signs with the task's role, which
-//! needs `ecs:UpdateTaskProtection`. A protected task that is told to stop by other means
-//! (`StopTask`, a Spot interruption, a dying host) still stops: the drain is what saves its steps.
+//! <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-scale-in-protection-endpoint.html>.
+//! It signs with the task's role, which needs `ecs:UpdateTaskProtection`. A protected task that is
+//! stopped by other means (`StopTask`, a Spot interruption, a failing host) still stops: the drain
+//! is what saves its steps.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,31 +23,31 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// For how long protection is asked; ECS allows 1 to 2880 minutes, and ends it by itself after
-/// that. Long enough to be kept through an outage of the ECS API, short enough that a task which
-/// lost its way does not block a deployment for a day.
+/// How long protection is requested for; ECS allows 1 to 2880 minutes and ends it after that. Long
+/// enough to survive an outage of the ECS API, short enough that a broken task does not block a
+/// deployment for a day.
 const EXPIRES_MINUTES: u32 = 60;
-/// Protection is asked for again at half of its time; each answer starts the time anew.
+/// Protection is renewed at half of its time.
 const RENEW: Duration = Duration::from_mins(30);
-/// How long the task stays protected after its last step ended: short steps one after the other
-/// would else mean two calls each, and the API is throttled. The only cost is that a scale-in waits
-/// as long.
+/// How long the task stays protected after its last step ended: otherwise consecutive short steps
+/// would need two calls each, and the API is throttled. The only cost is that a scale-in waits as
+/// long.
 const LINGER: Duration = Duration::from_secs(10);
-/// The agent gives its own call to ECS some seconds.
+/// The agent allows its own call to ECS some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Waits after failures double from the first to the second. Nothing depends on a soon answer, and
-/// some failures last: a task that belongs to no service is refused for ever.
+/// Waits after failures double from the first to the second. Nothing depends on a quick answer, and
+/// some failures last: a task that belongs to no service is always refused.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// At the end the task goes away anyway: try a little, then leave it to the expiry. ECS kills a
+/// At the end the task goes away anyway: it tries a little, then relies on the expiry. ECS kills a
 /// task 30 s after it told it to stop.
 const LAST_TRIES: u32 = 2;
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The agent's answers are a few hundred bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Who can protect this task.
+/// Something that can protect this task.
 pub trait Agent {
-    /// Protects the task for an hour from now, or lets go of it; an error in one line.
+    /// Protects the task for an hour from now, or ends the protection; an error is one line.
     fn set(&self, protected: bool) -> impl Future<Output = Result<(), String>> + Send;
 }
 
@@ -56,8 +57,8 @@ pub struct EcsAgent {
     uri: Uri,
 }
 
-/// Keeps the task protected exactly while steps run, and ten seconds beyond. `running` is the
-/// number of running steps; once its sender is gone the protection is released, within three
+/// Keeps the task protected exactly while steps run, and ten seconds longer. `running` is the
+/// number of running steps; once its sender is dropped the protection is released within three
 /// seconds, and this returns. Outside ECS, without `$ECS_AGENT_URI`, it returns at once.
 pub async fn hold_while_running(running: watch::Receiver<usize>) {
     let Some(base) = std::env::var_os("ECS_AGENT_URI") else { return };
@@ -73,7 +74,7 @@ pub async fn hold_while_running(running: watch::Receiver<usize>) {
 /// [`hold_while_running`] with any agent.
 pub async fn hold(agent: &impl Agent, mut running: watch::Receiver<usize>) {
     let mut hold = Hold::new(Instant::now());
-    // A call under way is let go of at the end: an agent that does not answer must not hold it up.
+    // A pending call is dropped at the end: an agent that does not answer must not delay it.
     tokio::select! {
         biased;
         () = gone(running.clone()) => {}
@@ -89,13 +90,12 @@ pub async fn hold(agent: &impl Agent, mut running: watch::Receiver<usize>) {
     };
     if timeout(LAST_PATIENCE, let_go).await.is_err() {
         tracing::warn!(
-            "ECS task protection could not be released; it ends by itself, with the task or after \
-             an hour"
+            "ECS task protection could not be released; it ends with the task, or after an hour"
         );
     }
 }
 
-/// Asks for what is due, until nobody counts any more.
+/// Makes the calls that are due, until the sender is dropped.
 async fn keep(agent: &impl Agent, hold: &mut Hold, running: &mut watch::Receiver<usize>) {
     loop {
         hold.see(*running.borrow_and_update() > 0, Instant::now());
@@ -106,7 +106,7 @@ async fn keep(agent: &impl Agent, hold: &mut Hold, running: &mut watch::Receiver
     }
 }
 
-/// Resolves once nobody counts any more.
+/// Resolves once the sender is dropped.
 async fn gone(mut running: watch::Receiver<usize>) {
     while running.changed().await.is_ok() {}
 }
@@ -124,7 +124,7 @@ async fn reached(due: Option<(Instant, bool)>) -> bool {
 async fn ask(agent: &impl Agent, hold: &mut Hold, protected: bool) {
     let before = hold.failures;
     if protected {
-        // It may be set although we are never told.
+        // It may be set although the answer never arrives.
         hold.renew_at.get_or_insert(Instant::now());
     }
     let done = agent.set(protected).await;
@@ -132,28 +132,27 @@ async fn ask(agent: &impl Agent, hold: &mut Hold, protected: bool) {
     match done {
         Ok(()) if before > 0 => tracing::info!(protected, "ECS task protection works again"),
         Ok(()) => tracing::debug!(protected, "set ECS task protection"),
-        // Told once for a row of them.
+        // Logged once for consecutive failures.
         Err(error) if before == 0 => {
             tracing::warn!(
                 protected,
                 error,
-                "ECS task protection could not be set; it is tried again, and steps run all the \
-                 same"
+                "ECS task protection could not be set; it is tried again; steps run meanwhile"
             );
         }
         Err(error) => tracing::debug!(protected, error, "ECS task protection could not be set"),
     }
 }
 
-/// What is known of the protection, and so what to ask for when.
+/// What is known about the protection, and so what to request when.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Hold {
-    /// Since when no step runs; none while some do.
+    /// Since when no step runs; `None` while some do.
     idle_since: Option<Instant>,
-    /// When to ask for protection again; none where there surely is none.
+    /// When to request protection again; `None` if there certainly is none.
     renew_at: Option<Instant>,
     not_before: Instant,
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
@@ -166,7 +165,7 @@ impl Hold {
         self.idle_since = if busy { None } else { self.idle_since.or(Some(now)) };
     }
 
-    /// What to ask for next (`true`: protection) and when, if nothing changes until then.
+    /// What to request next (`true`: protection) and when, if nothing changes until then.
     fn due(&self) -> Option<(Instant, bool)> {
         let (at, protected) = match (self.idle_since, self.renew_at) {
             (None, renew_at) => (renew_at.unwrap_or(self.not_before), true),
@@ -181,7 +180,7 @@ impl Hold {
         self.not_before = now + if ok { Duration::ZERO } else { retry_after(self.failures) };
         self.renew_at = match (protected, ok) {
             (true, true) => Some(now + RENEW),
-            // It may have been set although we were not told.
+            // It may have been set although the answer did not arrive.
             (true, false) => Some(self.renew_at.unwrap_or(now)),
             (false, true) => None,
             (false, false) => self.renew_at,
@@ -198,18 +197,19 @@ impl EcsAgent {
     /// The agent whose `$ECS_AGENT_URI` is `base`.
     ///
     /// # Errors
-    /// Where `base` is no `http` address.
+    /// If `base` is not an `http` address.
     pub fn at(base: &str) -> Result<Self, String> {
         let uri = format!("{}/task-protection/v1/state", base.trim_end_matches('/'));
-        let uri: Uri = uri.parse().map_err(|error| format!("{base:?} is no address: {error}"))?;
+        let uri: Uri =
+            uri.parse().map_err(|error| format!("{base:?} is not an address: {error}"))?;
         if uri.scheme_str() != Some("http") || uri.host().is_none() {
-            return Err(format!("{base:?} is no http address"));
+            return Err(format!("{base:?} is not an http address"));
         }
         Ok(Self { uri })
     }
 
     async fn put(&self, protected: bool) -> Result<(), String> {
-        // The agent refuses fields that it does not know.
+        // The agent refuses unknown fields.
         let body = if protected {
             json!({ "ProtectionEnabled": true, "ExpiresInMinutes": EXPIRES_MINUTES })
         } else {
@@ -224,7 +224,7 @@ impl EcsAgent {
             .body(Full::new(Bytes::from(body.to_string())))
             .map_err(|error| error.to_string())?;
 
-        // A call each half hour: no connection is worth keeping.
+        // One call per half hour: no connection is worth keeping.
         let address = (self.uri.host().unwrap_or_default(), self.uri.port_u16().unwrap_or(80));
         let stream = TcpStream::connect(address)
             .await
@@ -241,7 +241,7 @@ impl EcsAgent {
                 .map_err(|error| error.to_string())?;
             read(status, &body.to_bytes(), protected)
         };
-        // Whatever breaks the connection breaks the exchange too, which tells of it.
+        // Whatever breaks the connection also breaks the exchange, which reports it.
         tokio::join!(exchange, connection).0
     }
 }
@@ -268,7 +268,7 @@ struct Protection {
     protection_enabled: bool,
 }
 
-/// ECS would not, and the status is 200 all the same: `DEPLOYMENT_BLOCKED`, `TASK_NOT_VALID`.
+/// ECS refused, with status 200 all the same: `DEPLOYMENT_BLOCKED`, `TASK_NOT_VALID`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Failure {
@@ -285,7 +285,7 @@ struct Refusal {
 
 fn read(status: u16, body: &[u8], protected: bool) -> Result<(), String> {
     let answer: AgentAnswer = serde_json::from_slice(body)
-        .map_err(|error| format!("HTTP {status}, and no answer of the agent: {error}"))?;
+        .map_err(|error| format!("HTTP {status}, not an answer of the agent: {error}"))?;
     if let Some(Refusal { code, message }) = answer.error {
         return Err(format!("{code}: {message}"));
     }
@@ -330,14 +330,14 @@ mod tests {
 
     use super::*;
 
-    /// Notes what it is asked and when; fails as often as it is told to.
+    /// Records its requests and their times; fails as often as it is told to.
     struct Fake {
         started: Instant,
         asked: mpsc::UnboundedSender<(u64, bool)>,
         failures: Mutex<VecDeque<bool>>,
     }
 
-    /// Answers within its own patience, and never anything of use.
+    /// Answers within its own patience, but never anything useful.
     struct Silent;
 
     impl Agent for Silent {
@@ -357,8 +357,8 @@ mod tests {
         }
     }
 
-    /// What was asked, with the second at which it was, while `act` changes the number of running
-    /// steps.
+    /// What was requested, with the second at which it was, while `act` changes the number of
+    /// running steps.
     async fn asked(
         failures: &[bool],
         act: impl AsyncFnOnce(watch::Sender<usize>),

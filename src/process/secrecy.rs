@@ -1,10 +1,9 @@
-//! What is in this process is for nobody else to read: credentials, tokens, its environment.
+//! Keeps this process's memory and environment private: credentials, tokens.
 
 use nix::sys::prctl;
 
-/// Has the kernel refuse other processes of the same user a look into this one
-/// (`/proc/PID/environ`, `mem`, ptrace), handlers' programs among them. It costs core dumps. Root
-/// is not refused.
+/// Has the kernel refuse other processes of the same user access to this one (`/proc/PID/environ`,
+/// `mem`, ptrace), including handlers' programs. The price is core dumps. Root is not refused.
 pub fn keep() {
     if let Err(error) = prctl::set_dumpable(false) {
         tracing::warn!(%error, "other processes of this user can read the daemon's environment and \

@@ -1,4 +1,4 @@
-//! Signals: those that ask the daemon to stop, and what it may have inherited of its parent's.
+//! Signals: those that ask the daemon to stop, and what it may have inherited from its parent.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -8,12 +8,13 @@ use std::task::Poll;
 use nix::sys::signal::{SigHandler, SigSet, Signal as Number, signal as set};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after the other. The first asks to drain; what a further
-/// one means is the caller's to decide.
+/// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after another. The first requests a drain; the caller
+/// decides what a further one means.
 ///
-/// From [`Signals::listen`] on none ends the process by itself, nor does any that others send for
-/// reasons of their own, as rotators of logs and timers do: those are ignored with a line in the
-/// log. Two of a kind that come at once may be told of as one: that is how Unix keeps signals.
+/// From [`Signals::listen`] on none of them ends the process by itself, nor do signals that others
+/// send for their own reasons, such as log rotators and timers: those are ignored with a line in
+/// the log. Two signals of a kind that arrive together may be reported as one, because Unix merges
+/// them.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -22,8 +23,8 @@ pub struct Signals {
     ignored: Vec<(Number, Signal)>,
 }
 
-/// Those that would end the process and ask for nothing that it does. One that the kernel sends for
-/// a mistake of the process, or for a limit on its processor time, still ends it.
+/// Signals that would end the process and request nothing that it does. A signal that the kernel
+/// sends because of an error of the process, or a limit on its CPU time, still ends it.
 const IGNORED: [Number; 9] = [
     Number::SIGHUP,
     Number::SIGUSR1,
@@ -36,31 +37,31 @@ const IGNORED: [Number; 9] = [
     Number::SIGXFSZ,
 ];
 
-/// Who asked.
+/// Which signal asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// `SIGTERM`: systemd, ECS, Docker, `kill`.
     Terminate,
-    /// `SIGINT`: somebody at a terminal.
+    /// `SIGINT`: someone at a terminal.
     Interrupt,
-    /// `SIGQUIT`: somebody at a terminal, or an image whose stop signal it is.
+    /// `SIGQUIT`: someone at a terminal, or an image with this stop signal.
     Quit,
 }
 
-/// Undoes what a parent may have left: blocked signals, and a `SIGCHLD` that is ignored, under
-/// which no exit status is kept. To be called before there are threads, which inherit it.
+/// Resets what a parent may have left: blocked signals, and an ignored `SIGCHLD`, with which no
+/// exit status is kept. Call it before threads exist, because they inherit it.
 #[expect(unsafe_code, reason = "the default effect runs no code of ours")]
 pub fn reset() {
-    // Neither can fail for these.
+    // Neither can fail for these signals.
     let _ = SigSet::all().thread_unblock();
     let _ = unsafe { set(Number::SIGCHLD, SigHandler::SigDfl) };
 }
 
 impl Signals {
-    /// Starts to catch them; within a Tokio runtime.
+    /// Starts to catch them; call it within a Tokio runtime.
     ///
     /// # Errors
-    /// Where the system refuses, which it does for no signal of these.
+    /// If the system refuses, which it never does for these signals.
     pub fn listen() -> io::Result<Self> {
         let caught = |number: Number| Ok((number, signal(SignalKind::from_raw(number as i32))?));
         Ok(Self {

@@ -1,7 +1,8 @@
-//! What systemd is told: that the daemon is ready, how it does, that it stops, that it is alive.
+//! Notifies systemd: the daemon is ready, its status, it is stopping, it is alive.
 //!
-//! The protocol is that of `sd_notify(3)`: datagrams of `KEY=value` lines to the socket that
-//! `$NOTIFY_SOCKET` names. Outside systemd nothing here does anything.
+//! The protocol is that of `sd_notify(3)`: datagrams of `KEY=value` lines to the socket named by
+//! `$NOTIFY_SOCKET`. Outside systemd nothing here does anything. It is our own code rather than the
+//! `sd-notify` crate because a send must not block: that crate's socket does.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,13 +14,13 @@ use std::time::Duration;
 use tokio::net::UnixDatagram;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How long a datagram may wait for a manager that is slow to read: at most a beat is lost, never
-/// the daemon held up.
+/// How long a datagram may wait for a slow manager: at most a watchdog notification is lost, and
+/// the daemon is never blocked.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `systemctl status` shows one line.
 const MAX_STATUS: usize = 200;
 
-/// The service manager, or nobody.
+/// The service manager, if there is one.
 #[derive(Clone, Debug, Default)]
 pub struct Manager {
     socket: Option<SocketAddr>,
@@ -27,8 +28,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Who started this process, by `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`. What
-    /// cannot be understood is logged, and left alone.
+    /// The manager that started this process, by `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and
+    /// `$WATCHDOG_PID`. A variable that cannot be parsed is logged and ignored.
     #[must_use]
     pub fn of_this_process() -> Self {
         Self::of(|name| std::env::var_os(name))
@@ -43,7 +44,8 @@ impl Manager {
                 .ok()
         });
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
-        // Meant for the main process; a child that inherited it must not beat in its place.
+        // Meant for the main process; a child that inherited it must not send notifications in its
+        // place.
         let meant_for_us = variable("WATCHDOG_PID").is_none()
             || number("WATCHDOG_PID") == Some(std::process::id().into());
         let watchdog = number("WATCHDOG_USEC")
@@ -57,32 +59,32 @@ impl Manager {
         self.tell(&format!("READY=1\n{}", status_line(status))).await;
     }
 
-    /// How the daemon does, in one line for `systemctl status`.
+    /// The daemon's state in one line for `systemctl status`.
     pub async fn status(&self, status: &str) {
         self.tell(&status_line(status)).await;
     }
 
-    /// The daemon stops, having been asked to or not.
+    /// The daemon is stopping, requested or not.
     pub async fn stopping(&self, status: &str) {
         self.tell(&format!("STOPPING=1\n{}", status_line(status))).await;
     }
 
-    /// Asks for at least `more` from now, beyond `TimeoutStartSec` or `TimeoutStopSec`.
+    /// Requests at least `more` from now, beyond `TimeoutStartSec` or `TimeoutStopSec`.
     pub async fn extend_timeout(&self, more: Duration) {
         self.tell(&format!("EXTEND_TIMEOUT_USEC={}", more.as_micros())).await;
     }
 
-    /// Asks, as long as it is polled, for more time to stop: half a minute each ten seconds, but
-    /// only while `progress` says that what is left to do goes on. So the unit's `TimeoutStopSec`
-    /// bounds a daemon that hangs, not one that drains.
+    /// Requests more time to stop, as long as it is polled: half a minute every ten seconds, but
+    /// only while `progress` returns `true`. So the unit's `TimeoutStopSec` bounds a daemon that
+    /// hangs, not one that drains.
     pub async fn keep_extending(&self, progress: impl Fn() -> bool) {
         let message = format!("EXTEND_TIMEOUT_USEC={}", Duration::from_secs(30).as_micros());
         self.beat(Duration::from_secs(10), &message, progress).await;
     }
 
-    /// Beats, as long as it is polled, twice per `WatchdogSec`, but only while `progress` says that
-    /// the engine turns over: a process that merely exists is no reason not to restart it. Never
-    /// returns; without a watchdog it waits for ever.
+    /// Sends watchdog notifications, as long as it is polled, twice per `WatchdogSec`, but only
+    /// while `progress` returns `true`: a process that exists but makes no progress should be
+    /// restarted. Never returns; without a watchdog it waits indefinitely.
     pub async fn watchdog(&self, progress: impl Fn() -> bool) {
         match self.watchdog {
             Some(limit) => self.beat(limit / 2, "WATCHDOG=1", progress).await,
@@ -104,7 +106,7 @@ impl Manager {
                 (true, false) => {
                     tracing::error!(
                         withheld = message,
-                        "the engine makes no progress: systemd is not told otherwise"
+                        "the engine makes no progress: no watchdog notifications are sent"
                     );
                 }
                 (false, true) => tracing::info!("the engine makes progress again"),
@@ -136,7 +138,7 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// A socket for each datagram, as `sd_notify(3)` does it: the manager may have made its own anew.
+/// A new socket for each datagram, as in `sd_notify(3)`: the manager may have recreated its own.
 async fn send(to: &SocketAddr, message: &str) -> io::Result<()> {
     let socket = StdDatagram::unbound()?;
     socket.set_nonblocking(true)?;
@@ -156,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Plays systemd: an abstract socket of its own, and the environment that names it.
+    /// Plays systemd: its own abstract socket, and the environment that names it.
     fn manager(variables: &[(&str, &str)]) -> (UnixDatagram, Manager) {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -217,7 +219,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_watchdog_is_fed_at_half_its_time_only_while_there_is_progress() {
         let (socket, manager) = manager(&[("WATCHDOG_USEC", "20000000")]);
-        // Progress is seen at the beats 1, 2 and 5.
+        // Progress is seen at notifications 1, 2 and 5.
         let asked = AtomicU32::new(0);
         let progress = || [1, 2, 5].contains(&(asked.fetch_add(1, Ordering::Relaxed) + 1));
         let started = tokio::time::Instant::now();

@@ -1,8 +1,7 @@
-//! What the engine needs of the outside world, as traits: the queue, the pipelines, and who
-//! watches.
+//! What the engine needs from outside, as traits: the queue, the pipelines, and the observer.
 //!
-//! Nothing behind these traits decides anything about a step, and nothing before them knows whether
-//! they are real.
+//! Nothing behind these traits decides anything about a step, and nothing in front of them knows
+//! whether they are real.
 
 mod fault;
 mod observation;

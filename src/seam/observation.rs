@@ -1,8 +1,8 @@
-//! What metrics count, and who is told of it.
+//! Events that metrics count, and the receiver of them.
 
 use std::time::Duration;
 
-/// Something that metrics count.
+/// An event that metrics count.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation<'a> {
     AwsCall {
@@ -19,12 +19,12 @@ pub enum Observation<'a> {
         handler: &'a str,
         pickup: Option<Duration>,
     },
-    /// A run or cleanup ended here, whatever came of it.
+    /// A run or cleanup ended here, whatever its result.
     StepIdle {
         queue: &'a str,
         handler: &'a str,
     },
-    /// A step is done with: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
+    /// A step is finished: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
     StepEnded {
         queue: &'a str,
         handler: &'a str,
@@ -43,7 +43,7 @@ pub enum Observation<'a> {
         queue: &'a str,
         messages: usize,
     },
-    /// An attempt at a step is begun: its claim is durable.
+    /// An attempt of a step begins: its claim is durable.
     Attempt {
         queue: &'a str,
         handler: &'a str,
@@ -63,21 +63,21 @@ pub enum Observation<'a> {
     },
     LedgerFailing(bool),
     StopWatchInterval(Duration),
-    /// Something keeps handlers of this machine from working, or does so no more.
+    /// Something keeps handlers of this machine from working, or no longer does.
     Impaired {
         what: &'a str,
         impaired: bool,
     },
-    /// The wall clock was set while we ran.
+    /// The wall clock was set while the process ran.
     ClockSet,
 }
 
-/// Who is told of what metrics count. Called on the hot path: it must not block.
+/// Receives the events. Called on the hot path: it must not block.
 pub trait Observer: Send + Sync {
     fn observe(&self, observation: Observation<'_>);
 }
 
-/// Nobody.
+/// Ignores all events.
 impl Observer for () {
     fn observe(&self, _: Observation<'_>) {}
 }

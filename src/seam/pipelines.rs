@@ -6,14 +6,14 @@ use super::fault::Fault;
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::step::{CallbackToken, ExecutionArn, QueueUrl};
 
-/// How SageMaker sees one callback step.
+/// Where one callback step stands, according to SageMaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It waits for an answer; on this queue, if SageMaker names one and it can be read.
+    /// It waits for an answer; on this queue, if SageMaker names one that can be parsed.
     Open { stopping: bool, queue_url: Option<QueueUrl> },
     /// It has ended.
     Closed(StepResult),
-    /// The execution has no step with this token, or there is no such execution.
+    /// The execution has no step with this token, or the execution does not exist.
     NotFound,
 }
 
@@ -25,7 +25,7 @@ pub enum StepResult {
     Stopped,
 }
 
-/// How SageMaker sees one execution.
+/// Where one execution stands, according to SageMaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExecutionStanding {
     Executing,
@@ -35,7 +35,7 @@ pub enum ExecutionStanding {
     NotFound,
 }
 
-/// SageMaker, as far as callback steps go.
+/// SageMaker, as far as callback steps need it.
 pub trait Pipelines: Send + Sync {
     /// Sends the outcome of a step. [`FaultKind::Refused`](super::fault::FaultKind::Refused) leaves
     /// open whether the step is closed: ask [`Pipelines::step`].

@@ -12,10 +12,10 @@ use super::fault::Fault;
 pub struct Received {
     /// The same for every copy that SQS itself makes of a message.
     pub id: String,
-    /// Valid for this receive; the next receive of the same message brings a newer one.
+    /// Valid for this receive; the next receive of the same message returns a newer one.
     pub receipt_handle: String,
     pub body: String,
-    /// How often the message has been received, this time included; at least 1.
+    /// How often the message has been received, including this time; at least 1.
     pub receives: u32,
     /// When the message was sent; it survives a move to a dead-letter queue.
     pub sent: Option<Timestamp>,
@@ -23,7 +23,7 @@ pub struct Received {
     pub trace: Option<String>,
 }
 
-/// What became of each entry of a batch, in the order of the entries.
+/// The result for each entry of a batch, in the order of the entries.
 pub type Entries = Vec<Result<(), Fault>>;
 
 /// One SQS queue.
@@ -31,7 +31,8 @@ pub trait Queue: Send + Sync {
     /// Up to `most` (1 to 10) messages, waiting up to `wait` (at most 20 s) for the first; each
     /// stays invisible for `visibility`.
     ///
-    /// The caller awaits the result whatever happens: a dropped receive strands what it brought.
+    /// The caller awaits the result in any case: a dropped receive strands the messages that it
+    /// received.
     fn receive(
         &self,
         most: usize,
@@ -50,7 +51,7 @@ pub trait Queue: Send + Sync {
     fn delete<'a>(&'a self, receipt_handles: &'a [String])
     -> BoxFuture<'a, Result<Entries, Fault>>;
 
-    /// Sends a message of this body, with the trace header where there is one.
+    /// Sends a message with this body, and with the trace header if there is one.
     fn send<'a>(
         &'a self,
         body: &'a str,

@@ -12,14 +12,14 @@ use super::quoted::Quoted;
 /// (SageMaker's service model).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecutionArn {
-    /// Shared by all that speak of one execution.
+    /// Shared by everything that refers to one execution.
     text: Arc<str>,
     region: Span,
     account: Span,
     pipeline: Span,
 }
 
-/// From where to where in the text.
+/// Start and end in the text.
 type Span = (u16, u16);
 
 impl ExecutionArn {
@@ -29,7 +29,7 @@ impl ExecutionArn {
         &self.text
     }
 
-    /// The text, to be shared.
+    /// The text, for sharing.
     pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
     }
@@ -65,7 +65,7 @@ impl fmt::Display for ExecutionArn {
     }
 }
 
-/// A text that is no ARN of a pipeline execution.
+/// A text that is not the ARN of a pipeline execution.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the ARN of a pipeline execution: {0}")]
 pub struct InvalidArn(pub(super) Quoted);
@@ -115,7 +115,7 @@ impl ExecutionArn {
     }
 }
 
-/// Whether it is the number of an AWS account: twelve digits.
+/// Whether it is an AWS account id: twelve digits.
 pub(crate) fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -1,7 +1,7 @@
-//! What a queue message asks for, read from its body.
+//! What a queue message asks for, parsed from its body.
 //!
-//! A body that cannot be read is never guessed at: [`Unreadable`] says why, and the queue's redrive
-//! policy decides.
+//! A body that cannot be parsed is never guessed at: [`Unreadable`] says why, and the queue's
+//! redrive policy decides.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use super::token::{CallbackToken, InvalidToken};
 /// One callback step as its message describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What the step is answered under.
+    /// The token that the step is answered with.
     pub token: CallbackToken,
     /// The execution that waits for the step.
     pub execution: ExecutionArn,
-    /// Any JSON; an empty object where the message has none.
+    /// Any JSON; an empty object if the message has none.
     pub arguments: Arc<Value>,
 }
 
@@ -30,7 +30,7 @@ pub struct Step {
 pub enum Message {
     /// The step waits for its outcome (`"status": "Executing"`, or no status).
     Work(Step),
-    /// The pipeline is being stopped and waits for an answer all the same (`"status": "Stopping"`).
+    /// The pipeline is being stopped and still waits for an answer (`"status": "Stopping"`).
     Stop(Step),
 }
 
@@ -54,12 +54,12 @@ pub enum Unreadable {
 }
 
 impl Message {
-    /// Reads the body of a queue message. Keys are matched without regard to case; unknown keys are
-    /// passed over.
+    /// Parses the body of a queue message. Keys are matched without regard to case; unknown keys
+    /// are ignored.
     ///
     /// # Errors
-    /// [`Unreadable`] where the body is no JSON object (nested deeper than 128 included), lacks the
-    /// token or the execution, or has a value that SageMaker could not have sent.
+    /// [`Unreadable`] if the body is not a JSON object (or nested deeper than 128), lacks the token
+    /// or the execution, or has a value that SageMaker could not have sent.
     pub fn parse(body: &str) -> Result<Self, Unreadable> {
         let fields: Fields =
             serde_json::from_str(body).map_err(|error| Unreadable::Json(error.to_string()))?;
@@ -90,7 +90,7 @@ impl Message {
         }
     }
 
-    /// The body that says the same, with SageMaker's own keys.
+    /// A body with the same content and SageMaker's own keys.
     #[must_use]
     pub fn to_body(&self) -> String {
         let status = match self {
@@ -128,7 +128,7 @@ fn text(
     }
 }
 
-/// The four keys that matter, before they are judged.
+/// The four relevant keys, before they are checked.
 #[derive(Default)]
 struct Fields {
     token: Option<Value>,

@@ -1,4 +1,4 @@
-//! What a queue message says: which step, of which execution, to work on or to stop; and the queue
+//! The content of a queue message: which step of which execution to run or to stop; and the queue
 //! that it came from.
 
 mod arn;

@@ -1,4 +1,4 @@
-//! The URL of an SQS queue, taken apart once.
+//! The URL of an SQS queue, parsed once.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -11,15 +11,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::arn::is_account;
 use super::quoted::Quoted;
 
-/// `https://HOST/ACCOUNT/NAME`. The host knows no case and is kept in lower case, and slashes at
-/// the end are dropped; all else stays as it was given.
+/// `https://HOST/ACCOUNT/NAME`. The host is kept in lower case, and slashes at the end are dropped;
+/// everything else is unchanged.
 ///
-/// One queue has many URLs: of the service's host, its legacy one, a VPC endpoint, a look-alike
-/// under several names. Two of them are equal if their texts are; whether they name one queue is
+/// One queue has many URLs: with the service's host, its legacy host, a VPC endpoint, an emulator
+/// under several names. Two values are equal if their texts are; whether they name one queue is
 /// [`is_same_queue`](Self::is_same_queue).
 #[derive(Clone)]
 pub struct QueueUrl {
-    /// Shared by all that speak of one queue.
+    /// Shared by everything that refers to one queue.
     text: Arc<str>,
     host: Span,
     region: Option<Span>,
@@ -27,48 +27,48 @@ pub struct QueueUrl {
     name: Span,
 }
 
-/// From where to where in the text.
+/// Start and end in the text.
 type Span = (u16, u16);
 
-/// Why a text is no queue's URL.
+/// Why a text is not the URL of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says it")]
 pub enum InvalidQueueUrl {
     #[error(
-        "a queue's URL begins with https:// or http://, as \
+        "a queue's URL begins with https:// or http://, like \
          https://sqs.REGION.amazonaws.com/ACCOUNT/NAME: {0}"
     )]
     Scheme(Quoted),
     #[error("a queue's URL is at most 2048 bytes long: {0}")]
     Length(Quoted),
-    /// The text is not repeated: a password may be in it.
-    #[error("a queue's URL has no user or password before its host")]
+    /// The text is not repeated because it may contain a password.
+    #[error("a queue's URL must not have a user or password before its host")]
     User,
-    #[error("a queue's URL has no query or fragment: {0}")]
+    #[error("a queue's URL must not have a query or fragment: {0}")]
     Query(Quoted),
-    #[error("a queue's URL has a host, with a port or without: {0}")]
+    #[error("a queue's URL must have a host, with or without a port: {0}")]
     Host(Quoted),
-    #[error("a queue's URL ends in /ACCOUNT/NAME, and the account is twelve digits: {0}")]
+    #[error("a queue's URL must end in /ACCOUNT/NAME, with an account of twelve digits: {0}")]
     Account(Quoted),
     #[error(
-        "a queue's name is 1 to 80 letters, digits, hyphens and underscores, \".fifo\" at most \
-         after them: {0}"
+        "a queue's name has 1 to 80 letters, digits, hyphens and underscores, optionally followed \
+         by \".fifo\": {0}"
     )]
     Name(Quoted),
 }
 
 impl QueueUrl {
-    /// Far longer than any; what a region, an account and a name need is below 200.
+    /// Far longer than any real one; region, account and name need less than 200.
     const MAX: usize = 2048;
 
-    /// As SQS takes it.
+    /// In the form that SQS accepts.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The text, to be shared.
+    /// The text, for sharing.
     pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
     }
@@ -79,9 +79,9 @@ impl QueueUrl {
         self.part(self.host)
     }
 
-    /// Where calls for this queue go, `https://HOST`, if the host is another than the service's own
+    /// Where calls for this queue go, `https://HOST`, if the host differs from the service's own
     /// for its region, `sqs.REGION.amazonaws.com` or `….com.cn`: a FIPS, dual-stack or VPC
-    /// endpoint, a look-alike.
+    /// endpoint, an emulator.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         let is_standard = self.region().is_some_and(|region| {
@@ -93,12 +93,12 @@ impl QueueUrl {
 
     /// The region that the host names: `sqs.REGION.amazonaws.com` in all its spellings (FIPS,
     /// dual-stack, VPC endpoints, other partitions, the legacy `REGION.queue.amazonaws.com`);
-    /// `None` where it names none, as look-alikes' mostly do not.
+    /// `None` if it names none, as with most emulators.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
         match self.region {
             Some(span) => Some(self.part(span)),
-            // The first region's legacy host goes without its name.
+            // The first region's legacy host does not contain its name.
             None => (self.host() == "queue.amazonaws.com").then_some("us-east-1"),
         }
     }
@@ -109,19 +109,19 @@ impl QueueUrl {
         self.part(self.account)
     }
 
-    /// What a person calls the queue.
+    /// The queue's name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.part(self.name)
     }
 
-    /// Whether its messages need a group, which a callback step has no way to give.
+    /// Whether it is a FIFO queue, whose messages need a group that a callback step cannot set.
     #[must_use]
     pub fn is_fifo(&self) -> bool {
         self.name().ends_with(FIFO)
     }
 
-    /// Whether both name one queue: account and name are equal, and so are the regions where both
+    /// Whether both name the same queue: account and name are equal, and so are the regions if both
     /// are known.
     #[must_use]
     pub fn is_same_queue(&self, other: &Self) -> bool {
@@ -162,7 +162,7 @@ impl FromStr for QueueUrl {
             return Err(InvalidQueueUrl::Host(quoted()));
         }
         let path = path.trim_end_matches('/');
-        // A look-alike or a proxy may put more before the account.
+        // An emulator or a proxy may put more in front of the account.
         let (before, name) =
             path.rsplit_once('/').ok_or_else(|| InvalidQueueUrl::Account(quoted()))?;
         let (_, account) =
@@ -193,13 +193,13 @@ impl FromStr for QueueUrl {
     }
 }
 
-/// A host name, an IPv4 address or a bracketed IPv6 one, and a port or none.
+/// A host name, an IPv4 address or a bracketed IPv6 one, with an optional port.
 fn is_authority(text: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     };
     let (is_host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        // Whoever connects reads it whole.
+        // The connecting client parses it completely.
         Some(Some((address, port))) => (
             address.contains(':')
                 && address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte)),
@@ -225,7 +225,7 @@ fn is_name(text: &str) -> bool {
     text.len() <= 80 && plain(text.strip_suffix(FIFO).unwrap_or(text))
 }
 
-/// The region in a host, and where it begins. It stands after `sqs` or `sqs-fips`, or before the
+/// The region in a host, and where it begins. It follows `sqs` or `sqs-fips`, or precedes the
 /// legacy `queue`.
 fn region(host: &str) -> Option<(usize, &str)> {
     let labels: Vec<&str> = host.split('.').collect();
@@ -380,27 +380,27 @@ mod tests {
             ("arn:aws:sqs:us-east-1:123456789012:q", "begins with https://"),
             ("ftp://sqs.us-east-1.amazonaws.com/123456789012/q", "begins with https://"),
             ("https:/sqs.us-east-1.amazonaws.com/123456789012/q", "begins with https://"),
-            ("https:///123456789012/q", "has a host"),
-            ("https://a..b/123456789012/q", "has a host"),
-            ("https://a b/123456789012/q", "has a host"),
-            ("https://ä/123456789012/q", "has a host"),
-            ("https://:80/123456789012/q", "has a host"),
-            ("https://h:/123456789012/q", "has a host"),
-            ("https://h:0/123456789012/q", "has a host"),
-            ("https://h:65536/123456789012/q", "has a host"),
-            ("https://h:+80/123456789012/q", "has a host"),
-            ("https://::1/123456789012/q", "has a host"),
-            ("https://[::1/123456789012/q", "has a host"),
-            ("https://[::g]/123456789012/q", "has a host"),
-            ("https://[::1]x/123456789012/q", "has a host"),
-            ("https://h", "ends in /ACCOUNT/NAME"),
-            ("https://h/", "ends in /ACCOUNT/NAME"),
-            ("https://h/q", "ends in /ACCOUNT/NAME"),
-            ("https://h/queue/q", "ends in /ACCOUNT/NAME"),
-            ("https://h/12345678901/q", "ends in /ACCOUNT/NAME"),
-            ("https://h/12345678901x/q", "ends in /ACCOUNT/NAME"),
-            ("https://h/123456789012/", "ends in /ACCOUNT/NAME"),
-            ("https://h/123456789012//q", "ends in /ACCOUNT/NAME"),
+            ("https:///123456789012/q", "must have a host"),
+            ("https://a..b/123456789012/q", "must have a host"),
+            ("https://a b/123456789012/q", "must have a host"),
+            ("https://ä/123456789012/q", "must have a host"),
+            ("https://:80/123456789012/q", "must have a host"),
+            ("https://h:/123456789012/q", "must have a host"),
+            ("https://h:0/123456789012/q", "must have a host"),
+            ("https://h:65536/123456789012/q", "must have a host"),
+            ("https://h:+80/123456789012/q", "must have a host"),
+            ("https://::1/123456789012/q", "must have a host"),
+            ("https://[::1/123456789012/q", "must have a host"),
+            ("https://[::g]/123456789012/q", "must have a host"),
+            ("https://[::1]x/123456789012/q", "must have a host"),
+            ("https://h", "must end in /ACCOUNT/NAME"),
+            ("https://h/", "must end in /ACCOUNT/NAME"),
+            ("https://h/q", "must end in /ACCOUNT/NAME"),
+            ("https://h/queue/q", "must end in /ACCOUNT/NAME"),
+            ("https://h/12345678901/q", "must end in /ACCOUNT/NAME"),
+            ("https://h/12345678901x/q", "must end in /ACCOUNT/NAME"),
+            ("https://h/123456789012/", "must end in /ACCOUNT/NAME"),
+            ("https://h/123456789012//q", "must end in /ACCOUNT/NAME"),
             ("https://h/123456789012/a.b", "a queue's name"),
             ("https://h/123456789012/.fifo", "a queue's name"),
             ("https://h/123456789012/q%20", "a queue's name"),
@@ -408,9 +408,9 @@ mod tests {
             ("https://h/a\nb/123456789012/q", "a queue's name"),
             (&long, "a queue's name"),
             (&far_too_long, "at most 2048"),
-            ("https://h/123456789012/q?x=1", "no query"),
-            ("https://h?/123456789012/q", "no query"),
-            ("https://h/123456789012/q#top", "no query"),
+            ("https://h/123456789012/q?x=1", "must not have a query"),
+            ("https://h?/123456789012/q", "must not have a query"),
+            ("https://h/123456789012/q#top", "must not have a query"),
         ] {
             let told = refused(text);
             assert!(told.contains(wants), "{text}: {told}");
@@ -426,7 +426,10 @@ mod tests {
             ["https://me:hunter2@h/123456789012/q", "https://me:hunter2@h?x", "http://hunter2@/"]
         {
             let told = refused(text);
-            assert!(told.contains("no user or password") && !told.contains("hunter2"), "{told}");
+            assert!(
+                told.contains("must not have a user or password") && !told.contains("hunter2"),
+                "{told}"
+            );
         }
     }
 

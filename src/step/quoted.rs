@@ -1,13 +1,13 @@
-//! What others wrote, made fit for a log line.
+//! Text from outside, made safe for a log line.
 
 use std::fmt;
 
-/// Text from outside, escaped and cut so that it can stand in a log line.
+/// Text from outside, escaped and cut so that it fits a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quoted(String);
 
 impl Quoted {
-    /// Long enough to recognise the culprit, short enough for a log line.
+    /// Long enough to identify the culprit, short enough for a log line.
     const MAX: usize = 80;
 
     pub(super) fn new(text: &str) -> Self {

@@ -8,7 +8,8 @@ use std::fmt;
 pub enum StopReason {
     /// The pipeline is being stopped, or its execution ended otherwise.
     PipelineStopped,
-    /// The worker is shutting down. Another worker will run the step, with the checkpoint.
+    /// The worker is shutting down. Another worker, or the next life of this one, will run the step
+    /// with the checkpoint.
     Shutdown,
     /// The handler's `time_limit` is reached.
     TimeLimit,
@@ -29,7 +30,7 @@ impl StopReason {
     }
 }
 
-/// As logs and `$STEP_STOP_REASON` spell it.
+/// As in logs and `$STEP_STOP_REASON`.
 impl fmt::Display for StopReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -1,4 +1,4 @@
-//! The token that a callback step is answered under.
+//! The token that a callback step is answered with.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ impl CallbackToken {
     /// The ten characters.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Letters and digits, as they were read.
+        // Letters and digits, as they were parsed.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -34,7 +34,7 @@ impl fmt::Display for CallbackToken {
     }
 }
 
-/// A text that is no callback token.
+/// A text that is not a callback token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a callback token is ten characters of a-z, A-Z, 0-9, not {0}")]
 pub struct InvalidToken(pub(super) Quoted);

@@ -11,33 +11,33 @@ use tokio::sync::watch;
 
 use crate::handler::{CheckpointError, CheckpointSink, Progress};
 
-/// What the worker would keep of the step, and what the test wants to see.
+/// What the worker would keep of the step, and what the test observes.
 pub(super) struct Kept {
     pub(super) attempt: AtomicU32,
     pub(super) checkpoints: watch::Sender<Checkpoints>,
     pub(super) progress: watch::Sender<Vec<Progress>>,
     pub(super) hindrance: Mutex<Option<String>>,
     pub(super) log: Arc<Mutex<Vec<u8>>>,
-    /// Removed in the end.
+    /// Removed at the end.
     pub(super) work_dir: Arc<Path>,
 }
 
-/// The saved ones in order, and how saving goes at present.
+/// The saved ones in order, and how saving works at present.
 #[derive(Default)]
 pub(super) struct Checkpoints {
     pub(super) saved: Vec<Value>,
-    /// The ledger fails this many times more.
+    /// The ledger fails this many more times.
     pub(super) refusals: usize,
     /// Nothing is saved while this holds.
     pub(super) held: bool,
-    /// A save that makes so many never returns: the process is dead.
+    /// The save that reaches this number never returns: the process is dead.
     pub(super) last: Option<usize>,
 }
 
 impl CheckpointSink for Kept {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
-            // The sender is part of `self`, so that this can only be told that nothing is held.
+            // The sender is part of `self`, so this can only return once nothing is held.
             let _ = self.checkpoints.subscribe().wait_for(|checkpoints| !checkpoints.held).await;
             let (mut refused, mut dead) = (false, false);
             self.checkpoints.send_modify(|checkpoints| {
@@ -69,7 +69,7 @@ impl CheckpointSink for Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // Most handlers have made none.
+        // Most handlers have created none.
         let _ = std::fs::remove_dir_all(&self.work_dir);
     }
 }

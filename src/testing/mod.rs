@@ -2,8 +2,8 @@
 //!
 //! A [`TestStep`] is one callback step. It keeps what the worker would keep of it between calls:
 //! the checkpoint and the number of the attempt. [`run`](TestStep::run) calls a handler once, as
-//! the worker does; [`start`](TestStep::start) leaves it running, to be stopped, to lose its lease
-//! or to crash.
+//! the worker does; [`start`](TestStep::start) leaves it running, so that the test can stop it,
+//! take away its lease or crash it.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -13,7 +13,7 @@
 //! use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs, StopReason};
 //! use serde_json::{Value, json};
 //!
-//! /// Submits a job once, and looks at it until it is done.
+//! /// Submits a job once, and polls it until it is done.
 //! struct Jobs;
 //!
 //! impl Handler for Jobs {

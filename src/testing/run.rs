@@ -1,4 +1,4 @@
-//! A handler's run under way.
+//! A handler's run in progress.
 
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Progress, TestStep, broken};
 use crate::handler::{HandlerResult, StopReason};
 
-/// A run under way, from [`TestStep::start`]. Dropped, it is aborted.
+/// A run in progress, from [`TestStep::start`]. Dropping it aborts it.
 pub struct TestRun {
     step: TestStep,
     tell: watch::Sender<Option<StopReason>>,
@@ -57,7 +57,7 @@ impl TestRun {
         }
     }
 
-    /// Waits for the next progress that the run tells.
+    /// Waits for the next progress that the run reports.
     ///
     /// # Panics
     /// If the run ends without it.
@@ -72,19 +72,19 @@ impl TestRun {
         self.step.kept.progress.borrow()[told].clone()
     }
 
-    /// Lets the process die: the run's future is dropped at its next await. The next call is the
-    /// next attempt.
+    /// Simulates the death of the process: the run's future is dropped at its next await. The next
+    /// call is the next attempt.
     pub async fn crash(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
         self.step.kept.attempt.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Waits for the end of the run: what it returned, or nothing if it was dropped because it did
+    /// Waits for the end of the run: what it returned, or `None` if it was dropped because it did
     /// not end within the `stop_grace` after it had been told to.
     ///
     /// # Panics
-    /// If the handler does. A worker takes that for an error that may go away.
+    /// If the handler does. A worker treats that as an error that may go away.
     pub async fn end(mut self) -> Option<HandlerResult> {
         let mut stop = self.tell.subscribe();
         let ended = tokio::select! {

@@ -25,7 +25,7 @@ const QUEUE: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/test";
 /// The worker's default.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// One callback step whose handler is under test. Clones are the same step.
+/// One callback step whose handler is under test. Clones refer to the same step.
 #[derive(Clone)]
 pub struct TestStep {
     step: Step,
@@ -57,10 +57,10 @@ impl TestStep {
         Self { step, stop_grace: STOP_GRACE, work_dir, kept: Arc::new(kept) }
     }
 
-    /// Gives the step this token; it has a random one otherwise.
+    /// Sets the step's token, which is random otherwise.
     ///
     /// # Panics
-    /// If the text is no callback token: ten of `a-z`, `A-Z`, `0-9`.
+    /// If the text is not a callback token: ten of `a-z`, `A-Z`, `0-9`.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.step.token = parsed(token);
@@ -84,7 +84,7 @@ impl TestStep {
         self
     }
 
-    /// Something that an earlier attempt saved.
+    /// Sets the checkpoint that an earlier attempt saved.
     ///
     /// # Panics
     /// If it cannot be written as JSON.
@@ -97,14 +97,14 @@ impl TestStep {
         self
     }
 
-    /// How long a run has to end once it is told to; 30 s otherwise.
+    /// How long a run may take to end after it is told to; 30 s otherwise.
     #[must_use]
     pub fn with_stop_grace(mut self, stop_grace: Duration) -> Self {
         self.stop_grace = stop_grace;
         self
     }
 
-    /// Another folder for files of runs; what is in it is left to the test.
+    /// Another directory for files of runs; the test is responsible for its content.
     #[must_use]
     pub fn with_work_dir(mut self, work_dir: impl AsRef<Path>) -> Self {
         self.work_dir = work_dir.as_ref().into();
@@ -124,7 +124,7 @@ impl TestStep {
         self.kept.attempt.load(Ordering::SeqCst)
     }
 
-    /// The worker's folder for files of runs. As with a worker, it need not be there yet. Unless
+    /// The worker's directory for files of runs. As with a worker, it need not be there yet. Unless
     /// the test has [chosen another](Self::with_work_dir), it is removed with the last clone of the
     /// step.
     #[must_use]
@@ -144,13 +144,13 @@ impl TestStep {
     /// What `run` returns; a permanent error if the arguments do not decode.
     ///
     /// # Panics
-    /// If the handler does. A worker takes that for an error that may go away.
+    /// If the handler does. A worker treats that as an error that may go away.
     pub async fn run<H: Handler>(&self, handler: &H) -> HandlerResult {
         let run = Erased::run(handler, self.context());
         self.counted(run.with_subscriber(self.logging()).await)
     }
 
-    /// As [`run`](Self::run), and calls again after each [`Completion::Again`], once the delay is
+    /// Like [`run`](Self::run), but calls again after each [`Completion::Again`], once the delay is
     /// over. With `#[tokio::test(start_paused = true)]` no time passes.
     ///
     /// # Errors
@@ -173,12 +173,12 @@ impl TestStep {
         TestRun::spawn(self.clone(), stop, run)
     }
 
-    /// Runs the handler until the step has its `n`-th checkpoint, and lets the process die at that
-    /// moment: the checkpoint is durable, and nothing after it happens. The next call is the next
-    /// attempt.
+    /// Runs the handler until the step has its `n`-th checkpoint, and simulates the death of the
+    /// process at that moment: the checkpoint is durable, and nothing after it happens. The next
+    /// call is the next attempt.
     ///
     /// # Panics
-    /// If the run ends before.
+    /// If the run ends before that.
     pub async fn crash_at_checkpoint<H: Handler>(&self, n: usize, handler: &H) {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.last = Some(n));
         let mut checkpoints = self.kept.checkpoints.subscribe();
@@ -235,20 +235,19 @@ impl TestStep {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.held = false);
     }
 
-    /// What the handler told of its progress.
+    /// The progress that the handler reported.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
         self.kept.progress.borrow().clone()
     }
 
-    /// What the handler last said to keep it from working, unless it said that it is under way
-    /// again.
+    /// What the handler last reported to keep it from working, unless it reported progress since.
     #[must_use]
     pub fn hindrance(&self) -> Option<String> {
         locked(&self.kept.hindrance).clone()
     }
 
-    /// What the handler logged through `tracing`, one event a line. Tasks that it spawned log
+    /// What the handler logged through `tracing`, one event per line. Tasks that it spawned log
     /// elsewhere.
     #[must_use]
     pub fn log(&self) -> String {

@@ -35,7 +35,7 @@ async fn check_tells_what_would_bite_and_changes_nothing() {
     for arguments in [&["check"][..], &["check", "--online"]] {
         let output = scene.environment().run(&config, arguments);
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(told.contains("ledger.db: will be made at the first start"), "{told}");
+        assert!(told.contains("ledger.db: will be created at the first start"), "{told}");
         let level = if arguments.len() > 1 { "error" } else { "warning" };
         assert!(
             told.lines().any(|line| line.starts_with(level) && line.contains(&address)),

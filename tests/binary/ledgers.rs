@@ -33,7 +33,7 @@ async fn on_a_full_disk_nothing_is_reported_or_taken_until_there_is_space() {
     until("it is said not to be ready", async || readiness(&daemon).await == 503).await;
     let second = scene.step_sent().await;
     until("the ledger was tried again", async || {
-        daemon.log().matches("the ledger did not take").count() >= 2
+        daemon.log().matches("the ledger did not accept").count() >= 2
     })
     .await;
     assert!(scene.sagemaker.reports(&first.token).is_empty(), "what is not frozen is not sent");
@@ -110,7 +110,7 @@ async fn a_ledger_that_is_torn_is_refused_and_nothing_is_run_on_it() {
     let mut torn = whole.clone();
     torn[4096..6144].fill(0xA5);
     for (what, bytes) in [
-        ("cut short", &whole[..whole.len() - 1]),
+        ("truncated", &whole[..whole.len() - 1]),
         ("torn", &torn),
         ("overwritten", b"no ledger at all"),
     ] {

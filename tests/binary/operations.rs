@@ -333,7 +333,7 @@ async fn a_command_whose_output_cannot_be_written_fails_and_one_that_nobody_read
         let output = scene.environment().run_onto(&config, arguments, full);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("standard output cannot be written"), "{arguments:?}: {told}");
+        assert!(told.contains("standard output could not be written"), "{arguments:?}: {told}");
         let (reader, nobody) = std::io::pipe().expect("a pipe");
         drop(reader);
         let output = scene.environment().run_onto(&config, arguments, nobody);

@@ -118,6 +118,6 @@ async fn steps_that_sagemaker_does_not_know_are_said_by_cause_and_not_for_each_m
         bench.pipelines.stand(&token, Standing::NotFound);
     }
     sleep(SPELL).await;
-    warnings.are_few_and_hold("the step is not worked on");
+    warnings.are_few_and_hold("the step is not accepted");
     assert!(bench.log.entries().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Which region, endpoint, credentials and role a worker calls with.
+//! The region, endpoint, credentials and role of a worker's calls.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,8 +22,8 @@ const ASSUMED: &str = "<AssumeRoleResponse><AssumeRoleResult><Credentials><Acces
 const KEYS: [(&str, &str); 2] =
     [("AWS_ACCESS_KEY_ID", "OWNKEY"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
-/// What a worker does that has nothing but this environment and this configuration: one receive,
-/// one question. An environment belongs to a process, so this is one of its own.
+/// What a worker does with only this environment and this configuration: one receive, one question.
+/// An environment belongs to a process, so this starts one.
 async fn worker(setup: &Value, environment: &[(&str, &str)]) -> Value {
     let home = tempfile::tempdir().expect("a folder");
     let output = tokio::process::Command::new(std::env::current_exe().expect("this test"))
@@ -76,8 +76,8 @@ async fn worker_process() {
     println!("RESULT {result}");
 }
 
-/// Asks for credentials so often; between the times the file `new` takes the place of `file`, if
-/// the setup names them.
+/// Asks for credentials this many times; in between the file `new` replaces `file`, if the setup
+/// names them.
 async fn asked_for_credentials(setup: &Value, times: u64) -> Value {
     let config = serde_json::from_value(setup["config"].clone()).unwrap_or_default();
     let clients = Clients::new(config, "w 1", Arc::new(()));
@@ -99,7 +99,7 @@ async fn asked_for_credentials(setup: &Value, times: u64) -> Value {
     json!(told)
 }
 
-/// A folder with files of this content; their paths in order.
+/// A directory with files of this content; returns their paths in order.
 fn files(contents: &[&str]) -> (tempfile::TempDir, Vec<String>) {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |(index, content): (usize, &&str)| {
@@ -123,7 +123,7 @@ fn given_by_http(id: &str) -> Reply {
     )
 }
 
-/// A proxy that nobody is to ask.
+/// A proxy that must not be asked.
 async fn a_proxy() -> Server {
     Server::start([]).await
 }
@@ -329,7 +329,7 @@ async fn the_host_of_a_queues_url_is_where_its_calls_go() {
         ("AWS_USE_DUALSTACK_ENDPOINT", "true"),
     ];
     let setup = json!({ "url": url, "config": { "region": "us-west-2" } });
-    // SageMaker's own host is none that dual-stack can be demanded of beside another endpoint.
+    // SageMaker's own host cannot be combined with dual-stack beside another endpoint.
     assert_eq!(worker(&setup, &environment).await["sqs"], json!({ "Ok": 0 }));
     assert_eq!(targets(&sqs), ["ReceiveMessage"]);
     assert_eq!(worker(&setup, &environment[..3]).await["sagemaker"], json!({ "Ok": "Executing" }));
@@ -593,7 +593,7 @@ async fn a_proxy_and_fips_endpoints_are_honoured() {
     assert!(asked[1].contains("sagemaker") && asked[1].contains("fips"), "{asked:?}");
 }
 
-/// Credentials that are due for renewal as soon as they are given.
+/// Credentials that are due for renewal as soon as they are returned.
 #[derive(Debug, Default)]
 struct ShortLived(Arc<AtomicUsize>);
 

@@ -1,5 +1,4 @@
-//! What a queue's attributes mean for callback steps, and by how much our clock is off where they
-//! were read.
+//! What a queue's attributes mean for callback steps, and how far our clock is off.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +36,7 @@ pub(super) async fn read(queue: &Sqs) -> Result<(BTreeMap<String, String>, Optio
     ))
 }
 
-/// By how much our clock differed from the date of the last answer.
+/// How far our clock differed from the date of the last answer.
 #[derive(Clone, Debug, Default)]
 struct Date(Arc<Mutex<Option<i64>>>);
 
@@ -64,8 +63,8 @@ impl Intercept for Date {
     }
 }
 
-/// AWS refuses what is signed more than five minutes off. The SDK corrects that from the second
-/// call on; the limits of steps, and the log, go by this clock all the same.
+/// AWS refuses requests signed more than five minutes off. The SDK corrects that from the second
+/// call on, but the time limits of steps and the log still go by this clock.
 pub(super) fn clock(ahead: i64) -> Finding {
     const NOTED: u64 = 30;
     let (seconds, side) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });
@@ -76,7 +75,7 @@ pub(super) fn clock(ahead: i64) -> Finding {
     Finding::bad(Level::Warn, "the clock", text, "set it, by NTP")
 }
 
-/// The longest retention that SQS knows, in seconds: 14 days.
+/// The longest retention that SQS allows, in seconds: 14 days.
 const LONGEST: u64 = 14 * 86_400;
 
 /// What a queue's attributes mean for callback steps.
@@ -98,7 +97,7 @@ pub(super) fn judge(
         findings.push(Finding::bad(
             Level::Error,
             url,
-            "a FIFO queue: its messages need a group, which a callback step has no way to give",
+            "a FIFO queue: its messages need a group, which a callback step cannot set",
             "use a standard queue",
         ));
     }
@@ -107,13 +106,14 @@ pub(super) fn judge(
             "its name lacks \"sagemaker\"; the managed pipelines policy allows sending to queues \
              with that in their name only"
                 .to_owned(),
-            "see that the pipeline's own role may sqs:SendMessage to it",
+            "check that the pipeline's own role allows sqs:SendMessage to it",
         ));
     }
     match number("MessageRetentionPeriod") {
         Some(seconds) if seconds < LONGEST => findings.push(warn(
             format!(
-                "messages are kept for {}; the step of one that is not read in time waits for ever",
+                "messages are kept for {}; a step whose message is not received in time waits \
+                 forever",
                 crate::duration::text(Duration::from_secs(seconds))
             ),
             "set its retention to 14 days",
@@ -146,15 +146,14 @@ pub(super) fn judge(
     }
     findings.push(match attributes.get("RedrivePolicy").and_then(|policy| most_receives(policy)) {
         None => warn(
-            "no dead-letter queue: a message that cannot be read comes back until its retention \
-             ends"
+            "no dead-letter queue: an unreadable message comes back until its retention ends"
                 .to_owned(),
             "give it a redrive policy with maxReceiveCount 5 or more",
         ),
         Some(most @ ..3) => warn(
             format!(
-                "a message goes to the dead-letter queue after {most} receives, which restarts \
-                     of this worker use up, too"
+                "a message goes to the dead-letter queue after {most} receives, which restarts of \
+                 this worker also use up"
             ),
             "set maxReceiveCount to 5 or more",
         ),
@@ -204,14 +203,14 @@ pub(super) fn judge_dead_letters(url: &str, attributes: &BTreeMap<String, String
     std::iter::once(full).chain(short).collect()
 }
 
-/// A number, or one in quotes, as older policies have it.
+/// A number, or a number in quotes as in older policies.
 fn most_receives(policy: &str) -> Option<u64> {
     let policy: Value = serde_json::from_str(policy).ok()?;
     let most = policy.get("maxReceiveCount")?;
     most.as_u64().or_else(|| most.as_str()?.parse().ok())
 }
 
-/// The URL of the dead-letter queue, which lies in the same account and region as its source.
+/// The URL of the dead-letter queue, which is in the same account and region as its source.
 pub(super) fn dead_letters(queue: &QueueUrl, policy: &str) -> Option<QueueUrl> {
     let policy: Value = serde_json::from_str(policy).ok()?;
     let name = policy.get("deadLetterTargetArn")?.as_str()?.rsplit(':').next()?;

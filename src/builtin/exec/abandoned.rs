@@ -1,8 +1,8 @@
 //! Directories of runs whose worker was killed, and whose step then ended without another run that
 //! would have removed them.
 //!
-//! One is removed only if it is ours beyond doubt: it has a run's name, no live process uses it,
-//! and the ledger has its step as settled, so that nobody will read the checkpoint in it. Workers
+//! A directory is removed only if it is certainly ours: it has a run's name, no live process uses
+//! it, and the ledger has its step as settled, so nothing will read the checkpoint in it. Workers
 //! that share `worker.work_dir` lock the directories that they use.
 
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use crate::handler::Leftover;
 
-/// A directory is made an instant before it is locked.
+/// A directory exists for a moment before it is locked.
 const AGE: i64 = 60;
 /// The hexadecimal digits in a directory's name.
 const DIGITS: usize = 16;
@@ -32,15 +32,15 @@ pub(super) fn token(name: &str) -> Option<&str> {
     (!token.is_empty() && is_number).then_some(token)
 }
 
-/// Locks a directory for as long as the value lives and this process does; none where somebody else
-/// has it, or the file system has no locks.
+/// Locks a directory as long as the value lives and this process does; `None` if another process
+/// holds the lock, or the file system has no locks.
 pub(super) fn lock(directory: &Path, how: FlockArg) -> Option<Flock<File>> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
     Flock::lock(OpenOptions::new().read(true).custom_flags(flags).open(directory).ok()?, how).ok()
 }
 
-/// Those in `work_dir` that may be, for whoever knows whether their steps are settled. What is in
-/// use is not removed.
+/// Candidates in `work_dir`, for a caller that knows whether their steps are settled. A directory
+/// in use is not removed.
 pub(super) fn find(work_dir: &Path) -> Vec<Leftover> {
     older(work_dir, Timestamp::now().as_second() - AGE)
 }
@@ -63,11 +63,11 @@ fn remove(directory: &Path) {
     let directory = directory.display();
     match removed {
         Ok(()) => {
-            tracing::info!(%directory, "what a killed worker had left of a settled step is removed");
+            tracing::info!(%directory, "removed what a killed worker had left of a settled step");
         }
         Err(error) => {
             tracing::warn!(%directory, %error, "what a killed worker had left of a settled step \
-                                                cannot be removed");
+                                                could not be removed");
         }
     }
 }

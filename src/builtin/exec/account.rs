@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 
 use super::contain::look;
 
-/// A user and its groups, as the machine knew them when the daemon started.
+/// A user and its groups, as the system knew them when the daemon started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) uid: u32,
@@ -65,15 +65,15 @@ impl Account {
         self.uid == geteuid().as_raw()
     }
 
-    /// Gives it a directory and the files in there.
+    /// Makes it the owner of a directory and the files in it.
     pub(super) fn give(&self, directory: &Path) -> Result<(), String> {
         let told = |path: &Path| {
             let path = path.display().to_string();
             move |error: std::io::Error| {
-                format!("{path} cannot be given to the user {}: {error}", self.name)
+                format!("{path} could not be given to the user {}: {error}", self.name)
             }
         };
-        // Modes are soon read, and say too little only where there are access control lists.
+        // The mode bits are quick to read, and insufficient only with access control lists.
         let may_pass =
             |parent: &Path| parent.metadata().is_ok_and(|metadata| self.may_enter(&metadata));
         if !directory.ancestors().skip(1).all(may_pass)
@@ -87,8 +87,8 @@ impl Account {
         chown(directory, Some(self.uid), Some(self.gid)).map_err(told(directory))
     }
 
-    /// What keeps it from a directory, if anything does, and what to do. What of the way is not
-    /// there yet, the daemon makes so that it can pass.
+    /// What keeps the user out of a directory, if anything, and what to do about it. Missing parts
+    /// of the path do not count: the daemon creates them so that the user can pass.
     pub(super) fn bars(&self, directory: &Path) -> Option<String> {
         let is_barred = |path: &&Path| look::may_enter(path, Some(self)) == Some(false);
         let there = directory.ancestors().find(|path| path.exists()).filter(is_barred)?;
@@ -104,7 +104,7 @@ impl Account {
         ))
     }
 
-    /// Whether the mode of a directory lets it pass.
+    /// Whether the mode of a directory lets the user pass.
     fn may_enter(&self, directory: &fs::Metadata) -> bool {
         let shift = if directory.uid() == self.uid {
             6
@@ -117,8 +117,8 @@ impl Account {
     }
 }
 
-/// Whether this process may become another user, end what runs as one, give it files, and read and
-/// remove them again.
+/// Whether this process may become another user, kill that user's processes, give it files, and
+/// read and remove those files.
 fn may_change() -> bool {
     // chown, dac_override, kill, setgid, setuid
     const NEEDED: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 7;

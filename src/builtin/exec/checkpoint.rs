@@ -1,7 +1,7 @@
-//! The checkpoint of one run: `$STEP_CHECKPOINT`, saved as it changes and when the program has
+//! The checkpoint of one run: `$STEP_CHECKPOINT`, saved when it changes and when the program has
 //! ended.
 //!
-//! A file that is being written must not replace a good checkpoint: one that was renamed into place
+//! A half-written file must not replace a good checkpoint: a file that was renamed into place
 //! counts at once, any other once it has not changed for a moment, an empty or missing one never.
 
 use std::time::Duration;
@@ -14,30 +14,30 @@ use super::workspace::{CHECKPOINT, Found, Workspace};
 use crate::backoff::Backoff;
 use crate::handler::{Context, HandlerError, StopReason};
 
-/// Keeps one run's checkpoint.
+/// Saves one run's checkpoint.
 pub(super) struct Checkpoint<'a> {
     cx: &'a Context,
     workspace: &'a Workspace,
     saved: Saved,
-    /// It was said that the file is missing or empty.
+    /// It was logged that the file is missing or empty.
     told: bool,
-    /// Why what the file holds cannot be kept.
+    /// Why the content of the file cannot be saved.
     unkept: Option<String>,
-    /// How often in a row it could not be read or saved.
+    /// How many consecutive times it could not be read or saved.
     failures: u32,
 }
 
-/// How long a file must not have changed that is written in place.
+/// How long a file that is written in place must not have changed.
 const STILL: Duration = Duration::from_millis(50);
-/// How soon what could not be saved is tried again.
+/// How soon a failed save is tried again.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// What came of a look at the file.
+/// The result of a look at the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
-    /// What is worth it is in the ledger.
+    /// The ledger has everything worth saving.
     Done,
-    /// It was written while it was read.
+    /// The file was written to while it was read.
     Moving,
     Failed,
 }
@@ -47,11 +47,11 @@ impl<'a> Checkpoint<'a> {
         Self { cx, workspace, saved, told: false, unkept: None, failures: 0 }
     }
 
-    /// Saves what the program writes, for as long as it is polled. Whatever is not saved when it is
+    /// Saves what the program writes, as long as it is polled. What is not saved when it is
     /// dropped, [`finish`](Self::finish) saves.
     pub(super) async fn keep(&mut self) {
         let notices = Notices::of(self.workspace.directory(), CHECKPOINT);
-        // The program may have written before it was watched.
+        // The program may have written before the watch began.
         let (mut due, mut seen) = (Some(Instant::now() + STILL), None);
         loop {
             let at = due.unwrap_or_else(Instant::now);
@@ -83,8 +83,8 @@ impl<'a> Checkpoint<'a> {
         }
     }
 
-    /// Saves what the program has left, for as long as it takes, or says why it cannot be kept. A
-    /// claim that is lost ends it: the step is another's.
+    /// Saves what the program left, however long that takes, or returns why it cannot be saved. A
+    /// lost claim ends it: the step belongs to another worker.
     pub(super) async fn finish(mut self) -> Option<String> {
         while self.look().await != Look::Done
             && self.cx.stop_reason() != Some(StopReason::LeaseLost)
@@ -111,7 +111,7 @@ impl<'a> Checkpoint<'a> {
                 }
                 let unkept = format!("the checkpoint cannot be kept: {error}");
                 if self.unkept.as_ref() != Some(&unkept) {
-                    tracing::warn!("{unkept}; the last one that could be is");
+                    tracing::warn!("{unkept}; the previous one is kept");
                 }
                 self.unkept = Some(unkept);
                 return Look::Done;
@@ -145,7 +145,7 @@ impl<'a> Checkpoint<'a> {
         Look::Failed
     }
 
-    /// There is nothing that could take the place of what is saved.
+    /// Nothing that could replace the saved checkpoint.
     fn without(&mut self, what: &str) -> Look {
         if self.saved.file.is_some() && !std::mem::replace(&mut self.told, true) {
             tracing::warn!("STEP_CHECKPOINT is {what}; the last checkpoint that was saved is kept");
@@ -154,12 +154,13 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn pause(&self) -> Duration {
-        // One run waits for its own file: there are no others to keep apart from.
+        // A run waits only for its own file, so there is nothing to spread out.
         AGAIN.after(self.failures, 1.0)
     }
 }
 
-/// Takes over what the run before wrote and its daemon could not save: durable when this returns.
+/// Takes over what the previous run wrote and its daemon could not save; it is durable when this
+/// returns.
 pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, HandlerError> {
     let Some(left) = saved.left_behind(cx) else { return Ok(saved) };
     let content = match left.read_checkpoint() {
@@ -172,13 +173,13 @@ pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, Handler
                     format_args!("what the last run left cannot be read: {error}"),
                 ));
             }
-            tracing::warn!(%error, "the checkpoint that the last run left is passed over");
+            tracing::warn!(%error, "the checkpoint that the last run left is ignored");
             return Ok(saved);
         }
     };
     let next = Saved { file: Some(content), ..saved };
     cx.save_checkpoint(&next).await?;
     left.is_kept(next.file.as_ref());
-    tracing::info!("the checkpoint that the last run left is taken over");
+    tracing::info!("the checkpoint that the last run left is saved");
     Ok(next)
 }

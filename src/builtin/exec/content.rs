@@ -1,10 +1,10 @@
-//! What a file holds, in a form that JSON takes: as the text that it is, else in base64.
+//! The content of a file in a form that JSON can hold: as text if it is UTF-8, else in base64.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The bytes of a file. In JSON a string where they are UTF-8, else `{"base64": "…"}`.
+/// The bytes of a file. In JSON a string if they are UTF-8, else `{"base64": "…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Content(pub(super) Vec<u8>);
 

@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// `limits = { memory, open_files, processes }`. For all processes of a run together where each run
-/// has a cgroup with the controllers for it; else for each process (`memory`: its address space),
-/// and for all of the user's processes (`processes`).
+/// `limits = { memory, open_files, processes }`. If each run has a cgroup with the needed
+/// controllers, they apply to all processes of a run together; otherwise to each process (`memory`:
+/// its address space) or to all processes of the user (`processes`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -15,17 +15,17 @@ pub struct Limits {
     #[serde(default, deserialize_with = "bytes")]
     #[schemars(with = "Option<String>")]
     pub memory: Option<u64>,
-    /// Descriptors of each process.
+    /// Open file descriptors of each process.
     #[serde(default)]
     pub open_files: Option<u64>,
-    /// Processes and threads at once: of the run, or of the user where no cgroup can be made.
+    /// Processes and threads at once: of the run, or of the user if no cgroup is available.
     #[serde(default)]
     pub processes: Option<u64>,
 }
 
-/// Less would let no program begin.
+/// With less, no program could begin.
 const LEAST_MEMORY: u64 = 4 << 20;
-/// Its three streams, and one to load a library by.
+/// Its three streams, and one to load a library.
 const LEAST_OPEN_FILES: u64 = 4;
 
 impl Limits {
@@ -47,7 +47,7 @@ impl Limits {
         })
     }
 
-    /// As resource limits, those left out that a cgroup holds.
+    /// As resource limits, without those that a cgroup enforces.
     #[allow(
         clippy::unnecessary_cast,
         reason = "the type of these constants differs between C libraries"

@@ -1,4 +1,4 @@
-//! What a program says, line by line into the log, and the end of it kept.
+//! A program's output: logged line by line, with its end kept.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,22 +9,22 @@ use tokio::time::{Instant, sleep_until};
 
 /// Longer lines are logged in pieces.
 const LINE: usize = 8 * 1024;
-/// Enough for any reason; a step's reason has room for 256 characters of it.
+/// Enough for any reason; a step's failure reason takes 256 characters of it.
 const TAIL: usize = 8 * 1024;
-/// What a step may have logged in each second: more than anybody reads, and with a hundred programs
-/// that say too much at once still less than a disk takes.
+/// What a step may log per second: more than anyone reads, and with a hundred noisy programs at
+/// once still less than a disk can take.
 const BUDGET: usize = 256 * 1024;
 const WINDOW: Duration = Duration::from_secs(1);
-/// What a line's time, token and the like take in the log, however short it is.
+/// The size of a line's time, token and other fields in the log, however short the line is.
 const FRAME: usize = 256;
 
-/// How much more of what one run says is logged in this second, whichever stream it comes from.
+/// How much more of one run's output is logged in this second, whichever stream it comes from.
 pub(super) struct Budget(Mutex<Window>);
 
 struct Window {
     until: Instant,
     left: usize,
-    /// What was not logged, and is yet to be said: lines, and bytes of them.
+    /// What was not logged and not reported yet: lines, and their bytes.
     unlogged: (u64, u64),
 }
 
@@ -33,7 +33,7 @@ impl Budget {
         Self(Mutex::new(Window { until: Instant::now() + WINDOW, left: BUDGET, unlogged: (0, 0) }))
     }
 
-    /// Whether a line of so many bytes is logged. If not, it is counted.
+    /// Whether a line of this many bytes is logged. If not, it is counted.
     fn take(&self, bytes: usize) -> bool {
         self.turn();
         let mut window = self.lock();
@@ -51,7 +51,7 @@ impl Budget {
         }
     }
 
-    /// Begins a new window, if the last is over.
+    /// Begins a new window if the last is over.
     fn turn(&self) {
         let now = Instant::now();
         let mut window = self.lock();
@@ -65,7 +65,7 @@ impl Budget {
         }
     }
 
-    /// Resolves when a window is over of which not all was logged. Cancel safe.
+    /// Resolves at the end of a window in which not everything was logged. Cancel safe.
     async fn over(&self) {
         let until = {
             let window = self.lock();
@@ -82,7 +82,7 @@ impl Budget {
     }
 }
 
-/// Says what of the last second was not logged.
+/// Reports what was not logged in the last second.
 impl Drop for Budget {
     fn drop(&mut self) {
         say(std::mem::take(&mut self.lock().unlogged));
@@ -94,14 +94,14 @@ fn say((lines, bytes): (u64, u64)) {
         tracing::warn!(
             lines,
             bytes,
-            "the program says more than {} KiB a second; the rest of this second is not logged",
+            "the program writes more than {} KiB a second; the rest of this second is not logged",
             BUDGET / 1024
         );
     }
 }
 
-/// Logs a stream to its end, whatever its size and encoding, as far as the budget goes, and returns
-/// the end of what it said.
+/// Logs a stream to its end, whatever its size and encoding, within the budget, and returns the end
+/// of the stream.
 pub(super) async fn log(
     stream: impl AsyncRead + Unpin,
     name: &'static str,
@@ -119,7 +119,7 @@ pub(super) async fn log(
                 continue;
             }
         };
-        // A stream that cannot be read has nothing more to say.
+        // A stream that cannot be read is over.
         let Ok(chunk) = chunk else { break };
         if chunk.is_empty() {
             break;
@@ -153,7 +153,7 @@ fn keep(tail: &mut VecDeque<u8>, bytes: &[u8]) {
     tail.drain(..tail.len().saturating_sub(TAIL));
 }
 
-/// The end of a stream as text; a character cut in half at its beginning is dropped.
+/// The end of a stream as text; a character cut in half at the beginning is dropped.
 pub(super) fn text(tail: VecDeque<u8>) -> String {
     let bytes = Vec::from(tail);
     let begin = bytes.iter().position(|byte| byte & 0xC0 != 0x80).unwrap_or(0);

@@ -48,12 +48,12 @@ pub struct Exec {
 /// What the ledger keeps for a program between its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
-    /// Who ran last.
+    /// Identifies the last run.
     run: Option<Remains>,
     /// What `$STEP_CHECKPOINT` held.
     file: Option<Content>,
-    /// The directory of the last run, by name: a daemon that is killed can neither save what is in
-    /// it nor remove it.
+    /// The directory of the last run, by name: a killed daemon can neither save what is in it nor
+    /// remove it.
     workspace: Option<String>,
 }
 
@@ -61,7 +61,7 @@ struct Saved {
 const RETRY: i32 = 75;
 /// Not done yet: run again after `poll_interval`.
 const AGAIN: i32 = 76;
-/// How soon outputs are read again that the machine did not let us read.
+/// How soon outputs are read again if the machine failed to read them.
 const READ_AGAIN: Duration = Duration::from_millis(500);
 
 impl Exec {
@@ -69,14 +69,14 @@ impl Exec {
     /// itself, is no error here but a [remark](Handler::remarks).
     ///
     /// # Errors
-    /// [`SettingsError`] if no program can ever be run as the settings say.
+    /// [`SettingsError`] if the settings can never run a program.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let (settings, lacking) = settings.checked()?;
         Ok(Self { terms: settings.terms()?, settings, lacking })
     }
 
-    /// Runs one program to its end. Nothing of it, or of an earlier run of the step, is alive when
-    /// this returns.
+    /// Runs one program to its end. No process of it, or of an earlier run of the step, is alive
+    /// when this returns.
     async fn call(
         &self,
         cx: &Context,
@@ -89,7 +89,7 @@ impl Exec {
         let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_ref())
             .map_err(|error| {
                 let told = format!(
-                    "no directory for the run could be made in {}: {error}",
+                    "no directory for the run could be created in {}: {error}",
                     cx.work_dir().display()
                 );
                 HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
@@ -113,8 +113,8 @@ impl Exec {
         Ok((ended, workspace))
     }
 
-    /// Whether the program's end says what its work came to. One that was told to end may have left
-    /// off anywhere.
+    /// Whether the program's end is the result of its work. A program that was told to end may have
+    /// stopped anywhere.
     fn is_its_own(&self, ended: &Ended) -> bool {
         match self.settings.exit_after_sigterm {
             _ if ended.killed => false,
@@ -131,7 +131,7 @@ impl Exec {
             match workspace.outputs() {
                 Ok(outputs) => return Ok(Completion::Success(outputs)),
                 Err(error) => match error.trouble() {
-                    // What the program came to is not computed again because of our own trouble.
+                    // The program's result is not recomputed because of our own trouble.
                     Some(what) => {
                         cx.hindered_by(what, &error.to_string());
                         sleep(READ_AGAIN).await;
@@ -155,7 +155,7 @@ impl Handler for Exec {
             return Err(HandlerError::retry("the program was stopped"));
         }
         let code = ended.status.code();
-        // Whoever goes on with the step counts on what it left there.
+        // The next run of the step needs what is left there.
         let goes_on =
             matches!(code, Some(AGAIN | RETRY)) || code == Some(0) && self.settings.deferred;
         if let Some(unkept) = ended.unkept.as_ref().filter(|_| goes_on) {
@@ -198,8 +198,8 @@ impl Handler for Exec {
     fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
         let silent = |path: &PathBuf| {
             Remark::warning(format!(
-                "{} could not be looked at: its file system does not answer; programs there will \
-                 not begin until it does",
+                "{} could not be examined: its file system does not answer; programs there will \
+                 not start until it does",
                 path.display()
             ))
         };
@@ -218,23 +218,23 @@ impl Handler for Exec {
 
     async fn reap(&self, cx: Context) {
         if let Ok(Some(saved)) = cx.checkpoint() {
-            // What cannot be ended is said again when the step is to run.
+            // If something cannot be killed, that is reported again when the step is to run.
             let _ = end_remains(&saved, Purpose::Cleanup).await;
         }
     }
 }
 
 impl Ended {
-    /// It, or the program in it where it is a shell, died of SIGTERM.
+    /// It died of SIGTERM, or it is a shell and the program in it did.
     fn is_terminated(&self) -> bool {
         self.status.signal() == Some(Signal::SIGTERM as i32)
             || self.status.code() == Some(128 + Signal::SIGTERM as i32)
     }
 
-    /// How the program ended, and what it said last.
+    /// How the program ended, and its last output.
     fn reason(&self) -> Reason {
         let how = match (self.status.code(), self.status.signal()) {
-            _ if self.no_memory => "it ran out of the memory that `limits` gives it".to_owned(),
+            _ if self.no_memory => "it reached its memory limit (`limits`)".to_owned(),
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),
             (None, None) => "ended in an unknown way".to_owned(),
@@ -255,13 +255,13 @@ impl Saved {
     }
 }
 
-/// What hangs in the kernel does nothing any more, so that a cleanup need not wait for it; a run
-/// that would hang as well does.
+/// A process that hangs in the kernel does nothing any more, so a cleanup need not wait for it. A
+/// run does wait, because it would hang as well.
 async fn end_remains(saved: &Saved, purpose: Purpose) -> Result<(), HandlerError> {
     let Some(run) = &saved.run else { return Ok(()) };
     match run.end().await {
         End::Nothing => {}
-        End::Ended => tracing::warn!("ended what an earlier run of the step had left running"),
+        End::Ended => tracing::warn!("killed what an earlier run of the step had left running"),
         End::Hangs if purpose == Purpose::Run => {
             return Err(HandlerError::host(
                 "io",
@@ -273,7 +273,7 @@ async fn end_remains(saved: &Saved, purpose: Purpose) -> Result<(), HandlerError
         }
         End::Alive(pid) => {
             return Err(HandlerError::retry(format_args!(
-                "process {pid}, which an earlier run of the step has left, cannot be ended: it \
+                "process {pid}, which an earlier run of the step has left, cannot be killed: it \
                  runs as another user"
             )));
         }

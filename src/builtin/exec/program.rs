@@ -1,4 +1,4 @@
-//! One running program, from its first instruction until nothing of it is left.
+//! One running program, from its start until none of its processes is left.
 
 use std::collections::VecDeque;
 use std::process::{Command, ExitStatus};
@@ -13,43 +13,43 @@ use super::workspace::Workspace;
 use super::{Saved, lines, trouble};
 use crate::handler::{Context, HandlerError};
 
-/// A program that runs. Dropped before its end, it takes all that it has started with it.
+/// A running program. Dropping it before its end kills everything that it has started.
 pub(super) struct Program {
     run: Run,
 }
 
-/// What a program is started for. A stop may come before the program has begun, so that a stop
-/// there is does not tell them apart.
+/// What a program is started for. A stop may come before the program has begun, so the presence of
+/// a stop does not tell these apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To be told when the step is stopped.
     Run,
-    /// To clean up once it was.
+    /// To clean up after a stop.
     Cleanup,
 }
 
 /// How a program ended.
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
-    /// It was told to end before it did.
+    /// It was told to end before it ended.
     pub(super) told: bool,
-    /// It was made to end.
+    /// It was killed.
     pub(super) killed: bool,
-    /// The kernel ended it, or something that it had started, since all memory that it may use was
-    /// used.
+    /// The kernel killed it, or a process that it had started, because its memory limit was
+    /// reached.
     pub(super) no_memory: bool,
-    /// Why the ledger does not have what it left in `$STEP_CHECKPOINT`, if that cannot be kept.
+    /// Why the content of `$STEP_CHECKPOINT` is not in the ledger, if it cannot be saved.
     pub(super) unkept: Option<String>,
-    /// The end of what it said there.
+    /// The end of its stderr.
     pub(super) stderr: String,
 }
 
-/// Once all of it is gone, only a process that hangs in the kernel can hold its streams open; it is
-/// not waited for.
+/// Once all of it is gone, only a process that hangs in the kernel can hold its streams open; that
+/// is not waited for.
 const STREAMS: Duration = Duration::from_secs(1);
 
 impl Program {
-    /// Starts a program, once `record` has on record what its processes can be told by.
+    /// Starts a program, after `record` has recorded how its processes can be identified.
     pub(super) async fn spawn(
         command: &Command,
         terms: &Terms,
@@ -63,8 +63,8 @@ impl Program {
         Ok(Self { run })
     }
 
-    /// Sees the program to its end: feeds it, logs it, saves its checkpoints, stops it when told to
-    /// unless it is the answer to that, and leaves nothing of it alive.
+    /// Drives the program to its end: feeds it, logs it, saves its checkpoints, stops it when told
+    /// to unless it is the cleanup, and kills everything that is left.
     pub(super) async fn end(
         mut self,
         cx: &Context,
@@ -79,7 +79,7 @@ impl Program {
         let budget = lines::Budget::new();
         let feeding = async move {
             if let Some(mut feed) = feed {
-                // A program need not read what it is given.
+                // A program need not read its input.
                 let _ = feed.write_all(&stdin).await;
             }
         };
@@ -106,7 +106,7 @@ impl Program {
                 status = self.run.wait() => break status,
                 _ = &mut streams, if streaming => streaming = false,
                 reason = cx.stopping(), if told.is_none() && purpose == Purpose::Run => {
-                    // It may have ended by itself, and nobody has looked yet.
+                    // It may have ended by itself without having been polled.
                     if let Ok(Some(status)) = self.run.try_wait() {
                         break Ok(status);
                     }
@@ -128,21 +128,21 @@ impl Program {
         self.run.finish().await;
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
             tracing::warn!(
-                "a process that could not be ended holds the program's output open; the rest of \
-                 that is not logged"
+                "a process that could not be killed holds the program's output open; the rest of \
+                 it is not logged"
             );
         }
         drop(streams);
-        // What is saved in a cleanup helps nobody who comes after.
+        // A checkpoint saved in a cleanup helps no later run.
         let unkept = match purpose {
             Purpose::Run => checkpoint.finish().await,
             Purpose::Cleanup => None,
         };
-        // Whatever the program did, nobody knows how it ended: that is no outcome.
+        // It is unknown how the program ended: that is no outcome.
         let status = status.map_err(|contain::Lost| {
             HandlerError::retry(
-                "the program's exit status cannot be had: the process that kept it was killed; \
-                 what was left of it is ended",
+                "the program's exit status is unknown: the process that kept it was killed; what \
+                 was left of it is killed",
             )
         })?;
         Ok(Ended {

@@ -1,4 +1,4 @@
-//! What can be set for an `exec` handler, and the command that it makes.
+//! The settings of an `exec` handler, and the command built from them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,52 +20,51 @@ use crate::handler::Context;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The program and its arguments. No shell reads them.
+    /// The program and its arguments. They are not passed through a shell.
     pub command: Vec<String>,
-    /// The program that is run after a stop and after the time limit, and its arguments.
+    /// The program, with its arguments, that runs after a stop and after the time limit.
     #[serde(default)]
     pub cleanup: Option<Vec<String>>,
     /// Added to the environment, which is otherwise PATH, HOME, LANG and `STEP_*`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Variables passed on from the daemon's environment.
+    /// Variables that are passed on from the daemon's environment.
     #[serde(default)]
     pub inherit_env: Vec<String>,
-    /// Where the programs run; by default where the daemon does.
+    /// Where the programs run; by default the daemon's working directory.
     #[serde(default)]
     pub working_dir: Option<PathBuf>,
     /// How long after an exit with 76 the program is run again.
     #[serde(with = "crate::duration", default = "minute")]
     #[schemars(with = "String")]
     pub poll_interval: Duration,
-    /// An exit with 0 means that somebody else will complete the step.
+    /// An exit with 0 means that someone else will complete the step.
     #[serde(default)]
     pub deferred: bool,
-    /// What the exit of a program is worth that was told to end.
+    /// How the exit of a program counts that was told to end.
     #[serde(default)]
     pub exit_after_sigterm: AfterSigterm,
-    /// The user that the programs run as, with its groups and its home; by default the daemon's
-    /// own.
+    /// The user that the programs run as, with its groups and home; by default the daemon's own.
     #[serde(default)]
     pub user: Option<String>,
-    /// What one run may use.
+    /// Limits of one run.
     #[serde(default)]
     pub limits: Limits,
 }
 
-/// What an exit after our SIGTERM counts for.
+/// How an exit after our SIGTERM counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AfterSigterm {
-    /// Nothing, whatever its status: at a shutdown the step is given back, after a stop or the time
-    /// limit it is cleaned up after.
+    /// Not at all, whatever its status: at a shutdown the step is given back; after a stop or the
+    /// time limit the cleanup runs.
     #[default]
     Ignored,
-    /// What the same exit counts for otherwise, unless it died of the signal.
+    /// Like any other exit, unless the program died of the signal.
     Kept,
 }
 
-/// A program cannot be run as the settings say.
+/// The settings can never run a program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says it")]
@@ -73,12 +72,11 @@ pub enum SettingsError {
     #[error("`{0}` is empty; it names the program and its arguments")]
     Empty(&'static str),
     #[error(
-        "`{key}`: there is no executable program {program:?}{where_}; name it by its absolute \
-         path, and see that {who} may execute it and \
-         enter each directory on the way"
+        "`{key}`: there is no executable program {program:?}{where_}; use its absolute path, and \
+         check that {who} may execute it and enter each directory on the path"
     )]
     NoProgram { key: &'static str, program: String, where_: &'static str, who: String },
-    #[error("`{key}`: {text:?} has a character that no program can be given (NUL)")]
+    #[error("`{key}`: {text:?} contains a NUL character, which no program can be given")]
     Nul { key: &'static str, text: String },
     #[error(
         "`{key}`: {name:?} cannot be a variable's name here; names are not empty, have no `=`, and \
@@ -89,7 +87,7 @@ pub enum SettingsError {
     WorkingDir { directory: String, who: String },
     #[error("`poll_interval` is less than a second")]
     PollInterval,
-    #[error("`{key}`: {program:?} is empty, which is no program")]
+    #[error("`{key}`: {program:?} is empty, which is not a program")]
     EmptyFile { key: &'static str, program: String },
     #[error("`user`: {0}")]
     User(#[from] AccountError),
@@ -97,19 +95,19 @@ pub enum SettingsError {
     Limits(String),
 }
 
-/// What this machine lacks for the settings at present. It may come: with a mount, with the end of
-/// a deployment.
+/// What this machine lacks for the settings at present. It may appear later: with a mount, or at
+/// the end of a deployment.
 #[derive(Debug, Default)]
 pub(super) struct Lacking {
-    /// What is not there.
+    /// What is missing.
     pub(super) errors: Vec<SettingsError>,
-    /// Paths that could not be looked at, since their file system did not answer.
+    /// Paths that could not be examined because their file system did not answer.
     pub(super) silent: Vec<PathBuf>,
 }
 
-/// From the daemon's own environment, whatever else.
+/// Taken from the daemon's own environment, always.
 const ALWAYS: [&str; 3] = ["PATH", "HOME", "LANG"];
-/// Where the daemon itself has none.
+/// Used if the daemon itself has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn minute() -> Duration {
@@ -117,8 +115,8 @@ fn minute() -> Duration {
 }
 
 impl Settings {
-    /// The settings as they hold wherever a program changes to, checked; and what this machine
-    /// lacks for them.
+    /// The checked settings, independent of the directory that a program changes to, and what this
+    /// machine lacks for them.
     pub(super) fn checked(mut self) -> Result<(Self, Lacking), SettingsError> {
         if let Some(directory) = &mut self.working_dir
             && let Ok(absolute) = std::path::absolute(&*directory)
@@ -219,7 +217,7 @@ impl Settings {
                 }
             }
         }
-        // Its directory was told already.
+        // Its directory was reported already.
         if lacking.errors.is_empty() {
             lacking.errors.push(SettingsError::NoProgram {
                 key,
@@ -231,7 +229,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Whom programs run as, in words.
+    /// The user that programs run as, in words.
     fn who(&self) -> String {
         self.user
             .as_ref()
@@ -248,7 +246,7 @@ pub(super) fn command(
 ) -> Command {
     let (program, arguments) =
         line.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
-    // A relative path is relative to where the program runs, not to where the daemon does.
+    // A relative path is relative to where the program runs, not to where the daemon runs.
     let program = match &settings.working_dir {
         Some(directory) if program.contains('/') => directory.join(program),
         _ => PathBuf::from(program),

@@ -1,4 +1,4 @@
-//! What programs can rely on, shown with real ones.
+//! What programs can rely on, tested with real ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl Bench {
         self.step.context_until(self.stop.subscribe())
     }
 
-    /// What the ledger has of `$STEP_CHECKPOINT`.
+    /// The content of `$STEP_CHECKPOINT` in the ledger.
     fn checkpoint_file(&self) -> Option<String> {
         Some(self.step.checkpoints().last()?["file"].as_str()?.to_owned())
     }
@@ -140,7 +140,7 @@ async fn outputs_are_lines_or_one_json_object() {
     let got = outputs(bench.run(r#"printf '{"a": 1.50, "b": true}' > "$STEP_OUTPUT""#).await);
     assert_eq!(got.iter().collect::<Vec<_>>(), [("a", "1.50"), ("b", "true")]);
     assert!(outputs(bench.run("true").await).is_empty());
-    // Somebody has removed them: what they were nobody knows.
+    // They have been removed, so their content is unknown.
     assert!(
         !bench
             .run("echo a=1 > $STEP_OUTPUT; rm $STEP_OUTPUT")
@@ -268,8 +268,7 @@ async fn a_program_of_a_relative_directory_is_found_where_it_runs() {
     let bench = Bench::new();
     let here = std::env::current_dir().expect("here");
     let up = here.components().count() - 1;
-    // Deeper than this process stands, so that the way up does not lead to the root from there as
-    // well.
+    // Deeper than this process, so that the way up does not lead to the root from there as well.
     let place = bench.path(&"deep/".repeat(up + 1));
     let relative = Path::new(&"../".repeat(up)).join(place.strip_prefix("/").expect("absolute"));
     fs::create_dir_all(place.join("bin")).expect("created");
@@ -332,7 +331,7 @@ async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
     for lost in [": > $STEP_CHECKPOINT", "rm $STEP_CHECKPOINT", "rm -r $(dirname $STEP_CHECKPOINT)"]
     {
         let bench = Bench::new();
-        // Looked at while it runs, and when it has ended.
+        // Examined while it runs, and after it has ended.
         let exec = bench.exec(&format!(
             "printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/go ]; do sleep 0.05; done; {lost}; \
              sleep 0.3; exit 75"
@@ -421,7 +420,7 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
             fs::write(bench.path("go"), "").expect("write");
             until(|| bench.path("written").exists()).await;
         };
-        // As a worker does that leaves while its ledger fails.
+        // Like a worker that leaves while its ledger fails.
         tokio::select! {
             _ = exec.run(bench.cx(), Value::Null) => panic!("it ended"),
             () = cut => {}
@@ -493,8 +492,7 @@ async fn no_directory_is_left_behind() {
 #[tokio::test]
 async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next() {
     let bench = Bench::new();
-    // A daemon that is killed removes nothing; what it had on record by then is all that the next
-    // one knows.
+    // A killed daemon removes nothing; the next one knows only what was recorded by then.
     bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
     let place = PathBuf::from(fs::read_to_string(bench.path("where")).expect("where").trim());
     fs::create_dir(&place).expect("gone before");
@@ -585,7 +583,7 @@ fn settings_that_cannot_work_are_refused_at_start() {
     }
 }
 
-/// A mount may come later, a deployment end: the daemon starts, and `check` fails.
+/// A mount may appear later, or a deployment may finish: the daemon starts, and `check` fails.
 #[test]
 fn what_this_machine_lacks_for_the_settings_is_told_and_no_mistake() {
     for (settings, wants) in [

@@ -1,4 +1,4 @@
-//! Why a program could not be started, and whom that is charged to.
+//! Why a program could not be started, and what that is charged to.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use super::contain::StartError;
 use crate::handler::{HandlerError, host_trouble};
 
-/// A program that is absent, or is just being replaced, is no fault of the step; one that the
-/// kernel does not take for a program is.
+/// A program that is missing, or just being replaced, is no fault of the step; a file that the
+/// kernel does not accept as a program is.
 pub(super) fn of_start(command: &Command, error: &StartError) -> HandlerError {
     let name = command.get_program().to_string_lossy();
     let told = format!("the program {name:?} could not be started: {error}");
@@ -17,13 +17,13 @@ pub(super) fn of_start(command: &Command, error: &StartError) -> HandlerError {
         StartError::Exec(cause) => match error.errno() {
             Some(Errno::ENOEXEC) => {
                 return HandlerError::permanent(format_args!(
-                    "{name:?} is no program: it is empty, has no `#!` line, or is built for \
+                    "{name:?} is not a program: it is empty, has no `#!` line, or is built for \
                      another machine"
                 ));
             }
             Some(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => {
                 let remedy =
-                    "see that it, and the interpreter in its first line, is there and executable";
+                    "check that it and the interpreter in its first line exist and are executable";
                 return HandlerError::host("program", format_args!("{told}; {remedy}"));
             }
             Some(Errno::ETXTBSY) => {

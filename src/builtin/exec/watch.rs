@@ -1,8 +1,8 @@
-//! Tells of changes of a file in a run's directory.
+//! Reports changes of a file in a run's directory.
 //!
-//! A user may have some hundred inotify instances and many more watches, so that one instance and
-//! one thread, which live as long as the process, serve all runs. If there is none to be had, the
-//! file is looked at now and then.
+//! A user may have only some hundred inotify instances but many more watches, so one instance and
+//! one thread serve all runs for the life of the process. If no instance is available, the file is
+//! polled.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -26,7 +26,7 @@ pub(super) enum Notice {
     Replaced,
 }
 
-/// News of one file, until dropped.
+/// Notices about one file, until dropped.
 pub(super) struct Notices {
     news: Arc<News>,
     watch: Option<(Arc<Watcher>, WatchDescriptor)>,
@@ -43,13 +43,13 @@ struct Watcher {
     watches: Mutex<BTreeMap<i32, Arc<News>>>,
 }
 
-/// How often the file is looked at where it cannot be watched.
+/// How often the file is polled if it cannot be watched.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long the thread rests when it cannot read.
+/// How long the thread pauses when it cannot read.
 const REST: Duration = Duration::from_millis(200);
 
 impl Notices {
-    /// Of the file of this name in the directory, from now on.
+    /// Watches the file of this name in the directory from now on.
     pub(super) fn of(directory: &Path, file: &'static str) -> Self {
         let news = Arc::new(News { file, last: AtomicU8::new(0), come: Notify::new() });
         let watch = Watcher::shared().and_then(|watcher| {
@@ -57,13 +57,12 @@ impl Notices {
             Ok((watcher, id))
         });
         if let Err(error) = &watch {
-            tracing::debug!(%error, "STEP_CHECKPOINT cannot be watched, and is looked at now and \
-                                     then");
+            tracing::debug!(%error, "STEP_CHECKPOINT cannot be watched, and is polled instead");
         }
         Self { news, watch: watch.ok() }
     }
 
-    /// The last of what has happened since the last call. Cancel safe.
+    /// The latest notice since the last call. Cancel safe.
     pub(super) async fn next(&self) -> Notice {
         loop {
             match self.news.last.swap(0, Ordering::SeqCst) {
@@ -95,7 +94,7 @@ impl News {
 }
 
 impl Watcher {
-    /// The one of this process, started with the first run.
+    /// The instance of this process, started with the first run.
     fn shared() -> io::Result<Arc<Self>> {
         static SHARED: Mutex<Option<Arc<Watcher>>> = Mutex::new(None);
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,7 +116,7 @@ impl Watcher {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO;
-        // Under the lock, so that no event comes before it is known whose it is.
+        // Under the lock, so that no event arrives before its watch is known.
         let mut watches = self.lock();
         let id = self.inotify.add_watch(directory, flags | AddWatchFlags::IN_ONLYDIR)?;
         watches.insert(id.as_raw(), news);
@@ -126,7 +125,7 @@ impl Watcher {
 
     fn remove(&self, id: WatchDescriptor) {
         self.lock().remove(&id.as_raw());
-        // Fails where the directory is gone, and its watch with it.
+        // This fails if the directory, and its watch with it, is gone.
         let _ = self.inotify.rm_watch(id);
     }
 

@@ -1,9 +1,9 @@
-//! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory that only
-//! it has, below `worker.work_dir`.
+//! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory of its own
+//! below `worker.work_dir`.
 //!
-//! The directory goes with the run, unless it holds a checkpoint that the ledger does not: that is
-//! read by whoever runs the step next. What a killed worker left of a step that is settled is
-//! removed later (`abandoned`).
+//! The directory is removed with the run, unless it holds a checkpoint that the ledger does not:
+//! the next run of the step reads that. What a killed worker left of a settled step is removed
+//! later (`abandoned`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -24,13 +24,13 @@ use crate::outcome::{InvalidOutput, Outputs};
 /// The directory of one run.
 pub(super) struct Workspace {
     directory: PathBuf,
-    /// Names the checkpoint that the ledger has.
+    /// A hash of the checkpoint that the ledger has.
     kept: AtomicU64,
-    /// Says to all workers that the directory is in use. None in a directory that was found.
+    /// Tells all workers that the directory is in use. `None` in a directory that was found.
     _in_use: Option<Flock<File>>,
 }
 
-/// What a change of a file changes.
+/// The metadata that changes whenever a file does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp {
     length: u64,
@@ -39,7 +39,7 @@ pub(super) struct Stamp {
     inode: u64,
 }
 
-/// What there is of a checkpoint.
+/// The state of a checkpoint file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Missing,
@@ -68,25 +68,25 @@ pub enum FileError {
     Read(&'static str, io::Error),
 }
 
-/// All outputs that SageMaker takes, as UTF-8, are well below.
+/// All outputs that SageMaker accepts, in UTF-8, are far smaller.
 const MAX_OUTPUT: u64 = 1 << 20;
-/// A checkpoint says where a job is, not what it has done; it is written to the ledger each time
-/// that it changes.
+/// A checkpoint says where a job is, not what it has done; it is written to the ledger at every
+/// change.
 const MAX_CHECKPOINT: u64 = 256 << 10;
 /// The name of `$STEP_CHECKPOINT` in its directory.
 pub(super) const CHECKPOINT: &str = "checkpoint";
-/// A disk is full that has less than this part of its space left.
+/// A disk counts as full if less than this fraction of its space is left.
 const FULL: u64 = 100;
-/// Space that is kept for `$STEP_OUTPUT`, so that a disk that fills up while the program runs costs
-/// no usual outputs.
+/// Space reserved for `$STEP_OUTPUT`, so that a disk that fills up during the run does not prevent
+/// outputs of usual size.
 const RESERVED: i64 = 16 << 10;
-/// A program that failed with less space than this left may have failed for that. It is more than
-/// what other runs that end at the same moment give back, and what a program that removes its
-/// unfinished file gives back itself, as a rule.
+/// A program that failed with less free space than this may have failed because of it. It is
+/// usually more than what other runs that end at the same moment free, and what a program frees by
+/// removing its unfinished file.
 const SCARCE: i64 = 1 << 20;
 
 impl Workspace {
-    /// Makes the directory, and puts the last checkpoint where the program looks for it.
+    /// Creates the directory, and puts the last checkpoint where the program looks for it.
     pub(super) fn new(
         work_dir: &Path,
         token: &str,
@@ -103,8 +103,8 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// The directory of an earlier run of the step, if its daemon has left it; `checkpoint` is what
-    /// the ledger has of that run.
+    /// The directory of an earlier run of the step, if its daemon left it; `checkpoint` is the one
+    /// that the ledger has of that run.
     pub(super) fn left_behind(
         work_dir: &Path,
         token: &str,
@@ -123,7 +123,7 @@ impl Workspace {
         })
     }
 
-    /// What [`left_behind`](Self::left_behind) knows the directory by.
+    /// The name by which [`left_behind`](Self::left_behind) finds the directory.
     pub(super) fn name(&self) -> String {
         self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -144,15 +144,15 @@ impl Workspace {
         self.directory.join("stop")
     }
 
-    /// Leaves the reason where a program looks that wants to know why it is told to end; all of it
-    /// or nothing is seen there.
+    /// Writes the reason to the file where a program can read why it is told to end; the file
+    /// appears complete or not at all.
     pub(super) fn tell(&self, reason: StopReason) {
         let draft = self.directory.join("stop.draft");
         let told =
             fs::write(&draft, reason.as_str()).and_then(|()| fs::rename(&draft, self.stop_file()));
         if let Err(error) = told {
-            tracing::warn!(%error, "STEP_STOP_FILE could not be written; the program gets the \
-                                    signal alone");
+            tracing::warn!(%error, "STEP_STOP_FILE could not be written; the program gets only the \
+                                    signal");
         }
     }
 
@@ -188,8 +188,8 @@ impl Workspace {
         self.kept.store(name_of(checkpoint), Ordering::Relaxed);
     }
 
-    /// What keeps files from being written here, if anything does once all that the run itself
-    /// wrote is gone.
+    /// What prevents files from being written here, if anything still does after everything that
+    /// the run itself wrote is gone.
     pub(super) fn ails(self, work_dir: &Path, token: &str) -> Option<io::Error> {
         let trouble = |error: &io::Error| host_trouble(error).is_some();
         File::create(self.directory.join("probe"))
@@ -197,20 +197,20 @@ impl Workspace {
             .err()
             .filter(trouble)?;
         drop(self);
-        // What was kept for it is no sign of space.
+        // The space that was reserved for this run is no sign of free space.
         let is_full =
             statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
         let full = || is_full.then(|| Errno::ENOSPC.into());
         Self::new(work_dir, token, None).err().filter(trouble).or_else(full)
     }
 
-    /// Removes it with all that is in it, whoever may have wanted it.
+    /// Removes it with its content, even if something is still needed.
     pub(super) fn discard(self) {
-        // What cannot be removed now is tried again as it is dropped.
+        // If this fails, dropping it tries again.
         let _ = fs::remove_dir_all(&self.directory);
     }
 
-    /// It holds a checkpoint that the ledger does not, or may.
+    /// It holds a checkpoint that the ledger does not have, or may not have.
     fn is_needed(&self) -> bool {
         match self.read_checkpoint() {
             Ok(Found::Content(content)) => {
@@ -244,7 +244,7 @@ impl Drop for Workspace {
 }
 
 impl FileError {
-    /// What ails the machine, if that is why the file could not be read.
+    /// The machine's fault, if that is why the file could not be read.
     pub(super) fn trouble(&self) -> Option<&'static str> {
         match self {
             Self::Read(_, error) => host_trouble(error),
@@ -253,8 +253,8 @@ impl FileError {
     }
 }
 
-/// Makes the directory that all runs have theirs in. A handler's user passes through it to the
-/// run's own, and sees nothing in it.
+/// Creates the parent directory of all runs. A handler's user passes through it to the run's own,
+/// and cannot list it.
 fn make(work_dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o711).create(work_dir) {
         Ok(()) => {}
@@ -264,11 +264,11 @@ fn make(work_dir: &Path) -> io::Result<()> {
         }
         Err(error) => return Err(error),
     }
-    // Whatever the daemon's umask is.
+    // Independent of the daemon's umask.
     fs::set_permissions(work_dir, Permissions::from_mode(0o711))
 }
 
-/// Takes space for a file that is yet to be written. Not every file system can.
+/// Reserves space for a file that is written later. Not every file system can.
 fn reserve(file: &File, bytes: i64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
         Err(errno @ (Errno::ENOSPC | Errno::EDQUOT | Errno::EIO)) => Err(errno.into()),
@@ -282,11 +282,10 @@ fn name_of(checkpoint: Option<&Content>) -> u64 {
     hasher.finish()
 }
 
-/// The outputs in a text as programs write it to `$STEP_OUTPUT`: one JSON object, or lines of
-/// `name=value`.
+/// Parses a text as programs write it to `$STEP_OUTPUT`: one JSON object, or lines of `name=value`.
 ///
 /// # Errors
-/// [`FileError`] with what cannot be an output, and where.
+/// [`FileError`] with the line or value that cannot be an output.
 pub fn outputs_of(text: &str) -> Result<Outputs, FileError> {
     if text.trim_start().starts_with('{') {
         return Ok(Outputs::from_json(text)?);

@@ -1,4 +1,4 @@
-//! What this machine has for the configuration: the ledger's place, the temporary directory,
+//! What this machine has for the configuration: the ledger's location, the temporary directory,
 //! descriptors, the address.
 
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use crate::observe::listen::Listen;
 
 /// Descriptors of a running program: its three pipes, its process, its files.
 const OF_A_RUN: u64 = 8;
-/// Those of everything else: connections to AWS, the ledger, the log, the status server.
+/// Descriptors of everything else: connections to AWS, the ledger, the log, the status server.
 const OF_THE_REST: u64 = 256;
 
-/// Looks at all of it and changes nothing.
+/// Checks all of it and changes nothing.
 pub(super) async fn look(loaded: &CheckedConfig) -> Vec<Finding> {
     let (ledger, runs) = ledger(loaded);
     let address = match loaded.config.http.listen {
@@ -35,8 +35,8 @@ pub(super) async fn look(loaded: &CheckedConfig) -> Vec<Finding> {
     ledger.into_iter().chain([work_dir, temporary, descriptors(loaded)]).chain(address).collect()
 }
 
-/// Where programs have their files. What is not there yet is made in what is, by the daemon, so
-/// that it is the daemon's.
+/// Where programs have their files. The daemon creates missing directories, so they belong to the
+/// daemon.
 fn work_dir(path: &Path) -> Finding {
     let nearest = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     let found = directory("programs' files", nearest, "set worker.work_dir to a directory that is");
@@ -52,13 +52,13 @@ fn finding(
     Finding { level, subject: subject.into(), text: text.into(), remedy: remedy.map(str::to_owned) }
 }
 
-/// What there is to say of the ledger, and whether a worker runs on it.
+/// The findings about the ledger, and whether a worker is using it.
 fn ledger(loaded: &CheckedConfig) -> (Vec<Finding>, bool) {
     let config = &loaded.config.ledger;
     if config.kind != Kind::Sqlite {
-        let remedy = "use it for trials alone";
+        let remedy = "use it only for experiments";
         return (
-            vec![finding(Level::Warn, "the ledger", "is forgotten with the process", Some(remedy))],
+            vec![finding(Level::Warn, "the ledger", "is lost when the process ends", Some(remedy))],
             false,
         );
     }
@@ -75,7 +75,7 @@ fn ledger(loaded: &CheckedConfig) -> (Vec<Finding>, bool) {
         }
         Err(error) => {
             let text = error.to_string();
-            // It begins with the same words.
+            // The message begins with the same words.
             let text = text.strip_prefix(&format!("{subject}: ")).unwrap_or(&text).to_owned();
             (vec![finding(Level::Error, subject, text, None)], false)
         }
@@ -91,7 +91,7 @@ fn directory(name: &str, path: &Path, remedy: &str) -> Finding {
         finding(
             Level::Error,
             subject,
-            "is not there or cannot be written by this user",
+            "does not exist or cannot be written by this user",
             Some(remedy),
         )
     }
@@ -106,9 +106,8 @@ fn descriptors(loaded: &CheckedConfig) -> Finding {
         .saturating_add(OF_THE_REST);
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) if hard < needed => {
-            let text = format!(
-                "{at_once} steps at once need about {needed}; no process may have more than {hard}"
-            );
+            let text =
+                format!("{at_once} concurrent steps need about {needed}; the hard limit is {hard}");
             finding(
                 Level::Warn,
                 subject,
@@ -120,16 +119,17 @@ fn descriptors(loaded: &CheckedConfig) -> Finding {
         Ok((_, hard)) => finding(
             Level::Ok,
             subject,
-            format!("{hard} are enough for {at_once} steps at once"),
+            format!("{hard} are enough for {at_once} concurrent steps"),
             None,
         ),
         Err(error) => {
-            finding(Level::Warn, subject, format!("the limit is not known: {}", error.desc()), None)
+            finding(Level::Warn, subject, format!("the limit is unknown: {}", error.desc()), None)
         }
     }
 }
 
-/// Binds the address without listening on it, as a daemon that starts meanwhile may all the same.
+/// Binds the address without listening on it, so that a daemon that starts meanwhile is not
+/// disturbed.
 async fn listen(address: SocketAddr, runs: bool) -> Finding {
     let subject = format!("http.listen {address}");
     let bound = || {
@@ -140,20 +140,20 @@ async fn listen(address: SocketAddr, runs: bool) -> Finding {
     match bound() {
         Ok(()) => finding(Level::Ok, subject, "is free", None),
         Err(_) if runs => {
-            finding(Level::Ok, subject, "is taken, while a worker runs on this ledger", None)
+            finding(Level::Ok, subject, "is in use, while a worker runs on this ledger", None)
         }
-        // Where nothing is on disk, this is all that tells of a worker.
+        // With a memory ledger, this is the only sign of a running worker.
         Err(_) if health::is_callbackd(address).await => finding(
             Level::Warn,
             subject,
-            "is taken by a callbackd",
-            Some("if that is not this worker's own, set http.listen"),
+            "is in use by a callbackd",
+            Some("if that is not this worker, set http.listen"),
         ),
         Err(error) => finding(
             Level::Error,
             subject,
             format!("cannot be listened on: {error}"),
-            Some("end who has it, or set http.listen"),
+            Some("stop the process that uses it, or set http.listen"),
         ),
     }
 }
@@ -167,7 +167,7 @@ mod tests {
         let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = other.local_addr().expect("an address");
         let answering = std::thread::spawn(move || {
-            // One that says nothing, then a callbackd.
+            // One that sends nothing, then a callbackd.
             for text in ["", "HTTP/1.1 200 OK\r\n\r\ncallbackd\n"] {
                 let (mut stream, _) = other.accept().expect("asked");
                 let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);

@@ -1,4 +1,4 @@
-//! `callbackd demo`: everything on one machine, shown as it happens, and checked.
+//! `callbackd demo`: everything on one machine, shown as it happens, and verified.
 
 mod show;
 mod stage;
@@ -24,13 +24,13 @@ use crate::local::{Endpoint, EventKind, Options};
 use crate::process::signals::Signals;
 use crate::step::Message;
 
-/// It takes some ten seconds; a machine under load may take longer.
+/// It takes about ten seconds; a machine under load may take longer.
 const LIMIT: Duration = Duration::from_secs(29);
-/// How long the program of the second execution would train: longer than the demo, so that it must
-/// be stopped.
+/// How long the program of the second execution would train: longer than the demo, so that it has
+/// to be stopped.
 const ENDLESS: u32 = 600;
 
-/// Keeps the demo clear of the user's AWS settings. Called before any thread is started.
+/// Isolates the demo from the user's AWS settings. Called before any thread is started.
 pub(super) fn prepare_environment() {
     let ours = [
         ("AWS_ACCESS_KEY_ID", "demo"),
@@ -92,7 +92,7 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     )?;
     let (leave, left) = watch::channel(false);
     let worker = tokio::spawn(Daemon::new(loaded).run(async move || {
-        // The sender goes only with the whole demo.
+        // The sender lives as long as the demo.
         let _ = left.clone().wait_for(|leave| *leave).await;
     }));
 
@@ -109,7 +109,7 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
     verdict.settle(&stage, &queue, &first, &second).await?;
 
     say("");
-    // Its last long poll would take its time; everything that it holds is settled.
+    // Its last long poll would take a while; everything that it holds is settled.
     leave.send_replace(true);
     let ended = timeout(Duration::from_millis(100), worker).await;
     if let Ok(Ok(Err(error))) = ended {
@@ -122,7 +122,7 @@ async fn play(registry: &Registry, workplace: &Workplace) -> Result<Verdict, Fai
         .map_err(|_| Failure::Runtime("the demo's events were not all seen".to_owned()))
 }
 
-/// Shows what happens at the endpoint, and notes what the verdict needs.
+/// Shows the endpoint's events, and records what the verdict needs.
 async fn follow(
     mut events: tokio::sync::broadcast::Receiver<crate::local::Event>,
     show: Arc<Show>,
@@ -132,14 +132,14 @@ async fn follow(
         if let EventKind::MessageSent { body, .. } = &event.kind
             && let Ok(message) = Message::parse(body)
         {
-            // Each step of the pipeline has its name as its task, and its message is the first that
-            // is seen of it.
+            // Each step of the pipeline has its name as its task, and its message is its first
+            // event.
             let step = message.step();
             show.name(step.token.as_str(), step.arguments["task"].as_str().unwrap_or("?"));
         }
         verdict.note(&event.kind);
         show.event(&event.kind);
-        // Lets a burst be read in the order in which it came, between the worker's own lines.
+        // Lets a burst be read in its order between the worker's own lines.
         sleep(Duration::ZERO).await;
     }
 }

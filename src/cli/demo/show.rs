@@ -50,7 +50,7 @@ impl Show {
         }
     }
 
-    /// From now on a token is shown with the name of its step.
+    /// From now on a token is shown as the name of its step.
     pub(super) fn name(&self, token: &str, step: &str) {
         self.names
             .lock()
@@ -58,7 +58,7 @@ impl Show {
             .insert(token.to_owned(), step.to_owned());
     }
 
-    /// Waits until a program has said `text` so many times.
+    /// Waits until a program has printed `text` this many times.
     pub(super) async fn heard(&self, text: &str, times: usize) {
         loop {
             let spoke = self.spoke.notified();
@@ -107,7 +107,7 @@ impl Show {
                 (Who::Pipeline, format!("{step} {status}: {detail}"))
             }
             EventKind::ExecutionStopping { .. } => {
-                (Who::Pipeline, "somebody stops the execution".to_owned())
+                (Who::Pipeline, "someone stops the execution".to_owned())
             }
             EventKind::ExecutionEnded { status, .. } => {
                 (Who::Pipeline, format!("the execution is {status}"))
@@ -152,10 +152,10 @@ fn status(body: &str) -> &'static str {
     }
 }
 
-/// Shows, too, what the worker and its programs log.
+/// Also shows what the worker and its programs log.
 pub(super) fn install(show: &Arc<Show>) {
     let subscriber = tracing_subscriber::registry().with(Told(show.clone()));
-    // Fails only where one is installed already, which then shows it.
+    // This fails only if a subscriber is installed already, which then shows the log.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 

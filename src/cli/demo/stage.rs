@@ -1,4 +1,4 @@
-//! What the demo plays on: a directory with its programs, and the pipeline at the local endpoint.
+//! What the demo runs on: a directory with its programs, and the pipeline at the local endpoint.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -55,7 +55,7 @@ impl Workplace {
 
 impl Drop for Workplace {
     fn drop(&mut self) {
-        // Left to the system's own clean-up of temporary files then.
+        // On failure it is left to the system's clean-up of temporary files.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

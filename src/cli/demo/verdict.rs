@@ -1,4 +1,4 @@
-//! Whether everything in the demo was as promised.
+//! Whether everything in the demo went as promised.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::stage::{Stage, Workplace};
 use super::{Failure, say};
 use crate::local::EventKind;
 
-/// What was seen, and what came of it.
+/// What was observed, and how it ended.
 pub(super) struct Verdict {
     cancelled: PathBuf,
     seen: Mutex<Seen>,
@@ -49,7 +49,7 @@ impl Verdict {
         }
     }
 
-    /// Looks at how it all ended.
+    /// Checks how everything ended.
     pub(super) async fn settle(
         &self,
         stage: &Stage,
@@ -105,7 +105,7 @@ impl Verdict {
         Ok(())
     }
 
-    /// Prints the summary; whether all was as promised.
+    /// Prints the summary; returns whether everything went as promised.
     pub(super) fn tell(&self) -> bool {
         let seen = self.seen();
         for (holds, what) in &seen.checks {

@@ -1,23 +1,22 @@
-//! What happened, decided and written: the order of events, and what a ledger that is slow or fails
+//! Decides events and writes the results: the order of events, and what a slow or failing ledger
 //! does to it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::super::claim::{self, Term};
-use super::super::inbox::Held;
 use super::super::shared::Shared;
-use super::{Driver, Reply};
+use super::Driver;
+use super::pending::{Outcome, Pending, With, Writing, within};
 use crate::backoff::Backoff;
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
-    Activity, Event, Illegal, Local, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View,
-    Write, decide,
+    Activity, Event, Illegal, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View, Write,
+    decide,
 };
 use crate::outcome::Reason;
 use crate::seam::Observation;
@@ -27,76 +26,9 @@ const LEDGER: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_
 /// How many characters of a handler's error are logged.
 const SAID: usize = 4000;
 
-/// What belongs to an event beside what the lifecycle is told.
-pub(super) enum With {
-    Nothing,
-    /// Who waits for the checkpoint to be durable.
-    Reply(Reply),
-    /// The message that was delivered.
-    Message(Held),
-}
-
-/// What the ledger is asked for, or will be asked again.
-pub(super) enum Pending {
-    Nothing,
-    Writing(Box<Writing>),
-    Reading {
-        event: Option<Event>,
-        with: With,
-        read: BoxFuture<'static, Result<Option<Record>, LedgerError>>,
-    },
-    Retrying {
-        event: Option<Event>,
-        with: With,
-        at: Instant,
-    },
-}
-
-/// A write under way, and what follows from it.
-pub(super) struct Writing {
-    /// None where the record is written as it is.
-    event: Option<Event>,
-    with: With,
-    then: Transition,
-    /// As it is being written.
-    record: Record,
-    /// Where the step was when this was decided.
-    from: Local,
-    /// When the write was begun.
-    asked: Timestamp,
-    /// How long it is waited for.
-    until: Option<Instant>,
-    put: BoxFuture<'static, Result<Put, StoreError>>,
-}
-
-/// What the ledger answered.
-pub(super) enum Outcome {
-    Written(Result<Put, StoreError>),
-    Read(Box<Result<Option<Record>, LedgerError>>),
-    /// It is time to try again.
-    Again,
-}
-
-impl Pending {
-    /// Cancel safe: what is under way is kept.
-    pub(super) async fn outcome(&mut self) -> Outcome {
-        match self {
-            Self::Nothing => std::future::pending().await,
-            Self::Writing(writing) => {
-                Outcome::Written(within(writing.until, &mut writing.put).await)
-            }
-            Self::Reading { read, .. } => Outcome::Read(Box::new(read.await)),
-            Self::Retrying { at, .. } => {
-                sleep_until(*at).await;
-                Outcome::Again
-            }
-        }
-    }
-}
-
 impl Driver {
-    /// Takes on what has happened: decides it at once if its turn has come, or if a run is to hear
-    /// of it whatever the ledger does.
+    /// Accepts an event: decides it at once if it is next in order, or if a run must be told of it
+    /// whatever the ledger does.
     pub(super) fn take_on(&mut self, event: Event, with: With) {
         let in_turn = matches!(self.pending, Pending::Nothing) && self.backlog.is_empty();
         if in_turn {
@@ -108,7 +40,7 @@ impl Driver {
         }
     }
 
-    /// Decides what is left to decide, until the ledger has to answer first.
+    /// Decides the backlog until the ledger has to answer first.
     pub(super) fn advance(&mut self) {
         while matches!(self.pending, Pending::Nothing) {
             if let Some((event, with)) = self.backlog.pop_front() {
@@ -140,16 +72,19 @@ impl Driver {
             && self.state.local.activity == Activity::Queued
             && self.hindrance.is_none();
         if starts && !self.may_start() {
-            // It comes again with the leave.
+            // The event comes again with the leave to start.
             return;
         }
         let mut then = match self.decided(&event) {
             Ok(then) => then,
             Err(illegal) => {
                 if let With::Reply(reply) = with {
-                    // The run has ended, and nobody waits for its last checkpoint any more.
-                    let _ = reply
-                        .send(Err(CheckpointError("the step is not run here any more".to_owned())));
+                    // The run has ended and no longer waits for its last checkpoint.
+                    let _ = reply.send(Err(CheckpointError(
+                        "this worker no longer runs the \
+                            step"
+                            .to_owned(),
+                    )));
                     return;
                 }
                 tracing::error!(error = %illegal, "internal error: this is a bug in callbackd, \
@@ -209,7 +144,7 @@ impl Driver {
         }));
     }
 
-    /// Reads the record anew before `event` is decided.
+    /// Reads the record again before `event` is decided.
     pub(super) fn read(&mut self, event: Option<Event>, with: With) {
         let (shared, until) = (self.shared.clone(), self.patience(self.shared.clock.now()));
         let token = self.state.record.token.clone();
@@ -226,7 +161,7 @@ impl Driver {
                 self.was_read(event, with, *read);
             }
             (Pending::Retrying { event: Some(event), with, .. }, _) => self.decide_on(event, with),
-            // What is unwritten is written in its turn.
+            // An unwritten record is written in its turn.
             (pending, _) => drop(pending),
         }
     }
@@ -257,8 +192,8 @@ impl Driver {
         }
     }
 
-    /// Says what went wrong with an attempt or a cleanup where no answer to SageMaker, which is
-    /// logged, says all of it.
+    /// Logs why an attempt or a cleanup failed, unless the answer to SageMaker, which is logged,
+    /// says the same.
     fn tell_of_failure(&self, event: &Event) {
         let record = &self.state.record;
         match event {
@@ -287,7 +222,7 @@ impl Driver {
         }
     }
 
-    /// Takes up a record that is durable now, with what has been flagged since.
+    /// Adopts a record that is now durable, with what has been flagged since.
     fn durable(&mut self, record: Record, all: bool, asked: Timestamp) {
         let flagged = self.state.record.stop_requested;
         let first = self.state.record.version == 0;
@@ -305,7 +240,7 @@ impl Driver {
         } else if self.unwritten.is_some() && self.state.record.status == Status::Claimed {
             self.state.record.stop_requested = flagged;
         } else {
-            // The step has gone on: what was flagged for its run is past.
+            // The step has moved on: the flag for its run is obsolete.
             self.unwritten = None;
         }
         if first {
@@ -357,8 +292,8 @@ impl Driver {
                 %error,
                 failures = self.failures,
                 more,
-                "the ledger did not take a step's record; its messages are kept and it is tried \
-                 again"
+                "the ledger did not accept a step's record; its messages are kept and the write is \
+                 tried again"
             );
         }
         if let With::Reply(reply) = with {
@@ -389,24 +324,24 @@ impl Driver {
         self.show();
     }
 
-    /// Ends the run, if there is one: its claim is out. Nothing is written for it.
+    /// Ends the run, if there is one, because its claim has expired. Nothing is written for it.
     pub(super) fn lose_lease(&mut self) {
         tracing::error!(
-            "the claim on the step could not be renewed; its run is cancelled, as another worker \
-             may start it"
+            "the claim on the step could not be renewed; its run is cancelled, because another \
+             worker may start it"
         );
         self.term = None;
         self.take_on(Event::LeaseLost, With::Nothing);
     }
 
-    /// Until when the ledger may take over what is asked of it, where others share it.
+    /// The latest moment for the ledger to answer a request, if the ledger is shared.
     fn patience(&self, now: Timestamp) -> Option<Instant> {
         let until = claim::patience(self.term, now, self.shared.ledger.lease());
         self.shared.ledger.is_shared().then(|| self.shared.clock.instant(until))
     }
 }
 
-/// Reads a record before anything is decided, for as long as it takes; none if the worker leaves
+/// Reads a record before anything is decided, for as long as it takes; `None` if the worker leaves
 /// first.
 pub(super) async fn load(
     shared: &Arc<Shared>,
@@ -425,7 +360,8 @@ pub(super) async fn load(
                 %error,
                 failures,
                 more,
-                "a step's record could not be read; its messages are kept and it is tried again"
+                "a step's record could not be read; its messages are kept and the read is tried \
+                 again"
             );
         }
         if shared.phase() == Phase::Leaving {
@@ -439,19 +375,7 @@ pub(super) async fn load(
     }
 }
 
-/// As much of a handler's text as a line of the log is for.
+/// As much of a handler's text as fits a log line.
 fn cut(text: &str) -> &str {
     text.char_indices().nth(SAID).map_or(text, |(end, _)| &text[..end])
-}
-
-/// What the ledger answers until then.
-async fn within<T, E: From<StoreError>>(
-    until: Option<Instant>,
-    call: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    let Some(until) = until else { return call.await };
-    let late = |_| {
-        Err(StoreError("it did not answer while the claim on the step lasts".to_owned()).into())
-    };
-    timeout_at(until, call).await.unwrap_or_else(late)
 }

@@ -1,11 +1,12 @@
-//! Drives one step: tells the lifecycle what happened, has its record written, and does what was
-//! decided.
+//! Drives one step: tells the lifecycle what happened, has its record written, and performs what
+//! was decided.
 //!
-//! Events are decided in order, each once the record of the one before it is durable. What must not
+//! Events are decided in order, each once the record of the previous one is durable. What must not
 //! wait for the ledger does not: a run is told to end at once, whatever is still to be written.
 
 mod apply;
 mod leave;
+mod pending;
 mod perform;
 mod start;
 mod timers;
@@ -33,14 +34,14 @@ use super::watch::Kind;
 use crate::handler::CheckpointError;
 use crate::lifecycle::{Activity, Arrival, Event, Phase, Policy, State, Status};
 use crate::seam::Observation;
-use apply::{Pending, With};
+use pending::{Pending, With};
 pub(crate) use start::{Origin, spawn};
 use timers::Timer;
 
-/// How long the worker waits for the ledger once it leaves: what is durable is right, and the
-/// service manager is not patient.
+/// How long a leaving worker waits for the ledger: what is durable is consistent, and the service
+/// manager does not wait for long.
 const LAST_WRITE: Duration = Duration::from_secs(10);
-/// How long it waits for SageMaker to take what is frozen: the next life sends it too.
+/// How long it waits for SageMaker to accept a frozen outcome: the next life sends it too.
 const LAST_REPORT: Duration = Duration::from_secs(4);
 
 type Reply = oneshot::Sender<Result<(), CheckpointError>>;
@@ -56,39 +57,38 @@ struct Driver {
     messages: Vec<Held>,
     /// When the newest Executing message was sent, until the run has begun.
     sent: Option<Timestamp>,
-    /// The share of the step's body in the memory that bodies may take.
+    /// The body's share of the memory budget.
     weight: Option<Weight>,
     reservation: Option<Reservation>,
     slot: Option<Slot>,
-    /// To start, and to run until it is trusted.
+    /// The leave to start, and to run until the step is trusted.
     leave: Option<Leave>,
-    /// It has a slot, and waits for leave to start.
+    /// It has a slot, and waits for its leave to start.
     entering: Option<BoxFuture<'static, Leave>>,
-    /// When the run is trusted.
+    /// When the run becomes trusted.
     trusted: Option<Timestamp>,
-    /// Leave to clean up, of a step that has no slot.
+    /// The permit for a cleanup of a step that has no slot.
     cleanup: Option<Permit>,
-    /// Leave to try a handler that could not work.
+    /// The permit to try an impaired handler.
     trial: Option<Trial>,
     /// Why the run that is being claimed will not be started.
     hindrance: Option<Hindrance>,
-    /// The run is to be started once all that has happened is decided: it is not, if the step is to
-    /// be stopped.
+    /// The run is started once all events are decided; not if the step is to be stopped.
     starts: bool,
     call: Option<Call>,
-    /// Calls to SageMaker under way.
+    /// Pending calls to SageMaker.
     asked: FuturesUnordered<BoxFuture<'static, Event>>,
     wants: Wants,
     pending: Pending,
-    /// What has happened and is yet to be decided.
+    /// Events that are not decided yet.
     backlog: VecDeque<(Event, With)>,
-    /// What made the record differ from the ledger's, where it may be written later.
+    /// The event that made the record differ from the ledger's, if it may be written later.
     unwritten: Option<Event>,
-    /// How often in a row the ledger failed.
+    /// Consecutive failures of the ledger.
     failures: u32,
     wake: Option<Timestamp>,
     grace: Option<Timestamp>,
-    /// The term of the claim; only in a ledger that others share.
+    /// The term of the claim; only in a shared ledger.
     term: Option<Term>,
     watched: Option<Kind>,
     /// Its place is given up.
@@ -98,10 +98,10 @@ struct Driver {
 /// What a driver waited for.
 enum Happened {
     PhaseMoved,
-    /// The worker leaves, and waits no longer.
+    /// The worker is leaving, and stops waiting.
     NothingForLong,
     Ended(Event),
-    Ledger(apply::Outcome),
+    Ledger(pending::Outcome),
     Answer(Event),
     Input(Input),
     Entered(Leave),
@@ -109,7 +109,8 @@ enum Happened {
 }
 
 impl Driver {
-    /// Boxed, as are all that take the driver whole: its task would have room for it twice.
+    /// Boxed, like everything that takes the whole driver by value: otherwise its task would have
+    /// room for it twice.
     async fn drive(mut self: Box<Self>) {
         loop {
             while let Some(input) = self.seat.try_next() {
@@ -166,7 +167,7 @@ impl Driver {
             Some(event) = self.asked.next(), if !self.asked.is_empty() => Happened::Answer(event),
             input = self.seat.next() => Happened::Input(input),
             leave = entered(&mut self.entering) => Happened::Entered(leave),
-            // A timer is made where it is waited for: most of the time there is none.
+            // The timer is created here because most of the time there is none.
             () = async { sleep(last).await }, if self.phase == Phase::Leaving => Happened::NothingForLong,
             timer = fired(timer) => Happened::Timer(timer),
         }
@@ -218,7 +219,7 @@ impl Driver {
         self.take_on(Event::Delivered(arrival), With::Message(held));
     }
 
-    /// Nothing is under way here, and nothing is to be written.
+    /// Nothing is in progress, and nothing is to be written.
     fn is_idle(&self) -> bool {
         self.state.local.activity == Activity::Idle && self.is_at_rest()
     }
@@ -229,12 +230,12 @@ impl Driver {
             && self.unwritten.is_none()
     }
 
-    /// Whether the ledger holds all that the step needs until something reaches it.
+    /// Whether the ledger holds all that the step needs until the next input.
     fn may_park(&self) -> bool {
         let waits = matches!(self.state.local.activity, Activity::Queued | Activity::Sleeping)
             || self.wants != Wants::default();
         waits
-            // Who leaves waits with a bound of its own.
+            // A leaving driver waits with a bound of its own.
             && self.phase != Phase::Leaving
             && self.is_at_rest()
             && self.state.record.version > 0
@@ -262,7 +263,7 @@ impl Driver {
         self.left
     }
 
-    /// Gives up the step's place, unless something has just come for it.
+    /// Gives up the step's place, unless an input has just arrived.
     fn leave(&mut self) -> bool {
         let token = &self.state.record.token;
         if !self.shared.steps.leave(token, &self.seat) {
@@ -284,12 +285,13 @@ impl Driver {
         }
     }
 
-    /// The worker leaves, and the ledger does not take what is left to write.
+    /// The worker is leaving, and the ledger does not accept the last write.
     fn is_stuck_at_the_end(&self) -> bool {
         self.shared.phase() == Phase::Leaving && matches!(self.pending, Pending::Retrying { .. })
     }
 
-    /// Leaves a step behind whose record the ledger does not take: what is durable is still right.
+    /// Abandons a step whose record the ledger does not accept: what is durable is still
+    /// consistent.
     async fn abandon(mut self: Box<Self>) {
         if let Some(mut call) = self.call.take() {
             call.abort();
@@ -305,13 +307,13 @@ impl Driver {
     }
 }
 
-/// A driver that panics, or gives up, leaves nothing behind that would stand in the step's way.
+/// A driver that panics or gives up leaves nothing behind that could block the step.
 impl Drop for Driver {
     fn drop(&mut self) {
         if self.left {
             return;
         }
-        // The sweep finds it again.
+        // The sweep finds the step again.
         self.shared.unseen.store(true, Ordering::SeqCst);
         self.let_go();
         self.leave_gates();

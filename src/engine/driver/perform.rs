@@ -1,4 +1,4 @@
-//! What the lifecycle decided, done.
+//! Performs what the lifecycle decided.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
 use super::super::{ask, report};
 use super::Driver;
-use super::apply::With;
+use super::pending::With;
 use crate::backoff::Backoff;
 use crate::clock::after;
 use crate::handler::Task;
@@ -20,10 +20,9 @@ use crate::outcome::Outcome;
 use crate::seam::Observation;
 use crate::step::StopReason;
 
-/// How long a message that is refused stays away.
+/// How long a refused message stays invisible.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_mins(15));
-/// After a run was told to end, its handler has this much longer than its grace to enforce it
-/// itself.
+/// A handler enforces the grace itself; it has this much longer before its future is dropped.
 const GRACE_MARGIN: Duration = Duration::from_secs(1);
 
 impl Driver {
@@ -50,11 +49,11 @@ impl Driver {
             Effect::Return => self.release(Duration::ZERO),
             Effect::LetGo => self.let_go(),
             Effect::Refuse(why) => {
-                if let Some(more) = self.lane.said.again("not worked on") {
+                if let Some(more) = self.lane.said.again("not accepted") {
                     tracing::warn!(
                         why,
                         more,
-                        "the step is not worked on; its message is kept and left to the queue's \
+                        "the step is not accepted; its message is kept and left to the queue's \
                          redrive policy"
                     );
                 }
@@ -64,7 +63,7 @@ impl Driver {
             Effect::RefuseDelivery(why) => self.refuse_delivery(&why, with),
             Effect::RefuseStop(why) => self.refuse_stops(&why),
             Effect::Replace => {
-                // A stop that is not believed is left to the queue's redrive policy.
+                // An unconfirmed stop is left to the queue's redrive policy.
                 let stopped = self.state.record.stop_requested.is_some();
                 for held in self.messages.iter().filter(|held| stopped || !held.stop) {
                     self.shared.lane_at(held).messages.replace([&held.id]);
@@ -75,8 +74,8 @@ impl Driver {
                     tracing::error!(
                         more,
                         "SageMaker refuses the report and does not find the step; the outcome is \
-                         kept and it is asked again: \
-                         check the account, the region and the role of this queue"
+                         kept and SageMaker is asked again: check the account, the region and the \
+                         role of this queue"
                     );
                 }
                 self.shared
@@ -93,7 +92,7 @@ impl Driver {
         }
     }
 
-    /// Has the driver do something that is bounded per queue: now, or once its turn has come.
+    /// Performs an action that is bounded per queue: now, or when its turn has come.
     fn take_turn(&mut self, turn: Turn, want: impl FnOnce(&mut Self)) {
         want(self);
         if let Some(permit) = self.lane.gate(turn).enter(&self.state.record.token) {
@@ -130,7 +129,7 @@ impl Driver {
         }
     }
 
-    /// Gets a slot, or waits for one: first for its handler, if this machine keeps that from
+    /// Takes a slot or waits for one, after waiting for the handler if this machine keeps it from
     /// working.
     fn await_slot(&mut self) {
         let record = &self.state.record;
@@ -139,7 +138,7 @@ impl Driver {
                 Admission::Free => {}
                 Admission::Trial(trial) => self.trial = Some(trial),
                 Admission::Wait(hindrance) => {
-                    // Once it is on record, it waits without a driver, and its time limit runs.
+                    // Once that is recorded, it waits without a driver, and its time limit runs.
                     if self.policy.alone && !record.hindered {
                         self.hindrance = Some(hindrance);
                         self.backlog.push_front((Event::SlotFree, With::Nothing));
@@ -157,7 +156,7 @@ impl Driver {
         }
     }
 
-    /// A step that has gone on waits for nothing any more.
+    /// A step that has moved on waits for nothing.
     pub(super) fn leave_lines(&mut self, was: Activity) {
         let (activity, token) = (self.state.local.activity, &self.state.record.token);
         if !matches!(activity, Activity::Queued | Activity::Sleeping | Activity::Running) {
@@ -188,8 +187,8 @@ impl Driver {
         }
     }
 
-    /// The room that a poll has reserved is for a step that is verified first; a hindrance, for one
-    /// that is about to be claimed.
+    /// A poll's reservation is kept for a step that is verified first, a hindrance for a step that
+    /// is about to be claimed.
     pub(super) fn drop_what_is_over(&mut self, activity: Activity) {
         self.reservation = self.reservation.take().filter(|_| activity.is_verifying());
         self.hindrance = self.hindrance.take().filter(|_| activity == Activity::Queued);
@@ -233,7 +232,7 @@ impl Driver {
         }
     }
 
-    /// What is known already of the machine, or of a stop, goes first.
+    /// What is known of the machine, or of a stop, is considered before the start.
     fn run(&mut self) {
         match self.hindrance.take() {
             Some(Hindrance { what, error, wait }) => {
@@ -244,7 +243,7 @@ impl Driver {
         }
     }
 
-    /// Starts the run that is to be started, unless there is something left to decide.
+    /// Starts the pending run, unless there are events left to decide.
     pub(super) fn start(&mut self) {
         if !self.starts || !self.backlog.is_empty() {
             return;
@@ -291,7 +290,7 @@ impl Driver {
 
     fn clean_up(&mut self, reason: StopReason) {
         let Some(parts) = self.handler() else {
-            // Where no handler was ever chosen there is nothing to clean up.
+            // If no handler was ever chosen, there is nothing to clean up.
             let gone = |name: &Arc<str>| format!("its handler `{name}` is not configured any more");
             let cleaned = self.state.record.handler.as_ref().map_or(Ok(()), |name| Err(gone(name)));
             return self.backlog.push_front((Event::Cleaned(cleaned), With::Nothing));
@@ -310,7 +309,7 @@ impl Driver {
         ));
     }
 
-    /// What the end of a run says of the machine.
+    /// Draws conclusions about the machine from the end of a run.
     pub(super) fn weighed(&self, mut event: Event, begun: Instant) -> Event {
         match &mut event {
             Event::Ended(RunEnd::Hindered { what, after, error })
@@ -338,7 +337,7 @@ impl Driver {
     fn abort(&mut self) {
         match &self.call {
             Some(call) => call.abort(),
-            // Its turn to clean up has not come.
+            // It has no permit for the cleanup yet.
             None if matches!(self.state.local.activity, Activity::Cleaning(_)) => {
                 self.backlog.push_front((Event::CleanupAborted, With::Nothing));
             }
@@ -348,7 +347,7 @@ impl Driver {
 
     fn tell(&mut self, reason: StopReason) {
         if std::mem::take(&mut self.starts) {
-            // Nothing is started only to be stopped.
+            // A run is not started only to be stopped.
             return self.backlog.push_front((Event::Ended(RunEnd::Aborted), With::Nothing));
         }
         let Some(call) = &self.call else { return };
@@ -374,9 +373,7 @@ impl Driver {
             Some(Outcome::Success(_)) | None => None,
         };
         if self.policy.handler_is_gone && ending != Ending::Deferred {
-            tracing::warn!(
-                "the step's handler is not configured any more, so that no cleanup was run"
-            );
+            tracing::warn!("the step's handler is not configured any more, so no cleanup was run");
         }
         tracing::info!(
             outcome = ending.as_str(),
@@ -417,7 +414,7 @@ impl Driver {
         Arc::new(ToDriver { seat, shared, handler: self.handler_name().to_owned(), cleanup })
     }
 
-    /// Shows what is under way to whoever looks.
+    /// Publishes what is in progress.
     pub(super) fn show(&mut self) {
         let activity = self.state.local.activity;
         self.seat.show(|face| face.activity = Some(activity));

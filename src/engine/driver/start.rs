@@ -1,4 +1,4 @@
-//! The start of a driver: its record is read before anything is decided.
+//! Starts a driver: its record is read before anything is decided.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,19 +12,20 @@ use super::super::lane::Lane;
 use super::super::missing::has_begun;
 use super::super::shared::Shared;
 use super::Driver;
-use super::apply::{Pending, load};
+use super::apply::load;
+use super::pending::Pending;
 use crate::lifecycle::{Phase, Record, State, Status};
 use crate::step::CallbackToken;
 
 /// What is known of a step before its record is read.
 pub(crate) enum Origin {
-    /// What its message says.
+    /// Its message.
     Message(Box<Record>, Arc<Lane>),
-    /// It is in the ledger.
+    /// That it is in the ledger.
     Ledger,
 }
 
-/// Starts a driver in the place that was made for it.
+/// Starts a driver in the place that was reserved for it.
 pub(crate) fn spawn(
     shared: &Arc<Shared>,
     token: CallbackToken,
@@ -32,7 +33,7 @@ pub(crate) fn spawn(
     origin: Origin,
     waking: Option<OwnedSemaphorePermit>,
 ) {
-    // Of the highest level, so that no filter takes the token from a line.
+    // Of the highest level, so that no filter removes the token from a line.
     let span = tracing::error_span!(
         "step",
         token = %token,
@@ -58,7 +59,7 @@ pub(crate) fn spawn(
     shared.tasks.spawn(driven.instrument(span));
 }
 
-/// A place that has no driver yet.
+/// A reserved place without a driver.
 struct Place {
     shared: Arc<Shared>,
     token: CallbackToken,
@@ -68,13 +69,13 @@ struct Place {
 }
 
 impl Place {
-    /// The driver of the step, once its record is read; none if there is nothing to drive.
+    /// The driver of the step, once its record is read; `None` if there is nothing to drive.
     async fn driver(mut self, origin: Origin) -> Option<Box<Driver>> {
         let stored = match load(&self.shared, &self.token).await? {
             Ok(stored) => stored,
             Err(error) => {
-                // The ledger has said so, once.
-                tracing::debug!(%error, "the step is passed over");
+                // The ledger has logged it, once.
+                tracing::debug!(%error, "the step is skipped");
                 return None;
             }
         };
@@ -87,14 +88,14 @@ impl Place {
         if record.status == Status::Claimed
             && record.owner.as_ref() != Some(self.shared.ledger.me())
         {
-            // What its run has left behind is ended first, and what the crash says of it is on
-            // record.
+            // First, what its run left behind is killed, and the consequences of the crash are
+            // recorded.
             self.shared.reaped.cancelled().await;
         }
         let is_known =
             record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name));
-        // The configuration has changed since. What another handler has begun is none of a new
-        // one's.
+        // The configuration has changed since. A new handler does not continue what another one has
+        // begun.
         if !is_known && !has_begun(&record) && record.status != Status::Concluded {
             record.handler =
                 lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
@@ -151,7 +152,7 @@ impl Place {
     }
 }
 
-/// Without a driver, what came for the step is let go of, and comes back by itself.
+/// Without a driver, the inputs of the step are dropped and come back by themselves.
 impl Drop for Place {
     fn drop(&mut self) {
         if self.taken {

@@ -1,4 +1,4 @@
-//! What a step waits for by the clock.
+//! The moments that a step waits for.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::super::claim::{self, Term};
 use super::Driver;
-use super::apply::{Pending, With};
+use super::pending::{Pending, With};
 use crate::lifecycle::Event;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,9 +20,9 @@ pub(super) enum Timer {
 }
 
 impl Driver {
-    /// What comes first, and when.
+    /// The next timer.
     pub(super) fn next_timer(&self) -> Option<(Timestamp, Timer)> {
-        // Once the run is over, the end of its time waits for what the run came to.
+        // Once the run is over, its time limit waits for the run's result.
         let limited = self.call.is_some() || matches!(self.pending, Pending::Nothing);
         [
             self.wake.map(|at| (at, Timer::Wake)),
@@ -73,7 +73,7 @@ impl Driver {
         }
     }
 
-    /// How long a run may take to end whose claim is lost.
+    /// How long a run may take to end after its claim is lost.
     pub(super) fn grace_of_loss(&self, now: Timestamp) -> Duration {
         claim::grace_of_loss(self.term, now, self.shared.ledger.lease())
     }

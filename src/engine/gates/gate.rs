@@ -1,4 +1,4 @@
-//! How many calls or cleanups of one kind are under way at once for a queue.
+//! Bounds how many calls or cleanups of one kind a queue has in progress.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -20,27 +20,27 @@ struct Inner {
 struct State {
     busy: usize,
     waiting: Line,
-    /// Somebody is serving the line, and looks at it again before it ends.
+    /// One thread is serving the line, and checks it again before it ends.
     serving: bool,
 }
 
-/// A step's leave to do its work; given back when dropped.
+/// A step's permit to do its work; returned when dropped.
 #[must_use = "a permit that is dropped is given back"]
 pub(crate) struct Permit(Arc<Inner>);
 
 impl Gate {
-    /// A gate that lets `limit` in at once, at least one.
+    /// A gate with `limit` permits, at least one.
     pub(crate) fn new(limit: usize) -> Self {
         Self(Arc::new(Inner { limit: limit.max(1), state: Mutex::default(), hook: Hook::new() }))
     }
 
-    /// Says who takes the permits of those that had to wait; once, before anybody waits.
+    /// Sets the receiver of permits for steps that had to wait; once, before any step waits.
     pub(crate) fn grants_to(&self, grants: Weak<dyn Grants<Permit>>) {
         self.0.hook.set(grants);
     }
 
-    /// A permit, if one is free and nobody waits. If none is, the token waits in line; where it
-    /// does so already, it keeps its place.
+    /// A permit, if one is free and no step waits. Otherwise the token joins the line, or keeps its
+    /// place in it.
     pub(crate) fn enter(&self, token: &CallbackToken) -> Option<Permit> {
         let mut state = self.0.lock();
         if state.busy < self.0.limit && state.waiting.is_empty() {
@@ -51,7 +51,7 @@ impl Gate {
         None
     }
 
-    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been
+    /// Removes a token from the line. `false` if it is not in it: it never was, or it has just been
     /// granted a permit.
     pub(crate) fn leave(&self, token: &CallbackToken) -> bool {
         self.0.lock().waiting.remove(token)
@@ -61,7 +61,7 @@ impl Gate {
         self.0.lock().waiting.len()
     }
 
-    /// How many permits are out.
+    /// How many permits are taken.
     #[cfg(test)]
     fn busy(&self) -> usize {
         self.0.lock().busy
@@ -73,7 +73,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the head of the line into a free permit.
+    /// Moves the head of the line to a free permit.
     fn next(&self) -> Option<CallbackToken> {
         let mut state = self.lock();
         let next = if state.busy < self.limit { state.waiting.pop() } else { None };
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Steps that keep what they are granted, but for those whose token ends with one of `refuse`.
+    /// Steps that keep what they are granted, except those whose token ends with one of `refuse`.
     #[derive(Default)]
     struct Steps {
         granted: Mutex<Vec<(CallbackToken, Permit)>>,

@@ -1,11 +1,11 @@
-//! Tokens of steps that wait, first come, first served.
+//! The tokens of waiting steps, first come, first served.
 
 use std::collections::BTreeMap;
 
 use crate::step::CallbackToken;
 
-/// A queue that a token is in once, and that it can leave from anywhere; each operation takes O(log
-/// n).
+/// A queue that holds a token at most once and that it can leave from anywhere; each operation
+/// takes O(log n).
 #[derive(Default)]
 pub(super) struct Line {
     tickets: u64,
@@ -14,7 +14,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Puts a token at the end; one that is in the line keeps its place.
+    /// Appends a token; one that is in the line keeps its place.
     pub(super) fn push(&mut self, token: &CallbackToken) {
         if !self.places.contains_key(token) {
             self.order.insert(self.tickets, token.clone());
@@ -29,7 +29,7 @@ impl Line {
         Some(token)
     }
 
-    /// Takes a token out; false if it is not in.
+    /// Removes a token; `false` if it is not in the line.
     pub(super) fn remove(&mut self, token: &CallbackToken) -> bool {
         let Some(ticket) = self.places.remove(token) else { return false };
         self.order.remove(&ticket);

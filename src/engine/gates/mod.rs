@@ -1,5 +1,5 @@
-//! What bounds the work of one queue, and what may start beside what. A step that waits for its
-//! turn is a token in a line, not a task: a permit that comes free is handed to it by a call.
+//! Bounds the work of one queue, and decides what may start beside what. A waiting step is a token
+//! in a line, not a task: a free permit is handed to it by a call.
 
 mod gate;
 mod grants;

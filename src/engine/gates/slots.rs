@@ -1,14 +1,14 @@
-//! How many steps of a queue run here at once, and how those that wait share what comes free.
+//! How many steps of a queue run at once, and how waiting steps share the free slots.
 //!
-//! A poll reserves room before it asks for messages. A step that goes on after a wait takes a slot
-//! before any reservation, so that an idle long poll holds nobody up; what the poll then brings
-//! beyond the limit waits, invisible, for the next free slot.
+//! A poll reserves room before it asks for messages. A step that resumes after a wait takes a slot
+//! before any reservation, so an idle long poll delays nothing; messages that the poll then brings
+//! beyond the limit wait, invisible, for the next free slot.
 //!
-//! New steps and those that go on take turns where both wait. So that new ones can wait at all
-//! while steps that go on fill the slots, polls may then hold room for half the limit beyond it.
+//! If both new and resumed steps wait, they take turns. To let new steps wait at all while resumed
+//! ones fill the slots, polls may then hold room for half the limit beyond it.
 //!
-//! While all slots are taken, a poll may look ahead: what it brings waits like other new steps, a
-//! few of them beyond the slots, and its stops are noticed.
+//! While all slots are taken, a poll may look ahead: the steps that it brings wait like other new
+//! steps, a few of them beyond the slots, and stops among the messages are noticed.
 
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ use super::grants::{Grants, Hook};
 use super::line::Line;
 use crate::step::CallbackToken;
 
-/// Steps that may be held beyond the slots so that their stops are noticed: what one receive
+/// Steps that may be held beyond the slots so that their stops are noticed: as many as one receive
 /// brings.
 pub(crate) const AHEAD: usize = 10;
 
@@ -34,8 +34,8 @@ pub(crate) struct Slots(Arc<Inner>);
 struct Inner {
     limit: usize,
     state: Mutex<State>,
-    /// There may be room for a poll. Whoever takes of it wakes the next if some is left, as two
-    /// calls may wake only one.
+    /// There may be room for a poll. A poll that takes room wakes the next if some is left, because
+    /// two notifications may wake only one.
     room: Notify,
     /// The same for a poll that looks ahead.
     ahead: Notify,
@@ -48,17 +48,17 @@ struct State {
     reserved: usize,
     /// Reserved by polls that look ahead.
     ahead: usize,
-    /// Those that a poll has brought.
+    /// New steps, brought by a poll.
     new: Line,
-    /// Those that go on after a wait.
+    /// Steps that resume after a wait.
     resumed: Line,
-    /// A new one was the last to be served.
+    /// The step served last was a new one.
     new_was_last: bool,
-    /// Somebody is serving the lines, and looks at them again before it ends.
+    /// One thread is serving the lines, and checks them again before it ends.
     serving: bool,
 }
 
-/// Room that a poll has reserved for one message; given back when dropped.
+/// Room that a poll has reserved for one message; returned when dropped.
 #[must_use = "room that is dropped is given back"]
 pub(crate) struct Reservation {
     slots: Option<Arc<Inner>>,
@@ -66,7 +66,7 @@ pub(crate) struct Reservation {
     ahead: bool,
 }
 
-/// A step's leave to run; given back when dropped.
+/// A step's permit to run; returned when dropped.
 #[must_use = "a slot that is dropped is given back"]
 pub(crate) struct Slot(Arc<Inner>);
 
@@ -75,14 +75,14 @@ pub(crate) struct Slot(Arc<Inner>);
 pub(crate) struct Usage {
     pub(crate) busy: usize,
     pub(crate) limit: usize,
-    /// Steps that a poll has brought and that wait for a slot.
+    /// New steps, brought by a poll, that wait for a slot.
     pub(crate) waiting_new: usize,
-    /// Steps that wait for a slot to go on.
+    /// Steps that wait for a slot to resume.
     pub(crate) waiting_resumed: usize,
 }
 
 impl Slots {
-    /// That many slots, at least one.
+    /// This many slots, at least one.
     pub(crate) fn new(limit: usize) -> Self {
         Self(Arc::new(Inner {
             limit: limit.max(1),
@@ -93,12 +93,12 @@ impl Slots {
         }))
     }
 
-    /// Says who takes the slots of those that had to wait; once, before anybody waits.
+    /// Sets the receiver of slots for steps that had to wait; once, before any step waits.
     pub(crate) fn grants_to(&self, grants: Weak<dyn Grants<Slot>>) {
         self.0.hook.set(grants);
     }
 
-    /// Waits until there is room, and reserves as much as there is: at most `most`, at least one.
+    /// Waits until there is room, and reserves what there is: at most `most`, at least one.
     pub(crate) async fn reserve(&self, most: usize) -> Vec<Reservation> {
         loop {
             let reserved = self.try_reserve(most.max(1));
@@ -109,8 +109,8 @@ impl Slots {
         }
     }
 
-    /// As [`reserve`](Self::reserve), then goes on for as long as `patience` while there is not
-    /// room for `most`, so that a receive on a busy queue brings more than one message.
+    /// Like [`reserve`](Self::reserve), then waits up to `patience` for room for `most`, so that a
+    /// receive on a busy queue brings more than one message.
     pub(crate) async fn reserve_up_to(&self, most: usize, patience: Duration) -> Vec<Reservation> {
         let most = most.clamp(1, self.0.limit);
         let mut reserved = self.reserve(most).await;
@@ -121,7 +121,7 @@ impl Slots {
         reserved
     }
 
-    /// Reserves as much room as there is, at most `most`; perhaps none.
+    /// Reserves the available room, at most `most`, possibly none.
     pub(crate) fn try_reserve(&self, most: usize) -> Vec<Reservation> {
         let mut state = self.0.lock();
         let room = state.room(self.0.limit).min(most);
@@ -159,8 +159,8 @@ impl Slots {
         (0..room).map(|_| Reservation { slots: Some(self.0.clone()), ahead }).collect()
     }
 
-    /// A slot, if one is free and nobody waits. If none is, the token waits in line, as a new step
-    /// if a poll's reservation comes with it; where it does so already, it keeps its place.
+    /// A slot, if one is free and no step waits. Otherwise the token joins the line, as a new step
+    /// if it comes with a poll's reservation; if it is in the line already, it keeps its place.
     pub(crate) fn acquire(
         &self,
         token: &CallbackToken,
@@ -189,7 +189,7 @@ impl Slots {
         free.then(|| Slot(self.0.clone()))
     }
 
-    /// Takes a token out of the line. False if it is not in it: it never was, or it has just been
+    /// Removes a token from the line. `false` if it is not in it: it never was, or it has just been
     /// granted a slot.
     pub(crate) fn leave(&self, token: &CallbackToken) -> bool {
         let mut state = self.0.lock();
@@ -223,7 +223,7 @@ impl State {
         AHEAD.saturating_sub(self.ahead + self.new.len())
     }
 
-    /// Takes out who is next: where both kinds wait, one of the kind that was not served last.
+    /// Removes the next step: if both kinds wait, one of the kind that was not served last.
     fn pop(&mut self) -> Option<CallbackToken> {
         let new = if self.new_was_last { self.resumed.is_empty() } else { !self.new.is_empty() };
         let next = if new { self.new.pop() } else { self.resumed.pop() };
@@ -239,7 +239,7 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a change of the state: a poll hears of it if there is room.
+    /// Ends a change of the state: a poll is notified if there is room.
     fn unlock(&self, state: MutexGuard<'_, State>) {
         let (room, ahead) = (state.room(self.limit) > 0, state.ahead_room() > 0);
         drop(state);
@@ -251,7 +251,7 @@ impl Inner {
         }
     }
 
-    /// Takes who is next into a free slot.
+    /// Moves the next step to a free slot.
     fn next(&self) -> Option<CallbackToken> {
         let mut state = self.lock();
         let next = if state.busy < self.limit { state.pop() } else { None };
@@ -272,7 +272,7 @@ impl Reservation {
         self.ahead
     }
 
-    /// Gives the room back, to the slots whose state it is.
+    /// Returns the room to the slots with this state.
     fn end(&mut self, state: &mut State) {
         if self.slots.take().is_some() {
             let count = if self.ahead { &mut state.ahead } else { &mut state.reserved };

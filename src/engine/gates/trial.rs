@@ -1,5 +1,5 @@
-//! Who starts beside whom: a step that is suspected of having killed its worker is tried alone, as
-//! [`Record::after_crash`] relies on.
+//! Which steps start beside which: a step that is suspected of having killed its worker is tried
+//! alone, as [`Record::after_crash`] requires.
 //!
 //! [`Record::after_crash`]: crate::lifecycle::Record::after_crash
 
@@ -9,21 +9,21 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// The starts of all queues; cheap to clone. First come, first served, so that neither trials nor
-/// other starts are held up for ever: each takes as long as a step takes to end or to be trusted.
+/// other starts wait indefinitely: each takes as long as a step takes to end or to become trusted.
 #[derive(Clone, Default)]
 pub(crate) struct Trials(Arc<RwLock<()>>);
 
-/// A step's leave to run, until it ends or is trusted; given back when dropped.
+/// A step's leave to run, until it ends or is trusted; returned when dropped.
 #[must_use = "leave that is dropped is given back"]
 pub(crate) enum Leave {
-    /// Beside all that are not on trial.
+    /// Beside all steps that are not on trial.
     Free { _shared: OwnedRwLockReadGuard<()> },
-    /// Beside none but those that are trusted.
+    /// Beside none but trusted steps.
     OnTrial { _alone: OwnedRwLockWriteGuard<()> },
 }
 
 impl Trials {
-    /// Leave at once, if nobody waits for it and nothing that runs is in the way.
+    /// Leave at once, if no step waits for one and nothing that runs is in the way.
     pub(crate) fn try_enter(&self, on_trial: bool) -> Option<Leave> {
         if on_trial {
             self.0.clone().try_write_owned().ok().map(|alone| Leave::OnTrial { _alone: alone })
@@ -32,7 +32,7 @@ impl Trials {
         }
     }
 
-    /// Leave in its turn.
+    /// Leave when it is its turn.
     pub(crate) fn enter(&self, on_trial: bool) -> BoxFuture<'static, Leave> {
         let starts = self.0.clone();
         Box::pin(async move {
@@ -46,7 +46,7 @@ impl Trials {
 }
 
 impl Leave {
-    /// Whether it lets a step start that is on trial, or not.
+    /// Whether it is enough for a step that is on trial, or not.
     pub(crate) fn suffices(&self, on_trial: bool) -> bool {
         !on_trial || matches!(self, Self::OnTrial { .. })
     }

@@ -1,4 +1,5 @@
-//! One handler's trouble: since when, how long it is left alone, and who waits for its end.
+//! One handler's impairment: since when, how long it is left alone, and which steps wait for its
+//! end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,9 +9,9 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::step::CallbackToken;
 
-/// Soon at first: a program that is being replaced is there again in a moment.
+/// Soon at first: a program that is being replaced is back in a moment.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// Without a sign that it lasts, it is over after so long: more than the longest back-off, or a
+/// Without a sign that it persists, it ends after this: longer than the longest back-off, or a
 /// start, takes.
 pub(super) const LAPSE: Duration = Duration::from_mins(1);
 
@@ -22,15 +23,15 @@ pub(super) struct Ailment {
     pub(super) wait: Duration,
     /// When it last showed.
     pub(super) struck: Instant,
-    /// Until when nobody tries it.
+    /// Until when no step tests it.
     pub(super) until: Instant,
-    /// When its queues are polled next, where they are polled rarely.
+    /// When its queues are polled next, if they are polled rarely.
     pub(super) poll_at: Instant,
     pub(super) waiting: Waiting,
     trial: Option<Underway>,
 }
 
-/// A step that tries it.
+/// A step that tests it.
 struct Underway {
     number: u64,
     /// When it had its slot.
@@ -43,7 +44,7 @@ pub(super) struct Waiting {
     tickets: u64,
     order: BTreeMap<u64, (CallbackToken, usize)>,
     places: BTreeMap<CallbackToken, u64>,
-    /// How many are of each queue.
+    /// How many belong to each queue.
     queues: BTreeMap<usize, usize>,
 }
 
@@ -64,7 +65,7 @@ impl Ailment {
         }
     }
 
-    /// It shows again. How long it is left alone now, unless that is known: those that fail
+    /// It shows again. Returns how long it is left alone now, unless that is known: runs that fail
     /// together count once.
     pub(super) fn strike(&mut self, what: &'static str, error: &str) -> Option<Duration> {
         let now = Instant::now();
@@ -104,8 +105,8 @@ impl Ailment {
         self.lapses().is_some_and(|at| at <= Instant::now())
     }
 
-    /// Not while a step that tries it waits for its slot, nor before one that waits in line has
-    /// tried it.
+    /// `None` while a step that tests it waits for its slot, and until a step that waits in line
+    /// has tested it.
     fn lapses(&self) -> Option<Instant> {
         match &self.trial {
             Some(trial) => trial.begun.map(|begun| begun.max(self.struck) + LAPSE),
@@ -155,7 +156,7 @@ impl Waiting {
         self.order.is_empty()
     }
 
-    /// How many are of this queue.
+    /// How many belong to this queue.
     pub(super) fn of(&self, queue: usize) -> usize {
         self.queues.get(&queue).copied().unwrap_or_default()
     }

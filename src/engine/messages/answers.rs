@@ -1,4 +1,4 @@
-//! What the answer to a call means for the messages that it was about.
+//! What the answer to a call means for its messages.
 
 use std::time::Duration;
 
@@ -21,18 +21,18 @@ pub(super) enum Done {
     Copy(Copying, Result<Sent, Fault>),
 }
 
-/// Whether a copy was sent, or was not wanted any more when it could have been.
+/// Whether a copy was sent, or was no longer wanted when it could have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
     Yes,
     Unwanted,
 }
 
-/// What is worth a line in the log, for all messages of one call that it happened to.
+/// An event that is worth a line in the log, for all messages of one call that it happened to.
 #[derive(Debug)]
 pub(super) struct Notice {
     pub(super) what: What,
-    /// Absent if all is well.
+    /// `None` if all is well.
     pub(super) fault: Option<Fault>,
     pub(super) messages: usize,
     /// One of them.
@@ -45,29 +45,28 @@ pub(super) enum What {
     NotReleased,
     NotDeleted,
     NotCopied,
-    /// A batch was refused as a whole: its messages go one by one.
+    /// A batch was refused as a whole: its messages are sent one by one.
     TakenApart,
-    /// Not ours to keep any more, or refused for good.
+    /// Not ours to keep any more, or refused permanently.
     LetGo,
-    /// Not ours to delete any more, or refused for good.
+    /// Not ours to delete any more, or refused permanently.
     Undeletable,
     Copied,
 }
 
-/// Why a message's part of a call was not done, sorted by what to do about it.
+/// Why a message's part of a call failed, by what to do about it.
 #[derive(Clone, Debug)]
 enum Trouble {
     /// The same may work later.
     Passing(Fault),
     /// The message itself is the reason.
     Final(Fault),
-    /// Some message of the batch is the reason; each goes by itself to find out.
+    /// Some message of the batch is the reason; each is sent by itself to find out.
     Shared(Fault),
 }
 
 impl Table {
-    /// Takes in what a call that [`take`](Self::take) gave out has come to. `random` is in
-    /// `0.0..1.0`.
+    /// Takes in the result of a call that [`take`](Self::take) returned. `random` is in `0.0..1.0`.
     pub(super) fn done(&mut self, done: Done, now: Instant, random: f64) -> Vec<Notice> {
         let mut notices = Vec::new();
         match done {
@@ -115,7 +114,7 @@ impl Table {
 }
 
 impl MessageEntry {
-    /// Its visibility was set by way of `handle`, or was not.
+    /// Its visibility was set by way of `receipt_handle`, or was not.
     fn was_set(
         &mut self,
         receipt_handle: &str,
@@ -127,7 +126,7 @@ impl MessageEntry {
         let job = self.call.take();
         let outdated = *self.receipt_handle != *receipt_handle;
         if outdated || self.fate == Fate::Forget {
-            // Received again meanwhile, the newer handle has a time of its own.
+            // It was received again meanwhile, and the newer receipt handle has a time of its own.
             self.beat(terms, now);
             return None;
         }
@@ -135,7 +134,7 @@ impl MessageEntry {
         let Some(trouble) = trouble else {
             match job {
                 Some(Job::Release) if is_release => self.fate = Fate::Forget,
-                // Decided otherwise when it was visible already: nothing to extend.
+                // It was decided otherwise after it had become visible: there is nothing to extend.
                 Some(Job::Release) => self.beat_at = now + terms.visibility / 2,
                 _ => {
                     self.expires = asked + terms.visibility;
@@ -149,7 +148,7 @@ impl MessageEntry {
                 (self.alone, self.beat_at) = (true, now);
                 Some(What::TakenApart)
             }
-            // Its deletion decides: it may work although the message can be kept no longer.
+            // Its deletion decides: it may work although the message can no longer be kept.
             Trouble::Final(_) if self.fate == Fate::Delete => {
                 self.beat_at = now + terms.visibility / 2;
                 Some(What::NotKept)
@@ -171,7 +170,7 @@ impl MessageEntry {
         }
     }
 
-    /// It was deleted by way of `handle`, or was not.
+    /// It was deleted by way of `receipt_handle`, or was not.
     fn was_deleted(
         &mut self,
         receipt_handle: &str,
@@ -184,7 +183,7 @@ impl MessageEntry {
         self.beat(terms, now);
         let outdated = *self.receipt_handle != *receipt_handle;
         match trouble {
-            // An old handle may delete nothing although it is said to have worked.
+            // An old receipt handle may delete nothing although the call is said to have worked.
             _ if outdated => {
                 self.act_at = now;
                 None
@@ -219,7 +218,7 @@ impl MessageEntry {
         self.call = None;
         let what = match result {
             Ok(Sent::Yes) => {
-                // Whatever was decided meanwhile: the copy is there, so this one must go.
+                // Whatever was decided meanwhile: the copy exists, so this one must go.
                 self.replaced(now + LINGER);
                 Some(What::Copied)
             }
@@ -235,7 +234,7 @@ impl MessageEntry {
     }
 }
 
-/// What became of each of so many messages.
+/// The result of each of this many messages.
 fn each(result: Result<Entries, Fault>, count: usize) -> Vec<Result<(), Trouble>> {
     let sort = |fault: Fault| match fault.kind {
         FaultKind::Transient | FaultKind::Denied | FaultKind::Misconfigured => {

@@ -1,4 +1,4 @@
-//! Which call is to be made next, and for which messages.
+//! Which call is made next, and for which messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,13 @@ use super::table::{Schedule, Table};
 
 /// SQS's limit for a batch.
 const BATCH: usize = 10;
-/// Calls under way at once, by what they do. A hundred thousand held messages at a visibility
-/// timeout of two minutes need some 170 calls a second.
+/// Concurrent calls by operation. A hundred thousand held messages with a visibility timeout of two
+/// minutes need some 170 calls a second.
 const SETTINGS: usize = 8;
 const DELETIONS: usize = 4;
 const COPYINGS: usize = 4;
 
-/// A call that is to be made. Its messages are in no other until [`done`](Table::done) has its
-/// answer.
+/// A call to make. Its messages are in no other call until [`done`](Table::done) has its answer.
 #[derive(Debug)]
 pub(super) enum Call {
     Set(Setting),
@@ -25,7 +24,7 @@ pub(super) enum Call {
     Copy(Copying),
 }
 
-/// Sets for how long messages stay invisible.
+/// Sets how long messages stay invisible.
 #[derive(Debug)]
 pub(super) struct Setting {
     pub(super) asked: Instant,
@@ -55,7 +54,7 @@ impl Table {
             .or_else(|| self.take_copying(now))
     }
 
-    /// When there is something to do next; never, as far as is known, if absent.
+    /// When there is something to do next; `None` if nothing is known.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let beat =
             self.beats.first().filter(|_| self.under_way.settings < SETTINGS).map(|(at, _)| *at);
@@ -65,14 +64,14 @@ impl Table {
         [beat, delete, copy].into_iter().flatten().min()
     }
 
-    /// Up to a batch of what is due, and, to fill it, of what will be within a tenth of the
+    /// Up to a batch of what is due, filled up with what will be due within a tenth of the
     /// visibility timeout.
     fn take_setting(&mut self, now: Instant) -> Option<Call> {
         if self.under_way.settings == SETTINGS {
             return None;
         }
-        // Before anything else, so that what is replaced now does not end up in this batch for its
-        // age.
+        // Before anything else, so that a message that is replaced now does not end up in this
+        // batch because of its age.
         while let Some((_, id)) = self.beats.first().filter(|(at, _)| *at <= now).cloned() {
             if !self.get(&id).is_some_and(|entry| entry.is_old(&self.terms, now)) {
                 break;
@@ -129,7 +128,7 @@ impl Table {
         Some(Call::Copy(Copying { id, body, about, trace }))
     }
 
-    /// Deletes wait for company until a batch is full; at the end they do not.
+    /// Deletes wait for others until a batch is full; at the end they do not.
     fn next_delete(&self, now: Instant) -> Option<Instant> {
         let (first, _) = self.deletes.first()?;
         let soon = now + LINGER;

@@ -1,4 +1,4 @@
-//! Says what goes wrong once, and then only how often it happened again.
+//! Logs a problem once, and then only how often it happened again.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use super::answers::{Notice, What};
 use crate::seam::FaultKind;
 
-/// The same kind of notice is said at most so often.
+/// The same kind of notice is logged at most this often.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// What was said of one queue's messages. There are few kinds.
+/// What was logged about one queue's messages. There are few kinds.
 #[derive(Default)]
 pub(super) struct Complaints(Vec<Kind>);
 
@@ -21,7 +21,7 @@ struct Kind {
     unsaid: Unsaid,
 }
 
-/// What happened since the last line of its kind, and was not said.
+/// What happened since the last line of its kind, and was not logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unsaid {
     pub(super) calls: usize,
@@ -29,7 +29,7 @@ pub(super) struct Unsaid {
 }
 
 impl Complaints {
-    /// Whether a notice is to be said now, and what went unsaid before it.
+    /// Whether a notice is to be logged now, and what was not logged before it.
     pub(super) fn take(&mut self, notice: &Notice, now: Instant) -> Option<Unsaid> {
         let fault = notice.fault.as_ref().map(|fault| fault.kind);
         let Some(kind) =

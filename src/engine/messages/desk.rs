@@ -1,4 +1,5 @@
-//! The table of one queue, shared between those who decide and the loop that makes the calls.
+//! The table of one queue, shared between the callers that decide and the loop that makes the
+//! calls.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 
 use super::table::Table;
 
-/// The loop is woken only if there is something to do earlier than it thought.
+/// The loop is woken only if there is something to do earlier than it expected.
 pub(super) struct Desk {
     table: Mutex<Table>,
     pub(super) news: Notify,

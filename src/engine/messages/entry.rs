@@ -1,5 +1,4 @@
-//! One held message: its receipt handle, what is to become of it, and which call is under way for
-//! it.
+//! One held message: its receipt handle, its fate, and the pending call for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,8 @@ use tokio::time::Instant;
 use crate::seam::Received;
 use crate::step::CallbackToken;
 
-/// How long the first message of a batch of deletes waits for others. A step costs a tenth of a
-/// call then.
+/// How long the first message of a batch of deletes waits for others. A step then costs a tenth of
+/// a call.
 pub(super) const LINGER: Duration = Duration::from_millis(50);
 
 /// A message's id, shared between the table and its schedules.
@@ -19,22 +18,22 @@ pub(super) type Id = Arc<str>;
 /// The step that a message is about, and whether the message is a stop.
 pub(crate) type About = (CallbackToken, bool);
 
-/// What is to become of a message. It has exactly one fate at a time.
+/// What is to be done with a message. It has exactly one fate at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is kept invisible.
+    /// Keep it invisible.
     Keep,
-    /// A fresh copy is sent, and then this message is deleted.
+    /// Send a fresh copy, then delete this message.
     Copy,
-    /// It is made visible, after so long.
+    /// Make it visible, after this long.
     Release(Duration),
-    /// It is deleted. Nothing changes this.
+    /// Delete it. This is final.
     Delete,
-    /// It is not held any more: the entry stays only until the call that is under way has returned.
+    /// It is not held any more: the entry stays only until the pending call has returned.
     Forget,
 }
 
-/// A call for one message. At most one is under way at a time.
+/// A call for one message. At most one is pending at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
     Extend,
@@ -43,27 +42,27 @@ pub(super) enum Job {
     Copy,
 }
 
-/// What holds for all messages of a queue.
+/// Rules for all messages of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     pub(super) visibility: Duration,
     pub(super) repost_after: Duration,
-    /// Messages are made visible only once no poll of ours could take them again.
+    /// Messages are made visible only once no poll of ours could receive them again.
     pub(super) releases_wait: bool,
-    /// No copy is begun any more, and deletes do not wait for company.
+    /// No copy is begun any more, and deletes do not wait for others.
     pub(super) closing: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct MessageEntry {
     pub(super) receipt_handle: Box<str>,
-    /// Absent once the ledger holds what it says.
+    /// `None` once the ledger holds the content.
     pub(super) body: Option<Arc<str>>,
     pub(super) trace: Option<Box<str>>,
     pub(super) about: Option<About>,
     /// When it becomes visible unless it is extended.
     pub(super) expires: Instant,
-    /// Absent if there is nothing to make a copy from.
+    /// `None` if there is nothing to make a copy from.
     repost_at: Option<Instant>,
     pub(super) fate: Fate,
     pub(super) call: Option<Job>,
@@ -71,10 +70,10 @@ pub(super) struct MessageEntry {
     pub(super) beat_at: Instant,
     /// When it is to be deleted or copied, if that is its fate.
     pub(super) act_at: Instant,
-    /// How often its deletion has failed in a row.
+    /// Consecutive failures to delete it.
     pub(super) failures: u32,
     pub(super) receives: u32,
-    /// A batch with it was refused as a whole: it goes by itself next, which shows who is to blame.
+    /// A batch with it was refused as a whole: it is sent by itself next, to find the culprit.
     pub(super) alone: bool,
 }
 
@@ -105,7 +104,7 @@ impl MessageEntry {
         entry
     }
 
-    /// It came once more, with a newer handle.
+    /// It was received once more, with a newer receipt handle.
     pub(super) fn received_again(
         &mut self,
         received: &Received,
@@ -114,7 +113,7 @@ impl MessageEntry {
         terms: &Terms,
         now: Instant,
     ) {
-        // Released or forgotten, it was bound to come back, and is held anew.
+        // A released or forgotten message was bound to come back, and is held again.
         if matches!(self.fate, Fate::Release(_) | Fate::Forget) {
             let call = self.call;
             *self = Self { call, ..Self::new(received, body, about, terms, now) };
@@ -141,7 +140,7 @@ impl MessageEntry {
         self.beat(terms, now);
     }
 
-    /// The ledger can give the body from now on.
+    /// The ledger can provide the body from now on.
     pub(super) fn drop_body(&mut self) {
         if self.about.is_some() {
             self.body = None;
@@ -155,8 +154,8 @@ impl MessageEntry {
         }
     }
 
-    /// Has it deleted at `at`, unless that has been decided before. What is deleted is never
-    /// copied.
+    /// Has it deleted at `at`, unless that was decided before. A message that is being deleted is
+    /// never copied.
     pub(super) fn delete(&mut self, at: Instant) {
         if !matches!(self.fate, Fate::Delete | Fate::Forget) {
             self.fate = Fate::Delete;
@@ -192,8 +191,8 @@ impl MessageEntry {
         }
     }
 
-    /// Sets when its visibility is set next in the ordinary course: at half of its time, or at once
-    /// to release it.
+    /// Sets when its visibility is regularly set next: at half of its time, or at once to release
+    /// it.
     pub(super) fn beat(&mut self, terms: &Terms, now: Instant) {
         let half = self.expires.checked_sub(terms.visibility / 2).unwrap_or(self.expires);
         self.beat_at = match (self.fate, self.repost_at) {
@@ -203,7 +202,7 @@ impl MessageEntry {
         };
     }
 
-    /// Its time to be replaced by a fresh copy has come.
+    /// It is time to replace it by a fresh copy.
     pub(super) fn is_old(&self, terms: &Terms, now: Instant) -> bool {
         self.fate == Fate::Keep && !terms.closing && self.repost_at.is_some_and(|at| at <= now)
     }

@@ -1,7 +1,7 @@
 //! The messages of one queue that this worker holds: kept invisible, made visible again, replaced
 //! by fresh copies, or deleted.
 //!
-//! One table has one entry for each message, with one fate. While a call is under way for a message
+//! One table has one entry for each message, with one fate. While a call for a message is pending
 //! there is no other for it, and what was decided meanwhile is done when the call has returned.
 
 mod answers;
@@ -27,43 +27,43 @@ use entry::{LINGER, MessageEntry, Terms};
 use table::Table;
 use work::World;
 
-/// A message received so often is near to the dead-letter queue of a usual redrive policy.
+/// A message received this often is close to the dead-letter queue of a usual redrive policy.
 const WORN: u32 = 3;
 
-/// The messages of one queue that are held here, by message id.
+/// The held messages of one queue, by message id.
 pub(crate) struct Messages(Desk);
 
 impl Messages {
-    /// Messages are kept invisible for `visibility` at a time, and replaced by fresh copies
-    /// `repost_after` they were received.
+    /// Messages are kept invisible for `visibility` at a time, and replaced by fresh copies when
+    /// they are `repost_after` old.
     pub(crate) fn new(visibility: Duration, repost_after: Duration) -> Self {
         Self(Desk::new(Table::new(visibility, repost_after)))
     }
 
     /// Holds a message that was just received.
     ///
-    /// A message that is held already gets the newer receipt handle and keeps its fate: one that is
-    /// being deleted is deleted by the newer handle. One that was being released was released
-    /// thereby, and is held anew.
+    /// A message that is already held gets the newer receipt handle and keeps its fate: if it is
+    /// being deleted, it is deleted by the newer receipt handle. If it was being released, that has
+    /// happened, and it is held again.
     ///
-    /// `keep_body` says that no ledger holds what the body says, yet (see
+    /// `keep_body` says that no ledger holds the body's content yet (see
     /// [`recorded`](Self::recorded)). Without a body and `about` it cannot be replaced by a copy.
     pub(crate) fn hold(&self, received: &Received, keep_body: bool, about: Option<About>) {
         self.0.change(|table, now| table.hold(received, keep_body, about, now));
     }
 
-    /// The ledger holds what the bodies of these messages say: they are dropped here, and copies
+    /// The ledger holds the content of these messages' bodies: they are dropped here, and copies
     /// are made from the ledger.
     pub(crate) fn recorded(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, _| entry.drop_body());
     }
 
-    /// Has messages deleted. They are held until they are; nothing takes this back.
+    /// Has messages deleted. They are held until they are; this is final.
     pub(crate) fn delete(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, now| entry.delete(now + LINGER));
     }
 
-    /// Makes messages visible after `visible_in` and holds them no longer.
+    /// Makes messages visible after `visible_in` and no longer holds them.
     pub(crate) fn release(
         &self,
         ids: impl IntoIterator<Item = impl AsRef<str>>,
@@ -72,8 +72,8 @@ impl Messages {
         self.each(ids, |entry, terms, now| entry.release(visible_in, terms, now));
     }
 
-    /// Holds messages no longer, unless they are being deleted; they come back when their
-    /// visibility timeout is over.
+    /// No longer holds messages, unless they are being deleted; they come back after their
+    /// visibility timeout.
     pub(crate) fn forget(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, _| entry.forget());
     }
@@ -91,7 +91,7 @@ impl Messages {
         self.0.look(|table| table.sums.held)
     }
 
-    /// Bytes of the bodies that are held in memory.
+    /// Bytes of the bodies in memory.
     #[cfg(test)]
     fn bytes(&self) -> usize {
         self.0.look(|table| table.sums.bytes)

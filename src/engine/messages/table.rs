@@ -1,9 +1,8 @@
-//! The messages of one queue that are held here, each with one fate, and what is to be done about
-//! them next.
+//! The held messages of one queue, each with one fate, and what to do about them next.
 //!
-//! A message is in a schedule only while no call is under way for it, and `change` is the only way
-//! to alter an entry: so no call can have a message twice, no two calls can have the same message,
-//! and the sums are right.
+//! A message is in a schedule only while no call for it is pending, and `change` is the only way to
+//! alter an entry. So no call can contain a message twice, no two calls can contain the same
+//! message, and the totals are right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::seam::Received;
 
 pub(super) struct Table {
     pub(super) terms: Terms,
-    // Boxed, for a tree's nodes are not full and move what they hold.
+    // Boxed, because a tree's nodes are not full and move what they hold.
     entries: BTreeMap<Id, Box<MessageEntry>>,
     /// When the visibility of each is to be set next.
     pub(super) beats: Schedule,
@@ -23,14 +22,14 @@ pub(super) struct Table {
     pub(super) copies: Schedule,
     pub(super) sums: Sums,
     pub(super) under_way: UnderWay,
-    /// Until when whoever makes the calls sleeps, unless told.
+    /// Until when the loop that makes the calls sleeps, unless it is notified.
     pub(super) sleeps_until: Option<Instant>,
 }
 
-/// What is to be done next, in order of time.
+/// What to do next, in order of time.
 pub(super) type Schedule = BTreeSet<(Instant, Id)>;
 
-/// Where an entry is in the schedules: nowhere while a call is under way for its message.
+/// An entry's places in the schedules: none while a call for its message is pending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
     beat: Option<Instant>,
@@ -38,7 +37,7 @@ struct Place {
     copy: Option<Instant>,
 }
 
-/// What all entries come to.
+/// Totals of all entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) held: usize,
@@ -48,7 +47,7 @@ pub(super) struct Sums {
     pub(super) leaving: usize,
 }
 
-/// How many calls are under way.
+/// How many calls are pending.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct UnderWay {
     pub(super) settings: usize,
@@ -97,8 +96,7 @@ impl Table {
         self.entries.insert(id, Box::new(entry));
     }
 
-    /// Alters an entry, if there is one, and moves it in the schedules and sums to where it then
-    /// belongs.
+    /// Alters an entry, if it exists, and updates the schedules and totals.
     pub(super) fn change(&mut self, id: &str, change: impl FnOnce(&mut MessageEntry, &Terms)) {
         let Some(id) = self.entries.get_key_value(id).map(|(id, _)| id.clone()) else { return };
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -285,7 +283,7 @@ mod tests {
         }
     }
 
-    /// The table, the calls that are under way, and the newest handle of each message.
+    /// The table, the pending calls, and the newest receipt handle of each message.
     struct Bench {
         table: Table,
         now: Instant,
@@ -398,8 +396,7 @@ mod tests {
             }
         }
 
-        /// All calls succeed from now on, and time passes: nothing is left that was to be deleted
-        /// or released.
+        /// All calls succeed from now on, and time passes: nothing is left to delete or release.
         fn end(&mut self) {
             self.act(Act::Open);
             self.table.terms.closing = true;

@@ -1,5 +1,5 @@
-//! What the messages of a queue are promised, as tests: against a queue that takes nothing that SQS
-//! might refuse.
+//! What is promised about the messages of a queue, tested against a queue that accepts nothing that
+//! SQS might refuse.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
@@ -16,8 +16,8 @@ use crate::step::CallbackToken;
 const VISIBILITY: Duration = Duration::from_mins(2);
 const REPOST: Duration = Duration::from_hours(11);
 
-/// One queue whose handles are good for one receive, and whose old handles delete nothing although
-/// they are said to.
+/// One queue whose receipt handles are valid for one receive, and whose old receipt handles delete
+/// nothing although the call succeeds.
 #[derive(Default)]
 struct Sqs {
     messages: Mutex<BTreeMap<String, Message>>,
@@ -25,7 +25,7 @@ struct Sqs {
     sent: Mutex<Vec<String>>,
     /// How the next calls of an operation fail.
     faults: Mutex<BTreeMap<&'static str, VecDeque<FaultKind>>>,
-    /// How the part of a message in each call of an operation fails.
+    /// How one message's part of each call of an operation fails.
     entries: Mutex<BTreeMap<(&'static str, String), FaultKind>>,
     /// A batch of an operation with such a message is refused as a whole.
     poison: Mutex<BTreeSet<(&'static str, String)>>,
@@ -77,7 +77,7 @@ impl Sqs {
         self.poison.lock().unwrap().insert((operation, id.to_owned()));
     }
 
-    /// Has the calls of an operation wait for permits.
+    /// Makes the calls of an operation wait for permits.
     fn gate(&self, operation: &'static str) -> &'static Semaphore {
         let gate: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
         self.gates.lock().unwrap().insert(operation, gate);
@@ -101,7 +101,7 @@ impl Sqs {
         self.messages.lock().unwrap().len()
     }
 
-    /// How many messages each call of an operation was about.
+    /// How many messages each call of an operation contained.
     fn sizes(&self, operation: &str) -> Vec<usize> {
         self.calls
             .lock()
@@ -258,7 +258,7 @@ impl Queue for Sqs {
     }
 }
 
-/// A ledger of which each read waits for a permit, if it has a gate.
+/// A ledger whose reads wait for a permit, if it has a gate.
 #[derive(Default)]
 struct Ledger {
     gate: Option<Semaphore>,
@@ -315,7 +315,7 @@ fn about(stop: bool) -> About {
     ("abcdefghij".parse().expect("a token"), stop)
 }
 
-/// So many messages that were just received, with their bodies.
+/// This many messages that were just received, with their bodies.
 fn holding(sqs: &Sqs, count: usize) -> (Messages, Vec<String>) {
     let messages = Messages::new(VISIBILITY, REPOST);
     let ids: Vec<String> = (0..count).map(|n| format!("m{n}")).collect();

@@ -1,5 +1,5 @@
-//! The loop that makes one queue's calls, owns them, and tells the table what they came to. Nothing
-//! else deletes a message.
+//! The loop that makes and owns one queue's calls, and tells the table their results. Nothing else
+//! deletes a message.
 
 use std::sync::Arc;
 
@@ -15,15 +15,14 @@ use super::entry::Fate;
 use crate::seam::{Fault, FaultKind, Observation, Observer, Queue};
 use crate::step::CallbackToken;
 
-/// Where the bodies of messages are that are not kept in memory: in the ledger, which holds all
-/// that they say.
+/// Where bodies are that are not kept in memory: in the ledger, which holds their content.
 pub(crate) trait Bodies: Send + Sync {
-    /// The body of the message about this step, or of its stop; `None` if it cannot be had, now or
-    /// ever.
+    /// The body of the message about this step, or of its stop; `None` if it is unavailable, now or
+    /// forever.
     fn body<'a>(&'a self, token: &'a CallbackToken, stop: bool) -> BoxFuture<'a, Option<String>>;
 }
 
-/// The outside world of one queue's messages.
+/// What one queue's messages need from outside.
 #[derive(Clone, Copy)]
 pub(super) struct World<'a> {
     pub(super) queue: &'a dyn Queue,
@@ -89,14 +88,14 @@ async fn copy(desk: &Desk, world: World<'_>, copying: &Copying) -> Result<Sent, 
         (None, Some((token, stop))) => match world.bodies.body(token, *stop).await {
             Some(body) => body.into(),
             None => {
-                return Err(Fault::new(FaultKind::Transient, "the ledger does not give its body"));
+                return Err(Fault::new(FaultKind::Transient, "the ledger did not return its body"));
             }
         },
         (None, None) => {
-            return Err(Fault::new(FaultKind::Transient, "nothing is known of its body"));
+            return Err(Fault::new(FaultKind::Transient, "its body is unknown"));
         }
     };
-    // Its step may have settled while the ledger was asked.
+    // Its step may have settled while the ledger was being read.
     if desk.look(|table| table.get(&copying.id).is_none_or(|entry| entry.fate != Fate::Copy)) {
         return Ok(Sent::Unwanted);
     }
@@ -118,14 +117,13 @@ fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Insta
         What::NotReleased => "messages could not be given back; tried again",
         What::NotDeleted => "settled messages could not be deleted; tried again",
         What::NotCopied => "a fresh copy of a message could not be sent; tried again",
-        What::TakenApart => "a batch of messages was refused as a whole; each goes by itself",
-        What::LetGo => "messages are not ours to keep any more; their steps go on",
+        What::TakenApart => "a batch of messages was refused as a whole; each is sent by itself",
+        What::LetGo => "messages can no longer be kept invisible; their steps continue",
         What::Undeletable => {
-            "settled messages are not ours to delete any more; should they come back, they are \
-             tried again"
+            "settled messages can no longer be deleted; if they come back, they are deleted then"
         }
         What::Copied => {
-            "replaced a message by a fresh copy, for its age or because it was received too often"
+            "replaced a message by a fresh copy, because of its age or its number of receives"
         }
     };
     match fault {

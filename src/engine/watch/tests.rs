@@ -11,7 +11,7 @@ use crate::lifecycle::Via;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// SageMaker as the test has it answer, and what it was asked and the steps were told.
+/// A scripted SageMaker, with what it was asked and what the steps were told.
 struct World {
     began: Instant,
     asked: Mutex<Vec<(Duration, String, usize)>>,
@@ -114,8 +114,8 @@ fn token(name: &str) -> CallbackToken {
     format!("{name:0>10}").parse().unwrap()
 }
 
-/// The longest time in which an execution was not asked about, from the first second to the last
-/// look and on to `until`.
+/// The longest time without a question about an execution, from the first second to the last look
+/// and on to `until`.
 fn longest(looks: &[Duration], until: Duration) -> Duration {
     let mut before = Duration::ZERO;
     looks
@@ -155,7 +155,7 @@ async fn active_executions_come_first_and_deferred_ones_have_every_fourth_call()
         run.enter(&format!("deferred{at}"), Kind::Deferred);
         run.enter(&format!("active{at}"), Kind::Active);
     }
-    // All become due while nobody looks.
+    // All become due while nothing looks.
     advance(MINUTE).await;
     sleep(GAP * 18).await;
     let kinds: String = run.world.names().iter().map(|name| &name[..1]).collect();
@@ -367,7 +367,7 @@ fn op() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each watched execution is either due, in the queue of its kind, or being asked about; and no
+    /// Each watched execution is either due, in the queue of its kind, or being asked about; no
     /// other is.
     #[test]
     fn no_execution_is_forgotten_or_kept(ops in prop::collection::vec(op(), 0..100)) {

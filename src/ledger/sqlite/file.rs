@@ -1,4 +1,4 @@
-//! The file of a SQLite ledger: made, taken, and looked over before it is trusted.
+//! The file of a SQLite ledger: created, locked, and checked before it is trusted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
@@ -15,11 +15,11 @@ use super::place::{self, Place};
 use super::rows;
 use super::schema::{self, APPLICATION, SCHEMA};
 
-/// Held for as long as this process has the ledger open; the kernel lets it go with the process.
+/// Held as long as this process has the ledger open; the kernel releases it with the process.
 pub(super) struct FileLock {
     _beside: Flock<File>,
-    /// The file itself, whatever becomes of the one beside it. Not on network file systems, where
-    /// this kind of lock would be SQLite's.
+    /// A lock on the file itself, whatever happens to the lock file beside it. Not on network file
+    /// systems, where this kind of lock would be SQLite's own.
     _file: Option<Flock<File>>,
 }
 
@@ -32,20 +32,21 @@ pub struct OpenError {
     in_use: bool,
 }
 
-/// How often, and after what time each, a lock that another has is tried.
+/// How often a lock that another process holds is tried, with increasing pauses.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long a call waits for another process's lock. Short: a write that fails is tried again, and
-/// all others wait behind it.
+/// How long a call waits for another process's lock. Short, because a failed write is tried again,
+/// and all others wait behind it.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// Counts while a file is opened, so that a check of a large one can be told from one that hangs.
+/// Counts while a file is being opened, so that checking a large file can be distinguished from
+/// hanging.
 pub type Progress = Arc<AtomicU64>;
 
-/// SQLite's virtual machine takes some microseconds for so many steps.
+/// SQLite's virtual machine takes some microseconds for this many steps.
 const STEPS: i32 = 10_000;
 
-/// Opens the file for writing, or makes it, and takes it for this process.
+/// Opens the file for writing, or creates it, and locks it for this process.
 pub(super) fn open_at(
     path: &Path,
     place: &Place,
@@ -53,7 +54,7 @@ pub(super) fn open_at(
 ) -> Result<(Connection, FileLock), OpenError> {
     let file = &place.path;
     let beside = lock(path, file)?;
-    // Made here, so that its outcomes and arguments are for its owner alone.
+    // Created here, so that only its owner can read the outcomes and arguments.
     let made = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -112,14 +113,14 @@ pub(super) fn beside(path: &Path) -> Result<Connection, OpenError> {
     opened.map_err(|error| OpenError::of(path, &error))
 }
 
-/// Opens the file for reading, beside a daemon that may be writing it; with its schema.
+/// Opens the file for reading, beside a daemon that may be writing it; also returns its schema.
 pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> {
     if !path.is_file() {
         let problem =
-            "there is no such file: the daemon makes it when it first runs; is ledger.path right?";
+            "the file does not exist: the daemon creates it when it first runs; check ledger.path";
         return Err(OpenError::new(path, problem));
     }
-    // Whoever only reads may read a file that no daemon takes: a copy, a backup.
+    // A reader may read a file that no daemon would accept: a copy, a backup.
     let network = Place::find(path).ok().and_then(|place| place.network);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let opened = |uri: String| {
@@ -130,16 +131,16 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
     };
     let name = uri(path);
     let connection = opened(format!("file:{name}?mode=ro"))
-        // Whoever may not write the directory cannot share the daemon's index of the log. A ledger
-        // that nobody has open needs none.
+        // A user without write permission on the directory cannot share the daemon's index of the
+        // log. A ledger that no process has open needs none.
         .or_else(|error: rusqlite::Error| {
             if wal_is_empty(path) { opened(format!("file:{name}?immutable=1")) } else { Err(error) }
         })
         .map_err(|error| match network {
             Some(kind) if is_busy(&error) => {
                 let problem = format!(
-                    "it lies on {kind}, where its worker has it for itself: ask that worker's \
-                     /steps over HTTP"
+                    "it is on {kind}, where only its worker can open it: use that worker's /steps \
+                     over HTTP"
                 );
                 OpenError { in_use: true, ..OpenError::new(path, problem) }
             }
@@ -150,23 +151,22 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
     Ok((connection, schema))
 }
 
-/// Refuses a file that is shorter than its header says: SQLite would read what is missing as zeros.
-/// While there is a log, a checkpoint may have been cut short, and the log makes up for it.
+/// Refuses a file that is shorter than its header says: SQLite would read the missing part as
+/// zeros. If there is a log, a checkpoint may have been cut short, and the log restores the rest.
 pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
     let mut header = [0; 32];
     let read =
         File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
     let (read, length) = read.map_err(|error| {
-        OpenError::new(path, format!("it cannot be read ({error}): mend its permissions"))
+        OpenError::new(path, format!("it cannot be read ({error}): fix its permissions"))
     })?;
     let log = !wal_is_empty(path);
     if length == 0 && log {
-        // SQLite would take it for a new file, and remove the log with all that was ever written to
-        // it.
+        // SQLite would take it for a new file, and remove the log with everything that was ever
+        // written to it.
         let problem = format!(
-            "it is empty or was not there, and its log {0}-wal is not: put back the file that the \
-             log belongs to, or move the log away \
-             too, to begin with an empty ledger",
+            "it is empty or missing, but its log {0}-wal is not: restore the file that the log \
+             belongs to, or move the log away too, to begin with an empty ledger",
             path.display()
         );
         return Err(OpenError::new(path, problem));
@@ -180,7 +180,7 @@ pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
     };
     let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
     if read < header.len() || length < page * pages {
-        return Err(OpenError::damaged(path, "it is cut short"));
+        return Err(OpenError::damaged(path, "it is truncated"));
     }
     Ok(())
 }
@@ -189,7 +189,7 @@ pub(super) fn wal_is_empty(path: &Path) -> bool {
     std::fs::metadata(beside_it(path, "-wal")).map_or(true, |wal| wal.len() == 0)
 }
 
-/// The bytes of the file and of its log, as far as they are there.
+/// The bytes of the file and of its log, if they exist.
 pub(super) fn sizes(path: &Path) -> (u64, u64) {
     let file = Place::find(path).map_or_else(|_| path.to_owned(), |place| place.path);
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
@@ -206,7 +206,7 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Whoever looks (`callbackd check`) has a lock for a moment, and whoever ends gives it back soon.
+/// `callbackd check` holds a lock for a moment, and an ending process releases it soon.
 fn taken(mut file: File) -> Result<Flock<File>, File> {
     for _ in 0..TRIES {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -218,7 +218,7 @@ fn taken(mut file: File) -> Result<Flock<File>, File> {
     Err(file)
 }
 
-/// Takes the real file for this process, under whatever name it was asked for.
+/// Locks the real file for this process, whatever name was used.
 fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
     let name = beside_it(file, ".lock");
     let file = OpenOptions::new()
@@ -235,7 +235,7 @@ fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
         })?;
     match taken(file) {
         Ok(mut file) => {
-            // For people who wonder; the lock itself is the kernel's.
+            // For information only; the lock itself is the kernel's.
             let _ = file
                 .set_len(0)
                 .and_then(|()| file.rewind())
@@ -250,7 +250,7 @@ fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
     }
 }
 
-/// Refuses what is not a whole ledger of a schema that we know.
+/// Refuses what is not a complete ledger of a known schema.
 pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let known = || -> rusqlite::Result<(i32, i32, i64)> {
@@ -265,7 +265,7 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
     if application != APPLICATION {
         return Err(OpenError::new(
             path,
-            "it is a database of something else: set ledger.path to a file of callbackd's own",
+            "it is a database of another program: set ledger.path to a file of callbackd's own",
         ));
     }
     if schema > SCHEMA {
@@ -286,7 +286,7 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A commit is on the disk when it returns, whatever then happens to process or machine.
+    // A commit is on the disk when it returns, whatever then happens to the process or the machine.
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The log is folded back every 4 MiB and does not stay larger than 64 MiB after a burst.
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
@@ -308,7 +308,7 @@ impl OpenError {
         Self { in_use: true, ..Self::new(path, problem) }
     }
 
-    /// The file is whole, and another process works with it.
+    /// The file is intact, and another process uses it.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         self.in_use
@@ -331,8 +331,8 @@ impl OpenError {
                 holders.join(" and ")
             };
             let problem = format!(
-                "{who} holds a lock on it ({error}): end what that does there (a shell, a backup), \
-                 and start again"
+                "{who} holds a lock on it ({error}): end what it is doing (a shell, a backup), and \
+                 start again"
             );
             return Self::new(path, problem);
         }
@@ -346,25 +346,24 @@ impl OpenError {
             Some(ErrorCode::ReadOnly) => Self::new(
                 path,
                 format!(
-                    "it is read-only ({error}): mend its permissions or its file system, or set \
+                    "it is read-only ({error}): fix its permissions or its file system, or set \
                      ledger.path"
                 ),
             ),
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Self::new(
                 path,
                 format!(
-                    "it cannot be opened ({error}): mend the permissions of it and its directory"
+                    "it cannot be opened ({error}): fix its permissions and those of its directory"
                 ),
             ),
-            _ => Self::new(path, format!("{error}: look at the disk that it is on")),
+            _ => Self::new(path, format!("{error}: check the disk that it is on")),
         }
     }
 
     pub(super) fn damaged(path: &Path, detail: &str) -> Self {
         let problem = format!(
-            "it is damaged or no ledger ({detail}): restore it, or move it away to begin with an \
-             empty one; steps that were running \
-             are then taken up anew from their messages"
+            "it is damaged or not a ledger ({detail}): restore it, or move it away to begin with \
+             an empty one; running steps then start again from their messages"
         );
         Self::new(path, problem)
     }
@@ -374,11 +373,11 @@ fn remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::ReadOnlyFilesystem => "make its file system writable, or set ledger.path",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
-        _ => "mend the permissions of it and its directory, or set ledger.path",
+        _ => "fix its permissions and those of its directory, or set ledger.path",
     }
 }
 
-/// A path as a file: URI of SQLite's.
+/// A path as SQLite's file: URI.
 pub(super) fn uri(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let escape = |byte: &u8| match byte {
@@ -402,10 +401,10 @@ mod tests {
             (ffi::SQLITE_CORRUPT, "restore it, or move it away"),
             (ffi::SQLITE_NOTADB, "restore it, or move it away"),
             (ffi::SQLITE_FULL, "free some space"),
-            (ffi::SQLITE_READONLY, "mend its permissions or its file system"),
-            (ffi::SQLITE_CANTOPEN, "mend the permissions of it and its directory"),
-            (ffi::SQLITE_PERM, "mend the permissions of it and its directory"),
-            (ffi::SQLITE_IOERR, "look at the disk"),
+            (ffi::SQLITE_READONLY, "fix its permissions or its file system"),
+            (ffi::SQLITE_CANTOPEN, "fix its permissions and those of its directory"),
+            (ffi::SQLITE_PERM, "fix its permissions and those of its directory"),
+            (ffi::SQLITE_IOERR, "check the disk"),
         ] {
             let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
             let text = OpenError::of(Path::new("/l/ledger.db"), &error).to_string();
@@ -418,7 +417,7 @@ mod tests {
             (ErrorKind::ReadOnlyFilesystem, "make its file system writable"),
             (ErrorKind::StorageFull, "free some space"),
             (ErrorKind::QuotaExceeded, "free some space"),
-            (ErrorKind::PermissionDenied, "mend the permissions"),
+            (ErrorKind::PermissionDenied, "fix its permissions"),
         ] {
             assert!(remedy(&kind.into()).starts_with(wants), "{kind}");
         }
@@ -433,7 +432,7 @@ mod tests {
             connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).expect("a mode");
         let synchronous: i32 =
             connection.pragma_query_value(None, "synchronous", |row| row.get(0)).expect("a number");
-        // 2 is FULL: with less, the log would be flushed at checkpoints alone.
+        // 2 is FULL: with less, the log would be flushed only at checkpoints.
         assert_eq!((mode.as_str(), synchronous), ("wal", 2));
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the files that are open are still those that a next process would open.
+//! Whether the open files are still those that a next process would open.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,11 +10,11 @@ use crate::ledger::store::StoreError;
 /// The ledger's file and its log, as they were when they were opened.
 pub(super) struct Files(Vec<(PathBuf, Identity)>);
 
-/// A file, whatever it is called.
+/// Identifies a file independently of its name.
 type Identity = (u64, u64);
 
 impl Files {
-    /// Those of the ledger at `path`, which is open.
+    /// Those of the open ledger at `path`.
     pub(super) fn at(path: &Path) -> Self {
         let known = |path: PathBuf| Some((path.clone(), identity(&path).ok()?));
         Self([path.to_owned(), beside_it(path, "-wal")].into_iter().filter_map(known).collect())
@@ -25,7 +25,7 @@ impl Files {
             let what = match identity(path) {
                 Ok(found) if found == *known => continue,
                 Ok(_) => "was replaced".to_owned(),
-                Err(error) => format!("is not there any more ({error})"),
+                Err(error) => format!("does not exist any more ({error})"),
             };
             return Err(StoreError(format!("{} {what}", path.display())));
         }

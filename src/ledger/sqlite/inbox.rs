@@ -1,4 +1,4 @@
-//! What waits for a thread of the store: jobs that are to be done at once, and such as may wait for
+//! Jobs that wait for a thread of the store: urgent ones, and patient ones that may wait for
 //! others.
 
 use std::mem;
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use crate::ledger::store::StoreError;
 
-/// How to answer once it is known whether the transaction was committed.
+/// Answers once it is known whether the transaction was committed.
 pub(super) type Respond = Box<dyn FnOnce(Option<&StoreError>)>;
-/// Does what was asked, or is told why it is not done.
+/// Performs the job, or is told why it is not performed.
 type Act = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Respond + Send>;
 
 /// Something to do on a connection.
 pub(super) struct Job {
-    /// It may wait for another to ride along with.
+    /// It may wait for another job to share its commit.
     pub(super) patient: bool,
     pub(super) act: Act,
 }
@@ -33,7 +33,7 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct State {
     jobs: Vec<Job>,
-    /// How many of them are not patient.
+    /// How many of them are urgent.
     urgent: usize,
     thread: Thread,
     closed: bool,
@@ -44,15 +44,15 @@ struct State {
 enum Thread {
     #[default]
     Awake,
-    /// Any job; it then minds the patience of those that have some.
+    /// Any job; if it is patient, the thread then respects that.
     ForAny,
-    /// One that is not patient.
+    /// An urgent job.
     ForUrgent,
-    /// So many jobs.
+    /// This many jobs.
     ForCompany(usize),
 }
 
-/// Jobs that wait; whoever comes next waits for room.
+/// The maximum number of waiting jobs; further callers wait for room.
 const ROOM: usize = 4096;
 /// How long a patient job waits for another.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -62,7 +62,7 @@ impl Inbox {
         Self { state: Mutex::default(), ready: Condvar::new(), room: Semaphore::new(ROOM) }
     }
 
-    /// Adds a job; false if nobody will do it.
+    /// Adds a job; `false` if it will not be performed.
     pub(super) async fn push(&self, job: Job) -> bool {
         match self.room.acquire().await {
             Ok(room) => room.forget(),
@@ -87,7 +87,7 @@ impl Inbox {
         true
     }
 
-    /// Waits for jobs and takes up to `most`; none once it is closed and all were taken.
+    /// Waits for jobs and takes up to `most`; `None` once it is closed and empty.
     pub(super) fn take(&self, most: usize) -> Option<Vec<Job>> {
         let mut patient_since = None;
         let mut state = self.lock();
@@ -113,7 +113,7 @@ impl Inbox {
         }
     }
 
-    /// What has come meanwhile, up to `most`; waits until there are `company`, but not beyond
+    /// What has arrived meanwhile, up to `most`; waits until there are `company`, but not beyond
     /// `until`.
     pub(super) fn more(&self, most: usize, company: usize, until: Instant) -> Vec<Job> {
         let mut state = self.lock();
@@ -129,14 +129,14 @@ impl Inbox {
         self.some(state, most)
     }
 
-    /// Nothing is taken in any more; what waits is still done.
+    /// Accepts no more jobs; waiting ones are still performed.
     pub(super) fn close(&self) {
         self.room.close();
         self.lock().closed = true;
         self.ready.notify_one();
     }
 
-    /// The thread has ended: who waits for an answer is let go. Says whether it was to end.
+    /// The thread has ended: waiting callers are released. Returns whether it was meant to end.
     pub(super) fn abandon(&self) -> bool {
         self.room.close();
         let mut state = self.lock();

@@ -1,5 +1,5 @@
 //! Which steps the file may hold, in memory. Most steps that a queue brings are new, and then the
-//! disk need not be asked.
+//! disk need not be read.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use rusqlite::Connection;
 use super::file;
 use crate::step::CallbackToken;
 
-/// A Bloom filter over the tokens of all rows that were ever there. It never misses one; of a
-/// million rows it takes one strange token in five hundred for known, which costs a read.
+/// A Bloom filter over the tokens of all rows that ever existed. It never misses one; with a
+/// million rows it takes one unknown token in five hundred for known, which costs a read.
 pub(super) struct Known {
     path: PathBuf,
     set: Arc<Set>,
@@ -23,9 +23,9 @@ pub(super) struct Known {
 }
 
 struct Set {
-    /// Memory that the system gives only as it is written to.
+    /// Memory that the system allocates only as it is written to.
     words: Mutex<Vec<u64>>,
-    /// All that the file held is in it.
+    /// It contains everything that the file held.
     complete: AtomicBool,
     closed: AtomicBool,
 }
@@ -54,7 +54,7 @@ impl Known {
         self.set.add(token.as_str());
     }
 
-    /// False only of a step that the file does not hold.
+    /// `false` only for a step that the file does not hold.
     pub(super) fn may_hold(&self, token: &CallbackToken) -> bool {
         if self.set.complete.load(Ordering::Acquire) {
             return self.set.may_hold(token.as_str());
@@ -63,7 +63,7 @@ impl Known {
         true
     }
 
-    /// Without the thread every step is looked for on the disk.
+    /// Without the thread every step is looked up on the disk.
     fn fill(&self) -> Option<JoinHandle<()>> {
         let (path, set) = (self.path.clone(), self.set.clone());
         let fill = move || {
@@ -73,7 +73,8 @@ impl Known {
             if let Err(error) = filled {
                 tracing::debug!(
                     error,
-                    "the ledger's steps could not be listed; each is looked for when it comes"
+                    "the ledger's steps could not be listed; each is looked up when its message \
+                     arrives"
                 );
             }
         };
@@ -82,11 +83,11 @@ impl Known {
 }
 
 impl Drop for Known {
-    /// The file is to be closed by the writer, after all others.
+    /// The writer must close the file last.
     fn drop(&mut self) {
         self.set.closed.store(true, Ordering::Release);
         if let Some(filling) = self.filling.take().flatten() {
-            // What it panicked with is said by the panic hook.
+            // The panic hook reports a panic.
             let _ = filling.join();
         }
     }
@@ -129,13 +130,13 @@ impl Set {
     }
 }
 
-/// All in one cache line: whoever asks waits for memory once.
+/// All in one cache line: a question waits for memory once.
 fn places(token: &str) -> impl Iterator<Item = (usize, u64)> {
     let mut hasher = DefaultHasher::new();
     token.hash(&mut hasher);
     let hash = hasher.finish();
     let first = usize::try_from(hash % LINES).unwrap_or_default() * LINE;
-    // The bits above the line's number choose the places in it, nine for each.
+    // The bits above the line's number select the places in it, nine bits for each.
     (0..HASHES).map(move |number| {
         let bit = (hash >> (16 + 9 * number)) % BITS;
         (first + usize::try_from(bit / 64).unwrap_or_default(), 1 << (bit % 64))

@@ -1,5 +1,5 @@
-//! A ledger's file looked at as `check` looks: nothing is made, locked for longer than a moment, or
-//! changed.
+//! Examines a ledger's file for `check`: nothing is created, changed, or locked for longer than a
+//! moment.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -16,19 +16,19 @@ use super::place::{self, Place};
 /// What a daemon of this user would find.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// In a sentence.
+    /// As a sentence.
     pub text: String,
     /// A worker has it open.
     pub in_use: bool,
-    /// What works, and may not be meant.
+    /// Things that work but may not be intended.
     pub doubts: Vec<String>,
 }
 
-/// Less than this on the disk is soon used up: the log alone may take 64 MiB after a burst.
+/// Less free space than this is soon used up: the log alone may take 64 MiB after a burst.
 const LITTLE: u64 = 128 << 20;
 
 impl Look {
-    /// Looks at the file at `path`, and at where it would be made.
+    /// Examines the file at `path`, or the place where it would be created.
     ///
     /// # Errors
     /// [`OpenError`] if a daemon of this user could not use it.
@@ -38,9 +38,8 @@ impl Look {
         let mut doubts = Vec::new();
         if let Err(error) = access(directory, AccessFlags::W_OK | AccessFlags::X_OK) {
             let problem = format!(
-                "files cannot be made in its directory {} ({}): run this as the user that \
-                 callbackd runs as, mend the permissions of the \
-                 directory, or set ledger.path",
+                "files cannot be created in its directory {} ({}): run this as the user that \
+                 callbackd runs as, fix the permissions of the directory, or set ledger.path",
                 directory.display(),
                 error.desc()
             );
@@ -48,7 +47,7 @@ impl Look {
         }
         if let Some(kind) = place.network {
             doubts.push(format!(
-                "it lies on {kind}: the worker opens it alone, `callbackd steps` cannot read it \
+                "it is on {kind}: only the worker can open it, `callbackd steps` cannot read it \
                  meanwhile, and each commit costs a round trip"
             ));
         }
@@ -60,7 +59,7 @@ impl Look {
         }
         let Ok(found) = fs::metadata(&place.path) else {
             return Ok(Self {
-                text: "will be made at the first start".to_owned(),
+                text: "will be created at the first start".to_owned(),
                 in_use: false,
                 doubts,
             });
@@ -75,7 +74,7 @@ impl Look {
         }
         if let Err(error) = access(&place.path, AccessFlags::R_OK | AccessFlags::W_OK) {
             let problem = format!(
-                "it cannot be written ({}): run this as the user that callbackd runs as, or mend \
+                "it cannot be written ({}): run this as the user that callbackd runs as, or fix \
                  its permissions",
                 error.desc()
             );
@@ -91,22 +90,22 @@ impl Look {
         }
         if !file::wal_is_empty(&place.path) {
             let text =
-                "can be written; its log is folded in at the next start, and the file looked over \
+                "can be written; its log is folded in at the next start, and the file is checked \
                  then"
                     .to_owned();
             return Ok(Self { text, in_use: false, doubts });
         }
-        // As a file that nobody changes: SQLite makes no files beside it then.
+        // As an immutable file: SQLite then creates no files beside it.
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let name = format!("file:{}?immutable=1", file::uri(&place.path));
         let connection = Connection::open_with_flags(name, flags)
             .map_err(|error| OpenError::of(path, &error))?;
         file::recognise(path, &connection)?;
-        Ok(Self { text: "is sound and can be written".to_owned(), in_use: false, doubts })
+        Ok(Self { text: "is intact and can be written".to_owned(), in_use: false, doubts })
     }
 }
 
-/// What another user than the daemon's has left there, which the daemon could not write.
+/// Files there that belong to another user and that the daemon could not write.
 fn owners(file: &Path, directory: &Path) -> Vec<String> {
     let Ok(home) = fs::metadata(directory) else { return Vec::new() };
     let beside = ["", ".lock", "-wal", "-shm"].map(|suffix| file::beside_it(file, suffix));
@@ -114,8 +113,8 @@ fn owners(file: &Path, directory: &Path) -> Vec<String> {
         let owner = fs::metadata(path).ok()?.uid();
         (owner != home.uid()).then(|| {
             format!(
-                "{} belongs to the user {owner}, and its directory to {}: a daemon of the latter \
-                 cannot write it; chown it",
+                "{} belongs to the user {owner}, but its directory to {}, whose daemon cannot \
+                 write it: chown it",
                 path.display(),
                 home.uid()
             )
@@ -124,8 +123,8 @@ fn owners(file: &Path, directory: &Path) -> Vec<String> {
     beside.iter().filter_map(foreign).collect()
 }
 
-/// Who has the file open, if anybody. A lock that is shared, and given back at once, disturbs
-/// nobody: whoever starts tries again.
+/// The process that has the file open, if any. A shared lock that is released at once disturbs
+/// nothing: a starting daemon tries again.
 fn holder(path: &Path) -> Option<String> {
     let locked = |path: &Path| {
         let file = File::open(path).ok()?;
@@ -133,7 +132,7 @@ fn holder(path: &Path) -> Option<String> {
     };
     if let Some(mut file) = locked(&file::beside_it(path, ".lock")) {
         let mut pid = String::new();
-        // Only its text is missing then.
+        // Only its pid is missing then.
         let _ = file.read_to_string(&mut pid);
         return Some(format!("process {}", pid.trim()));
     }
@@ -151,7 +150,7 @@ mod tests {
     use super::*;
     use crate::ledger::Sqlite;
 
-    /// All that there is in a folder, with its bytes, owner, mode and times.
+    /// Everything in a directory, with its bytes, owner, mode and times.
     fn state(folder: &Path) -> BTreeMap<std::path::PathBuf, (Vec<u8>, u32, u32, i64, i64)> {
         let entries =
             fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
@@ -181,7 +180,7 @@ mod tests {
             assert_eq!(state(folder.path()), before);
             look
         };
-        assert_eq!(look().expect("a look").text, "will be made at the first start");
+        assert_eq!(look().expect("a look").text, "will be created at the first start");
         assert!(state(folder.path()).is_empty());
         fs::write(&path, "").expect("made");
         assert_eq!(look().expect("a look").text, "is empty and can be written");
@@ -193,10 +192,10 @@ mod tests {
         );
         drop(store);
         let sound = look().expect("a look");
-        assert_eq!((sound.text.as_str(), sound.in_use), ("is sound and can be written", false));
+        assert_eq!((sound.text.as_str(), sound.in_use), ("is intact and can be written", false));
         fs::write(&path, "neither empty nor a database, and longer than a header has to be for it")
             .expect("written");
-        assert!(look().expect_err("refused").to_string().contains("damaged or no ledger"));
+        assert!(look().expect_err("refused").to_string().contains("damaged or not a ledger"));
     }
 
     #[test]
@@ -206,13 +205,13 @@ mod tests {
         drop(Sqlite::open(&path, Arc::new(())).expect("it opens"));
         assert_eq!(Look::at(&path).expect("a look").doubts, [""; 0]);
         if std::os::unix::fs::chown(folder.path(), Some(4711), None).is_err() {
-            // Only root may give a folder away.
+            // Only root may change a directory's owner.
             return;
         }
         let doubts = Look::at(&path).expect("a look").doubts;
         assert_eq!(doubts.len(), 2, "{doubts:?}");
         assert!(
-            doubts[0].contains("ledger.db belongs to the user 0, and its directory to 4711"),
+            doubts[0].contains("ledger.db belongs to the user 0, but its directory to 4711"),
             "{doubts:?}"
         );
     }

@@ -1,9 +1,9 @@
 //! Records in one SQLite file: durable at commit, with the commits of many waiting writes folded
 //! into one.
 //!
-//! Each connection has a thread of its own: one writes; one reads single records, and so never
-//! waits for the disk's flush; one makes lists, and so holds up neither. In SQLite's write-ahead
-//! mode a reader sees all that was committed before it began.
+//! Each connection has a thread of its own: one writes; one reads single records, so it never waits
+//! for the disk's flush; one makes lists, so it delays neither. In SQLite's write-ahead mode a
+//! reader sees everything that was committed before it began.
 
 mod file;
 mod files;
@@ -36,11 +36,11 @@ use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, Sto
 use crate::seam::Observer;
 use crate::step::CallbackToken;
 
-/// A ledger file that this process alone has open.
+/// A ledger file that only this process has open.
 pub struct Sqlite {
     // The writer is dropped last: the last connection to close folds the log back, which the others
-    // may not.
-    /// None where the file is opened by one connection alone, as are the next two.
+    // may not do.
+    /// `None` if the file is opened by a single connection; so are the next two.
     known: Option<Known>,
     lists: Option<Thread>,
     reader: Option<Thread>,
@@ -50,11 +50,11 @@ pub struct Sqlite {
     _lock: FileLock,
 }
 
-/// Rows of a file that are read at a time, so that a slow reader holds up nobody.
+/// Rows that are read at a time, so that a slow reader delays nothing.
 const AT_ONCE: usize = 100;
 
 impl Sqlite {
-    /// Opens the file, or makes it, and takes it for this process alone.
+    /// Opens the file, or creates it, and locks it for this process.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be used as a ledger: it names the file and what to do.
@@ -62,7 +62,7 @@ impl Sqlite {
         Self::open_telling(path, observer, &Progress::default())
     }
 
-    /// The same; what it does counts `progress` up, as looking over a large file takes a while.
+    /// The same; `progress` counts up meanwhile, because checking a large file takes a while.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -95,9 +95,9 @@ impl Sqlite {
             Some(kind) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "the ledger lies on {kind}: this worker has the file for itself, so that \
-                     `callbackd steps` cannot read it (ask \
-                     /steps), and it must not be opened from another machine"
+                    "the ledger is on {kind}: only this worker can open the file, so `callbackd \
+                     steps` cannot read it (use /steps), and it must not be opened from another \
+                     machine"
                 );
                 (None, None)
             }
@@ -221,7 +221,7 @@ impl Store for Sqlite {
     }
 
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        // A network file system says so itself: what is removed there is stale.
+        // Network file systems report it themselves: a removed file is stale there.
         let Some(reader) = &self.reader else { return Box::pin(ready(Ok(()))) };
         let files = self.files.clone();
         Box::pin(async move { reader.ask(false, move |_| Ok(files.are_there())).await? })
@@ -236,14 +236,14 @@ impl Store for Sqlite {
         Box::pin(async move {
             match ended.wait_for(Option::is_some).await.map(|text| text.clone()) {
                 Ok(Some(text)) => text,
-                // Its threads end with it, and nobody can ask any more.
+                // Its threads end with it, and no request can come any more.
                 Ok(None) | Err(_) => std::future::pending().await,
             }
         })
     }
 }
 
-/// Serves jobs that only read, until nobody can ask for any.
+/// Serves read-only jobs until no more can come.
 #[expect(clippy::needless_pass_by_value, reason = "the connection is closed with its thread")]
 fn read(connection: Connection, inbox: &Inbox) {
     while let Some(jobs) = inbox.take(1) {

@@ -1,4 +1,4 @@
-//! Files of schema 1, whose rows have all in the body.
+//! Files of schema 1, whose rows have everything in the body.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -13,8 +13,8 @@ use crate::lifecycle::Record;
 /// Rows that are read at a time.
 const AT_ONCE: usize = 200;
 
-/// Makes a file of schema 1 one of this one, within the caller's transaction. A damaged row stays
-/// what it is.
+/// Migrates a file of schema 1 to the current one, within the caller's transaction. A damaged row
+/// stays unchanged.
 pub(super) fn migrate(connection: &Connection, tables: &str) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "DROP VIEW IF EXISTS overview; DROP INDEX IF EXISTS steps_by_status; ALTER TABLE steps \
@@ -28,7 +28,7 @@ pub(super) fn migrate(connection: &Connection, tables: &str) -> rusqlite::Result
         for (id, found) in rows {
             let moved = found.is_ok_and(|row| rows::put(connection, &row, None) == Ok(Put::Done));
             if !moved {
-                // Its digest is of schema 1, so that it counts as damaged in this one too.
+                // Its digest is that of schema 1, so it counts as damaged in the new schema too.
                 connection.execute(
                     "INSERT OR IGNORE INTO steps (token, version, status, queue, execution, \
                      flagged, settled_at, correction, rest, digest, body) \
@@ -42,7 +42,7 @@ pub(super) fn migrate(connection: &Connection, tables: &str) -> rusqlite::Result
     connection.execute_batch("DROP TABLE steps_1")
 }
 
-/// Rows in the order in which they were made, from behind `after`, with where each lies.
+/// Rows in order of creation, after `after`, with their positions.
 pub(super) fn in_order(
     connection: &Connection,
     table: &str,
@@ -76,7 +76,7 @@ fn row(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
         let settled = settled_at.map_or(String::new(), |at| at.to_string());
         let token = token.as_deref().unwrap_or_default();
         if digest != hash([token, &version.to_string(), &status, &settled, &body]) {
-            return Err("it is not as it was written".to_owned());
+            return Err("it differs from what was written".to_owned());
         }
         let record: Record = serde_json::from_str(&body).map_err(|error| error.to_string())?;
         let settled_at = settled_at.and_then(|at| Timestamp::from_millisecond(at).ok());

@@ -1,8 +1,8 @@
-//! Where a ledger's file really lies, and whether it can be trusted to stay there with its log.
+//! Where a ledger's file really is, and whether it will stay there together with its log.
 //!
 //! SQLite keeps the log beside the file, under the file's name, and shares the log's index through
-//! memory. So a file needs one name, a directory that lasts as long as it does, and a file system
-//! of this machine.
+//! memory. So a file needs a single name, a directory that lasts as long as the file, and a local
+//! file system.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,17 +14,17 @@ use nix::sys::statfs::statfs;
 
 use super::file::OpenError;
 
-/// A ledger's file as the kernel knows it; it need not be there yet.
+/// A ledger's file as the kernel knows it; it may not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// Without symbolic links.
     pub(super) path: PathBuf,
-    /// The kind of network file system that it lies on, if it does: there the file is opened by one
-    /// process alone, which shares no memory.
+    /// The kind of network file system that it is on, if any: there the file is opened by a single
+    /// process, which shares no memory.
     pub(super) network: Option<&'static str>,
 }
 
-/// Symbolic links on the way to a file; as many as the kernel follows.
+/// The maximum number of symbolic links on the path; the kernel's own limit.
 const LINKS: usize = 40;
 
 impl Place {
@@ -40,7 +40,7 @@ impl Place {
             Err(error) => {
                 return Err(OpenError::new(
                     path,
-                    format!("it cannot be looked at ({error}): mend its permissions"),
+                    format!("it cannot be examined ({error}): fix its permissions"),
                 ));
             }
         };
@@ -48,12 +48,12 @@ impl Place {
             if !file.is_file() {
                 return Err(OpenError::new(
                     path,
-                    "it is no file: set ledger.path to a file of callbackd's own",
+                    "it is not a file: set ledger.path to a file of callbackd's own",
                 ));
             }
             if file.nlink() > 1 {
                 let problem = format!(
-                    "the file has {} names (hard links), and its log belongs to one of them: \
+                    "the file has {} names (hard links), but its log belongs to one of them: \
                      remove the others, or copy the file",
                     file.nlink()
                 );
@@ -61,9 +61,8 @@ impl Place {
             }
         }
         if is_mount_point(&real, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) {
-            let problem = "the file is mounted by itself, and its log, which lies beside it, would \
-                           go with this container: mount its \
-                           directory";
+            let problem = "the file is mounted by itself, and its log beside it would be lost with \
+                           this container: mount its directory";
             return Err(OpenError::new(path, problem));
         }
         let network =
@@ -84,7 +83,7 @@ fn real(path: &Path) -> Result<PathBuf, OpenError> {
             Ok(target) => at = directory(&at).join(target),
             Err(_) => {
                 let name = at.file_name().ok_or_else(|| {
-                    OpenError::new(path, "it is no file: set ledger.path to a file")
+                    OpenError::new(path, "it is not a file: set ledger.path to a file")
                 })?;
                 return match fs::canonicalize(directory(&at)) {
                     Ok(directory) => Ok(directory.join(name)),
@@ -98,7 +97,7 @@ fn real(path: &Path) -> Result<PathBuf, OpenError> {
                     }
                     Err(error) => {
                         let problem = format!(
-                            "its directory cannot be reached ({error}): mend its permissions"
+                            "its directory cannot be reached ({error}): fix its permissions"
                         );
                         Err(OpenError::new(path, problem))
                     }
@@ -109,9 +108,9 @@ fn real(path: &Path) -> Result<PathBuf, OpenError> {
     Err(OpenError::new(path, "its symbolic links lead nowhere: set ledger.path to the file"))
 }
 
-/// Whether something is mounted at exactly this path. `mounts` is as `/proc/self/mountinfo`
-/// (proc(5)): the fifth field of a line is the mount point, with white space and backslashes as
-/// octal numbers.
+/// Whether something is mounted exactly at this path. `mounts` is in the form of
+/// `/proc/self/mountinfo` (proc(5)): the fifth field of a line is the mount point, with white space
+/// and backslashes as octal numbers.
 fn is_mount_point(path: &Path, mounts: &str) -> bool {
     let escaped = |byte: &u8| match byte {
         b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
@@ -121,10 +120,10 @@ fn is_mount_point(path: &Path, mounts: &str) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| point.as_bytes() == path))
 }
 
-/// The name of a file system whose files other machines may have open, by its number (statfs(2),
-/// `linux/magic.h`).
+/// The name of a file system whose files other machines may have open, by its magic number
+/// (statfs(2), `linux/magic.h`).
 fn network(magic: i64) -> Option<&'static str> {
-    // The numbers have 32 bits, and some of them come with the sign of the highest.
+    // The numbers have 32 bits, and some are sign-extended.
     Some(match magic & 0xffff_ffff {
         0x6969 => "NFS (EFS is one)",
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
@@ -143,8 +142,8 @@ fn network(magic: i64) -> Option<&'static str> {
     })
 }
 
-/// Who holds locks on the file or on its log's index, as the kernel lists them (proc(5)), but for
-/// this process.
+/// Which processes, except this one, hold locks on the file or on its log's index, as the kernel
+/// lists them (proc(5)).
 pub(super) fn holders(path: &Path) -> Vec<String> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -165,7 +164,7 @@ pub(super) fn holders(path: &Path) -> Vec<String> {
 fn pids(locks: &str, inodes: &[u64]) -> Vec<u32> {
     let of_line = |line: &str| -> Option<u32> {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        // One that waits for a lock has an arrow before its kind.
+        // A waiting lock has an arrow before its kind.
         let at = fields.iter().position(|field| *field == "READ" || *field == "WRITE")?;
         let inode: u64 = fields.get(at + 2)?.rsplit(':').next()?.parse().ok()?;
         let is_held = !fields.contains(&"->");
@@ -211,7 +210,7 @@ mod tests {
         symlink("round.db", root.join("round.db")).expect("made");
         assert!(told(&root.join("round.db")).contains("lead nowhere"));
         assert!(told(&root.join("no/ledger.db")).contains("its directory does not exist"));
-        assert!(told(&root.join("data")).contains("it is no file"));
+        assert!(told(&root.join("data")).contains("it is not a file"));
     }
 
     #[test]

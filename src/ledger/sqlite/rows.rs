@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 use crate::hex::hex;
 use crate::ledger::store::{Age, Cursor, Damaged, Head, Page, Put, Query, Row, Writer};
 
-/// Rows that one transaction of a purge removes, so that it never holds up steps for long.
+/// Rows that one transaction of a purge removes, so that it never delays steps for long.
 pub(super) const PURGED: usize = 500;
 
-/// Rows that are looked at for one page, however few of them are asked for: some ten milliseconds.
+/// Rows that are examined for one page, however few are requested: some ten milliseconds.
 const LOOKED: usize = 10_000;
 
-/// What [`light`] reads, in its order. Nothing behind the body is read from the disk for it.
+/// What [`light`] reads, in its order. Nothing after the body is read from the disk for it.
 const LIGHT: &str = "token, version, status, queue, execution, handler, owner, due, flagged, \
                      settled_at, writer, correction, rest, \
                      digest, body";
@@ -24,8 +24,8 @@ const UPDATE: &str = "UPDATE steps SET version = ?2, status = ?3, queue = ?4, ex
                       flagged = ?9, settled_at = ?10, writer = ?11, correction = ?12, rest = ?13, \
                       digest = ?14, body = ?15, \
                       arguments = ?16, checkpoint = ?17 WHERE token = ?1 AND version = ?18";
-/// Its values as they are: of what a query selects, SQLite might have to take back some, and keeps
-/// a journal for it.
+/// With VALUES rather than a SELECT: SQLite might have to undo part of what a query selects, and
+/// keeps a journal for that.
 const INSERT: &str = "INSERT INTO steps (token, version, status, queue, execution, handler, owner, \
                       due, flagged, settled_at, writer, \
                       correction, rest, digest, body, arguments, checkpoint) \
@@ -79,7 +79,7 @@ pub(super) fn put(
     Ok(if changed == 1 { Put::Done } else { Put::Changed })
 }
 
-/// The rows that `query` asks for, each as `take` wants it.
+/// The rows that `query` selects, each converted by `take`.
 pub(super) fn page<T>(
     connection: &Connection,
     query: &Query,
@@ -113,7 +113,7 @@ pub(super) fn page<T>(
     Ok(page)
 }
 
-/// The statement, and what its one parameter is.
+/// The statement, and its one parameter.
 fn selection(query: &Query) -> (String, String) {
     // The lifecycle's own words, letters only; quoted all the same.
     let quoted: Vec<String> =
@@ -147,7 +147,7 @@ pub(super) fn probe(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
-/// Rows in the order in which they were made, from behind `after`, with where each lies.
+/// Rows in order of creation, after `after`, with their positions.
 pub(super) fn in_order(
     connection: &Connection,
     after: i64,
@@ -207,7 +207,7 @@ fn light(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
     read().map_err(|detail| Damaged { token: columns.get_ref(0).ok().map(text), detail })
 }
 
-/// A row with all that belongs to it.
+/// A complete row.
 fn whole(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
     let row = light(columns)?;
     let read = || -> rusqlite::Result<(Row, String)> {
@@ -222,7 +222,7 @@ fn whole(columns: &rusqlite::Row<'_>) -> Result<Row, Damaged> {
 }
 
 fn spoilt() -> String {
-    "it is not as it was written".to_owned()
+    "it differs from what was written".to_owned()
 }
 
 fn text(value: ValueRef<'_>) -> String {
@@ -234,7 +234,7 @@ fn text(value: ValueRef<'_>) -> String {
         .unwrap_or_default()
 }
 
-/// Of what lists leave out. SQLite does not notice what a torn page does to a text.
+/// A digest of what lists leave out. SQLite does not notice what a torn page does to a text.
 fn rest(row: &Row) -> String {
     if row.arguments.is_none() && row.checkpoint.is_none() {
         return String::new();
@@ -242,7 +242,7 @@ fn rest(row: &Row) -> String {
     hash([row.arguments.as_deref(), row.checkpoint.as_deref()])
 }
 
-/// Of all else.
+/// A digest of everything else.
 fn digest(head: &Head, rest: &str, body: &str) -> String {
     let number = |number: i64| number.to_string();
     let moment = |at: Option<Timestamp>| at.map(|at| number(at.as_millisecond()));
@@ -267,7 +267,7 @@ fn digest(head: &Head, rest: &str, body: &str) -> String {
 fn hash<const PARTS: usize>(parts: [Option<&str>; PARTS]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
-        // What is absent is not what is empty.
+        // Absent is not the same as empty.
         hash.update([u8::from(part.is_some())]);
         hash.update(part.unwrap_or_default());
         hash.update([0]);
@@ -279,7 +279,7 @@ fn hash<const PARTS: usize>(parts: [Option<&str>; PARTS]) -> String {
 mod tests {
     use super::*;
 
-    /// How SQLite would go about a query.
+    /// SQLite's plan for a query.
     fn plan(query: &Query) -> String {
         let directory = tempfile::tempdir().expect("a directory");
         let (connection, _lock) =

@@ -1,15 +1,15 @@
-//! The tables of a ledger file, and how a file comes to have them.
+//! The tables of a ledger file, and how they are created and migrated.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::old;
 
-/// "cbkd": tells our files from other SQLite databases.
+/// "cbkd": distinguishes our files from other SQLite databases.
 pub(super) const APPLICATION: i32 = 0x6362_6b64;
-/// Raised with each change that an older callbackd could not live with.
+/// Raised with each change that an older callbackd could not handle.
 pub(super) const SCHEMA: i32 = 3;
 
-/// What may be large stands last, so that reading the columns before it reads none of it.
+/// Columns that may be large are last, so that reading the others does not read them.
 const TABLES: &str = "
     CREATE TABLE steps (
         token      TEXT    NOT NULL PRIMARY KEY,
@@ -52,7 +52,7 @@ pub(super) fn of(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Makes the tables, or brings those of an older callbackd up to this one; all or nothing.
+/// Creates the tables, or migrates those of an older callbackd, in one transaction.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     let schema = of(connection)?;
     if schema == SCHEMA {
@@ -63,7 +63,7 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         0 => transaction
             .execute_batch(&format!("{TABLES} {PROBE} PRAGMA application_id = {APPLICATION};"))?,
         1 => old::migrate(&transaction, TABLES)?,
-        // The bodies of schema 2 repeat what lies beside them, and are read all the same.
+        // The bodies of schema 2 repeat what is in other columns, and are still readable.
         _ => {}
     }
     transaction.pragma_update(None, "user_version", SCHEMA)?;

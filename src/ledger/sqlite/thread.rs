@@ -1,5 +1,5 @@
-//! A thread that alone uses one connection: it ends when it is closed, and is missed when it ends
-//! otherwise.
+//! A thread that exclusively uses one connection: it ends when it is closed, and any other end is
+//! reported.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,10 +12,10 @@ use tokio::sync::{oneshot, watch};
 use super::inbox::{Inbox, Job, Respond};
 use crate::ledger::store::StoreError;
 
-/// Where threads say that they have ended, and why.
+/// Where threads report that they have ended, and why.
 pub(super) type Ended = Arc<watch::Sender<Option<String>>>;
 
-/// A thread and what waits for it. Dropping it does all that waits, closes the connection and joins
+/// A thread and its waiting jobs. Dropping it performs them all, closes the connection and joins
 /// the thread.
 pub(super) struct Thread {
     inbox: Arc<Inbox>,
@@ -47,7 +47,7 @@ impl Thread {
         Ok(Self { inbox, thread: Some(thread) })
     }
 
-    /// Has the thread do something, and waits for the answer. A `patient` one may wait for others.
+    /// Has the thread perform a job, and waits for the answer. A `patient` one may wait for others.
     pub(super) fn ask<T, A>(
         &self,
         patient: bool,
@@ -63,7 +63,7 @@ impl Thread {
                 .map_err(StoreError::clone)
                 .and_then(|connection| perform(act, connection));
             Box::new(move |failure| {
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = reply.send(failure.map_or(result, |failure| Err(failure.clone())));
             })
         };
@@ -82,14 +82,14 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.inbox.close();
         if let Some(thread) = self.thread.take() {
-            // What it panicked with was said where it was caught.
+            // A panic was reported where it was caught.
             let _ = thread.join();
         }
     }
 }
 
-/// A job that panics fails alone: SQLite is only called by whole statements, so the transaction is
-/// sound.
+/// A job that panics fails alone: SQLite is called only by whole statements, so the transaction is
+/// intact.
 fn perform<T>(
     act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     connection: &Connection,

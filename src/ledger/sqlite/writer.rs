@@ -1,5 +1,5 @@
-//! The thread that writes: whatever waits for it goes into one transaction, so that the disk's one
-//! flush serves them all.
+//! The writing thread: all waiting jobs go into one transaction, so that one flush of the disk
+//! serves them all.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::seam::{Observation, Observer};
 
 /// Jobs in one transaction: some milliseconds of work beside the flush.
 const FOLDED: usize = 512;
-/// How long a commit waits for company, if the last one had some: less than a flush takes.
+/// How long a commit waits for more jobs, if the last one had several: less than a flush takes.
 const COMPANY: Duration = Duration::from_micros(300);
 
-/// Serves jobs until nobody can ask for any.
+/// Serves jobs until no more can come.
 pub(super) fn serve(connection: &Connection, inbox: &Inbox, observer: &dyn Observer) {
     let mut expected = 0;
     while let Some(jobs) = inbox.take(FOLDED) {
@@ -33,17 +33,17 @@ pub(super) fn serve(connection: &Connection, inbox: &Inbox, observer: &dyn Obser
     }
 }
 
-/// What one commit is to serve.
+/// The jobs of one commit.
 #[derive(Default)]
 struct Fold {
     answers: Vec<Respond>,
-    /// How many of them would not have waited.
+    /// How many of them are urgent.
     urgent: usize,
 }
 
 impl Fold {
-    /// Commits `jobs`, and what comes in time. As many as last time are `expected`; one alone
-    /// expects no other.
+    /// Commits `jobs`, and those that arrive in time. As many as last time are `expected`; a single
+    /// one expects no other.
     fn write(
         &mut self,
         connection: &Connection,
@@ -55,7 +55,7 @@ impl Fold {
             match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
                 Ok(transaction) => transaction,
                 Err(error) => {
-                    // Another process holds the lock. Whoever came meanwhile need not wait for it
+                    // Another process holds the lock. Jobs that came meanwhile need not wait for it
                     // once more.
                     let jobs = jobs.into_iter().chain(inbox.more(usize::MAX, 0, Instant::now()));
                     let failure = StoreError(error.to_string());
@@ -79,8 +79,8 @@ impl Fold {
     fn perform(&mut self, transaction: &Transaction<'_>, jobs: Vec<Job>) {
         for job in jobs {
             self.urgent += usize::from(!job.patient);
-            // A full disk makes SQLite roll back by itself; what came after would be committed one
-            // by one then.
+            // If the disk is full, SQLite rolls back by itself; later statements would be committed
+            // one by one.
             let broken = transaction
                 .is_autocommit()
                 .then(|| StoreError("the transaction was rolled back".to_owned()));

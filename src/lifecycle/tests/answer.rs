@@ -1,4 +1,4 @@
-//! Claims about what SageMaker is asked, and what its answers decide.
+//! Tests of what SageMaker is asked, and what its answers decide.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Claims about what the death of a worker makes of the steps that it ran.
+//! Tests of the consequences of a worker's death for the steps that it ran.
 
 use super::*;
 

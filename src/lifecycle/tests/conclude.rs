@@ -1,4 +1,4 @@
-//! Claims about how runs end.
+//! Tests of how runs end.
 
 use super::*;
 
@@ -107,11 +107,11 @@ fn a_hindered_step_that_is_new_here_is_given_back_where_another_worker_may_take_
     bench.policy.alone = false;
     assert_eq!(bench.feed(hindered(30)), [Effect::Return]);
     assert_eq!((bench.status(), bench.state.record.attempt), (Status::Waiting, 1));
-    // It is not tried again here before its time, however often its message comes back.
+    // It is not tried again here too early, however often its message comes back.
     let at = machine::later(bench.now, Duration::from_secs(30));
     assert_eq!(bench.delivered(true), [Effect::Wake(at)]);
 
-    // What it has done is known in this ledger alone.
+    // What it has done is known only in this ledger.
     let mut bench = Bench::running();
     bench.policy.alone = false;
     bench.feed(Event::Checkpoint("job-7".into()));

@@ -1,5 +1,5 @@
-//! Claims about a step whose handler is not configured any more: no other goes on with it, and no
-//! cleanup is lost without a word.
+//! Tests of a step whose handler is not configured any more: no other handler continues it, and no
+//! cleanup is omitted silently.
 
 use super::*;
 

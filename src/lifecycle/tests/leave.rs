@@ -1,4 +1,4 @@
-//! Claims about a worker that leaves, or loses its claim.
+//! Tests of a worker that leaves, or loses its claim.
 
 use super::*;
 

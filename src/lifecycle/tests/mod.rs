@@ -39,7 +39,7 @@ const POLICY: Policy = Policy {
     lease: Duration::from_mins(1),
 };
 
-/// One step, one worker, and a ledger that takes every write.
+/// One step, one worker, and a ledger that accepts every write.
 struct Bench {
     state: State,
     policy: Policy,
@@ -50,7 +50,7 @@ struct Bench {
     own_account: bool,
     /// By the last event.
     written: Option<Urgency>,
-    /// The last event had worn messages replaced, which most claims are not about.
+    /// The last event had old messages replaced, which most tests are not about.
     replaced: bool,
 }
 
@@ -175,8 +175,8 @@ impl Bench {
         }
     }
 
-    /// The same where nobody else has the ledger open: what the death makes of the record is
-    /// written first.
+    /// The same if no other process has the ledger open: the consequences of the death are written
+    /// first.
     fn crash_judged(&mut self, beside: Beside) {
         self.crash();
         let record = self.state.record.clone();

@@ -134,7 +134,7 @@ proptest! {
         }
     }
 
-    /// So that a driver may perform effects, park steps and forget them by these rules alone.
+    /// These rules alone let a driver perform effects, park steps and forget them.
     #[test]
     fn whatever_happens_a_driver_can_rely_on_the_shape_of_a_transition(
         verify in any_verify(),
@@ -180,7 +180,7 @@ proptest! {
                     || matches!(local.activity, Activity::Cleaning(_) | Activity::Reporting);
                 prop_assert!(ends, "{:?}", local.activity);
             }
-            // What arranges its own next step is never left without one.
+            // An activity that arranges its own next step is never left without one.
             if matches!(local.activity, Activity::Sleeping | Activity::Unverified) && before.local.activity != local.activity {
                 prop_assert!(has(|effect| matches!(effect, Effect::Wake(_))), "{:?} \
                     {effects:?}", local.activity);

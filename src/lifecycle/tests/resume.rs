@@ -1,4 +1,4 @@
-//! Claims about steps that go on without their message, and tokens that come back.
+//! Tests of steps that continue without their message, and of tokens that come back.
 
 use super::*;
 
@@ -189,8 +189,8 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
     assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
 }
 
-/// The write that settles a step was taken for failed, and what had come meanwhile is decided
-/// before the record is found settled.
+/// The write that settles a step seemed to fail, and what had arrived meanwhile is decided before
+/// the record is found settled.
 #[test]
 fn a_message_that_comes_while_the_settlement_is_in_doubt_is_given_back_and_then_asked_about() {
     let mut bench = Bench::concluded();

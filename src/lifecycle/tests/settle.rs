@@ -1,4 +1,4 @@
-//! Claims about reports, and what settles a step.
+//! Tests of reports, and of what settles a step.
 
 use super::*;
 

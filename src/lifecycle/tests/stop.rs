@@ -1,4 +1,4 @@
-//! Claims about stops, time limits and executions that end.
+//! Tests of stops, time limits and executions that end.
 
 use super::*;
 
@@ -268,7 +268,7 @@ fn a_deadline_ends_only_what_is_over_and_runs_nowhere_else() {
 fn a_step_whose_stop_came_to_another_worker_while_it_waited_for_a_slot_is_not_run() {
     let mut bench = Bench::new();
     bench.delivered(false);
-    // The write finds the record changed, so it is read anew and decided upon again.
+    // The write finds the record changed, so it is read and decided again.
     bench.state.record.status = Status::Owed;
     bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
     assert_eq!(bench.feed(Event::SlotFree), [ASK]);

@@ -1,4 +1,4 @@
-//! Claims about taking a step on, and leaving it to others.
+//! Tests of taking a step, and of leaving it to others.
 
 use super::*;
 
@@ -42,7 +42,7 @@ fn a_step_that_another_worker_claimed_while_it_waited_for_a_slot_is_left_to_that
     other.me = WorkerId("other".into());
     let mut bench = Bench::new();
     bench.delivered(false);
-    // The write finds the record changed, so it is read anew and decided upon again.
+    // The write finds the record changed, so it is read and decided again.
     bench.state.record = Record { owner: Some(other.me.clone()), ..other.state.record.clone() };
     bench.foreign = Lease::Until(machine::later(bench.now, POLICY.lease));
     let left = bench.feed(Event::SlotFree);
@@ -83,7 +83,7 @@ fn a_claim_of_which_the_ledger_did_not_tell_counts_one_attempt_and_is_run() {
     let mut bench = Bench::new();
     bench.delivered(false);
     let claimed = Bench::running().state.record;
-    // The write was durable and failed, so the record is read anew and decided upon again.
+    // The write was durable but seemed to fail, so the record is read and decided again.
     bench.state.record = Record { attempt: POLICY.max_attempts, ..claimed };
     assert_eq!(bench.feed(Event::SlotFree), [Effect::Run]);
     assert_eq!(bench.state.record.attempt, POLICY.max_attempts);

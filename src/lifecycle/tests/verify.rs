@@ -1,4 +1,4 @@
-//! Claims about what is believed only once SageMaker confirms it.
+//! Tests of what is believed only once SageMaker confirms it.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn a_message_that_names_another_execution_is_refused_and_harms_nothing() {
     }
 }
 
-/// Steps at every point where a stop can reach them, where stops must be verified.
+/// Steps at every point where a stop can reach them, with verified stops.
 fn everywhere() -> Vec<Bench> {
     let mut sleeping = Bench::running();
     sleeping.feed(Event::Ended(RunEnd::Again(Duration::from_mins(30))));

@@ -1,4 +1,4 @@
-//! Whether an answer to a step is accepted: the one place that decides it.
+//! Decides whether an answer to a step is accepted; the only place that does.
 
 use serde_json::Value;
 
@@ -10,18 +10,18 @@ use crate::local::undocumented::{
     AlreadyTerminal, RepeatedAnswer, ReusedRequestToken, Undocumented, UnknownToken,
 };
 
-/// What is to be done about an answer.
+/// What to do with an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
     /// The step ends with it.
     Accept,
-    /// It was accepted before; the earlier response is given again.
+    /// It was accepted before; the earlier response is returned again.
     Repeat(Value),
     Refuse(ApiError),
 }
 
-/// Decides about an answer to a token, from whether its client request token was seen before and
-/// the name and status of the token's step, if there is one.
+/// Decides about an answer to a token, given whether its client request token was seen before, and
+/// the name and status of the token's step, if it exists.
 pub(super) fn judge(
     seen: Seen,
     step: Option<(&str, Status)>,
@@ -50,7 +50,7 @@ pub(super) fn judge(
     }
 }
 
-/// The error for a client request token that comes again with another request, if it is one.
+/// The error for a client request token that is used again with another request, if it is one.
 pub(super) fn reused(undocumented: &Undocumented) -> Option<ApiError> {
     match undocumented.reused_request_token {
         ReusedRequestToken::Refused => {

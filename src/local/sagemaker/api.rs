@@ -1,4 +1,4 @@
-//! SageMaker's operations, sorted by what they are about.
+//! SageMaker's operations, grouped by subject.
 
 mod answers;
 mod executions;
@@ -16,13 +16,13 @@ use crate::local::sqs::Queues;
 /// The bounds of a `ClientRequestToken`'s length.
 const REQUEST_TOKEN: (usize, usize) = (32, 128);
 
-/// What a list gives where `MaxResults` is not set, and at most.
+/// The page size of a list if `MaxResults` is not set, and the maximum.
 const PAGE: i64 = 100;
 
-/// Does an operation.
+/// Performs an operation.
 ///
 /// # Errors
-/// The operation's own; `UnknownOperationException` for one that is not served.
+/// The operation's own; `UnknownOperationException` for one that is not available.
 pub(crate) fn call(
     operation: &str,
     body: &Value,
@@ -63,7 +63,7 @@ fn check_list(
         .check()
 }
 
-/// A page of a list, in the order that is asked for; `items` are in ascending order.
+/// A page of a list in the requested order; `items` are in ascending order.
 fn listed<T>(
     mut items: Vec<T>,
     sort_order: Option<&String>,
@@ -79,7 +79,7 @@ fn listed<T>(
         .ok_or_else(|| invalid("The pagination token is invalid."))
 }
 
-/// Leaves out the members that are null: the services never write them.
+/// Omits members that are null: the services never write them.
 fn without_nulls(mut output: Value) -> Value {
     if let Some(members) = output.as_object_mut() {
         members.retain(|_, value| !value.is_null());

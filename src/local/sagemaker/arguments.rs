@@ -1,4 +1,4 @@
-//! What a step is told: its arguments, with all that they refer to in its place.
+//! A step's arguments, with all references resolved.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ impl Execution {
     /// A step's arguments as they are now.
     ///
     /// # Errors
-    /// A sentence about what they refer to and is not there, or not of its type.
+    /// A sentence about a reference that does not exist or has another type.
     pub(super) fn arguments(
         &self,
         index: usize,

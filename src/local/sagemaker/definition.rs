@@ -1,5 +1,4 @@
-//! A pipeline definition, read and checked: callback steps, what each waits for, and what it is
-//! told.
+//! A pipeline definition, parsed and checked: callback steps, their dependencies and arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +8,14 @@ use serde_json::{Map, Value};
 use super::expression::{Reference, references};
 use super::parameter::{Kind, Parameter};
 
-/// The only schema that there is.
+/// The only schema version that exists.
 const VERSION: &str = "2020-12-01";
 
 /// A definition whose steps can be run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Definition {
     pub parameters: Vec<Parameter>,
-    /// In the order of the document; each depends only on others that are there, and on no cycle.
+    /// In the order of the document; each depends only on existing steps, without cycles.
     pub steps: Vec<Step>,
 }
 
@@ -27,11 +26,11 @@ pub(super) struct Step {
     pub display_name: Option<String>,
     pub description: Option<String>,
     pub queue_url: String,
-    /// With expressions in it.
+    /// May contain expressions.
     pub arguments: Value,
     /// Name and type of each declared output.
     pub outputs: BTreeMap<String, Kind>,
-    /// The steps that have to succeed before: those it names, and those whose outputs it uses.
+    /// The steps that must succeed before: those it names, and those whose outputs it uses.
     pub after: BTreeSet<String>,
 }
 
@@ -75,10 +74,10 @@ struct CacheConfig {
 }
 
 impl Definition {
-    /// Reads a definition.
+    /// Parses a definition.
     ///
     /// # Errors
-    /// A sentence about what is malformed, or what AWS runs and the local endpoint does not.
+    /// A sentence about what is malformed, or what AWS supports and the local endpoint does not.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let document: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if document.version.as_deref() != Some(VERSION) {
@@ -103,7 +102,7 @@ impl Definition {
         Ok(definition)
     }
 
-    /// Every dependency and reference leads to something that is declared.
+    /// Checks that every dependency and reference is declared.
     fn check_references(&self) -> Result<(), String> {
         let outputs: BTreeMap<_, _> =
             self.steps.iter().map(|step| (&step.name, &step.outputs)).collect();
@@ -132,8 +131,8 @@ impl Definition {
         Ok(())
     }
 
-    /// The steps can be brought into an order: strike out those that wait for nothing that is left,
-    /// until none is left.
+    /// Checks that the steps can be ordered: removes steps without remaining dependencies until
+    /// none is left.
     fn check_order(&self) -> Result<(), String> {
         let mut left: BTreeMap<&str, &BTreeSet<String>> =
             self.steps.iter().map(|step| (step.name.as_str(), &step.after)).collect();

@@ -1,7 +1,6 @@
-//! One run of a pipeline: which steps start, and how they and the whole end.
+//! One execution of a pipeline: which steps start, and how they and the execution end.
 //!
-//! Nothing here sends a message or reads a clock: it says what has to be sent, and is told what
-//! came of it.
+//! Nothing here sends a message or reads a clock: it returns what to send, and is told the result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::local::undocumented::{
     FailedStep, FailureWhileStopping, SuccessWhileStopping, Undocumented,
 };
 
-/// A run of a pipeline.
+/// One execution of a pipeline.
 #[derive(Debug)]
 pub(super) struct Execution {
     pub arn: Arc<str>,
@@ -24,7 +23,7 @@ pub(super) struct Execution {
     pub pipeline_arn: String,
     pub display_name: Option<String>,
     pub description: Option<String>,
-    /// How many steps run at once at most.
+    /// The maximum number of concurrent steps.
     pub parallelism: Option<usize>,
     pub status: Status,
     pub started: Time,
@@ -34,7 +33,7 @@ pub(super) struct Execution {
     definition: Arc<Definition>,
     /// As in the definition.
     pub steps: Vec<StepRun>,
-    /// What happened and has not been told yet.
+    /// Events that have not been sent yet.
     pub happened: Vec<EventKind>,
 }
 
@@ -48,13 +47,13 @@ pub(super) enum Status {
     Succeeded,
 }
 
-/// What became of a step.
+/// The state of a step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StepRun {
     /// `None` until it is started.
     pub status: Option<Status>,
     pub token: Option<String>,
-    /// What it was told.
+    /// The arguments that were sent.
     pub arguments: Value,
     pub outputs: BTreeMap<String, String>,
     pub reason: Option<String>,
@@ -69,7 +68,7 @@ pub(super) enum StepAnswer {
     Failure(String),
 }
 
-/// What a new execution is made of.
+/// What a new execution is created from.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub arn: Arc<str>,
@@ -108,7 +107,7 @@ impl StepRun {
 }
 
 impl Execution {
-    /// An execution of which no step has started; [`ready`](Self::ready) says which can.
+    /// An execution without started steps; [`ready`](Self::ready) returns which can start.
     pub(super) fn begin(beginning: Beginning, now: Time) -> Self {
         let Beginning {
             arn,
@@ -140,7 +139,7 @@ impl Execution {
         }
     }
 
-    /// What the definition says of a step.
+    /// The definition of a step.
     pub(super) fn step(&self, index: usize) -> Option<&Step> {
         self.definition.steps.get(index)
     }
@@ -149,8 +148,8 @@ impl Execution {
         self.definition.steps.iter().zip(&self.steps)
     }
 
-    /// The next step that can start, with the arguments that its message has to bear. A step whose
-    /// arguments cannot be made fails here. The caller then says [`sent`](Self::sent) or
+    /// The next step that can start, with the arguments for its message. A step whose arguments
+    /// cannot be resolved fails here. The caller then calls [`sent`](Self::sent) or
     /// [`fail`](Self::fail), and asks again.
     pub(super) fn ready(
         &mut self,
@@ -199,7 +198,7 @@ impl Execution {
         self.settle(now, undocumented);
     }
 
-    /// Stops the execution; gives the steps that have to be told. Steps that have not started never
+    /// Stops the execution; returns the steps that must be told. Steps that have not started never
     /// will.
     pub(super) fn stop(&mut self, now: Time, undocumented: &Undocumented) -> Vec<usize> {
         if self.status != Status::Executing {
@@ -222,8 +221,8 @@ impl Execution {
         open
     }
 
-    /// Begins again with the steps that failed or were stopped; what has succeeded stays so. Gives
-    /// the tokens that they had, which [`ready`](Self::ready) may give them again.
+    /// Restarts the failed and stopped steps; succeeded ones stay so. Returns their tokens, which
+    /// [`ready`](Self::ready) may assign again.
     pub(super) fn retry(&mut self, parallelism: Option<usize>, now: Time) -> Vec<String> {
         self.status = Status::Executing;
         self.failure = None;
@@ -344,7 +343,7 @@ mod tests {
 
     const NOW: Time = Time::from_millis(1_700_000_000_000);
 
-    /// Steps by name, each with those it depends on, and arguments.
+    /// Steps by name, each with its dependencies and arguments.
     fn execution(steps: &[(&str, &[&str], Value)]) -> Execution {
         let steps: Vec<Value> = steps
             .iter()
@@ -369,7 +368,7 @@ mod tests {
         Execution::begin(beginning, NOW)
     }
 
-    /// Starts all that can start; gives the names.
+    /// Starts everything that can start; returns the names.
     fn start(execution: &mut Execution, undocumented: &Undocumented) -> Vec<String> {
         let mut started = Vec::new();
         while let Some((index, arguments)) = execution.ready(NOW, undocumented) {

@@ -1,5 +1,5 @@
-//! The executions of an endpoint: they are found by ARN or callback token, and their messages are
-//! sent from here.
+//! The executions of an endpoint, found by ARN or callback token; their messages are sent from
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::local::protocol::ApiError;
 use crate::local::sqs::{Content, Queues};
 use crate::local::undocumented::{RetriedToken, StoppingMessage};
 
-/// Executions that have not ended; a load test with a step in each is thought of.
+/// Executions that have not ended; enough for a load test with one step in each.
 pub(super) const MAX_RUNNING: usize = 250_000;
 
-/// Executions that have ended are kept for looking at, until there are so many.
+/// Ended executions are kept for inspection up to this number.
 const MAX_ENDED: usize = 10_000;
 
 /// The executions.
@@ -34,7 +34,7 @@ pub(super) struct Executions {
     next: u64,
 }
 
-/// What a callback step's queue is sent, with its members in the order in which AWS has them.
+/// The message to a callback step's queue, with its members in AWS's order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StepMessage<'a> {
@@ -65,7 +65,7 @@ impl Executions {
         execution.ok_or_else(|| not_found(format!("Pipeline execution '{arn}' does not exist.")))
     }
 
-    /// The execution of a callback token, and which of its steps it is.
+    /// The execution of a callback token, and the index of its step.
     pub(super) fn of_token(&self, token: &str) -> Option<(&Execution, usize)> {
         let (number, index) = self.by_token.get(token)?;
         Some((self.by_number.get(number)?, *index))
@@ -81,7 +81,7 @@ impl Executions {
         self.drive(number, queues, call);
     }
 
-    /// Stops an execution and sends its open steps word of it.
+    /// Stops an execution and sends its open steps a message.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -109,7 +109,7 @@ impl Executions {
             let Some(token) = &run.token else { continue };
             let body = body(token, &execution.arn, &run.arguments, Status::Stopping);
             let delay = call.undocumented.stopping_delay;
-            // A queue that is gone meanwhile is nobody's error: the step stays as it is until it is
+            // A queue that was deleted meanwhile is no error: the step stays as it is until it is
             // answered.
             let _ = send(STOPPING_MESSAGE, &step.queue_url, body, delay, queues, call);
         }
@@ -157,7 +157,7 @@ impl Executions {
         self.drive(number, queues, call);
     }
 
-    /// Starts what can start, tells what happened, and forgets the oldest of what has ended.
+    /// Starts what can start, sends the events, and forgets the oldest ended executions.
     fn drive(&mut self, number: u64, queues: &mut Queues, call: &mut Call<'_>) {
         let Some(execution) = self.by_number.get_mut(&number) else { return };
         tell(execution, call);
@@ -216,7 +216,7 @@ fn body(token: &str, arn: &str, arguments: &Value, status: Status) -> String {
     serde_json::to_string(&message).unwrap_or_default()
 }
 
-/// Sends a step's message, unless a fault rule has it otherwise.
+/// Sends a step's message, unless a fault rule changes that.
 fn send(
     kind: &str,
     url: &str,
@@ -230,7 +230,7 @@ fn send(
         call.tell(|| EventKind::FaultApplied { operation: kind.to_owned(), fault });
     }
     if suffered.lose {
-        // Lost on its way, but only if there is a way.
+        // Lost on the way, but only if the queue exists.
         return queues.get(url, call).map(|_| ());
     }
     let delay = delay + suffered.before + suffered.after;

@@ -1,5 +1,5 @@
-//! Values of a pipeline definition: JSON in which `Get` and `Std:Join` stand for what is known only
-//! when a step starts.
+//! Values of a pipeline definition: JSON in which `Get` and `Std:Join` stand for values that are
+//! known only when a step starts.
 
 use serde_json::{Map, Value};
 
@@ -14,7 +14,7 @@ pub(super) enum Reference {
     Output { step: String, output: String },
 }
 
-/// What an execution knows of itself.
+/// The properties of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Variable {
     PipelineName,
@@ -28,7 +28,7 @@ pub(super) enum Variable {
 /// Everything that a value refers to.
 ///
 /// # Errors
-/// A sentence about an expression that is malformed or not served here.
+/// A sentence about an expression that is malformed or not supported here.
 pub(super) fn references(value: &Value) -> Result<Vec<Reference>, String> {
     let mut found = Vec::new();
     resolve(value, &mut |reference| {
@@ -38,10 +38,10 @@ pub(super) fn references(value: &Value) -> Result<Vec<Reference>, String> {
     Ok(found)
 }
 
-/// The value with everything that it refers to put in its place.
+/// The value with all references resolved.
 ///
 /// # Errors
-/// As [`references`], and whatever `look_up` says.
+/// As [`references`], and those of `look_up`.
 pub(super) fn resolve(
     value: &Value,
     look_up: &mut impl FnMut(&Reference) -> Result<Value, String>,
@@ -110,7 +110,7 @@ impl Variable {
     }
 }
 
-/// `{"On": "/", "Values": […]}`: the values as text, with `On` between them.
+/// `{"On": "/", "Values": […]}`: the values as text, joined by `On`.
 fn join(
     argument: &Value,
     look_up: &mut impl FnMut(&Reference) -> Result<Value, String>,

@@ -1,7 +1,8 @@
 //! SageMaker Pipelines: pipelines of callback steps, their executions, and the operations on them.
 //!
-//! [`definition`] reads what is to run, [`execution`] decides what happens to one run and sends
-//! nothing itself; [`executions`] sends its messages; [`api`] turns requests into calls on these.
+//! [`definition`] parses what is to run; [`execution`] decides what happens to one execution and
+//! sends nothing itself; [`executions`] sends its messages; [`api`] turns requests into calls of
+//! these.
 
 mod answer;
 pub(super) mod api;
@@ -19,7 +20,7 @@ use executions::Executions;
 use pipelines::Pipelines;
 use requests::Requests;
 
-/// All that SageMaker holds.
+/// The whole state of SageMaker.
 #[derive(Debug)]
 pub(super) struct SageMaker {
     pipelines: Pipelines,

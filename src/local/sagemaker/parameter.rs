@@ -21,22 +21,22 @@ pub(super) struct Parameter {
     pub name: String,
     #[serde(rename = "Type")]
     pub kind: Kind,
-    /// Without it, every execution has to give a value.
+    /// Without it, every execution must provide a value.
     pub default_value: Option<Value>,
-    /// The only values that are allowed.
+    /// The only allowed values.
     pub enum_values: Option<Vec<Value>>,
 }
 
 impl Kind {
-    /// The JSON value that a text stands for.
+    /// The JSON value of a text.
     ///
     /// # Errors
-    /// A sentence, where the text is not of this type.
+    /// A sentence, if the text is not of this type.
     pub(super) fn value(self, text: &str) -> Result<Value, String> {
         let value = match self {
             Self::String => Some(Value::from(text)),
             Self::Integer => text.trim().parse::<i64>().ok().map(Value::from),
-            // A number that JSON cannot hold (infinity) is none.
+            // A number that JSON cannot represent (infinity) is invalid.
             Self::Float => {
                 text.trim().parse().ok().and_then(serde_json::Number::from_f64).map(Value::from)
             }
@@ -57,7 +57,7 @@ impl Kind {
 
 impl Parameter {
     /// # Errors
-    /// A sentence, where the default is not of the parameter's type or not among its values.
+    /// A sentence, if the default is not of the parameter's type or not among its values.
     pub(super) fn check(&self) -> Result<(), String> {
         match &self.default_value {
             Some(default) if !self.kind.holds(default) => Err(format!(
@@ -79,7 +79,7 @@ impl Parameter {
     }
 }
 
-/// The value of every declared parameter: what was given, else the default.
+/// The value of every declared parameter: the given one, else the default.
 ///
 /// # Errors
 /// A sentence about a value that is missing, of the wrong type or not allowed, or a parameter that

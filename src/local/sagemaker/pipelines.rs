@@ -9,13 +9,13 @@ use crate::local::clock::Time;
 use crate::local::protocol::ApiError;
 use crate::local::undocumented::{PipelineArns, PipelineNames};
 
-/// More pipelines than any drill has; a script gone wild stops here.
+/// More pipelines than any drill has; a runaway script stops here.
 pub(super) const MAX_PIPELINES: usize = 10_000;
 
 /// The pipelines.
 #[derive(Debug)]
 pub(super) struct Pipelines {
-    /// Where pipeline ARNs begin.
+    /// The prefix of pipeline ARNs.
     arn: String,
     pub by_name: BTreeMap<String, Pipeline>,
 }
@@ -74,7 +74,7 @@ impl Pipelines {
         pipeline.ok_or_else(|| not_found(format!("Pipeline '{arn}' does not exist.")))
     }
 
-    /// The name of a pipeline that differs from this one in case at most.
+    /// The name of a pipeline that differs from this one at most in case.
     pub(super) fn alike(&self, name: &str) -> Option<String> {
         self.by_name.keys().find(|key| key.eq_ignore_ascii_case(name)).cloned()
     }

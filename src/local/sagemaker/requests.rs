@@ -1,14 +1,14 @@
-//! Client request tokens: which requests were already done, and what they were answered.
+//! Client request tokens: which requests were already done, and their answers.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 
-/// How many requests are remembered: the answers of more steps than a load test has, at a few
-/// hundred bytes each.
+/// How many requests are remembered: more answers than a load test has steps, at a few hundred
+/// bytes each.
 const MAX_REMEMBERED: usize = 250_000;
 
-/// The requests that were done, by scope and client request token.
+/// The completed requests, by scope and client request token.
 #[derive(Debug)]
 pub(super) struct Requests {
     most: usize,
@@ -17,8 +17,7 @@ pub(super) struct Requests {
     order: VecDeque<(&'static str, String)>,
 }
 
-/// A request as far as it matters whether another one is the same: the operation and all members
-/// but the token.
+/// What identifies a request: the operation and all members except the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint(String);
 
@@ -26,9 +25,9 @@ pub(super) struct Fingerprint(String);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Seen {
     Never,
-    /// With the same request, which was answered so.
+    /// With the same request, which had this answer.
     Same(Value),
-    /// With another request, which was answered so.
+    /// With another request, which had this answer.
     Other(Value),
 }
 
@@ -44,7 +43,7 @@ impl Fingerprint {
         if let Some(members) = body.as_object_mut() {
             members.remove("ClientRequestToken");
         }
-        // `serde_json` keeps members in the order of their names: equal bodies have equal texts.
+        // `serde_json` sorts members by name: equal bodies have equal texts.
         Self(format!("{operation} {body}"))
     }
 }
@@ -68,7 +67,7 @@ impl Requests {
         }
     }
 
-    /// Notes a request that was done. Refused ones are not: they may be tried again.
+    /// Records a completed request. Refused ones are not recorded, because they may be tried again.
     pub(super) fn remember(
         &mut self,
         scope: &'static str,

@@ -1,5 +1,4 @@
-//! The service model's constraints, and the sentence in which SageMaker says that some were not
-//! met.
+//! The service model's constraints, and SageMaker's message about violations.
 
 use std::fmt::Display;
 
@@ -7,7 +6,7 @@ use serde_json::Value;
 
 use crate::local::protocol::ApiError;
 
-/// A pattern of the service model: as it is written there, and what it comes to.
+/// A pattern of the service model: its text, and its meaning.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pattern {
     pub text: &'static str,
@@ -41,14 +40,14 @@ pub(super) const ROLE_ARN: Pattern =
 pub(super) const CALLBACK_TOKEN: Pattern =
     Pattern { text: "[a-zA-Z0-9]+", fits: |text| text.chars().all(|c| c.is_ascii_alphanumeric()) };
 
-/// Collects what an input does not meet, so that all of it is told at once.
+/// Collects all violations of an input, so that they are reported together.
 #[derive(Debug, Default)]
 pub(super) struct Constraints {
     broken: Vec<String>,
 }
 
 impl Constraints {
-    /// A member that has to be there.
+    /// A required member.
     pub(super) fn required<T>(&mut self, member: &str, value: Option<&T>) -> &mut Self {
         if value.is_none() {
             self.broken.push(format!(
@@ -58,7 +57,7 @@ impl Constraints {
         self
     }
 
-    /// A text, if it is there: its length in characters, and its pattern.
+    /// An optional text: its length in characters, and its pattern.
     pub(super) fn text(
         &mut self,
         member: &str,
@@ -92,7 +91,7 @@ impl Constraints {
         self
     }
 
-    /// A number, if it is there.
+    /// An optional number.
     pub(super) fn number(
         &mut self,
         member: &str,
@@ -118,7 +117,7 @@ impl Constraints {
         self
     }
 
-    /// One of a few texts, if it is there.
+    /// An optional text out of a few.
     pub(super) fn one_of(
         &mut self,
         member: &str,
@@ -136,7 +135,7 @@ impl Constraints {
         self
     }
 
-    /// How many items a list has.
+    /// The number of items of a list.
     pub(super) fn items(&mut self, member: &str, items: usize, most: usize) -> &mut Self {
         if items > most {
             let list = format!("[{items} items]");
@@ -150,7 +149,7 @@ impl Constraints {
     }
 
     /// # Errors
-    /// `ValidationException` naming every constraint that was not met.
+    /// `ValidationException` naming every violated constraint.
     pub(super) fn check(&self) -> Result<(), ApiError> {
         let count = self.broken.len();
         if count == 0 {
@@ -182,8 +181,8 @@ pub(super) fn conflict(message: impl Into<String>) -> ApiError {
     ApiError::new("ConflictException", message)
 }
 
-/// Refuses members that SageMaker knows and the local endpoint does not act on, rather than pass
-/// them over.
+/// Refuses members that SageMaker knows and the local endpoint does not act on, instead of ignoring
+/// them.
 ///
 /// # Errors
 /// `ValidationException` naming the first of them.
@@ -194,7 +193,7 @@ pub(super) fn unserved(body: &Value, members: &[&str]) -> Result<(), ApiError> {
     }
 }
 
-/// Letters and digits, at most so many, with hyphens between them, which are not counted.
+/// Letters and digits, at most this many, with hyphens between them, which are not counted.
 fn is_name(text: &str, most: usize) -> bool {
     let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     outer(text.chars().next())

@@ -1,5 +1,5 @@
-//! SQS's operations, sorted by what they are about: each reads its input, acts on the queues, and
-//! writes its output.
+//! SQS's operations, grouped by subject: each parses its input, acts on the queues, and writes its
+//! output.
 
 mod messages;
 mod queue;
@@ -16,10 +16,10 @@ use crate::local::protocol::ApiError;
 
 pub(crate) use receive::{Receive, Waiting};
 
-/// Does any operation but `ReceiveMessage`, which may have to wait.
+/// Performs any operation except `ReceiveMessage`, which may have to wait.
 ///
 /// # Errors
-/// The operation's own; `UnknownOperationException` for one that is not served.
+/// The operation's own; `UnknownOperationException` for one that is not available.
 pub(crate) fn call(
     operation: &str,
     body: Value,

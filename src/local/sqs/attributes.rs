@@ -1,4 +1,4 @@
-//! A queue's attributes: the ones that can be set, with their defaults and ranges.
+//! A queue's attributes: those that can be set, with their defaults and ranges.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::error;
 use crate::local::protocol::ApiError;
 
-/// SQS encrypts by keys of its own unless it is told not to, or by another key.
+/// SQS encrypts with keys of its own unless this is disabled or another key is set.
 const MANAGED_ENCRYPTION: &str = "SqsManagedSseEnabled";
 
-/// What can be set about a queue.
+/// The settable attributes of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// `VisibilityTimeout`, 0..43,200 s, default 30 s.
@@ -26,16 +26,16 @@ pub(crate) struct Attributes {
     /// `MaximumMessageSize`, 1,024..1,048,576 bytes, which is the default.
     pub max_size: usize,
     pub redrive: Option<RedrivePolicy>,
-    /// Kept and shown, and otherwise without effect: policies and encryption.
+    /// Stored and returned, but without effect: policies and encryption.
     opaque: BTreeMap<String, String>,
 }
 
-/// When a message is given up, and where it goes.
+/// When a message moves to the dead-letter queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RedrivePolicy {
     /// The dead-letter queue's ARN.
     pub target: String,
-    /// A message that was received so often is moved when it is next received; 1..1,000.
+    /// A message that was received this often is moved when it is next received; 1..1,000.
     pub max_receives: u32,
 }
 
@@ -54,12 +54,12 @@ impl Default for Attributes {
 }
 
 impl Attributes {
-    /// These attributes with some of them set anew.
+    /// These attributes with some of them changed.
     ///
     /// # Errors
     /// `InvalidAttributeName` for one that is unknown or cannot be set, `InvalidAttributeValue` for
     /// one out of its range; `UnsupportedOperation` for a FIFO queue, which the local endpoint does
-    /// not have.
+    /// not support.
     pub(crate) fn with(&self, changes: &BTreeMap<String, String>) -> Result<Self, ApiError> {
         let mut set = self.clone();
         for (name, value) in changes {
@@ -92,7 +92,7 @@ impl Attributes {
         Ok(set)
     }
 
-    /// As `GetQueueAttributes` shows them.
+    /// In the form of `GetQueueAttributes`.
     pub(crate) fn shown(&self) -> BTreeMap<String, String> {
         let mut shown = self.opaque.clone();
         let mut show = |name: &str, value: String| shown.insert(name.to_owned(), value);
@@ -110,8 +110,8 @@ impl Attributes {
 }
 
 impl RedrivePolicy {
-    /// Reads the attribute's JSON; an empty text takes the policy away. The count may be a number
-    /// or a string.
+    /// Parses the attribute's JSON; an empty text removes the policy. The count may be a number or
+    /// a string.
     fn parse(text: &str) -> Result<Option<Self>, ApiError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -136,7 +136,7 @@ impl RedrivePolicy {
         Ok(Some(Self { target: policy.dead_letter_target_arn, max_receives }))
     }
 
-    /// Whether a message is given up instead of being received once more.
+    /// Whether a message is moved instead of being received once more.
     pub(crate) fn gives_up(&self, receives: u32) -> bool {
         receives >= self.max_receives
     }

@@ -1,4 +1,4 @@
-//! What all batch operations share: the rules for their entries, and an answer entry by entry.
+//! Common to all batch operations: the rules for their entries, and an answer per entry.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +9,25 @@ use crate::local::call::Call;
 use crate::local::protocol::ApiError;
 use crate::local::undocumented::TwiceInABatch;
 
-/// SQS takes no more entries in a call.
+/// SQS accepts no more entries in a call.
 const MAX_ENTRIES: usize = 10;
 
 /// An entry of a batch, named by the client.
 pub(super) trait BatchEntry {
     fn id(&self) -> &str;
 
-    /// The message that it is about, where it names one.
+    /// The message that it names, if any.
     fn receipt(&self) -> Option<&str> {
         None
     }
 }
 
-/// Does each entry; what fails fails alone. `each` gives the members of a successful entry's result
-/// beside its `Id`.
+/// Performs each entry; a failing entry fails alone. `each` returns the members of a successful
+/// entry's result beside its `Id`.
 ///
 /// # Errors
-/// The errors that refuse a batch as a whole: none or too many entries, ids that are malformed or
-/// not distinct.
+/// Errors that refuse a batch as a whole: none or too many entries, ids that are malformed or not
+/// distinct.
 pub(super) fn run<E: BatchEntry>(
     entries: Vec<E>,
     call: &mut Call<'_>,

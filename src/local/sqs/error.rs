@@ -53,8 +53,8 @@ pub(super) fn invalid_attribute_value(name: &str, reason: impl Display) -> ApiEr
 
 pub(super) fn invalid_receipt(receipt_handle: &str) -> ApiError {
     let message = format!(
-        "The input receipt receipt_handle \"{receipt_handle}\" is not a valid receipt \
-         receipt_handle."
+        "The input receipt handle \"{receipt_handle}\" is not a valid receipt \
+         handle."
     );
     ApiError::new("ReceiptHandleIsInvalid", message)
 }

@@ -1,4 +1,4 @@
-//! A message: its content, its checksums, and what the queue notes about it.
+//! A message: its content, its checksums, and what the queue records about it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::hex::hex;
 use crate::local::clock::Time;
 use crate::local::protocol::ApiError;
 
-/// The most that a message can have of its own attributes.
+/// The maximum number of a message's own attributes.
 const MAX_ATTRIBUTES: usize = 10;
 
 /// A message; cloning it does not copy the content.
@@ -25,11 +25,11 @@ pub(crate) struct Message {
     pub first_received: Option<Time>,
     /// How often it was received so far, in all its queues.
     pub receives: u32,
-    /// The ARN of the queue that gave it up, where this is a dead-letter queue.
+    /// The ARN of the source queue, if this is a dead-letter queue.
     pub source: Option<Arc<str>>,
 }
 
-/// What the sender put in.
+/// The sender's part.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Content {
     pub body: Arc<str>,
@@ -43,7 +43,7 @@ pub(crate) struct Content {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct AttributeValue {
-    /// Empty where it was left out, which no message may have.
+    /// Empty if it was omitted, which is not allowed.
     #[serde(default)]
     pub data_type: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,8 +71,8 @@ impl Content {
     }
 
     /// # Errors
-    /// `InvalidMessageContents` for characters that XML cannot hold, `InvalidParameterValue` for a
-    /// body that is empty or attributes that are not well-formed.
+    /// `InvalidMessageContents` for characters that XML cannot contain, `InvalidParameterValue` for
+    /// an empty body or malformed attributes.
     pub(crate) fn check(&self) -> Result<(), ApiError> {
         if self.body.is_empty() {
             return Err(error::missing("MessageBody"));
@@ -108,7 +108,7 @@ impl Content {
         Ok(())
     }
 
-    /// The length that counts against the queue's maximum, in bytes.
+    /// The size that counts against the queue's maximum, in bytes.
     pub(crate) fn size(&self) -> usize {
         let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.size());
         self.body.len() + attributes.sum::<usize>()
@@ -120,8 +120,7 @@ impl Content {
 }
 
 impl AttributeValue {
-    /// The value itself, and the kind of its transport as the checksum has it: 1 for text, 2 for
-    /// binary.
+    /// The value itself, and its transport kind in the checksum: 1 for text, 2 for binary.
     fn bytes(&self) -> Result<(u8, Vec<u8>), &'static str> {
         let kind = self.data_type.split('.').next().unwrap_or_default();
         match (kind, &self.string_value, &self.binary_value) {
@@ -144,8 +143,8 @@ impl AttributeValue {
     }
 }
 
-/// The checksum of message attributes that SDKs compare: over each name, type and value in order of
-/// the names, each with its length as four bytes before it.
+/// The checksum of message attributes that SDKs compare: over each name, type and value sorted by
+/// name, each preceded by its length as four bytes.
 pub(super) fn md5_of_attributes<'a>(
     attributes: impl IntoIterator<Item = (&'a String, &'a AttributeValue)>,
 ) -> Option<String> {

@@ -1,7 +1,7 @@
 //! SQS: standard queues, and the operations on them.
 //!
-//! [`queue`] decides what happens to messages and knows nothing of JSON; [`api`] turns requests
-//! into calls on it.
+//! [`queue`] decides what happens to messages and does not know JSON; [`api`] turns requests into
+//! calls of it.
 
 pub(super) mod api;
 mod attributes;

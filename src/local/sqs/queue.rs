@@ -1,7 +1,7 @@
 //! A standard queue: which messages are visible, hidden, delayed or gone at a given time.
 //!
-//! Nothing here reads a clock: each call is told the time, and first lets everything happen that
-//! was due until then.
+//! Nothing here reads a clock: each call is given the time, and first processes everything that was
+//! due until then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -18,21 +18,20 @@ use crate::local::clock::Time;
 use crate::local::protocol::ApiError;
 use crate::local::undocumented::{LapsedReceipt, OldReceipt};
 
-/// From one receive on, a message can be hidden for so long in all.
+/// The longest total time that a message can be hidden after one receive.
 pub(super) const LONGEST_HIDDEN: Duration = Duration::from_hours(12);
 
-/// SQS's own bound on messages that are received and not deleted.
+/// SQS's own limit of messages that are received and not deleted.
 const MAX_IN_FLIGHT: usize = 120_000;
 
-/// What a queue holds at most, in bytes of content: enough for any drill, and less than a laptop's
-/// memory.
+/// The maximum content of a queue in bytes: enough for any drill, and less than a laptop's memory.
 const MAX_BYTES: usize = 1 << 30;
 
-/// What a held message costs beside its content: the entry and its places in four indexes, rounded
+/// The cost of a held message beside its content: the entry and its places in four indexes, rounded
 /// up.
 const OVERHEAD: usize = 512;
 
-/// How long after a purge the next one is refused.
+/// A purge is refused within this time after another one.
 const BETWEEN_PURGES: Duration = Duration::from_mins(1);
 
 /// A standard queue.
@@ -44,11 +43,11 @@ pub(crate) struct Queue {
     pub created: Time,
     pub modified: Time,
     purged: Option<Time>,
-    /// Marks the receipt handles as this queue's.
+    /// Identifies the receipt handles of this queue.
     key: u64,
     next: u64,
     held: BTreeMap<u64, Held>,
-    /// By the time since when they are visible.
+    /// By the time since which they are visible.
     visible: BTreeSet<(Time, u64)>,
     /// By the time when they become visible for the first time.
     delayed: BTreeSet<(Time, u64)>,
@@ -57,41 +56,42 @@ pub(crate) struct Queue {
     /// By the time when they were sent.
     by_age: BTreeSet<(Time, u64)>,
     bytes: usize,
-    /// Told when something may have become visible sooner than was known, or the queue is deleted.
+    /// Notified when something may have become visible sooner than expected, or the queue is
+    /// deleted.
     pub changed: Arc<Notify>,
 }
 
-/// What a receive asks for.
+/// The parameters of a receive.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     /// 1..10.
     pub max: usize,
     /// The queue's own where absent.
     pub visibility_timeout: Option<Duration>,
-    /// Leaves what is handed out visible.
+    /// The queue's own if absent.
     pub duplicate: bool,
-    /// Hands out any messages, by this seed, instead of those that are visible for longest.
+    /// Leaves the returned messages visible.
     pub reorder: Option<u64>,
-    /// Whether the dead-letter queue, if the policy names one, exists.
+    /// Returns any messages, by this seed, instead of those visible longest.
     pub dead_letters: bool,
 }
 
-/// What a receive brought.
+/// The result of a receive.
 #[derive(Debug, Default)]
 pub(crate) struct Receives {
     pub deliveries: Vec<Delivery>,
-    /// Messages that the redrive policy gave up: no longer in this queue.
+    /// Messages that the redrive policy removed from this queue.
     pub dead: Vec<Message>,
 }
 
-/// A message handed out.
+/// A message that was returned by a receive.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub message: Message,
     pub receipt_handle: String,
 }
 
-/// How many messages there are, as the `Approximate…` attributes have them; exact here.
+/// Numbers of messages, as in the `Approximate…` attributes; exact here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub visible: usize,
@@ -118,7 +118,7 @@ enum Place {
 }
 
 impl Queue {
-    /// An empty queue. `key` should be another than any other queue's.
+    /// An empty queue. `key` should differ from every other queue's.
     pub(crate) fn new(
         name: impl Into<String>,
         arn: impl Into<Arc<str>>,
@@ -146,7 +146,8 @@ impl Queue {
     }
 
     /// # Errors
-    /// `OverLimit` where the queue would hold more than [`MAX_BYTES`] with one more of this size.
+    /// `OverLimit` if the queue would hold more than [`MAX_BYTES`] with one more message of this
+    /// size.
     pub(crate) fn check_room(&self, size: usize) -> Result<(), ApiError> {
         if self.bytes + size + OVERHEAD > MAX_BYTES {
             return Err(error::over_limit(format!(
@@ -156,7 +157,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes a message in, visible after `delay`.
+    /// Adds a message, visible after `delay`.
     pub(crate) fn put(&mut self, message: Message, delay: Duration, now: Time) {
         let number = self.next;
         self.next += 1;
@@ -169,7 +170,7 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// Lets happen what was due by now: messages become visible, or expire. Gives the expired ones.
+    /// Processes what was due by now: messages become visible, or expire. Returns the expired ones.
     pub(crate) fn catch_up(&mut self, now: Time) -> Vec<Message> {
         for due in [due(&self.delayed, now), due(&self.in_flight, now)].concat() {
             self.moved(due.1, Place::Visible(due.0));
@@ -183,11 +184,11 @@ impl Queue {
         expired.collect::<Vec<_>>().into_iter().filter_map(|number| self.take(number)).collect()
     }
 
-    /// Hands out visible messages and hides them; those that the redrive policy gives up are taken
-    /// out instead.
+    /// Returns visible messages and hides them; those that the redrive policy removes are returned
+    /// separately.
     ///
     /// # Errors
-    /// `OverLimit` where too many messages are in flight.
+    /// `OverLimit` if too many messages are in flight.
     pub(crate) fn receive(&mut self, ask: &Ask, now: Time) -> Result<Receives, ApiError> {
         let mut receives = Receives::default();
         let timeout = ask.visibility_timeout.unwrap_or(self.attributes.visibility_timeout);
@@ -227,10 +228,10 @@ impl Queue {
         Ok(receives)
     }
 
-    /// Deletes the message of a handle; gives it if it was there.
+    /// Deletes the message of a receipt handle; returns it if it existed.
     ///
     /// # Errors
-    /// `ReceiptHandleIsInvalid` for what is no handle of this queue.
+    /// `ReceiptHandleIsInvalid` if it is not a receipt handle of this queue.
     pub(crate) fn delete(
         &mut self,
         receipt_handle: &str,
@@ -242,13 +243,13 @@ impl Queue {
         Ok((latest || old == OldReceipt::Deletes).then(|| self.take(receipt.message)).flatten())
     }
 
-    /// Hides the message of a handle for so long from now; zero makes it visible at once. Gives the
-    /// message.
+    /// Hides the message of a receipt handle for this long from now; zero makes it visible at once.
+    /// Returns the message.
     ///
     /// # Errors
-    /// `InvalidParameterValue` where the message is gone, was received again since, or would be
-    /// hidden for more than 12 hours since its receive; for one that nobody hides any more, as
-    /// `lapsed` says; `ReceiptHandleIsInvalid` as [`delete`](Self::delete).
+    /// `InvalidParameterValue` if the message is gone, was received again since, or would be hidden
+    /// for more than 12 hours since its receive; for one that is no longer hidden, as `lapsed`
+    /// says; `ReceiptHandleIsInvalid` as [`delete`](Self::delete).
     pub(crate) fn hide(
         &mut self,
         receipt_handle: &str,
@@ -281,7 +282,7 @@ impl Queue {
         Ok(message)
     }
 
-    /// Drops everything; gives how many messages that were.
+    /// Removes everything; returns how many messages that were.
     ///
     /// # Errors
     /// `PurgeQueueInProgress` within 60 s of the last purge.
@@ -316,7 +317,7 @@ impl Queue {
             .min()
     }
 
-    /// The message that is visible for longest, of those after the last one that was looked at.
+    /// The message that has been visible longest, of those after the last one examined.
     fn visible_after(&self, last: &mut Option<(Time, u64)>) -> Option<u64> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         *last = self.visible.range((from, Bound::Unbounded)).next().copied();
@@ -407,7 +408,7 @@ mod tests {
         }
     }
 
-    /// What a receive brings at a time, as bodies and handles.
+    /// The result of a receive at a time, as bodies and receipt handles.
     fn receive(queue: &mut Queue, now: Time) -> Vec<(String, String)> {
         queue.catch_up(now);
         let receives = queue.receive(&ask(), now).expect("within limits");
@@ -508,7 +509,7 @@ mod tests {
             hide(&mut queue, &receipt_handle, 43_101, at(100)),
             Err("InvalidParameterValue".to_owned())
         );
-        // What was refused is not clamped: the message comes back when the last accepted timeout
+        // A refused request is not clamped: the message comes back when the last accepted timeout
         // ends.
         assert_eq!(queue.next_visible(), Some(at(43_200)));
     }

@@ -1,4 +1,4 @@
-//! All queues of an endpoint, by name, and the way from a URL or an ARN to one of them.
+//! All queues of an endpoint by name, and how to find one by its URL or ARN.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::local::clock::Time;
 use crate::local::events::{EventKind, Events};
 use crate::local::protocol::ApiError;
 
-/// More queues than any drill has; a script gone wild stops here.
+/// More queues than any drill has; a runaway script stops here.
 const MAX_QUEUES: usize = 10_000;
 
 /// The queues.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    /// Where queue URLs begin: scheme, host, port and account.
+    /// The prefix of queue URLs: scheme, host, port and account.
     base: String,
     account: String,
-    /// Where queue ARNs begin.
+    /// The prefix of queue ARNs.
     arn: String,
     by_name: BTreeMap<String, Queue>,
     created: u64,
@@ -48,11 +48,10 @@ impl Queues {
         self.by_name.keys()
     }
 
-    /// Makes a queue, or finds the one that is there with the same attributes.
+    /// Creates a queue, or finds the existing one with the same attributes.
     ///
     /// # Errors
-    /// `QueueNameExists` where its attributes are others, `InvalidParameterValue` for a name that
-    /// is none.
+    /// `QueueNameExists` if its attributes differ, `InvalidParameterValue` for an invalid name.
     pub(crate) fn create(
         &mut self,
         name: &str,
@@ -70,7 +69,7 @@ impl Queues {
         }
         let attributes = self.checked(&Attributes::default(), changes)?;
         if let Some(existing) = self.by_name.get(name) {
-            // Only what the request names is compared.
+            // Only attributes that the request names are compared.
             let same = self.checked(&existing.attributes, changes)? == existing.attributes;
             return if same { Ok(()) } else { Err(error::queue_name_exists()) };
         }
@@ -87,7 +86,7 @@ impl Queues {
         Ok(())
     }
 
-    /// Sets attributes of a queue anew.
+    /// Changes attributes of a queue.
     pub(crate) fn set(
         &mut self,
         url: &str,
@@ -112,7 +111,7 @@ impl Queues {
         Ok(())
     }
 
-    /// The queue of a URL, caught up to the present. Scheme, host and port do not matter, so that a
+    /// The queue of a URL, brought up to the present. Scheme, host and port do not matter, so a
     /// definition written for AWS finds its queue here.
     ///
     /// # Errors
@@ -122,12 +121,12 @@ impl Queues {
         self.named(&name, call.now, call.events).ok_or_else(error::queue_does_not_exist)
     }
 
-    /// Whether there is a queue of this ARN.
+    /// Whether there is a queue with this ARN.
     pub(crate) fn has(&self, arn: &str) -> bool {
         arn.strip_prefix(&self.arn).is_some_and(|name| self.by_name.contains_key(name))
     }
 
-    /// Sends a message; gives its id.
+    /// Sends a message; returns its id.
     ///
     /// # Errors
     /// As [`get`](Self::get); `InvalidParameterValue` for a message that is too long.
@@ -162,7 +161,7 @@ impl Queues {
         Ok(id)
     }
 
-    /// Moves what a queue gave up to its dead-letter queue.
+    /// Moves messages to their dead-letter queue.
     pub(crate) fn bury(
         &mut self,
         from: &str,
@@ -176,7 +175,7 @@ impl Queues {
             self.named(&name, call.now, call.events).ok_or_else(error::queue_does_not_exist)?;
         for message in dead {
             let (id, receives) = (message.id.clone(), message.receives);
-            // Without regard to room: they lie in some queue already, and must not be lost on the
+            // Without regard to room: they are in some queue already, and must not be lost on the
             // way.
             queue.put(
                 Message { source: Some(source.clone()), ..message },
@@ -208,7 +207,7 @@ impl Queues {
         (account == self.account).then_some(name)
     }
 
-    /// The attributes, where the dead-letter queue that they name exists.
+    /// The attributes, if the dead-letter queue that they name exists.
     fn checked(
         &self,
         present: &Attributes,

@@ -1,4 +1,4 @@
-//! Receipt handles: opaque to clients, and to the queue the name of one receive of one message.
+//! Receipt handles: opaque to clients; to the queue, the name of one receive of one message.
 
 use sha2::{Digest, Sha256};
 
@@ -9,17 +9,17 @@ use crate::hex::hex;
 pub(super) struct Receipt {
     /// The message's number in its queue.
     pub message: u64,
-    /// Which of the message's receives it was, from 1.
+    /// The number of the message's receive, from 1.
     pub receive: u32,
 }
 
 impl Receipt {
-    /// The handle, which only the queue with this key reads.
+    /// The receipt handle, which only the queue with this key can parse.
     pub(super) fn handle(self, key: u64) -> String {
         format!("{:016x}{:08x}{}", self.message, self.receive, self.mark(key))
     }
 
-    /// Reads a handle that this queue gave out; `None` for anything else.
+    /// Parses a receipt handle of this queue; `None` for anything else.
     pub(super) fn parse(receipt_handle: &str, key: u64) -> Option<Self> {
         let (message, rest) = receipt_handle.split_at_checked(16)?;
         let (receive, mark) = rest.split_at_checked(8)?;
@@ -29,7 +29,7 @@ impl Receipt {
         (receipt.mark(key) == mark).then_some(receipt)
     }
 
-    /// Ties a handle to its queue, so that a mangled one, or another queue's, is noticed.
+    /// Ties a receipt handle to its queue, so that a damaged one, or another queue's, is detected.
     fn mark(self, key: u64) -> String {
         let digest = Sha256::new()
             .chain_update(key.to_be_bytes())

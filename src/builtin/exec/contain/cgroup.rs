@@ -1,9 +1,9 @@
-//! A cgroup for each run, where the kernel lets us make one: below the daemon's own, on the unified
+//! A cgroup for each run, if the kernel allows one: below the daemon's own, on the unified
 //! hierarchy.
 //!
-//! What is in it is ended by one write, whoever's it is; and limits hold for all of it together. A
-//! systemd unit with `Delegate=yes` and a container with a writable `/sys/fs/cgroup` have such a
-//! place.
+//! Everything in it is killed by one write, whichever user it runs as, and limits apply to all of
+//! it together. A systemd unit with `Delegate=yes` and a container with a writable `/sys/fs/cgroup`
+//! allow it.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,31 +15,32 @@ use nix::unistd::{AccessFlags, access, getpid, getppid};
 
 use super::super::limits::Limits;
 
-/// The cgroup that runs have theirs in.
+/// The parent cgroup of all runs.
 #[derive(Debug)]
 pub(super) struct Base {
     path: PathBuf,
-    /// The controllers that limits can be set by.
+    /// The controllers that can set limits.
     memory: bool,
     processes: bool,
 }
 
-/// A run's own, made and empty.
+/// The cgroup of one run, created and empty.
 #[derive(Debug)]
 pub(super) struct Cgroup {
     path: PathBuf,
-    /// Handed to the keeper.
+    /// Passed to the keeper.
     directory: Option<OwnedFd>,
-    /// Which limits it holds.
+    /// Which limits it enforces.
     pub(super) memory: bool,
     pub(super) processes: bool,
 }
 
-/// Where the daemon moves to: a cgroup with processes of its own cannot hand out controllers.
+/// The cgroup that the daemon moves into: a cgroup with processes of its own cannot delegate
+/// controllers.
 const DAEMON: &str = "callbackd-daemon";
 
 impl Base {
-    /// The cgroup of this process, if runs can have theirs in it; why not, if they cannot. Changes
+    /// The cgroup of this process, if runs can have cgroups below it; otherwise why not. Changes
     /// nothing.
     pub(super) fn look() -> Result<PathBuf, String> {
         let own = fs::read_to_string("/proc/self/cgroup")
@@ -54,18 +55,17 @@ impl Base {
                 path.display()
             ));
         }
-        // The root has no such file, though its children have.
+        // The root has no such file, although its children have.
         if !is_root && !path.join("cgroup.kill").exists() {
             return Err("this kernel has no cgroup.kill (Linux 5.14)".to_owned());
         }
         if fs::read_to_string(path.join("cgroup.type")).is_ok_and(|kind| kind.trim() != "domain") {
-            return Err(format!("{} is no domain cgroup", path.display()));
+            return Err(format!("{} is not a domain cgroup", path.display()));
         }
         Ok(path)
     }
 
-    /// Whether the cgroups below can have the controllers that limits are set by; why not, if they
-    /// cannot.
+    /// Whether the cgroups below can have the controllers for limits; otherwise why not.
     pub(super) fn hands_out(path: &Path) -> Result<(), String> {
         let available = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
         let has = |name| available.split_whitespace().any(|one| one == name);
@@ -74,16 +74,16 @@ impl Base {
         }
         let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
         let own = [getpid(), getppid()].map(|pid| pid.to_string());
-        // Those of a whole container or unit would have to move, not the daemon alone; whoever asks
-        // may not be the daemon itself.
+        // The processes of a whole container or unit would have to move, not only the daemon; and
+        // the caller may not be the daemon itself.
         if processes.lines().filter(|pid| !own.iter().any(|own| own == pid)).count() > 1 {
             return Err(format!("other processes share the cgroup {}", path.display()));
         }
         Ok(())
     }
 
-    /// The base of this process, made ready. To set limits, the daemon moves into a cgroup of its
-    /// own; so this must come before the daemon has children.
+    /// The base of this process, prepared. To set limits, the daemon moves into a cgroup of its
+    /// own, so this must happen before the daemon has children.
     pub(super) fn ready(limits: bool) -> Option<&'static Self> {
         static BASE: OnceLock<Option<Base>> = OnceLock::new();
         BASE.get_or_init(|| {
@@ -110,7 +110,7 @@ impl Base {
             );
             if let Some(memory) = limits.memory.filter(|_| self.memory) {
                 fs::write(path.join("memory.max"), memory.to_string())?;
-                // All of the run ends, not the one process that was largest.
+                // The whole run is killed, not only its largest process.
                 fs::write(path.join("memory.oom.group"), "1")?;
             }
             if let Some(processes) = limits.processes.filter(|_| self.processes) {
@@ -135,22 +135,22 @@ impl Cgroup {
         &self.path
     }
 
-    /// The directory, for whoever is to start in it.
+    /// The directory, for the process that starts in it.
     pub(super) fn take_directory(&mut self) -> Option<OwnedFd> {
         self.directory.take()
     }
 
-    /// Whether the kernel ended something in it since its memory was all used.
+    /// Whether the kernel killed something in it because its memory was used up.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
         events.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count != "0")
     }
 }
 
-/// Ends all that is in a cgroup.
+/// Kills everything in a cgroup.
 pub(super) fn kill(path: &Path) {
     if let Err(error) = fs::write(path.join("cgroup.kill"), "1") {
-        tracing::warn!(path = %path.display(), %error, "a run's cgroup could not be ended");
+        tracing::warn!(path = %path.display(), %error, "a run's cgroup could not be killed");
     }
 }
 
@@ -163,7 +163,7 @@ pub(super) fn remove(path: &Path) {
     }
 }
 
-/// Lets the cgroups below have the controllers; which of memory and processes they have.
+/// Enables the controllers for the cgroups below; returns which of memory and processes they have.
 fn hand_out(path: &Path) -> (bool, bool) {
     let has = |name: &str| {
         let given = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
@@ -189,8 +189,8 @@ fn hand_out(path: &Path) -> (bool, bool) {
     (has("memory"), has("pids"))
 }
 
-/// The path of the cgroup that `/proc/self/cgroup` tells of, by the mounts that
-/// `/proc/self/mountinfo` lists; and whether it is the root.
+/// The path of the cgroup in `/proc/self/cgroup`, resolved by the mounts in `/proc/self/mountinfo`,
+/// and whether it is the root.
 fn place(own: &str, mounts: &str) -> Option<(PathBuf, bool)> {
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let mount = mounts.lines().find_map(|line| {

@@ -1,12 +1,12 @@
-//! The process between the daemon and a program: whatever the program starts becomes its child in
-//! the end, and it ends when all of that has.
+//! The process between the daemon and a program: everything that the program starts finally becomes
+//! its child, and it ends when all of that has ended.
 //!
-//! It says how the program began and ended, and ends what is left when the program has ended, when
-//! it is told to, and when the daemon is gone. A process escapes neither by a group, a session or
-//! an environment of its own nor by losing its parents, since orphans come to the nearest ancestor
-//! that is a *subreaper*. Killing one's children again and again therefore reaches all descendants.
-//! If the keeper itself is killed, the kernel kills the program (its parent-death signal), and what
-//! is left comes to the fork server, which kills it.
+//! It reports how the program began and ended, and kills what is left when the program has ended,
+//! when it is told to, and when the daemon has died. A process cannot escape by a process group, a
+//! session or an environment of its own, nor by losing its parent, because orphans are reparented
+//! to the nearest ancestor that is a *subreaper*. Killing its children repeatedly therefore reaches
+//! all descendants. If the keeper itself is killed, the kernel kills the program (its parent-death
+//! signal), and the rest is reparented to the fork server, which kills it.
 
 use std::os::fd::RawFd;
 
@@ -18,22 +18,22 @@ use super::launch::{Given, Stage, launch};
 use super::plan::Mapped;
 use super::sys::{self, FDS, Waited};
 
-/// What a keeper says: one of these and a number.
+/// What a keeper reports: one of these, with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// The program runs.
     Begun,
-    /// It could not be started; the stage, with the errno.
+    /// It could not be started; the stage and the errno.
     Failed(Stage, i32),
-    /// It has ended, with this status of wait(2).
+    /// It has ended, with this wait(2) status.
     Ended(i32),
     /// Nothing is left of it.
     Gone,
 }
 
-/// Tells the program's group to end (`SIGTERM`).
+/// Send `SIGTERM` to the program's group.
 pub(super) const TELL: u8 = b't';
-/// Ends all of it.
+/// Kill everything.
 pub(super) const KILL: u8 = b'k';
 pub(super) const SIZE: usize = 8;
 
@@ -62,7 +62,7 @@ impl Said {
     }
 }
 
-/// Says that there is no program, since the last system call failed.
+/// Reports that there is no program, because the last system call failed.
 pub(super) fn refuse(control: RawFd, stage: Stage) {
     sys::write(control, &words(stage as i32, nix::errno::Errno::last_raw()));
     sys::write(control, &words(GONE, 0));
@@ -73,17 +73,17 @@ struct Keeper {
     children: RawFd,
     cgroup: RawFd,
     plan: Mapped,
-    /// From the program, until its exec.
+    /// Written by the program until its exec.
     trouble: RawFd,
     program: i32,
     failed: bool,
-    /// The program has been reaped: its number is not its own any more.
+    /// The program has been reaped, so its process id may be reused.
     ended: bool,
-    /// All that is left is to end.
+    /// The run is over; only killing the rest is left.
     ending: bool,
 }
 
-/// Serves one request, whose descriptors these are, and ends.
+/// Serves one request with these descriptors, then exits.
 pub(super) fn keep(children: RawFd, fds: &[RawFd; FDS]) -> ! {
     let [plan, control, stdin, stdout, stderr, cgroup] = *fds;
     let fail = |stage: Stage| -> ! {
@@ -94,7 +94,7 @@ pub(super) fn keep(children: RawFd, fds: &[RawFd; FDS]) -> ! {
     let _ = prctl::set_child_subreaper(true);
     let Some(mapped) = Mapped::of(plan) else { fail(Stage::Resources) };
     sys::close(plan);
-    // From here on this process and all that come of it can be told from others.
+    // From here on this process and its descendants can be told apart from others.
     if !super::mark::bear(mapped.mark()) {
         fail(Stage::Limits);
     }
@@ -121,7 +121,7 @@ impl Keeper {
     fn serve(mut self) -> ! {
         loop {
             let [_, said, _] = sys::wait_for([self.trouble, self.control, self.children]);
-            // Before the program's end: what kept it from beginning.
+            // Before the program's end: why it could not begin.
             self.look_for_trouble();
             if said {
                 self.listen();
@@ -157,7 +157,7 @@ impl Keeper {
         let length = sys::read(self.control, &mut said);
         let Ok(length @ 1..) = usize::try_from(length) else {
             if length == 0 || nix::errno::Errno::last() != nix::errno::Errno::EAGAIN {
-                // The daemon has let go of the run, or is gone itself.
+                // The daemon has dropped the run, or has died.
                 sys::close(self.control);
                 self.control = -1;
                 self.ending = true;
@@ -218,8 +218,9 @@ impl Keeper {
         }
     }
 
-    /// Where memory is short the kernel is to end a program rather than the daemon. Only now may
-    /// its file be written: until its exec the process is one of ours, which nobody may look into.
+    /// If memory is short, the kernel should kill a program rather than the daemon. The file can be
+    /// written only now: until its exec the process is a copy of the daemon, which other processes
+    /// may not access.
     fn offer_to_the_kernel(&self) {
         let mut path = [0_u8; 64];
         let parts: [&[u8]; 2] = [b"/proc/", b"/oom_score_adj"];
@@ -253,7 +254,7 @@ impl Keeper {
     }
 }
 
-/// Calls `each` with every child of this process; whether they could be listed.
+/// Calls `each` with every child of this process; returns whether they could be listed.
 pub(super) fn children(mut each: impl FnMut(i32)) -> bool {
     let file = sys::open(c"/proc/thread-self/children", libc::O_RDONLY);
     if file < 0 {

@@ -1,4 +1,4 @@
-//! The program's own process, from the fork to its exec.
+//! The program's process, from the fork to its exec.
 
 use std::os::fd::RawFd;
 
@@ -10,10 +10,10 @@ use nix::unistd::{Pid, getppid, setsid};
 use super::plan::Mapped;
 use super::sys;
 
-/// What could not be done for a program, with the errno.
+/// The step that failed while starting a program, reported with the errno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// A process, a descriptor or memory for it.
+    /// A process, a descriptor or memory was not available.
     Resources = 1,
     Cgroup,
     Limits,
@@ -30,18 +30,18 @@ impl Stage {
     }
 }
 
-/// What the program gets.
+/// What the program is given.
 pub(super) struct Given {
     pub(super) plan: Mapped,
     pub(super) keeper: Pid,
     pub(super) streams: [RawFd; 3],
-    /// Where to say what could not be done; closed by the exec.
+    /// Where to report a failure; closed by the exec.
     pub(super) trouble: RawFd,
-    /// The run's cgroup, if it is not in there yet.
+    /// The run's cgroup, if the process is not in it yet.
     pub(super) cgroup: RawFd,
 }
 
-/// More groups than any account has that we know of; a kernel takes 65,536.
+/// More groups than any known account has; a kernel allows 65,536.
 const GROUPS: usize = 1024;
 
 /// Becomes the program.
@@ -61,7 +61,7 @@ fn prepare(given: &Given) -> Result<(), (Stage, i32)> {
         }
         sys::close(procs);
     }
-    // Without a terminal, in a group of its own.
+    // No terminal, and a process group of its own.
     let _ = setsid();
     for (stream, to) in given.streams.into_iter().zip(0..) {
         if !sys::duplicate(stream, to) {
@@ -81,34 +81,34 @@ fn prepare(given: &Given) -> Result<(), (Stage, i32)> {
         let (uid, gid) = plan.user();
         sys::become_user(uid, gid, groups.get(..count).unwrap_or_default())
             .map_err(|errno| (Stage::User, errno))?;
-        // The change of user made the kernel forget it.
+        // Changing the user cleared it.
         die_with(given.keeper);
     }
     if let Some(directory) = plan.directory() {
         sys::change_directory(directory).map_err(|errno| (Stage::Directory, errno))?;
     }
-    // Their effects are the default since the fork server began.
+    // Their dispositions have been the defaults since the fork server began.
     sys::unblock_signals();
     Ok(())
 }
 
-/// The kernel kills this process when its keeper dies.
+/// Has the kernel kill this process when its keeper dies.
 fn die_with(keeper: Pid) {
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     if getppid() != keeper {
-        // It has died already.
+        // The keeper has died already.
         sys::exit(127);
     }
 }
 
-/// Tries each place, as `execvp` does, but never a shell; the errno that says most.
+/// Tries each path as `execvp` does, but never a shell; returns the most telling errno.
 fn execute(plan: Mapped) -> i32 {
     let mut said = libc::ENOENT;
     let mut index = 0;
     while let Some(program) = plan.program(index) {
         match sys::execute(program, plan.argv(), plan.envp()) {
             libc::ENOENT | libc::ENOTDIR => {}
-            // Another of the same name may be meant.
+            // Another file of the same name may be meant.
             libc::EACCES => said = libc::EACCES,
             errno => return errno,
         }

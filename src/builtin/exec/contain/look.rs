@@ -1,9 +1,9 @@
-//! What a file is for a user, asked with a time limit: on a dead network file system the answer
+//! Examines a file as a given user, with a time limit: on a dead network file system the answer
 //! never comes.
 //!
-//! A process of its own asks, since a thread that hangs in the kernel would keep the whole process
-//! from ending. It asks as the user, so that the kernel weighs all that counts: each directory on
-//! the way, groups, access control lists, how the file system is mounted.
+//! A separate process does it, because a thread that hangs in the kernel would keep the whole
+//! process from exiting. It runs as the user, so that the kernel checks everything that matters:
+//! each directory on the path, groups, access control lists, mount options.
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -18,28 +18,28 @@ use nix::unistd::Pid;
 use super::super::account::Account;
 use super::{plan, sys};
 
-/// What there is where a program should be.
+/// What exists at a program's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Program {
     Executable,
-    /// A file without content, which no kernel runs.
+    /// An empty file, which no kernel runs.
     Empty,
     /// Nothing, or nothing that this user may execute.
     None,
     Silent,
 }
 
-/// What is said of a file: whether it is there, its mode and length, and whether it may be
-/// executed, or entered where it is a directory.
+/// The answer about a file: whether it exists, its mode and length, and whether it may be executed,
+/// or entered if it is a directory.
 pub(super) type Said = [u64; 4];
 
 const SIZE: usize = size_of::<Said>();
 /// A local file system answers within microseconds, a slow remote one within a second.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Where the process that asks says what it heard.
+/// The descriptor on which the process answers.
 const ANSWER: i32 = 3;
 
-/// What is at `path`, for an account, or for this process's own.
+/// What exists at `path`, for an account, or for this process's own user.
 pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Program {
     let Some([there, mode, length, executable]) = ask(path, account) else {
         return Program::Silent;
@@ -53,8 +53,8 @@ pub(in super::super) fn program(path: &Path, account: Option<&Account>) -> Progr
     }
 }
 
-/// Whether there is a directory that an account, or this process's own, may enter; none where the
-/// file system does not answer.
+/// Whether the directory exists and an account, or this process's own user, may enter it; `None` if
+/// the file system does not answer.
 pub(in super::super) fn may_enter(path: &Path, account: Option<&Account>) -> Option<bool> {
     let [there, mode, _, executable] = ask(path, account)?;
     Some(
@@ -75,13 +75,13 @@ fn ask(path: &Path, account: Option<&Account>) -> Option<Said> {
     })
 }
 
-/// What `look` says, if it says anything in time. It runs in another process and keeps to what is
-/// said in `sys`.
+/// The result of `look`, if it comes in time. It runs in another process and uses only the calls of
+/// `sys`.
 fn within(look: impl FnOnce() -> Said) -> Option<Said> {
     let (mut ours, theirs) = UnixStream::pair().ok()?;
     let pid = sys::fork();
     if pid == 0 {
-        // Nothing of the daemon's stays open with it.
+        // No descriptor of the daemon stays open in it.
         if sys::duplicate(theirs.as_raw_fd(), ANSWER) {
             sys::close_from(4);
             let mut said = [0; SIZE];
@@ -100,7 +100,7 @@ fn within(look: impl FnOnce() -> Said) -> Option<Said> {
         if !answered {
             sys::kill(pid, libc::SIGKILL);
         }
-        // One that hangs in the kernel is left to whoever inherits it.
+        // A process that hangs in the kernel is left to be reaped later.
         let _ = waitpid(Pid::from_raw(pid), (!answered).then_some(WaitPidFlag::WNOHANG));
     }
     let mut words = said

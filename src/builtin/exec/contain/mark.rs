@@ -1,10 +1,10 @@
-//! A number that every process of one run bears, and no other process of the machine.
+//! A number that every process of one run carries, and no other process of the machine.
 //!
-//! It is a resource limit, since those are inherited by all descendants, whatever session,
-//! environment and parents they have, and anyone may read them. The one on the time that a
-//! real-time process may compute without a pause is unlimited everywhere that we know of; ours is
-//! at least a century, so it limits nothing. The next life of a daemon that was killed together
-//! with its keepers finds by it what they left.
+//! It is a resource limit, because all descendants inherit those, whatever session, environment and
+//! parents they have, and any process may read them. The limit on the uninterrupted CPU time of
+//! real-time processes (`RLIMIT_RTTIME`) is unlimited on all systems that we know; ours is at least
+//! a century, so it limits nothing. After a daemon was killed together with its keepers, its next
+//! life uses the mark to find what they left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,29 +18,29 @@ use tokio::time::sleep;
 
 use super::sys;
 
-/// The lowest, in microseconds.
+/// The lowest value, in microseconds.
 const CENTURY: u64 = 1 << 52;
-/// A killed process that is still there after this is not ours to kill, or hangs in the kernel.
+/// A killed process that still exists after this belongs to another user, or hangs in the kernel.
 const LOOKS: u32 = 200;
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What ending the processes of a run came to.
+/// The result of killing the processes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum End {
     /// There were none.
     Nothing,
     /// They are gone.
     Ended,
-    /// What is left of them hangs in the kernel, on a dead file system for one, and is gone as soon
-    /// as it comes back from there.
+    /// The rest hangs in the kernel, for example on a dead file system, and disappears as soon as
+    /// the call returns.
     Hangs,
-    /// One lives on: it is another user's.
+    /// One is alive: it belongs to another user.
     Alive(i32),
 }
 
-/// The marks that were borne at a moment.
+/// The marks that existed at a moment.
 struct Look {
-    /// Since boot.
+    /// Time since boot.
     at: Duration,
     marks: BTreeSet<u64>,
 }
@@ -56,7 +56,7 @@ pub(super) fn new() -> u64 {
     }
 }
 
-/// Marks this process, and all that it will start.
+/// Marks this process and all that it will start.
 pub(super) fn bear(mark: usize) -> bool {
     sys::limit(libc::RLIMIT_RTTIME as usize, mark, mark)
 }
@@ -65,8 +65,8 @@ pub(super) fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-/// Whether a process may bear a mark that was made at `made`. The machine's processes are looked
-/// through once for all marks that are older.
+/// Whether a process may carry a mark that was created at `made`. One scan of the machine's
+/// processes serves all older marks.
 pub(super) fn may_be_borne(mark: u64, made: Duration) -> bool {
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if last.at <= made {
@@ -75,7 +75,7 @@ pub(super) fn may_be_borne(mark: u64, made: Duration) -> bool {
     last.marks.contains(&mark)
 }
 
-/// Kills all that bear a mark until none is left.
+/// Kills all processes with a mark until none is left.
 pub(super) async fn end(mark: u64) -> End {
     let mut end = End::Nothing;
     for _ in 0..LOOKS {
@@ -94,7 +94,7 @@ pub(super) async fn end(mark: u64) -> End {
     }
 }
 
-/// All marked processes that are not only waiting to be reaped.
+/// All marked processes, except those that only wait to be reaped.
 fn bearers() -> BTreeMap<u64, Vec<i32>> {
     let mut found: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -117,7 +117,7 @@ fn mark_of(pid: i32) -> Option<u64> {
 }
 
 fn state(pid: i32) -> Option<char> {
-    // The name stands in parentheses and may hold anything, parentheses too.
+    // The name is in parentheses and may contain anything, including parentheses.
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()?
         .rsplit_once(')')?

@@ -1,13 +1,13 @@
-//! Starts programs so that nothing of them outlives their run.
+//! Starts programs so that none of their processes outlives the run.
 //!
 //! ```text
-//! daemon ── fork server (one) ── keeper (one per run) ── program ── whatever it starts
+//! daemon ── fork server (one) ── keeper (one per run) ── program ── its children
 //! ```
-//! The daemon writes a plan and hands it, with the program's streams and a socket, to the fork
+//! The daemon writes a plan and passes it, with the program's streams and a socket, to the fork
 //! server (`server`), which forks a keeper (`keeper`), which forks the program (`launch`). The
-//! keeper says how the program ended, and ends all of its descendants. Where the run has a cgroup
-//! (`cgroup`), that is ended too, which also reaches processes of other users. All processes of a
-//! run bear a mark (`mark`), by which the next life of a killed daemon finds them (`remains`).
+//! keeper reports how the program ended, and kills all of its descendants. If the run has a cgroup
+//! (`cgroup`), that is killed too, which also reaches processes of other users. All processes of a
+//! run carry a mark (`mark`), by which the next life of a killed daemon finds them (`remains`).
 
 mod cgroup;
 mod keeper;
@@ -56,17 +56,17 @@ use crate::handler::Remark;
 pub(super) struct Terms {
     pub(super) account: Option<Account>,
     pub(super) limits: Limits,
-    /// Each run is to have a cgroup, where it can.
+    /// Give each run a cgroup if possible.
     pub(super) cgroup: bool,
 }
 
-/// A run that is yet to begin, with what the ledger is to know of it first.
+/// A run that has not begun yet, with what the ledger must record first.
 pub(super) struct Ready {
     pub(super) remains: Remains,
     cgroup: Option<Cgroup>,
 }
 
-/// A program that runs, with all that it starts. Dropped before its end, it ends.
+/// A running program with everything that it starts. Dropping it before its end kills all of it.
 pub(super) struct Run {
     control: UnixStream,
     heard: ([u8; SIZE], usize),
@@ -80,7 +80,7 @@ pub(super) struct Run {
 /// Why a program does not run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    /// It is not there, not executable, or no program.
+    /// It does not exist, is not executable, or is not a program.
     #[error("{0}")]
     Exec(io::Error),
     #[error("its working directory: {0}")]
@@ -89,7 +89,7 @@ pub(super) enum StartError {
     User(io::Error),
     #[error("its limits: {0}")]
     Limits(io::Error),
-    /// The machine has no room for it.
+    /// The machine lacks the resources.
     #[error("{0}")]
     Resources(io::Error),
     #[error(
@@ -102,21 +102,21 @@ pub(super) enum StartError {
     Lost,
 }
 
-/// The keeper of a program was killed, so that nobody knows how the program ended.
+/// The keeper was killed, so it is unknown how the program ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Lost;
 
-/// A program is loaded within milliseconds, from a slow disk within seconds. One that is not is on
-/// a file system that does not answer.
+/// A program is loaded within milliseconds, from a slow disk within seconds. If it takes longer,
+/// its file system does not answer.
 const START: Duration = Duration::from_secs(30);
-/// Killed processes are gone within milliseconds, unless they hang in the kernel.
+/// Killed processes disappear within milliseconds, unless they hang in the kernel.
 const GONE: Duration = Duration::from_secs(4);
 
-/// Descriptors that are left to the daemon itself: its connections, its ledger, its log, whoever
-/// asks for its health. Of a lower limit an eighth.
+/// Descriptors that are reserved for the daemon itself: its connections, ledger, log and health
+/// checks. With a low limit, an eighth of it.
 const LEFT: u64 = 128;
 
-/// Whether any handler of this process has limits: it must be known before the first program is
+/// Whether any handler of this process has limits; it must be known before the first program is
 /// started.
 static LIMITED: AtomicBool = AtomicBool::new(false);
 
@@ -128,12 +128,13 @@ impl Terms {
         Self { account, limits, cgroup: true }
     }
 
-    /// Makes a place for a run.
+    /// Prepares a run.
     pub(super) fn ready(&self) -> Ready {
         let mark = mark::new();
         let base = if self.cgroup { Base::ready(LIMITED.load(Ordering::Relaxed)) } else { None };
         let made = base.map(|base| base.make(mark, &self.limits)).transpose().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no cgroup could be made for a run; its keeper alone ends it");
+            tracing::warn!(%error, "no cgroup could be created for a run; its processes are killed \
+                                    by its keeper alone");
             None
         });
         let path = made.as_ref().map(|cgroup| cgroup.path().to_owned());
@@ -141,12 +142,12 @@ impl Terms {
     }
 }
 
-/// By what means runs are contained on this machine.
+/// How runs are contained on this machine.
 pub(super) fn means() -> Remark {
     if !Path::new("/proc/thread-self/children").exists() {
         return Remark::warning(
-            "this kernel does not list a process's children (CONFIG_PROC_CHILDREN): what leaves a \
-             program's process group is ended late",
+            "this kernel does not list a process's children (CONFIG_PROC_CHILDREN): processes that \
+             leave a program's process group are killed late",
         );
     }
     match Base::look() {
@@ -155,24 +156,24 @@ pub(super) fn means() -> Remark {
             path.display()
         )),
         Err(why) => Remark::note(format!(
-            "each run is contained by a keeper process, and by no cgroup: {why}"
+            "each run is contained by a keeper process, without a cgroup: {why}"
         )),
     }
 }
 
-/// By what means limits hold on this machine, if there are any.
+/// How limits are enforced on this machine, if there are any.
 pub(super) fn limits(limits: &Limits) -> Option<Remark> {
     let shared = limits.memory.is_some() || limits.processes.is_some();
     shared.then(|| match Base::look().and_then(|path| Base::hands_out(&path)) {
-        Ok(()) => Remark::note("limits hold for all processes of a run together"),
+        Ok(()) => Remark::note("limits apply to all processes of a run together"),
         Err(why) => Remark::note(format!(
-            "`limits.memory` holds for each process, and `limits.processes` for all processes of \
+            "`limits.memory` applies to each process, and `limits.processes` to all processes of \
              the user: {why}"
         )),
     })
 }
 
-/// Starts a program: what `command` says of it, its arguments, environment and directory.
+/// Starts a program: `command` gives its arguments, environment and directory.
 pub(super) async fn start(
     command: &Command,
     terms: &Terms,
@@ -228,7 +229,7 @@ impl Run {
         }
     }
 
-    /// The program's status, if its keeper has told of its end already.
+    /// The program's status, if its keeper has already reported it.
     pub(super) fn try_wait(&mut self) -> Result<Option<ExitStatus>, Lost> {
         loop {
             let (bytes, length) = &mut self.heard;
@@ -243,22 +244,22 @@ impl Run {
         }
     }
 
-    /// Has `SIGTERM` sent to the program's group.
+    /// Sends `SIGTERM` to the program's group.
     pub(super) fn tell(&self) {
         self.order(keeper::TELL);
     }
 
-    /// Ends all of it.
+    /// Kills all of it.
     pub(super) fn kill(&self) {
         self.order(keeper::KILL);
     }
 
-    /// Whether the kernel ended it since it had used all of the memory that it may.
+    /// Whether the kernel killed it because it had used all of its memory limit.
     pub(super) fn ran_out_of_memory(&self) -> bool {
         self.ready.cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory)
     }
 
-    /// Returns once nothing of the run is left, whatever has become of its keeper.
+    /// Returns once no process of the run is left, whatever has become of its keeper.
     pub(super) async fn finish(&mut self) {
         let gone = async { while matches!(self.hear().await, Ok(said) if said != Said::Gone) {} };
         let in_time = timeout(GONE, gone).await.is_ok();
@@ -274,7 +275,7 @@ impl Run {
             End::Hangs => tracing::error!("a killed program does not end; it hangs in the kernel"),
             End::Alive(pid) => tracing::error!(
                 pid,
-                "a process of the program cannot be ended: it is another user's"
+                "a process of the program cannot be killed: it belongs to another user"
             ),
         }
         if let Some(cgroup) = &self.ready.cgroup {
@@ -283,11 +284,11 @@ impl Run {
     }
 
     fn order(&self, order: u8) {
-        // Fails only where the keeper is gone, and with it the run.
+        // This fails only if the keeper is gone, and with it the run.
         let _ = nix::unistd::write(&self.control, &[order]);
     }
 
-    /// What the keeper says next. Cancel safe.
+    /// The next report of the keeper. Cancel safe.
     async fn hear(&mut self) -> Result<Said, Lost> {
         loop {
             self.control.readable().await.map_err(|_| Lost)?;
@@ -315,7 +316,7 @@ impl Run {
     }
 }
 
-/// Its keeper ends all of it as soon as the socket is closed.
+/// The keeper kills everything as soon as the socket is closed.
 impl Drop for Run {
     fn drop(&mut self) {
         if !self.gone {
@@ -327,14 +328,14 @@ impl Drop for Run {
 impl Drop for Ready {
     fn drop(&mut self) {
         if let Some(cgroup) = &self.cgroup {
-            // Of a run that goes on ending, the keeper removes it.
+            // If the run is still ending, the keeper removes it.
             cgroup::remove(cgroup.path());
         }
     }
 }
 
-/// Refuses descriptors that are among the last. The lowest that is free is given out each time, so
-/// that a high one says how many are taken.
+/// Refuses descriptors that are among the last. The lowest free number is given out each time, so a
+/// high number shows how many are in use.
 fn leave_some(fds: [&OwnedFd; 5]) -> io::Result<()> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let first_of_the_last = limit - LEFT.min(limit / 8);
@@ -380,8 +381,8 @@ fn plan(command: &Command, terms: &Terms, ready: &Ready) -> io::Result<Plan> {
     })
 }
 
-/// So much more likely is a program to be ended where memory is short than the daemon that keeps
-/// all steps.
+/// If memory is short, a program is this much more likely to be killed than the daemon, which
+/// manages all steps.
 fn oom_score_adj() -> CString {
     const MORE: i32 = 500;
     let own = fs::read_to_string("/proc/self/oom_score_adj")
@@ -391,7 +392,7 @@ fn oom_score_adj() -> CString {
 }
 
 impl StartError {
-    /// The error of the system behind it, if there is one.
+    /// The system error behind it, if there is one.
     pub(super) fn errno(&self) -> Option<Errno> {
         match self {
             Self::Exec(error)

@@ -1,9 +1,8 @@
-//! What is to be started and how, written by the daemon and read in another process without
-//! allocating.
+//! What to start and how, written by the daemon and read in another process without allocating.
 //!
-//! A plan is words and then texts, in an anonymous file. The first words say where the rest begins:
-//! lists of texts end with a zero, as `execve` wants them; a place is a number of bytes from the
-//! beginning until the reader, whose pages are its own, makes it an address.
+//! A plan consists of words followed by texts, in an anonymous file. The first words say where the
+//! rest begins. Lists of texts end with a zero, as `execve` wants them. A place is an offset in
+//! bytes until the reader, whose pages are private, turns it into an address.
 
 #![expect(
     unsafe_code,
@@ -23,18 +22,18 @@ use super::sys;
 /// What a program is started with.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Where the program may be, tried in this order.
+    /// Candidate paths of the program, tried in this order.
     pub(super) programs: Vec<CString>,
     pub(super) argv: Vec<CString>,
     pub(super) envp: Vec<CString>,
     pub(super) directory: Option<CString>,
-    /// The run's cgroup, which the keeper removes when nobody else can.
+    /// The run's cgroup, which the keeper removes if nothing else can.
     pub(super) cgroup: Option<CString>,
-    /// As whom, with which groups.
+    /// User, group and supplementary groups.
     pub(super) user: Option<(u32, u32, Vec<u32>)>,
-    /// Resource, soft and hard limit.
+    /// Resource, soft limit, hard limit.
     pub(super) limits: Vec<(u32, u64, u64)>,
-    /// What tells the processes of this run from all others; see `mark`.
+    /// What distinguishes the processes of this run from all others; see `mark`.
     pub(super) mark: u64,
     /// The text for `oom_score_adj`.
     pub(super) oom_score_adj: CString,
@@ -64,8 +63,8 @@ impl Plan {
     pub(super) fn write(&self) -> io::Result<OwnedFd> {
         let mut words = vec![0_usize; At::End as usize];
         let mut texts: Vec<u8> = Vec::new();
-        // Where a word holds the place of a text: it moves by the length of the words, known at the
-        // end.
+        // Words that hold the place of a text: it moves by the length of the words, which is known
+        // at the end.
         let mut places: Vec<usize> = Vec::new();
         let text = |texts: &mut Vec<u8>, text: &CString| {
             let at = texts.len();
@@ -120,7 +119,7 @@ impl Plan {
     }
 }
 
-/// A plan as the keeper and the program read it.
+/// A plan, as the keeper and the program read it.
 #[derive(Clone, Copy)]
 pub(super) struct Mapped {
     words: *mut usize,
@@ -180,7 +179,7 @@ impl Mapped {
         self.list(At::Envp)
     }
 
-    /// The place to try as the `index`th.
+    /// The path to try as the `index`th.
     pub(super) fn program(self, index: usize) -> Option<*const c_char> {
         // SAFETY: asked in order, and not beyond the null at the end.
         let program = unsafe { *self.list(At::Programs).add(index) };
@@ -205,7 +204,7 @@ impl Mapped {
             .map_or(&[], |text| unsafe { std::ffi::CStr::from_ptr(text) }.to_bytes())
     }
 
-    /// Resource, soft and hard.
+    /// Resource, soft limit, hard limit.
     pub(super) fn limit(self, index: usize) -> Option<(usize, usize, usize)> {
         if index >= self.word(At::LimitCount) {
             return None;
@@ -221,7 +220,7 @@ impl Mapped {
         self.word(At::HasUser) == 1
     }
 
-    /// The user and the group.
+    /// User and group.
     pub(super) fn user(self) -> (usize, usize) {
         (self.word(At::Uid), self.word(At::Gid))
     }
@@ -238,7 +237,7 @@ impl Mapped {
     }
 }
 
-/// A text without the character that would end it early: what has one was refused when the settings
+/// A text without the NUL that would end it early: a text with one was refused when the settings
 /// were read.
 pub(super) fn text(text: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(text.as_ref().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))

@@ -1,4 +1,4 @@
-//! What a run may leave behind, as the ledger keeps it, and its end.
+//! What a run may leave behind, as recorded in the ledger, and how it is killed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,21 +11,21 @@ use serde::{Deserialize, Serialize};
 use super::cgroup;
 use super::mark::{self, End};
 
-/// A run by what its processes can be told by.
+/// How the processes of a run can be identified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in super::super) struct Remains {
     pub(super) mark: u64,
-    /// When it was made, since boot.
+    /// When it was created, since boot.
     made: Duration,
-    /// The kernel's id of this boot of this machine.
+    /// The kernel's id of this boot.
     boot: String,
-    /// The process of the daemon.
+    /// Identifies the process of the daemon.
     life: u64,
-    /// Where it has one of its own.
+    /// The run's cgroup, if it has one.
     pub(super) cgroup: Option<PathBuf>,
 }
 
-/// Runs of this life that were let go of before they had ended.
+/// Runs of this life that were dropped before they had ended.
 static LET_GO: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
 
 impl Remains {
@@ -33,9 +33,9 @@ impl Remains {
         Self { mark, made: mark::since_boot(), boot: boot(), life: life(), cgroup }
     }
 
-    /// Ends what is left of the run. A run of this life has left nothing, unless it was let go of:
-    /// each is seen to its end. So this costs a look at the machine's processes at most once per
-    /// life of the daemon, and one for each run that was let go of.
+    /// Kills what is left of the run. A run of this life leaves nothing, unless it was dropped:
+    /// every other one is awaited to its end. So this scans the machine's processes at most once
+    /// per life of the daemon, and once for each dropped run.
     pub(in super::super) async fn end(&self) -> End {
         if self.boot != boot() {
             return End::Nothing;

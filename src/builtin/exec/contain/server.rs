@@ -1,18 +1,18 @@
-//! The fork server: a process that is forked off once, while the daemon is small, and forks a
-//! keeper for each program.
+//! The fork server: a process that is forked once, while the daemon is small, and forks a keeper
+//! for each program.
 //!
-//! # Why a process of its own, and why without an exec
+//! # Why a separate process, and why without an exec
 //! - The daemon has many threads and much memory. A fork of it copies its page tables each time,
-//!   and a keeper that lives as long as its program would keep every page as it was then. The fork
-//!   server is small, has one thread, and is forked from once per program.
-//! - No thread of the daemon waits for an exec, and no lock is held over one: a program on a dead
+//!   and a keeper that lives as long as its program would keep every page in its old state. The
+//!   fork server is small, has one thread, and forks once per program.
+//! - No thread of the daemon waits for an exec, and no lock is held during one: a program on a dead
 //!   file system hangs alone.
-//! - An exec of this binary in a hidden mode would need the help of each `main` that uses this
-//!   library, and of each test's.
+//! - An exec of this binary in a hidden mode would need support in the `main` of each program that
+//!   uses this library, and of each test.
 //!
-//! It has none of the daemon's descriptors, and the daemon's death closes its socket, as it does
-//! each keeper's. It stays until the last keeper has ended, and kills what a keeper that was itself
-//! killed has left: as their subreaper it gets them.
+//! It has none of the daemon's descriptors. The daemon's death closes its socket, as it does each
+//! keeper's. It stays until the last keeper has ended, and kills what a killed keeper left behind,
+//! which is reparented to it as the subreaper.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -31,7 +31,7 @@ use super::keeper::{children, keep, refuse};
 use super::launch::Stage;
 use super::sys::{self, FDS, Received, Waited};
 
-/// The daemon's end.
+/// The daemon's end of the socket.
 struct Server {
     socket: OwnedFd,
     pid: Pid,
@@ -39,12 +39,12 @@ struct Server {
 
 static SERVER: Mutex<Option<Server>> = Mutex::new(None);
 
-/// How long to wait where more requests are on their way than the socket takes.
+/// How long to wait if the socket is full of requests.
 const BUSY: Duration = Duration::from_millis(1);
 /// The server's end of the socket, in the server.
 const SOCKET: RawFd = 3;
 
-/// Asks for a keeper that gets these descriptors.
+/// Requests a keeper for these descriptors.
 pub(super) async fn ask(fds: Vec<OwnedFd>) -> io::Result<()> {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     while !send(&numbers)? {
@@ -53,7 +53,7 @@ pub(super) async fn ask(fds: Vec<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// False if the socket takes no more just now.
+/// `false` if the socket is full.
 fn send(fds: &[RawFd]) -> io::Result<bool> {
     let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(running) = &*server {
@@ -64,17 +64,15 @@ fn send(fds: &[RawFd]) -> io::Result<bool> {
                     io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
                 ) =>
             {
-                tracing::warn!(
-                    "the process that starts programs has ended; another takes its place"
-                );
-                // It may have been reaped already, by whoever reaps all.
+                tracing::warn!("the process that starts programs has ended; a new one replaces it");
+                // It may already have been reaped by the process that reaps all orphans.
                 let _ = waitpid(running.pid, Some(WaitPidFlag::WNOHANG));
                 *server = None;
             }
             sent => return taken(sent),
         }
     }
-    // That there is no room for it is told, and not waited for.
+    // A lack of resources is reported, not waited for.
     let started = start()?;
     taken(sys::send(server.insert(started).socket.as_fd(), fds))
 }
@@ -89,7 +87,7 @@ fn taken(sent: io::Result<()>) -> io::Result<bool> {
 
 fn start() -> io::Result<Server> {
     let (ours, theirs) = sys::socket_pair(libc::SOCK_SEQPACKET)?;
-    // No handler of the daemon's may run in the child.
+    // No signal handler of the daemon may run in the child.
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     let pid = sys::fork();
@@ -111,7 +109,7 @@ fn serve(socket: RawFd) -> ! {
     // The daemon may do without huge pages; its programs need not.
     let _ = prctl::set_thp_disable(false);
     let _ = setsid();
-    // Its number may be that of a stream; a copy is safe beyond them.
+    // Its number may be that of a stream; a copy is safe above them.
     if !sys::duplicate(socket, SOCKET) {
         sys::exit(1);
     }
@@ -149,7 +147,7 @@ fn serve(socket: RawFd) -> ! {
         drain(ends);
         let childless = loop {
             match sys::reap() {
-                // A keeper ends well, or something was left to us.
+                // A keeper ends with zero, or something was reparented to us.
                 Waited::Ended(_, status) => hunting |= status != 0,
                 Waited::Nothing => break false,
                 Waited::Childless => break true,
@@ -164,8 +162,8 @@ fn serve(socket: RawFd) -> ! {
     }
 }
 
-/// Kills the children that are no keepers: only these are of another session. Whether there are
-/// any.
+/// Kills the children that are not keepers: only those are in another session. Returns whether
+/// there are any.
 fn kill_orphans() -> bool {
     let ours = getsid(None);
     let mut any = false;
@@ -178,7 +176,7 @@ fn kill_orphans() -> bool {
     any
 }
 
-/// Takes what waits at a descriptor for signals.
+/// Reads everything from a signal descriptor.
 pub(super) fn drain(signals: RawFd) {
     let mut taken = [0_u8; 512];
     while sys::read(signals, &mut taken) > 0 {}

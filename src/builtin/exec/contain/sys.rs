@@ -1,9 +1,9 @@
 //! The system calls that the fork server, the keepers and their programs make.
 //!
-//! They run in processes that were forked from one with many threads, whose locks may be held for
-//! ever there. So nothing here, and nothing in `server`, `keeper` and `launch`, allocates, takes a
-//! lock or panics: each function is one async-signal-safe call, its arguments on the stack or in
-//! pages of its own.
+//! They run in processes that were forked from one with many threads, whose locks may stay held
+//! there indefinitely. So nothing here, and nothing in `server`, `keeper` and `launch`, allocates,
+//! takes a lock or panics: each function is one async-signal-safe call with its arguments on the
+//! stack or in pages of its own.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -26,26 +26,27 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::libc;
 
-/// The descriptors of one request at most: a plan, the control socket, three streams, a cgroup.
+/// The maximum number of descriptors in a request: a plan, the control socket, three streams, a
+/// cgroup.
 pub(super) const FDS: usize = 6;
 
-/// Room for a control message with as many descriptors.
+/// Room for a control message with that many descriptors.
 #[repr(C, align(8))]
 struct Ancillary([u8; 64]);
 
-/// What a child process came to.
+/// The state of a child process.
 pub(super) enum Waited {
-    /// This one ended, with its status as the kernel has it.
+    /// This one ended, with its raw wait status.
     Ended(i32, i32),
     /// None has ended.
     Nothing,
-    /// There is none.
+    /// There are no children.
     Childless,
 }
 
 /// What came over a socket.
 pub(super) enum Received {
-    /// As many descriptors.
+    /// The number of descriptors received.
     Fds(usize),
     Nothing,
     /// The other end is closed.
@@ -55,7 +56,7 @@ pub(super) enum Received {
 pub(super) fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [-1; 2];
     let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: the array has room for two, and what is returned is nobody else's.
+    // SAFETY: the array has room for two descriptors, which nothing else owns.
     unsafe {
         Errno::result(libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()))?;
         Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
@@ -64,7 +65,7 @@ pub(super) fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// An anonymous file that holds `bytes`.
 pub(super) fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
-    // SAFETY: the name ends with NUL, and what is returned is nobody else's.
+    // SAFETY: the name ends with NUL, and nothing else owns the descriptor.
     let fd = unsafe {
         OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(
             c"callbackd-plan".as_ptr(),
@@ -135,14 +136,14 @@ pub(super) fn receive(socket: RawFd, fds: &mut [RawFd; FDS]) -> Received {
     }
 }
 
-/// Forks a process of one thread. With a cgroup's directory the child begins its life in there
-/// where the kernel can do that: says so. Zero in the child, negative where there is none.
+/// Forks a process of one thread. If `cgroup` is its directory, the child starts in that cgroup if
+/// the kernel supports it; the flag says whether it did. Zero in the child, negative on failure.
 pub(super) fn fork_into(cgroup: RawFd) -> (i32, bool) {
     if let Ok(fd) = u64::try_from(cgroup) {
         // SAFETY: zero is valid for each field; the size is the struct's own.
         let pid = unsafe {
             let mut arguments: libc::clone_args = std::mem::zeroed();
-            // CLONE_INTO_CGROUP: moving a process in afterwards waits for all processors.
+            // CLONE_INTO_CGROUP: moving a process afterwards waits for all processors.
             arguments.flags = 0x2_0000_0000;
             arguments.exit_signal = libc::SIGCHLD as u64;
             arguments.cgroup = fd;
@@ -184,7 +185,7 @@ pub(super) fn close_from(first: u32) {
     }
 }
 
-/// Makes `to` another name of `fd`, which is kept beyond an exec.
+/// Makes `to` a duplicate of `fd` that survives an exec.
 pub(super) fn duplicate(fd: RawFd, to: RawFd) -> bool {
     // SAFETY: as in `close`.
     unsafe { libc::dup2(fd, to) == to }
@@ -199,7 +200,7 @@ pub(super) fn open(path: &CStr, flags: i32) -> RawFd {
     open_at(libc::AT_FDCWD, path, flags)
 }
 
-/// What was read; negative for an error.
+/// The number of bytes read; negative on error.
 pub(super) fn read(fd: RawFd, into: &mut [u8]) -> isize {
     // SAFETY: the buffer has this length.
     unsafe { libc::read(fd, into.as_mut_ptr().cast(), into.len()) }
@@ -211,7 +212,7 @@ pub(super) fn write(fd: RawFd, bytes: &[u8]) -> bool {
         == Ok(bytes.len())
 }
 
-/// A pipe whose reading end never waits.
+/// A pipe whose reading end does not block.
 pub(super) fn pipe() -> Option<(RawFd, RawFd)> {
     let mut fds = [-1; 2];
     // SAFETY: the array has room for two.
@@ -225,7 +226,7 @@ pub(super) fn pipe() -> Option<(RawFd, RawFd)> {
     Some((fds[0], fds[1]))
 }
 
-/// Whether each can be read from, once one can; negative descriptors are passed over.
+/// Waits until at least one can be read; returns which can. Negative descriptors are skipped.
 pub(super) fn wait_for<const N: usize>(fds: [RawFd; N]) -> [bool; N] {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: the array has this length.
@@ -233,7 +234,7 @@ pub(super) fn wait_for<const N: usize>(fds: [RawFd; N]) -> [bool; N] {
     polled.map(|polled| ready > 0 && polled.revents != 0)
 }
 
-/// Blocks all signals, and makes a descriptor that can be read from when a child has ended.
+/// Blocks all signals, and creates a descriptor that becomes readable when a child has ended.
 pub(super) fn ends_of_children() -> RawFd {
     // SAFETY: the sets are initialised by the calls themselves.
     unsafe {
@@ -246,14 +247,14 @@ pub(super) fn ends_of_children() -> RawFd {
     }
 }
 
-/// Gives every signal its default effect.
+/// Gives every signal its default disposition.
 pub(super) fn default_signals() {
-    // SIG_DFL, no flags, no restorer, an empty mask; by number, since libc keeps two signals for
+    // SIG_DFL, no flags, no restorer, an empty mask; by number, because libc keeps two signals for
     // itself.
     let default = [0_u64; 4];
     for signal in 1..=64_i32 {
-        // SAFETY: the struct is as the kernel has it, or larger. What cannot be set (SIGKILL) is
-        // refused, and need not be.
+        // SAFETY: the struct is as the kernel has it, or larger. A signal that cannot be set
+        // (SIGKILL) is refused, which does no harm.
         unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,
@@ -308,8 +309,8 @@ pub(super) fn remove_directory(path: *const c_char) {
     unsafe { libc::rmdir(path) };
 }
 
-/// Changes to a user with its groups, and takes nothing of what the daemon may do along; the errno
-/// where it may not.
+/// Changes to a user with its groups and drops all privileges of the daemon; returns the errno on
+/// failure.
 pub(super) fn become_user(uid: usize, gid: usize, groups: &[libc::gid_t]) -> Result<(), i32> {
     let (uid, gid) = (uid as libc::uid_t, gid as libc::gid_t);
     // SAFETY: the groups have this length.
@@ -317,15 +318,15 @@ pub(super) fn become_user(uid: usize, gid: usize, groups: &[libc::gid_t]) -> Res
         libc::setgroups(groups.len(), groups.as_ptr()) == 0
             && libc::setresgid(gid, gid, gid) == 0
             && libc::setresuid(uid, uid, uid) == 0
-            // Of a daemon that is not root, they would outlast the change and the exec. Before
-            // Linux 4.3 there are none.
+            // If the daemon is not root, ambient capabilities would survive the change and the
+            // exec. Before Linux 4.3 there are none.
             && (libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == 0
                 || Errno::last() == Errno::EINVAL)
     };
     if done { Ok(()) } else { Err(Errno::last_raw()) }
 }
 
-/// What `look` is to know of a file.
+/// What `look` must know about a file.
 pub(super) fn stat(path: &CStr) -> super::look::Said {
     // SAFETY: zero is a valid stat, and the path ends with NUL.
     unsafe {
@@ -344,8 +345,8 @@ pub(super) fn change_directory(path: *const c_char) -> Result<(), i32> {
     if unsafe { libc::chdir(path) } == 0 { Ok(()) } else { Err(Errno::last_raw()) }
 }
 
-/// Becomes another program; returns only where it could not, with the errno. No shell is asked to
-/// read what is none.
+/// Executes another program; returns the errno on failure. A file that is not a program is never
+/// passed to a shell.
 pub(super) fn execute(
     program: *const c_char,
     argv: *const *const c_char,

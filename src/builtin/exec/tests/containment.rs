@@ -1,4 +1,4 @@
-//! Nothing of a run outlives it.
+//! No process of a run outlives it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use nix::unistd::{Pid, geteuid};
 
 use super::*;
 
-/// How a process may try to get away; each writes its number to `$DIR/pid`.
+/// How a process may try to escape; each writes its pid to `$DIR/pid`.
 const WAYS: [&str; 7] = [
     "sleep 600 & echo $! > $DIR/pid",
     "(sleep 600; true) & echo $! > $DIR/pid",
@@ -34,7 +34,7 @@ impl Bench {
         exec
     }
 
-    /// Starts a process that bears `mark` and nothing else that could tell where it is from.
+    /// Starts a process that carries `mark` and nothing else that identifies it.
     #[expect(unsafe_code, reason = "one async-signal-safe call between fork and exec")]
     fn marked(&self, mark: u64) -> Marked {
         let mut command = Command::new("/bin/sleep");
@@ -54,7 +54,7 @@ impl Bench {
         )
     }
 
-    /// What the ledger holds of a run of `life`.
+    /// What the ledger holds about a run of `life`.
     fn left_by(&self, mark: u64, life: u64, boot: &str) {
         let made = json!({ "secs": 0, "nanos": 1 });
         let run = json!({ "mark": mark, "made": made, "boot": boot, "life": life, "cgroup": null });
@@ -164,7 +164,7 @@ async fn what_a_killed_keeper_leaves_ends_though_the_daemon_does_nothing() {
         };
         let (keeper, program) = (bench.pid("keeper").await, bench.pid("program").await);
         kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("alive");
-        // Nobody polls the run meanwhile.
+        // Nothing polls the run meanwhile.
         until(|| !alive(pid) && !alive(program)).await;
         drop(running);
     }
@@ -183,7 +183,7 @@ async fn a_process_whose_fork_server_dies() {
     let disturb = async {
         kill(Pid::from_raw(bench.pid("server").await), Signal::SIGKILL).expect("alive");
         let other = Bench::new();
-        // A request that reached its socket while it was dying is lost with it, and tried again.
+        // A request that reached the socket of a dying server is lost with it, and tried again.
         while let Err(error) = other.run("true").await {
             assert!(!error.is_permanent(), "{error}");
         }
@@ -192,7 +192,7 @@ async fn a_process_whose_fork_server_dies() {
     let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), disturb);
     result.expect("succeeds");
 
-    // With its keeper the program ends, though nobody is left to end it.
+    // The program ends with its keeper, although nothing is left to end it.
     for name in ["go", "server", "keeper", "program"] {
         fs::remove_file(bench.path(name)).expect("it was written");
     }
@@ -295,7 +295,7 @@ async fn what_is_no_program_is_not_read_by_a_shell() {
         // A deployment broke it.
         fs::write(&path, text).expect("write");
         let reason = failure(exec.run(bench.cx(), Value::Null).await);
-        assert!(reason.contains("is no program") && reason.contains(name), "{reason}");
+        assert!(reason.contains("is not a program") && reason.contains(name), "{reason}");
         assert!(!bench.path("ran").exists());
     }
 }
@@ -327,7 +327,7 @@ async fn a_program_inherits_nothing_but_its_streams() {
     let bench = Bench::new();
     let _open = fs::File::open("/etc/passwd").expect("readable");
     bench.run("ls /proc/self/fd > $DIR/fds").await.expect("succeeds");
-    // 3 is the folder itself.
+    // 3 is the directory itself.
     assert_eq!(fs::read_to_string(bench.path("fds")).expect("fds"), "0\n1\n2\n3\n");
 }
 
@@ -339,7 +339,7 @@ async fn a_program_is_ended_before_the_daemon_where_memory_is_short() {
         .trim()
         .parse()
         .expect("a number");
-    // It is raised as the program begins.
+    // It is raised when the program begins.
     let script =
         format!("until [ $(cat /proc/self/oom_score_adj) -gt {own} ]; do sleep 0.01; done");
     bench.run(&script).await.expect("succeeds");

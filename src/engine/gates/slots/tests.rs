@@ -213,7 +213,7 @@ fn a_hundred_thousand_who_have_gone_are_passed_over_at_once() {
     assert_eq!(slots.usage(), Usage { busy: 0, limit: 1, waiting_new: 0, waiting_resumed: 0 });
 }
 
-/// Threads that come, wait, go and are granted as they like.
+/// Threads that arrive, wait, leave and are granted slots in any order.
 #[test]
 fn nobody_is_forgotten_between_threads() {
     const EACH: usize = 3_000;
@@ -225,7 +225,7 @@ fn nobody_is_forgotten_between_threads() {
         held: Mutex<Vec<Slot>>,
     }
     impl Work {
-        /// A slot that has come is kept for a while, by whoever has it.
+        /// A slot is kept for a while by the step that has it.
         fn serve(&self, slot: Slot) {
             self.most.fetch_max(self.out.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             self.served.fetch_add(1, Ordering::SeqCst);
@@ -283,11 +283,11 @@ fn nobody_is_forgotten_between_threads() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// A poll waits for room for so many.
+    /// A poll waits for room for this many.
     Poll(usize),
     /// A poll that was woken looks again.
     Look(usize),
-    /// A poll that waits gives up, though it may just have been woken.
+    /// A waiting poll gives up, although it may just have been woken.
     GiveUp(usize),
     Reserve(usize),
     /// A poll looks ahead.
@@ -297,7 +297,7 @@ enum Op {
     Resume,
     Finish(usize),
     Leave(usize),
-    /// A waiting step goes without leaving the line.
+    /// A waiting step leaves without leaving the line.
     Go(usize),
 }
 
@@ -341,7 +341,7 @@ impl Waiting<'_> {
     }
 }
 
-/// What the slots should do, said as plainly as can be.
+/// What the slots should do, written as simply as possible.
 #[derive(Default)]
 struct Model {
     limit: usize,
@@ -367,7 +367,7 @@ impl Model {
         AHEAD.saturating_sub(reserved + self.new.len())
     }
 
-    /// Who is served when a slot comes free.
+    /// The step that is served when a slot becomes free.
     fn served(&mut self) -> Option<CallbackToken> {
         loop {
             self.last_new = match (self.new.is_empty(), self.resumed.is_empty()) {

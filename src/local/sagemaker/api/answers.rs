@@ -14,7 +14,7 @@ use crate::local::events::EventKind;
 use crate::local::protocol::{ApiError, input};
 use crate::local::sqs::Queues;
 
-/// One scope for both: a client request token of a success is spent for a failure too.
+/// One scope for both: a client request token of a success is used up for a failure too.
 const SCOPE: &str = "SendPipelineExecutionStep";
 
 #[derive(Debug, Deserialize)]

@@ -30,7 +30,7 @@ const SCOPE: &str = "StartPipelineExecution";
 /// The scope of `RetryPipelineExecution`'s.
 const RETRY_SCOPE: &str = "RetryPipelineExecution";
 
-/// Members that AWS acts on and the local endpoint does not.
+/// Members that AWS acts on but the local endpoint does not.
 const UNSERVED: [&str; 4] =
     ["SelectiveExecutionConfig", "PipelineVersionId", "PipelineVersionAlias", "RoleArn"];
 
@@ -205,7 +205,7 @@ pub(super) fn stop(
             call.tell(|| EventKind::ExecutionStopping { execution, request_token });
             sagemaker.executions.stop(arn, queues, call)?;
         }
-        // It is being stopped already: nothing to add.
+        // It is being stopped already.
         Status::Stopping => {}
         _ => {
             let message = format!("Pipeline execution {arn} is already in a terminal status");
@@ -244,8 +244,8 @@ pub(super) fn retry(
     }
     let execution = sagemaker.executions.get(arn)?;
     if !matches!(execution.status, Status::Failed | Status::Stopped) {
-        // That it is refused is clear from the operation's purpose; the code is a choice among
-        // those that the model has for it.
+        // That it is refused follows from the operation's purpose; the code is a choice among those
+        // in the model.
         let status = execution.status.name();
         return Err(conflict(format!(
             "Pipeline execution {arn} is {status}: it has nothing to retry"

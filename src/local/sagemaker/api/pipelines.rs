@@ -24,7 +24,7 @@ use crate::local::undocumented::{PipelineArns, PipelineNames};
 /// The scope of `CreatePipeline`'s client request tokens.
 const SCOPE: &str = "CreatePipeline";
 
-/// Members that AWS acts on and the local endpoint does not.
+/// Members that AWS acts on but the local endpoint does not.
 const UNSERVED: [&str; 2] = ["PipelineDefinitionS3Location", "PipelineVersionAliases"];
 
 /// `CreatePipeline` and `UpdatePipeline`.
@@ -123,7 +123,7 @@ pub(super) fn create(
     let name = written.pipeline_name.unwrap_or_default();
     let pipelines = &mut sagemaker.pipelines;
     let (arns, names) = (call.undocumented.pipeline_arns, call.undocumented.pipeline_names);
-    // Two names that make one ARN cannot both be.
+    // Two names with one ARN cannot both exist.
     let apart = arns == PipelineArns::AsNamed && names == PipelineNames::Exact;
     let is_there = if apart {
         pipelines.by_name.contains_key(&name)

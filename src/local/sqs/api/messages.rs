@@ -15,7 +15,7 @@ use crate::local::call::Call;
 use crate::local::events::EventKind;
 use crate::local::protocol::{ApiError, input};
 
-/// A batch is no longer than one message can be.
+/// The size limit of a batch is that of one message.
 const MAX_BATCH_BYTES: usize = 1_048_576;
 
 /// `SendMessage`, and an entry of `SendMessageBatch`.
@@ -61,9 +61,9 @@ struct Batch<E> {
     entries: Vec<E>,
 }
 
-/// What a message operation asks for one message.
+/// A message operation's request for one message.
 pub(super) trait Part: BatchEntry + DeserializeOwned {
-    /// How much of a batch's length it takes up.
+    /// How much it contributes to a batch's size.
     fn bytes(&self) -> usize {
         0
     }
@@ -105,7 +105,7 @@ impl BatchEntry for ChangeMessageVisibility {
 
 impl Part for ChangeMessageVisibility {}
 
-/// Does an operation for one message; an output without members is no output.
+/// Performs an operation for one message; an output without members is omitted.
 pub(super) fn one<P: Part>(
     body: Value,
     queues: &mut Queues,
@@ -117,7 +117,7 @@ pub(super) fn one<P: Part>(
     Ok(if output.as_object().is_some_and(Map::is_empty) { Value::Null } else { output })
 }
 
-/// Does an operation for each message of a batch.
+/// Performs an operation for each message of a batch.
 pub(super) fn batch<P: Part>(
     body: Value,
     queues: &mut Queues,

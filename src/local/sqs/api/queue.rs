@@ -86,9 +86,9 @@ pub(super) fn list(body: Value, queues: &Queues) -> Result<Value, ApiError> {
     let (names, next) =
         page(names, most.unwrap_or(1_000), input.next_token.as_deref()).ok_or_else(invalid)?;
     let urls: Vec<String> = names.into_iter().map(|name| queues.url(name)).collect();
-    // Where there are none, SQS leaves the member out.
+    // If there are none, SQS omits the member.
     let mut output = if urls.is_empty() { json!({}) } else { json!({"QueueUrls": urls}) };
-    // Without MaxResults SQS gives the first thousand and no token.
+    // Without MaxResults SQS returns the first thousand and no token.
     if let (Some(next), Some(_)) = (next, most) {
         output["NextToken"] = Value::String(next);
     }

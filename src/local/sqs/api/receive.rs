@@ -16,10 +16,10 @@ use crate::local::clock::Time;
 use crate::local::events::EventKind;
 use crate::local::protocol::{ApiError, input};
 
-/// Whom every message claims to come from; there is no identity here.
+/// The sender of every message; there is no identity here.
 const SENDER: &str = "AIDALOCALENDPOINT";
 
-/// A receive that was read and checked, to be tried until it brings something or its time is over.
+/// A parsed and checked receive, to be tried until it returns something or its time is over.
 #[derive(Debug)]
 pub(crate) struct Receive {
     input: ReceiveMessage,
@@ -27,12 +27,12 @@ pub(crate) struct Receive {
     pub wait: Duration,
 }
 
-/// What a receive that brought nothing has to wait for.
+/// What an empty receive waits for.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     /// When the next hidden message becomes visible.
     pub until: Option<Time>,
-    /// Tells that it may be worth while to look sooner. Asked for while the queue is known to be
+    /// Notifies that looking sooner may be worthwhile. Requested while the queue is known to be
     /// empty, it misses nothing.
     pub changed: OwnedNotified,
 }
@@ -69,11 +69,11 @@ impl Receive {
         Ok(Self { input, wait })
     }
 
-    /// Looks once; `Err(Waiting)` inside where there is nothing.
+    /// Looks once; `Err(Waiting)` inside if there is nothing.
     ///
     /// # Errors
-    /// `QueueDoesNotExist` where the queue is gone meanwhile; `OverLimit` for a short poll with too
-    /// many in flight.
+    /// `QueueDoesNotExist` if the queue was deleted meanwhile; `OverLimit` for a short poll with
+    /// too many in flight.
     pub(crate) fn look(
         &self,
         queues: &mut Queues,
@@ -97,7 +97,7 @@ impl Receive {
         let timeout = ask.visibility_timeout.unwrap_or(queue.attributes.visibility_timeout);
         let receives = match queue.receive(&ask, call.now) {
             Ok(receives) => receives,
-            // A long poll is not told so: it waits.
+            // A long poll does not get this error: it waits.
             Err(error) if error.code == "OverLimit" && !self.wait.is_zero() => Receives::default(),
             Err(error) => return Err(error),
         };
@@ -173,7 +173,7 @@ fn system_attributes(message: &Message) -> Vec<(String, Value)> {
     attributes.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect()
 }
 
-/// Whether a receive that asks for `pattern` is given the attribute: `All`, `.*`, a name, or the
+/// Whether a receive that requests `pattern` gets the attribute: `All`, `.*`, a name, or the
 /// beginning of one before `.*`.
 fn names(pattern: &str, name: &str) -> bool {
     pattern == "All"
