@@ -2,11 +2,11 @@
 //! waits.
 //!
 //! The request is a file here; put a ticket or a chat message in its place. The person approves the
-//! model with a call that anyone with the permission can make, with the token that the request
-//! names:
+//! model with a call that anyone with the permission can make, using the token in the request:
 //!
 //! ```sh
-//! aws sagemaker send-pipeline-execution-step-success --callback-token TOKEN --output-parameters Name=approved_by,Value=ada
+//! aws sagemaker send-pipeline-execution-step-success --callback-token TOKEN \
+//!   --output-parameters Name=approved_by,Value=ada
 //! ```
 //!
 //! If the pipeline is stopped before that, the request is withdrawn.

@@ -1,10 +1,9 @@
-//! A worker of your own: the stock handlers, and beside them one handler type that is compiled in
-//! and chosen by TOML.
+//! A worker of your own: the stock handlers, and one compiled-in handler type that the
+//! configuration selects.
 //!
-//! It submits a job to a service, and follows it. The service here is a folder, so that the example
-//! runs anywhere: a job is a file `NAME.job`; whoever does the work, a person with an editor for
-//! example, writes `NAME.done` (with the result) or `NAME.failed` (with the reason). Put EMR,
-//! Kubernetes or Slurm in its place.
+//! It submits a job to a service, and follows it. The service here is a directory, so that the
+//! example runs anywhere: a job is a file `NAME.job`; someone does the work and writes `NAME.done`
+//! (with the result) or `NAME.failed` (with the reason). Put EMR, Kubernetes or Slurm in its place.
 //!
 //! ```sh
 //! cargo run --example job -- --config examples/job.toml check
@@ -29,7 +28,7 @@ fn main() -> ExitCode {
 struct Settings {
     /// The job service.
     service: PathBuf,
-    /// How often a job is looked at.
+    /// How often a job is polled.
     #[serde(default = "half_a_minute", with = "callbackd::duration")]
     poll_interval: Duration,
 }
@@ -84,7 +83,7 @@ impl Handler for Jobs {
             Some(Submitted { job }) => job,
             None => {
                 // The name comes from the token: if the process dies right here, the next attempt
-                // finds the job that this one made.
+                // finds the job that this one submitted.
                 let job = format!("callback-{}", cx.token().as_str());
                 self.service
                     .submit(&job, &format!("dataset {} nodes {}\n", args.dataset, args.nodes))
@@ -103,16 +102,16 @@ impl Handler for Jobs {
             }
             State::Running => {
                 cx.progress(None, format!("the job {job} runs"));
-                // Nothing waits here meanwhile, not even this future: the next look is a call of
+                // Nothing waits here meanwhile, not even this future: the next poll is a call of
                 // its own.
                 Ok(Completion::Again(self.poll_interval))
             }
         }
     }
 
-    /// The pipeline was stopped, or the time limit is over: the job would run on for nobody.
+    /// The pipeline was stopped, or the time limit is over: no one needs the job any more.
     async fn cleanup(&self, cx: Context, _: Args) -> Result<(), HandlerError> {
-        // Without a checkpoint there may still be a job: submitted just before a crash.
+        // Without a checkpoint there may still be a job, submitted just before a crash.
         let job = cx
             .checkpoint()?
             .map_or_else(|| format!("callback-{}", cx.token().as_str()), |Submitted { job }| job);
@@ -134,11 +133,11 @@ enum State {
 }
 
 impl Service {
-    /// Does nothing where a job of this name is there already.
+    /// Does nothing if a job of this name exists already.
     async fn submit(&self, job: &str, work: &str) -> io::Result<()> {
         tokio::fs::create_dir_all(&self.folder).await?;
         if self.read(job, "job").await?.is_none() {
-            // Renamed when complete, so that nobody sees half a job.
+            // Renamed when complete, so that no one sees half a job.
             let draft = self.path(job, "draft");
             tokio::fs::write(&draft, work).await?;
             tokio::fs::rename(&draft, self.path(job, "job")).await?;
@@ -156,7 +155,7 @@ impl Service {
         Ok(if self.read(job, "job").await?.is_some() { State::Running } else { State::Gone })
     }
 
-    /// Does nothing where there is no such job, or no more.
+    /// Does nothing if there is no such job (any more).
     async fn cancel(&self, job: &str) -> io::Result<()> {
         if self.read(job, "job").await?.is_none() {
             return Ok(());

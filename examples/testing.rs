@@ -1,5 +1,5 @@
-//! How a handler is tested: a crash between submitting and saving, a stop, a lost lease, without
-//! AWS or a network.
+//! How to test a handler: a crash between submitting and saving, a stop, a lost lease, without AWS
+//! or a network.
 //!
 //! ```sh
 //! cargo test --example testing
@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     Registry::with_builtins().handler("batch", Batch::default).main()
 }
 
-/// Submits a batch job by name, and looks at it until it is done. The cluster is a list here, whose
-/// jobs are done at the second look.
+/// Submits a batch job by name, and polls it until it is done. The cluster is a list here, whose
+/// jobs are done at the second poll.
 #[derive(Default)]
 struct Batch {
     jobs: Mutex<Vec<Job>>,
@@ -36,7 +36,7 @@ enum State {
 }
 
 impl Batch {
-    /// Does nothing if there is a job of this name already.
+    /// Does nothing if a job of this name exists already.
     fn submit(&self, name: &str) {
         let mut jobs = self.jobs();
         if !jobs.iter().any(|job| job.name == name) {
@@ -70,8 +70,8 @@ impl Handler for Batch {
     type Args = Value;
 
     async fn run(&self, cx: Context, _: Value) -> HandlerResult {
-        // A name that every attempt derives in the same way: one that crashed before it saved a
-        // checkpoint leads to the same job.
+        // Every attempt derives the same name: after a crash before the checkpoint was saved, the
+        // next attempt finds the same job.
         let name = format!("callback-{}", cx.token());
         if cx.checkpoint::<String>()?.is_none() {
             self.submit(&name);
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!((batch.jobs().len(), step.attempt()), (1, 2));
     }
 
-    /// The half minute between two looks takes no time: the clock is tokio's, and paused.
+    /// The half minute between two polls takes no time: the clock is tokio's, and paused.
     #[tokio::test(start_paused = true)]
     async fn a_job_that_is_done_is_named_in_the_outputs() {
         let (batch, step) = (Batch::default(), step());

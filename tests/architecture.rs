@@ -1,5 +1,4 @@
-//! What `src/lib.rs` says of the layers, and what must hold in every file, held against the source
-//! itself.
+//! Checks the layers of `src/lib.rs`, and rules for every file, against the source itself.
 
 #![allow(clippy::expect_used, reason = "a test says what it expected")]
 
@@ -12,7 +11,7 @@ use std::path::Path;
 
 use scan::Code;
 
-/// What each module uses of the others, exactly. A new entry is a decision about the design.
+/// Exactly which other modules each module uses. A new entry is a decision about the design.
 const LAYERS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("clock", &[]),
@@ -45,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("observe", &[]),
     ("process", &[]),
     ("config", &["aws", "duration", "engine", "handler", "ledger", "observe", "step"]),
-    // Stands between the seams and whoever uses them, in debug builds.
+    // Stands between the seams and the code that uses them, in debug builds.
     ("crash", &["handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     (
         "daemon",
@@ -86,27 +85,27 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 
-/// Who may start tasks and threads, since it joins them.
+/// Code that may start tasks and threads, because it joins them.
 const OWNERS: &[&str] = &[
     "src/engine/",
-    // The status server and the scale-in protection of the process that it wires.
+    // The status server and the scale-in protection of the process that it assembles.
     "src/daemon/",
     // The endpoint's own server.
     "src/local/",
     "src/cli/",
-    // The threads that alone use a connection to the file.
+    // The threads that exclusively use a connection to the file.
     "src/ledger/sqlite/thread.rs",
-    // The one that lists what the file holds, joined before that is closed.
+    // The thread that lists what the file holds, joined before the file is closed.
     "src/ledger/sqlite/known.rs",
-    // The thread that waits for news of programs' files.
+    // The thread that waits for changes of programs' files.
     "src/builtin/exec/watch.rs",
-    // A run under test, aborted with the test's hold on it.
+    // A run under test, aborted when the test drops it.
     "src/testing/run.rs",
-    // The thread that writes the log, and may stand in a write for ever.
+    // The thread that writes the log, and may hang in a write.
     "src/observe/writer.rs",
 ];
 
-/// What starts a task or a thread, or holds those that it started.
+/// Calls that start a task or a thread, or hold started ones.
 const SPAWNING: [&str; 11] = [
     "tokio::spawn",
     "task::spawn",
@@ -124,8 +123,8 @@ const SPAWNING: [&str; 11] = [
 /// A file beyond this is about more than one thing.
 const LINES: usize = 440;
 
-/// The files of these modules in an order in which each uses only those before it, so that no
-/// circle is among them. A folder stands as one.
+/// The files of these modules in an order in which each uses only those before it, so there are no
+/// circles. A directory counts as one.
 const ORDERS: &[(&str, &[&str])] = &[
     (
         "engine",
@@ -233,8 +232,8 @@ fn only_commands_print(source: &Source) -> Vec<String> {
     ])
 }
 
-/// What the simulation replays from a seed must not depend on hashes, nor on the lots that tokio
-/// draws by itself.
+/// Whatever the simulation replays from a seed must not depend on hashes, nor on tokio's own random
+/// choices.
 fn nothing_is_left_to_chance(source: &Source) -> Vec<String> {
     let replayed =
         ["src/engine/", "src/ledger/", "src/lifecycle/", "src/local/", "src/daemon/", "src/aws/"];
@@ -250,13 +249,13 @@ fn nothing_is_left_to_chance(source: &Source) -> Vec<String> {
     found
 }
 
-/// tracing keeps a line's text in a field of this name. A span has no text, and an event none but
-/// its own.
+/// tracing keeps a line's text in a field of this name. A span has no text, and an event only its
+/// own.
 fn no_field_is_a_message(source: &Source) -> Vec<String> {
     const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
     let events = LEVELS.iter().map(|level| (*level).to_owned()).chain(["event".to_owned()]);
     let spans = LEVELS.iter().map(|level| format!("{level}_span")).chain(["span".to_owned()]);
-    // What follows an event's text is put into it.
+    // Arguments after an event's text are formatted into it.
     let fields_of_event = |(line, arguments): (usize, Vec<&str>)| {
         let before = arguments
             .iter()
@@ -300,8 +299,8 @@ fn names_message(field: &str) -> bool {
 }
 
 fn one_place_deletes(source: &Source) -> Vec<String> {
-    // The look-alike deletes its own messages when a client says so, and a crash stands in the way
-    // of a deletion.
+    // The local endpoint deletes its own messages when a client asks, and a crash is placed around
+    // a deletion.
     if ["src/engine/messages/work.rs", "src/crash.rs"].contains(&source.path.as_str())
         || source.path.starts_with("src/local/")
     {
@@ -361,7 +360,7 @@ impl Source {
         path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
     }
 
-    /// How many `super`s lead to the crate.
+    /// How many `super`s lead to the crate root.
     fn depth(&self) -> usize {
         self.path.matches('/').count() - usize::from(self.path.ends_with("/mod.rs"))
     }
@@ -452,6 +451,63 @@ fn groups(text: &str, opening: &str) -> Vec<Group> {
     text.match_indices(opening).map(|(at, _)| group(at)).collect()
 }
 
+/// The longest line of prose. rustfmt holds code to the same.
+const COLUMNS: usize = 100;
+/// Words for which plain English has others: someone, anyone who, fix, indefinitely.
+const WORDS: [&str; 4] = ["somebody", "whoever", "mend", "for ever"];
+
+#[test]
+fn prose_keeps_to_its_columns_and_words() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "examples", "config", "deploy"];
+    let mut paths: Vec<String> =
+        folders.iter().flat_map(|folder| files(&root.join(folder))).collect();
+    paths.extend(["README.md", "CHANGELOG.md"].map(|name| root.join(name).display().to_string()));
+    let mut found = Vec::new();
+    for path in paths.iter().filter(|path| !path.contains("/fuzz/") && !path.contains("/target/")) {
+        let Ok(text) = fs::read_to_string(path) else { continue };
+        let kind = Path::new(path).extension().and_then(|kind| kind.to_str()).unwrap_or_default();
+        for (number, line) in prose(kind, &text) {
+            if line.chars().count() > COLUMNS {
+                found.push(format!("{path}:{number}: longer than {COLUMNS} columns"));
+            }
+            let lower = line.to_lowercase();
+            let says = |word: &&&str| {
+                let is_part = |c: char| c.is_alphanumeric();
+                lower.match_indices(**word).any(|(at, _)| {
+                    let after = lower[at + word.len()..].chars().next();
+                    !lower[..at].ends_with(is_part) && !after.is_some_and(is_part)
+                })
+            };
+            found.extend(
+                WORDS.iter().filter(says).map(|word| format!("{path}:{number}: says {word:?}")),
+            );
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The lines of comments and of Markdown, by their numbers, without code, tables and links alone.
+fn prose<'a>(kind: &str, text: &'a str) -> Vec<(usize, &'a str)> {
+    let mut is_code = false;
+    let mut lines = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let words = match kind {
+            "rs" => ["/// ", "//! ", "// "].iter().find_map(|mark| line.trim().strip_prefix(mark)),
+            "toml" | "service" | "conf" => line.strip_prefix("# "),
+            "md" => Some(line),
+            _ => None,
+        };
+        let Some(words) = words else { continue };
+        if words.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if !is_code && !words.starts_with(['|', '<']) {
+            lines.push((at + 1, line));
+        }
+    }
+    lines
+}
+
 /// Every file of the product; those that are tests as a whole are left out.
 fn product() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -535,7 +591,7 @@ fn the_layers_have_no_circle() {
     }
 }
 
-/// The uses of a later file by an earlier one.
+/// Earlier files that use later ones.
 fn against_the_order(sources: &[Source], module: &str, order: &[&str]) -> Vec<String> {
     let place = |part: &str| order.iter().position(|other| *other == part);
     let files = sources.iter().filter(|source| source.module() == module && source.part() != "mod");
@@ -579,7 +635,7 @@ fn the_source_keeps_every_rule() {
 #[test]
 fn the_repository_stands_alone() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // Put together here, so that this file does not break the rule itself.
+    // Built here, so that this file does not break the rule itself.
     let private =
         [["..", "/shared"].concat(), ["DESIGN", ".md"].concat(), ["FACTS", ".md"].concat()];
     let folders = ["src", "tests", "config", "deploy", "examples", ".ci", ".cargo"];

@@ -1,9 +1,9 @@
-//! The local endpoint beside moto's server: the same is asked of both, and where they differ it is
-//! written down who is right.
+//! Compares the local endpoint with moto's server: both get the same requests, and every difference
+//! is recorded with which one is right.
 //!
-//! `tests/conformance/sqs.py` and `sagemaker.py` know nothing of whom they ask. What differs stands
-//! in `tests/conformance/differences.toml` with both results; a difference that is not there fails,
-//! and so does one that is there and is no more.
+//! `tests/conformance/sqs.py` and `sagemaker.py` do not know which one they ask. Differences are in
+//! `tests/conformance/differences.toml` with both results; an unrecorded difference fails the test,
+//! and so does a recorded one that no longer exists.
 
 #![cfg(feature = "local")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -30,8 +30,8 @@ use tokio::process::Command;
 use moto::Moto;
 use venv::Venv;
 
-/// What an endpoint does, by the name of the observation and, where it has several parts, of the
-/// part.
+/// The behaviour of an endpoint, by the name of the observation and, if it has several parts, of
+/// the part.
 type Observations = BTreeMap<String, Value>;
 
 /// Differences that have one explanation.
@@ -44,7 +44,7 @@ struct Explained {
     differs: BTreeMap<String, Difference>,
 }
 
-/// What both were seen to do; nothing where there is no such result.
+/// The results of both; absent if there is no such result.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Difference {
@@ -52,7 +52,7 @@ struct Difference {
     moto: Value,
 }
 
-/// Who does as AWS publishes.
+/// Which one behaves as AWS publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Right {
@@ -84,7 +84,7 @@ fn differences(explained: Vec<Explained>) -> Differences {
     all
 }
 
-/// What is not as it is written down.
+/// Differences from the record.
 fn undeclared(ours: &Observations, moto: &Observations, known: &Differences) -> Vec<String> {
     let mut wrong = Vec::new();
     let names: BTreeSet<&String> = ours.keys().chain(moto.keys()).chain(known.keys()).collect();
@@ -137,12 +137,13 @@ async fn observe(script: &str, url: &str) -> Observations {
 
 async fn both(script: &str) -> (Observations, Observations) {
     let loopback = "127.0.0.1:0".parse().expect("an address");
-    // Moto takes one handle twice where it sets visibilities, and refuses it where it deletes.
+    // Moto accepts a receipt handle twice when it sets visibilities, and refuses it when it
+    // deletes.
     let undocumented =
         Undocumented { twice_in_a_batch: TwiceInABatch::Done, ..Undocumented::default() };
     let options = Options { undocumented, ..Options::default() };
     let endpoint = Endpoint::start(loopback, options).await.expect("a free port");
-    // Where moto has no answer it prints a traceback.
+    // If moto cannot answer, it prints a traceback.
     let server =
         tokio::task::spawn_blocking(|| Moto::start(&[], Stdio::null())).await.expect("moto starts");
     let moto = format!("http://{}", server.address);

@@ -1,4 +1,4 @@
-//! What the fuzzer has found worth keeping holds still, without the fuzzer: `tests/fuzz/run` looks
+//! The useful inputs that the fuzzer found still hold, without the fuzzer: `tests/fuzz/run` looks
 //! for more.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -52,7 +52,7 @@ fn answers_of_sagemaker_are_taken_for_what_they_say() {
     replay("answer", sdk::answer);
 }
 
-/// What a service, or whatever is in its place, could answer, as the corpus writes it.
+/// Answers of a service, or of anything in its place, in the form of the corpus.
 #[cfg(feature = "aws")]
 fn made_up() -> impl Strategy<Value = String> {
     let status =

@@ -1,7 +1,8 @@
-//! What a step costs, in what does not depend on the machine: calls to AWS, commits, allocations.
+//! What a step costs in figures that do not depend on the machine: calls to AWS, commits,
+//! allocations.
 //!
 //! The whole worker, with the real SDK and a ledger on disk, answers steps that do nothing, which
-//! were on the queue before it began. What costs time is measured by `tests/bench`, beside the same
+//! were on the queue before it began. Costs in time are measured by `tests/bench`, beside the same
 //! bare loop.
 
 #![allow(
@@ -38,7 +39,7 @@ use tokio::time::Instant;
 use http::Http;
 
 const STEPS: usize = 500;
-/// Receives take so long at first: until then all is made that is made once.
+/// The first receives take this long: by then all one-time work is done.
 const WARM_UP: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(3);
 const REPORT: &str = "SendPipelineExecutionStepSuccess";
@@ -66,7 +67,7 @@ struct Cost {
     bare_allocations: f64,
 }
 
-/// Measured once, by the test that comes first, while the others wait.
+/// Measured once, by the first test, while the others wait.
 static COSTS: LazyLock<[Cost; 2]> = LazyLock::new(|| {
     let of = |concurrency| {
         let bare = measure(concurrency, start_bare);
@@ -82,8 +83,8 @@ static COSTS: LazyLock<[Cost; 2]> = LazyLock::new(|| {
     [of(10), of(64)]
 });
 
-/// A tenth of a receive, one report, a tenth of a delete, and what is left over at the end: 1.2 on
-/// a quiet machine. On a busy one fewer messages come together, and it is 1.3.
+/// A tenth of a receive, one report, a tenth of a delete, and the remainders at the end: 1.2 on a
+/// quiet machine. On a busy one batches are smaller, and it is 1.3.
 #[test]
 fn a_short_step_takes_little_more_than_a_call() {
     assert!(COSTS.iter().all(|cost| cost.calls <= 1.4), "{COSTS:#.2?}");
@@ -93,7 +94,7 @@ fn a_short_step_takes_little_more_than_a_call() {
 /// fewer flushes of the disk.
 #[test]
 fn steps_that_run_together_share_their_commits() {
-    // The faster the disk, the fewer come together: 0.3 to 0.5 on the machines where this was
+    // The faster the disk, the fewer share a commit: 0.3 to 0.5 on the machines where this was
     // measured.
     assert!(COSTS.iter().all(|cost| cost.commits <= 0.8), "{COSTS:#.2?}");
 }
@@ -185,7 +186,7 @@ impl Stage {
     /// Counts calls from now on, and makes each receive take so much longer.
     fn count(&self, receives_take: Duration) {
         let latency = |millis| Fault::Latency { millis, acted: false };
-        // A rule that never strikes still sees every call of its operation.
+        // A rule that never applies still counts every call of its operation.
         let mut rules: Vec<Rule> =
             OPERATIONS.map(|operation| Rule::new(operation, latency(0)).times(0)).into();
         if !receives_take.is_zero() {

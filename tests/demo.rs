@@ -1,5 +1,5 @@
-//! The first thing that anybody runs: it ends by itself, shows what it did, and says whether all
-//! was as promised.
+//! The first command that anyone runs: it ends by itself, shows what it did, and says whether all
+//! promises were kept.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,7 +14,7 @@ fn demo(command: &mut Command) -> (Output, String) {
 #[test]
 fn the_demo_ends_by_itself_with_all_as_promised() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
-    // Whatever AWS settings somebody has are none of its business.
+    // It must ignore the user's AWS settings.
     command
         .env("AWS_PROFILE", "nonsense")
         .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -50,7 +50,7 @@ fn the_demo_ends_by_itself_with_all_as_promised() {
 fn without_a_place_for_its_programs_it_fails_and_says_so() {
     let directory = tempfile::tempdir().expect("directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
-    // Its programs need a place; without one nothing can be shown.
+    // Its programs need a directory; without one nothing can be shown.
     let (output, _) = demo(command.env("TMPDIR", directory.path().join("missing")));
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no temporary directory"));

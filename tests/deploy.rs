@@ -1,5 +1,4 @@
-//! What `deploy/` ships, held against the tools and models of those who will read it: systemd, ECS,
-//! IAM.
+//! Verifies `deploy/` with the tools and models of its readers: systemd, ECS, IAM.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
@@ -42,7 +41,7 @@ fn told(output: &Output) -> String {
 mod systemd {
     use super::*;
 
-    /// Runs systemd-analyze on the unit, with a program that is there in place of ours; none where
+    /// Runs systemd-analyze on the unit, with an existing program in place of ours; `None` if
     /// systemd is not installed.
     fn analyze(arguments: &[&str]) -> Option<Output> {
         let unit = text("systemd/callbackd.service");
@@ -88,7 +87,7 @@ mod systemd {
 
     #[test]
     fn the_unit_is_as_closed_as_handlers_allow() {
-        // In tenths: 2.0, of 10, where a unit without a sandbox has 9.5.
+        // In tenths: 2.0, of 10; a unit without a sandbox has 9.5.
         if let Some(output) = analyze(&["security", "--offline=true", "--threshold=20"]) {
             assert!(output.status.success(), "{}", told(&output));
         }
@@ -296,7 +295,7 @@ mod container {
 
         use super::*;
 
-        /// A daemon that is as well as the test says.
+        /// A daemon in the state that the test sets.
         struct Fake(Mutex<bool>);
 
         impl Source for Fake {
@@ -391,7 +390,7 @@ mod iam {
             .collect()
     }
 
-    /// Actions that can be granted on no resource in particular (Service Authorization Reference).
+    /// Actions that cannot be limited to a resource (Service Authorization Reference).
     const OF_NO_RESOURCE: [&str; 1] = ["sagemaker:ListPipelines"];
 
     #[test]

@@ -1,5 +1,5 @@
-//! The examples as a user runs them: the binary, its TOML, a pipeline, and someone who does the
-//! jobs or approves.
+//! The examples as a user runs them: the binary, its configuration, a pipeline, and someone who
+//! does the jobs or approves.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// Far beyond what anything here takes: SQS's least visibility timeout of ours, 10 s, is the
+/// Far beyond what anything here takes: the shortest allowed visibility timeout, 10 s, is the
 /// longest wait.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -110,7 +110,7 @@ impl Account {
         (Value::Object(outputs), step.failure_reason)
     }
 
-    /// The example, with its own TOML; what depends on this test's world comes from the
+    /// The example with its own configuration; what depends on this test comes from the
     /// environment.
     fn worker(&self, arguments: &[&str]) -> Command {
         let mut command = example(self.example);
@@ -179,7 +179,7 @@ impl Worker {
     }
 }
 
-/// An example's binary with its TOML. `cargo test` builds it beside the tests;
+/// An example's binary with its configuration. `cargo test` builds it beside the tests;
 /// `cargo test --test example` does not.
 fn example(name: &str) -> Command {
     let this = std::env::current_exe().expect("this test");

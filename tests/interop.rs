@@ -1,4 +1,4 @@
-//! The local endpoint, used by clients that do not know it: boto3 and the AWS CLI.
+//! The local endpoint, used by clients that know nothing about it: boto3 and the AWS CLI.
 
 #![allow(clippy::expect_used, reason = "a test says what it expected")]
 

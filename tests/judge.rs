@@ -1,5 +1,4 @@
-//! The judge of all proofs is held to its word: it lets pass what is right, and names each promise
-//! when it is broken.
+//! Tests of the judge: it accepts what is right, and names each promise when it is broken.
 
 #[path = "support/judge.rs"]
 mod judge;
@@ -27,7 +26,7 @@ fn report(worker: Worker, request: u8, accepted: bool) -> Seen<u8> {
     Seen::Reported { worker, token: 1, request, accepted }
 }
 
-/// What the last event breaks; all before it must be right.
+/// What the last event breaks; all earlier ones must be right.
 fn last<const N: usize>(story: [Seen<u8>; N]) -> Result<Judge<u8>, Broken<u8>> {
     let mut judge = Judge::default();
     let mut verdicts = story.map(|seen| judge.see(&seen));

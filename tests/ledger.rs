@@ -70,7 +70,7 @@ fn with_status(statuses: &[&str]) -> Query {
     Query { statuses: statuses.iter().map(|status| (*status).to_owned()).collect(), ..everything() }
 }
 
-/// What a file holds, read beside whoever has it open.
+/// The content of a file, read while another process may have it open.
 fn read(path: &Path) -> Result<Vec<Result<Row, Damaged>>, OpenError> {
     let mut rows = Vec::new();
     Sqlite::read(path, |row| rows.push(row)).map(|()| rows)
@@ -178,7 +178,7 @@ async fn a_file_that_is_purged_as_fast_as_it_fills_keeps_its_size() {
                 store.put(row, None, Commit::Now)
             });
             futures_util::future::join_all(puts).await;
-            // What came in the last round is kept.
+            // What arrived in the last round is kept.
             store.purge(age(round)).await.expect("purged");
         }
         drop(store);
@@ -252,7 +252,7 @@ async fn a_second_worker_is_refused_the_file_under_every_name() {
     std::os::unix::fs::symlink("ledger.db", &other).expect("a link");
     let store = sqlite(directory.path());
     assert!(Sqlite::open(&other, Arc::new(())).is_err_and(|error| error.is_in_use()));
-    // Nor does it help to remove what stands beside it.
+    // Removing the file beside it does not help either.
     fs::remove_file(directory.path().join("ledger.db.lock")).expect("it is there");
     let error = refusal(&path);
     assert!(error.contains("another callbackd"), "{error}");
@@ -355,7 +355,7 @@ async fn a_torn_or_truncated_file_is_refused_and_never_half_read() {
         fs::write(&path, &bytes).expect("write");
         match Sqlite::open(&path, Arc::new(())) {
             Err(_) => refused += 1,
-            // Only free space was hit, or a text: that costs its row, and is told.
+            // Only free space was hit, or a text: that costs its row, and is reported.
             Ok(store) => {
                 let mut found = Vec::new();
                 for record in &records {
@@ -388,7 +388,7 @@ async fn what_a_file_lacks_is_taken_from_its_log() {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).expect("checkpoint");
     let (whole, logged) = (fs::read(&path).expect("read"), fs::read(&log).expect("read"));
     drop((connection, store));
-    // A machine that fails during a checkpoint leaves a file that is not whole, and the log.
+    // A machine that fails during a checkpoint leaves an incomplete file, and the log.
     fs::write(&path, &whole[..whole.len() - 4096]).expect("write");
     assert!(refusal(&path).contains("truncated"));
     fs::write(&log, logged).expect("write");
@@ -466,7 +466,7 @@ async fn what_a_put_returned_is_there_after_a_kill() {
     }
     child.kill().expect("kill");
     child.wait().expect("wait");
-    // The lock went with the process, and every put that was told is there.
+    // The lock went with the process, and every acknowledged put is there.
     let store = Sqlite::open(&path, Arc::new(())).expect("opens");
     assert!(list(&store, everything()).await.len() >= *told.lock().unwrap());
 }
@@ -535,7 +535,7 @@ async fn a_damaged_row_costs_that_row_and_nothing_else() {
         ] {
             assert_eq!(found.len(), 3, "{change}");
             assert_eq!((&found[0], &found[2]), (&None, &None), "{change}");
-            // What is large is looked at when it is read.
+            // Large fields are checked when they are read.
             assert!(
                 heavy.contains(change) || found[1].as_ref() == Some(&damaged),
                 "{change}: {:?}",
@@ -545,7 +545,7 @@ async fn a_damaged_row_costs_that_row_and_nothing_else() {
     }
 }
 
-/// Holds the write lock of a ledger, as somebody at a `sqlite3` prompt may.
+/// Holds the write lock of a ledger, like someone at a `sqlite3` prompt.
 fn hold(path: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(path).expect("open");
     connection.execute_batch("BEGIN IMMEDIATE").expect("the lock");
@@ -582,7 +582,7 @@ async fn a_write_that_may_wait_rides_along_and_is_there_when_the_store_is_closed
     let commits = Arc::new(Commits::default());
     let store = Sqlite::open(&directory.path().join("ledger.db"), commits.clone()).expect("opens");
     let put = |token: &str, commit| store.put(row(token, 1, "settled"), None, commit);
-    // A machine that is busy may take 20 ms between two of them, but not each time.
+    // A busy machine may take 20 ms between two of them, but not each time.
     let mut shared = false;
     for round in 0..20 {
         let before = commits.0.load(Ordering::SeqCst);
@@ -607,7 +607,7 @@ async fn a_write_that_may_wait_rides_along_and_is_there_when_the_store_is_closed
     assert_eq!(read(&directory.path().join("ledger.db")).expect("reads").len(), 62);
 }
 
-/// What callbackd 0.1 wrote: all is in the body, and the digest is of less.
+/// What callbackd 0.1 wrote: everything is in the body, and the digest covers less.
 const SCHEMA_1: &str = "
     CREATE TABLE steps (token TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, status TEXT NOT \
     NULL, settled_at INTEGER,

@@ -1,8 +1,8 @@
-//! The local endpoint holds requests to SageMaker to the service's published model: it refuses for
-//! their form those that the model refuses, and no others.
+//! The local endpoint checks requests to SageMaker like the service's published model: it refuses
+//! the same forms, and no others.
 //!
-//! So a request that a test sends to it, in the demo, the example and the interop tests, is held to
-//! the model too.
+//! So a request that a test sends to it, in the demo, the example and the interop tests, is checked
+//! against the model too.
 
 #![cfg(feature = "local")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -138,8 +138,7 @@ fn members(model: &ServiceModel, shape: &Value, value: &Value) -> Vec<Value> {
     all
 }
 
-/// What the endpoint says against a request's form; nothing where it goes on to what the request
-/// asks for.
+/// What the endpoint objects to in a request's form; `None` if it goes on to the request itself.
 async fn refused_for_its_form(
     endpoint: &Endpoint,
     operation: &str,

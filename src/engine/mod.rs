@@ -2,10 +2,12 @@
 //! drains.
 //!
 //! The files in the order of use, each depending only on those before it:
-//! `config route phase claim said impaired missing budget gates messages watch polls inbox moments orphans`
-//! stand alone; `lane shared` combine them; `ask report running driver` drive one step;
-//! `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to
-//! the drivers.
+//! - `config route phase claim said impaired missing budget gates messages watch polls inbox`
+//!   and `moments orphans` stand alone;
+//! - `lane shared` combine them;
+//! - `ask report running driver` drive one step;
+//! - `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to
+//!   the drivers.
 
 mod accounts;
 pub mod config;

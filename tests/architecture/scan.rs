@@ -1,12 +1,12 @@
-//! A Rust file without what is no code of the product: comments, texts and what is compiled for
-//! tests only. Lines stay where they are.
+//! A Rust file without comments, texts and code that is compiled only for tests. Lines keep their
+//! numbers.
 
 /// What is left of a file.
 pub struct Code {
     pub text: String,
-    /// `#[cfg(test)] mod NAME;`: the files that these name are tests as a whole.
+    /// `#[cfg(test)] mod NAME;`: the files that these name are tests completely.
     pub test_modules: Vec<String>,
-    /// Lines before the first thing that is compiled for tests only; all, where there is none.
+    /// Lines before the first test-only item; all if there is none.
     pub lines: usize,
 }
 
@@ -33,7 +33,7 @@ impl Code {
         Self { text, test_modules, lines }
     }
 
-    /// Where `needle` stands as words of its own: line numbers, from 1.
+    /// Where `needle` occurs as whole words: line numbers, from 1.
     pub fn find(&self, needle: &str) -> Vec<usize> {
         let found = self.text.match_indices(needle).filter(|(at, _)| {
             let before = self.text[..*at].chars().next_back();
@@ -62,7 +62,7 @@ impl Code {
     }
 }
 
-/// What stands between commas, up to the end of the call that `inside` begins in. A group in braces
+/// The parts between commas, up to the end of the call in which `inside` begins. A group in braces
 /// counts as its parts.
 fn arguments(inside: &str) -> Vec<&str> {
     let (mut all, mut begin, mut depth) = (Vec::new(), 0, 0_usize);
@@ -101,7 +101,7 @@ fn next_test(text: &str, from: usize) -> Option<usize> {
         .map(|at| from + at)
 }
 
-/// Where the item ends that begins, with its attributes, at `at`: behind its body or its semicolon.
+/// The end of the item that begins, with its attributes, at `at`: after its body or its semicolon.
 fn end_of_item(text: &str, at: usize) -> usize {
     let (mut depth, mut brackets) = (0_usize, 0_usize);
     for (offset, c) in text[at..].char_indices() {

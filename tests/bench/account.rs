@@ -38,7 +38,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// A new endpoint. With a file, it tells there of each step's message.
+    /// A new endpoint. With a file, it records each step's messages there.
     pub fn open(machine: &Machine, told: Option<&Path>) -> Self {
         let mut command = machine::this(machine.others, &["endpoint"]);
         command.args(told).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -85,10 +85,10 @@ impl Account {
         self.http.call("SageMaker.StopPipelineExecution", &input);
     }
 
-    /// Counts calls from now on, and makes each receive take so much longer.
+    /// Counts calls from now on, and makes each receive take this much longer.
     pub fn count_calls(&self, receives_take: Duration) {
         let rule = |operation: &str, count: Option<u64>, millis: u128| json!({"operation": operation, "count": count, "fault": {"kind": "latency", "millis": millis}});
-        // A rule that never strikes still sees every call of its operation.
+        // A rule that never applies still counts every call of its operation.
         let mut rules: Vec<Value> =
             OPERATIONS.iter().map(|operation| rule(operation, Some(0), 0)).collect();
         if !receives_take.is_zero() {
@@ -125,7 +125,7 @@ impl Account {
     }
 }
 
-/// Waits until something holds, and looks that the process is still there meanwhile.
+/// Waits until something holds, and checks meanwhile that the process still runs.
 pub fn until(what: &str, pause: Duration, process: &mut Process, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {

@@ -1,4 +1,4 @@
-//! The least that answers steps on this SDK: receive ten, report each, delete ten. No ledger, no
+//! The minimum that answers steps on this SDK: receive ten, report each, delete ten. No ledger, no
 //! retries of its own, no stops.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub fn run(endpoint: &str, queue: &str, concurrency: usize) {
     runtime.block_on(answer(endpoint, queue, concurrency));
 }
 
-/// Answers whatever comes, for as long as it is let.
+/// Answers steps until it is dropped.
 pub async fn answer(endpoint: &str, queue: &str, concurrency: usize) {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::AwsLc))

@@ -1,23 +1,23 @@
-//! What callbackd costs, beside a bare loop on the same SDK and what people use today.
+//! What callbackd costs, compared with a bare loop on the same SDK and with what people use today.
 //!
 //! ```text
 //! cargo bench --bench bench                                  # everything, some 20 minutes
 //! cargo bench --bench bench -- cost --rounds 3               # one part of it
 //! cargo bench --bench bench -- memory --parked 100000
-//! cargo bench --bench bench -- --json figures.json           # the figures of each run besides
+//! cargo bench --bench bench -- --json figures.json           # also the figures of each run
 //! ```
 //!
 //! Everything runs in one go on this machine: the local endpoint in a process on one core, and on
-//! another core, one after the other in interleaved rounds, whoever answers the steps of its queue.
-//! Compared are the *bare loop* (receive ten, report each, delete ten; what nobody can do for less
-//! on this SDK), a worker on the library with a handler that does nothing, and boto3. The figures
-//! are processor time and counts: the wall clock is shown, and depends on the machine. Nothing here
-//! fails because it is slow; what a build server can hold, calls and commits and allocations a
-//! step, is in `tests/cost.rs`.
+//! another core, one after another in interleaved rounds, each program that answers the steps of
+//! its queue. Compared are the *bare loop* (receive ten, report each, delete ten; no one can do it
+//! for less on this SDK), a worker on the library with a handler that does nothing, and boto3. The
+//! figures are processor time and counts; the wall-clock time is shown, and depends on the machine.
+//! Nothing here fails for being slow; what a build server can verify, calls and commits and
+//! allocations per step, is in `tests/cost.rs`.
 //!
-//! `cargo bench` builds with the settings of `--release`, in the same folder. This binary is also
-//! each process of its own: the endpoint, the loop, the worker (`Registry::main` with the handlers
-//! of [`handlers`], as in a user's own binary).
+//! `cargo bench` builds with the settings of `--release`, in the same directory. This binary is
+//! also each separate process: the endpoint, the loop, the worker (`Registry::main` with the
+//! handlers of [`handlers`], as in a user's own binary).
 
 #![allow(
     clippy::unwrap_used,

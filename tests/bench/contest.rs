@@ -1,4 +1,4 @@
-//! Whoever answers steps, each in its turn on the same queue of the same endpoint, round after
+//! The programs that answer steps, each in turn on the same queue of the same endpoint, round after
 //! round.
 
 use std::io::IsTerminal;
@@ -17,8 +17,8 @@ use crate::table::{self, Figures, median};
 use crate::venv::Venv;
 use crate::worker::{Ledger, Setup, Worker, folder};
 
-/// The first receives take so long: what a process does before and while it polls first is over by
-/// then, and not counted.
+/// The first receives take this long: what a process does before and during its first poll is over
+/// by then, and not counted.
 const WARM_UP: Duration = Duration::from_millis(900);
 const SETTLE: Duration = Duration::from_millis(600);
 const LOOK: Duration = Duration::from_millis(5);
@@ -28,7 +28,7 @@ struct Contestant {
     concurrency: usize,
     steps: usize,
     who: Who,
-    /// The one that its processor time is compared with.
+    /// The contestant that its processor time is compared with.
     beside: usize,
     budget: Budget,
 }
@@ -36,7 +36,7 @@ struct Contestant {
 enum Who {
     Bare,
     Worker(Setup),
-    /// A program that is given the endpoint, the queue and the concurrency, and more.
+    /// A program that gets the endpoint, the queue and the concurrency, and more arguments.
     Script(Vec<String>),
 }
 
@@ -45,7 +45,7 @@ enum Running {
     Other(Process),
 }
 
-/// At most so much, where the design says anything.
+/// Limits from the design, if there are any.
 #[derive(Clone, Copy, Default)]
 struct Budget {
     /// Of the processor time of the one beside it.
@@ -113,7 +113,7 @@ pub fn cost(machine: &Machine, options: &Options, figures: &mut Figures) {
         add("callbackd, memory", steps, worker(Ledger::Memory), OURS_IN_MEMORY);
         add("callbackd, SQLite", steps, worker(Ledger::Sqlite), OURS_ON_DISK);
         if concurrency == 10 {
-            // They take so much longer that fewer say as much.
+            // They take so much longer that fewer are enough.
             add("boto3", steps / 5, boto3(&[]), NONE);
             if let Some(node) = node() {
                 add("Node, sqs-consumer", steps / 5, node, NONE);
@@ -165,7 +165,7 @@ pub fn exec(machine: &Machine, options: &Options, figures: &mut Figures) {
     record("exec", &contestants, &samples, figures);
 }
 
-/// Whether a step costs more where the ledger holds much.
+/// Whether a step costs more if the ledger holds many records.
 pub fn flat(machine: &Machine, options: &Options, figures: &mut Figures) {
     let folder = folder();
     let few = options.records.min(100);
@@ -206,7 +206,7 @@ fn rounds(machine: &Machine, options: &Options, contestants: &[Contestant]) -> V
     samples
 }
 
-/// Where somebody looks on; a log keeps the tables alone.
+/// For a terminal; a log gets only the tables.
 fn progress(text: &str) {
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K{text}");
@@ -249,7 +249,7 @@ fn show(title: &str, beside: &str, contestants: &[Contestant], samples: &[Vec<Sa
     let line = |at: usize| {
         let Contestant { name, concurrency, beside, budget, .. } = &contestants[at];
         let of = |figure: &dyn Fn(&Sample) -> f64| median(samples[at].iter().map(figure));
-        // Round by round, since what else the machine does changes from one to the next.
+        // Round by round, because the other load of the machine changes from one to the next.
         let ratios = samples[at]
             .iter()
             .zip(&samples[*beside])
@@ -304,8 +304,8 @@ fn boto3(more: &[&str]) -> Who {
     Who::Script(line.into_iter().chain(more.iter().map(|&text| text.to_owned())).collect())
 }
 
-/// What Node's users use, where there are Node, npm and its registry. Installed once, in the target
-/// folder.
+/// The common Node library, if Node, npm and its registry are available. Installed once, in the
+/// target directory.
 fn node() -> Option<Who> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/node");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node");

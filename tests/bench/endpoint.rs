@@ -8,8 +8,8 @@ use callbackd::local::{Endpoint, EventKind, Options};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
-/// Serves until its standard input ends. Prints where it listens; with a file, writes there when
-/// each step's message was sent and received: `EVENT STATUS TOKEN NANOSECONDS`.
+/// Serves until its standard input ends. Prints its address; with a file, records there when each
+/// step's message was sent and received: `EVENT STATUS TOKEN NANOSECONDS`.
 pub fn run(told: Option<&str>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -1,4 +1,4 @@
-//! The handlers of the worker that is measured, as a user's own binary would register them.
+//! The handlers of the measured worker, as a user's own binary would register them.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -18,9 +18,9 @@ use crate::endpoint::monotonic;
 #[serde(rename_all = "lowercase")]
 enum Does {
     Nothing,
-    /// Is to be called again in an hour.
+    /// Asks to be called again in an hour.
     Again,
-    /// Leaves itself to somebody else.
+    /// Defers to someone else.
     Defer,
     /// Runs until it is told to stop.
     Wait,
@@ -29,7 +29,7 @@ enum Does {
 #[derive(Deserialize)]
 struct Settings {
     does: Does,
-    /// Where it is written when each step was started and told to stop: `EVENT TOKEN NANOSECONDS`.
+    /// Where to record when each step was started and told to stop: `EVENT TOKEN NANOSECONDS`.
     told: Option<PathBuf>,
 }
 

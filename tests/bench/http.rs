@@ -1,4 +1,4 @@
-//! One blocking HTTP connection, for what is not measured.
+//! One blocking HTTP connection, for calls that are not measured.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
 
-/// A connection that is kept, so that ten thousand requests take no ten thousand ports.
+/// A kept connection, so that ten thousand requests do not use ten thousand ports.
 pub struct Http {
     address: SocketAddr,
     stream: RefCell<BufReader<TcpStream>>,
@@ -26,7 +26,7 @@ impl Http {
         if answer.is_empty() { Value::Null } else { serde_json::from_str(&answer).expect("JSON") }
     }
 
-    /// The answer's body; anything but a 200 is a mistake of ours.
+    /// The answer's body; anything but a 200 is a mistake in the bench.
     pub fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let mut stream = self.stream.borrow_mut();
         let (address, length) = (self.address, body.len());

@@ -1,10 +1,10 @@
-//! How long a message takes from its receive to its handler: until a run is started, until it is
+//! How long it takes from a message's receive to its handler: until a run is started, until it is
 //! told to stop.
 //!
-//! How long the endpoint takes to hand a message to an open poll is shown besides: by it one sees
-//! what else the machine is doing. Endpoint and handler note the time on the one clock that all
-//! processes share. The endpoint notes a receive before it answers: its answer, and the way over
-//! loopback, are part of what is measured.
+//! How long the endpoint takes to hand a message to an open poll is shown too: it reveals the other
+//! load of the machine. Endpoint and handler record the time on the one clock that all processes
+//! share. The endpoint records a receive before it answers: its answer, and the way over loopback,
+//! are part of the measurement.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,8 +19,7 @@ use crate::options::Options;
 use crate::table::{self, Figures, percentile};
 use crate::worker::{Ledger, Setup, Worker, folder};
 
-/// So that each step meets an idle worker: what is asked is how long one takes, not what a queue of
-/// them does.
+/// Each step meets an idle worker: the question is how long one takes, not a queue of them.
 const PACE: Duration = Duration::from_millis(25);
 /// In milliseconds, the 99th percentile.
 const BUDGET: f64 = 5.0;
@@ -33,7 +32,7 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
         let [sent, run] = ["sent", "run"].map(|name| folder.path().join(name));
         let account = Account::open(machine, Some(&sent));
         account.count_calls(Duration::ZERO);
-        // Room for more than run, so that somebody polls.
+        // More room than is used, so that a poll is always open.
         let mut worker = Worker::start(
             machine,
             &account,
@@ -97,13 +96,13 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
     table::print(&title, &["", "p50", "p99", "budget, p99", "one commit"], &lines);
 }
 
-/// When what happened to whom: by all that stands before the last two words, then by token.
+/// When each event happened: by all words except the last two, then by token.
 fn times(file: &Path) -> BTreeMap<String, BTreeMap<String, f64>> {
     let mut times: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
     for line in fs::read_to_string(file).expect("it was written").lines() {
         let (rest, at) = line.rsplit_once(' ').expect("a time");
         let (what, token) = rest.rsplit_once(' ').expect("a token");
-        // Once: a message that is received again is no news.
+        // Only the first time: a message that is received again is no news.
         let first = times.entry(what.to_owned()).or_default().entry(token.to_owned());
         first.or_insert_with(|| at.parse::<f64>().expect("nanoseconds") / 1e6);
     }

@@ -1,4 +1,5 @@
-//! The ledger alone, and filled ones for others: all that this bench knows of the ledger's own API.
+//! The ledger alone, and filled ones for others: everything that this bench knows of the ledger's
+//! own API.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,12 +18,12 @@ use crate::options::Options;
 use crate::table::{self, Figures, median};
 use crate::worker::folder;
 
-/// Steps a second at full durability, where there are many at once.
+/// Steps per second at full durability, with many at once.
 const BUDGET: f64 = 5_000.0;
-/// Writes under way while a ledger is filled: as many as one transaction takes.
+/// Concurrent writes while a ledger is filled: as many as one transaction takes.
 const TOGETHER: usize = 512;
 
-/// Opened at full durability, as a worker does.
+/// Opened at full durability, as by a worker.
 fn ledger(file: &Path) -> Ledger {
     let config = Config { kind: Kind::Sqlite, path: file.to_owned(), ..Config::default() };
     let store =
@@ -31,7 +32,7 @@ fn ledger(file: &Path) -> Ledger {
     Ledger::new(store, me, lease, Clock::of_this_machine(), Arc::new(()))
 }
 
-/// A step's record as it stands in the file: this is what lasts, while the type changes.
+/// A step's record as it is in the file: that stays, while the type changes.
 fn record(token: &str, status: &str, version: u64) -> Record {
     let now = Timestamp::now();
     let (settled, concluded) = (status == "settled", status != "claimed");
@@ -64,7 +65,7 @@ fn record(token: &str, status: &str, version: u64) -> Record {
 }
 
 async fn write(ledger: &Ledger, record: Record) -> u64 {
-    // As the engine does: nothing waits for a step to be settled.
+    // Like the engine: nothing waits for a step to be settled.
     let commit = if record.status == Status::Settled { Commit::Soon } else { Commit::Now };
     match ledger.write(record, commit).await.expect("the target folder is writable") {
         Written::Done(record) => record.version,
@@ -76,8 +77,8 @@ fn token(number: usize) -> String {
     format!("{number:010}")
 }
 
-/// A ledger file that holds settled records, made by another process of this binary, whose memory
-/// and threads go with it.
+/// A ledger file with settled records, made by another process of this binary, so that its memory
+/// and threads are not counted.
 pub fn filled(file: &Path, records: usize) {
     let this = std::env::current_exe().expect("this binary has a path");
     let mut command = std::process::Command::new(this);
@@ -99,7 +100,7 @@ pub fn fill(file: &Path, records: usize) {
     });
 }
 
-/// Claims, concludes and settles steps, so many at once; prints how many a second.
+/// Claims, concludes and settles steps, this many at once; prints the rate per second.
 pub fn alone(file: &Path, concurrency: usize) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -141,7 +142,7 @@ pub fn measure(_: &Machine, options: &Options, figures: &mut Figures) {
     table::print(title, &["at once", "steps/s", "budget"], &lines);
 }
 
-/// On all cores, as the thread that writes has one beside those that ask.
+/// On all cores, because the writing thread runs beside those that ask.
 fn rate(concurrency: usize) -> f64 {
     let folder = folder();
     let mut command = std::process::Command::new("taskset");

@@ -1,4 +1,4 @@
-//! The processes of the comparison: which core each has, and what it used.
+//! The processes of the comparison: the core of each, and what it used.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 /// The unit of times in `/proc/*/stat`.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Two cores: one for the endpoint and for this process, which mostly sleeps; one for whoever is
-/// measured.
+/// Two cores: one for the endpoint and this process, which mostly sleeps; one for the measured
+/// process.
 pub struct Machine {
     pub others: usize,
     pub measured: usize,
@@ -89,7 +89,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// A command that runs on one core, and is killed when this process dies, however that happens.
+/// A command that runs on one core, and is killed when this process dies, for whatever reason.
 pub fn on_core(core: usize, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &core.to_string(), "setpriv", "--pdeathsig", "KILL"]).arg(program);
@@ -135,8 +135,8 @@ impl Process {
         assert!(ended.is_none(), "a process that is measured has ended: {ended:?}");
     }
 
-    /// Processor time so far, also of threads that are gone, and, in ticks, of its own children
-    /// that are.
+    /// Processor time so far, including threads that have ended, and, in ticks, its own ended
+    /// children.
     pub fn cpu(&self) -> Duration {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a process id"));
         let own = clock_getcpuclockid(pid)
@@ -161,8 +161,7 @@ impl Process {
         kib.and_then(|kib| kib.trim().parse::<f64>().ok()).expect("proc(5)") * 1024.0
     }
 
-    /// How often its threads gave up the processor of their own accord so far: each is followed by
-    /// a wake-up.
+    /// How often its threads yielded the processor voluntarily: each time is followed by a wake-up.
     pub fn sleeps(&self) -> u64 {
         let tasks =
             fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("it is not waited for yet");

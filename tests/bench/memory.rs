@@ -39,7 +39,7 @@ pub fn measure(machine: &Machine, options: &Options, figures: &mut Figures) {
         std::thread::sleep(SETTLE);
         let after = worker.process.resident();
         let each = (after - before) / steps as f64;
-        // What a process grows by once, whatever it does, is not the steps'.
+        // One-time growth of a process is not attributed to the steps.
         let over = if after - before > budget * steps as f64 + 4.0 * MIB { " !" } else { "" };
         lines.push(vec![
             name.clone(),

@@ -1,14 +1,14 @@
-//! What can be asked for on the command line.
+//! The command line.
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-/// Measures what callbackd costs, beside a bare loop on the same SDK and boto3.
+/// Measures what callbackd costs, compared with a bare loop on the same SDK and boto3.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 pub struct Options {
-    /// Which parts; all where none is named.
+    /// Which parts; all by default.
     parts: Vec<Part>,
     /// How often each contestant runs.
     #[arg(long, default_value_t = 5)]
@@ -25,10 +25,10 @@ pub struct Options {
     /// Settled records of a full ledger.
     #[arg(long, default_value_t = 100_000)]
     pub records: usize,
-    /// Where the figures of each run are written besides.
+    /// Also write the figures of each run to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// What `cargo bench` says to every target.
+    /// Passed by `cargo bench` to every target.
     #[arg(long, hide = true)]
     bench: bool,
 }

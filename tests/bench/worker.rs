@@ -53,8 +53,7 @@ pub struct Worker {
     _folder: TempDir,
 }
 
-/// A folder on the disk that the project lies on: a ledger in a memory file system would flush for
-/// nothing.
+/// A directory on the project's disk: a ledger in a memory file system would flush for free.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable")
 }
@@ -65,7 +64,7 @@ impl Worker {
         let ledger = folder.path().join("ledger.db");
         if let Ledger::Filled(from) = &setup.ledger {
             fs::copy(from, &ledger).expect("a filled ledger");
-            // Not to be flushed for us while it is measured.
+            // Must not be flushed during the measurement.
             fs::File::open(&ledger)
                 .and_then(|file| file.sync_all())
                 .expect("the target folder is writable");
@@ -98,7 +97,7 @@ impl Worker {
         Self { process, begun, status, _folder: folder }
     }
 
-    /// The sum over all labels of what `/metrics` calls so; none while it does not answer.
+    /// The sum of a metric in `/metrics` over all labels; `None` while it does not answer.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let mut stream = TcpStream::connect(self.status).ok()?;
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -1,4 +1,4 @@
-//! Each token gets one answer, and it is one that SageMaker takes.
+//! Each token gets one answer, and SageMaker accepts it.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! A handler that kills the daemon, and the steps that run beside it.
+//! A handler that kills the daemon, and the steps beside it.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::daemon::{Config, Daemon};
 use crate::scene::{Scene, Step, until_within};
 
-/// Either kills the daemon, the highest of the processes above it that are callbackd's, or works
-/// for a while.
+/// Either kills the daemon, the highest of its ancestors that are callbackd's, or works for a
+/// while.
 const SCRIPT: &str = r#"
 kill_the_daemon() {
     pid=$$; daemon=
@@ -25,10 +25,10 @@ esac
 "#;
 const NEIGHBOURS: usize = 8;
 const ATTEMPTS: usize = 3;
-/// In so many crashes a killer may be that have others beside it, before it is tried.
+/// How many crashes a killer may share with others before it is put on trial.
 const SPARED: usize = 2;
 
-/// Starts the daemon again whenever it has died, until all these steps are answered. Says how often
+/// Restarts the daemon whenever it has died, until all these steps are answered. Returns how often
 /// it died.
 async fn keep_up(scene: &Scene, config: &Config, steps: &[Step]) -> (Daemon, usize) {
     let mut daemon = scene.start(config);
@@ -36,7 +36,7 @@ async fn keep_up(scene: &Scene, config: &Config, steps: &[Step]) -> (Daemon, usi
     until_within(Duration::from_secs(400), "all steps are answered", async || {
         if daemon.ended().is_some() {
             deaths += 1;
-            // What the ledger holds meanwhile is remembered.
+            // Records what the ledger holds meanwhile.
             scene.records();
             daemon = scene.start(config);
         }
@@ -46,7 +46,7 @@ async fn keep_up(scene: &Scene, config: &Config, steps: &[Step]) -> (Daemon, usi
     (daemon, deaths)
 }
 
-/// What was said of the steps that were running as a daemon died.
+/// What was logged about the steps that were running when a daemon died.
 fn judged(daemon: &Daemon) -> Vec<Value> {
     let log = daemon.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

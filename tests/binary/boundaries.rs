@@ -1,5 +1,5 @@
-//! The daemon is killed before and after every call that it makes to the world, each once, and its
-//! successor sets all right.
+//! The daemon is killed before and after every kind of outside call, once each, and its successor
+//! repairs everything.
 
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Mutex;
@@ -14,17 +14,17 @@ use crate::daemon::{Config, Daemon};
 use crate::history::judge;
 use crate::scene::{Scene, Step, until};
 
-/// Stories told at once: they wait most of the time, for a visibility timeout.
+/// Concurrent stories: they wait most of the time, for a visibility timeout.
 const AT_ONCE: usize = 12;
 
-/// What has to happen for a daemon to come to a boundary.
+/// What must happen for a daemon to reach a boundary.
 #[derive(Clone, Copy, Debug)]
 enum Story {
     /// A step is run and answered.
     Success,
     /// The first attempt is to be tried again.
     Retry,
-    /// The first attempt goes on for ever.
+    /// The first attempt never ends.
     Long,
     /// A daemon was killed while a step ran.
     Restart,
@@ -32,11 +32,11 @@ enum Story {
     Stop,
     /// The stop comes, and the work never does.
     StopAlone,
-    /// The step is left to somebody else, and then stopped.
+    /// The step is deferred, and then stopped.
     Deferred,
 }
 
-/// A place to be killed at: before or after the boundary, on which passing.
+/// Where to kill it: before or after the boundary, at which passage.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     story: Story,
@@ -50,7 +50,7 @@ impl Place {
         let mut places = Vec::new();
         for &boundary in BOUNDARIES {
             let stories: &[(Story, usize)] = match boundary {
-                // Told in `ledgers`, where a ledger fails.
+                // Covered in `ledgers`, with a failing ledger.
                 Boundary::ProbeLedger | Boundary::Write(Status::New) => &[],
                 Boundary::Receive | Boundary::DeleteMessages | Boundary::Report => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
@@ -88,10 +88,10 @@ impl Place {
         places
     }
 
-    /// The attempts whose programs began, in order; `None` where chance decides.
+    /// The attempts whose programs began, in order; `None` if that is random.
     fn attempts(self) -> Option<&'static [u32]> {
         Some(match (self.story, self.boundary, self.after) {
-            // Asked for beside the program, which may not have begun.
+            // Called beside the program, which may not have begun.
             (Story::Long, _, _) | (Story::Success, Boundary::PurgeRecords, _) => return None,
             // Of the messages of the step and of its stop, either may come back first.
             (Story::Stop, Boundary::Write(Status::Claimed), false) if self.passing == 3 => {
@@ -104,7 +104,7 @@ impl Place {
             (Story::Success, Boundary::Write(Status::Claimed), _) | (_, Boundary::Run, false) => {
                 &[2]
             }
-            // What the run came to is nowhere yet.
+            // The result of the run is not recorded yet.
             (Story::Success, Boundary::Run, true)
             | (Story::Success, Boundary::Write(Status::Concluded), false)
             | (Story::Deferred, Boundary::Write(Status::Deferred), false) => &[1, 2],
@@ -116,7 +116,7 @@ impl Place {
     fn cleanups(self) -> usize {
         match (self.story, self.boundary, self.after) {
             (Story::Success | Story::Retry | Story::Long | Story::Restart, _, _) => 0,
-            // That it was done is nowhere yet.
+            // That it was done is not recorded yet.
             (_, Boundary::CleanUp, true) | (_, Boundary::Write(Status::Concluded), false) => 2,
             (Story::Stop | Story::StopAlone | Story::Deferred, _, _) => 1,
         }
@@ -132,8 +132,8 @@ impl Place {
     }
 }
 
-/// A first attempt that waits, in the stories where it must; it tells what is alive of a run before
-/// it.
+/// A first attempt that waits, in the stories that need it; it reports what is alive of an earlier
+/// run.
 fn script(story: Story) -> &'static str {
     match story {
         Story::Success | Story::Deferred => "end 0",
@@ -160,7 +160,7 @@ fn config(scene: &Scene, story: Story) -> Config {
     }
 }
 
-/// Sees to it that the daemon comes to the boundary.
+/// Makes the daemon reach the boundary.
 async fn begin(scene: &Scene, story: Story) -> Step {
     match story {
         Story::StopAlone => {
@@ -172,7 +172,7 @@ async fn begin(scene: &Scene, story: Story) -> Step {
     }
 }
 
-/// What is to happen while a daemon runs, the one that is killed or its successor.
+/// What happens while a daemon runs, the killed one or its successor.
 async fn go_on(scene: &Scene, story: Story, step: &Step) {
     match story {
         Story::Stop => {
@@ -257,8 +257,8 @@ fn killed_at_any_boundary_the_daemon_breaks_no_promise() {
                             .expect("a runtime")
                             .block_on(tell(place));
                     };
-                    // A thread of its own, so that one that fails lets the others go on; what it
-                    // has to say it has said.
+                    // A thread of its own, so that a failing one does not stop the others; it has
+                    // printed its reason.
                     if thread::spawn(story).join().is_err() {
                         failed.lock().unwrap().push(format!("{place:?}"));
                     }

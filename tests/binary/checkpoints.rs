@@ -1,4 +1,5 @@
-//! What a program writes to its checkpoint is there at its next attempt, whatever happens between.
+//! What a program writes to its checkpoint is restored at its next attempt, whatever happens in
+//! between.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::scene::{Scene, until};
 
-/// Writes what it saw; then does what a test says, in its first attempt.
+/// Prints what it found; then does what a test says, in its first attempt.
 fn script(first: &str) -> String {
     format!(
         "echo \"$STEP_ATTEMPT [$(cat $STEP_CHECKPOINT)]\" >> $FOLDER/saw\n[ $STEP_ATTEMPT = 1 ] || \

@@ -1,5 +1,5 @@
-//! What the daemon meets around it: who gives out credentials, whose ledger it is; and the command
-//! that looks at all that.
+//! The daemon's environment: the source of its credentials, the owner of its ledger; and the
+//! command that examines it.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::scene::{Scene, until};
 
-/// All that lies below a folder, with owner and moment of the last change.
+/// Everything below a directory, with owner and time of the last change.
 fn below(folder: &Path) -> Vec<(String, u32, i64, i64)> {
     let entries =
         fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
@@ -25,8 +25,8 @@ fn below(folder: &Path) -> Vec<(String, u32, i64, i64)> {
 async fn check_tells_what_would_bite_and_changes_nothing() {
     let scene = Scene::new("").await;
     let folder = scene.path("ledger");
-    // Another user's, as far as this one may give it away: root must leave nothing there that is
-    // root's.
+    // Belongs to another user, if this one may change that: root must leave nothing there that
+    // belongs to root.
     let _ = chown(&folder, Some(4711), Some(4711));
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();

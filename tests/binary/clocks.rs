@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-/// A library that is preloaded, and the file from which it reads how far each clock is ahead.
+/// A preloaded library, and the file from which it reads how far each clock is ahead.
 pub struct Clocks {
     library: String,
     file: String,
@@ -16,7 +16,7 @@ const WALL: u64 = 0;
 const RUNNING: u64 = 8;
 
 impl Clocks {
-    /// The wall clock is ahead by `days`, or behind where they are negative.
+    /// The wall clock is ahead by `days`, or behind if negative.
     pub fn ahead_by_days(folder: &Path, days: i64) -> Self {
         let path = |name: &str| folder.join(name).display().to_string();
         let (library, file) = (path("clocks.so"), path("clocks"));
@@ -31,7 +31,7 @@ impl Clocks {
         clocks
     }
 
-    /// What a daemon is started with that is to see them.
+    /// The environment of a daemon that uses these clocks.
     pub fn variables(&self) -> [(&str, &str); 2] {
         [("LD_PRELOAD", &self.library), ("CLOCKS", &self.file)]
     }
@@ -41,7 +41,7 @@ impl Clocks {
         self.set(WALL, 0);
     }
 
-    /// So many seconds more have passed since the test began.
+    /// This many more seconds have passed since the test began.
     pub fn run_ahead_to(&self, seconds: i64) {
         self.set(RUNNING, seconds);
         self.set(WALL, seconds);

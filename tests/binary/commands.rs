@@ -1,5 +1,5 @@
-//! `callbackd start` and `callbackd stop`, as somebody types them: with the environment alone, and
-//! as the role of a configured queue.
+//! `callbackd start` and `callbackd stop` from a terminal: with only the environment, and with the
+//! role of a configured queue.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -23,7 +23,7 @@ const ASSUMED: &str = "<AssumeRoleResponse><AssumeRoleResult><Credentials><Acces
     <SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2199-01-01T00:00:00Z</Expiration>\
     </Credentials></AssumeRoleResult></AssumeRoleResponse>";
 
-/// SageMaker and STS at one address. What they were asked is kept.
+/// SageMaker and STS at one address. Their requests are kept.
 struct Account {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -55,12 +55,12 @@ impl Account {
         Self { address, asked }
     }
 
-    /// What was asked since the last look.
+    /// The requests since the last look.
     fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
-    /// Runs the binary with nothing but this in its environment.
+    /// Runs the binary with only this in its environment.
     fn run(&self, folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
         command
@@ -132,7 +132,7 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     assert_eq!((&body["PipelineName"], &body["PipelineParameters"]), (&json!("p"), &parameters));
     assert!(body["ClientRequestToken"].as_str().is_some_and(|token| token.len() >= 32), "{body}");
 
-    // An ARN says where it is; so no region need be known.
+    // An ARN contains the region, so none must be configured.
     let output = account.run(folder.path(), &["stop", ARN], &[]);
     assert!(output.status.success(), "{}", told(&output));
     let [asked] = &account.asked()[..] else { panic!("one call") };
@@ -143,7 +143,7 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     let body: Value = serde_json::from_str(&asked.body).expect("JSON");
     assert_eq!(body["PipelineExecutionArn"], ARN);
 
-    // What the environment says wrongly is told before anything is asked.
+    // An error in the environment is reported before any call.
     let output =
         account.run(folder.path(), &["start", "p"], &[("CALLBACKD_AWS__REGOIN", "eu-west-1")]);
     assert_eq!(output.status.code(), Some(78), "{}", told(&output));
@@ -163,7 +163,7 @@ async fn a_queues_role_is_taken_where_it_is_told_from_others_by_account_or_name(
     };
     let (one, two) = (folder.path().join("one.toml"), folder.path().join("two.toml"));
     let near = queue("near", "us-east-1", "123456789012");
-    // Their handlers need not be there: these commands run no step.
+    // Their handlers need not exist: these commands run no step.
     fs::write(&one, &near).expect("the folder is writable");
     fs::write(&two, near + &queue("far", "eu-west-1", "210987654321"))
         .expect("the folder is writable");

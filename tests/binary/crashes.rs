@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Scene, until};
 
-/// Leaves a grandchild behind, saves a checkpoint, and waits. A second run tells what is alive of
+/// Leaves a grandchild behind, saves a checkpoint, and waits. A second run reports what is alive of
 /// the first, and its checkpoint.
 const RESUMABLE: &str = r#"
 if [ "$STEP_ATTEMPT" = 1 ]; then
@@ -60,7 +60,7 @@ async fn killed_before_its_report_is_taken_it_sends_the_same_outcome_and_runs_no
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_its_report_is_under_way_it_sends_the_same_again() {
     let scene = Scene::new("date +%N | sed s/^/at=/ >> $STEP_OUTPUT").await;
-    // Taken, and nobody knows.
+    // Accepted, but the answer is lost.
     scene.sagemaker.script(SUCCESS, [Fault::CloseAfter]);
     scene.sagemaker.always(SUCCESS, Fault::Hang);
     let step = scene.step_sent().await;

@@ -1,7 +1,7 @@
-//! Thousands of steps at once: what they cost, and that none is lost in the crowd.
+//! Thousands of steps at once: what they cost, and that none is lost.
 //!
-//! No route matches them, so that a step fails at once and costs no program. SQS is the local
-//! endpoint, which is fast enough.
+//! No route matches them, so a step fails at once and costs no program. SQS is the local endpoint,
+//! which is fast enough.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -53,7 +53,7 @@ impl Crowd {
                         count.fetch_add(1, Ordering::SeqCst);
                     }
                     Ok(_) => {}
-                    // What was lost may have been one: better a test that fails for nothing.
+                    // A lost event may have been one: better a false alarm.
                     Err(RecvError::Lagged(_)) => drop(count.fetch_add(1, Ordering::SeqCst)),
                     Err(RecvError::Closed) => return,
                 }
@@ -93,7 +93,7 @@ impl Crowd {
         environment.start(config, "daemon")
     }
 
-    /// So many steps wait at SageMaker, and `status` messages of theirs are on the queue. Returns
+    /// This many steps wait at SageMaker, and their `status` messages are on the queue. Returns
     /// their tokens.
     async fn send(&self, count: usize, status: &str, arguments: &Value) -> Vec<String> {
         let tokens: Vec<String> = iter::repeat_with(random_token).take(count).collect();
@@ -174,7 +174,7 @@ async fn a_held_step_costs_little_memory() {
         .with("queues.0.visibility_timeout", "20m")
         .with("queues.0.repost_after", "11h");
     let daemon = crowd.start(&config.with("queues.0.stop_takeover_after", "12h"));
-    // What is allocated once is there by then.
+    // One-time allocations have happened by then.
     let few = 300;
     let many = 2_000;
     let mut held = 0;

@@ -16,8 +16,7 @@ use toml::Table;
 
 use crate::http;
 
-/// A configuration for tests: the least times that are allowed, and a handler `job` made of two
-/// scripts.
+/// A configuration for tests: the shortest allowed times, and a handler `job` made of two scripts.
 #[derive(Clone)]
 pub struct Config(Table);
 
@@ -92,14 +91,14 @@ impl Config {
         self
     }
 
-    /// Serves its status, on whatever port the system gives it.
+    /// Serves its status on any free port.
     pub fn listening(self) -> Self {
         self.with("http.listen", "127.0.0.1:0")
     }
 }
 
-/// What the log says before the first line of each process: it may do much before it says that it
-/// is up.
+/// The log line before the first one of each process: it may do much before it reports that it is
+/// up.
 pub const BEGINS: &str = "a process is started";
 
 /// What a process of the binary is started with besides its configuration.
@@ -118,7 +117,7 @@ pub struct Daemon {
     /// A shell that kills the daemon when the pipe to it is closed, however this process ends.
     guard: Child,
     log: PathBuf,
-    /// Where its own lines begin: daemons of one name share a log.
+    /// Where its own lines begin: daemons with the same name share a log.
     log_begins: u64,
     status: OnceLock<SocketAddr>,
 }
@@ -132,7 +131,7 @@ impl Environment {
     pub fn start_in(&self, config: &Config, name: &str, variables: &[(&str, &str)]) -> Daemon {
         let log = self.folder.join(format!("{name}.log"));
         let mut stderr = File::options().create(true).append(true).open(&log).expect("a log file");
-        // The one before may have been killed in the middle of a line.
+        // The previous one may have been killed in the middle of a line.
         let end = if stderr.metadata().expect("it is open").len() > 0 { "\n" } else { "" };
         let begin = json!({ "timestamp": Timestamp::now().to_string(), "level": "INFO", "message": BEGINS });
         writeln!(stderr, "{end}{begin}").expect("the folder is writable");
@@ -142,7 +141,7 @@ impl Environment {
         Self::spawn(command, stderr, log, log_begins)
     }
 
-    /// With an stderr that is no file: nothing can be read of its log but there.
+    /// With an stderr that is not a file: its log can be read only there.
     pub fn start_on(&self, config: &Config, stderr: impl Into<Stdio>) -> Daemon {
         Self::spawn(self.command(config, &["run"]), stderr, PathBuf::from("/dev/null"), 0)
     }
@@ -225,7 +224,7 @@ impl Environment {
 }
 
 impl Daemon {
-    /// Where its status server listens, of one whose log does not say.
+    /// The address of its status server, if its log does not contain it.
     pub fn listens_at(&self, address: SocketAddr) {
         self.status.set(address).expect("nobody has found out");
     }
@@ -254,7 +253,7 @@ impl Daemon {
         fs::read_to_string(&self.log).expect("the log is readable")
     }
 
-    /// Whether it has said that it is.
+    /// Whether it has logged that it is up.
     pub fn is_up(&self) -> bool {
         self.said("callbackd is up").is_some()
     }
@@ -285,7 +284,7 @@ impl Daemon {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
-    /// The sum of a metric over all its labels; nothing where it has no series.
+    /// The sum of a metric over all its labels; `None` if it has no series.
     pub async fn sum(&self, name: &str) -> Option<f64> {
         let (_, text) = self.status("/metrics").await?;
         let of_it =
@@ -298,7 +297,7 @@ impl Daemon {
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
-    /// The lines of its own log at this level or worse, of those that bear `part`.
+    /// The lines of its own log at this level or worse that contain `part`.
     pub fn complaints(&self, levels: &[&str], part: &str) -> Vec<Value> {
         let mut log = File::open(&self.log).expect("the log is readable");
         log.seek(SeekFrom::Start(self.log_begins)).expect("it is a file");
@@ -328,7 +327,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // The guard first, and the daemon's number is not given to another before it is waited for.
+        // The guard first: the daemon's pid is not reused before the daemon is waited for.
         let _ = self.guard.kill();
         let _ = self.guard.wait();
         let _ = self.child.kill();

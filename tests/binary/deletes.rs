@@ -1,4 +1,4 @@
-//! Settled messages are deleted, whatever happens to the calls that do it.
+//! Settled messages are deleted, whatever happens to the delete calls.
 
 use crate::scene::{Scene, until};
 
@@ -6,7 +6,7 @@ const DELETE: &str = "deletemessagebatch";
 const HIDE: &str = "changemessagevisibilitybatch";
 const SEND: &str = "sendmessage";
 
-/// No call may name one message twice: SQS is not known to take it.
+/// No call may name one message twice: SQS is not known to accept that.
 fn no_batch_was_refused(scene: &Scene) {
     let exchanges = scene.to_sqs.exchanges();
     let refused = exchanges

@@ -1,4 +1,4 @@
-//! A file system of a test's own, that can be full or read-only, in a namespace that goes with the
+//! A test's own file system, which can be full or read-only, in a namespace that ends with the
 //! test.
 
 use std::io::{BufRead, BufReader, Read};
@@ -44,7 +44,7 @@ impl Disk {
         Self { folder: folder.to_owned(), holder }
     }
 
-    /// What a command line begins with that is to see it.
+    /// The prefix of a command line that should see it.
     pub fn enter(&self) -> Vec<String> {
         let target = format!("--target={}", self.holder.id());
         ["nsenter", &target, "--user", "--mount", "--preserve-credentials"]
@@ -60,7 +60,7 @@ impl Disk {
         self.run("mount -o remount,rw .");
     }
 
-    /// Takes all the space that is left.
+    /// Uses up all free space.
     pub fn fill(&self) {
         self.run("! cat /dev/zero > filling 2>/dev/null");
     }

@@ -1,4 +1,4 @@
-//! What a program can say by its exit, and the limits that it runs under.
+//! What a program can report by its exit, and the limits that it runs under.
 
 use serde_json::{Value, json};
 
@@ -120,7 +120,7 @@ async fn a_program_is_given_its_step_on_stdin_and_in_its_environment() {
     );
 }
 
-/// The handler is called otherwise, and does the same.
+/// The handler has another name, and does the same.
 fn renamed(config: &Config) -> Config {
     let other = config.value("handlers.job");
     config

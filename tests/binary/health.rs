@@ -1,4 +1,4 @@
-//! Whether the daemon is alive, as it tells whoever would restart it.
+//! Whether the daemon reports that it is alive, which decides about restarts.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ async fn health_and_metrics_do_not_wait_for_a_ledger_that_somebody_holds() {
     scene.answered_once(&second).await;
 }
 
-/// The first attempt of the first step ends with 75 when it may; all else runs until the gate is
-/// open.
+/// The first attempt of the first step ends with 75 when it may; everything else runs until the
+/// gate is open.
 const RUN: &str =
     "mkdir $FOLDER/first 2>/dev/null && { until_there again; exit 75; }\nuntil_there gate";
 

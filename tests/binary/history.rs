@@ -1,4 +1,4 @@
-//! What was seen of the daemon from outside, put in order and laid before the judge.
+//! What was observed of the daemon from outside, sorted and passed to the judge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,11 +14,11 @@ use crate::scene::{Reading, Scene, Step, until};
 
 type Events = Vec<(Timestamp, Seen<String>)>;
 
-/// Judges all that happened to `steps` in a scene whose daemons logged to `daemon.log`, one after
-/// the other, on one ledger.
+/// Judges everything that happened to `steps` in a scene whose daemons logged to `daemon.log`, one
+/// after another, on one ledger.
 ///
-/// The order is that of the wall clock of this machine. Starts are the daemon's own word, of which
-/// the scripts' lines are the proof: a script that ran without one is a breach too.
+/// The order is that of this machine's wall clock. Starts are taken from the daemon's log, and the
+/// scripts' lines verify them: a script that ran without a logged start is a breach too.
 pub async fn judge(scene: &Scene, steps: &[Step]) {
     until("every call is over", async || !scene.to_sqs.is_busy()).await;
     let mut events = Events::new();
@@ -106,7 +106,7 @@ fn of_sagemaker(scene: &Scene, step: &Step, events: &mut Events) {
     }
 }
 
-/// What the ledger was ever seen to hold: what it forgot since, it must not have forgotten.
+/// Everything that the ledger was ever seen to hold.
 fn of_ledger(scene: &Scene, steps: &[Step], events: &mut Events) {
     scene.records();
     for step in steps {
@@ -126,10 +126,10 @@ fn of_ledger(scene: &Scene, steps: &[Step], events: &mut Events) {
     }
 }
 
-/// What the daemons said of themselves, and their scripts.
+/// What the daemons and their scripts logged.
 fn of_account(scene: &Scene, steps: &[Step], events: &mut Events) {
     let mut account = Account::of(0);
-    // The ledger says so also where a kill came before the log did.
+    // The ledger has it too if a kill came before the log line.
     let deferred = |(_, seen): &(_, Seen<String>)| match seen {
         Seen::Deferred { token, .. } => Some(token.clone()),
         _ => None,

@@ -1,4 +1,4 @@
-//! What ails the machine costs no step an attempt, is shown, and passes.
+//! A problem of the machine costs no step an attempt, is shown, and passes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +31,7 @@ async fn passes(scene: &Scene, what: &str, ail: impl FnOnce(), mend: impl FnOnce
     passes_for(scene, &scene.start(&config(scene)), what, ail, mend).await;
 }
 
-/// Steps are sent while something is amiss, and done once it is not, with one attempt each.
+/// Steps are sent while the problem exists, and finish after it, with one attempt each.
 async fn passes_for(
     scene: &Scene,
     daemon: &Daemon,
@@ -127,9 +127,9 @@ async fn a_full_or_read_only_disk_for_programs_files_costs_no_attempt() {
     tokio::join!(full, read_only);
 }
 
-/// The disk is full while the programs run, and the attempt that fails for that is none, though
-/// some space is back by the time that it has failed: what the other run gave back, and what the
-/// program itself removed.
+/// The disk is full while the programs run, and an attempt that fails because of it is not counted,
+/// although some space is free again by then: what the other run freed, and what the program itself
+/// removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_while_a_program_runs_costs_neither_usual_outputs_nor_an_attempt() {
     let run = "size=$(grep -o 'small\\|large'); echo > $FOLDER/began-$size; until_there go-$size
@@ -167,7 +167,7 @@ async fn a_program_that_fills_the_disk_itself_fails_its_own_step() {
     assert!(is_well(&daemon).await);
 }
 
-/// A library that has a daemon refused processes and threads while a file is there, and that file.
+/// A library that refuses a daemon processes and threads while a file exists, and that file.
 fn scarce(scene: &Scene) -> (PathBuf, PathBuf) {
     let (library, file) = (scene.path("scarce.so"), scene.path("scarce"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/scarce.c");
@@ -192,8 +192,8 @@ async fn is_refused(errno: Errno, what: &str) {
     let ail = || fs::write(file, (errno as i32).to_string()).expect("the folder is writable");
     let mend = || fs::remove_file(file).expect("it is there");
     passes_for(&scene, &daemon, what, ail, mend).await;
-    // Threads that have nothing to do end after a while; what they are for goes on without others.
-    // That none panicked, the scene sees to.
+    // Idle threads end after a while; the work continues without others. The scene verifies that
+    // none panicked.
     ail();
     let answers = async || daemon.status("/healthz").await.is_some_and(|(status, _)| status == 200);
     never("it does not answer", Duration::from_secs(32), async || !answers().await).await;
@@ -237,8 +237,8 @@ async fn programs_leave_the_daemon_the_descriptors_that_it_needs_itself() {
     }
     until("it is impaired", async || is_impaired(&daemon, "descriptors").await).await;
     let open = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it is alive").count();
-    // Each try takes some for an instant. For longer than a visibility timeout, so that messages
-    // are kept.
+    // Each try uses some for a moment. For longer than a visibility timeout, so that messages are
+    // kept.
     let lacks = async || {
         daemon.status("/healthz").await.is_none_or(|(status, _)| status != 200) || open() > 120 - 8
     };
@@ -259,7 +259,7 @@ async fn the_status_server_answers_though_no_descriptor_is_left() {
     until("it is up", async || is_well(&daemon).await).await;
     let folder = format!("/proc/{}/fd", daemon.pid());
     let taken = |fd: &u64| fs::symlink_metadata(format!("{folder}/{fd}")).is_ok();
-    // New ones must be below the limit, and there all are taken.
+    // New ones must be below the limit, where all are in use.
     let first_free = (0..u64::MAX).find(|fd| !taken(fd)).expect("one");
     let limit = format!("--nofile={first_free}:20000");
     let set = Command::new("prlimit").args(["--pid", &daemon.pid().to_string(), &limit]).status();
@@ -336,7 +336,7 @@ async fn a_handler_whose_program_is_absent_holds_up_no_other_of_its_queue() {
         hindered.push(step);
     }
     until("it is impaired", async || is_impaired(&daemon, "program").await).await;
-    // So many take minutes where each waits for the other handler's back-off.
+    // This many take minutes if each waits for the other handler's back-off.
     let mut well = Vec::new();
     for _ in 0..20 {
         well.push(scene.step_sent().await);

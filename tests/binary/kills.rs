@@ -1,5 +1,5 @@
-//! A daemon that is killed at random moments, again and again, or frozen for longer than anybody
-//! waits.
+//! A daemon that is killed at random moments, again and again, or frozen for longer than any
+//! timeout.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::history::judge;
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Scene, until};
 
-/// Some end at once, some after a while, some by the third attempt, some never unless they are
-/// stopped; all tell what is alive of a run before.
+/// Some end at once, some after a while, some at the third attempt, some never unless they are
+/// stopped; all report what is alive of an earlier run.
 const MIXED: &str = r#"
 pid=$FOLDER/pid-$STEP_TOKEN
 [ -e $pid ] && alive $(cat $pid) && echo $$ >> $FOLDER/alive
@@ -26,11 +26,10 @@ case $(cat) in
 esac
 "#;
 const KINDS: [&str; 5] = ["quick", "slow", "retry", "failing", "stopped"];
-/// At least so many, and more for as long as too few of them hit anything.
+/// At least this many, and more as long as too few of them hit anything.
 const KILLS: usize = 25;
 const KILLS_AT_MOST: usize = 150;
-/// How many of them must come while a program runs, and how many while an outcome is frozen and not
-/// reported.
+/// How many must hit a running program, and how many a frozen outcome that is not reported.
 const HITS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +50,7 @@ async fn killed_again_and_again_at_random_the_daemon_breaks_no_promise() {
             kill < KILLS_AT_MOST,
             "{kill} kills hit no more than {runs_cut:?} and {reports_cut:?}"
         );
-        // Every other life has outcomes that it cannot get rid of.
+        // Every other life has outcomes that it cannot report.
         if kill % 2 == 0 {
             scene.sagemaker.always(SUCCESS, Fault::Hang);
         }

@@ -1,4 +1,4 @@
-//! A ledger that fails while the daemon runs, and one that is no ledger any more.
+//! A ledger that fails while the daemon runs, and one that is damaged.
 
 use std::fs;
 #[cfg(debug_assertions)]
@@ -14,8 +14,8 @@ async fn readiness(daemon: &crate::daemon::Daemon) -> u16 {
     daemon.status("/readyz").await.map_or(0, |(status, _)| status)
 }
 
-/// Programs have their files on another disk: what they give back at their end would be space for
-/// the ledger.
+/// Programs have their files on another disk: what they free at their end would be space for the
+/// ledger.
 fn beside_a_full_disk(scene: &Scene) -> Config {
     scene.config().with("worker.work_dir", scene.path("work").to_str().expect("UTF-8"))
 }

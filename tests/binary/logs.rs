@@ -1,4 +1,4 @@
-//! A log that nobody reads, or that cannot be written: it costs lines, and nothing else.
+//! A log that is not read, or that cannot be written: it costs lines, and nothing else.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
@@ -12,13 +12,13 @@ use crate::daemon::Config;
 use crate::operations::exit_code;
 use crate::scene::{Scene, until};
 
-/// Talks without end until the gate opens.
+/// Prints without end until the gate opens.
 const LOUD: &str =
     "until [ -e $FOLDER/gate ]; do head -c 1000000 /dev/zero | tr '\\0' x; echo; sleep 0.05; done";
 
 const DROPPED: &str = "callbackd_log_lines_dropped_total";
 
-/// A port that nobody has just now.
+/// A port that is free at the moment.
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
@@ -29,7 +29,7 @@ fn listening(scene: &Scene, address: SocketAddr) -> Config {
     scene.config().with("http.listen", address.to_string())
 }
 
-/// A pipe that is full already, as one has it whose last writer was stopped for the same reason.
+/// A pipe that is full already, as after a previous writer was stopped for the same reason.
 fn full_pipe() -> (PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     let flags = OFlag::from_bits_retain(fcntl(&writer, FcntlArg::F_GETFL).expect("it is open"));

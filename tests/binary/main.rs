@@ -1,4 +1,4 @@
-//! The built binary as its users meet it: configured by a file, stopped by signals, between moto's
+//! The built binary as its users run it: configured by a file, stopped by signals, between moto's
 //! SQS and a scripted SageMaker.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]

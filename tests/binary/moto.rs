@@ -1,4 +1,4 @@
-//! moto's server: an SQS that is not ours, one for all tests, a queue for each.
+//! moto's server: an independent SQS, one for all tests, with a queue for each.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ pub fn address() -> SocketAddr {
 }
 
 impl Moto {
-    /// A server of its own, whose complaints go to `complaints`; a `strict` one refuses what the
-    /// service's model does not allow.
+    /// A server of its own, whose error output goes to `complaints`; a `strict` one refuses what
+    /// the service's model does not allow.
     pub fn start(arguments: &[&str], complaints: Stdio) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
         let mut server = Command::new(Venv::ready().python());
@@ -59,8 +59,8 @@ impl Queue {
         call("SendMessage", &json!({ "QueueUrl": self.url, "MessageBody": body })).await;
     }
 
-    /// From now on, what was received `most` times and not deleted goes to another queue, which is
-    /// returned.
+    /// From now on, a message that was received `most` times and not deleted goes to another queue,
+    /// which is returned.
     pub async fn redrive(&self, most: u32) -> Self {
         let name = self.url.rsplit('/').next().expect("a name");
         let dead = Self::create(&format!("{name}-dead")).await;
@@ -75,14 +75,13 @@ impl Queue {
         call("PurgeQueue", &json!({ "QueueUrl": self.url })).await;
     }
 
-    /// Makes a message visible at once, whoever holds it; nothing if it is there no more, or
-    /// visible.
+    /// Makes a message visible at once, even if it is held; does nothing if it is gone, or visible.
     pub async fn show(&self, receipt_handle: &str) {
         let input = json!({ "QueueUrl": self.url, "ReceiptHandle": receipt_handle, "VisibilityTimeout": 0 });
         ask("ChangeMessageVisibility", &input).await;
     }
 
-    /// Receives a message as another worker would that gives it back at once, and returns its body.
+    /// Receives a message like another worker that gives it back at once, and returns its body.
     pub async fn glance(&self) -> String {
         let input = json!({ "QueueUrl": self.url, "VisibilityTimeout": 0 });
         let answer = call("ReceiveMessage", &input).await;
@@ -94,7 +93,7 @@ impl Queue {
         self.counts().await.0
     }
 
-    /// How many messages somebody holds or hides.
+    /// How many messages are in flight or hidden.
     pub async fn invisible(&self) -> u64 {
         self.counts().await.1
     }

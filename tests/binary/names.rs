@@ -4,7 +4,7 @@ use crate::moto::Queue;
 use crate::sagemaker::{FAILURE, Fault};
 use crate::scene::{Scene, Step, random_token, until};
 
-/// A step is left to somebody else, unless it is to fail.
+/// A step is deferred, unless it is to fail.
 const RUN: &str = "[ -e $FOLDER/fail-$STEP_TOKEN ] && exit 3\nexit 0";
 
 async fn has_status(scene: &Scene, step: &Step, status: &str) {
@@ -36,7 +36,7 @@ async fn records_are_carried_on(
     has_status(&scene, &concluded, "concluded").await;
     has_status(&scene, &owed, "owed").await;
     daemon.kill();
-    // From here on the records alone know of them.
+    // From here on only the records know of them.
     scene.queue.purge().await;
     scene.sagemaker.heal();
     let _next = scene.start(&config.with("queues.0.url", after(&scene)));
@@ -55,7 +55,7 @@ fn name(scene: &Scene) -> &str {
     scene.queue.url.rsplit('/').next().expect("a name")
 }
 
-/// At the wire's own address, under one of its names.
+/// At the proxy's own address, under one of its names.
 fn local(host: &'static str) -> impl Fn(&Scene) -> String {
     move |scene| {
         let port = scene.to_sqs.url().rsplit(':').next().expect("a port").to_owned();

@@ -153,7 +153,7 @@ async fn a_second_sigterm_cuts_the_waiting_short_and_releases_the_step() {
     assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1));
 }
 
-/// ECS gives 30 s between SIGTERM and SIGKILL unless it is told otherwise.
+/// ECS leaves 30 s between SIGTERM and SIGKILL by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_daemon_ends_before_ecs_loses_patience_though_its_agent_and_its_queue_are_silent() {
     let scene = Scene::new("").await;

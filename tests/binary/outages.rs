@@ -1,4 +1,4 @@
-//! Services that are gone for a while, and answers that are lost on the way.
+//! Services that are unavailable for a while, and answers that are lost on the way.
 
 use std::time::Duration;
 

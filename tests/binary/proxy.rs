@@ -1,4 +1,4 @@
-//! A wire that can be cut: what lies between the daemon and a service.
+//! A connection that can be cut, between the daemon and a service.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// A TCP proxy in front of one service. What is forwarded is forwarded as it is.
+/// A TCP proxy in front of one service. It forwards everything unchanged.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -20,7 +20,7 @@ pub struct Proxy {
 }
 
 /// The first request of a connection and its answer, as the service processed it, whether or not
-/// the client lived to hear of it.
+/// the client received the answer.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     pub operation: String,
@@ -30,7 +30,7 @@ pub struct Exchange {
     pub at: Timestamp,
 }
 
-/// A message as one receive brought it.
+/// A message as one receive returned it.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub receipt_handle: String,
@@ -88,12 +88,12 @@ impl Proxy {
         self.state.lock().unwrap().refused.push(operation.to_owned());
     }
 
-    /// Keeps what asks for this operation from the service, without a word, until healed.
+    /// Holds back requests for this operation, without an answer, until healed.
     pub fn hold(&self, operation: &str) {
         self.state.lock().unwrap().held.push(operation.to_owned());
     }
 
-    /// Lets what was held of this operation go.
+    /// Forwards the held requests for this operation.
     pub fn let_go(&self, operation: &str) {
         self.state.lock().unwrap().held.retain(|held| held != operation);
     }
@@ -104,7 +104,7 @@ impl Proxy {
         self.state.lock().unwrap().cut.push(operation.to_owned());
     }
 
-    /// All works again.
+    /// Everything works again.
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
         state.down = false;
@@ -247,8 +247,8 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Copies until there is no more, and keeps what it saw; `seeing` is called before anybody can act
-/// on it. It reads on when nobody listens: what was asked for is processed all the same.
+/// Copies until the end, and keeps what it saw; `seeing` is called before anyone can act on it. It
+/// continues if the receiver is gone: a request is processed all the same.
 async fn pump(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,

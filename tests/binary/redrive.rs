@@ -1,4 +1,5 @@
-//! Steps whose messages go to a dead-letter queue or are gone: the ledger holds all that they need.
+//! Steps whose messages go to a dead-letter queue or are gone: the ledger holds everything that
+//! they need.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use crate::daemon::{Config, Daemon};
 use crate::sagemaker::LIST;
 use crate::scene::{Scene, Step, never, until, until_within};
 
-/// A job that is looked at each second, and counts the looks in its checkpoint.
+/// A job that is polled each second, and counts the polls in its checkpoint.
 const POLLED: &str = r"
     n=$(($(cat $STEP_CHECKPOINT 2>/dev/null || echo 0) + 1)); echo $n > $STEP_CHECKPOINT
     [ -e $FOLDER/gate ] || exit 76
@@ -32,7 +33,7 @@ async fn looked_at(scene: &Scene, more: usize) {
     .await;
 }
 
-/// Ends the daemon as a crash does and shows what it held at once, so that nobody need wait for it.
+/// Kills the daemon and makes what it held visible at once, so that the test need not wait for it.
 async fn crash(scene: &Scene, daemon: &mut Daemon) {
     daemon.kill();
     for message in scene.to_sqs.received().iter().rev().take(2) {
@@ -40,7 +41,7 @@ async fn crash(scene: &Scene, daemon: &mut Daemon) {
     }
 }
 
-/// A job that was looked at, its daemon dead and its message gone.
+/// A job that was polled, its daemon dead and its message gone.
 async fn purged(config: &Config, scene: &Scene) -> Step {
     let step = scene.step_sent().await;
     let mut daemon = scene.start(config);
@@ -104,7 +105,7 @@ async fn a_step_whose_message_is_purged_while_it_is_held_goes_on() {
     let _daemon = scene.start(&config(&scene));
     looked_at(&scene, 1).await;
     scene.queue.purge().await;
-    // Until a message that is not there was to be kept invisible.
+    // Until a message that is gone was to be kept invisible.
     let kept = scene.to_sqs.seen("changemessagevisibilitybatch");
     until("that was noticed", async || scene.to_sqs.seen("changemessagevisibilitybatch") > kept)
         .await;
@@ -143,7 +144,7 @@ async fn where_others_read_the_queue_no_step_is_started_without_its_message() {
     let next = scene.start(&config(&scene).listening().with("queues.0.exclusive", false));
     let counted = async || next.sum("callbackd_steps_without_message").await == Some(1.0);
     until("it is counted", counted).await;
-    // Of the queue or of the step; the configuration may warn of the setting too.
+    // About the queue or the step; the configuration may also warn about the setting.
     let said = async || {
         let lines = next.complaints(&["WARN"], "message").into_iter().map(|line| line.to_string());
         let of_it = |line: &String| line.contains(&step.token) || line.contains("exclusive");
@@ -157,7 +158,7 @@ async fn where_others_read_the_queue_no_step_is_started_without_its_message() {
         "{:?}",
         scene.record(&step)
     );
-    // Its message is all that it lacked.
+    // It lacked only its message.
     scene.queue.send(&step.executing()).await;
     assert!(looks(&scene, &step).await > 2);
 }

@@ -1,5 +1,5 @@
-//! Executions that are retried: their steps wait again, under a token of their own or under the one
-//! that was answered before.
+//! Executions that are retried: their steps wait again, with a new token or with the one that was
+//! answered before.
 
 use std::fs;
 use std::net::SocketAddr;

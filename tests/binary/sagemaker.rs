@@ -1,4 +1,4 @@
-//! A SageMaker that does as it is told, judges every request, and remembers all of them.
+//! A scripted SageMaker that checks and records every request.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
@@ -55,7 +55,7 @@ struct State {
     /// By execution ARN.
     executions: BTreeMap<String, Execution>,
     requests: Vec<Request>,
-    /// One for each request to come, by operation.
+    /// One for each coming request, by operation.
     script: BTreeMap<String, VecDeque<Fault>>,
     /// For every request, after the script, until healed.
     lasting: BTreeMap<String, Fault>,
@@ -63,7 +63,7 @@ struct State {
     hidden: BTreeSet<String>,
     /// Requests that are not answered yet, by operation, and the most of them that there ever were.
     open: BTreeMap<String, (usize, usize)>,
-    /// What no request may be.
+    /// Everything that was invalid in a request.
     invalid: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ impl SageMaker {
         self.state.lock().unwrap().executions.get(arn)?.stopped
     }
 
-    /// The step and its execution end without an answer of ours.
+    /// The step and its execution end without our answer.
     pub fn close(&self, arn: &str, status: &'static str) {
         let mut state = self.state.lock().unwrap();
         let execution = state.executions.get_mut(arn).expect("an execution");
@@ -346,7 +346,7 @@ impl State {
         }
     }
 
-    /// Takes an answer: one for each token, and the same again as often as it comes.
+    /// Accepts an answer: one for each token, and the same one any number of times.
     fn take(&mut self, request: &Request, token: &str) -> Result<Value, (&'static str, String)> {
         let hidden = &self.hidden;
         let has = |arn: &String, execution: &Execution| {

@@ -1,4 +1,4 @@
-//! What a test begins with: a queue, a SageMaker, wires to both, a folder of scripts, and steps
+//! The start of a test: a queue, a SageMaker, proxies to both, a directory of scripts, and steps
 //! that wait.
 
 use std::collections::BTreeMap;
@@ -19,14 +19,14 @@ use crate::moto::{self, Queue};
 use crate::proxy::Proxy;
 use crate::sagemaker::{Request, SageMaker};
 
-/// More than anything here takes, a machine under load included: only a defect reaches it.
+/// More than anything here takes, even on a machine under load: only a defect reaches it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// For all scripts. `until_there FILE` waits for a file of the test's folder, but not for ever, so
-/// that none outlives a failed test for long. `alive PID` says whether a process does anything
-/// still: one that waits to be reaped does not. `end STATUS` ends the script and leaves a line
-/// `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`. What it comes to is another outcome each time, so
-/// that none can be computed again unnoticed.
+/// For all scripts. `until_there FILE` waits for a file in the test's directory, but not forever,
+/// so that none outlives a failed test for long. `alive PID` tells whether a process still runs:
+/// one that only waits to be reaped does not. `end STATUS` ends the script and leaves a line
+/// `TOKEN STATUS NANOSECONDS` in `$FOLDER/ends`. Its outcome differs each time, so that a second
+/// computation is noticed.
 const PRELUDE: &str = r#"#!/bin/sh
 end() {
     now=$(date +%s%N)
@@ -43,13 +43,13 @@ pub struct Scene {
     pub sagemaker: SageMaker,
     pub to_sqs: Proxy,
     pub to_sagemaker: Proxy,
-    /// What the ledger lies on, where that is not the folder's own.
+    /// The file system of the ledger, if it is not the directory's own.
     disk: Option<Disk>,
     readings: Mutex<BTreeMap<(String, u64), Reading>>,
     folder: TempDir,
 }
 
-/// A version of a record as `callbackd steps --json` says it, and by when the ledger held it.
+/// A version of a record as `callbackd steps --json` prints it, and when it was seen.
 #[derive(Clone, Debug)]
 pub struct Reading {
     pub at: Timestamp,
@@ -224,8 +224,8 @@ impl Scene {
         self.records().into_iter().find(|record| record["token"] == step.token.as_str())
     }
 
-    /// What the ledger holds; nothing where it cannot be read. What was read once is remembered for
-    /// the judge.
+    /// The records in the ledger; none if it cannot be read. Everything read is remembered for the
+    /// judge.
     pub fn records(&self) -> Vec<Value> {
         let output = self.environment().run(&self.config(), &["steps", "--json"]);
         let at = Timestamp::now();
@@ -258,7 +258,7 @@ impl Scene {
         self.sagemaker.accepted(&step.token).expect("an answer")
     }
 
-    /// Waits until the ledger holds no open matter of the step.
+    /// Waits until the ledger has the step as settled.
     pub async fn settled(&self, step: &Step) {
         let settled =
             async || self.record(step).is_some_and(|record| record["status"] == "settled");
@@ -269,7 +269,7 @@ impl Scene {
         until("the queue is empty", async || self.queue.is_empty().await).await;
     }
 
-    /// The end of nearly every story: one answer, every sending of it identical, and no message
+    /// The end of nearly every story: one answer, all attempts to send it identical, and no message
     /// left. Returns the answer.
     pub async fn answered_once(&self, step: &Step) -> Request {
         let answer = self.answer(step).await;
@@ -331,13 +331,13 @@ impl Drop for Scene {
     }
 }
 
-/// What a daemon says only of a defect in it.
+/// Log lines that reveal a defect in the daemon.
 pub fn confessions(log: &str) -> impl Iterator<Item = &str> {
     let marks = ["internal error: this is a bug in callbackd", "panicked at", "panicked: "];
     log.lines().filter(move |line| marks.iter().any(|mark| line.contains(mark)))
 }
 
-/// Looks again and again until something is so.
+/// Polls until something is so.
 pub async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
     until_within(PATIENCE, what, is_so).await;
 }
@@ -351,7 +351,7 @@ pub async fn until_within(patience: Duration, what: &str, mut is_so: impl AsyncF
     }
 }
 
-/// Looks again and again for so long, and never finds it so.
+/// Polls for this long, and never finds it so.
 pub async fn never(what: &str, within: Duration, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while begun.elapsed() < within {
@@ -360,7 +360,7 @@ pub async fn never(what: &str, within: Duration, mut is_so: impl AsyncFnMut() ->
     }
 }
 
-/// Ten letters and digits that no other test has.
+/// Ten letters and digits that no other test uses.
 pub fn random_token() -> String {
     std::iter::repeat_with(fastrand::alphanumeric).take(10).collect()
 }

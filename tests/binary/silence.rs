@@ -1,4 +1,4 @@
-//! A file system that stops answering, as one of a dead server does, and what a daemon does then.
+//! A file system that stops answering, like that of a dead server, and how a daemon reacts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::scene::{Scene, Step, until};
 
-/// Mounted in a namespace of its own, which goes with the test.
+/// Mounted in its own namespace, which ends with the test.
 struct Silence {
     holder: Child,
     says: BufReader<ChildStdout>,

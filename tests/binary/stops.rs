@@ -1,5 +1,5 @@
-//! Every stop is answered, after the cleanup, whether its message comes, comes first, or never
-//! comes.
+//! Every stop is answered, after the cleanup, whether its message arrives, arrives first, or never
+//! arrives.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::scene::{Scene, Step, never, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_step_is_stopped_cleaned_up_after_and_answered() {
-    // The program would go on for ever, and would say so if it were not stopped before the cleanup.
+    // The program would run forever, and would report it if it were not stopped before the cleanup.
     let run = "trap 'echo told >> $FOLDER/told; exit 143' TERM; sh -c 'echo $$ > $0/pid; sleep \
                300' $FOLDER & wait";
     let cleanup = "if alive $(cat $FOLDER/pid); then echo alive >> $FOLDER/alive; fi";
@@ -249,7 +249,7 @@ async fn a_step_that_ends_elsewhere_while_it_runs_is_cancelled_and_not_answered(
     assert!(scene.sagemaker.reports(&step.token).is_empty());
 }
 
-/// When the ledger took note of a stop that is owed.
+/// When the ledger recorded an owed stop.
 fn owed_since(scene: &Scene, step: &Step) -> Option<Timestamp> {
     let record = scene.record(step).filter(|record| record["status"] == "owed")?;
     record["stop_requested"]["at"].as_str()?.parse().ok()
@@ -279,7 +279,7 @@ async fn a_step_that_its_owner_closes_just_before_it_would_be_taken_over_is_not_
         )
         .await;
         scene.sagemaker.close(&step.arn, "Stopped");
-        // On a busy machine it may have come too late, which would show nothing.
+        // On a busy machine it may have come too late, which would prove nothing.
         if Timestamp::now() < at - Duration::from_millis(100) {
             closed.push(step);
         }
@@ -312,7 +312,7 @@ async fn of_fifty_stops_at_once_a_few_are_cleaned_up_after_at_a_time_and_none_ho
     until("the first are cleaned up after", async || !scene.lines("cleaning").is_empty()).await;
     scene.stop(&running).await;
     until("the running one is told", async || scene.lines("told") == ["told"]).await;
-    // Not one of the cleanups has ended: what is begun, is begun at once.
+    // None of the cleanups has ended: what is begun is begun at once.
     let many = async || scene.lines("cleaning").len() > 4;
     never("more are cleaned up after at once", Duration::from_secs(6), many).await;
     scene.open("gate");

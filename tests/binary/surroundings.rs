@@ -1,4 +1,4 @@
-//! What a daemon inherits of its parent, what it keeps to itself, and what is left when it is
+//! What a daemon inherits from its parent, what it keeps private, and what is left when it is
 //! killed.
 
 use std::fs;
@@ -10,7 +10,7 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::scene::{Scene, until};
 
-/// The script's processes that try to get away, each with its number in `$FOLDER/escaped`.
+/// The script's processes that try to escape, each with its pid in `$FOLDER/escaped`.
 const ESCAPE: &str = "
     setsid sh -c 'echo $$ >> '$FOLDER'/escaped; exec sleep 600' &
     env -i PATH=$PATH sh -c '(setsid sh -c \"echo \\$\\$ >> '$FOLDER'/escaped; exec sleep 600\" &)'
@@ -65,7 +65,7 @@ async fn what_is_left_of_a_run_whose_keepers_were_killed_too_is_gone_before_the_
         scene.lines("escaped").len() == 3 && scene.lines("keeper").len() == 1
     })
     .await;
-    // From the top, so that none has the time to end what is below.
+    // From the top, so that none has time to kill what is below.
     let keeper = scene.lines("keeper").remove(0);
     let server = parent(&keeper);
     daemon.signal(Signal::SIGSTOP);

@@ -1,9 +1,9 @@
-//! Messages and programs that do their worst.
+//! Malicious messages and programs.
 
 use crate::moto::Queue;
 use crate::scene::{Scene, Step, until};
 
-/// The bodies are kept on the queue and counted, none is run, and a good step goes on.
+/// The bodies are kept on the queue and counted, none is run, and a valid step continues.
 async fn is_kept(bodies: impl AsyncFnOnce(&Queue, &Step)) {
     let scene = Scene::new("").await;
     let step = scene.step();
@@ -104,7 +104,7 @@ async fn two_kilobytes_of_multibyte_stderr_become_a_reason_that_sagemaker_takes(
         failure_of("for i in $(seq 128); do printf 'ß…漢🦀🦀' >&2; done; printf END >&2; exit 1")
             .await;
     assert!(reason.ends_with("END") && reason.contains('漢'), "the end of it matters: {reason}");
-    // Whichever way SageMaker counts its 256 characters.
+    // However SageMaker counts its 256 characters.
     assert!(reason.encode_utf16().count() > 240, "as much of it as fits: {reason}");
 }
 

@@ -1,4 +1,4 @@
-//! What is believed of a message, and what is asked first.
+//! Which messages are believed, and what is asked first.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn steps_that_cannot_be_verified_are_held_a_few_at_a_time_until_they_can()
     assert_eq!(scene.runs().len(), steps.len());
 }
 
-/// A message of somebody who may send to the queue: a token and an execution that SageMaker does
+/// A message from someone who may send to the queue: a token and an execution that SageMaker does
 /// not know.
 fn forged(scene: &Scene) -> Step {
     let step = scene.step();
@@ -71,7 +71,7 @@ async fn a_step_that_sagemaker_does_not_know_is_neither_run_nor_cleaned_up_after
         asked.filter(|request| request.body.contains(&step.arn)).count() > 0
     };
     until("SageMaker is asked about both", async || asked(&work) && asked(&stop)).await;
-    // Longer than a stop is held before it is answered from here.
+    // Longer than a stop is held before this worker answers it.
     let done = async || !scene.runs().is_empty() || !scene.cleanups().is_empty();
     never("a program is run for them", Duration::from_secs(8), done).await;
     for step in [&work, &stop] {
@@ -89,7 +89,7 @@ async fn a_message_with_a_running_step_s_token_and_another_execution_is_refused(
     let step = scene.step_sent().await;
     let _daemon = scene.start(&scene.config().with("queues.0.verify", verify));
     until("it runs", async || !scene.runs().is_empty()).await;
-    // Of an execution that nobody knows, and of one that is being stopped indeed.
+    // Of an execution that does not exist, and of one that is really being stopped.
     let other = scene.step();
     scene.sagemaker.stop(&other.arn);
     let unknown = Step { arn: format!("{}x", step.arn), ..step.clone() };

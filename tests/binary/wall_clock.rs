@@ -1,4 +1,4 @@
-//! A wall clock that is set while the daemon runs: what was left of each limit stays left.
+//! A wall clock that is set while the daemon runs: the rest of each limit is unchanged.
 
 use jiff::{SignedDuration, Timestamp};
 use nix::sys::signal::Signal;
@@ -57,7 +57,7 @@ async fn a_retry_that_was_due_two_days_ahead_comes_in_seconds_after_the_correcti
     let waits = async || scene.record(&step).is_some_and(|record| record["status"] == "waiting");
     until("it waits for its second attempt", waits).await;
     clocks.correct();
-    // The names of what it has written are put right too by then.
+    // By then the times that it has written are corrected too.
     until("it is noticed", async || {
         !daemon.complaints(&["WARN"], "the wall clock was set").is_empty()
     })

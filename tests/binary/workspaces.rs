@@ -18,7 +18,7 @@ async fn what_a_killed_daemon_left_of_a_settled_step_is_removed_and_nothing_else
         entries.map(|entry| entry.file_name().into_string().expect("text")).collect()
     };
     let step = scene.step_sent().await;
-    // Killed when the directory is made and its name is not on record yet.
+    // Killed after the directory is created and before its name is recorded.
     let crash = [("CRASH_AT", "before write.claimed 2")];
     let mut daemon =
         scene.start_in(&scene.config(), if cfg!(debug_assertions) { &crash } else { &[] });
@@ -107,7 +107,7 @@ async fn check_tells_what_keeps_a_handlers_user_from_its_files_and_the_daemon_wa
     let (status, told) = check(&["check", "--online"]);
     assert!(status == Some(0) && !told.contains("cannot enter"), "{told}");
 
-    // Nor is a program or a directory of use that lies behind one that the user cannot enter.
+    // A program or a directory behind one that the user cannot enter is not usable either.
     let hidden = scene.path("hidden");
     fs::create_dir(&hidden).expect("the folder is writable");
     fs::copy(scene.path("run"), hidden.join("run")).expect("copied");

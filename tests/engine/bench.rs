@@ -1,4 +1,4 @@
-//! One worker in its world, with a handler that does what the test says.
+//! One worker in its simulated surroundings, with a handler that does what the test says.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,13 +38,13 @@ impl Log {
     }
 }
 
-/// A handler led by the step's arguments:
+/// A handler controlled by the step's arguments:
 /// `{"do": "succeed" | "fail" | "error" | "panic" | "defer" | "again" | "wait" | "stubborn"}`.
 pub struct Scripted {
     pub log: Log,
-    /// Lets those that `wait` go on.
+    /// Lets those that `wait` continue.
     pub go: Arc<Notify>,
-    /// The machine does not stand in the way.
+    /// The machine works.
     pub well: Arc<AtomicBool>,
 }
 
@@ -178,7 +178,7 @@ impl Bench {
             pipelines: self.pipelines.clone() as Arc<dyn Pipelines>,
         };
         let first = std::iter::once(lane(&self.queue_config, &self.queue));
-        // One machine's trouble may be another handler's alone.
+        // A problem of the machine may affect only one handler.
         let parts = HandlerParts { config: self.handler_config.clone(), handler };
         let engine = Engine::start(Parts {
             ledger: Ledger::new(
@@ -223,7 +223,7 @@ impl Worker {
     }
 }
 
-/// The process dies: its tasks go without another word, and what it held of its world stays as it
+/// The process dies: its tasks stop without further effects, and what it held outside stays as it
 /// is.
 pub fn run_and_crash<T>(bench: Bench, life: impl AsyncFnOnce(&mut Bench) -> T) -> (Bench, T) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -252,7 +252,7 @@ pub fn body_of(execution: &str, token: &str, arguments: &Value, status: &str) ->
     .to_string()
 }
 
-/// Waits until something holds; a month of paused time is for ever.
+/// Waits until something holds; a month of paused time counts as forever.
 pub async fn until(what: &str, holds: impl Fn() -> bool) {
     let waiting = async {
         let mut pause = Duration::from_millis(10);

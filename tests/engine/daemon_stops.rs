@@ -1,4 +1,4 @@
-//! The worker goes: nothing is failed, nothing stranded, nothing lost.
+//! The worker shuts down: nothing is failed, stranded or lost.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Where the ledger, a driver or a crowd is in the way.
+//! Problems of the ledger, of a driver, or of a crowd.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Every call fails before and after its effect, and it costs nothing but time.
+//! Every call fails before and after its effect, which costs only time.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ async fn two_workers_of_one_ledger_never_run_a_step_at_once() {
     let id = bench.step(TOKEN, &json!({"do": "sleep", "seconds": 600}));
     for _ in 0..20 {
         sleep(Duration::from_secs(10)).await;
-        // Worn by its third receive, it is replaced by a copy.
+        // After its third receive it is replaced by a copy.
         if bench.queue.receives(&id).is_some() {
             bench.queue.duplicate(&id);
         }

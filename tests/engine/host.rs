@@ -1,4 +1,4 @@
-//! Trouble of the machine is the worker's, not the step's.
+//! A problem of the machine is the worker's, not the step's.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -126,7 +126,7 @@ async fn a_handler_that_cannot_work_holds_up_no_other_of_its_queue() {
     until("the others are done", || bench.pipelines.accepted().len() == 40).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 
-    // With many in its way it is polled rarely, and they wait where they are.
+    // With many waiting it is polled rarely, and they stay where they are.
     let many: Vec<String> = (43..83)
         .map(|n| bench.step(&token(n), &json!({"do": "need the machine", "to": "other"})))
         .collect();

@@ -1,4 +1,4 @@
-//! What a queue is polled for while there is no room for work.
+//! How a queue is polled while there is no room for work.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the log says while a service is gone: causes, not messages.
+//! What the log contains while a service is unavailable: causes, not messages.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ const HELD: usize = 200;
 const SPELL: Duration = Duration::from_secs(300);
 const MOST: usize = 12;
 
-/// How often each warning and each error was said.
+/// How often each warning and each error was logged.
 #[derive(Clone, Default)]
 struct Warnings(Arc<Mutex<BTreeMap<String, usize>>>);
 
@@ -38,7 +38,7 @@ impl Warnings {
         self.0.lock().unwrap().clone()
     }
 
-    /// No text was said for each of many messages, and this one was said.
+    /// No text was logged for each of many messages, and this one was logged.
     fn are_few_and_hold(&self, text: &str) {
         let said = self.said();
         assert!(said.keys().any(|other| other.contains(text)), "{text} in {said:#?}");
@@ -67,7 +67,7 @@ impl Visit for Text {
     }
 }
 
-/// A worker that holds many messages whose steps run until they are let go on.
+/// A worker that holds many messages whose steps run until they are released.
 async fn busy() -> (Bench, crate::bench::Worker) {
     let mut bench = Bench::new();
     bench.queue_config.concurrency = HELD + 50;

@@ -99,7 +99,7 @@ async fn five_copies_of_a_message_run_one_handler() {
     let id = bench.step(TOKEN, &json!({"do": "wait"}));
     for _ in 0..4 {
         bench.queue.put(&body(TOKEN, &json!({"do": "wait"}), "Executing"));
-        // Worn by its third receive, it is replaced by a copy.
+        // After its third receive it is replaced by a copy.
         if bench.queue.receives(&id).is_some() {
             bench.queue.duplicate(&id);
         }
@@ -219,7 +219,7 @@ async fn a_redelivered_step_that_is_closed_at_sagemaker_starts_no_work() {
     bench.step(TOKEN, &json!({}));
     let id = bench.step("redelivery", &json!({}));
     bench.pipelines.stand("redelivery", Standing::Closed(callbackd::seam::StepResult::Succeeded));
-    // Some other worker received it before, and died.
+    // Another worker received it before, and died.
     bench.queue.receive(10, Duration::ZERO, Duration::from_secs(30)).await.expect("messages");
     let worker = bench.start().await;
     until("the queue is empty", || bench.queue.len() == 0).await;

@@ -1,4 +1,4 @@
-//! Stops, whichever way they come.
+//! Stops, however they arrive.
 
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ async fn a_stop_that_nobody_answers_is_answered_by_its_holder() {
     until("the message is deleted", || bench.queue.len() == 0).await;
     assert_eq!(bench.log.entries(), ["clean pipeline_stopped null"]);
     assert_eq!(reason(&bench), "the pipeline was stopped");
-    // The Executing message turns up after all.
+    // The Executing message arrives after all.
     bench.step(TOKEN, &json!({}));
     until("it is deleted unrun", || bench.queue.len() == 0).await;
     assert_eq!(bench.log.entries(), ["clean pipeline_stopped null"]);

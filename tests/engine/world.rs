@@ -20,12 +20,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
 
-/// What an in-memory call does instead of what it should.
+/// What an in-memory call does instead of working normally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// It fails and has not happened.
+    /// It fails without an effect.
     Before(FaultKind),
-    /// It has happened, and its answer is lost.
+    /// It takes effect, and its answer is lost.
     After,
 }
 
@@ -376,7 +376,7 @@ impl Pipelines for FakePipelines {
 pub struct Disk {
     held: Memory,
     pub failing: Arc<Mutex<bool>>,
-    /// Writes do not come back, whatever becomes of them.
+    /// Writes do not return, whatever becomes of them.
     pub hanging: Arc<Mutex<bool>>,
     /// How long each write takes.
     pub slow: Arc<Mutex<Duration>>,

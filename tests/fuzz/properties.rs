@@ -1,5 +1,5 @@
-//! What holds for any bytes, wherever they come from: the fuzzer, or the corpus that it left. Each
-//! says whether they were good.
+//! What holds for arbitrary bytes, from the fuzzer or from its corpus. Each function returns
+//! whether they were valid.
 
 #![allow(dead_code, reason = "each target has one of them")]
 
@@ -42,7 +42,7 @@ fn within_limits(outcome: &Outcome) {
     }
 }
 
-/// A body is a step that SageMaker could mean, or is refused with a reason; and says the same when
+/// A body is a step that SageMaker could mean, or is refused with a reason; it stays the same when
 /// it is written and read again.
 pub fn message(data: &[u8]) -> bool {
     let Ok(body) = std::str::from_utf8(data) else { return false };
@@ -72,7 +72,7 @@ pub fn message(data: &[u8]) -> bool {
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::with_builtins);
 
-/// A configuration is good, or every mistake is told with what is wrong.
+/// A configuration is valid, or every mistake is reported.
 pub fn configuration(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
     match CheckedConfig::from_toml("callbackd.toml", text, &REGISTRY) {
@@ -94,7 +94,7 @@ pub fn configuration(data: &[u8]) -> bool {
     }
 }
 
-/// What `$STEP_OUTPUT` may hold becomes outputs that SageMaker takes, or an error that says why
+/// The content of `$STEP_OUTPUT` becomes outputs that SageMaker accepts, or an error that says why
 /// not.
 pub fn outputs(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
@@ -177,9 +177,9 @@ fn events() -> Vec<Event> {
     events
 }
 
-/// A record is refused, or says the same when it is written and read again; and whatever happens to
-/// its step next, the lifecycle has an answer that can be written too, and a frozen outcome stays
-/// what it is.
+/// A record is refused, or stays the same when it is written and read again; whatever happens to
+/// its step next, the lifecycle has an answer that can be written too, and a frozen outcome does
+/// not change.
 pub fn record(data: &[u8]) -> bool {
     let Ok(record) = serde_json::from_slice::<Record>(data) else { return false };
     round_trip(&record);

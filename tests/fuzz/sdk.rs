@@ -1,5 +1,5 @@
-//! What holds for any answer to a call of SageMaker's, through the AWS SDK: an error is never taken
-//! for an answer, and none for a refusal that does not name an error of the service's.
+//! What holds for any answer to a call to SageMaker through the AWS SDK: an error is never taken
+//! for an answer, and never for a refusal unless it names an error of the service.
 //!
 //! An answer is written as a status, headers and a body, as on the wire:
 //! `400\nx-amzn-ErrorType: ConflictException\n\n{}`.
@@ -62,9 +62,9 @@ impl Reply {
         (200..300).contains(&self.status)
     }
 
-    /// Whether `holds` of the JSON that it begins with. The SDK takes more for JSON than serde
-    /// does, such as control characters in texts and, in what it skips, no Unicode: of that it must
-    /// at least have these `words`.
+    /// Whether `holds` is true for the JSON that it begins with. The SDK accepts more as JSON than
+    /// serde does, such as control characters in texts and, in what it skips, invalid Unicode: then
+    /// it must at least contain these `words`.
     fn says(&self, holds: impl Fn(&Value) -> bool, words: &[&str]) -> bool {
         let parsed = serde_json::Deserializer::from_slice(&self.body)
             .into_iter()
@@ -164,7 +164,7 @@ thread_local! {
     static SCENE: RefCell<Scene> = RefCell::new(Scene::set());
 }
 
-/// Whether the answer takes a report.
+/// Whether the answer accepts a report.
 pub fn answer(data: &[u8]) -> bool {
     let Some(reply) = Reply::parse(data).filter(|reply| reply.response().is_some()) else {
         return false;
@@ -204,8 +204,7 @@ pub fn answer(data: &[u8]) -> bool {
     })
 }
 
-/// Only a service refuses, with a code and a status that says so; and what is told of it fits a
-/// line.
+/// Only a service refuses, with a code and a matching status; the fault's text fits a line.
 fn judge(fault: &Fault, operation: &str, reply: &Reply) {
     if fault.kind == FaultKind::Refused {
         assert!(reply.names(None), "nobody refused: {fault} {reply:?}");

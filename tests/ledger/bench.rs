@@ -1,4 +1,4 @@
-//! What claim, conclude and settle cost on this machine, at full durability. Prints; judges
+//! What claim, conclude and settle cost on this machine, at full durability. It prints and judges
 //! nothing.
 
 use std::sync::Arc;

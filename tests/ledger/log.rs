@@ -1,5 +1,5 @@
-//! What a store makes of its log when the machine has failed: the commits up to some moment, and
-//! never a mix.
+//! What a store recovers from its log after the machine has failed: the commits up to some moment,
+//! and never a mix.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -26,8 +26,7 @@ impl Log {
         Self(fs::read(Self::path(directory)).expect("a store that is open has a log"))
     }
 
-    /// Where its last commit ends. What lies behind is of before a checkpoint, and bears another
-    /// salt.
+    /// The end of its last commit. What follows is from before a checkpoint, and has another salt.
     fn end(&self) -> usize {
         let salt = &self.0[16..24];
         let frames = self.0[Self::HEADER..].chunks_exact(Self::FRAME);
@@ -59,7 +58,7 @@ async fn commit(
     }
 }
 
-/// Puts the files of an open store elsewhere, as a machine that loses its power leaves them.
+/// Copies the files of an open store, as a machine that loses power leaves them.
 fn leave(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().expect("directory");
     for name in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {

@@ -19,31 +19,31 @@ pub struct Action {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
-    /// The user stops the execution; `told`: a Stopping message comes of it.
+    /// The user stops the execution; `told`: a Stopping message results.
     Stop {
         told: bool,
     },
     /// The execution is ended by other means.
     EndOtherwise,
-    /// Somebody else completes the deferred step.
+    /// Someone else completes the deferred step.
     Complete,
     /// The execution is deleted.
     Vanish,
     /// The token waits again, and says so.
     Return,
     Duplicate,
-    /// Somebody sends a Stopping message; `foreign`: it names another execution.
+    /// Someone sends a Stopping message; `foreign`: it names another execution.
     Forge {
         foreign: bool,
     },
-    /// A message is gone for good: purged, or taken by the redrive policy.
+    /// A message is permanently gone: purged, or taken by the redrive policy.
     Lose {
         message: usize,
         redriven: bool,
     },
-    /// SageMaker permits no report any more.
+    /// SageMaker no longer permits reports.
     Revoke,
-    /// It does again.
+    /// It permits them again.
     Mend,
     Receive {
         worker: usize,
@@ -64,7 +64,7 @@ pub enum What {
         worker: usize,
         reply: Reply,
     },
-    /// SageMaker answers, and the answer is under way for long.
+    /// SageMaker answers, and the answer is delayed for long.
     AnswerLate {
         worker: usize,
     },
@@ -100,15 +100,15 @@ pub enum What {
     Renew {
         worker: usize,
     },
-    /// The worker hears of its new phase.
+    /// The worker's driver learns of its new phase.
     Hear {
         worker: usize,
     },
-    /// The ledger takes what is to be written along.
+    /// The ledger accepts what is to be written along.
     Flush {
         worker: usize,
     },
-    /// A stop has been in doubt for long.
+    /// A stop has been unconfirmed for long.
     DoubtOver {
         worker: usize,
     },
@@ -120,7 +120,7 @@ pub enum What {
     SeeLapse {
         worker: usize,
     },
-    /// The same of a worker that lives, and stood still for so long.
+    /// The same for a worker that is alive, but was frozen for so long.
     SeeFrozen {
         worker: usize,
     },
@@ -143,7 +143,7 @@ pub enum What {
     Retry {
         worker: usize,
     },
-    /// The worker leaves while the ledger does not take a record.
+    /// The worker leaves while the ledger does not accept a record.
     Abandon {
         worker: usize,
     },
@@ -152,12 +152,12 @@ pub enum What {
         worker: usize,
         late: bool,
     },
-    /// `beside`: the process before had claimed other steps too when it died.
+    /// `beside`: the previous process had also claimed other steps when it died.
     Start {
         worker: usize,
         beside: bool,
     },
-    /// The run has gone on for so long that it is trusted.
+    /// The run has lasted long enough to be trusted.
     Trust {
         worker: usize,
     },
@@ -182,13 +182,13 @@ pub enum Reported {
     Denied,
 }
 
-/// What may be hoped for on the course of events.
+/// What to expect from the course of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hope {
-    /// All that can happen.
+    /// Everything that can happen.
     Anything,
     /// A handler that is to end does not until it is dropped, and the stop watch notices only a
-    /// stop that no message tells of.
+    /// stop without a message.
     Little,
 }
 
@@ -248,7 +248,7 @@ impl World {
         }
         for (ledger, known) in self.ledgers.iter().enumerate() {
             for limit in [Limit::Wait, Limit::Takeover, Limit::Gone] {
-                // What is there is found at least once in so long.
+                // What exists is found at least once in this time.
                 let may_be = limit != Limit::Gone || self.sagemaker == Standing::Gone;
                 if may_be && known.as_ref().is_some_and(|known| known.is_ahead(limit)) {
                     put(What::Over { ledger, limit });
@@ -264,8 +264,8 @@ impl World {
         if matches!(self.queue[FORGED], Copy::Visible { receives: 1.. }) {
             put(What::Lose { message: FORGED, redriven: true });
         }
-        // Nobody can report where that is not permitted, so somebody has to see to it. A closed
-        // step must do without.
+        // No one can report if that is not permitted, so someone has to fix it. A closed step must
+        // do without.
         if self.denying && self.sagemaker.is_open() {
             put(What::Mend);
         }
@@ -386,7 +386,7 @@ impl World {
             Status::Concluded => true,
             Status::Deferred => !known.is_ahead(Limit::Deadline),
             Status::Owed => !known.is_ahead(Limit::Takeover),
-            // Where nobody else writes the ledger, it is looked through for these as a process
+            // If no other process writes the ledger, it is looked through for these when a process
             // starts.
             Status::Claimed | Status::Waiting if known.record().stop_requested.is_some() => {
                 self.is_shared(index) || worker.life > 0
@@ -411,7 +411,8 @@ impl World {
             return put(What::Report { worker, reply: Reported::Denied });
         }
         let open = self.sagemaker.is_open();
-        // Whether a request that was taken before is taken again or refused as closed is not known.
+        // Whether a request that was accepted before is accepted again or refused as closed is
+        // unknown.
         if open || self.judge.answer(&crate::driver::TOKEN) == Some(&report.request) {
             put(What::Report { worker, reply: Reported::Accepted });
         }
@@ -420,9 +421,9 @@ impl World {
         }
     }
 
-    /// A worker whose claim is out has ended its run by then: it gives up after two thirds of a
-    /// lease, and aborts within what is left; whoever looks has looked for a whole one. So a claim
-    /// may lapse before their eyes once its owner has gone as far as it ever will.
+    /// A worker whose claim is over has ended its run by then: it gives up after two thirds of a
+    /// lease, and aborts within the rest; an observer has watched for a whole one. So a claim may
+    /// lapse for the observer once its owner has gone as far as it ever will.
     fn may_see_lapse(&self, worker: usize, driver: &Driver) -> bool {
         let owner = driver.known.record().owner.as_ref();
         let Some(owner) = owner.filter(|_| !driver.lapsed && self.is_foreign(worker, driver))
@@ -439,11 +440,11 @@ impl World {
         !driver.fresh || !theirs.renew && !ends_yet
     }
 
-    /// Something, or somebody, wants the run to end.
+    /// Something, or someone, wants the run to end.
     fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
         let overdue =
             driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
-        // Nobody is told of an execution that is not found.
+        // No one is told of an execution that is not found.
         !matches!(self.sagemaker, Standing::Open { stopping: false } | Standing::Gone)
             || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
             || matches!(driver.activity(), Activity::Stopping(_))

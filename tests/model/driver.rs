@@ -1,4 +1,4 @@
-//! What `engine/driver` does with the lifecycle's decisions: writes first, decides anew on a
+//! What `engine/driver` does with the lifecycle's decisions: writes first, decides again on a
 //! changed record, then performs the effects.
 
 use std::collections::hash_map::DefaultHasher;
@@ -42,14 +42,14 @@ impl Turn<'_> {
         self.world.workers[worker].driver = Some(Driver::new(self.as_read(known)));
     }
 
-    /// Tells the lifecycle of an event, and does what a driver does before it waits for the next.
+    /// Passes an event to the lifecycle, and does what a driver does before it waits for the next.
     pub fn feed(&mut self, worker: usize, happening: Happening) {
         self.tell_lifecycle(worker, happening);
         self.go_on(worker);
     }
 
-    /// The same of what a driver hears while another event waits for the ledger. What would have to
-    /// wait too comes again by itself.
+    /// The same for what a driver hears while another event waits for the ledger. What would have
+    /// to wait too comes again by itself.
     pub fn feed_meanwhile(&mut self, worker: usize, happening: Happening) {
         if self.driver(worker).pending.is_none() {
             return self.feed(worker, happening);
@@ -89,8 +89,8 @@ impl Turn<'_> {
                         | Activity::Confirming
                 );
                 if !self.setup.shared && !asleep && driver.local.stop_in_doubt.is_none() {
-                    // A wake that finds the step elsewhere does nothing; where the ledger is
-                    // shared, it reads the record anew.
+                    // A wake that finds the step in another state does nothing; with a shared
+                    // ledger, it reads the record again.
                     driver.wake = false;
                 }
                 return;
@@ -107,7 +107,7 @@ impl Turn<'_> {
         }
     }
 
-    /// The ledger has not taken the record of a pending event until the claim was out.
+    /// The ledger did not accept the record of a pending event before the claim ended.
     pub fn lease_is_out(&mut self, worker: usize) {
         self.driver(worker).renew = false;
         if self.setup.mutant == Some(Mutant::DropWhatTheLedgerDidNotTake) {
@@ -117,7 +117,7 @@ impl Turn<'_> {
         self.tell_lifecycle(worker, Happening::LeaseLost);
     }
 
-    /// Leaves a step behind whose record the ledger does not take.
+    /// Abandons a step whose record the ledger does not accept.
     pub fn abandon(&mut self, worker: usize) {
         let run = self.driver(worker).call.take().is_some_and(|call| !call.cleanup);
         if run {
@@ -211,8 +211,7 @@ impl Turn<'_> {
             if cleans && owed && !matches!(happening, Happening::Answered(_)) {
                 self.broken(Broken::AnsweredUnasked);
             }
-            // How many there were only spaces the next. One denial counts as so many that it is
-            // asked about next.
+            // Their number only spaces the next. One denial counts as enough for the next question.
             let failures = if local.failures == 0 { 0 } else { 4 };
             self.driver(worker).local =
                 Local { refusals: local.refusals.min(1), failures, ..local };
@@ -299,7 +298,7 @@ impl Turn<'_> {
     fn store(&mut self, worker: usize, known: &Known) {
         let ledger = self.world.workers[worker].ledger;
         let record = known.record();
-        // What is settled tells of a time that is over, while the token may have come back.
+        // A settled record tells of a time that is over, while the token may have come back.
         let goes_on = record.status != Status::Settled;
         if goes_on && record.stop_requested.is_some() {
             self.see(&Seen::StopKnown { ledger, token: TOKEN });
@@ -351,8 +350,7 @@ impl Turn<'_> {
         let judged = self.world.judged(worker);
         match effect {
             Effect::Ask { confirm_stop } => {
-                // While one and the same question waits for its answer, time does not come for the
-                // next.
+                // While the same question is pending, it is not asked again.
                 let (ask, asks) =
                     (Ask::Sent { confirm: *confirm_stop }, &mut self.driver(worker).asks);
                 if !asks.contains(&ask) {
@@ -428,7 +426,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Whoever asks, or hears of this step's stop alone, believes no stop that there is not.
+    /// A stop that does not exist is never believed.
     fn believe(&mut self, reason: StopReason) {
         if reason == StopReason::PipelineStopped
             && self.world.sagemaker == (Standing::Open { stopping: false })
@@ -471,8 +469,8 @@ impl Turn<'_> {
     }
 }
 
-/// This ledger has never run the step, its work is not here, and whoever else runs it has time left
-/// to answer its stop.
+/// This ledger has never run the step, its work is not here, and any other worker that runs it
+/// still has time to answer its stop.
 fn is_anothers_to_answer(driver: &Driver) -> bool {
     let record = driver.known.record();
     let unknown = matches!(record.status, Status::New | Status::Owed);

@@ -1,5 +1,5 @@
-//! The shipped protocol in each set-up: nothing breaks, everything ends, and every interesting
-//! thing happens on the way.
+//! The real protocol in each set-up: nothing breaks, everything ends, and every interesting thing
+//! happens on the way.
 
 use jiff::Timestamp;
 use stateright::{Checker, Model};
@@ -12,7 +12,7 @@ const ONE: &[u8] = &[0];
 const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
-/// What can be met only where others write the ledger.
+/// Witnesses that need other processes that write the ledger.
 const OF_A_SHARED_LEDGER: [Witness; 6] = [
     Witness::StopOfAForeignRun,
     Witness::StopFoundInLedger,
@@ -22,7 +22,7 @@ const OF_A_SHARED_LEDGER: [Witness; 6] = [
     Witness::EndedMeanwhile,
 ];
 
-/// What is met by one worker as well as by two.
+/// Witnesses for one worker as well as two.
 const OF_ONE: [Witness; 9] = [
     Witness::AskedAgain,
     Witness::WentOnWithoutItsMessage,
@@ -43,7 +43,7 @@ const OF_VERIFYING: [Witness; 4] = [
     Witness::StopConfirmedWhileRunning,
 ];
 
-/// Explores all that each of `budgets` allows, and returns what never came to pass.
+/// Explores everything that each of `budgets` allows, and returns what never happened.
 fn explore(name: &str, ledgers: &'static [u8], budgets: &[&str]) -> Vec<Witness> {
     explore_each(name, budgets, |budget| Setup::new(ledgers, budget))
 }

@@ -59,7 +59,7 @@ pub enum Standing {
     Succeeded,
     Failed,
     Stopped,
-    /// Deleted, so that nobody will ever be told of it again.
+    /// Deleted, so that no one will ever be told of it again.
     Gone,
 }
 
@@ -87,7 +87,7 @@ pub enum EndKind {
     Retry,
     Again,
     Deferred,
-    /// The machine kept it from its work.
+    /// The machine prevented it from working.
     Hindered,
     Aborted,
 }
@@ -165,7 +165,7 @@ impl Reply {
 }
 
 impl EndKind {
-    /// The handler came to an outcome of its own.
+    /// The handler produced an outcome of its own.
     pub fn is_own(self) -> bool {
         matches!(self, Self::Success { .. } | Self::Failure)
     }

@@ -1,5 +1,5 @@
-//! A record as a model keeps it: shared, quick to compare, and free of all that only tells one
-//! moment from another.
+//! A record as the model keeps it: shared, quick to compare, and without the data that only
+//! distinguishes one moment from another.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -12,8 +12,8 @@ use callbackd::outcome::ClientRequestToken;
 use callbackd::step::Message;
 use jiff::Timestamp;
 
-/// The one moment of the model. Time does not flow: each limit is either ahead of it or over, and
-/// which is part of the state.
+/// The one moment of the model. Time does not pass: each limit is either ahead or over, which is
+/// part of the state.
 pub const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 const AHEAD: Timestamp = Timestamp::MAX;
 pub const LONG_AGO: Timestamp = Timestamp::MIN;
@@ -49,14 +49,14 @@ pub struct Known {
     hash: u64,
 }
 
-/// A limit that can come to be over.
+/// A limit that can be over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// The wait before the next attempt.
     Wait,
     /// The handler's time limit, or that of a deferral.
     Deadline,
-    /// How long a stop is owed before whoever holds it answers.
+    /// How long a stop is owed before its holder answers.
     Takeover,
     /// How long a step is not found before it counts as closed.
     Gone,

@@ -1,5 +1,5 @@
 //! The protocol with one mistake in it: each must be found, or the model would find nothing in the
-//! shipped one either.
+//! real one either.
 
 use callbackd::lifecycle::{
     Activity, Effect, Local, Policy, Record, State, Status, Transition, Urgency, Verify, Via, Write,
@@ -59,7 +59,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    /// Whether the mistake is not to hear what happens.
+    /// Whether the mistake is to ignore what happens.
     pub fn ignores(self, happening: Happening, activity: Activity) -> bool {
         match self {
             Self::KeepRunningWithoutLease => happening == Happening::LeaseLost,
@@ -90,7 +90,7 @@ impl Mutant {
         happening
     }
 
-    /// What is believed to be known instead.
+    /// What is wrongly taken for known.
     pub fn misremember(self, state: &mut State, happening: Happening) {
         let found = matches!(happening, Happening::Found | Happening::Woken);
         match self {
@@ -108,7 +108,7 @@ impl Mutant {
         }
     }
 
-    /// The settings that are believed to be.
+    /// Wrongly applied settings.
     pub fn misread(self, policy: Policy, happening: Happening) -> Policy {
         match self {
             Self::BelieveStops if happening == Happening::Delivered(Post::Stop) => {
@@ -118,7 +118,7 @@ impl Mutant {
         }
     }
 
-    /// Makes the mistake, where it is one of decisions.
+    /// Applies the mistake, if it is one of decisions.
     pub fn distort(self, transition: &mut Transition, state: &State, happening: Happening) {
         let effects = &mut transition.effects;
         let refused = happening == Happening::ReportRefused;

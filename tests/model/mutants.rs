@@ -1,5 +1,5 @@
-//! Each mutant of the protocol breaks what it must break, by a path that is printed; the protocol
-//! that ships does not.
+//! Each mutant of the protocol breaks what it must break, on a path that is printed; the real
+//! protocol does not.
 
 use stateright::{Checker, Model};
 

@@ -1,4 +1,4 @@
-//! What of a decision is worth a witness.
+//! Which decisions are recorded as witnesses.
 
 use callbackd::lifecycle::{Activity, Effect, State, Status, Transition};
 use callbackd::step::StopReason;

@@ -1,4 +1,4 @@
-//! Who takes part in an exploration, and how much may go wrong in it.
+//! The participants of an exploration, and its budget of faults.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
@@ -70,13 +70,12 @@ impl Setup {
         Self { mutant: Some(mutant), only: Some(property), ..self }
     }
 
-    /// Whether there is a way to the end in which nothing more goes wrong.
+    /// Whether there is a path to the end without further faults.
     ///
-    /// Retries and redeliveries are honest circles, so that not every endless path is a defect. But
-    /// the worlds are finitely many, and where from each of them some course of events leads to the
-    /// end, only one that is unfair for ever can miss it. So that no way counts that a handler may
-    /// refuse to go, or that the other of two ways of noticing a stop saves, there is little
-    /// [`Hope`] on it.
+    /// Retries and redeliveries are honest circles, so not every endless path is a defect. But the
+    /// worlds are finite, and if from each of them some course of events leads to the end, only a
+    /// permanently unfair one can miss it. A path does not count if a handler may refuse it, or if
+    /// it depends on the second of two ways of noticing a stop; hence the little [`Hope`] on it.
     fn can_end(&self, world: &World) -> bool {
         let world = World { budget: Budget::default(), ..world.clone() };
         let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! What may go wrong, as long as the budget lasts.
+//! What may fail, as long as the budget lasts.
 
 use callbackd::lifecycle::{Status, Verify};
 
@@ -15,7 +15,7 @@ impl World {
         self.troubles(put);
     }
 
-    /// What a user, a pipeline or somebody else may do.
+    /// What a user, a pipeline or someone else may do.
     fn turns(&self, setup: &Setup, put: &mut impl FnMut(What)) {
         let Budget { stops, endings, duplicates, forgeries, denials, deletions, limits, .. } =
             self.budget;
@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    /// What SQS may do with messages, besides what it is there for.
+    /// What SQS may do with messages beyond its regular work.
     fn losses(&self, setup: &Setup, put: &mut impl FnMut(What)) {
         let Budget { losses, redrives, visibility, .. } = self.budget;
         for (message, copy) in self.queue.iter().enumerate() {
@@ -89,7 +89,7 @@ impl World {
         }
     }
 
-    /// What may befall a worker.
+    /// What may happen to a worker.
     fn troubles(&self, put: &mut impl FnMut(What)) {
         let Budget { crashes, replies, lies, leases, freezes, shutdowns, .. } = self.budget;
         for (index, worker) in
@@ -144,8 +144,8 @@ impl World {
         }
     }
 
-    /// A message that is gone is missed only where the ledger holds what it said, and nobody but
-    /// its workers should.
+    /// A message that is gone is missed only if the ledger holds its content, and only by its own
+    /// workers.
     fn may_lose(&self, message: usize, setup: &Setup) -> bool {
         message == STOP || message != FORGED && setup.is_exclusive() && self.is_known()
     }

@@ -1,4 +1,4 @@
-//! One action, carried out on a copy of the world.
+//! One action, performed on a copy of the world.
 
 use callbackd::lifecycle::{Beside, Via};
 
@@ -14,13 +14,13 @@ use crate::world::{
     ANEW, Ask, Broken, Copy, DUPLICATE, FORGED, Phase, REDRIVE, Report, STOP, World,
 };
 
-/// How the ledger takes the next write.
+/// How the ledger handles the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mood {
     Well,
-    /// It fails and has not happened.
+    /// It fails without an effect.
     Fails,
-    /// It has happened, and an error is returned.
+    /// It takes effect, and an error is returned.
     FailsAfterEffect,
 }
 
@@ -34,8 +34,7 @@ pub struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    /// The world after the action; none where the action's trouble with the ledger had nothing to
-    /// strike.
+    /// The world after the action; `None` if the action's ledger fault had nothing to apply to.
     pub fn take(setup: &'a Setup, world: &World, action: Action) -> Option<World> {
         let mut turn =
             Self { setup, world: world.clone(), delivered: 0, mood: action.mood, struck: false };
@@ -59,7 +58,7 @@ impl<'a> Turn<'a> {
         if let Err(broken) = self.world.judge.see(seen) {
             let froze = self.world.budget.freezes < self.setup.budget.freezes;
             if froze && matches!(broken, judge::Broken::Overlap(_)) {
-                // Nobody can reach the run of a worker that stood still. All else must hold.
+                // No one can reach the run of a frozen worker. Everything else must hold.
                 return;
             }
             self.broken(Broken::Promise(broken));

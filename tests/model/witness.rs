@@ -1,8 +1,7 @@
 //! The interesting things that must have happened somewhere in an exploration, so that no claim
 //! holds vacuously.
 //!
-//! They are noted on the way and are no part of a state: a memory of them would multiply the
-//! states.
+//! They are recorded outside the state: as part of it they would multiply the states.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -44,19 +44,20 @@ pub const REDRIVE: u8 = 2;
 /// How often it was received when it counts as worn.
 pub const WORN: u8 = 1;
 
-/// Faults, and turns that a pipeline may take or not, that are left.
+/// Remaining faults, and optional events of a pipeline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// The user stops the execution.
     pub stops: u8,
-    /// The execution is ended by other means, or a deferred step completed by somebody else.
+    /// The execution is ended by other means, or a deferred step completed by someone
+    /// else.
     pub endings: u8,
-    /// SQS, or the pipeline's own sending, duplicates the Executing message.
+    /// The execution is ended by other means, or a deferred step completed by someone else.
     pub duplicates: u8,
     pub crashes: u8,
     /// Lost replies, refusals for no reason, answers that are late or missing.
     pub replies: u8,
-    /// SageMaker does not find what there is.
+    /// SageMaker does not find what exists.
     pub lies: u8,
     /// Writes to a ledger that fail, without effect or after it.
     pub writes: u8,
@@ -64,7 +65,7 @@ pub struct Budget {
     pub visibility: u8,
     /// Claims that could not be renewed in time.
     pub leases: u8,
-    /// Workers that stand still for longer than a lease, and then go on. Their runs may overlap
+    /// Workers that are frozen for longer than a lease, and then continue. Their runs may overlap
     /// with others'.
     pub freezes: u8,
     pub shutdowns: u8,
@@ -132,7 +133,7 @@ pub enum Broken {
     TooManyAttempts,
     /// A crash counts against a step that another may have caused.
     Blamed,
-    /// A stop was answered for a step that others may run, before they had their time for it.
+    /// A stop was answered for a step that others may run, before they had time for it.
     AnsweredBlindly,
     /// A driver left its step while the handler ran.
     Orphaned,
@@ -140,11 +141,11 @@ pub enum Broken {
     StartedUnasked,
     /// A stop that is owed was answered without asking at that moment.
     AnsweredUnasked,
-    /// Something is stopped that nobody stops.
+    /// Something is stopped without a stop.
     StoppedForNothing,
-    /// A step was to be started although its worker is on its way out.
+    /// A step was to be started although its worker is shutting down.
     StartedTooLate,
-    /// A message was replaced whose step is not on record, or whose word is not believed.
+    /// A message was replaced whose step is not recorded, or whose stop is unconfirmed.
     ReplacedTooEarly,
     /// A run was not told to end, because the ledger failed.
     ToldTooLate,
@@ -188,7 +189,7 @@ pub enum Phase {
     Down,
 }
 
-/// What a worker has under way for the step.
+/// What a worker is doing about the step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "timers are armed or not")]
 pub struct Driver {
@@ -318,12 +319,12 @@ impl World {
         self.ledgers[usize::from(self.workers[worker].ledger)].as_ref()
     }
 
-    /// Nothing waits, nothing is left over, nothing runs, and nobody has anything under way.
+    /// Nothing waits, nothing is left over, nothing runs, and no worker has an activity.
     pub fn is_done(&self) -> bool {
         let idle =
             |worker: &Worker| worker.driver.is_none() && worker.deleting == 0 && worker.held == 0;
-        // A deferred step may wait, but neither for the answer to a stop nor beyond its limit, and
-        // not forgotten.
+        // A deferred step may wait, but not for the answer to a stop, not beyond its limit, and not
+        // forgotten.
         let hopeless = |known: &Known| match known.record().status {
             Status::Deferred => !known.is_ahead(Limit::Deadline),
             status => status == Status::Settled,

@@ -1,4 +1,4 @@
-//! A ledger's storage: what it holds outlives the process, and its writes fail before or after they
+//! A ledger's storage: its content outlives the process, and its writes fail before or after they
 //! took effect.
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Disk {
         act: impl FnOnce() -> BoxOf<T>,
     ) -> Result<T, StoreError> {
         let world = self.life.world.clone();
-        // No storage answers at once: what was begun before goes on first.
+        // No storage answers at once: earlier calls go first.
         tokio::task::yield_now().await;
         self.life.cross(&format!("{what}, before")).await;
         let troubled = world.has_faults() && world.chance(self.trouble);
@@ -65,7 +65,7 @@ impl Disk {
         done
     }
 
-    /// What a call meets that writes while the storage is held by somebody else, or takes no more.
+    /// What a writing call meets while another process holds the storage, or it accepts no more.
     async fn spell(&self, what: &'static str) -> Result<(), StoreError> {
         let world = &self.life.world;
         if !["put", "probe", "purge"].contains(&what) {

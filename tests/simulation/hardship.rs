@@ -1,8 +1,8 @@
-//! What lasts, or comes from people and machines: a seed has some of it beside the weather, or
-//! instead of it.
+//! Lasting faults, and those caused by people and machines: a seed has some of them in addition to
+//! the weather, or instead of it.
 //!
-//! Each hardship has dice of its own, so that a seed's workers, steps and weather are the same with
-//! it and without.
+//! Each hardship has its own random numbers, so a seed's workers, steps and weather are the same
+//! with and without it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub enum Hardship {
     /// Messages expire after minutes.
     Retention,
     Purge,
-    /// SageMaker throttles whoever asks, while others complete steps.
+    /// SageMaker throttles questions, while others complete steps.
     Throttled,
     /// Reports are denied, while others complete steps; perhaps they are never allowed again.
     Denied,
@@ -29,7 +29,7 @@ pub enum Hardship {
     Suspended,
     /// The ledger's writes wait, or are refused.
     LedgerHeld,
-    /// Workers drain while steps want to be tried or called again.
+    /// Workers drain while steps wait to be tried or called again.
     Drained,
     /// Messages are received by several polls at once.
     ReceivedTwice,
@@ -67,7 +67,7 @@ pub struct Spell {
     pub until: Duration,
 }
 
-/// A message that somebody sends who may not.
+/// A message from someone who may not send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgery {
     /// A stop of an execution and a token that there are not.
@@ -89,12 +89,12 @@ pub struct Hardships {
     pub retention: Option<Duration>,
     pub purges: Vec<Duration>,
     pub spells: Vec<Spell>,
-    /// When somebody else completes whatever is open.
+    /// When someone else completes whatever is open.
     pub others: Vec<Duration>,
-    /// No report is allowed any more, but somebody else completes all.
+    /// No report is ever allowed again, but someone else completes everything.
     pub denied_for_good: bool,
     pub forgeries: Vec<(Duration, Forgery)>,
-    /// When the wall clock is set, to so many seconds off.
+    /// When the wall clock is set, and how many seconds it is off.
     pub sets: Vec<(Duration, i64)>,
     pub suspensions: Vec<(Duration, Duration)>,
     pub received_twice: bool,
@@ -109,7 +109,7 @@ pub struct Hardships {
 }
 
 impl Hardship {
-    /// What comes by itself or beside others; [`Crashing`] comes beside whatever a seed has.
+    /// Hardships that come alone or with others; [`Crashing`] is added to whatever a seed has.
     const DRAWN: [Self; 15] = [
         Redrive,
         Retention,

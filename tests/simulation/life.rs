@@ -1,7 +1,7 @@
 //! One life of a worker's process. When it ends, nothing that it was about to do happens any more.
 //!
-//! Its tasks stay in the runtime, but whatever leads outside (a call, a write, word of a run) hangs
-//! or is unheard from then on. So a crash is exactly that: an effect that did not happen.
+//! Its tasks stay in the runtime, but every outside call hangs from then on. So a crash is exactly
+//! that: an effect that did not happen.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::judge::{Seen, Worker};
 use crate::world::World;
 
-/// What changes nothing outside; to die there is to die at any moment, which the plan sees to as
-/// well.
+/// Calls that change nothing outside; dying there is dying at any moment, which the plan covers
+/// too.
 const LOOKS: [&str; 5] = ["list", "get", "purge", "probe", "DescribePipelineExecution"];
 
 pub struct Life {
@@ -27,7 +27,7 @@ pub struct Life {
 }
 
 impl Life {
-    /// A life that ends at the n-th boundary of an effect whose name begins so, if at any.
+    /// A life that ends at the n-th boundary of an effect whose name begins with this, if at any.
     pub fn new(world: &Arc<World>, worker: Worker, end: Option<(&'static str, i64)>) -> Arc<Self> {
         let (counted, crossings) = end.unwrap_or(("", i64::MAX));
         let (over, left) = (CancellationToken::new(), AtomicI64::new(crossings));
@@ -56,7 +56,7 @@ impl Life {
         }
     }
 
-    /// What `outside` comes to, as long as anybody is there to hear of it.
+    /// The result of `outside`, as long as the process lives.
     pub async fn while_it_lasts<T>(&self, outside: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;

@@ -1,9 +1,9 @@
-//! When the limits of steps are over, by the clock that counts suspension, and whether what acts on
-//! them is early or late.
+//! When the limits of steps are over, by the clock that counts suspension, and whether the
+//! reactions are early or late.
 //!
-//! What is left of a limit stays left when the wall clock is set, as long as the worker that wrote
-//! it down lives long enough to give it its new name. A record that nobody could rename counts by
-//! the wall clock, so it may be off by as much as the clock was set.
+//! The rest of a limit is unchanged when the wall clock is set, if the worker that wrote it lives
+//! long enough to convert it. An unconverted record counts by the wall clock, so it may be off by
+//! as much as the clock was set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,13 +18,11 @@ pub enum Bound {
     Deferral,
 }
 
-/// What an act may be early by: calls take time, and clocks are not looked at all the time.
+/// How early a reaction may be: calls take time, and clocks are not checked all the time.
 const EARLY: Duration = Duration::from_secs(6);
-/// What an act may be late by: a machine that wakes is noticed, and a slow disk's word is waited
-/// for.
+/// How late a reaction may be: waking is noticed with a delay, and a slow disk is waited for.
 const LATE: Duration = Duration::from_secs(60);
-/// How long a worker takes at most to notice that the wall clock was set, and to write its records
-/// anew.
+/// How long a worker may take to notice that the wall clock was set, and to rewrite its records.
 const RENAMING: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Default)]

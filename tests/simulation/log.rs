@@ -1,4 +1,4 @@
-//! What the daemon logs: an error that it calls a mistake of its own fails the run.
+//! The daemon's log: an error that it reports as its own bug fails the run.
 
 use std::fmt::{Debug, Write};
 use std::io::stderr;

@@ -1,16 +1,18 @@
-//! The whole daemon with the real AWS SDK in a world of its own, where one seed decides all: what
-//! goes wrong, and when.
+//! The whole daemon with the real AWS SDK in a simulated world, in which one seed decides
+//! everything: what fails, and when.
 //!
-//! The daemon is the shipped one from its configuration down to the SDK's HTTP connector; below it
-//! are the local endpoint's services without their network, and above it handlers that follow a
-//! script. Time is tokio's, paused: hours take milliseconds. First calls, writes, messages,
-//! credentials, clocks and processes fail; then everything works, and nothing may be left over in
-//! the end.
+//! The daemon is the real one from its configuration down to the SDK's HTTP connector; below it are
+//! the local endpoint's services without their network, and above it handlers that follow a script.
+//! Time is tokio's, paused: hours take milliseconds. First calls, writes, messages, credentials,
+//! clocks and processes fail; then everything works, and nothing may be left over at the end.
 //!
 //! ```text
-//! CALLBACKD_SEED=123 cargo test --test simulation -- --nocapture       one seed, with its trace
-//! CALLBACKD_ONLY=forged CALLBACKD_SEEDS=100 cargo test --test simulation no_seed   those with one hardship and nothing beside it
-//! CALLBACKD_SEEDS=100000 cargo test --release --test simulation        a night of them
+//! one seed, with its trace:
+//! CALLBACKD_SEED=123 cargo test --test simulation -- --nocapture
+//! seeds with a single hardship:
+//! CALLBACKD_ONLY=forged CALLBACKD_SEEDS=100 cargo test --test simulation no_seed
+//! a night of them:
+//! CALLBACKD_SEEDS=100000 cargo test --release --test simulation
 //! ```
 
 #![allow(

@@ -1,4 +1,4 @@
-//! The network under one process's AWS clients, at the SDK's HTTP connector, and who gives it
+//! The network below one process's AWS clients, at the SDK's HTTP connector, and the source of its
 //! credentials.
 
 use std::convert::Infallible;
@@ -34,7 +34,7 @@ use crate::life::Life;
 use crate::weather::{Lot, When};
 use crate::world::World;
 
-/// All that a process meets of the world through the AWS SDK.
+/// Everything that a process uses through the AWS SDK.
 pub fn outside(life: &Arc<Life>, trouble: f64, credentials: Issuing) -> Outside {
     Outside {
         http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble })
@@ -67,7 +67,7 @@ impl TimeSource for Shown {
     }
 }
 
-/// How keys are given out.
+/// How keys are issued.
 #[derive(Clone, Copy, Debug)]
 pub struct Issuing {
     pub lifetime: Duration,
@@ -145,7 +145,7 @@ impl Network {
         if let Some(name) = lot.name() {
             world.count(&name);
         }
-        // The body and all that follows from it, but not what the SDK draws by lot for its headers.
+        // The body and its consequences, but not what the SDK randomises in its headers.
         world.note(&format!("{} {operation} {:016x} {lot:?}", life.name(), hash(&body)));
         world.count(&format!("call: {operation}"));
         match lot {

@@ -1,5 +1,5 @@
-//! What one seed decides: the workers, their configuration, the pipelines, and all that goes wrong
-//! and when.
+//! What one seed decides: the workers, their configuration, the pipelines, and all faults with
+//! their times.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -38,9 +38,9 @@ pub struct Plan {
     pub executions: Vec<Execution>,
     pub undocumented: Undocumented,
     pub rules: Vec<Rule>,
-    /// How long things go wrong.
+    /// How long faults occur.
     pub faults: Duration,
-    /// Part of all AWS calls that something happens to.
+    /// The fraction of all AWS calls that are affected.
     pub network: f64,
     pub disk: f64,
     pub issuing: Issuing,
@@ -48,10 +48,10 @@ pub struct Plan {
     pub lives: Vec<Vec<Fate>>,
     pub jumps: Vec<(Duration, i64)>,
     pub revocations: Vec<Duration>,
-    /// Handlers have far more time than the run; but once nothing goes wrong any more all
-    /// executions are stopped, of which no message tells.
+    /// Handlers have far more time than the run; but once the faults are over all executions are
+    /// stopped, without a message.
     pub stopped_in_the_end: bool,
-    /// Messages that nobody can read, and when they come.
+    /// Unreadable messages, and when they are sent.
     pub unreadable: Vec<(Duration, String)>,
     /// What lasts, or comes from people and machines.
     pub hardships: Hardships,
@@ -181,7 +181,7 @@ impl Plan {
         plan
     }
 
-    /// Brings the hardships in, and takes the weather away from those that come alone.
+    /// Adds the hardships, and removes the weather from those that come alone.
     fn befall(&mut self, hardships: Hardships) {
         if hardships.has(Hardship::Redrive) {
             self.faults = self.faults.max(Duration::from_secs(500));
@@ -226,7 +226,7 @@ impl Plan {
         self.hardships = hardships;
     }
 
-    /// Whether nothing but the hardship itself keeps a worker from doing at once what it has to do.
+    /// Whether only the hardship itself delays a worker.
     pub fn is_prompt(&self) -> bool {
         self.hardships.alone
             || self.network == 0.0 && self.disk == 0.0 && self.hardships.of.is_empty()
@@ -314,7 +314,7 @@ fn script(dice: &mut Dice) -> Script {
     }
 }
 
-/// Longer than any run lasts, in seconds.
+/// Longer than any run, in seconds.
 const FAR: u64 = 7 * 86_400;
 
 /// Where lives end; rare ones by name.

@@ -1,4 +1,4 @@
-//! One seed's run: faults, then healing, then quiet, and nothing may be left over.
+//! One seed's run: faults, then recovery, then quiet, and nothing may be left over.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
@@ -20,14 +20,14 @@ use crate::script::PANIC;
 use crate::worker::Keeper;
 use crate::world::{LIVE, QUEUE_URL, Story, World};
 
-/// How long everything may take to come to rest once nothing goes wrong any more: every time limit,
-/// wait and jump of a clock that a plan has in it, one after the other.
+/// How long everything may take to settle once the faults are over: every time limit, wait and jump
+/// of a clock in a plan, one after another.
 const QUIET: Duration = Duration::from_secs(12 * 3_600);
 const LOOK: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// What panicked on this thread although no script said so: a task that nobody may miss; or
-    /// what the daemon called a mistake.
+    /// What panicked on this thread although no script said so, or what the daemon reported as its
+    /// own bug.
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -38,7 +38,7 @@ pub fn fail_here(why: &str) {
     });
 }
 
-/// Runs a plan on this thread, and nothing else meanwhile.
+/// Runs a plan on this thread, with nothing else meanwhile.
 pub fn run(plan: Plan) -> Story {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
@@ -48,7 +48,7 @@ pub fn run(plan: Plan) -> Story {
     PANICKED.take();
     // The engine's jitter and the SDK's ids come from here.
     fastrand::seed(plan.seed);
-    // Neither sockets nor other threads: whatever needs them fails here.
+    // Neither sockets nor other threads: anything that needs them fails here.
     let runtime =
         Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     let story = runtime.block_on(play(Arc::new(plan)));

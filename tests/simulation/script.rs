@@ -36,12 +36,12 @@ pub enum End {
     Again(Duration),
     /// The machine keeps it from its work.
     Hindered,
-    /// Somebody else completes the step, this much later if ever.
+    /// Someone else completes the step, this much later if ever.
     Defer(Option<Duration>),
     Panic,
     /// It kills its worker.
     Crash,
-    /// It waits to be told to stop.
+    /// It waits until it is told to stop.
     Hang,
 }
 
@@ -62,7 +62,7 @@ pub enum Cleanup {
     Hangs,
 }
 
-/// Why scripted handlers panic; the panic hook keeps silent about it.
+/// The message of scripted panics, which the panic hook does not print.
 pub const PANIC: &str = "as the script has it";
 
 pub struct Scripted {
@@ -278,7 +278,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let (worker, token, own) = (self.life.worker, self.token.clone(), self.own);
         if !self.life.is_over() {
-            // Who drops a run has told it before, though not all listen: at a shutdown, or as the
+            // A run is told before it is dropped, though not all listen: at a shutdown, or when the
             // lease was lost.
             let dropped = !self.returned && !std::thread::panicking();
             if self.told.is_none() && !dropped {

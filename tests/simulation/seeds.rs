@@ -1,4 +1,4 @@
-//! Many seeds, on all cores, and what they came to.
+//! Many seeds, on all cores, and their results.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -12,7 +12,7 @@ use crate::world::{LIVE, Story};
 
 /// How many each test run plays.
 const SEEDS: u64 = 300;
-/// What some seed must have come across, so that nothing is believed to hold that was never tried.
+/// What some seed must have met, so that nothing is believed that was never tried.
 const MET: [&str; 116] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
@@ -131,9 +131,9 @@ const MET: [&str; 116] = [
     "step Stopped",
     "step Succeeded",
 ];
-/// Seeds that are red and not yet understood: two workers that share one ledger, which this version
-/// does not offer. 230: a claim is lost as its run ends, and the step is run once more than its
-/// attempts allow. `CALLBACKD_ALL=1` plays them too.
+/// Seeds that fail and are not understood yet: two workers that share one ledger, which this
+/// version does not offer. 230: a claim is lost while its run ends, and the step runs once more
+/// than its attempts allow. `CALLBACKD_ALL=1` plays them too.
 const OPEN: &[u64] = &[230];
 /// Lines of a failing seed's trace that are shown at once.
 const SHOWN: usize = 300;
@@ -142,7 +142,7 @@ const SHOWN: usize = 300;
 /// breaks a promise.
 pub fn play() {
     if let Some(seed) = number("CALLBACKD_SEED") {
-        // The trace as it comes about, and between its lines what the daemon logs.
+        // The trace as it happens, and between its lines the daemon's log.
         LIVE.store(true, Ordering::SeqCst);
         let story = run(Plan::with(seed, only()));
         eprintln!("\n{}", story.tally);

@@ -1,5 +1,4 @@
-//! What happened in a run, counted by name, so that nothing is believed tested that never came to
-//! pass.
+//! What happened in a run, counted by name, so that nothing is believed tested that never happened.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What a call to AWS has to go through: drawn anew for each.
+//! The faults of a call to AWS: drawn for each call.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ pub enum Lot {
     Reset(When),
     /// An error that the service gives.
     Error(When, u16, &'static str),
-    /// Something on the way answers in the service's place.
+    /// Something in between answers in the service's place.
     Gateway(When),
-    /// It takes this long, and may so outlast the client's patience.
+    /// It takes this long, and may exceed the client's timeout.
     Slow(When, Duration),
     /// The answer's second half comes this much later; without a time, never.
     Body(Option<Duration>),
@@ -35,7 +35,7 @@ pub enum When {
 }
 
 impl Lot {
-    /// What the call meets because something lasts.
+    /// The fault of a call because of a lasting problem.
     pub fn of_spell(world: &World, operation: &str) -> Option<Self> {
         let lists = operation == "ListPipelineExecutionSteps";
         let asks = lists || operation == "DescribePipelineExecution";
@@ -55,8 +55,8 @@ impl Lot {
         Some(lot)
     }
 
-    /// Calm, but for this part of all calls. One that only asks may also be told that there is no
-    /// such thing.
+    /// No fault, except for this fraction of all calls. A question may also be told that nothing
+    /// exists.
     pub fn draw(world: &World, trouble: f64, operation: &str) -> Self {
         let asks = ["DescribePipelineExecution", "ListPipelineExecutionSteps"].contains(&operation);
         if !world.has_faults() || !world.chance(trouble) {

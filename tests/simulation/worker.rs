@@ -1,5 +1,4 @@
-//! One worker: the shipped daemon, started again and again, and each time brought to the end that
-//! the plan has for it.
+//! One worker: the real daemon, started again and again, and each time ended as the plan says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use crate::world::World;
 /// How long a drain may take at most: all that its configuration adds up to, calls that time out,
 /// and some more.
 const DRAIN: Duration = Duration::from_secs(300);
-/// As a supervisor starts a process again that did not come up.
+/// Like a supervisor that restarts a process that failed to start.
 const RESTART: Duration = Duration::from_secs(5);
 
 pub struct Keeper {

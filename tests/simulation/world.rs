@@ -1,5 +1,5 @@
-//! All that outlives a worker's process: both services, true time, the judge, and the trace of what
-//! happened.
+//! Everything that outlives a worker's process: both services, true time, the judge, and the trace
+//! of events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -28,13 +28,14 @@ use crate::tally::Tally;
 pub const SECOND_URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-second";
 pub const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
 const DEAD_LETTERS: &str = "sagemaker-dead-letters";
-/// A run is told this long after word of its stop has come, at the latest.
+/// A run is told of its stop at most this long after the stop is known.
 const PROMPT: Duration = Duration::from_secs(30);
-/// So long ago SageMaker was asked at most before a step is cleaned up that was never run.
+/// How recently SageMaker must have been asked before a step that was never run is cleaned up
+/// after.
 const ASKED_LATELY: Duration = Duration::from_secs(5);
 const EPOCH: u64 = 1_800_000_000_000;
-/// Lines of a trace that no story has. Where time stands still because somebody is always busy,
-/// only this ends it.
+/// More trace lines than any story has. If time stands still because something is always busy, only
+/// this ends it.
 const CIRCLES: usize = 200_000;
 
 /// Whether the trace is told as it comes about.
@@ -69,9 +70,9 @@ struct State {
     runs: BTreeMap<String, usize>,
     /// The crashes and attempts of a step as a ledger has them.
     crashes: BTreeMap<(u8, String), (u64, u64)>,
-    /// Tokens that somebody else has as well.
+    /// Tokens that someone else has as well.
     handed_over: BTreeSet<String>,
-    /// Bodies of messages that nobody can read, and their ids.
+    /// Bodies of unreadable messages, and their ids.
     unreadable: BTreeSet<String>,
     /// Bodies of forged messages, and the tokens that they name.
     forged: BTreeMap<String, String>,
@@ -241,7 +242,7 @@ impl World {
         assert!(lines < CIRCLES, "it goes round in circles");
     }
 
-    /// Tells the judge; the first thing that is broken ends the run.
+    /// Passes an event to the judge; the first broken promise ends the run.
     pub fn see(&self, seen: &Seen<String>) {
         self.note(&format!("{seen:?}"));
         let verdict = self.state().judge.see(seen);
@@ -270,8 +271,8 @@ impl World {
         .collect()
     }
 
-    /// Nobody can answer a step of which only a message told that is lost; but the workers' own
-    /// refusals do not excuse them.
+    /// A step that only a lost message mentioned cannot be answered; but the workers' own refusals
+    /// do not excuse them.
     fn is_excused(&self, state: &State, token: &String) -> bool {
         let hardships = &self.plan.hardships;
         let by_itself =
@@ -291,7 +292,7 @@ impl World {
         serde_json::from_slice(&body.to_bytes()).unwrap_or_default()
     }
 
-    /// Somebody else has the token now, and answers with it so much later.
+    /// Someone else has the token now, and answers with it this much later.
     pub fn hand_over(self: &Arc<Self>, token: &str, after: Duration) {
         self.note(&format!("{token} is handed over"));
         self.state().handed_over.insert(token.to_owned());
@@ -426,7 +427,7 @@ impl World {
         }
     }
 
-    /// What a message is about that the pipelines sent, or somebody else.
+    /// What a message from a pipeline, or from someone else, is about.
     fn about(&self, body: &str) -> About<String> {
         if self.state().unreadable.contains(body) {
             return About::Unreadable;
@@ -579,7 +580,7 @@ impl World {
         if now.0 <= before.0 || !record["stop_requested"].is_null() {
             return;
         }
-        // Either it says so by itself, or the claim that goes with it does.
+        // Either it says so itself, or the claim that goes with it does.
         let charged = record["status"] == "waiting" || record["resume"] != true && now.1 > before.1;
         self.count(if charged { "path: a crash is charged" } else { "path: a crash is spared" });
         self.see(&Seen::Judged { ledger, token: token.to_owned(), charged });
@@ -607,7 +608,7 @@ impl World {
         self.state().judge.open().cloned().collect()
     }
 
-    /// Somebody else answers whatever SageMaker waits for.
+    /// Someone else answers whatever SageMaker waits for.
     pub async fn complete_all(&self) {
         for token in self.open() {
             self.count("fault: completed by others");

@@ -1,4 +1,5 @@
-//! What the endpoint, the ledgers, the daemons and their programs told, laid before the judge.
+//! Everything that the endpoint, the ledgers, the daemons and their programs reported, passed to
+//! the judge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -24,8 +25,8 @@ pub struct History {
     answers: BTreeMap<String, u32>,
     /// Of which ledger each step is.
     ledgers: BTreeMap<String, u8>,
-    /// What a ledger held of a step that is purged since: whether a stop was known, whether an
-    /// outcome was frozen.
+    /// What a ledger held of a step that has been purged since: whether a stop was known, whether
+    /// an outcome was frozen.
     held: BTreeSet<(String, bool)>,
     /// The same answer again: its first reply was lost, or its daemon died.
     pub repeated: u64,
@@ -33,7 +34,7 @@ pub struct History {
     pub faults: BTreeMap<&'static str, u64>,
     /// Messages that no worker can read, as the endpoint took them: replies are lost too.
     pub unreadable: u64,
-    /// Events that came faster than they were heard.
+    /// Events that arrived faster than they were read.
     pub missed: u64,
 }
 
@@ -104,7 +105,7 @@ impl History {
         self.events.push((at, Seen::Reported { worker, token, request, accepted }));
     }
 
-    /// What a ledger holds now. To be looked at more often than it is purged.
+    /// What a ledger holds now. Call it more often than the ledger is purged.
     pub fn look(&mut self, ledger: u8, records: &[Result<Record, Damaged>]) {
         for record in records.iter().flatten() {
             let token = record.token.to_string();
@@ -149,7 +150,7 @@ impl History {
         endings
     }
 
-    /// What is not as it should be, of each execution and each token, and how many events were
+    /// Everything that is wrong, for each execution and each token, and how many events were
     /// judged. `folders` are those of the daemons, by their ledgers' numbers.
     pub fn judge(&mut self, folders: &[&Path]) -> (Vec<String>, usize) {
         let never = self.executions.iter().filter(|(_, ending)| ending.is_none());
@@ -182,7 +183,7 @@ impl History {
     }
 }
 
-/// The order of what is told of the same millisecond: that in which a step gets on.
+/// The order of events of the same millisecond: that of a step's progress.
 fn rank(seen: &Seen<String>) -> u8 {
     match seen {
         Seen::Kills { .. } | Seen::Died { .. } => 0,

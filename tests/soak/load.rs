@@ -1,4 +1,4 @@
-//! Steps of every kind, begun all the while.
+//! Steps of every kind, started continuously.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::stage::{Stage, UNREADABLE};
 /// What a step's program does; some of them more often than others.
 const KINDS: [&str; 10] =
     ["quick", "quick", "quick", "quick", "slow", "failing", "retry", "again", "noisy", "stopped"];
-/// One in so many turns brings a message that is none.
+/// How many turns bring one unreadable message.
 const UNREADABLE_EVERY: u64 = 100;
 
 pub struct Load {
@@ -45,7 +45,7 @@ impl Load {
             "PipelineParameters": [{ "Name": "Kind", "Value": kind }],
             "ClientRequestToken": token,
         });
-        // Where the answer is lost, the same request says the same again.
+        // If the answer is lost, the same request is repeated.
         for _ in 0..20 {
             if let Some(answer) = stage.call("SageMaker.StartPipelineExecution", &request).await {
                 self.begun += 1;

@@ -1,21 +1,21 @@
-//! The built binary under mixed load and faults for as long as wanted, and what grows meanwhile.
+//! The built binary under mixed load and faults for any length of time, and what grows meanwhile.
 //!
 //! ```text
 //! cargo test --release --test soak -- --minutes 20
 //! ```
 //!
-//! Two daemons work on a queue each, of a local endpoint that misbehaves: one that is never
-//! restarted, so that a leak shows, and one that is killed or stopped again and again. Steps of
-//! every kind come all the while: short and long ones, failing and trying again, noisy, stopped
-//! early and late, with their Stopping message or without; and messages that are none. SQS,
-//! SageMaker or both are gone for a while now and then. The ledgers forget soon what is settled, so
-//! that they too reach their size.
+//! Two daemons work on a queue each, of a local endpoint with faults: one that is never restarted,
+//! so that a leak shows, and one that is killed or stopped again and again. Steps of every kind
+//! arrive continuously: short and long ones, failing and retrying, noisy, stopped early and late,
+//! with their Stopping message or without; and unreadable messages. SQS, SageMaker or both are
+//! unavailable now and then. The ledgers purge settled records early, so that they too reach their
+//! final size.
 //!
-//! In the end every execution that was begun must have ended, each step's token must have been
-//! answered once, and the [`judge`] must find no promise broken in all that the endpoint, ledgers,
-//! logs and programs told. Of the daemon that was never restarted, nothing may have grown beyond
-//! what [`samples::COLUMNS`] says, and what it holds for steps must be gone with them. The samples
-//! are written to the target folder, as CSV.
+//! At the end every execution must have ended, each step's token must have been answered once, and
+//! the [`judge`] must find no broken promise in all that the endpoint, ledgers, logs and programs
+//! reported. For the daemon that was never restarted, nothing may have grown beyond what
+//! [`samples::COLUMNS`] allows, and what it holds for steps must be gone with them. The samples are
+//! written to the target directory, as CSV.
 //!
 //! Without arguments, as in `cargo test`, it runs for half a minute, which is too short to judge
 //! slopes. It keeps some 8 KiB for each step.
@@ -68,9 +68,9 @@ pub struct Times {
     pub length: Duration,
     /// The weather comes again after it.
     pub cycle: Duration,
-    /// The longest that the battered daemon lives.
+    /// The weather repeats after it.
     pub life: Duration,
-    /// The longest step. Its message is replaced meanwhile, if it may take long.
+    /// The longest life of the battered daemon.
     pub slow: Duration,
     /// What is settled is kept for so long, which is more than a message may take to come again.
     pub retention: Duration,
@@ -95,7 +95,7 @@ impl Times {
         }
     }
 
-    /// By how much more may be left at rest than where all has been waited for.
+    /// How much more may be left at rest than if everything were waited for.
     pub fn leeway(&self) -> f64 {
         if self.patient { 1.0 } else { 2.0 }
     }

@@ -1,4 +1,4 @@
-//! What a daemon takes of its machine, looked at now and then.
+//! A daemon's use of its machine, sampled regularly.
 
 use std::fmt::Write;
 use std::fs;
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::daemon::Daemon;
 
-/// One thing that is looked at.
+/// One measured quantity.
 pub struct Column {
     pub name: &'static str,
     pub unit: &'static str,
-    /// How much more of it there may be after an hour.
+    /// How much it may grow in an hour.
     pub growth: f64,
-    /// How much more of it there may be when all is done than before anything was; none where it
-    /// need not go back.
+    /// How much more of it there may be at the end than at the start; `None` if it need not go
+    /// back.
     pub left: Option<f64>,
 }
 

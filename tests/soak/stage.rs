@@ -56,9 +56,9 @@ pub struct Stage {
     /// Of the daemon that was never restarted, when all is done.
     pub rest: Option<Sample>,
     pub lives: u32,
-    /// What the battered one was told to die of.
+    /// The signal that the battered one was sent.
     asked: Option<Signal>,
-    /// How it died where that was not asked of it.
+    /// How it died if that was not requested.
     pub crashes: Vec<ExitStatus>,
 }
 
@@ -133,8 +133,7 @@ impl Stage {
         self.lives += 1;
     }
 
-    /// The battered one dies: by turns it is killed, and told to stop, which cannot wait for what
-    /// runs.
+    /// The battered one dies: by turns it is killed, and told to stop without waiting for its runs.
     pub fn end_a_life(&mut self) {
         let daemon = self.queues[1].daemon.as_mut().expect("it lives");
         let signal = if self.lives.is_multiple_of(2) { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -177,8 +176,8 @@ impl Stage {
         }
     }
 
-    /// Takes note of what the ledgers hold, and returns how many records that is; none where one
-    /// cannot be read just now.
+    /// Records what the ledgers hold, and returns how many records that is; `None` if one cannot be
+    /// read at the moment.
     pub fn look(&self) -> [Option<usize>; 2] {
         [0_u8, 1].map(|number| {
             let mut records = Vec::new();
@@ -240,7 +239,7 @@ impl Stage {
         names.iter().map(|name| answer["Attributes"][name].as_str()?.parse::<u64>().ok()).sum()
     }
 
-    /// Leaves the folder behind, for whoever wants to know.
+    /// Keeps the directory for inspection.
     pub fn keep(self) {
         let _ = self.folder.keep();
     }
@@ -277,7 +276,7 @@ impl Queue {
         self.folder.join("ledger/ledger.db")
     }
 
-    /// So that the next daemon's log does not begin in the midst of a line that a kill cut short.
+    /// The next daemon's log must not begin in the middle of a line that a kill cut short.
     fn end_line(&self) {
         let log = File::options().create(true).append(true).open(self.folder.join("daemon.log"));
         log.and_then(|mut log| log.write_all(b"\n")).expect("the folder is writable");

@@ -1,4 +1,4 @@
-//! What came of it all, told as a table, and whether that is as it should be.
+//! The results as a table, and whether they are as they should be.
 
 use std::fs;
 use std::path::Path;

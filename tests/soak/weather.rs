@@ -1,5 +1,5 @@
-//! What goes wrong at the endpoint: a little of everything always, and now and then SQS, SageMaker
-//! or both are gone.
+//! Faults of the endpoint: a few of each all the time, and now and then SQS, SageMaker or both are
+//! unavailable.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ const SAGEMAKER: [&str; 7] = [
     "SendPipelineExecutionStepFailure",
 ];
 
-/// Who is gone; the last three in turns.
+/// Which service is unavailable; the last three in turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gone {
     Nobody,
@@ -74,7 +74,7 @@ impl Weather {
         }
     }
 
-    /// Nothing goes wrong any more.
+    /// No faults any more.
     pub fn clear(&mut self, stage: &Stage) {
         self.gone = Some(Gone::Nobody);
         stage.set_faults(Vec::new());

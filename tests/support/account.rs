@@ -1,4 +1,4 @@
-//! What daemons and the programs that they ran said of themselves, in the judge's terms.
+//! What daemons and their programs logged, in the judge's terms.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub struct Account {
     pub events: Vec<(Timestamp, Seen<String>)>,
     /// How often each step was started.
     pub started: BTreeMap<String, usize>,
-    /// The steps that their programs left to somebody else.
+    /// The steps that their programs deferred.
     pub deferred: BTreeSet<String>,
     ledger: u8,
     /// When each daemon began.
@@ -28,7 +28,7 @@ impl Account {
 
     /// Takes in the daemons' log, line by line.
     pub fn log(&mut self, line: &str) {
-        // What programs print is none of it, and the most of a log.
+        // Programs' output is not part of it, although it is most of a log.
         if line.contains("\"callbackd::program\"") {
             return;
         }
@@ -51,7 +51,7 @@ impl Account {
             "cleaning up after the step" => {
                 // By then the run is over, and it ended without an outcome of its own.
                 self.events.push((at, Seen::Ended { worker, token: token.clone(), own: false }));
-                // When it ends is not told; but nothing is reported before.
+                // Its end is not logged; but nothing is reported before.
                 self.events.push((at, Seen::CleanupBegan { worker, token: token.clone() }));
                 self.events.push((at, Seen::CleanupEnded { worker, token }));
             }
@@ -66,7 +66,7 @@ impl Account {
     /// Takes in, after the log, what a program left at its end: `TOKEN STATUS NANOSECONDS`.
     ///
     /// # Panics
-    /// Where it left anything else.
+    /// If it left anything else.
     pub fn program(&mut self, line: &str) {
         let [token, status, nanoseconds] = line.split(' ').collect::<Vec<_>>()[..] else {
             panic!("{line}")
@@ -76,7 +76,7 @@ impl Account {
         let worker = self.worker(self.lives.iter().filter(|began| **began <= at).count());
         let own = match status {
             "75" | "76" => false,
-            // Such a program leaves its step to somebody else.
+            // Such a program defers its step.
             "0" => !self.deferred.contains(token),
             _ => true,
         };

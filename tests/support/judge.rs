@@ -1,8 +1,8 @@
-//! The one judge of all proofs: it sees what workers and the world do to each other, in order, and
+//! The one judge of all proofs: it observes what workers and their surroundings do, in order, and
 //! names the promise that is broken.
 //!
-//! It knows nothing of how a worker works. A model, a simulation and the built binary tell it what
-//! was seen outside, and what a ledger holds; so what it finds is a defect wherever it is found. It
+//! It does not know how a worker works. A model, a simulation and the built binary report what was
+//! observed outside, and what a ledger holds; so what it finds is a defect wherever it is found. It
 //! is a value: a model checker keeps one in each of its states.
 
 #![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 
-/// What serves as a name of steps, messages and requests: numbers in a model, strings elsewhere.
+/// A name of steps, messages and requests: numbers in a model, strings elsewhere.
 pub trait Name: Clone + Ord + Hash + std::fmt::Debug {}
 impl<T: Clone + Ord + Hash + std::fmt::Debug> Name for T {}
 
@@ -30,7 +30,7 @@ pub enum About<N> {
 }
 
 impl About<String> {
-    /// What a message with this body is about, by another reading than the worker's own.
+    /// What a message with this body is about, parsed independently of the worker.
     pub fn of(body: &str) -> Self {
         let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
         match (body["token"].as_str(), body["pipelineExecutionArn"].as_str()) {
@@ -41,7 +41,7 @@ impl About<String> {
     }
 }
 
-/// More messages than this that say the same are more than duplicates and lost replies make of one.
+/// More equal messages than this cannot come from duplicates and lost replies.
 const COPIES: usize = 200;
 
 /// Something that happened.
@@ -52,9 +52,9 @@ pub enum Seen<N> {
     Opened { token: N },
     /// SageMaker wants the step stopped, and waits for the answer to that.
     Stopping { token: N },
-    /// SageMaker waits no longer, whoever answered.
+    /// SageMaker has stopped waiting, after any answer.
     Closed { token: N, succeeded: bool },
-    /// A message is on the queue, whoever sent it.
+    /// A message is on the queue, from any sender.
     Sent { message: N, about: About<N> },
     /// A worker's deletion took effect.
     Deleted { message: N },
@@ -74,7 +74,7 @@ pub enum Seen<N> {
     StopKnown { ledger: u8, token: N },
     /// The ledger holds an outcome, durably.
     Concluded { ledger: u8, token: N },
-    /// The ledger holds, durably, that somebody else will complete the step.
+    /// The ledger holds, durably, that someone else will complete the step.
     Deferred { ledger: u8, token: N },
     /// A handler's run began.
     Started { worker: Worker, token: N },
@@ -101,8 +101,8 @@ pub enum Seen<N> {
     Died { worker: Worker },
     /// The ledger holds, durably, what the death of a worker makes of the attempt that it was at.
     Judged { ledger: u8, token: N, charged: bool },
-    /// A run was told that its claim was lost. Where a ledger is shared, who takes the step on
-    /// cannot tell that from a crash.
+    /// A run was told that its claim was lost. With a shared ledger, the next owner cannot
+    /// distinguish that from a crash.
     Lapsed { ledger: u8, token: N },
 }
 
@@ -210,8 +210,7 @@ struct InLedger<N> {
     deferred: bool,
     stop_known: bool,
     concluded: bool,
-    /// By whom a stop may be answered: by whoever cleaned up, or whose run had an outcome of its
-    /// own.
+    /// Who may answer a stop: the worker that cleaned up, or whose run had an outcome of its own.
     ended: Option<Worker>,
     request: Option<N>,
     /// What it sent before the token came back: a reply that was lost has it sent again.
@@ -280,8 +279,8 @@ impl<N> Default for InLedger<N> {
     }
 }
 
-/// In so many crashes beside others a step may be that kills its worker whenever it runs, and not
-/// be charged.
+/// How many crashes a step that always kills its worker may share with others without being
+/// charged.
 const SPARED: u32 = 2;
 
 impl<N: Name> Judge<N> {
@@ -459,7 +458,7 @@ impl<N: Name> Judge<N> {
         Ok(())
     }
 
-    /// Nobody may act on a token that only a forger has given out.
+    /// No worker may act on a token that only a forger has used.
     fn given_out(&mut self, token: &N) -> Result<(), Broken<N>> {
         let step = self.step(token);
         if step.forged && !step.given_out {
@@ -606,8 +605,8 @@ impl<N: Name> Step<N> {
         self.ledgers.values().any(|known| known.deferred)
     }
 
-    /// A deferred step may wait for somebody else, but neither for the answer to a stop nor for an
-    /// outcome that there is.
+    /// A deferred step may wait for someone else, but neither for the answer to a stop nor for an
+    /// existing outcome.
     fn may_wait(&self) -> bool {
         let told = self.ledgers.values().any(|known| known.stop_known || known.concluded);
         self.is_deferred() && !told && !self.stopping

@@ -1,4 +1,4 @@
-//! A service's published model, of botocore's copy, and what it holds against a request or an
+//! A service's published model, from botocore's copy, and its constraints on a request or an
 //! answer.
 
 #![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]

@@ -1,5 +1,5 @@
-//! A Python environment with the packages of `tests/requirements.txt`, made once and shared by all
-//! tests that need it.
+//! A Python environment with the packages of `tests/requirements.txt`, created once and shared by
+//! all tests that need it.
 
 #![allow(dead_code, reason = "each test target that includes this file uses its own part of it")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
@@ -16,11 +16,11 @@ pub struct Venv {
 }
 
 impl Venv {
-    /// The environment for the present requirements, made if it is not there yet:
+    /// The environment for the present requirements, created if it does not exist:
     /// `<target folder>/venv/<hash>`.
     ///
     /// The first call takes a minute and needs a package index; later ones, from any test process,
-    /// take nothing. A lock file makes concurrent test processes wait for the one that installs.
+    /// take no time. A lock file makes concurrent test processes wait for the one that installs.
     pub fn ready() -> Self {
         let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/requirements.txt");
         let pinned = fs::read(&requirements).expect("tests/requirements.txt is readable");

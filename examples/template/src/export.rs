@@ -1,4 +1,4 @@
-//! The handler: writes a report about a model to a folder.
+//! The handler: writes a report about a model to a directory.
 
 use std::path::PathBuf;
 
@@ -49,7 +49,7 @@ impl Handler for Export {
         Ok(Outputs::of([("report", report.to_string_lossy())])?.into())
     }
 
-    /// The pipeline was stopped: nobody will read the report.
+    /// The pipeline was stopped: the report is not needed.
     async fn cleanup(&self, cx: Context, _: Args) -> Result<(), HandlerError> {
         match tokio::fs::remove_file(self.report(&cx)).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),

@@ -1,4 +1,4 @@
-//! The worker: the stock handlers and ours. `callbackd.toml` chooses between them.
+//! The worker: the stock handlers and ours. `callbackd.toml` selects between them.
 
 mod export;
 
