@@ -27,6 +27,28 @@ impl Backoff {
     }
 }
 
+/// Consecutive failures of something that is tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures(u32);
+
+impl Failures {
+    /// Counts another failure, and returns the wait before the next try; `random` in `0.0..1.0`.
+    pub fn another(&mut self, backoff: Backoff, random: f64) -> Duration {
+        self.0 = self.0.saturating_add(1);
+        backoff.after(self.0, random)
+    }
+
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        self.0
+    }
+
+    /// A success ends the series.
+    pub const fn end(&mut self) {
+        self.0 = 0;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -91,6 +91,7 @@ pub mod testing;
 pub mod aws;
 #[doc(hidden)]
 pub mod backoff;
+mod causes;
 #[cfg(feature = "aws")]
 mod cli;
 #[doc(hidden)]
@@ -170,7 +171,7 @@ mod map {
     //! engine                           drives lifecycle, owns every task
     //! ledger  lifecycle                records; decisions, pure
     //! builtin  testing  handler        programs; tests of handlers; the contract
-    //! seam  outcome  step  clock  backoff  duration
+    //! seam  outcome  step  clock  backoff  duration  causes
     //! ```
     //!
     //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "support/output.rs"]
+mod output;
 #[path = "support/venv.rs"]
 mod venv;
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 use callbackd::engine::config::{HandlerConfig, WorkerConfig};
 use serde_json::{Value, json};
 
+use output::printed;
 use venv::Venv;
 
 /// A drain ends with the last reports; this is left for them.
@@ -28,14 +31,6 @@ fn text(name: &str) -> String {
 
 fn json(name: &str) -> Value {
     serde_json::from_str(&text(name)).unwrap_or_else(|error| panic!("deploy/{name}: {error}"))
-}
-
-fn told(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 mod systemd {
@@ -78,9 +73,9 @@ mod systemd {
     fn the_unit_is_one_that_systemd_understands_without_a_warning() {
         if let Some(output) = analyze(&["verify"]) {
             assert!(
-                output.status.success() && told(&output).trim().is_empty(),
+                output.status.success() && printed(&output).trim().is_empty(),
                 "{}",
-                told(&output)
+                printed(&output)
             );
         }
     }
@@ -89,7 +84,7 @@ mod systemd {
     fn the_unit_is_as_closed_as_handlers_allow() {
         // In tenths: 2.0, of 10; a unit without a sandbox has 9.5.
         if let Some(output) = analyze(&["security", "--offline=true", "--threshold=20"]) {
-            assert!(output.status.success(), "{}", told(&output));
+            assert!(output.status.success(), "{}", printed(&output));
         }
     }
 
@@ -165,7 +160,7 @@ mod ecs {
             ("CreateService", "ecs/service.json"),
         ] {
             let output = check(&["input", "ecs", operation], &[path(file)]);
-            assert!(output.status.success(), "{file}: {}", told(&output));
+            assert!(output.status.success(), "{file}: {}", printed(&output));
         }
     }
 
@@ -187,9 +182,9 @@ mod ecs {
             fs::write(&file, definition.to_string()).expect("it is writable");
             let output = check(&["input", "ecs", "RegisterTaskDefinition"], &[file]);
             assert!(
-                !output.status.success() && told(&output).contains(complaint),
+                !output.status.success() && printed(&output).contains(complaint),
                 "{}",
-                told(&output)
+                printed(&output)
             );
         }
     }
@@ -341,12 +336,12 @@ mod container {
             let stop = CancellationToken::new();
             let ask = async {
                 let output = healthy(&listen).await;
-                assert!(output.status.success(), "{}", told(&output));
+                assert!(output.status.success(), "{}", printed(&output));
 
                 *source.0.lock().expect("not poisoned") = false;
                 let output = healthy(&listen).await;
                 assert_eq!(output.status.code(), Some(1));
-                assert!(told(&output).contains("has not turned over"), "{}", told(&output));
+                assert!(printed(&output).contains("has not turned over"), "{}", printed(&output));
                 stop.cancel();
             };
             tokio::join!(ask, server.run(stop.clone()));
@@ -354,9 +349,9 @@ mod container {
             let output = healthy(&listen).await;
             assert_eq!(output.status.code(), Some(1), "nobody listens any more");
             assert!(
-                told(&output).contains("no answer from the daemon at 127.0.0.1:"),
+                printed(&output).contains("no answer from the daemon at 127.0.0.1:"),
                 "{}",
-                told(&output)
+                printed(&output)
             );
             assert_eq!(healthy("off").await.status.code(), Some(1), "the daemon cannot be asked");
             assert_eq!(healthy("nowhere").await.status.code(), Some(78));
@@ -428,7 +423,7 @@ mod iam {
         let files: Vec<PathBuf> =
             policies().iter().map(|(name, _)| path(&format!("iam/{name}"))).collect();
         let output = check(&["actions"], &files);
-        assert!(output.status.success(), "{}", told(&output));
+        assert!(output.status.success(), "{}", printed(&output));
     }
 
     #[test]
@@ -440,9 +435,9 @@ mod iam {
         fs::write(&file, policy).expect("it is writable");
         let output = check(&["actions"], &[file]);
         assert!(
-            !output.status.success() && told(&output).contains("sqs:DeleteMessageBatches"),
+            !output.status.success() && printed(&output).contains("sqs:DeleteMessageBatches"),
             "{}",
-            told(&output)
+            printed(&output)
         );
     }
 

@@ -3,11 +3,15 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected")]
 
+#[path = "support/output.rs"]
+mod output;
+
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use callbackd::local::{Endpoint, Options};
+use output::printed;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -209,14 +213,6 @@ async fn eventually<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
     timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("never came true: {what}"))
 }
 
-fn told(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_followed_to_its_end_and_feeds_the_next_step() {
     let account = Account::new().await;
@@ -330,8 +326,8 @@ async fn their_configuration_is_right_as_it_is_shipped() {
         [("job", "1 queue(s), 2 handler(s)"), ("hello", "1 queue(s), 1 handler(s)")]
     {
         let output = example(name).arg("check").output().await.expect("the example starts");
-        assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-        assert!(told(&output).contains(wants), "{}", told(&output));
+        assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+        assert!(printed(&output).contains(wants), "{}", printed(&output));
     }
 }
 
@@ -345,9 +341,10 @@ async fn a_type_that_it_does_not_have_is_refused_with_those_that_it_has() {
         .expect("it starts");
     assert_eq!(output.status.code(), Some(78));
     assert!(
-        told(&output).contains("`jobs` is not a handler type of this binary, which has: exec, job"),
+        printed(&output)
+            .contains("`jobs` is not a handler type of this binary, which has: exec, job"),
         "{}",
-        told(&output)
+        printed(&output)
     );
 }
 
@@ -360,7 +357,7 @@ async fn settings_that_the_type_refuses_are_a_mistake_in_the_configuration() {
         let output =
             example("job").arg("check").env(variable, value).output().await.expect("it starts");
         assert_eq!(output.status.code(), Some(78));
-        let told = told(&output);
+        let told = printed(&output);
         assert!(told.contains("handlers.cluster.settings") && told.contains(wants), "{told}");
     }
 }

@@ -2,18 +2,20 @@
 
 #![allow(clippy::expect_used, reason = "a test says what it expected")]
 
+#[path = "support/output.rs"]
+mod output;
 #[path = "support/service_model.rs"]
 mod service_model;
 #[path = "support/venv.rs"]
 mod venv;
 
 use std::path::Path;
-use std::process::Output;
 
 use callbackd::local::{Endpoint, Options};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use output::printed;
 use venv::Venv;
 
 async fn endpoint() -> Endpoint {
@@ -35,21 +37,13 @@ fn client(program: &Path, endpoint: &Endpoint) -> Command {
     command
 }
 
-fn told(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn boto3_uses_it_without_noticing() {
     let endpoint = endpoint().await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/local_endpoint.py");
     let python = tokio::task::spawn_blocking(Venv::ready).await.expect("a venv").python();
     let output = client(&python, &endpoint).arg(script).output().await.expect("Python starts");
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     endpoint.shutdown().await;
 }
 
@@ -64,7 +58,7 @@ async fn the_aws_cli_uses_it_without_noticing() {
             .output()
             .await
             .expect("the CLI starts");
-        assert!(output.status.success(), "aws {arguments:?}: {}", told(&output));
+        assert!(output.status.success(), "aws {arguments:?}: {}", printed(&output));
         serde_json::from_slice(&output.stdout).unwrap_or_default()
     };
 
@@ -109,7 +103,7 @@ async fn the_aws_cli_uses_it_without_noticing() {
         .await
         .expect("the CLI starts");
     assert!(!refused.status.success());
-    assert!(told(&refused).contains("(ConflictException)"), "{}", told(&refused));
+    assert!(printed(&refused).contains("(ConflictException)"), "{}", printed(&refused));
     endpoint.shutdown().await;
 }
 

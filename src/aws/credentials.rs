@@ -19,6 +19,8 @@ use futures_util::FutureExt;
 use futures_util::future::{self as futures, BoxFuture};
 use tokio::time::timeout;
 
+use crate::causes::with_causes;
+
 /// How long before their expiry credentials are renewed: time for several tries. EC2 offers new
 /// instance credentials at least five minutes before the old ones expire (EC2 user guide); a source
 /// that still returns the old ones is asked again in the next round.
@@ -99,7 +101,7 @@ impl CachedCredentials {
             return;
         }
         if let Err(error) = self.attempt().await {
-            tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed yet");
+            tracing::warn!(error = %with_causes(&error), "AWS credentials could not be renewed yet");
         }
     }
 
@@ -111,7 +113,7 @@ impl CachedCredentials {
             Ok(credentials) => Ok(credentials),
             Err(error) => match self.held().until_the_end((self.clock)()) {
                 Some(credentials) => {
-                    tracing::warn!(error = %Reason(&error), "AWS credentials could not be renewed; \
+                    tracing::warn!(error = %with_causes(&error), "AWS credentials could not be renewed; \
                         the old ones are used until they expire");
                     Ok(credentials)
                 }
@@ -266,21 +268,6 @@ fn shared(error: &Arc<CredentialsError>) -> CredentialsError {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Shared(#[source] Arc<CredentialsError>);
-
-/// An error with its causes, for a log line.
-struct Reason<'a>(&'a CredentialsError);
-
-impl fmt::Display for Reason<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
 
 #[cfg(test)]
 impl CachedCredentials {
@@ -438,7 +425,7 @@ mod tests {
         assert_eq!(scene.id().await.expect("still good"), "id0");
         scene.at(HOUR);
         let error = scene.id().await.expect_err("expired");
-        assert!(Reason(&error).to_string().contains("the source is down"), "{}", Reason(&error));
+        assert!(with_causes(&error).contains("the source is down"), "{}", with_causes(&error));
         scene.at(HOUR + 1);
         assert_eq!(scene.id().await.expect("up again"), "id4");
     }
@@ -492,6 +479,6 @@ mod tests {
         let scene = Scene::new(&[]);
         scene.script.gate.forget_permits(Semaphore::MAX_PERMITS);
         let error = scene.id().await.expect_err("a bound");
-        assert!(Reason(&error).to_string().contains("30"), "{}", Reason(&error));
+        assert!(with_causes(&error).contains("30"), "{}", with_causes(&error));
     }
 }

@@ -219,12 +219,6 @@ mod tests {
 
     const ARN: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc";
 
-    async fn scene(replies: impl IntoIterator<Item = Reply>) -> (Server, SageMaker) {
-        let server = Server::start(replies).await;
-        let sagemaker = SageMaker::new(&server.account());
-        (server, sagemaker)
-    }
-
     fn arn() -> ExecutionArn {
         ARN.parse().expect("an ARN")
     }
@@ -255,7 +249,7 @@ mod tests {
             not_found(),
             list("x", None),
         ];
-        let (server, sagemaker) = scene(replies).await;
+        let (server, sagemaker) = Server::with_sagemaker(replies).await;
         assert_eq!(sagemaker.start_execution("abalone", &[], REQUESTS[0]).await, Ok(arn()));
         let fault = sagemaker
             .start_execution("nothing", &[], REQUESTS[1])
@@ -276,7 +270,8 @@ mod tests {
     #[tokio::test]
     async fn an_execution_is_started_and_stopped_under_the_callers_request_tokens() {
         let answer = || Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
-        let (server, sagemaker) = scene([answer(), answer(), Reply::Json(200, json!({}))]).await;
+        let (server, sagemaker) =
+            Server::with_sagemaker([answer(), answer(), Reply::Json(200, json!({}))]).await;
         let parameters = [("b".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
         assert_eq!(sagemaker.start_execution("p", &parameters, REQUESTS[0]).await, Ok(arn()));
         assert_eq!(sagemaker.stop_execution(&arn(), REQUESTS[1]).await, Ok(()));
@@ -304,7 +299,7 @@ mod tests {
     async fn an_execution_is_described_in_sagemakers_words() {
         let failed =
             json!({ "PipelineExecutionStatus": "Failed", "FailureReason": "a step failed" });
-        let (_server, sagemaker) = scene([
+        let (_server, sagemaker) = Server::with_sagemaker([
             Reply::Json(200, failed),
             Reply::Json(400, json!({ "__type": "ResourceNotFound" })),
         ])
@@ -328,7 +323,7 @@ mod tests {
             } },
         });
         let plain = json!({ "StepName": "train", "StepStatus": "Executing" });
-        let (_server, sagemaker) = scene([
+        let (_server, sagemaker) = Server::with_sagemaker([
             Reply::Json(200, json!({ "PipelineExecutionSteps": [callback], "NextToken": "two" })),
             Reply::Json(200, json!({ "PipelineExecutionSteps": [plain] })),
         ])

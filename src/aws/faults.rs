@@ -11,6 +11,7 @@ use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use jiff::Timestamp;
 
+use crate::causes::causes;
 use crate::seam::{Fault, FaultKind};
 
 /// Why a call failed.
@@ -314,10 +315,6 @@ fn credentials(error: &(dyn Error + 'static)) -> Option<Fault> {
     Some(Fault::new(FaultKind::Transient, line(&format!("no AWS credentials: {}", chain(found)))))
 }
 
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
-}
-
 /// The messages of an error and its causes, each once, without the wrappers that the SDK puts
 /// around a credential source.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
@@ -328,8 +325,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
         "unexpected credentials error",
     ];
     let mut texts: Vec<String> = Vec::new();
-    // Far deeper than any chain that was seen.
-    for cause in causes(error).take(16) {
+    for cause in causes(error) {
         let text = cause.to_string();
         if !FRAMES.contains(&text.as_str()) && !texts.iter().any(|before| before.contains(&text)) {
             texts.push(text);

@@ -212,12 +212,6 @@ mod tests {
     const ARN: &str = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc";
     const TOKEN: &str = "abcdefghij";
 
-    async fn scene(replies: impl IntoIterator<Item = Reply>) -> (Server, SageMaker) {
-        let server = Server::start(replies).await;
-        let sagemaker = SageMaker::new(&server.account());
-        (server, sagemaker)
-    }
-
     fn arn() -> ExecutionArn {
         ARN.parse().expect("an ARN")
     }
@@ -262,8 +256,13 @@ mod tests {
     #[tokio::test]
     async fn every_send_of_an_outcome_is_the_identical_request() {
         let accepted = || Reply::Json(200, json!({ "PipelineExecutionArn": ARN }));
-        let (server, sagemaker) =
-            scene([Reply::Reset, error("ThrottlingException"), accepted(), accepted()]).await;
+        let (server, sagemaker) = Server::with_sagemaker([
+            Reply::Reset,
+            error("ThrottlingException"),
+            accepted(),
+            accepted(),
+        ])
+        .await;
         let kind = |result: Result<(), Fault>| result.map_err(|fault| fault.kind);
         assert_eq!(kind(report(&sagemaker, &success()).await), Err(FaultKind::Transient));
         assert_eq!(kind(report(&sagemaker, &success()).await), Err(FaultKind::Transient));
@@ -289,7 +288,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_sent_with_its_reason() {
-        let (server, sagemaker) = scene([Reply::Json(200, json!({}))]).await;
+        let (server, sagemaker) = Server::with_sagemaker([Reply::Json(200, json!({}))]).await;
         let outcome = Outcome::Failure(Reason::new("it broke"));
         assert_eq!(report(&sagemaker, &outcome).await, Ok(()));
         let request = ClientRequestToken::of(&arn(), &token(), &outcome);
@@ -321,7 +320,7 @@ mod tests {
             (Reply::Raw(403, html, "<html>forbidden</html>"), Denied),
             (Reply::Raw(200, "", "{\"PipelineExecutionArn\": 7"), Transient),
         ] {
-            let (server, sagemaker) = scene([reply]).await;
+            let (server, sagemaker) = Server::with_sagemaker([reply]).await;
             let fault = report(&sagemaker, &success()).await.expect_err("a fault");
             assert_eq!(fault.kind, wants, "{fault}");
             assert_eq!(server.requests().len(), 1);
@@ -333,7 +332,7 @@ mod tests {
     async fn a_step_is_looked_for_on_every_page() {
         let other = step("Executing", "0000000000");
         let no_callback = json!({ "StepName": "train", "StepStatus": "Executing", "Metadata": {} });
-        let (server, sagemaker) = scene([
+        let (server, sagemaker) = Server::with_sagemaker([
             steps(&[other, no_callback], Some("two")),
             steps(&[], Some("three")),
             steps(&[step("Stopping", TOKEN)], Some("four")),
@@ -364,14 +363,15 @@ mod tests {
             ("Failed", Standing::Closed(StepResult::Failed)),
             ("Succeeded", Standing::Closed(StepResult::Succeeded)),
         ] {
-            let (_server, sagemaker) = scene([steps(&[step(status, TOKEN)], None)]).await;
+            let (_server, sagemaker) =
+                Server::with_sagemaker([steps(&[step(status, TOKEN)], None)]).await;
             assert_eq!(sagemaker.step(&arn(), &token()).await, Ok(wants), "{status}");
         }
     }
 
     #[tokio::test]
     async fn what_sagemaker_does_not_know_is_not_found() {
-        let (_server, sagemaker) = scene([
+        let (_server, sagemaker) = Server::with_sagemaker([
             steps(&[], None),
             error("ResourceNotFound"),
             error("ResourceNotFound"),
@@ -390,7 +390,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_lists_nothing_does_not_say_that_there_is_no_such_step() {
         let (_server, sagemaker) =
-            scene([Reply::Json(200, json!({})), Reply::Raw(200, "", "")]).await;
+            Server::with_sagemaker([Reply::Json(200, json!({})), Reply::Raw(200, "", "")]).await;
         for _ in 0..2 {
             assert_eq!(sagemaker.step(&arn(), &token()).await, Err(SageMaker::listless()));
         }
@@ -398,7 +398,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_an_end_is_given_up() {
-        let (server, sagemaker) = scene((0..200).map(|_| steps(&[], Some("again")))).await;
+        let (server, sagemaker) =
+            Server::with_sagemaker((0..200).map(|_| steps(&[], Some("again")))).await;
         assert_eq!(sagemaker.step(&arn(), &token()).await, Err(SageMaker::endless()));
         assert_eq!(server.requests().len(), SageMaker::MOST_PAGES);
     }
@@ -415,7 +416,7 @@ mod tests {
             (json!({ "PipelineExecutionStatus": "InventedLater" }), Executing),
             (json!({}), Executing),
         ] {
-            let (_server, sagemaker) = scene([Reply::Json(200, answer)]).await;
+            let (_server, sagemaker) = Server::with_sagemaker([Reply::Json(200, answer)]).await;
             assert_eq!(sagemaker.execution(&arn()).await, Ok(wants));
         }
     }

@@ -15,6 +15,7 @@ use {http_body_util::BodyExt, tokio_util::sync::CancellationToken};
 use super::account::{Account, behavior};
 use super::credentials::CachedCredentials;
 use super::http::Connections;
+use super::sagemaker::SageMaker;
 use crate::seam::{Observation, Observer};
 
 pub(super) enum Reply {
@@ -109,6 +110,15 @@ impl Server {
             }
         });
         Self { url, seen: Arc::default(), requests, malformed }
+    }
+
+    /// A server, and a SageMaker at it.
+    pub(super) async fn with_sagemaker(
+        replies: impl IntoIterator<Item = Reply>,
+    ) -> (Self, SageMaker) {
+        let server = Self::start(replies).await;
+        let sagemaker = SageMaker::new(&server.account());
+        (server, sagemaker)
     }
 
     /// Clients of this server alone, signed with made-up keys.

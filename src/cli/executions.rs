@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{Failure, plain, say};
 use crate::aws::{Clients, SageMaker};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::config::{Access, Config};
 use crate::seam::{Fault, FaultKind, StepResult};
 use crate::step::ExecutionArn;
@@ -183,12 +183,11 @@ async fn watch(
 }
 
 async fn patiently<T>(mut call: impl AsyncFnMut() -> Result<T, Fault>) -> Result<T, Fault> {
-    let mut failures = 0;
+    let mut failures = Failures::default();
     loop {
         match call().await {
-            Err(fault) if fault.kind == FaultKind::Transient && failures + 1 < TRIES => {
-                failures += 1;
-                sleep(BACKOFF.after(failures, fastrand::f64())).await;
+            Err(fault) if fault.kind == FaultKind::Transient && failures.count() + 1 < TRIES => {
+                sleep(failures.another(BACKOFF, fastrand::f64())).await;
             }
             result => return result,
         }

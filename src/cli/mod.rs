@@ -154,6 +154,7 @@ fn main(registry: &Registry) -> ExitCode {
 
 /// If the machine refuses it a thread, tokio panics, and waits indefinitely for the threads that it
 /// has.
+#[expect(clippy::exit, reason = "tokio's panic would not end the process")]
 fn runtime() -> std::io::Result<Runtime> {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(|panic| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::lane::Lane;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::lifecycle::Answer;
 use crate::seam::{ExecutionStanding, Fault, FaultKind, Standing};
 use crate::step::{CallbackToken, ExecutionArn};
@@ -22,20 +22,20 @@ pub(crate) async fn step(
     token: &CallbackToken,
     confirm_stop: bool,
 ) -> Answer {
-    let mut failures = 0;
+    let mut failures = Failures::default();
     loop {
         match once(lane, execution, token, confirm_stop).await {
             Ok(standing) => return Answer::Standing(standing),
             Err(fault) => {
-                failures += 1;
-                if failures == TRIES || fault.kind != FaultKind::Transient {
+                let wait = failures.another(BACKOFF, fastrand::f64());
+                if failures.count() == TRIES || fault.kind != FaultKind::Transient {
                     if let Some(more) = lane.said.again("unasked") {
                         tracing::warn!(error = %fault, more, "SageMaker did not say where the step \
                             stands");
                     }
                     return Answer::Unknown(fault.detail);
                 }
-                sleep(BACKOFF.after(failures, fastrand::f64())).await;
+                sleep(wait).await;
             }
         }
     }

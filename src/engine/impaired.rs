@@ -102,7 +102,7 @@ impl Impaired {
                     handler,
                     what,
                     error,
-                    failures = ailment.failures,
+                    failures = ailment.failures.count(),
                     again_in = ?wait,
                     "this machine keeps the handler from working; its steps wait and no attempt is \
                      counted"

@@ -19,7 +19,7 @@ use super::delivery::deliver;
 use super::gates::Reservation;
 use super::lane::Lane;
 use super::shared::Shared;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::lifecycle::Phase;
 use crate::seam::{Fault, FaultKind, Received};
 
@@ -49,7 +49,7 @@ struct Pollers<'a> {
     most: usize,
     wanted: usize,
     busy: bool,
-    failures: u32,
+    failures: Failures,
     pause: Option<Instant>,
     /// When to look ahead if there is no room.
     look_ahead: Instant,
@@ -65,7 +65,7 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
         most: concurrency.div_ceil(BATCH).clamp(1, MAX_POLLS),
         wanted: 1,
         busy: false,
-        failures: 0,
+        failures: Failures::default(),
         pause: None,
         look_ahead: Instant::now(),
     };
@@ -153,7 +153,8 @@ impl Pollers<'_> {
         match received {
             Ok(messages) => {
                 self.lane.polls.succeeded();
-                (self.failures, self.pause) = (0, None);
+                self.failures.end();
+                self.pause = None;
                 let some = !messages.is_empty();
                 if !ahead {
                     self.busy = some;
@@ -175,21 +176,15 @@ impl Pollers<'_> {
                 }
             }
             Err(fault) => {
-                self.failures += 1;
                 self.wanted = 1;
-                let wait = BACKOFF.after(self.failures, fastrand::f64());
+                let wait = self.failures.another(BACKOFF, fastrand::f64());
                 self.pause = Some(Instant::now() + wait);
-                let cause = if fault.kind == FaultKind::Denied {
-                    "no permission to poll the \
-                        queue"
-                } else {
-                    "unpolled"
-                };
+                let cause = if fault.kind == FaultKind::Denied { "denied" } else { "unpolled" };
                 if let Some(more) = self.lane.said.again(cause) {
                     tracing::warn!(
                         queue = self.lane.name,
                         error = %fault,
-                        failures = self.failures,
+                        failures = self.failures.count(),
                         again_in = ?wait,
                         more,
                         "the queue could not be polled"

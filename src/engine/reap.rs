@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::shared::Shared;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::handler::{CheckpointError, CheckpointSink, Context, Progress, Task};
 use crate::ledger::{Commit, Filter, LedgerError, Written};
 use crate::lifecycle::{Beside, Phase, Record, Status, WorkerId};
@@ -26,14 +26,14 @@ const AGAIN: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 pub(crate) async fn reap(shared: &Shared) {
     // What another worker of a shared ledger runs is not ours; what we left behind is killed when
     // its step is resumed here.
-    let mut failures = 0;
+    let mut failures = Failures::default();
     while !shared.ledger.is_shared() && shared.phase() != Phase::Leaving {
         let Err(error) = look(shared).await else { break };
-        failures += 1;
+        let wait = failures.another(AGAIN, fastrand::f64());
         if let Some(more) = shared.said.again("unreaped") {
             tracing::error!(
                 %error,
-                failures,
+                failures = failures.count(),
                 more,
                 "what the last process left running could not be examined; its steps wait until it \
                  is"
@@ -42,7 +42,7 @@ pub(crate) async fn reap(shared: &Shared) {
         tokio::select! {
             biased;
             () = shared.phases.reached(Phase::Leaving) => {}
-            () = sleep(AGAIN.after(failures, fastrand::f64())) => {}
+            () = sleep(wait) => {}
         }
     }
     shared.reaped.cancel();

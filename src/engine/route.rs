@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use wildmatch::WildMatch;
 
 use super::config::QueueConfig;
 
@@ -16,7 +17,7 @@ pub struct Routes {
 
 #[derive(Clone, Debug)]
 struct Route {
-    pipeline: Option<String>,
+    pipeline: Option<WildMatch>,
     arguments: Map<String, Value>,
     handler: Arc<str>,
 }
@@ -25,7 +26,7 @@ impl Routes {
     #[must_use]
     pub fn new(config: &QueueConfig) -> Self {
         let route = |route: &super::config::RouteConfig| Route {
-            pipeline: route.pipeline.clone(),
+            pipeline: route.pipeline.as_deref().map(WildMatch::new_case_insensitive),
             arguments: route.arguments.clone(),
             handler: route.handler.as_str().into(),
         };
@@ -46,7 +47,7 @@ impl Routes {
 
 impl Route {
     fn matches(&self, pipeline: &str, arguments: &Value) -> bool {
-        self.pipeline.as_ref().is_none_or(|glob| glob_matches(glob, pipeline))
+        self.pipeline.as_ref().is_none_or(|glob| glob.matches(pipeline))
             && self
                 .arguments
                 .iter()
@@ -69,34 +70,6 @@ fn equal(one: &Value, other: &Value) -> bool {
         }
         _ => one == other,
     }
-}
-
-/// Whether `glob` matches `text`, with `*` for any text and `?` for any character, without regard
-/// to case. The worst case is the product of both lengths.
-fn glob_matches(glob: &str, text: &str) -> bool {
-    let (glob, text): (Vec<char>, Vec<char>) = (glob.chars().collect(), text.chars().collect());
-    let (mut at, mut read) = (0, 0);
-    // The position of the last star, and how much of the text it has matched.
-    let mut star: Option<(usize, usize)> = None;
-    while read < text.len() {
-        match glob.get(at) {
-            Some('*') => {
-                star = Some((at, read));
-                at += 1;
-            }
-            Some(c) if *c == '?' || c.eq_ignore_ascii_case(&text[read]) => {
-                at += 1;
-                read += 1;
-            }
-            _ => {
-                let Some((stood, taken)) = star else { return false };
-                star = Some((stood, taken + 1));
-                at = stood + 1;
-                read = taken + 1;
-            }
-        }
-    }
-    glob[at..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]
@@ -149,7 +122,11 @@ mod tests {
             ("Train-*", "train-a", true),
             ("train-?", "TRAIN-A", true),
         ] {
-            assert_eq!(glob_matches(glob, text), matches, "{glob} {text}");
+            assert_eq!(
+                WildMatch::new_case_insensitive(glob).matches(text),
+                matches,
+                "{glob} {text}"
+            );
         }
     }
 
@@ -157,9 +134,9 @@ mod tests {
         #[test]
         fn a_text_with_parts_replaced_by_stars_matches_itself(text in "[ab]{0,12}", keep in prop::collection::vec(any::<bool>(), 12)) {
             let glob: String = text.chars().zip(&keep).map(|(c, keep)| if *keep { c } else { '*' }).collect();
-            prop_assert!(glob_matches(&glob, &text));
+            prop_assert!(WildMatch::new_case_insensitive(&glob).matches(&text));
             let longer = format!("{text}c");
-            prop_assert!(!glob_matches(&text, &longer));
+            prop_assert!(!WildMatch::new_case_insensitive(&text).matches(&longer));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::host::trouble_in;
+use crate::causes::with_causes;
 use crate::outcome::InvalidOutput;
 
 /// An error of a handler. It carries the decision: try again later, or fail the step.
@@ -108,13 +109,7 @@ impl fmt::Display for HandlerError {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error: Box<dyn Error + Send + Sync> = error.into();
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
+        let message = with_causes(&*error);
         if error.is::<InvalidOutput>() {
             return Self::permanent(message);
         }

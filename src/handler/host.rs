@@ -6,6 +6,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::CheckpointError;
+use crate::causes::causes;
 
 /// What is wrong with the machine, as the `what` of `callbackd_impaired`; `None` if the error
 /// concerns the requested thing itself.
@@ -28,16 +29,11 @@ pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
 
 /// What is certainly wrong with the machine, whatever was requested.
 pub(super) fn trouble_in(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<CheckpointError>() {
+    causes(error).find_map(|cause| {
+        if cause.is::<CheckpointError>() {
             return Some("ledger");
         }
-        let trouble = error.downcast_ref::<io::Error>().and_then(host_trouble);
-        if trouble.is_some_and(|what| ["space", "descriptors", "memory"].contains(&what)) {
-            return trouble;
-        }
-        cause = error.source();
-    }
-    None
+        let trouble = cause.downcast_ref::<io::Error>().and_then(host_trouble);
+        trouble.filter(|what| ["space", "descriptors", "memory"].contains(what))
+    })
 }

@@ -77,6 +77,15 @@ fn sqlite(directory: &tempfile::TempDir) -> Sqlite {
     Sqlite::open(&directory.path().join("ledger.db"), Arc::new(())).expect("opens")
 }
 
+/// A ledger in a directory of its own, and what it reports about itself.
+fn on_disk() -> (tempfile::TempDir, Ledger, Arc<Said>) {
+    let directory = tempfile::tempdir().expect("directory");
+    let said = Arc::new(Said::default());
+    let store = Arc::new(sqlite(&directory));
+    let ledger = Ledger::new(store, WorkerId("me".into()), LEASE, steady(), said.clone());
+    (directory, ledger, said)
+}
+
 fn record(token: &str) -> Record {
     let mut step = Message::parse(include_str!("../../tests/fixtures/executing.json"))
         .expect("message")
@@ -385,15 +394,7 @@ async fn a_clock_that_was_set_forward_removes_nothing_early() {
 
 #[tokio::test]
 async fn a_ledger_says_that_it_fails_and_that_it_recovered_once_each() {
-    let directory = tempfile::tempdir().expect("directory");
-    let said = Arc::new(Said::default());
-    let ledger = Ledger::new(
-        Arc::new(sqlite(&directory)),
-        WorkerId("me".into()),
-        LEASE,
-        steady(),
-        said.clone(),
-    );
+    let (directory, ledger, said) = on_disk();
     let tables = Connection::open(directory.path().join("ledger.db")).expect("opens");
     tables
         .execute_batch("ALTER TABLE steps RENAME TO s; ALTER TABLE probe RENAME TO p")
@@ -414,15 +415,7 @@ async fn a_ledger_says_that_it_fails_and_that_it_recovered_once_each() {
 
 #[tokio::test]
 async fn a_ledger_that_cannot_be_read_fails_though_it_can_be_written() {
-    let directory = tempfile::tempdir().expect("directory");
-    let said = Arc::new(Said::default());
-    let ledger = Ledger::new(
-        Arc::new(sqlite(&directory)),
-        WorkerId("me".into()),
-        LEASE,
-        steady(),
-        said.clone(),
-    );
+    let (directory, ledger, said) = on_disk();
     let known = written(&ledger, record("abcdefghij")).await;
     let tables = Connection::open(directory.path().join("ledger.db")).expect("opens");
     tables.execute_batch("ALTER TABLE steps RENAME TO s").expect("renamed");

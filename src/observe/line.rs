@@ -2,7 +2,9 @@
 //!
 //! Much of what is logged comes from others: handlers' output, messages, reasons, ARNs. So nothing
 //! in a value can end a line, begin one that looks like ours, or reach a terminal as a control
-//! sequence; and no value can make a line so long that the journal would split it.
+//! sequence; and no value can make a line so long that the journal would split it. The formatters
+//! of `tracing-subscriber` bound nothing, and a writer behind them sees only the finished line, in
+//! which our text and theirs can no longer be told apart.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -14,6 +16,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::causes::with_causes;
 
 /// The maximum size of one value in a line in bytes, including escapes.
 const MAX_VALUE: usize = 16 * 1024;
@@ -283,13 +287,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let mut text = value.to_string();
-        let mut source = value.source();
-        while let Some(error) = source {
-            let _ = write!(text, ": {error}");
-            source = error.source();
-        }
-        self.set(field.name(), Value::Text(text));
+        self.set(field.name(), Value::Text(with_causes(value)));
     }
 }
 

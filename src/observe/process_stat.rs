@@ -1,5 +1,6 @@
 //! Prometheus' standard `process_*` metrics, read from `/proc` at each scrape; absent without
-//! `/proc`.
+//! `/proc`. They are six numbers, for which the `procfs` crate would parse every field of four
+//! files.
 
 use std::fmt;
 use std::fs;

@@ -23,6 +23,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::backoff::{Backoff, Failures};
+use crate::causes::with_causes;
+
 /// How long protection is requested for; ECS allows 1 to 2880 minutes and ends it after that. Long
 /// enough to survive an outage of the ECS API, short enough that a broken task does not block a
 /// deployment for a day.
@@ -35,9 +38,11 @@ const RENEW: Duration = Duration::from_mins(30);
 const LINGER: Duration = Duration::from_secs(10);
 /// The agent allows its own call to ECS some seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Waits after failures double from the first to the second. Nothing depends on a quick answer, and
-/// some failures last: a task that belongs to no service is always refused.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+/// Nothing depends on a quick answer, and some failures last: a task that belongs to no service is
+/// always refused.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(5));
+/// Each task has an agent of its own, so there is nothing to spread out.
+const UNJITTERED: f64 = 1.0;
 /// At the end the task goes away anyway: it tries a little, then relies on the expiry. ECS kills a
 /// task 30 s after it told it to stop.
 const LAST_TRIES: u32 = 2;
@@ -122,7 +127,7 @@ async fn reached(due: Option<(Instant, bool)>) -> bool {
 }
 
 async fn ask(agent: &impl Agent, hold: &mut Hold, protected: bool) {
-    let before = hold.failures;
+    let before = hold.failures.count();
     if protected {
         // It may be set although the answer never arrives.
         hold.renew_at.get_or_insert(Instant::now());
@@ -153,12 +158,17 @@ struct Hold {
     renew_at: Option<Instant>,
     not_before: Instant,
     /// Consecutive failures.
-    failures: u32,
+    failures: Failures,
 }
 
 impl Hold {
     fn new(now: Instant) -> Self {
-        Self { idle_since: Some(now), renew_at: None, not_before: now, failures: 0 }
+        Self {
+            idle_since: Some(now),
+            renew_at: None,
+            not_before: now,
+            failures: Failures::default(),
+        }
     }
 
     fn see(&mut self, busy: bool, now: Instant) {
@@ -176,8 +186,12 @@ impl Hold {
     }
 
     fn answered(&mut self, protected: bool, ok: bool, now: Instant) {
-        self.failures = if ok { 0 } else { self.failures.saturating_add(1) };
-        self.not_before = now + if ok { Duration::ZERO } else { retry_after(self.failures) };
+        self.not_before = if ok {
+            self.failures.end();
+            now
+        } else {
+            now + self.failures.another(RETRY, UNJITTERED)
+        };
         self.renew_at = match (protected, ok) {
             (true, true) => Some(now + RENEW),
             // It may have been set although the answer did not arrive.
@@ -186,11 +200,6 @@ impl Hold {
             (false, false) => self.renew_at,
         };
     }
-}
-
-fn retry_after(failures: u32) -> Duration {
-    let (first, most) = RETRY;
-    first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(most)
 }
 
 impl EcsAgent {
@@ -304,16 +313,6 @@ fn read(status: u16, body: &[u8], protected: bool) -> Result<(), String> {
         }
         None => Err(format!("HTTP {status}, without a state")),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -462,8 +461,9 @@ mod tests {
 
     #[test]
     fn waits_double_to_five_minutes() {
-        let waits: Vec<u64> =
-            [1, 2, 3, 9, 10, u32::MAX].map(|failures| retry_after(failures).as_secs()).to_vec();
+        let waits: Vec<u64> = [1, 2, 3, 9, 10, u32::MAX]
+            .map(|failures| RETRY.after(failures, UNJITTERED).as_secs())
+            .to_vec();
         assert_eq!(waits, [1, 2, 4, 256, 300, 300]);
     }
 

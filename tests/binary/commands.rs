@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::output::printed;
 use crate::venv::Venv;
 
 const ARN: &str = "arn:aws:sagemaker:eu-west-1:210987654321:pipeline/p/execution/e1";
@@ -109,10 +110,6 @@ async fn answer(
     Ok(hyper::Response::new(Full::from(told)))
 }
 
-fn told(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_environment_says() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -120,7 +117,7 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     let region = [("CALLBACKD_AWS__REGION", "eu-west-1")];
     let start = ["start", "p", "--parameter", "rows=7", "--parameter", "name=a=b"];
     let output = account.run(folder.path(), &start, &region);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{ARN}\n"));
     let [asked] = &account.asked()[..] else { panic!("one call") };
     assert_eq!(
@@ -134,7 +131,7 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
 
     // An ARN contains the region, so none must be configured.
     let output = account.run(folder.path(), &["stop", ARN], &[]);
-    assert!(output.status.success(), "{}", told(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     let [asked] = &account.asked()[..] else { panic!("one call") };
     assert_eq!(
         (&*asked.operation, &*asked.who, &*asked.where_),
@@ -146,8 +143,12 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     // An error in the environment is reported before any call.
     let output =
         account.run(folder.path(), &["start", "p"], &[("CALLBACKD_AWS__REGOIN", "eu-west-1")]);
-    assert_eq!(output.status.code(), Some(78), "{}", told(&output));
-    assert!(told(&output).contains("regoin") && account.asked().is_empty(), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(78), "{}", printed(&output));
+    assert!(
+        printed(&output).contains("regoin") && account.asked().is_empty(),
+        "{}",
+        printed(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +177,7 @@ async fn a_queues_role_is_taken_where_it_is_told_from_others_by_account_or_name(
         (&["--config", two, "stop", ARN], "far-role", "eu-west-1"),
     ] {
         let output = account.run(folder.path(), arguments, &[]);
-        assert!(output.status.success(), "{arguments:?}: {}", told(&output));
+        assert!(output.status.success(), "{arguments:?}: {}", printed(&output));
         let asked = account.asked();
         let [assumed, acted] = &asked[..] else { panic!("{arguments:?}: {asked:?}") };
         assert_eq!((&*assumed.operation, &*assumed.who), ("AssumeRole", "OURKEY"), "{arguments:?}");
@@ -184,11 +185,11 @@ async fn a_queues_role_is_taken_where_it_is_told_from_others_by_account_or_name(
         assert_eq!((&*acted.who, &*acted.where_), ("ROLEKEY", region), "{arguments:?}");
     }
     let output = account.run(folder.path(), &["--config", two, "start", "p"], &[]);
-    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     assert!(
-        told(&output).contains("--queue") && told(&output).contains("far, near"),
+        printed(&output).contains("--queue") && printed(&output).contains("far, near"),
         "{}",
-        told(&output)
+        printed(&output)
     );
     assert!(account.asked().is_empty());
 }
@@ -207,9 +208,9 @@ async fn who_waits_for_an_execution_is_told_how_it_ends() {
                 output.status.code(),
                 Some(code),
                 "{status} {arguments:?}: {}",
-                told(&output)
+                printed(&output)
             );
-            let text = told(&output);
+            let text = printed(&output);
             let step = text
                 .lines()
                 .find(|line| line.starts_with("s "))
@@ -251,9 +252,9 @@ fn whom_tls_trusts_is_what_aws_ca_bundle_names() {
         command.envs(bundle.map(|path| ("AWS_CA_BUNDLE", path))).output().expect("it starts")
     };
     let output = start(Some(&folder.path().join("authority.pem")));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{ARN}\n"), "{}", told(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{ARN}\n"), "{}", printed(&output));
     let output = start(None);
-    let told = told(&output);
+    let told = printed(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.to_lowercase().contains("certificate"), "{told}");
     drop(server.stdin.take());

@@ -7,6 +7,8 @@
 mod account;
 #[path = "../support/judge.rs"]
 mod judge;
+#[path = "../support/output.rs"]
+mod output;
 #[path = "../support/service_model.rs"]
 mod service_model;
 #[path = "../support/venv.rs"]

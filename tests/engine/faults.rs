@@ -6,7 +6,7 @@ use callbackd::seam::FaultKind;
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::bench::{Bench, until};
+use crate::bench::{Bench, Worker, until};
 use crate::world::{Disk, Trouble};
 
 const TOKEN: &str = "abcdefghij";
@@ -144,16 +144,22 @@ async fn a_stop_that_another_worker_of_the_ledger_receives_reaches_the_owner() {
     two.drain().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_worker_that_cannot_renew_its_claim_cancels_its_run_before_another_may_start_it() {
+/// A step runs, its checkpoint is saved, and other workers may have its ledger open.
+async fn running_in_a_shared_ledger() -> (Bench, Worker) {
     let mut bench = Bench::new();
     bench.disk = Disk::shared();
-    let one = bench.start().await;
+    let worker = bench.start().await;
     bench.step(TOKEN, &json!({"do": "wait"}));
     until("its checkpoint is saved", || {
         bench.disk.status(TOKEN).is_some() && !bench.disk.body(TOKEN)["checkpoint"].is_null()
     })
     .await;
+    (bench, worker)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_renew_its_claim_cancels_its_run_before_another_may_start_it() {
+    let (bench, one) = running_in_a_shared_ledger().await;
     *bench.disk.failing.lock().unwrap() = true;
     let before = tokio::time::Instant::now();
     until("it is told", || bench.log.count("told lease_lost") == 1).await;
@@ -168,14 +174,7 @@ async fn a_worker_that_cannot_renew_its_claim_cancels_its_run_before_another_may
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_ended_while_its_claim_could_not_be_renewed_is_let_go_and_not_held_for_ever() {
-    let mut bench = Bench::new();
-    bench.disk = Disk::shared();
-    let worker = bench.start().await;
-    bench.step(TOKEN, &json!({"do": "wait"}));
-    until("its checkpoint is saved", || {
-        bench.disk.status(TOKEN).is_some() && !bench.disk.body(TOKEN)["checkpoint"].is_null()
-    })
-    .await;
+    let (bench, worker) = running_in_a_shared_ledger().await;
     *bench.disk.failing.lock().unwrap() = true;
     bench.go.notify_one();
     sleep(Duration::from_secs(120)).await;
@@ -190,14 +189,7 @@ async fn a_run_that_ended_while_its_claim_could_not_be_renewed_is_let_go_and_not
 
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_never_answers_keeps_nobody_from_giving_up_a_claim_in_time() {
-    let mut bench = Bench::new();
-    bench.disk = Disk::shared();
-    let one = bench.start().await;
-    bench.step(TOKEN, &json!({"do": "wait"}));
-    until("its checkpoint is saved", || {
-        bench.disk.status(TOKEN).is_some() && !bench.disk.body(TOKEN)["checkpoint"].is_null()
-    })
-    .await;
+    let (bench, one) = running_in_a_shared_ledger().await;
     *bench.disk.hanging.lock().unwrap() = true;
     let before = tokio::time::Instant::now();
     until("it is told", || bench.log.count("told lease_lost") == 1).await;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Saved;
 use super::watch::{Notice, Notices};
 use super::workspace::{CHECKPOINT, Found, Workspace};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::handler::{Context, HandlerError, StopReason};
 
 /// Saves one run's checkpoint.
@@ -24,7 +24,7 @@ pub(super) struct Checkpoint<'a> {
     /// Why the content of the file cannot be saved.
     unkept: Option<String>,
     /// How many consecutive times it could not be read or saved.
-    failures: u32,
+    failures: Failures,
 }
 
 /// How long a file that is written in place must not have changed.
@@ -39,12 +39,13 @@ enum Look {
     Done,
     /// The file was written to while it was read.
     Moving,
-    Failed,
+    /// It could not be read or saved; when to look again.
+    Failed(Duration),
 }
 
 impl<'a> Checkpoint<'a> {
     pub(super) fn new(cx: &'a Context, workspace: &'a Workspace, saved: Saved) -> Self {
-        Self { cx, workspace, saved, told: false, unkept: None, failures: 0 }
+        Self { cx, workspace, saved, told: false, unkept: None, failures: Failures::default() }
     }
 
     /// Saves what the program writes, as long as it is polled. What is not saved when it is
@@ -76,7 +77,7 @@ impl<'a> Checkpoint<'a> {
                     due = match look {
                         Look::Done => None,
                         Look::Moving => Some(Instant::now() + STILL),
-                        Look::Failed => Some(Instant::now() + self.pause()),
+                        Look::Failed(wait) => Some(Instant::now() + wait),
                     };
                 }
             }
@@ -86,10 +87,16 @@ impl<'a> Checkpoint<'a> {
     /// Saves what the program left, however long that takes, or returns why it cannot be saved. A
     /// lost claim ends it: the step belongs to another worker.
     pub(super) async fn finish(mut self) -> Option<String> {
-        while self.look().await != Look::Done
-            && self.cx.stop_reason() != Some(StopReason::LeaseLost)
-        {
-            sleep(self.pause()).await;
+        loop {
+            let wait = match self.look().await {
+                Look::Done => break,
+                Look::Moving => STILL,
+                Look::Failed(wait) => wait,
+            };
+            if self.cx.stop_reason() == Some(StopReason::LeaseLost) {
+                break;
+            }
+            sleep(wait).await;
         }
         self.unkept
     }
@@ -133,16 +140,16 @@ impl<'a> Checkpoint<'a> {
     }
 
     fn done(&mut self) -> Look {
-        self.failures = 0;
+        self.failures.end();
         Look::Done
     }
 
     fn failed(&mut self, error: &str) -> Look {
-        if self.failures == 0 {
+        if self.failures.count() == 0 {
             tracing::warn!(error, "the checkpoint could not be saved; it is tried again");
         }
-        self.failures += 1;
-        Look::Failed
+        // A run waits only for its own file, so there is nothing to spread out.
+        Look::Failed(self.failures.another(AGAIN, 1.0))
     }
 
     /// Nothing that could replace the saved checkpoint.
@@ -151,11 +158,6 @@ impl<'a> Checkpoint<'a> {
             tracing::warn!("STEP_CHECKPOINT is {what}; the last checkpoint that was saved is kept");
         }
         self.done()
-    }
-
-    fn pause(&self) -> Duration {
-        // A run waits only for its own file, so there is nothing to spread out.
-        AGAIN.after(self.failures, 1.0)
     }
 }
 

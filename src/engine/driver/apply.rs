@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::super::claim::{self, Term};
 use super::super::shared::Shared;
 use super::Driver;
 use super::pending::{Outcome, Pending, With, Writing, within};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
@@ -170,7 +170,7 @@ impl Driver {
         let Writing { event, with, then, record, from, asked, .. } = writing;
         match self.shared.ledger.end(put) {
             Ok(Put::Done) => {
-                self.failures = 0;
+                self.failures.end();
                 self.durable(record, event.is_none(), asked);
                 if let Some(event) = &event {
                     self.tell_of_failure(event);
@@ -264,7 +264,7 @@ impl Driver {
             Ok(None) => Record { version: 0, status: Status::New, ..self.state.record.clone() },
             Err(error) => return self.ledger_failed(event, with, &error),
         };
-        self.failures = 0;
+        self.failures.end();
         let flagged = self.state.record.stop_requested.is_some();
         self.state.record = record;
         self.policy = self.shared.policy(&self.lane, self.state.record.handler.as_deref());
@@ -286,11 +286,11 @@ impl Driver {
     }
 
     fn ledger_failed(&mut self, event: Option<Event>, with: With, error: &LedgerError) {
-        self.failures += 1;
+        let wait = self.failures.another(LEDGER, fastrand::f64());
         if let Some(more) = self.shared.said.again("unwritten") {
             tracing::warn!(
                 %error,
-                failures = self.failures,
+                failures = self.failures.count(),
                 more,
                 "the ledger did not accept a step's record; its messages are kept and the write is \
                  tried again"
@@ -303,7 +303,6 @@ impl Driver {
         if event == Some(Event::Renew) {
             return;
         }
-        let wait = LEDGER.after(self.failures, fastrand::f64());
         self.pending = Pending::Retrying { event, with, at: Instant::now() + wait };
     }
 
@@ -347,18 +346,18 @@ pub(super) async fn load(
     shared: &Arc<Shared>,
     token: &crate::step::CallbackToken,
 ) -> Option<Result<Option<Record>, LedgerError>> {
-    let mut failures = 0;
+    let mut failures = Failures::default();
     loop {
         let error = match shared.ledger.load(token).await {
             Ok(record) => return Some(Ok(record)),
             Err(error @ LedgerError::Damaged(_)) => return Some(Err(error)),
             Err(error) => error,
         };
-        failures += 1;
+        let wait = failures.another(LEDGER, fastrand::f64());
         if let Some(more) = shared.said.again("unread") {
             tracing::warn!(
                 %error,
-                failures,
+                failures = failures.count(),
                 more,
                 "a step's record could not be read; its messages are kept and the read is tried \
                  again"
@@ -370,7 +369,7 @@ pub(super) async fn load(
         tokio::select! {
             biased;
             () = shared.phases.reached(Phase::Leaving) => {}
-            () = sleep_until(Instant::now() + LEDGER.after(failures, fastrand::f64())) => {}
+            () = sleep(wait) => {}
         }
     }
 }

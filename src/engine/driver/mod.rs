@@ -31,6 +31,7 @@ use super::lane::Lane;
 use super::running::Call;
 use super::shared::Shared;
 use super::watch::Kind;
+use crate::backoff::Failures;
 use crate::handler::CheckpointError;
 use crate::lifecycle::{Activity, Arrival, Event, Phase, Policy, State, Status};
 use crate::seam::Observation;
@@ -85,7 +86,7 @@ struct Driver {
     /// The event that made the record differ from the ledger's, if it may be written later.
     unwritten: Option<Event>,
     /// Consecutive failures of the ledger.
-    failures: u32,
+    failures: Failures,
     wake: Option<Timestamp>,
     grace: Option<Timestamp>,
     /// The term of the claim; only in a shared ledger.

@@ -14,6 +14,7 @@ use super::super::shared::Shared;
 use super::Driver;
 use super::apply::load;
 use super::pending::Pending;
+use crate::backoff::Failures;
 use crate::lifecycle::{Phase, Record, State, Status};
 use crate::step::CallbackToken;
 
@@ -132,7 +133,7 @@ impl Place {
             pending: Pending::Nothing,
             backlog: VecDeque::new(),
             unwritten: None,
-            failures: 0,
+            failures: Failures::default(),
             grace: None,
             term: None,
             watched: None,

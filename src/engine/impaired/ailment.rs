@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Failures};
 use crate::step::CallbackToken;
 
 /// Soon at first: a program that is being replaced is back in a moment.
@@ -19,7 +19,7 @@ pub(super) struct Ailment {
     pub(super) what: &'static str,
     pub(super) error: String,
     pub(super) since: Instant,
-    pub(super) failures: u32,
+    pub(super) failures: Failures,
     pub(super) wait: Duration,
     /// When it last showed.
     pub(super) struck: Instant,
@@ -55,7 +55,7 @@ impl Ailment {
             what,
             error: String::new(),
             since: now,
-            failures: 0,
+            failures: Failures::default(),
             wait: Duration::ZERO,
             struck: now,
             until: now,
@@ -73,8 +73,7 @@ impl Ailment {
         if self.until > now {
             return None;
         }
-        self.failures += 1;
-        let wait = BACKOFF.after(self.failures, fastrand::f64());
+        let wait = self.failures.another(BACKOFF, fastrand::f64());
         (self.wait, self.until, self.poll_at) = (wait, now + wait, now + wait);
         Some(wait)
     }
