@@ -72,6 +72,19 @@ fn a_token_that_comes_back_is_a_step_of_its_own_and_is_held_to_all_promises_agai
 }
 
 #[test]
+fn a_stop_of_the_time_before_a_token_came_back_may_be_deleted_until_it_is_stopped_again() {
+    let stop = Seen::Sent { message: 2, about: About::Stop(1) };
+    let closed = Seen::Closed { token: 1, succeeded: false };
+    let first = [OPENED, SENT, STOPPING, stop, closed, DELETED, OPENED, SENT];
+    let gone = Seen::Deleted { message: 2 };
+    for (again, verdict) in [(None, Ok(())), (Some(STOPPING), Err(Broken::DeletedTooEarly(1)))] {
+        let mut judge = Judge::default();
+        let verdicts = first.iter().cloned().chain(again).chain([gone.clone()]);
+        assert_eq!(verdicts.map(|seen| judge.see(&seen)).last(), Some(verdict));
+    }
+}
+
+#[test]
 fn a_message_deleted_before_the_step_is_closed_breaks_p1() {
     assert_eq!(
         last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]),

@@ -480,7 +480,11 @@ impl<N: Name> Judge<N> {
             About::Unreadable => return Err(Broken::UnreadableDeleted(message.clone())),
             About::Work(token) | About::Stop(token) => token,
         };
-        let excused = |step: &Step<N>| step.is_deferred() && matches!(about, About::Work(_));
+        let excused = |step: &Step<N>| match about {
+            About::Work(_) => step.is_deferred(),
+            // Of the time before the token came back.
+            _ => step.returned && !step.stopping,
+        };
         let waits = self.steps.get(token).is_some_and(|step| step.open && !excused(step));
         let copied = self.queue.values().any(|other| *other == about);
         if waits && !copied { Err(Broken::DeletedTooEarly(token.clone())) } else { Ok(()) }
