@@ -1,5 +1,5 @@
-//! How to test a handler: a crash between submitting and saving, a stop, a lost lease, without AWS
-//! or a network.
+//! How to test a handler without AWS or a network: crashes, a checkpoint that is not saved, a stop,
+//! a lost lease.
 //!
 //! ```sh
 //! cargo test --example testing
@@ -130,11 +130,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_checkpoint_that_cannot_be_saved_is_the_machines_trouble_and_not_the_steps() {
+    async fn a_job_whose_checkpoint_was_not_saved_is_not_submitted_again() {
         let (batch, step) = (Batch::default(), step());
         step.refuse_checkpoints(1);
         let error = step.run(&batch).await.expect_err("not saved");
-        assert_eq!((error.host_trouble(), step.attempt()), (Some("ledger"), 1));
+        assert_eq!(error.host_trouble(), Some("ledger"));
+        assert_eq!(step.attempt(), 1, "the machine is at fault, not the step");
+        step.run(&batch).await.expect("it runs");
+        assert_eq!((batch.jobs().len(), step.checkpoints().len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_has_lost_its_lease_saves_nothing() {
+        let step = step();
+        let run = step.start(Batch::default());
+        run.lose_lease();
+        let error = run.end().await.expect("it ends").expect_err("not saved");
+        assert_eq!((error.host_trouble(), step.checkpoints().len()), (Some("ledger"), 0));
     }
 
     #[tokio::test]

@@ -168,10 +168,11 @@ mod map {
     //! cli  daemon                      commands; wiring
     //! config  observe  process         settings; what is shown; the surroundings
     //! aws  local                       the real seams; the local endpoint
-    //! engine                           drives lifecycle, owns every task
+    //! engine  crash                    drives lifecycle, owns every task; dies at chosen points
     //! ledger  lifecycle                records; decisions, pure
     //! builtin  testing  handler        programs; tests of handlers; the contract
-    //! seam  outcome  step  clock  backoff  duration  causes
+    //! seam  outcome  step              what SQS and SageMaker must do; what all of them speak of
+    //! clock  backoff  duration  causes  hex
     //! ```
     //!
     //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers

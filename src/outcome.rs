@@ -52,7 +52,7 @@ pub struct ClientRequestToken(String);
 #[non_exhaustive]
 #[expect(missing_docs, reason = "each variant's message says it")]
 pub enum InvalidOutput {
-    #[error("there are more than {} outputs", Outputs::MOST)]
+    #[error("there are more than {} outputs", Outputs::MAX_COUNT)]
     TooMany,
     #[error("the output name {0:?} has {1} characters; 1 to {max} are \
              allowed", max = Outputs::MAX_NAME)]
@@ -101,7 +101,7 @@ impl Outcome {
 }
 
 impl Outputs {
-    const MOST: usize = 50;
+    const MAX_COUNT: usize = 50;
     const MAX_NAME: usize = 256;
     const MAX_VALUE: usize = 1024;
 
@@ -189,7 +189,7 @@ impl Outputs {
         if self.0.contains_key(&name) {
             return Err(InvalidOutput::Twice(name));
         }
-        if self.0.len() == Self::MOST {
+        if self.0.len() == Self::MAX_COUNT {
             return Err(InvalidOutput::TooMany);
         }
         self.0.insert(name, value);

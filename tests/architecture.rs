@@ -419,7 +419,7 @@ fn groups(text: &str, opening: &str) -> Vec<Vec<String>> {
     text.match_indices(opening).map(|(at, _)| group(at)).collect()
 }
 
-/// The longest line of prose. rustfmt holds code to the same.
+/// The longest line of prose. rustfmt holds code to the same, except for macros and long literals.
 const COLUMNS: usize = 100;
 /// Words for which plain English has others: someone, anyone who, fix, indefinitely.
 const WORDS: [&str; 4] = ["somebody", "whoever", "mend", "for ever"];

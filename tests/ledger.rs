@@ -63,7 +63,7 @@ async fn list(store: &dyn Store, mut query: Query) -> Vec<Row> {
 }
 
 fn everything() -> Query {
-    Query { limit: Query::MOST, ..Query::default() }
+    Query { limit: Query::MAX_LIMIT, ..Query::default() }
 }
 
 fn with_status(statuses: &[&str]) -> Query {

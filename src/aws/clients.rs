@@ -145,7 +145,6 @@ impl Clients {
     /// Renews all credentials ahead of time, as long as it is polled; it never returns. Without it
     /// they are renewed by the calls that need them, in their last seconds.
     pub async fn keep_credentials(&self) {
-        /// A tenth of the remaining lifetime at which renewal begins.
         const EVERY: Duration = Duration::from_secs(30);
         loop {
             sleep(EVERY).await;

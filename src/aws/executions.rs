@@ -98,7 +98,7 @@ impl SageMaker {
     /// listing is not allowed.
     async fn name_in_another_case(&self, name: &str) -> Option<String> {
         let mut next = None;
-        for _ in 0..Self::MOST_PAGES {
+        for _ in 0..Self::MAX_PAGES {
             let call = self.client.list_pipelines().max_results(100).set_next_token(next).send();
             let page = self.calls.send("ListPipelines", Limit::ANSWER, call).await.ok()?;
             let mut names = page
@@ -172,7 +172,7 @@ impl SageMaker {
     pub async fn steps(&self, execution: &ExecutionArn) -> Result<Vec<StepView>, Fault> {
         let mut steps = Vec::new();
         let mut next = None;
-        for _ in 0..Self::MOST_PAGES {
+        for _ in 0..Self::MAX_PAGES {
             let (page, following) = self.page(execution, next).await?;
             steps.extend(page.into_iter().flatten().map(view));
             next = following;

@@ -337,7 +337,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 /// One line of bounded length, without anything that must not be logged.
 fn line(text: &str) -> String {
     /// The services' own messages are shorter; those of five credential sources together are not.
-    const MOST: usize = 1_500;
+    const MAX_CHARS: usize = 1_500;
     // A service's message about a wrong signature repeats the signed headers, the session token
     // among them.
     let text = text.split("The Canonical String").next().unwrap_or_default();
@@ -350,7 +350,7 @@ fn line(text: &str) -> String {
         }
         line.push_str(word);
     }
-    if let Some((cut, _)) = line.char_indices().nth(MOST) {
+    if let Some((cut, _)) = line.char_indices().nth(MAX_CHARS) {
         line.truncate(cut);
         line.push('…');
     }

@@ -28,7 +28,7 @@ pub(super) struct Helper {
 const SHELL: &str = r#"exec 3<&0 </dev/null; { read -r _ <&3; kill -KILL 0; } >/dev/null 2>&1 & exec 3<&-; exec sh -c "$0""#;
 
 /// Credentials are below 10 KiB; anything beyond this limit is dropped.
-const MOST: u64 = 64 << 10;
+const MAX_BYTES: u64 = 64 << 10;
 /// How much of the program's error output an error message shows.
 const SHOWN: usize = 300;
 
@@ -113,7 +113,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut from) = from else { return kept };
     // If this cannot be read, the caller notices that it is missing.
-    let _ = (&mut from).take(MOST).read_to_end(&mut kept).await;
+    let _ = (&mut from).take(MAX_BYTES).read_to_end(&mut kept).await;
     let _ = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
     kept
 }

@@ -21,7 +21,7 @@ pub struct SageMaker {
 
 impl SageMaker {
     /// An execution has some dozens of steps; an answer with this many pages never ends.
-    pub(super) const MOST_PAGES: usize = 100;
+    pub(super) const MAX_PAGES: usize = 100;
 
     pub(super) fn new(account: &Account) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl SageMaker {
     pub(super) fn endless() -> Fault {
         Fault::new(
             FaultKind::Transient,
-            format!("ListPipelineExecutionSteps: more than {} pages", Self::MOST_PAGES),
+            format!("ListPipelineExecutionSteps: more than {} pages", Self::MAX_PAGES),
         )
     }
 
@@ -124,7 +124,7 @@ impl Pipelines for SageMaker {
     ) -> BoxFuture<'a, Result<Standing, Fault>> {
         Box::pin(async move {
             let mut next = None;
-            for _ in 0..Self::MOST_PAGES {
+            for _ in 0..Self::MAX_PAGES {
                 let (steps, following) = match self.page(execution, next).await {
                     Ok(page) => page,
                     Err(failed) if failed.failure.is_not_found() => return Ok(Standing::NotFound),
@@ -401,7 +401,7 @@ mod tests {
         let (server, sagemaker) =
             Server::with_sagemaker((0..200).map(|_| steps(&[], Some("again")))).await;
         assert_eq!(sagemaker.step(&arn(), &token()).await, Err(SageMaker::endless()));
-        assert_eq!(server.requests().len(), SageMaker::MOST_PAGES);
+        assert_eq!(server.requests().len(), SageMaker::MAX_PAGES);
     }
 
     #[tokio::test]

@@ -65,8 +65,8 @@ enum Command {
     /// and any other SDK.
     #[cfg(feature = "local")]
     Local(local::Arguments),
-    /// Check the configuration without running anything; --online also checks queues, permissions
-    /// and the ledger.
+    /// Check the configuration and this machine without running anything; --online also checks
+    /// queues, permissions and the clock.
     Check(check::Arguments),
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
     /// worker may be running.

@@ -9,7 +9,7 @@ use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
 
 /// More mistakes than anyone wants to read at once.
-const MOST: usize = 200;
+const MAX_MISTAKES: usize = 200;
 
 /// Decodes the tree. Each wrong value is recorded and removed and the rest is tried again, so that
 /// all mistakes are found.
@@ -17,7 +17,7 @@ pub(super) fn decode<T: DeserializeOwned>(
     source: &mut Source,
     mistakes: &mut Mistakes,
 ) -> Option<T> {
-    for _ in 0..MOST {
+    for _ in 0..MAX_MISTAKES {
         let error = match serde_path_to_error::deserialize::<_, T>(source.tree.clone()) {
             Ok(decoded) => return Some(decoded),
             Err(error) => error,

@@ -27,7 +27,7 @@ const PREFIX: &str = "CALLBACKD_";
 pub(super) const PATH_VARIABLE: &str = "CALLBACKD_CONFIG";
 /// More elements than anyone lists by hand. An index beyond this is a typing error and must not
 /// create a huge array.
-const MOST_ELEMENTS: usize = 1000;
+const MAX_ELEMENTS: usize = 1000;
 /// The digits of an account id, which is a key and not an index.
 const ACCOUNT: usize = 12;
 
@@ -174,7 +174,7 @@ impl Source {
                 .ok()
                 .filter(|_| !at.is_object() && !key.is_empty() && segment.len() < ACCOUNT)
             {
-                Some(index) if index < MOST_ELEMENTS => {
+                Some(index) if index < MAX_ELEMENTS => {
                     key.push_str(&format!("[{index}]"));
                     if !at.is_array() {
                         *at = Value::Array(Vec::new());
@@ -188,7 +188,7 @@ impl Source {
                 Some(index) => {
                     return Err(Mistakes::one(
                         variable,
-                        format!("the index {index} is beyond {MOST_ELEMENTS}"),
+                        format!("the index {index} is beyond {MAX_ELEMENTS}"),
                     ));
                 }
                 None => {

@@ -295,8 +295,8 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
 
 fn filter(query: StepsQuery) -> Result<Filter, Problem> {
     let limit = query.limit.unwrap_or(PAGE);
-    if !(1..=Filter::MOST).contains(&limit) {
-        return Err(Problem::bad(format!("`limit` is 1 to {}, not {limit}", Filter::MOST)));
+    if !(1..=Filter::MAX_LIMIT).contains(&limit) {
+        return Err(Problem::bad(format!("`limit` is 1 to {}, not {limit}", Filter::MAX_LIMIT)));
     }
     let statuses: Result<Vec<StepStatus>, Problem> =
         query.status.iter().flat_map(|statuses| statuses.split(',')).map(status).collect();

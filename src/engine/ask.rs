@@ -30,8 +30,8 @@ pub(crate) async fn step(
                 let wait = failures.another(BACKOFF, fastrand::f64());
                 if failures.count() == TRIES || fault.kind != FaultKind::Transient {
                     if let Some(more) = lane.said.again("unasked") {
-                        tracing::warn!(error = %fault, more, "SageMaker did not say where the step \
-                            stands");
+                        tracing::warn!(error = %fault, more, "SageMaker did not return the step's \
+                            status");
                     }
                     return Answer::Unknown(fault.detail);
                 }

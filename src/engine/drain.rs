@@ -11,8 +11,8 @@ use crate::lifecycle::Phase;
 /// Beyond the longest grace: handlers enforce their own, and outcomes of the last second are sent.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// Takes the engine through its phases until no step is left. Each time `hurry` resolves, a wait
-/// ends early.
+/// Takes the engine through its phases until no step is left. If `hurry` resolves, the runs are
+/// dropped at once.
 pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl AsyncFnMut()) {
     for lane in &shared.lanes {
         lane.messages.delay_releases();

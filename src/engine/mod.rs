@@ -2,8 +2,8 @@
 //! drains.
 //!
 //! The files in the order of use, each depending only on those before it:
-//! - `config route phase claim said impaired missing budget gates messages watch polls inbox`
-//!   and `moments orphans` stand alone;
+//! - `accounts config route phase claim said impaired missing budget gates messages watch polls`
+//!   and `inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
 //! - `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to
@@ -214,8 +214,8 @@ impl Engine {
     }
 
     /// Stops the worker without failing a step: waits for running steps, tells them to end,
-    /// releases the rest, gives messages back. Each time that `hurry` resolves, a wait is cut
-    /// short.
+    /// releases the rest, gives messages back. The first time that `hurry` resolves ends the wait
+    /// for running steps, and releases them at once.
     pub async fn drain(mut self, hurry: impl AsyncFnMut()) {
         let last_poll = Instant::now() + LAST_POLL;
         drain::drain(&self.shared, self.drain_timeout, hurry).await;

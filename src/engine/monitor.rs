@@ -48,7 +48,7 @@ pub struct QueueStatus {
     pub bodies_spent: Option<Spent>,
 }
 
-/// One round of a poll takes as long as a long poll, or a call that times out.
+/// More than one round of a poll takes: a long poll, or a call that times out, with a margin.
 const TURN: Duration = Duration::from_mins(2);
 
 impl Monitor {

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) trials: Trials,
     /// Permits to read the record of a step that is due.
     pub(crate) waking: Arc<Semaphore>,
-    /// What the last process of this worker left running is killed, and recorded.
+    /// Cancelled once what the last process of this worker left running is killed, and recorded.
     pub(crate) reaped: CancellationToken,
     /// Owns the drivers of steps and their handlers' tasks.
     pub(crate) tasks: TaskTracker,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::host::trouble_in;
-use crate::causes::with_causes;
+use crate::causes::{causes, with_causes};
 use crate::outcome::InvalidOutput;
 
 /// An error of a handler. It carries the decision: try again later, or fail the step.
@@ -14,7 +14,8 @@ use crate::outcome::InvalidOutput;
 /// then tried again, with three exceptions: an [`InvalidOutput`] fails the step, because the same
 /// work would produce the same outputs; a [`CheckpointError`](super::CheckpointError), and an
 /// [`io::Error`](std::io::Error) that says that space, descriptors or memory have run out, are
-/// [`host`](Self::host) errors.
+/// [`host`](Self::host) errors. They are found among the causes of an error too. An `anyhow::Error`
+/// without a context hides which error it was made from; with `.context(…)` it shows it.
 ///
 /// ```
 /// use callbackd::HandlerError;
@@ -62,9 +63,9 @@ impl HandlerError {
     }
 
     /// The machine is at fault, not the step: no space, no descriptors, a missing program. It
-    /// counts as no attempt. The step waits, its handler's queues are polled rarely, and `/readyz`
-    /// and `callbackd_impaired{what}` show it, until a run of the handler makes progress. The time
-    /// limit continues to run.
+    /// counts as no attempt. The step waits, a queue that has no other working handler is polled
+    /// rarely, and `/readyz` and `callbackd_impaired{what}` show it, until a run of the handler
+    /// makes progress. The time limit continues to run.
     pub fn host(what: &'static str, message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), retry: Retry::Host(what) }
     }
@@ -110,7 +111,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error: Box<dyn Error + Send + Sync> = error.into();
         let message = with_causes(&*error);
-        if error.is::<InvalidOutput>() {
+        if causes(&*error).any(<dyn Error>::is::<InvalidOutput>) {
             return Self::permanent(message);
         }
         match trouble_in(&*error) {
@@ -128,6 +129,22 @@ mod tests {
 
     use super::*;
     use crate::handler::CheckpointError;
+    use crate::outcome::Outputs;
+
+    #[test]
+    fn anyhow_hides_the_kind_of_an_error_unless_it_has_a_context() {
+        let full = || io::Error::from(Errno::ENOSPC);
+        let output = || Outputs::of([("", 1)]).expect_err("no name");
+        let bare = HandlerError::from(anyhow::Error::from(full()));
+        assert!(bare.host_trouble().is_none() && !bare.is_permanent());
+        let told = HandlerError::from(anyhow::Error::from(full()).context("writing the input"));
+        assert_eq!(told.host_trouble(), Some("space"));
+        assert!(told.message().starts_with("writing the input: No space left"), "{told}");
+        let bare = HandlerError::from(anyhow::Error::from(output()));
+        assert!(!bare.is_permanent());
+        let told = HandlerError::from(anyhow::Error::from(output()).context("the score"));
+        assert!(told.is_permanent());
+    }
 
     #[test]
     fn what_the_machine_has_run_out_of_is_no_attempt_and_all_else_is() {

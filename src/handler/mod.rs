@@ -81,11 +81,14 @@ impl Remark {
 /// 4. If `run` returns [`Completion::Again`] or an error that may go away, it is called again
 ///    later, with the checkpoint.
 /// 5. If the pipeline is stopped or the time limit is reached, [`Context::stopping`] resolves. The
-///    run has `stop_grace` to end; then its future is dropped, [`cleanup`](Handler::cleanup) is
+///    run has `stop_grace` to end; then its future is dropped. [`cleanup`](Handler::cleanup) is
 ///    called, and the step is answered.
-/// 6. If the worker shuts down, `stopping` resolves too. There is no cleanup: another worker, or
-///    the next life of this one, calls `run` again, with the checkpoint. After a crash the same
-///    happens without a warning.
+/// 6. If the worker shuts down, `stopping` resolves too, with the same grace. There is no cleanup:
+///    another worker, or this one after a restart, calls `run` again, with the checkpoint. After a
+///    crash the same happens without a warning.
+///
+/// A success or a permanent error that `run` returns after it was told to end is still the step's
+/// outcome, and no cleanup follows. A run that merely gives up returns any other error.
 ///
 /// # Guarantees
 /// - No two calls for one token overlap, among workers that share a ledger.
@@ -108,10 +111,11 @@ impl Remark {
 /// once, and let a repeated run look for the job before it starts one.
 ///
 /// # Errors
-/// Any error through `?` means *try again later*, up to `max_attempts` times in total.
-/// [`HandlerError::permanent`] fails the step. [`HandlerError::host`] says that the machine is at
-/// fault, and counts as no attempt. If the process dies, that counts as an attempt of a step that
-/// ran alone, or that was on trial because it had been in two such deaths before.
+/// An error through `?` means *try again later*, up to `max_attempts` times in total;
+/// [`HandlerError`] lists the exceptions. [`HandlerError::permanent`] fails the step.
+/// [`HandlerError::host`] says that the machine is at fault, and counts as no attempt. If the
+/// process dies, that counts as an attempt of a step that ran alone, or that was on trial because
+/// it had been in two such deaths before.
 pub trait Handler: Send + Sync + 'static {
     /// The step's arguments. If they do not decode, the step fails with a reason that says what is
     /// wrong with them.

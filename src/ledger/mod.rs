@@ -108,18 +108,18 @@ pub struct Filter {
     pub handler: Option<String>,
     /// After another page.
     pub after: Option<Cursor>,
-    /// At most this many: 1 to [`Filter::MOST`].
+    /// At most this many: 1 to [`Filter::MAX_LIMIT`].
     pub limit: usize,
 }
 
 impl Filter {
     /// The largest page.
-    pub const MOST: usize = Query::MOST;
+    pub const MAX_LIMIT: usize = Query::MAX_LIMIT;
 
     /// The steps in one of `statuses`, in the largest pages.
     #[must_use]
     pub fn of(statuses: &[Status]) -> Self {
-        Self { statuses: statuses.to_vec(), limit: Self::MOST, ..Self::default() }
+        Self { statuses: statuses.to_vec(), limit: Self::MAX_LIMIT, ..Self::default() }
     }
 
     fn query(self) -> Query {
@@ -438,7 +438,7 @@ impl Ledger {
                 tracing::error!(%error, "the ledger: {}: no new steps are accepted until that is \
                                          fixed; {}", part.ails(), part.remedy());
             }
-            None => tracing::info!("the ledger: no longer the case that {}", part.ails()),
+            None => tracing::info!("the ledger: {}", part.healed()),
         }
     }
 

@@ -174,11 +174,11 @@ pub trait Store: Send + Sync {
 
 impl Query {
     /// The largest page that a store returns.
-    pub const MOST: usize = 1000;
+    pub const MAX_LIMIT: usize = 1000;
 
     /// How many rows to return.
     pub(super) fn bounded(&self) -> usize {
-        self.limit.clamp(1, Self::MOST)
+        self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
     /// What the ARN of an execution of the pipeline contains, in lower case.

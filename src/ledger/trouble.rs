@@ -34,6 +34,14 @@ impl Part {
         }
     }
 
+    pub(super) fn healed(self) -> &'static str {
+        match self {
+            Self::Writing => "it can be written again",
+            Self::Records | Self::Lists => "it can be read again",
+            Self::Place => "its file is in its place again",
+        }
+    }
+
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Writing => "free space on its disk or fix its permissions",

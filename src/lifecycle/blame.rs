@@ -25,7 +25,8 @@ const TRUSTED_AFTER_AT_MOST: u32 = 15;
 /// or not.
 const CRASHES_PER_ATTEMPT: u32 = 10;
 
-const DIED: &str = "the worker that ran the last one died, and no other step can be the cause";
+const DIED: &str =
+    "the worker that ran the last one died, and this step was the only possible cause";
 
 /// What else the owner of a claimed step had claimed when it died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +85,6 @@ impl Record {
     pub(super) fn crashed_too_often(&self, max_attempts: u32) -> Option<String> {
         let most = max_attempts.saturating_mul(CRASHES_PER_ATTEMPT);
         (self.crashes >= most)
-            .then(|| format!("the worker died {} times while it was at this step", self.crashes))
+            .then(|| format!("the worker died {} times while running this step", self.crashes))
     }
 }

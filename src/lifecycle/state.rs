@@ -63,7 +63,7 @@ pub enum Activity {
     /// The report was refused, or denied repeatedly, and SageMaker is being asked where the step
     /// stands.
     CheckingRefusal,
-    /// A wake is arranged.
+    /// Nothing happens until the wake-up time, or until a message or a stop comes.
     Sleeping,
 }
 

@@ -40,8 +40,8 @@ impl Endpoint {
         options.check().map_err(refuse)?;
         if !addr.ip().is_loopback() && !options.allow_remote {
             let reason = format!(
-                "{addr} is not a loopback address, and there is no authentication: whoever reaches \
-                 the port can do everything"
+                "{addr} is not a loopback address, and there is no authentication: anyone who \
+                 reaches the port can do everything"
             );
             return Err(refuse(reason));
         }

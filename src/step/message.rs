@@ -58,8 +58,8 @@ impl Message {
     /// are ignored.
     ///
     /// # Errors
-    /// [`Unreadable`] if the body is not a JSON object (or nested deeper than 128), lacks the token
-    /// or the execution, or has a value that SageMaker could not have sent.
+    /// [`Unreadable`] if the body is not a JSON object (or has more than 127 levels), lacks the
+    /// token or the execution, or has a value that SageMaker could not have sent.
     pub fn parse(body: &str) -> Result<Self, Unreadable> {
         let fields: Fields =
             serde_json::from_str(body).map_err(|error| Unreadable::Json(error.to_string()))?;

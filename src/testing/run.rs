@@ -92,6 +92,8 @@ impl TestRun {
             _ = stop.wait_for(Option::is_some) => timeout(self.step.stop_grace, &mut self.task).await.ok(),
         };
         match ended? {
+            // A run that gives up because it was told to is no attempt.
+            Ok(result) if self.tell.borrow().is_some() => Some(result),
             Ok(result) => Some(self.step.counted(result)),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),

@@ -42,7 +42,7 @@ async fn a_stop_is_told_and_the_run_has_its_grace() {
     assert_eq!(run.progressed().await.text, "1 of 3");
     run.stop(StopReason::TimeLimit);
     let error = run.end().await.expect("in time").expect_err("stopped");
-    assert_eq!((error.message(), step.attempt()), ("stopped", 2));
+    assert_eq!((error.message(), step.attempt()), ("stopped", 1));
     assert!(step.log().contains("told reason=time_limit"), "{}", step.log());
 
     let deaf = handler_fn(|_, _: Value| std::future::pending::<HandlerResult>());

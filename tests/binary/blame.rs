@@ -76,8 +76,8 @@ async fn a_handler_that_kills_the_daemon_fails_its_own_step_and_none_beside_it()
     let reason = scene.answered_once(killer).await.reason();
     assert_eq!(
         reason,
-        "gave up after 3 attempts: the worker that ran the last one died, and no other step can be \
-         the cause"
+        "gave up after 3 attempts: the worker that ran the last one died, and this step was the \
+         only possible cause"
     );
     let runs = scene.runs().iter().filter(|run| run.starts_with(&killer.token)).count();
     assert!(

@@ -55,7 +55,7 @@ impl Account {
                 self.events.push((at, Seen::CleanupBegan { worker, token: token.clone() }));
                 self.events.push((at, Seen::CleanupEnded { worker, token }));
             }
-            "the step is done with" if line["outcome"] == "deferred" => {
+            "the step has ended" if line["outcome"] == "deferred" => {
                 self.deferred.insert(token.clone());
                 self.events.push((at, Seen::Deferred { ledger, token }));
             }

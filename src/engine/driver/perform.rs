@@ -83,7 +83,7 @@ impl Driver {
                     .observe(Observation::ReportNotFound { queue: &self.lane.name });
             }
             Effect::CountStop(via) => {
-                tracing::info!(via = via.as_str(), "the step is to be stopped");
+                tracing::info!(via = via.as_str(), "a stop of the step is requested");
                 self.shared
                     .observer
                     .observe(Observation::Stop { queue: &self.lane.name, via: via.as_str() });
@@ -266,7 +266,7 @@ impl Driver {
                 attempt = record.attempt,
                 crashes = record.crashes,
                 alone_for = ?record.trusted_after(),
-                "the step is on trial, others start after it: workers have died while they ran it"
+                "the step runs on trial, before others start: workers have died while running it"
             );
         }
         tracing::info!(attempt = record.attempt, "the step is started");
@@ -379,7 +379,7 @@ impl Driver {
             outcome = ending.as_str(),
             reason,
             took = took.map(tracing::field::debug),
-            "the step is done with"
+            "the step has ended"
         );
         self.shared.observer.observe(Observation::StepEnded {
             queue: &self.lane.name,

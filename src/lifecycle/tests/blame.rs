@@ -30,8 +30,8 @@ fn a_handler_that_kills_its_worker_when_it_runs_alone_is_given_up_after_its_atte
     }
     bench.crash_judged(Beside::Nothing);
     assert_eq!(bench.delivered(true), [Effect::Report]);
-    let reason = "gave up after 3 attempts: the worker that ran the last one died, and no other \
-                  step can be the cause";
+    let reason = "gave up after 3 attempts: the worker that ran the last one died, and this step \
+                  was the only possible cause";
     assert_eq!(bench.reason(), reason);
 }
 
@@ -174,7 +174,7 @@ fn nothing_crashes_for_ever_neither_a_run_nor_a_cleanup() {
             bench.feed(Event::SlotFree);
         }
     }
-    assert_eq!(bench.reason(), "gave up: the worker died 30 times while it was at this step");
+    assert_eq!(bench.reason(), "gave up: the worker died 30 times while running this step");
 
     for beside in [Beside::Nothing, Beside::Others] {
         let mut bench = Bench::running();
@@ -190,7 +190,7 @@ fn nothing_crashes_for_ever_neither_a_run_nor_a_cleanup() {
         }
         assert_eq!(bench.activity(), Activity::Reporting);
         let reason = "the pipeline was stopped; the cleanup failed: the worker died 30 times while \
-                      it was at this step";
+                      running this step";
         assert_eq!(bench.reason(), reason);
     }
 }
