@@ -34,13 +34,13 @@ impl Limits {
     }
 
     /// What is wrong with them.
-    pub(super) fn mistake(&self) -> Option<String> {
+    pub(super) fn mistakes(&self) -> impl Iterator<Item = String> {
         let least = [
             ("memory", self.memory, LEAST_MEMORY),
             ("open_files", self.open_files, LEAST_OPEN_FILES),
             ("processes", self.processes, 1),
         ];
-        least.into_iter().find_map(|(name, value, least)| {
+        least.into_iter().filter_map(|(name, value, least)| {
             value
                 .filter(|value| *value < least)
                 .map(|value| format!("`limits.{name}` is {value}; the least is {least}"))
@@ -48,10 +48,6 @@ impl Limits {
     }
 
     /// As resource limits, without those that a cgroup enforces.
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "the type of these constants differs between C libraries"
-    )]
     #[allow(
         clippy::unnecessary_cast,
         reason = "the type of these constants differs between C libraries"
@@ -132,7 +128,7 @@ mod tests {
             let error = read(odd.clone()).expect_err("refused").to_string();
             assert!(error.contains("a number of bytes"), "{odd}: {error}");
         }
-        assert!(Limits { memory: Some(100), ..Limits::default() }.mistake().is_some());
+        assert!(Limits { memory: Some(100), ..Limits::default() }.mistakes().next().is_some());
     }
 
     #[test]

@@ -93,6 +93,12 @@ pub enum SettingsError {
     User(#[from] AccountError),
     #[error("{0}")]
     Limits(String),
+    #[error("{}", told(.0))]
+    Several(Vec<SettingsError>),
+}
+
+fn told(errors: &[SettingsError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; and ")
 }
 
 /// What this machine lacks for the settings at present. It may appear later: with a mount, or at
@@ -137,10 +143,55 @@ impl Settings {
     }
 
     fn check(&self) -> Result<Lacking, SettingsError> {
+        let mut mistakes = self.mistakes();
+        let account = self.account().unwrap_or_else(|error| {
+            mistakes.push(error);
+            None
+        });
+        match mistakes.len() {
+            0 => Ok(self.lacking(account.as_ref())),
+            1 => Err(mistakes.remove(0)),
+            _ => Err(SettingsError::Several(mistakes)),
+        }
+    }
+
+    fn commands(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        let cleanup = self.cleanup.as_deref().map(|cleanup| ("cleanup", cleanup));
+        std::iter::once(("command", &*self.command)).chain(cleanup)
+    }
+
+    /// What is wrong on any machine.
+    fn mistakes(&self) -> Vec<SettingsError> {
+        let mut mistakes = Vec::new();
+        for (key, command) in self.commands() {
+            if command.first().is_none_or(String::is_empty) {
+                mistakes.push(SettingsError::Empty(key));
+            }
+            if let Some(text) = command.iter().find(|text| text.contains('\0')) {
+                mistakes.push(SettingsError::Nul { key, text: text.clone() });
+            }
+        }
+        mistakes.extend(self.limits.mistakes().map(SettingsError::Limits));
+        let names = self.env.keys().map(|name| ("env", name));
+        for (key, name) in names.chain(self.inherit_env.iter().map(|name| ("inherit_env", name))) {
+            if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("STEP_") {
+                mistakes.push(SettingsError::Variable { key, name: name.clone() });
+            }
+        }
+        if let Some(text) = self.env.values().find(|value| value.contains('\0')) {
+            mistakes.push(SettingsError::Nul { key: "env", text: text.clone() });
+        }
+        if self.poll_interval < Duration::from_secs(1) {
+            mistakes.push(SettingsError::PollInterval);
+        }
+        mistakes
+    }
+
+    /// What this machine lacks for settings without mistakes.
+    fn lacking(&self, account: Option<&Account>) -> Lacking {
         let mut lacking = Lacking::default();
-        let account = self.account()?;
         if let Some(directory) = &self.working_dir {
-            match look::may_enter(directory, account.as_ref()) {
+            match look::may_enter(directory, account) {
                 Some(true) => {}
                 Some(false) => {
                     let directory = directory.display().to_string();
@@ -149,47 +200,19 @@ impl Settings {
                 None => lacking.silent.push(directory.clone()),
             }
         }
-        let commands = [("command", Some(&self.command)), ("cleanup", self.cleanup.as_ref())];
-        for (key, command) in
-            commands.into_iter().filter_map(|(key, command)| Some((key, command?)))
-        {
-            self.check_command(key, command, account.as_ref(), &mut lacking)?;
+        for (key, command) in self.commands() {
+            self.look_for(key, &command[0], account, &mut lacking);
         }
-        if let Some(mistake) = self.limits.mistake() {
-            return Err(SettingsError::Limits(mistake));
-        }
-        for (key, name) in self
-            .env
-            .keys()
-            .map(|name| ("env", name))
-            .chain(self.inherit_env.iter().map(|name| ("inherit_env", name)))
-        {
-            if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("STEP_") {
-                return Err(SettingsError::Variable { key, name: name.clone() });
-            }
-        }
-        if let Some(text) = self.env.values().find(|value| value.contains('\0')) {
-            return Err(SettingsError::Nul { key: "env", text: text.clone() });
-        }
-        if self.poll_interval < Duration::from_secs(1) {
-            return Err(SettingsError::PollInterval);
-        }
-        Ok(lacking)
+        lacking
     }
 
-    fn check_command(
+    fn look_for(
         &self,
         key: &'static str,
-        command: &[String],
+        program: &str,
         account: Option<&Account>,
         lacking: &mut Lacking,
-    ) -> Result<(), SettingsError> {
-        let Some(program) = command.first().filter(|program| !program.is_empty()) else {
-            return Err(SettingsError::Empty(key));
-        };
-        if let Some(text) = command.iter().find(|text| text.contains('\0')) {
-            return Err(SettingsError::Nul { key, text: text.clone() });
-        }
+    ) {
         let (places, where_) = if program.contains('/') {
             (vec![self.working_dir.as_deref().unwrap_or(Path::new("")).join(program)], "")
         } else {
@@ -202,18 +225,18 @@ impl Settings {
         };
         for place in places {
             match look::program(&place, account) {
-                look::Program::Executable => return Ok(()),
+                look::Program::Executable => return,
                 look::Program::Empty => {
                     lacking.errors.push(SettingsError::EmptyFile {
                         key,
                         program: place.display().to_string(),
                     });
-                    return Ok(());
+                    return;
                 }
                 look::Program::None => {}
                 look::Program::Silent => {
                     lacking.silent.push(place);
-                    return Ok(());
+                    return;
                 }
             }
         }
@@ -221,12 +244,11 @@ impl Settings {
         if lacking.errors.is_empty() {
             lacking.errors.push(SettingsError::NoProgram {
                 key,
-                program: program.clone(),
+                program: program.to_owned(),
                 where_,
                 who: self.who(),
             });
         }
-        Ok(())
     }
 
     /// The user that programs run as, in words.

@@ -250,8 +250,7 @@ async fn the_reason_of_a_stop_is_there_before_its_signal() {
     ] {
         let bench = Bench::new();
         let script = "test ! -e $STEP_STOP_FILE || exit 3; trap 'kill $!; cat $STEP_STOP_FILE > \
-                      $DIR/reason; exit 0' TERM; \
-                      sleep 600 & echo $$ > $DIR/pid; wait";
+                      $DIR/reason; exit 0' TERM; sleep 600 & echo $$ > $DIR/pid; wait";
         let running = bench.exec(script);
         let tell = async {
             bench.pid("pid").await;
@@ -577,6 +576,11 @@ fn settings_that_cannot_work_are_refused_at_start() {
             "unknown field `poll_intervall`",
         ),
         (json!({"command": "/bin/true"}), "expected a sequence"),
+        (
+            json!({"command": [""], "limits": {"memory": 1, "processes": 0}, "user": "no one"}),
+            "`command` is empty; it names the program and its arguments; and `limits.memory` is 1; \
+             the least is 4194304; and `limits.processes` is 0; the least is 1; and `user`: ",
+        ),
     ] {
         let error = registry.build("exec", settings.clone()).expect_err("refused").to_string();
         assert!(error.contains(wants), "{settings}: {error}");
