@@ -112,8 +112,7 @@ impl Chain {
             return end;
         }
         Err(CredentialsError::not_loaded(format!(
-            "no credentials were found: \
-            {}",
+            "no credentials were found: {}",
             tried.join("; ")
         )))
     }

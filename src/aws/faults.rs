@@ -414,8 +414,7 @@ mod tests {
     #[test]
     fn a_handle_that_was_good_once_is_stale_and_the_twelve_hour_ceiling_is_a_refusal() {
         let gone = "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not \
-                    exist or is not available \
-                    for visibility timeout change.";
+                    exist or is not available for visibility timeout change.";
         assert_eq!(kind("InvalidParameterValue", gone, 400), FaultKind::Stale);
         assert_eq!(kind("InvalidParameterValueException", gone, 400), FaultKind::Stale);
         let ceiling = "Total VisibilityTimeout for the message is beyond the limit [43200 seconds]";

@@ -402,8 +402,7 @@ mod tests {
     async fn each_entry_of_a_batch_has_its_own_end() {
         let failed = |id: &str, code: &str, sender: bool, message: &str| json!({ "Id": id, "Code": code, "SenderFault": sender, "Message": message });
         let gone = "Value h for parameter ReceiptHandle is invalid. Reason: Message does not exist \
-                    or is not available for \
-                    visibility timeout change.";
+                    or is not available for visibility timeout change.";
         let (server, queue) = scene([Reply::Json(
             200,
             json!({

@@ -23,9 +23,7 @@ pub(super) async fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let Listen::On(address) = Config::section("http", config, std::env::vars_os())?.http.listen
     else {
         return Err(Failure::Runtime(
-            "http.listen is \"off\": the daemon cannot be \
-                                     asked"
-                .to_owned(),
+            "http.listen is \"off\": the daemon cannot be asked".to_owned(),
         ));
     };
     let address = reachable(address);

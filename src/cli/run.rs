@@ -19,10 +19,7 @@ pub(super) async fn run(loaded: CheckedConfig) -> Result<ExitCode, Failure> {
     }
     raise_open_files(loaded.config.queues.iter().map(|queue| queue.concurrency).sum());
     let mut signals = Signals::listen().map_err(|error| {
-        Failure::Runtime(format!(
-            "signal handlers could not be installed: \
-            {error}"
-        ))
+        Failure::Runtime(format!("signal handlers could not be installed: {error}"))
     })?;
     let stop = async || {
         let asked = signals.next().await;

@@ -50,8 +50,7 @@ pub(super) fn check(
     if config.queues.is_empty() && !judge.mistakes.knows("queues") {
         judge.wrong(
             "queues",
-            "no queue is configured; add at least one [[queues]] with a url and a \
-                              handler",
+            "no queue is configured; add at least one [[queues]] with a url and a handler",
         );
     }
     for (index, queue) in config.queues.iter().enumerate() {
@@ -73,11 +72,8 @@ pub(super) fn check(
         if name.is_empty()
             || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         {
-            judge.wrong(
-                &key,
-                "a handler's name consists of lower-case letters, digits and \
-                               hyphens",
-            );
+            judge
+                .wrong(&key, "a handler's name consists of lower-case letters, digits and hyphens");
         }
         judge.all_wrong(&key, handler.mistakes());
     }

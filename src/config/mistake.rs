@@ -65,8 +65,7 @@ impl fmt::Display for Mistakes {
         write!(
             f,
             "{mistakes} in the configuration; `callbackd check` checks it without running \
-             anything, `callbackd config --schema` \
-            prints what is allowed"
+             anything, `callbackd config --schema` prints what is allowed"
         )
     }
 }

@@ -195,8 +195,7 @@ fn a_route_that_hides_those_after_it_is_refused() {
     assert_eq!(
         told,
         ["queues[0].routes[0]: matches every step, so the routes after it are never used; move \
-             it \
-          to the end"]
+             it to the end"]
     );
 }
 

@@ -134,8 +134,7 @@ impl Pollers<'_> {
                 most = spent.limit,
                 more,
                 "the arguments of current steps use up the memory budget: the queue is not polled \
-                 until some steps have ended; pass large data by reference, or lower \
-                 `concurrency`"
+                 until some steps have ended; pass large data by reference, or lower `concurrency`"
             );
         }
         self.shared.bodies.room(self.lane.index).await;

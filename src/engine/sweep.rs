@@ -119,8 +119,7 @@ impl Sweep {
                     token = %step.token,
                     queue = step.queue.as_str(),
                     "the ledger holds steps of a queue that is not configured; configure it again \
-                     until they are \
-                     settled: `callbackd steps` shows them"
+                     until they are settled: `callbackd steps` shows them"
                 );
             }
             return;

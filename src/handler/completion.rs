@@ -61,8 +61,7 @@ impl From<()> for Completion {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot complete a callback step",
     note = "return `Ok` of `Completion`, `Outputs`, `()`, or a struct that implements \
-            `serde::Serialize` with strings, numbers or \
-            booleans as fields"
+            `serde::Serialize` with strings, numbers or booleans as fields"
 )]
 pub trait IntoCompletion {
     /// # Errors

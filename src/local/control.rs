@@ -72,7 +72,7 @@ fn unknown(path: &str) -> Value {
         "error": format!("nothing is at {PATH}{path}"),
         "faults": "GET, PUT {\"seed\": …, \"rules\": […]}, DELETE",
         "undocumented": "GET, PUT {\"switch\": \"variant\", …}; what is not named goes back to its \
-         default",
+                         default",
     })
 }
 

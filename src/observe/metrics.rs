@@ -118,8 +118,7 @@ impl Metrics {
             ready: add.plain("ready", "1 while /readyz answers 200", Gauge::default()),
             tasks: add.plain(
                 "tasks",
-                "Asynchronous tasks of this process that have not \
-                                       ended",
+                "Asynchronous tasks of this process that have not ended",
                 Gauge::default(),
             ),
             messages_unreadable: add.plain(
@@ -140,8 +139,7 @@ impl Metrics {
             ),
             retries: add.plain(
                 "retries",
-                "Attempts that were not a step's \
-                                           first",
+                "Attempts that were not a step's first",
                 Family::default(),
             ),
             verify_refusals: add.plain(
@@ -178,8 +176,7 @@ impl Metrics {
             ),
             impaired: add.plain(
                 "impaired",
-                "1 while this machine keeps handlers from \
-                                             working",
+                "1 while this machine keeps handlers from working",
                 Family::default(),
             ),
             clock_set: add.plain(

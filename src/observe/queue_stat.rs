@@ -72,11 +72,8 @@ impl QueueStat {
         };
         let without_message = "Steps that no worker runs and whose message has not come back, on a \
                                queue that other workers also read";
-        let concurrency = counts(
-            "concurrency",
-            "Steps of the queue that may run on this worker at \
-            once",
-        );
+        let concurrency =
+            counts("concurrency", "Steps of the queue that may run on this worker at once");
         let held = counts("messages_held", "Messages that heartbeats keep invisible");
         let cleanups_waiting = counts("cleanups_waiting", "Cleanups that wait for others to end");
         let reports_waiting = counts(

@@ -159,10 +159,7 @@ pub(super) fn judge(
         ),
         Some(most) => Finding::ok(
             url,
-            format!(
-                "a message goes to the dead-letter queue after \
-                                                {most} receives"
-            ),
+            format!("a message goes to the dead-letter queue after {most} receives"),
         ),
     });
     findings.push(Finding::ok(

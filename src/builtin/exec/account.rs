@@ -30,8 +30,7 @@ pub enum AccountError {
     Lookup(String, nix::Error),
     #[error(
         "the daemon runs as uid {1} and may not start programs as {0:?}; that needs root, or the \
-         capabilities CAP_SETUID, CAP_SETGID, \
-         CAP_KILL, CAP_CHOWN and CAP_DAC_OVERRIDE"
+         capabilities CAP_SETUID, CAP_SETGID, CAP_KILL, CAP_CHOWN and CAP_DAC_OVERRIDE"
     )]
     Forbidden(String, u32),
 }
@@ -96,8 +95,7 @@ impl Account {
         let first = way.into_iter().rev().find(is_barred).unwrap_or(there);
         Some(format!(
             "the user {} cannot enter {}, on the way to the files that its programs are given in \
-             {}; give it the right to (chmod o+x), or \
-             set worker.work_dir",
+             {}; give it the right to (chmod o+x), or set worker.work_dir",
             self.name,
             first.display(),
             directory.display()

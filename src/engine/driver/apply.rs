@@ -81,9 +81,7 @@ impl Driver {
                 if let With::Reply(reply) = with {
                     // The run has ended and no longer waits for its last checkpoint.
                     let _ = reply.send(Err(CheckpointError(
-                        "this worker no longer runs the \
-                            step"
-                            .to_owned(),
+                        "this worker no longer runs the step".to_owned(),
                     )));
                     return;
                 }

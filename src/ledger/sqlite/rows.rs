@@ -16,21 +16,18 @@ const LOOKED: usize = 10_000;
 
 /// What [`light`] reads, in its order. Nothing after the body is read from the disk for it.
 const LIGHT: &str = "token, version, status, queue, execution, handler, owner, due, flagged, \
-                     settled_at, writer, correction, rest, \
-                     digest, body";
+                     settled_at, writer, correction, rest, digest, body";
 
 const UPDATE: &str = "UPDATE steps SET version = ?2, status = ?3, queue = ?4, execution = ?5, \
-                      handler = ?6, owner = ?7, due = ?8, \
-                      flagged = ?9, settled_at = ?10, writer = ?11, correction = ?12, rest = ?13, \
-                      digest = ?14, body = ?15, \
-                      arguments = ?16, checkpoint = ?17 WHERE token = ?1 AND version = ?18";
+                      handler = ?6, owner = ?7, due = ?8, flagged = ?9, settled_at = ?10, writer = \
+                      ?11, correction = ?12, rest = ?13, digest = ?14, body = ?15, arguments = \
+                      ?16, checkpoint = ?17 WHERE token = ?1 AND version = ?18";
 /// With VALUES rather than a SELECT: SQLite might have to undo part of what a query selects, and
 /// keeps a journal for that.
 const INSERT: &str = "INSERT INTO steps (token, version, status, queue, execution, handler, owner, \
-                      due, flagged, settled_at, writer, \
-                      correction, rest, digest, body, arguments, checkpoint) \
-                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
-                      ?16, ?17) ON CONFLICT DO NOTHING";
+                      due, flagged, settled_at, writer, correction, rest, digest, body, arguments, \
+                      checkpoint) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, \
+                      ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING";
 
 pub(super) fn get(
     connection: &Connection,
@@ -133,10 +130,9 @@ fn selection(query: &Query) -> (String, String) {
 }
 
 pub(super) fn purge(connection: &Connection, age: &Age) -> rusqlite::Result<usize> {
-    let sql = "DELETE FROM steps WHERE rowid IN ( \
-                   SELECT rowid FROM steps INDEXED BY steps_settled \
-                   WHERE status = 'settled' AND settled_at < ?1 AND (writer IS NOT ?2 OR \
-                   settled_at - correction < ?3) LIMIT ?4)";
+    let sql = "DELETE FROM steps WHERE rowid IN ( SELECT rowid FROM steps INDEXED BY steps_settled \
+               WHERE status = 'settled' AND settled_at < ?1 AND (writer IS NOT ?2 OR settled_at - \
+               correction < ?3) LIMIT ?4)";
     let (named, moment) = (age.named.as_millisecond(), age.moment.as_millisecond());
     connection.prepare_cached(sql)?.execute(params![named, age.me, moment, PURGED])
 }

@@ -247,8 +247,7 @@ mod tests {
         assert_eq!(
             constraints.check().expect_err("too short").message,
             "1 validation error detected: Value 'short' at 'callbackToken' failed to satisfy \
-             constraint: \
-             Member must have length greater than or equal to 10"
+             constraint: Member must have length greater than or equal to 10"
         );
     }
 

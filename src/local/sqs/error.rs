@@ -52,10 +52,8 @@ pub(super) fn invalid_attribute_value(name: &str, reason: impl Display) -> ApiEr
 }
 
 pub(super) fn invalid_receipt(receipt_handle: &str) -> ApiError {
-    let message = format!(
-        "The input receipt handle \"{receipt_handle}\" is not a valid receipt \
-         handle."
-    );
+    let message =
+        format!("The input receipt handle \"{receipt_handle}\" is not a valid receipt handle.");
     ApiError::new("ReceiptHandleIsInvalid", message)
 }
 

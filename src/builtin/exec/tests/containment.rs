@@ -306,7 +306,7 @@ async fn a_program_leads_a_session_without_a_terminal_and_has_all_signals_as_the
     bench
         .run(
             "cat /proc/$$/stat > $DIR/stat; echo $$ > $DIR/pid; cat /proc/self/status > \
-              $DIR/status",
+             $DIR/status",
         )
         .await
         .expect("succeeds");
