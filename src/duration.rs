@@ -1,5 +1,18 @@
-//! Durations as the configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`. For
-//! `#[serde(with = "crate::duration")]`.
+//! Durations as the configuration writes them: text with units, `"90s"`, `"11h30m"`, `"14d"`.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Settings {
+//!     #[serde(with = "callbackd::duration")]
+//!     poll_interval: Duration,
+//! }
+//!
+//! let settings: Settings = serde_json::from_str(r#"{"poll_interval": "1m30s"}"#)?;
+//! assert_eq!(settings.poll_interval, Duration::from_secs(90));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 use std::fmt;
 use std::time::Duration;

@@ -31,6 +31,16 @@ pub enum Outcome {
 /// (SageMaker's service model).
 ///
 /// Values are strings on the wire whatever type the pipeline declares.
+///
+/// ```
+/// use callbackd::Outputs;
+///
+/// let mut outputs = Outputs::of([("model", "s3://bucket/model.tar.gz")])?;
+/// outputs.insert("epochs", 7)?;
+/// assert_eq!(outputs.get("epochs"), Some("7"));
+/// assert!(outputs.insert("log", "x".repeat(2000)).is_err(), "SageMaker would refuse it");
+/// # Ok::<(), callbackd::outcome::InvalidOutput>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Outputs(BTreeMap<String, String>);

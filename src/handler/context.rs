@@ -15,6 +15,7 @@ use crate::step::{CallbackToken, ExecutionArn, Step, StopReason};
 
 /// The progress of a run, as reported by the handler.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// 0.0 to 1.0, if the handler can tell.
     pub fraction: Option<f64>,
@@ -124,6 +125,24 @@ impl Context {
     }
 
     /// Resolves with the reason when the run must end; never otherwise.
+    ///
+    /// ```
+    /// # use callbackd::{Context, HandlerError, Outputs};
+    /// # async fn train() -> Result<f64, HandlerError> { Ok(0.97) }
+    /// async fn score(cx: Context, _: serde_json::Value) -> Result<Outputs, HandlerError> {
+    ///     tokio::select! {
+    ///         score = train() => Ok(Outputs::of([("score", score?)])?),
+    ///         reason = cx.stopping() => Err(format!("given up: {}", reason.as_str()).into()),
+    ///     }
+    /// }
+    /// # use callbackd::{handler_fn, testing::TestStep};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), HandlerError> {
+    /// # let done = TestStep::new(()).run(&handler_fn(score)).await?;
+    /// # assert_eq!(done.outputs().and_then(|outputs| outputs.get("score")), Some("0.97"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stopping(&self) -> StopReason {
         let mut stop = self.stop.clone();
         match stop.wait_for(Option::is_some).await.map(|reason| *reason) {

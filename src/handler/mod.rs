@@ -33,6 +33,7 @@ pub type HandlerResult = Result<Completion, HandlerError>;
 
 /// Something about a handler for operators to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Remark {
     /// How urgent it is.
     pub severity: Severity,
@@ -116,6 +117,52 @@ impl Remark {
 /// [`HandlerError::host`] says that the machine is at fault, and counts as no attempt. If the
 /// process dies, that counts as an attempt of a step that ran alone, or that was on trial because
 /// it had been in two such deaths before.
+///
+/// # Examples
+/// A job on a cluster, submitted once under a name derived from the token, and looked at every half
+/// minute:
+/// ```
+/// # mod cluster {
+/// #     use callbackd::HandlerError;
+/// #     pub async fn submit(_: &str) -> Result<(), HandlerError> { Ok(()) }
+/// #     pub async fn is_done(_: &str) -> Result<bool, HandlerError> { Ok(true) }
+/// #     pub async fn cancel(_: &str) -> Result<(), HandlerError> { Ok(()) }
+/// # }
+/// use std::time::Duration;
+///
+/// use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
+/// use serde_json::Value;
+///
+/// struct Cluster;
+///
+/// impl Handler for Cluster {
+///     type Args = Value;
+///
+///     async fn run(&self, cx: Context, _: Value) -> HandlerResult {
+///         let job = format!("callback-{}", cx.token());
+///         if cx.checkpoint::<String>()?.is_none() {
+///             // Does nothing if there is a job of this name: an attempt may have died right here.
+///             cluster::submit(&job).await?;
+///             cx.save_checkpoint(&job).await?;
+///         }
+///         if cluster::is_done(&job).await? {
+///             return Ok(Outputs::of([("job", job)])?.into());
+///         }
+///         Ok(Completion::Again(Duration::from_secs(30)))
+///     }
+///
+///     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
+///         cluster::cancel(&format!("callback-{}", cx.token())).await
+///     }
+/// }
+/// # use callbackd::testing::TestStep;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), HandlerError> {
+/// # let step = TestStep::new(Value::Null);
+/// # assert!(step.run(&Cluster).await?.outputs().is_some());
+/// # step.clean_up(&Cluster, callbackd::StopReason::PipelineStopped).await
+/// # }
+/// ```
 pub trait Handler: Send + Sync + 'static {
     /// The step's arguments. If they do not decode, the step fails with a reason that says what is
     /// wrong with them.

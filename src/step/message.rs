@@ -27,6 +27,7 @@ pub struct Step {
 
 /// What a queue message asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Message {
     /// The step waits for its outcome (`"status": "Executing"`, or no status).
     Work(Step),

@@ -55,6 +55,7 @@ pub struct Settings {
 /// How an exit after our SIGTERM counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum AfterSigterm {
     /// Not at all, whatever its status: at a shutdown the step is given back; after a stop or the
     /// time limit the cleanup runs.
