@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Write;
 
-/// The error itself, then its causes from the outermost in. Never more than are ever nested.
+/// The error itself, then its causes from the outermost in: at most 16, in case they are circular.
 pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -156,10 +156,10 @@ async fn watch(
     loop {
         let view = patiently(|| sagemaker.describe(execution))
             .await
-            .map_err(failed("SageMaker did not answer"))?;
+            .map_err(failed("SageMaker did not return the execution's status"))?;
         let steps = patiently(|| sagemaker.steps(execution))
             .await
-            .map_err(failed("SageMaker did not answer"))?;
+            .map_err(failed("SageMaker did not return the execution's steps"))?;
         for step in steps {
             if seen.insert(step.name.clone(), step.status.clone()).as_ref() != Some(&step.status) {
                 let outputs = step.callback.iter().flat_map(|callback| &callback.outputs);

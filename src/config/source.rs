@@ -79,7 +79,7 @@ impl Source {
             Err(error) => {
                 let what = format!(
                     "the configuration cannot be read ({error}); name another file with --config \
-                     or ${PATH_VARIABLE}; at least it needs one [[queues]] with a url and a \
+                     or ${PATH_VARIABLE}; it needs at least one [[queues]] with a url and a \
                      handler, and that [handlers.NAME]"
                 );
                 return Err(Mistakes::one(file.display().to_string(), what));

@@ -2,6 +2,7 @@
 //! with messages.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +13,18 @@ const EVERY: Duration = Duration::from_secs(30);
 
 /// When each kind of problem was last logged, and how often it occurred since.
 #[derive(Default)]
-pub(crate) struct Said(Mutex<BTreeMap<&'static str, (Instant, u64)>>);
+pub(crate) struct Said(Mutex<BTreeMap<Kind, (Instant, u64)>>);
+
+/// The line of code that logs it, and what it calls the problem: no two lines share a kind.
+type Kind = (&'static Location<'static>, &'static str);
 
 impl Said {
     /// How many more occurred since it was last logged, if it is to be logged now.
+    #[track_caller]
     pub(crate) fn again(&self, kind: &'static str) -> Option<u64> {
-        let now = Instant::now();
+        let (now, kind) = (Instant::now(), (Location::caller(), kind));
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match said.get_mut(kind) {
+        match said.get_mut(&kind) {
             Some((at, more)) if now.duration_since(*at) < EVERY => {
                 *more += 1;
                 None
@@ -45,11 +50,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn trouble_of_one_kind_is_said_at_once_and_then_counted() {
         let said = Said::default();
-        assert_eq!(
-            (said.again("late"), said.again("late"), said.again("denied")),
-            (Some(0), None, Some(0))
-        );
+        let again = |kind| said.again(kind);
+        assert_eq!((again("late"), again("late"), again("denied")), (Some(0), None, Some(0)));
         advance(EVERY).await;
-        assert_eq!((said.again("late"), said.again("late")), (Some(1), None));
+        assert_eq!((again("late"), again("late")), (Some(1), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_places_do_not_silence_each_other() {
+        let said = Said::default();
+        let poll = || said.again("denied");
+        let report = || said.again("denied");
+        assert_eq!((poll(), report(), poll()), (Some(0), Some(0), None));
     }
 }

@@ -89,7 +89,8 @@ impl Remark {
 ///    crash the same happens without a warning.
 ///
 /// A success or a permanent error that `run` returns after it was told to end is still the step's
-/// outcome, and no cleanup follows. A run that merely gives up returns any other error.
+/// outcome, and no cleanup follows, unless the lease was lost or the step is closed already. A run
+/// that merely gives up returns any other error.
 ///
 /// # Guarantees
 /// - No two calls for one token overlap, among workers that share a ledger.

@@ -37,7 +37,8 @@ impl Part {
     pub(super) fn healed(self) -> &'static str {
         match self {
             Self::Writing => "it can be written again",
-            Self::Records | Self::Lists => "it can be read again",
+            Self::Records => "its records can be read again",
+            Self::Lists => "its lists can be read again",
             Self::Place => "its file is in its place again",
         }
     }

@@ -29,7 +29,7 @@ pub async fn reap() {
         let dead = dead_children();
         for pid in dead.intersection(&seen) {
             if waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG)).is_ok() {
-                tracing::debug!(pid, "reaped a process that had no parent to wait for it");
+                tracing::debug!(pid, "reaped an orphaned process");
             }
         }
         seen = dead;

@@ -145,12 +145,8 @@ async fn where_others_read_the_queue_no_step_is_started_without_its_message() {
     let next = scene.start(&config(&scene).listening().with("queues.0.exclusive", false));
     let counted = async || next.sum("callbackd_steps_without_message").await == Some(1.0);
     until("it is counted", counted).await;
-    // About the queue or the step; the configuration may also warn about the setting.
-    let said = async || {
-        let lines = next.complaints(&["WARN"], "message").into_iter().map(|line| line.to_string());
-        let of_it = |line: &String| line.contains(&step.token) || line.contains("exclusive");
-        lines.filter(of_it).filter(|line| !line.contains("configuration")).count()
-    };
+    // The step is named elsewhere too: the kill may have hit a look that was under way.
+    let said = async || next.complaints(&["WARN"], "no message on the queue").len();
     until("it is said", async || said().await > 0).await;
     never("it is started", Duration::from_secs(5), async || scene.runs().len() > runs).await;
     assert_eq!(said().await, 1, "it is said once");

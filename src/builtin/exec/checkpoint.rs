@@ -118,7 +118,7 @@ impl<'a> Checkpoint<'a> {
                 }
                 let unkept = format!("the checkpoint cannot be kept: {error}");
                 if self.unkept.as_ref() != Some(&unkept) {
-                    tracing::warn!("{unkept}; the previous one is kept");
+                    tracing::warn!("{unkept}; one that was saved before is kept");
                 }
                 self.unkept = Some(unkept);
                 return Look::Done;

@@ -141,8 +141,8 @@ impl Program {
         // It is unknown how the program ended: that is no outcome.
         let status = status.map_err(|contain::Lost| {
             HandlerError::retry(
-                "the program's exit status is unknown: the process that kept it was killed; what \
-                 was left of it is killed",
+                "the program's exit status is unknown, because the process that waits for it was \
+                 killed; what was left of the program has been killed too",
             )
         })?;
         Ok(Ended {

@@ -266,7 +266,7 @@ impl Driver {
                 attempt = record.attempt,
                 crashes = record.crashes,
                 alone_for = ?record.trusted_after(),
-                "the step runs on trial, before others start: workers have died while running it"
+                "the step is on trial, and others start after it: workers have died while running it"
             );
         }
         tracing::info!(attempt = record.attempt, "the step is started");

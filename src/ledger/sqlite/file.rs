@@ -331,8 +331,8 @@ impl OpenError {
                 holders.join(" and ")
             };
             let problem = format!(
-                "{who} holds a lock on it ({error}): end what it is doing (a shell, a backup), and \
-                 start again"
+                "it is locked by {who} ({error}): end that use of it (a shell, a backup), and start \
+                 again"
             );
             return Self::new(path, problem);
         }
