@@ -284,7 +284,7 @@ async fn who_holds_a_lock_on_the_file_at_the_start_is_named() {
     let error = refusal(&path);
     assert!(
         error.contains(&format!("process {} (python", shell.id()))
-            && error.contains("end what it is doing"),
+            && error.contains("end that use of it"),
         "{error}"
     );
     drop(shell.stdin.take());
