@@ -71,8 +71,8 @@ impl Exec {
     /// # Errors
     /// [`SettingsError`] if the settings can never run a program.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        let (settings, lacking) = settings.checked()?;
-        Ok(Self { terms: settings.terms()?, settings, lacking })
+        let (settings, terms, lacking) = settings.checked()?;
+        Ok(Self { settings, terms, lacking })
     }
 
     /// Runs one program to its end. No process of it, or of an earlier run of the step, is alive
@@ -98,8 +98,9 @@ impl Exec {
             workspace.tell(reason);
         }
         let saved = Saved { workspace: Some(workspace.name()), ..saved };
-        let command = settings::command(&self.settings, command, cx, &workspace);
-        if let Some(account) = self.terms.account.as_ref().filter(|account| !account.is_ours()) {
+        let account = self.terms.account.as_ref();
+        let command = settings::command(&self.settings, account, command, cx, &workspace);
+        if let Some(account) = account.filter(|account| !account.is_ours()) {
             account.give(workspace.directory()).map_err(|told| HandlerError::host("io", told))?;
         }
         let mut saved = saved;

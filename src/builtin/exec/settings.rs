@@ -122,35 +122,25 @@ fn minute() -> Duration {
 }
 
 impl Settings {
-    /// The checked settings, independent of the directory that a program changes to, and what this
-    /// machine lacks for them.
-    pub(super) fn checked(mut self) -> Result<(Self, Lacking), SettingsError> {
+    /// The checked settings, independent of the directory that a program changes to, how all
+    /// programs of the handler are started, and what this machine lacks for them.
+    pub(super) fn checked(mut self) -> Result<(Self, Terms, Lacking), SettingsError> {
         if let Some(directory) = &mut self.working_dir
             && let Ok(absolute) = std::path::absolute(&*directory)
         {
             *directory = absolute;
         }
-        let lacking = self.check()?;
-        Ok((self, lacking))
-    }
-
-    /// How all programs of the handler are started.
-    pub(super) fn terms(&self) -> Result<Terms, SettingsError> {
-        Ok(Terms::new(self.account()?, self.limits))
-    }
-
-    fn account(&self) -> Result<Option<Account>, SettingsError> {
-        Ok(self.user.as_deref().map(Account::of).transpose()?)
-    }
-
-    fn check(&self) -> Result<Lacking, SettingsError> {
         let mut mistakes = self.mistakes();
-        let account = self.account().unwrap_or_else(|error| {
-            mistakes.push(error);
+        let account = self.user.as_deref().map(Account::of).transpose().unwrap_or_else(|error| {
+            mistakes.push(error.into());
             None
         });
         match mistakes.len() {
-            0 => Ok(self.lacking(account.as_ref())),
+            0 => {
+                let lacking = self.lacking(account.as_ref());
+                let terms = Terms::new(account, self.limits);
+                Ok((self, terms, lacking))
+            }
             1 => Err(mistakes.remove(0)),
             _ => Err(SettingsError::Several(mistakes)),
         }
@@ -263,6 +253,7 @@ impl Settings {
 /// The command of one run.
 pub(super) fn command(
     settings: &Settings,
+    account: Option<&Account>,
     line: &[String],
     cx: &Context,
     workspace: &Workspace,
@@ -287,8 +278,8 @@ pub(super) fn command(
             command.env(name, value);
         }
     }
-    if let Ok(Some(account)) = settings.account() {
-        command.env("HOME", account.home);
+    if let Some(account) = account {
+        command.env("HOME", &account.home);
     }
     command.envs(&settings.env);
     command
