@@ -32,16 +32,8 @@ const STILL: Duration = Duration::from_millis(50);
 /// How soon a failed save is tried again.
 const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// The result of a look at the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// The ledger has everything worth saving.
-    Done,
-    /// The file was written to while it was read.
-    Moving,
-    /// It could not be read or saved; when to look again.
-    Failed(Duration),
-}
+/// When to look at the file again; `None` if the ledger has everything worth saving.
+type LookAgain = Option<Duration>;
 
 impl<'a> Checkpoint<'a> {
     pub(super) fn new(cx: &'a Context, workspace: &'a Workspace, saved: Saved) -> Self {
@@ -72,13 +64,9 @@ impl<'a> Checkpoint<'a> {
                 }
                 None => {
                     let now = self.workspace.checkpoint_stamp();
-                    let look = if seen == Some(now) { self.look().await } else { Look::Moving };
+                    let again = if seen == Some(now) { self.look().await } else { Some(STILL) };
                     seen = Some(now);
-                    due = match look {
-                        Look::Done => None,
-                        Look::Moving => Some(Instant::now() + STILL),
-                        Look::Failed(wait) => Some(Instant::now() + wait),
-                    };
+                    due = again.map(|wait| Instant::now() + wait);
                 }
             }
         }
@@ -87,12 +75,7 @@ impl<'a> Checkpoint<'a> {
     /// Saves what the program left, however long that takes, or returns why it cannot be saved. A
     /// lost claim ends it: the step belongs to another worker.
     pub(super) async fn finish(mut self) -> Option<String> {
-        loop {
-            let wait = match self.look().await {
-                Look::Done => break,
-                Look::Moving => STILL,
-                Look::Failed(wait) => wait,
-            };
+        while let Some(wait) = self.look().await {
             if self.cx.stop_reason() == Some(StopReason::LeaseLost) {
                 break;
             }
@@ -101,11 +84,12 @@ impl<'a> Checkpoint<'a> {
         self.unkept
     }
 
-    async fn look(&mut self) -> Look {
+    async fn look(&mut self) -> LookAgain {
         let before = self.workspace.checkpoint_stamp();
         let found = self.workspace.read_checkpoint();
         if self.workspace.checkpoint_stamp() != before {
-            return Look::Moving;
+            // It was written to while it was read.
+            return Some(STILL);
         }
         let content = match found {
             Ok(Found::Content(content)) => content,
@@ -114,14 +98,14 @@ impl<'a> Checkpoint<'a> {
             Err(error) => {
                 if let Some(what) = error.trouble() {
                     self.cx.hindered_by(what, &error.to_string());
-                    return self.failed(&error.to_string());
+                    return Some(self.failed(&error.to_string()));
                 }
                 let unkept = format!("the checkpoint cannot be kept: {error}");
                 if self.unkept.as_ref() != Some(&unkept) {
                     tracing::warn!("{unkept}; one that was saved before is kept");
                 }
                 self.unkept = Some(unkept);
-                return Look::Done;
+                return None;
             }
         };
         self.unkept = None;
@@ -135,25 +119,25 @@ impl<'a> Checkpoint<'a> {
                 self.workspace.is_kept(self.saved.file.as_ref());
                 self.done()
             }
-            Err(error) => self.failed(&error.to_string()),
+            Err(error) => Some(self.failed(&error.to_string())),
         }
     }
 
-    fn done(&mut self) -> Look {
+    fn done(&mut self) -> LookAgain {
         self.failures.end();
-        Look::Done
+        None
     }
 
-    fn failed(&mut self, error: &str) -> Look {
+    fn failed(&mut self, error: &str) -> Duration {
         if self.failures.count() == 0 {
             tracing::warn!(error, "the checkpoint could not be saved; it is tried again");
         }
         // A run waits only for its own file, so there is nothing to spread out.
-        Look::Failed(self.failures.another(AGAIN, 1.0))
+        self.failures.another(AGAIN, 1.0)
     }
 
     /// Nothing that could replace the saved checkpoint.
-    fn without(&mut self, what: &str) -> Look {
+    fn without(&mut self, what: &str) -> LookAgain {
         if self.saved.file.is_some() && !std::mem::replace(&mut self.told, true) {
             tracing::warn!("STEP_CHECKPOINT is {what}; the last checkpoint that was saved is kept");
         }
