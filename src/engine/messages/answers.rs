@@ -201,8 +201,7 @@ impl MessageEntry {
                 Some(What::TakenApart)
             }
             Some(Trouble::Passing(_)) => {
-                self.failures += 1;
-                self.act_at = now + DELETE_AGAIN.after(self.failures, random);
+                self.act_at = now + self.failures.another(DELETE_AGAIN, random);
                 Some(What::NotDeleted)
             }
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backoff::Failures;
 use crate::seam::Received;
 use crate::step::CallbackToken;
 
@@ -71,7 +72,7 @@ pub(super) struct MessageEntry {
     /// When it is to be deleted or copied, if that is its fate.
     pub(super) act_at: Instant,
     /// Consecutive failures to delete it.
-    pub(super) failures: u32,
+    pub(super) failures: Failures,
     pub(super) receives: u32,
     /// A batch with it was refused as a whole: it is sent by itself next, to find the culprit.
     pub(super) alone: bool,
@@ -96,7 +97,7 @@ impl MessageEntry {
             call: None,
             beat_at: now,
             act_at: now,
-            failures: 0,
+            failures: Failures::default(),
             receives: received.receives,
             alone: false,
         };
@@ -123,7 +124,8 @@ impl MessageEntry {
         self.receives = received.receives;
         self.about = about.or(self.about.take());
         if self.fate == Fate::Delete {
-            (self.failures, self.act_at) = (0, now + LINGER);
+            self.failures.end();
+            self.act_at = now + LINGER;
         }
         // The body of a message is always the same.
         if body.is_none() {
@@ -160,7 +162,7 @@ impl MessageEntry {
         if !matches!(self.fate, Fate::Delete | Fate::Forget) {
             self.fate = Fate::Delete;
             self.act_at = at;
-            self.failures = 0;
+            self.failures.end();
             self.body = None;
             self.trace = None;
         }
