@@ -152,23 +152,20 @@ impl Failure {
                 format!("{operation}: {code}: {message}")
             }
             Self::Clock { refusal: Refusal { code, message, .. }, ahead } => {
-                let by = match ahead {
-                    Some(ahead) if ahead.abs() <= AGREED => {
-                        let agreed = "the service finds its time wrong, though its own date agrees \
-                                      with this machine's clock";
-                        return Fault::new(
-                            self.kind(),
-                            line(&format!("{operation}: {agreed}: {code}: {message}")),
-                        );
-                    }
-                    Some(ahead) if *ahead > 0 => format!("{ahead} s ahead of"),
-                    Some(behind) => format!("{} s behind", behind.unsigned_abs()),
-                    None => "not".to_owned(),
+                let off = |by: &str| {
+                    format!("the clock of this machine is {by} the service's: set it (NTP)")
                 };
-                format!(
-                    "{operation}: the clock of this machine is {by} the service's: set it (NTP): \
-                     {code}: {message}"
-                )
+                let clock = match ahead {
+                    Some(ahead) if ahead.abs() <= AGREED => {
+                        "the service finds its time wrong, though its own date agrees with this \
+                         machine's clock"
+                            .to_owned()
+                    }
+                    Some(ahead) if *ahead > 0 => off(&format!("{ahead} s ahead of")),
+                    Some(behind) => off(&format!("{} s behind", behind.unsigned_abs())),
+                    None => off("not"),
+                };
+                format!("{operation}: {clock}: {code}: {message}")
             }
         };
         Fault::new(self.kind(), line(&detail))
