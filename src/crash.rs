@@ -17,7 +17,9 @@ use nix::sys::signal::{Signal, raise};
 use serde_json::Value;
 
 use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult, Leftover, Remark};
-use crate::ledger::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
+use crate::ledger::store::{
+    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Workers,
+};
 use crate::lifecycle::Status;
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::{Entries, ExecutionStanding, Fault, Pipelines, Queue, Received, Standing};
@@ -261,8 +263,9 @@ impl Store for Crashing<Arc<dyn Store>> {
         self.inner.holds()
     }
 
-    fn exclusive(&self) -> bool {
-        self.inner.exclusive()
+    fn workers(&self) -> Option<&dyn Workers> {
+        // The boundaries of the records' writes are what a crash can fall between.
+        self.inner.workers()
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {

@@ -187,8 +187,9 @@ mod map {
     //! | execution | the execution of the pipeline that waits for the step |
     //! | message | the SQS message of a step (`Executing`) or of its stop (`Stopping`) |
     //! | receipt handle | SQS's name of one receive of a message, used to extend and delete it |
-    //! | claim | the right to run a step, recorded in the ledger for one worker and one lease |
-    //! | lease | how long a claim is valid without being renewed |
+    //! | claim | the right to run a step, recorded in the ledger for one worker |
+    //! | lease | how long a worker's claims are valid without the worker renewing it, where workers share a ledger |
+    //! | fence | to end the lease of a worker that does not renew it, before its steps are taken over |
     //! | attempt | one run of the handler that counts against `max_attempts` |
     //! | checkpoint | what a handler saved, for its next attempt and its cleanup |
     //! | outcome | success with outputs, or failure with a reason; computed once, then frozen |

@@ -130,10 +130,10 @@ const ORDERS: &[(&str, &[&str])] = &[
     (
         "engine",
         &[
-            "accounts", "config", "route", "phase", "claim", "said", "impaired", "missing",
-            "budget", "gates", "messages", "watch", "polls", "inbox", "moments", "orphans", "lane",
-            "shared", "ask", "report", "running", "driver", "dispatch", "delivery", "pollers",
-            "due", "looks", "bodies", "reap", "sweep", "drain", "monitor",
+            "accounts", "config", "route", "phase", "said", "impaired", "missing", "budget",
+            "gates", "messages", "watch", "polls", "inbox", "moments", "orphans", "lane", "shared",
+            "ask", "report", "running", "driver", "dispatch", "delivery", "pollers", "due",
+            "lease", "looks", "bodies", "reap", "sweep", "drain", "monitor",
         ],
     ),
     (

@@ -26,6 +26,8 @@ pub(crate) enum Input {
     Turn(Turn, Permit),
     /// It need not wait for its handler any more, which works again or is to be tested.
     Try(Option<Trial>),
+    /// Another worker of the ledger has recorded a stop of the step.
+    Flagged,
     /// A moment that it waits for has come, or the clock was set: check the timers.
     Look,
 }
@@ -268,6 +270,15 @@ impl Steps {
     /// Every step in hand.
     pub(crate) fn tokens(&self) -> Vec<CallbackToken> {
         lock(&self.table).places.keys().cloned().collect()
+    }
+
+    /// Sends an event to every step that has a driver.
+    pub(crate) fn tell_drivers(&self, event: &Event) {
+        for place in lock(&self.table).places.values() {
+            if let Place::Driven(seat) = place {
+                seat.push(Input::Event(event.clone()));
+            }
+        }
     }
 
     pub(crate) fn contains(&self, token: &CallbackToken) -> bool {

@@ -15,7 +15,6 @@ pub mod config;
 mod ask;
 mod bodies;
 mod budget;
-mod claim;
 pub(crate) mod delivery;
 pub(crate) mod dispatch;
 mod drain;
@@ -25,6 +24,7 @@ mod gates;
 mod impaired;
 pub(crate) mod inbox;
 mod lane;
+mod lease;
 mod looks;
 pub(crate) mod messages;
 mod missing;
@@ -173,6 +173,7 @@ impl Engine {
                 kept.messages.work(queue, ledger.as_ref(), observer, &kept.name).await;
             }));
         }
+        background.spawn(named("keeping the lease", lease::keep(shared.clone())));
         background.spawn(named("waking steps", due::wake_due(shared.clone())));
         background.spawn(named("testing impaired handlers", due::wake_hindered(shared.clone())));
         background.spawn(named("comparing the clocks", due::keep_time(shared.clone())));
@@ -224,6 +225,11 @@ impl Engine {
         self.shared.tasks.wait().await;
         if timeout(LAST_CALLS, due::keep_names(&self.shared)).await.is_err() {
             tracing::warn!("the wall clock was set, and the ledger did not accept the new times");
+        }
+        if !matches!(timeout(LAST_CALLS, self.shared.ledger.resign()).await, Ok(Ok(()))) {
+            tracing::warn!(
+                "the worker's lease in the ledger could not be ended; it ends by itself"
+            );
         }
         // Whatever an open poll brings is given back.
         if timeout_at(last_poll, join(&mut self.pollers)).await.is_err() {

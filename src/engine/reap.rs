@@ -63,7 +63,7 @@ async fn look(shared: &Shared) -> Result<(), LedgerError> {
                 };
                 end(shared, &record).await;
                 left.extend(
-                    Some(record).filter(|record| record.is_left_behind(shared.ledger.me())),
+                    Some(record).filter(|record| record.is_left_behind(&shared.ledger.me())),
                 );
             }
             try_join_all(left.into_iter().map(|record| judge(shared, record, beside))).await?;
@@ -79,7 +79,7 @@ async fn claims(shared: &Shared) -> Result<BTreeMap<WorkerId, Vec<CallbackToken>
     while let Some(which) = filter.take() {
         let page = shared.ledger.outlines(which.clone()).await?;
         for outline in page.found.into_iter().flatten() {
-            if let Some(owner) = outline.owner.filter(|owner| owner != shared.ledger.me()) {
+            if let Some(owner) = outline.owner.filter(|owner| *owner != shared.ledger.me()) {
                 claims.entry(owner).or_default().push(outline.token);
             }
         }
@@ -116,6 +116,7 @@ async fn end(shared: &Shared, record: &Record) {
         step: record.step(),
         queue_url: record.queue.as_str().to_owned(),
         attempt: record.attempt.max(1),
+        fence: record.version,
         stop_grace: parts.config.stop_grace,
         checkpoint: record.checkpoint.as_deref().cloned(),
         work_dir: shared.work_dir.clone(),

@@ -110,7 +110,6 @@ impl Shared {
             stop_takeover_after: lane.config.stop_takeover_after,
             gone_after: lane.config.gone_after,
             ask_every: ask_every(lane.config.stop_watch),
-            lease: self.ledger.lease(),
         }
     }
 

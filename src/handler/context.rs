@@ -30,6 +30,8 @@ pub(crate) struct Task {
     pub(crate) queue_url: String,
     /// 1 for the first attempt.
     pub(crate) attempt: u32,
+    /// Greater with each claim of the step.
+    pub(crate) fence: u64,
     /// How long the run may continue after it is told to stop. The engine drops it a second later.
     pub(crate) stop_grace: Duration,
     /// What an earlier attempt saved.
@@ -110,6 +112,14 @@ impl Context {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.task.attempt
+    }
+
+    /// A number that is greater for each claim of the step than for all before, whichever worker
+    /// made them. A system that keeps the greatest that it has seen for a step, and refuses smaller
+    /// ones, is safe from a run whose worker was frozen, or cut off, while another took over.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.task.fence
     }
 
     /// How long a run may take to end after [`stopping`](Self::stopping) has resolved.

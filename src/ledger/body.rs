@@ -13,8 +13,6 @@ use crate::outcome::{ClientRequestToken, Outcome};
 /// A record without its head, arguments and checkpoint. Absent fields are not written.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Body<'a> {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    lease_end: Option<Timestamp>,
     attempt: u32,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     resume: bool,
@@ -56,7 +54,6 @@ pub(super) struct Body<'a> {
 impl<'a> Body<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
         Self {
-            lease_end: record.lease_end,
             attempt: record.attempt,
             resume: record.resume,
             hindered: record.hindered,
@@ -90,7 +87,6 @@ impl<'a> Body<'a> {
             arguments: Arc::default(),
             status: head.status,
             owner: head.owner,
-            lease_end: self.lease_end,
             attempt: self.attempt,
             resume: self.resume,
             hindered: self.hindered,

@@ -19,7 +19,8 @@ pub struct Config {
     pub path: PathBuf,
     /// The table, for `dynamodb`.
     pub table: Option<String>,
-    /// How long a claim is valid without renewal if several workers share the ledger.
+    /// How long a worker's claims are valid without the worker renewing its lease, if several
+    /// workers share the ledger.
     #[serde(with = "crate::duration")]
     #[schemars(with = "String")]
     pub lease: Duration,

@@ -132,7 +132,6 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         arguments: _,
         status: _,
         owner: _,
-        lease_end,
         attempt: _,
         resume: _,
         hindered: _,
@@ -156,9 +155,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         version: _,
     } = record;
     *first_seen = shifted(*first_seen, by);
-    for at in [lease_end, not_before, deadline, concluded_at, settled_at, missing_since]
-        .into_iter()
-        .flatten()
+    for at in [not_before, deadline, concluded_at, settled_at, missing_since].into_iter().flatten()
     {
         *at = shifted(*at, by);
     }

@@ -1,20 +1,27 @@
 //! Records in memory, for experiments and tests: nothing outlives the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 
-use super::store::{Age, Commit, Cursor, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
+use super::store::{
+    Age, Commit, Cursor, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+};
+use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
 
 /// A store in memory. Clones share it, as workers share a fleet's ledger.
 #[derive(Clone, Default)]
 pub struct Memory {
     rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
-    shared: bool,
+    workers: Option<Members>,
 }
+
+/// The workers that share it.
+#[derive(Clone, Default)]
+struct Members(Arc<Mutex<BTreeMap<WorkerId, Worker>>>);
 
 impl Memory {
     /// A store of one worker.
@@ -26,7 +33,7 @@ impl Memory {
     /// A store whose clones are given to several workers.
     #[must_use]
     pub fn shared() -> Self {
-        Self { shared: true, ..Self::default() }
+        Self { workers: Some(Members::default()), ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Row>> {
@@ -46,6 +53,67 @@ impl Memory {
         let more = wanted.peek().is_some();
         let next = found.last().filter(|_| more).map(|(token, _)| Cursor(token.to_string()));
         Page { found: found.into_iter().map(|(_, row)| Ok(row)).collect(), next }
+    }
+}
+
+impl Members {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Worker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Workers for Members {
+    fn worker<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+    ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>> {
+        Box::pin(async move { Ok(self.lock().get(worker).cloned()) })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: Option<u64>,
+        told: BTreeSet<CallbackToken>,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
+        Box::pin(async move {
+            let mut workers = self.lock();
+            if workers.get(worker).map(|known| known.version) != expected {
+                return Ok(None);
+            }
+            let known = workers.entry(worker.clone()).or_default();
+            known.version += 1;
+            known.stops.retain(|stop| !told.contains(stop));
+            Ok(Some(known.stops.clone()))
+        })
+    }
+
+    fn fence<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Put, StoreError>> {
+        Box::pin(async move {
+            let mut workers = self.lock();
+            if workers.get(worker).is_some_and(|known| known.version != expected) {
+                return Ok(Put::Changed);
+            }
+            workers.remove(worker);
+            Ok(Put::Done)
+        })
+    }
+
+    fn flag<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            if let Some(known) = self.lock().get_mut(worker) {
+                known.stops.insert(token.clone());
+            }
+            Ok(())
+        })
     }
 }
 
@@ -101,8 +169,8 @@ impl Store for Memory {
         Box::pin(async { Ok(()) })
     }
 
-    fn exclusive(&self) -> bool {
-        !self.shared
+    fn workers(&self) -> Option<&dyn Workers> {
+        self.workers.as_ref().map(|members| members as &dyn Workers)
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {

@@ -8,15 +8,18 @@
 mod body;
 mod config;
 mod form;
+mod leases;
 mod memory;
+mod shared;
 mod sqlite;
 pub mod store;
+mod term;
 mod trouble;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,13 +30,15 @@ use jiff::{SignedDuration, Timestamp};
 pub use config::{Config, Kind};
 pub use form::Outline;
 pub use memory::Memory;
+pub use shared::Renewed;
 pub use sqlite::{Look, OpenError, Progress, Sqlite};
-pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError};
+pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError, Worker, Workers};
 
 use crate::clock::{self, Clock};
 use crate::lifecycle::{Lease, Record, Status, WorkerId};
 use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
+use leases::Leases;
 pub(crate) use store::Put;
 use store::{Age, Head, Query, Row, Writer};
 use trouble::{Part, Trouble};
@@ -41,13 +46,12 @@ use trouble::{Part, Trouble};
 /// One worker's access to its ledger.
 pub struct Ledger {
     store: Arc<dyn Store>,
-    me: WorkerId,
+    /// The process, whatever it claims steps as.
+    process: Arc<str>,
     lease: Duration,
+    leases: Arc<Leases>,
     clock: Clock,
     observer: Arc<dyn Observer>,
-    /// Since when each foreign claim has been seen at its version, by our own clock, because the
-    /// owner's clock may be wrong.
-    watched: Mutex<BTreeMap<CallbackToken, (u64, Timestamp)>>,
     trouble: Mutex<Trouble>,
     /// Records that were reported as damaged, so that each is reported once.
     damaged: Mutex<BTreeSet<Option<String>>>,
@@ -146,26 +150,29 @@ impl Ledger {
         clock: Clock,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let (watched, trouble, damaged) = Default::default();
-        Self { store, me, lease, clock, observer, watched, trouble, damaged }
+        let (trouble, damaged) = Default::default();
+        let leases = Arc::new(Leases::new(me.clone(), lease));
+        Self { store, process: me.0, lease, leases, clock, observer, trouble, damaged }
     }
 
-    /// This worker's id in the ledger.
+    /// The id under which this worker claims steps: that of its process, and another one after each
+    /// time that its lease was lost.
     #[must_use]
-    pub fn me(&self) -> &WorkerId {
-        &self.me
+    pub fn me(&self) -> WorkerId {
+        self.leases.me()
     }
 
-    /// How long a claim is valid without renewal.
+    /// How long a worker's claims are valid without renewal.
     #[must_use]
     pub fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// Whether claims must be renewed, because other workers can have this ledger open too.
+    /// Whether this worker's lease must be renewed, because other workers can have this ledger open
+    /// too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        !self.store.exclusive()
+        self.store.workers().is_some()
     }
 
     /// Whether some part of it failed when it was last used. No new steps are accepted meanwhile.
@@ -201,8 +208,12 @@ impl Ledger {
         if got.is_err() {
             self.trouble().unread = Some(token.clone());
         }
-        let found = got?;
-        Ok(found.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?)
+        let found =
+            got?.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?;
+        if let Some(owner) = found.as_ref().and_then(|record| record.owner.as_ref()) {
+            self.look_at(owner).await?;
+        }
+        Ok(found)
     }
 
     /// Writes a record if the stored version is that of `record` (0: not stored). Durable when it
@@ -212,25 +223,33 @@ impl Ledger {
     /// [`LedgerError::Store`]; the result of the write is then unknown, and the same write may be
     /// tried again.
     pub async fn write(&self, mut record: Record, commit: Commit) -> Result<Written, LedgerError> {
-        let put = self.begin(&mut record, commit).await;
+        let before = record.clone();
+        let put = self.begin(&before, &mut record, commit).await;
         Ok(match self.end(put)? {
             Put::Done => Written::Done(Box::new(record)),
             Put::Changed => Written::Changed,
         })
     }
 
-    /// [`write`](Self::write) for a caller that keeps the record meanwhile: it gets its new version
-    /// at once. Pass the store's answer to [`end`](Self::end).
+    /// [`write`](Self::write) of what has become of the record `before`, for a caller that keeps
+    /// the new one meanwhile: it gets its new version at once. Pass the store's answer to
+    /// [`end`](Self::end).
     pub(crate) fn begin(
         &self,
+        before: &Record,
         record: &mut Record,
         commit: Commit,
     ) -> BoxFuture<'static, Result<Put, StoreError>> {
         let expected = (record.version > 0).then_some(record.version);
         record.version += 1;
-        match self.row(record) {
-            Ok(row) => self.store.put(row, expected, commit),
-            Err(error) => Box::pin(ready(Err(error))),
+        let row = match self.row(record) {
+            Ok(row) => row,
+            Err(error) => return Box::pin(ready(Err(error))),
+        };
+        if self.is_shared() {
+            self.put_beside_others(before, record, row, expected, commit)
+        } else {
+            self.store.put(row, expected, commit)
         }
     }
 
@@ -267,7 +286,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`].
     pub async fn purge(&self, before: Timestamp) -> Result<usize, LedgerError> {
-        let age = Age { named: self.clock.name(before), me: self.me.0.clone(), moment: before };
+        let age = Age { named: self.clock.name(before), me: self.process.clone(), moment: before };
         Ok(self.store.purge(age).await?)
     }
 
@@ -312,7 +331,7 @@ impl Ledger {
     }
 
     fn bears_old_names(&self, head: &Head) -> bool {
-        head.writer.id.as_ref() == Some(&self.me.0)
+        head.writer.id.as_ref() == Some(&self.process)
             && head.writer.correction != milliseconds(self.clock.correction())
     }
 
@@ -344,21 +363,13 @@ impl Ledger {
     }
 
     /// The state of the claim on a step that another process holds. If only this process can have
-    /// the ledger open, the other is dead; otherwise the claim is over once the record has not
-    /// changed for a whole lease while we watched.
+    /// the ledger open, the other is dead; otherwise its claims are over once its record is gone,
+    /// or has not changed for a whole lease while we watched.
     pub fn foreign_lease(&self, record: &Record) -> Lease {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if record.owner.is_none() || record.owner.as_ref() == Some(&self.me) || !self.is_shared() {
-            watched.remove(&record.token);
-            return Lease::Over;
+        match &record.owner {
+            Some(owner) if self.is_shared() => self.leases.of(owner, self.clock.now()),
+            _ => Lease::Over,
         }
-        let now = self.clock.now();
-        let seen = watched.entry(record.token.clone()).or_insert((record.version, now));
-        if seen.0 != record.version {
-            *seen = (record.version, now);
-        }
-        let over = clock::after(seen.1, self.lease);
-        if over > now { Lease::Until(over) } else { Lease::Over }
     }
 
     /// The record with its times by the wall clock as it is now.
@@ -373,7 +384,8 @@ impl Ledger {
     fn row(&self, record: &Record) -> Result<Row, StoreError> {
         self.clock.look();
         let correction = self.clock.correction();
-        let writer = Writer { id: Some(self.me.0.clone()), correction: milliseconds(correction) };
+        let writer =
+            Writer { id: Some(self.process.clone()), correction: milliseconds(correction) };
         if correction.is_zero() {
             return form::row(record, writer);
         }
@@ -391,7 +403,7 @@ impl Ledger {
 
     /// How far the times in a row are ahead of the timeline.
     fn correction_of(&self, head: &Head) -> SignedDuration {
-        let mine = head.writer.id.as_ref() == Some(&self.me.0);
+        let mine = head.writer.id.as_ref() == Some(&self.process);
         if mine {
             SignedDuration::from_millis(head.writer.correction)
         } else {

@@ -5,11 +5,13 @@
 //! treats the rest as text.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
+use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
 
 /// One record as a store keeps it.
@@ -164,12 +166,56 @@ pub trait Store: Send + Sync {
         Box::pin(ready(Ok(())))
     }
 
-    /// Whether only this process can have the store open, so that every other owner in it is dead.
-    fn exclusive(&self) -> bool;
+    /// The workers that have the store open; `None` if only this process can, so that every other
+    /// owner in it is dead.
+    fn workers(&self) -> Option<&dyn Workers>;
 
     /// Resolves with the reason if the store can no longer serve anything although it was not
     /// closed.
     fn ended(&self) -> BoxFuture<'_, String>;
+}
+
+/// Records of the workers that share a store. A worker's claims hold while its record does.
+pub trait Workers: Send + Sync {
+    /// The record of a worker; `None` if it has none, or has been fenced.
+    fn worker<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+    ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>>;
+
+    /// Renews the record of a worker: its version grows by one if it still is `expected` (`None`:
+    /// no record exists, and the first version is 1), and the stops in `told` are removed from its
+    /// set. Returns the set without them, or `None` if the record is not at the expected version.
+    fn renew<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: Option<u64>,
+        told: BTreeSet<CallbackToken>,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>>;
+
+    /// Removes the record of a worker if its version still is `expected`. [`Put::Done`] also if
+    /// there is none.
+    fn fence<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Put, StoreError>>;
+
+    /// Adds a step to the set of stops of a worker, if it has a record. Its version stays.
+    fn flag<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// The record of a worker in a shared store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Worker {
+    /// Grows by one with each renewal.
+    pub version: u64,
+    /// Its steps for which another worker has recorded a stop, as far as it has not been told.
+    pub stops: BTreeSet<CallbackToken>,
 }
 
 impl Query {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
-use tokio::time::advance;
 
 use super::*;
 use crate::lifecycle::{Ending, Stop};
@@ -100,7 +99,6 @@ fn record(token: &str) -> Record {
 fn timed(token: &str) -> Record {
     Record {
         status: Status::Waiting,
-        lease_end: Some(at(1_000_001)),
         not_before: Some(at(1_000_002)),
         deadline: Some(at(1_000_003)),
         stop_requested: Some(Stop { at: at(1_000_004), closed: false }),
@@ -453,20 +451,6 @@ async fn a_ledger_whose_file_is_moved_removed_or_replaced_fails_until_it_is_back
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_claim_of_another_worker_holds_until_it_was_seen_unchanged_for_a_whole_lease() {
-    let until = |second| Lease::Until(at(second));
-    let ledger = ledger(Memory::shared());
-    let other = claimed_by("other");
-    assert_eq!(ledger.foreign_lease(&other), until(60));
-    advance(Duration::from_secs(20)).await;
-    assert_eq!(ledger.foreign_lease(&other), until(60));
-    let renewed = Record { version: 2, ..other };
-    assert_eq!(ledger.foreign_lease(&renewed), until(80), "it was renewed");
-    advance(LEASE).await;
-    assert_eq!(ledger.foreign_lease(&renewed), Lease::Over);
-}
-
 #[tokio::test]
 async fn only_another_worker_of_a_shared_ledger_can_hold_a_claim() {
     let directory = tempfile::tempdir().expect("directory");
@@ -477,6 +461,6 @@ async fn only_another_worker_of_a_shared_ledger_can_hold_a_claim() {
     for ledger in [ledger(Memory::new()), ledger(sqlite(&directory))] {
         assert!(!ledger.is_shared());
         assert_eq!(ledger.foreign_lease(&claimed_by("other")), Lease::Over, "its owner is dead");
-        assert_eq!((ledger.lease(), &*ledger.me().0), (LEASE, "me"));
+        assert_eq!((ledger.lease(), ledger.me()), (LEASE, WorkerId("me".into())));
     }
 }

@@ -13,6 +13,8 @@ pub(super) enum Part {
     Lists,
     /// That what is written is where a next process finds it.
     Place,
+    /// The renewal of this worker's lease.
+    Lease,
 }
 
 /// The parts that failed when they were last used.
@@ -24,13 +26,14 @@ pub(super) struct Trouble {
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Writing, Self::Records, Self::Lists, Self::Place];
+    const ALL: [Self; 5] = [Self::Writing, Self::Records, Self::Lists, Self::Place, Self::Lease];
 
     pub(super) fn ails(self) -> &'static str {
         match self {
             Self::Writing => "it cannot be written",
             Self::Records | Self::Lists => "it cannot be read",
             Self::Place => "its file was moved, removed or replaced while it is open",
+            Self::Lease => "this worker's lease in it cannot be renewed",
         }
     }
 
@@ -40,6 +43,7 @@ impl Part {
             Self::Records => "its records can be read again",
             Self::Lists => "its lists can be read again",
             Self::Place => "its file is in its place again",
+            Self::Lease => "this worker's lease in it is renewed again",
         }
     }
 
@@ -53,6 +57,7 @@ impl Part {
                 "move the file back if it was moved; if it is gone, its content is lost when this \
                  process ends: let running steps finish, then restart the worker"
             }
+            Self::Lease => "check that the table can be reached and written",
         }
     }
 }

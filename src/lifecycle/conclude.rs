@@ -155,7 +155,7 @@ impl Decision<'_> {
     }
 
     pub(super) fn conclude(&self, outcome: Outcome, ending: Ending) -> Transition {
-        let mut record = self.leased(self.record.clone());
+        let mut record = self.owned(self.record.clone());
         record.status = Status::Concluded;
         let request = ClientRequestToken::of_return(
             &record.execution,

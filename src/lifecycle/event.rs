@@ -50,9 +50,8 @@ pub enum Event {
         denied: bool,
         detail: String,
     },
-    /// The claim is to be renewed.
-    Renew,
-    /// The claim could not be renewed in time, or belongs to another worker.
+    /// The worker's lease could not be renewed in time, or another worker has taken over: all its
+    /// claims are lost.
     LeaseLost,
     /// [`View::phase`](super::View::phase) has changed.
     Phase,

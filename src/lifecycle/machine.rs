@@ -152,9 +152,6 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
             return Err(illegal());
         }
 
-        (Event::Renew, _) if step.is_mine() => step.write(step.leased(state.record.clone())),
-        // Another worker has taken it since; the driver sees that in the record.
-        (Event::Renew, _) => step.nothing(),
         (Event::LeaseLost, _) => step.lease_lost(),
         // Its effect is applied below, as for every other event.
         (Event::Phase, _) => step.nothing(),
@@ -232,10 +229,9 @@ impl Decision<'_> {
         later(since, self.view.policy.stop_takeover_after)
     }
 
-    /// Claimed by this process, for one lease from now.
-    pub(super) fn leased(&self, record: Record) -> Record {
-        let until = later(self.view.now, self.view.policy.lease);
-        Record { owner: Some(self.view.me.clone()), lease_end: Some(until), ..record }
+    /// Claimed by this process.
+    pub(super) fn owned(&self, record: Record) -> Record {
+        Record { owner: Some(self.view.me.clone()), ..record }
     }
 
     /// What all transitions have in common, once their target is known.
@@ -299,7 +295,7 @@ impl Transition {
 }
 
 pub(super) fn released(record: Record) -> Record {
-    Record { owner: None, lease_end: None, ..record }
+    Record { owner: None, ..record }
 }
 
 /// `at` plus `wait`, or the end of time if that is beyond it.

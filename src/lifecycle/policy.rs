@@ -26,8 +26,6 @@ pub struct Policy {
     pub gone_after: Duration,
     /// How often SageMaker is asked about an owed stop.
     pub ask_every: Duration,
-    /// How long a claim is valid without renewal.
-    pub lease: Duration,
 }
 
 /// How a stopped step is answered.

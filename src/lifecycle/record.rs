@@ -26,9 +26,6 @@ pub struct Record {
     /// The process that runs or reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<WorkerId>,
-    /// When the owner's claim expires unless renewed, by the owner's clock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease_end: Option<Timestamp>,
     /// How many attempts were started, counted when claimed. [`after_crash`](Self::after_crash)
     /// says how a crash changes that.
     pub attempt: u32,
@@ -158,7 +155,6 @@ impl Record {
             arguments: step.arguments,
             status: Status::New,
             owner: None,
-            lease_end: None,
             attempt: 0,
             resume: false,
             hindered: false,

@@ -168,7 +168,7 @@ impl Decision<'_> {
         }
         let taken = self.left_behind();
         let goes_on = self.goes_on(&taken);
-        let mut record = self.leased(taken.into_owned());
+        let mut record = self.owned(taken.into_owned());
         record.attempt += u32::from(!goes_on);
         record.status = Status::Claimed;
         record.resume = false;
@@ -215,7 +215,7 @@ impl Decision<'_> {
         if let Some(why) = gone.or_else(|| record.crashed_too_often(policy.max_attempts)) {
             return Decision { record: &record, ..*self }.answer_end(reason, Some(&why));
         }
-        let mut record = self.leased(record);
+        let mut record = self.owned(record);
         record.status = Status::Claimed;
         record.resume = false;
         // A cleanup is not put on trial, so nothing is attributed to it.

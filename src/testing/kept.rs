@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -14,6 +14,7 @@ use crate::handler::{CheckpointError, CheckpointSink, Progress};
 /// What the worker would keep of the step, and what the test observes.
 pub(super) struct Kept {
     pub(super) attempt: AtomicU32,
+    pub(super) claims: AtomicU64,
     pub(super) checkpoints: watch::Sender<Checkpoints>,
     pub(super) progress: watch::Sender<Vec<Progress>>,
     pub(super) hindrance: Mutex<Option<String>>,

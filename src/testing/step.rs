@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -42,6 +42,7 @@ impl TestStep {
         let work_dir: Arc<Path> = std::env::temp_dir().join(name).into();
         let kept = Kept {
             attempt: AtomicU32::new(1),
+            claims: AtomicU64::new(0),
             checkpoints: watch::Sender::new(Checkpoints::default()),
             progress: watch::Sender::new(Vec::new()),
             hindrance: std::sync::Mutex::default(),
@@ -269,6 +270,7 @@ impl TestStep {
             step: self.step.clone(),
             queue_url: QUEUE.to_owned(),
             attempt: self.attempt(),
+            fence: self.kept.claims.fetch_add(1, Ordering::SeqCst) + 1,
             stop_grace: self.stop_grace,
             checkpoint: self.kept.checkpoints.borrow().saved.last().cloned(),
             work_dir: self.work_dir.clone(),

@@ -45,7 +45,6 @@ fn record(token: &str, status: &str, version: u64) -> Record {
         "arguments": {"dataset": "s3://features/penguins/2026-11-25/part-00000.parquet", "rows": 333, "target": "species"},
         "status": status,
         "owner": given(!settled, json!("bench/0")),
-        "lease_end": null,
         "attempt": 1,
         "resume": false,
         "not_before": null,

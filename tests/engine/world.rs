@@ -1,14 +1,15 @@
 //! A queue, SageMaker and a ledger's storage in memory, under tokio's paused time, with faults on
 //! demand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError,
+    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
 };
+use callbackd::lifecycle::WorkerId;
 use callbackd::outcome::{ClientRequestToken, Outcome};
 use callbackd::seam::{
     Entries, ExecutionStanding, Fault, FaultKind, Pipelines, Queue, Received, Standing, StepResult,
@@ -423,6 +424,10 @@ impl Disk {
         found.map(|found| found.expect("memory is not damaged"))
     }
 
+    fn members(&self) -> &dyn Workers {
+        self.held.workers().expect("it is shared")
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         if *self.failing.lock().unwrap() { Err(StoreError("disk full".to_owned())) } else { Ok(()) }
     }
@@ -473,11 +478,52 @@ impl Store for Disk {
         Box::pin(async move { self.check() })
     }
 
-    fn exclusive(&self) -> bool {
-        self.held.exclusive()
+    fn workers(&self) -> Option<&dyn Workers> {
+        self.held.workers().map(|_| self as &dyn Workers)
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {
         self.held.ended()
+    }
+}
+
+impl Workers for Disk {
+    fn worker<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+    ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>> {
+        Box::pin(async move { self.members().worker(worker).await })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: Option<u64>,
+        told: BTreeSet<CallbackToken>,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
+        Box::pin(async move {
+            self.check()?;
+            let hangs = *self.hanging.lock().unwrap();
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            self.members().renew(worker, expected, told).await
+        })
+    }
+
+    fn fence<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Put, StoreError>> {
+        Box::pin(async move { self.members().fence(worker, expected).await })
+    }
+
+    fn flag<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.members().flag(worker, token).await })
     }
 }

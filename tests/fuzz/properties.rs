@@ -124,7 +124,6 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     stop_takeover_after: Duration::from_mins(5),
     gone_after: Duration::from_hours(24),
     ask_every: Duration::from_secs(30),
-    lease: Duration::MAX,
 });
 
 fn events() -> Vec<Event> {
@@ -167,7 +166,6 @@ fn events() -> Vec<Event> {
         Event::ExecutionEnded,
         Event::ReportAccepted,
         Event::ReportRefused("no".to_owned()),
-        Event::Renew,
         Event::LeaseLost,
         Event::ReportFailed { denied: true, detail: "no".to_owned() },
         Event::Phase,

@@ -97,6 +97,7 @@ pub enum What {
     Wake {
         worker: usize,
     },
+    /// The worker renews its lease, and learns of something.
     Renew {
         worker: usize,
     },
@@ -112,11 +113,11 @@ pub enum What {
     DoubtOver {
         worker: usize,
     },
-    /// A claim could not be renewed in time.
+    /// The worker's lease could not be renewed in time.
     LeaseOver {
         worker: usize,
     },
-    /// A foreign claim has been seen unchanged for a whole lease.
+    /// The record of the worker that has the claim has been seen unchanged for a whole lease.
     SeeLapse {
         worker: usize,
     },
@@ -214,6 +215,13 @@ impl World {
                     self.course_meanwhile(index, driver, put);
                 }
                 None => self.course_without(index, worker, setup, put),
+            }
+            // A renewal of which nothing is learnt changes nothing that is part of this state.
+            if worker.phase != Phase::Down
+                && (worker.fenced || worker.flagged || self.was_taken_over(index))
+                && worker.driver.as_ref().is_none_or(|driver| driver.pending.is_none())
+            {
+                put(What::Renew { worker: index });
             }
             if self.is_watched(worker, index) && self.watch_may_notice(worker, hope) {
                 put(What::Watch { worker: index });
@@ -343,11 +351,6 @@ impl World {
                 What::Trust { worker },
             ),
             (driver.local.stop_in_doubt == Some(NOW), What::DoubtOver { worker }),
-            // One that finds its claim as it was changes nothing that is part of this state.
-            (
-                driver.renew && !(driver.fresh && driver.known.is_owned_by(&self.id(worker))),
-                What::Renew { worker },
-            ),
             (self.may_see_lapse(worker, driver), What::SeeLapse { worker }),
         ] {
             if can {
@@ -421,7 +424,7 @@ impl World {
         }
     }
 
-    /// A worker whose claim is over has ended its run by then: it gives up after two thirds of a
+    /// A worker whose lease is over has ended its runs by then: it gives up after two thirds of a
     /// lease, and aborts within the rest; an observer has watched for a whole one. So a claim may
     /// lapse for the observer once its owner has gone as far as it ever will.
     fn may_see_lapse(&self, worker: usize, driver: &Driver) -> bool {
@@ -430,14 +433,17 @@ impl World {
         else {
             return false;
         };
-        let alive = self
-            .workers
-            .iter()
-            .enumerate()
-            .find(|(index, w)| w.phase != Phase::Down && self.id(*index) == *owner);
-        let Some(theirs) = alive.and_then(|(_, owner)| owner.driver.as_ref()) else { return true };
-        let ends_yet = theirs.call.is_some_and(|call| theirs.grace || call.aborted);
-        !driver.fresh || !theirs.renew && !ends_yet
+        let Some(alive) = self.alive(owner) else { return true };
+        let theirs = &self.workers[alive];
+        if self.id(alive) == *owner {
+            // It renews its lease as long as it has a record, whatever it is doing.
+            return theirs.fenced;
+        }
+        // What was told to end ends in time.
+        theirs
+            .driver
+            .as_ref()
+            .is_none_or(|driver| !driver.call.is_some_and(|call| driver.grace || call.aborted))
     }
 
     /// Something, or someone, wants the run to end.
@@ -490,9 +496,14 @@ impl World {
         self.workers.iter().filter(|other| other.ledger == self.workers[worker].ledger).count() > 1
     }
 
-    /// The ledger is shared, and the claim another process's.
+    /// The ledger is shared, and the claim another worker's.
     pub fn is_foreign(&self, worker: usize, driver: &Driver) -> bool {
         self.is_shared(worker)
-            && driver.known.record().owner.as_ref().is_some_and(|owner| *owner != self.id(worker))
+            && driver
+                .known
+                .record()
+                .owner
+                .as_ref()
+                .is_some_and(|owner| !self.is_of_process(worker, owner))
     }
 }

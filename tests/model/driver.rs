@@ -67,8 +67,6 @@ impl Turn<'_> {
         match self.apply(worker, happening) {
             Ok(()) => {}
             Err(NotApplied::Illegal(text)) => self.broken(Broken::Illegal(text)),
-            // A renewal comes again by itself.
-            Err(NotApplied::Ledger) if happening == Happening::Renew => {}
             Err(NotApplied::Ledger) => self.driver(worker).pending = Some(happening),
         }
     }
@@ -107,9 +105,14 @@ impl Turn<'_> {
         }
     }
 
-    /// The ledger did not accept the record of a pending event before the claim ended.
+    /// The worker claims under another id from now on, and what it runs must end.
     pub fn lease_is_out(&mut self, worker: usize) {
-        self.driver(worker).renew = false;
+        self.world.workers[worker].losses += 1;
+        self.world.workers[worker].flagged = false;
+        if self.world.workers[worker].driver.is_none() {
+            return;
+        }
+        self.driver(worker).claims = false;
         if self.setup.mutant == Some(Mutant::DropWhatTheLedgerDidNotTake) {
             self.driver(worker).pending = None;
         }
@@ -247,10 +250,11 @@ impl Turn<'_> {
         }
     }
 
-    /// In a ledger of its own every other owner is dead; elsewhere it is once its claim has not
+    /// In a ledger of its own every other owner is dead; elsewhere it is once its record has not
     /// changed for a lease.
     fn foreign(&self, record: &Record, lapsed: bool, worker: usize) -> Lease {
-        let foreign = record.owner.as_ref().is_some_and(|owner| *owner != self.world.id(worker));
+        let owner = record.owner.as_ref();
+        let foreign = owner.is_some_and(|owner| !self.world.is_of_process(worker, owner));
         let blind = self.setup.mutant == Some(Mutant::IgnoreForeignLease);
         if foreign && self.setup.shared && !lapsed && !blind {
             Lease::Until(Timestamp::MAX)
@@ -261,6 +265,19 @@ impl Turn<'_> {
 
     fn write(&mut self, worker: usize, record: Record) -> Written {
         let mutant = self.setup.mutant;
+        let before = self.driver(worker).known.record().clone();
+        let owner = before.owner.clone().filter(|_| self.setup.shared);
+        let alive = owner.as_ref().and_then(|owner| self.world.alive(owner));
+        let alive = alive
+            .filter(|alive| *alive != worker && owner.as_ref() == Some(&self.world.id(*alive)));
+        let moves = before.owner != record.owner;
+        // Before the record is written, which may fail.
+        if let Some(alive) = alive.filter(|_| moves && self.driver(worker).lapsed)
+            && mutant != Some(Mutant::TakeOverWithoutFencing)
+        {
+            self.world.workers[alive].fenced = true;
+            self.witness(Witness::Fenced);
+        }
         let mood = self.strike();
         if mood == Mood::Fails {
             return Written::Failed;
@@ -280,6 +297,12 @@ impl Turn<'_> {
         if !lost {
             self.store(worker, &known);
         }
+        let news = before.stop_requested.is_none() && known.record().stop_requested.is_some();
+        if let Some(alive) = alive.filter(|_| news && !moves)
+            && mutant != Some(Mutant::ForgetTheStopSet)
+        {
+            self.world.workers[alive].flagged = true;
+        }
         let mine = self.setup.shared && known.is_owned_by(&self.world.id(worker));
         let driver = self.driver(worker);
         if mood == Mood::FailsAfterEffect {
@@ -291,7 +314,7 @@ impl Turn<'_> {
         driver.along = false;
         driver.fresh = !lost;
         driver.lapsed = false;
-        driver.renew = mine;
+        driver.claims = mine;
         Written::Done
     }
 
@@ -326,7 +349,7 @@ impl Turn<'_> {
         let known = self.as_read(known);
         let driver = self.driver(worker);
         let stop = driver.known.record().stop_requested.is_some();
-        driver.lapsed &= driver.fresh;
+        driver.lapsed &= driver.known.record().owner == known.record().owner;
         driver.fresh = true;
         driver.along = false;
         driver.known = known;

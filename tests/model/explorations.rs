@@ -13,11 +13,12 @@ const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// Witnesses that need other processes that write the ledger.
-const OF_A_SHARED_LEDGER: [Witness; 6] = [
+const OF_A_SHARED_LEDGER: [Witness; 7] = [
     Witness::StopOfAForeignRun,
     Witness::StopFoundInLedger,
     Witness::LeaseLostWhileRunning,
     Witness::LeaseLostWhileCleaning,
+    Witness::Fenced,
     Witness::DeferredMeanwhile,
     Witness::EndedMeanwhile,
 ];
@@ -148,6 +149,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         Witness::StopFoundInLedger,
         Witness::LeaseLostWhileRunning,
         Witness::LeaseLostWhileCleaning,
+        Witness::Fenced,
         Witness::AbandonedAtHalt,
         Witness::DeferredMeanwhile,
         Witness::EndedMeanwhile,
@@ -242,6 +244,7 @@ fn further_bounds_hold_too() {
         Witness::StopFoundInLedger,
         Witness::LeaseLostWhileRunning,
         Witness::LeaseLostWhileCleaning,
+        Witness::Fenced,
         Witness::DeferredMeanwhile,
         Witness::Replaced,
     ];

@@ -32,7 +32,6 @@ pub enum Happening {
     ReportAccepted,
     ReportRefused,
     ReportFailed { denied: bool },
-    Renew,
     LeaseLost,
     Phase,
 }
@@ -126,7 +125,6 @@ impl Happening {
             Self::ReportFailed { denied } => {
                 Event::ReportFailed { denied, detail: "failed".to_owned() }
             }
-            Self::Renew => Event::Renew,
             Self::LeaseLost => Event::LeaseLost,
             Self::Phase => Event::Phase,
         }

@@ -30,7 +30,6 @@ pub const POLICY: Policy = Policy {
     stop_takeover_after: Duration::from_mins(5),
     gone_after: Duration::from_hours(24),
     ask_every: Duration::from_secs(30),
-    lease: Duration::from_mins(1),
 };
 
 /// The step as its message describes it.

@@ -12,7 +12,8 @@
 //!   or arrive when their worker is long dead; answers are late or missing, or say that a step or
 //!   execution does not exist although it does. A listing may say that a step waits while its
 //!   execution is being stopped. An execution may be deleted, and a settled token may come back.
-//! - A ledger: a version, conditional writes, and failures before and after the effect.
+//! - A ledger: a version, conditional writes, and failures before and after the effect. If it is
+//!   shared, each worker has a record that another may remove, and a set of stops.
 //! - Time does not pass: each limit is ahead or over, and may be over at any moment. What must hold
 //!   between limits is stated where a claim lapses (`World::may_see_lapse`).
 //! - A worker's phase changes before its drivers hear of it.
@@ -21,8 +22,8 @@
 //! changed, it is read again and the same event decided again; if the ledger fails, the event
 //! waits, and only those are decided meanwhile that write nothing or something along; what is
 //! written along counts in memory at once and reaches the ledger at any later time, or never; a
-//! failed renewal is not tried again, and one that finds another's claim loses its own; a stop
-//! found in the record reaches a run through its inbox; a wake reads the record again if the ledger
+//! lease that is lost is lost for all claims, and the next ones have another id; a stop found in
+//! the record reaches a run through its inbox; a wake reads the record again if the ledger
 //! is shared; an idle driver leaves; one whose ledger fails as the worker leaves abandons its step.
 //! Effects only start what ends in another action, so a crash between two effects, or between a
 //! write and its effects, is a crash right after all of them.

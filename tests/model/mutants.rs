@@ -230,6 +230,18 @@ fn a_stop_that_is_left_to_the_watch_or_to_its_message_never_ends() {
 }
 
 #[test]
+fn taking_over_without_fencing_and_renewing_after_a_fence_are_noticed() {
+    let budget = Budget { freezes: 1, visibility: 1, ..NO_FAULT };
+    does(Mutant::TakeOverWithoutFencing, SHARED, budget, &Broken::RenewedTooLate);
+    does(Mutant::RenewAfterAFence, SHARED, budget, &Broken::RenewedTooLate);
+}
+
+#[test]
+fn a_stop_of_which_the_owner_is_not_told_never_ends() {
+    never_ends(Mutant::ForgetTheStopSet, SHARED, A_STOP);
+}
+
+#[test]
 fn holding_messages_for_ever_never_ends() {
     never_ends(Mutant::HoldMessagesForEver, SHARED, Budget { leases: 1, ..NO_FAULT });
 }

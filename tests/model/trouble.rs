@@ -115,7 +115,7 @@ impl World {
             if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
                 put(What::SeeFrozen { worker: index });
             }
-            if leases > 0 && driver.renew {
+            if leases > 0 && driver.claims {
                 put(What::LeaseOver { worker: index });
             }
             if lies > 0

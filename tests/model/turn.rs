@@ -179,6 +179,7 @@ impl<'a> Turn<'a> {
             What::Renew { worker } => self.renew(worker),
             What::LeaseOver { worker } => {
                 self.world.budget.leases -= 1;
+                self.world.workers[worker].fenced = false;
                 self.lease_is_out(worker);
             }
             What::SeeLapse { worker } => self.driver(worker).lapsed = true,
@@ -351,12 +352,19 @@ impl<'a> Turn<'a> {
     }
 
     fn renew(&mut self, worker: usize) {
-        self.feed(worker, Happening::Renew);
-        let me = self.world.id(worker);
-        let driver = self.driver(worker);
-        if !driver.known.is_owned_by(&me) {
-            driver.renew = false;
-            self.feed(worker, Happening::LeaseLost);
+        let fenced = std::mem::take(&mut self.world.workers[worker].fenced);
+        if fenced && self.setup.mutant != Some(Mutant::RenewAfterAFence) {
+            self.lease_is_out(worker);
+            return self.go_on(worker);
+        }
+        if self.world.was_taken_over(worker) {
+            return self.broken(Broken::RenewedTooLate);
+        }
+        if std::mem::take(&mut self.world.workers[worker].flagged)
+            && self.world.workers[worker].driver.is_some()
+        {
+            self.read_again(worker);
+            self.go_on(worker);
         }
     }
 
@@ -393,6 +401,7 @@ impl<'a> Turn<'a> {
         let left = self.world.is_left_behind(worker);
         let worker = &mut self.world.workers[worker];
         worker.life += 1;
+        worker.losses = 0;
         worker.phase = Phase::Running;
         if let Some(known) =
             self.world.ledgers[usize::from(worker.ledger)].as_mut().filter(|_| left)
@@ -411,6 +420,7 @@ impl<'a> Turn<'a> {
         worker.phase = Phase::Down;
         worker.held = 0;
         worker.deleting = 0;
+        (worker.fenced, worker.flagged) = (false, false);
         self.see(&Seen::Died { worker: judged });
     }
 

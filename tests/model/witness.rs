@@ -25,6 +25,7 @@ pub enum Witness {
     ReportArrivedLate,
     LeaseLostWhileRunning,
     LeaseLostWhileCleaning,
+    Fenced,
     DecidedAnew,
     WrittenWithoutAnAnswer,
     GaveUpAfterItsAttempts,
@@ -53,7 +54,7 @@ pub enum Witness {
 }
 
 impl Witness {
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -71,6 +72,7 @@ impl Witness {
         Self::ReportArrivedLate,
         Self::LeaseLostWhileRunning,
         Self::LeaseLostWhileCleaning,
+        Self::Fenced,
         Self::DecidedAnew,
         Self::WrittenWithoutAnAnswer,
         Self::GaveUpAfterItsAttempts,

@@ -149,6 +149,8 @@ pub enum Broken {
     ReplacedTooEarly,
     /// A run was not told to end, because the ledger failed.
     ToldTooLate,
+    /// A worker renewed its lease although another had taken over its step.
+    RenewedTooLate,
 }
 
 /// One message on the queue.
@@ -171,6 +173,12 @@ pub struct Worker {
     pub ledger: u8,
     /// Which process of the worker this is.
     pub life: u8,
+    /// How often this process has lost its lease; it claims under another id each time.
+    pub losses: u8,
+    /// Another worker has removed its record in the ledger, which it will find out.
+    pub fenced: bool,
+    /// Another worker has put the step into its set of stops.
+    pub flagged: bool,
     pub phase: Phase,
     /// Messages kept invisible, as a set of their numbers.
     pub held: u8,
@@ -196,7 +204,8 @@ pub struct Driver {
     pub known: Known,
     /// `known` is what the ledger holds.
     pub fresh: bool,
-    /// The foreign claim in `known` has been seen unchanged for a whole lease.
+    /// The record of the foreign owner in `known` has been seen unchanged for a whole lease, or is
+    /// gone.
     pub lapsed: bool,
     /// `known` holds what is to be written as soon as the ledger takes it.
     pub along: bool,
@@ -210,7 +219,8 @@ pub struct Driver {
     pub report: Option<Report>,
     pub wake: bool,
     pub grace: bool,
-    pub renew: bool,
+    /// It has a claim that it can lose.
+    pub claims: bool,
     /// The inbox holds word of a stop that was found in the ledger.
     pub stop_found: bool,
     /// What is told to the lifecycle again until the ledger takes what follows.
@@ -246,7 +256,17 @@ pub struct Report {
 
 impl Worker {
     pub fn new(ledger: u8) -> Self {
-        Self { ledger, life: 0, phase: Phase::Running, held: 0, deleting: 0, driver: None }
+        Self {
+            ledger,
+            life: 0,
+            losses: 0,
+            fenced: false,
+            flagged: false,
+            phase: Phase::Running,
+            held: 0,
+            deleting: 0,
+            driver: None,
+        }
     }
 }
 
@@ -266,7 +286,7 @@ impl Driver {
             report: None,
             wake: false,
             grace: false,
-            renew: false,
+            claims: false,
             stop_found: false,
             pending: None,
             phase: Phase::Running,
@@ -302,9 +322,39 @@ impl Copy {
 }
 
 impl World {
-    /// The ledger's name of the worker's present process.
+    /// The id under which the worker claims the step now.
     pub fn id(&self, worker: usize) -> WorkerId {
-        WorkerId(format!("{worker}.{}", self.workers[worker].life).into())
+        WorkerId(format!("{}{}", self.process(worker), self.workers[worker].losses).into())
+    }
+
+    /// What all ids of the worker's present process begin with.
+    fn process(&self, worker: usize) -> String {
+        format!("{worker}.{}.", self.workers[worker].life)
+    }
+
+    pub fn is_of_process(&self, worker: usize, id: &WorkerId) -> bool {
+        id.0.starts_with(&self.process(worker))
+    }
+
+    /// The worker whose present process has claimed under this id.
+    pub fn alive(&self, id: &WorkerId) -> Option<usize> {
+        let all = 0..self.workers.len();
+        all.into_iter().find(|worker| {
+            self.workers[*worker].phase != Phase::Down && self.is_of_process(*worker, id)
+        })
+    }
+
+    /// Another worker has taken the step over while the handler runs here.
+    pub fn was_taken_over(&self, worker: usize) -> bool {
+        let runs = self.workers[worker]
+            .driver
+            .as_ref()
+            .is_some_and(|driver| driver.call.is_some_and(|call| !call.cleanup) && driver.claims);
+        let taken = self.stored(worker).map(Known::record).is_some_and(|record| {
+            record.status == Status::Claimed
+                && record.owner.as_ref().is_some_and(|owner| !self.is_of_process(worker, owner))
+        });
+        runs && taken
     }
 
     pub fn judged(&self, worker: usize) -> judge::Worker {

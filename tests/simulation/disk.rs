@@ -1,13 +1,15 @@
 //! A ledger's storage: its content outlives the process, and its writes fail before or after they
 //! took effect.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::Memory;
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError,
+    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
 };
+use callbackd::lifecycle::WorkerId;
 use callbackd::step::CallbackToken;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -68,7 +70,7 @@ impl Disk {
     /// What a writing call meets while another process holds the storage, or it accepts no more.
     async fn spell(&self, what: &'static str) -> Result<(), StoreError> {
         let world = &self.life.world;
-        if !["put", "probe", "purge"].contains(&what) {
+        if !["put", "probe", "purge", "renew", "fence", "flag"].contains(&what) {
             return Ok(());
         }
         if world.is_in(Trouble::LedgerRefuses) {
@@ -187,11 +189,76 @@ impl Store for Disk {
         Box::pin(self.call("probe", move || Box::pin(std::future::ready(Ok(())))))
     }
 
-    fn exclusive(&self) -> bool {
-        self.held.exclusive()
+    fn workers(&self) -> Option<&dyn Workers> {
+        self.held.workers().map(|_| self as &dyn Workers)
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {
         self.held.ended()
     }
+}
+
+impl Workers for Disk {
+    fn worker<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+    ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>> {
+        let (held, worker) = (self.held.clone(), worker.clone());
+        Box::pin(self.call("look at a worker", move || {
+            Box::pin(async move { members(&held).worker(&worker).await })
+        }))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: Option<u64>,
+        told: BTreeSet<CallbackToken>,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
+        let (held, worker) = (self.held.clone(), worker.clone());
+        let world = self.life.world.clone();
+        Box::pin(self.call("renew", move || {
+            Box::pin(async move {
+                let renewed = members(&held).renew(&worker, expected, told).await;
+                match &renewed {
+                    Ok(None) => world.count("path: a renewal that is not accepted"),
+                    Ok(Some(stops)) if !stops.is_empty() => {
+                        world.count("path: a renewal that tells of stops");
+                    }
+                    Ok(Some(_)) | Err(_) => {}
+                }
+                renewed
+            })
+        }))
+    }
+
+    fn fence<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Put, StoreError>> {
+        let (held, worker) = (self.held.clone(), worker.clone());
+        let world = self.life.world.clone();
+        Box::pin(self.call("fence", move || {
+            Box::pin(async move {
+                world.count("path: a worker is fenced");
+                members(&held).fence(&worker, expected).await
+            })
+        }))
+    }
+
+    fn flag<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (held, worker, token) = (self.held.clone(), worker.clone(), token.clone());
+        Box::pin(self.call("flag", move || {
+            Box::pin(async move { members(&held).flag(&worker, &token).await })
+        }))
+    }
+}
+
+fn members(held: &Memory) -> &dyn Workers {
+    held.workers().expect("it is shared")
 }

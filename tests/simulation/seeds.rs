@@ -13,7 +13,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have met, so that nothing is believed that was never tried.
-const MET: [&str; 116] = [
+const MET: [&str; 125] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -75,6 +75,15 @@ const MET: [&str; 116] = [
     "path: a run told of shutdown",
     "path: a run told of time_limit",
     "path: a signature of another time refused",
+    "path: a renewal that is not accepted",
+    "path: a renewal that tells of stops",
+    "path: a worker is fenced",
+    "fault: renew fails after",
+    "fault: renew fails before",
+    "fault: renew is slow",
+    "fault: fence fails after",
+    "fault: fence fails before",
+    "crash: renew, after",
     "path: a stale receipt refused",
     "path: a write lost to another",
     "path: all stopped without a message",

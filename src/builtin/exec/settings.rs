@@ -287,6 +287,7 @@ pub(super) fn command(
         .env("STEP_EXECUTION_ARN", cx.execution().as_str());
     command.env("STEP_PIPELINE", cx.pipeline()).env("STEP_QUEUE_URL", cx.queue_url());
     command.env("STEP_ATTEMPT", cx.attempt().to_string());
+    command.env("STEP_FENCE", cx.fence().to_string());
     command.env("STEP_OUTPUT", workspace.output()).env("STEP_CHECKPOINT", workspace.checkpoint());
     command.env("STEP_STOP_FILE", workspace.stop_file());
     if let Some(reason) = cx.stop_reason() {

@@ -122,6 +122,7 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
         "STEP_ATTEMPT",
         "STEP_CHECKPOINT",
         "STEP_EXECUTION_ARN",
+        "STEP_FENCE",
         "STEP_OUTPUT",
         "STEP_PIPELINE",
         "STEP_QUEUE_URL",

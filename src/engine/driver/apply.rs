@@ -4,10 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
-use super::super::claim::{self, Term};
 use super::super::shared::Shared;
 use super::Driver;
 use super::pending::{Outcome, Pending, With, Writing, within};
@@ -48,6 +46,8 @@ impl Driver {
             } else if self.unwritten.is_some() {
                 let then = Transition { write: None, local: self.state.local, effects: Vec::new() };
                 self.write(None, With::Nothing, then, self.state.record.clone(), Commit::Now);
+            } else if std::mem::take(&mut self.flagged) {
+                self.read(None, With::Nothing);
             } else {
                 return;
             }
@@ -57,7 +57,7 @@ impl Driver {
     fn decided(&self, event: &Event) -> Result<Transition, Illegal> {
         let view = View {
             now: self.shared.clock.now(),
-            me: self.shared.ledger.me(),
+            me: &self.shared.ledger.me(),
             policy: &self.policy,
             foreign: self.shared.ledger.foreign_lease(&self.state.record),
             random: fastrand::f64(),
@@ -127,24 +127,15 @@ impl Driver {
         mut record: Record,
         commit: Commit,
     ) {
-        let asked = self.shared.clock.now();
-        let (from, until) = (self.state.local, self.patience(asked));
-        let put = self.shared.ledger.begin(&mut record, commit);
-        self.pending = Pending::Writing(Box::new(Writing {
-            event,
-            with,
-            then,
-            record,
-            from,
-            asked,
-            until,
-            put,
-        }));
+        let (from, until) = (self.state.local, self.patience());
+        let put = self.shared.ledger.begin(&self.state.record, &mut record, commit);
+        self.pending =
+            Pending::Writing(Box::new(Writing { event, with, then, record, from, until, put }));
     }
 
     /// Reads the record again before `event` is decided.
     pub(super) fn read(&mut self, event: Option<Event>, with: With) {
-        let (shared, until) = (self.shared.clone(), self.patience(self.shared.clock.now()));
+        let (shared, until) = (self.shared.clone(), self.patience());
         let token = self.state.record.token.clone();
         let read = Box::pin(async move { within(until, shared.ledger.load(&token)).await });
         self.pending = Pending::Reading { event, with, read };
@@ -165,11 +156,13 @@ impl Driver {
     }
 
     fn written(&mut self, writing: Writing, put: Result<Put, StoreError>) {
-        let Writing { event, with, then, record, from, asked, .. } = writing;
+        let Writing { event, with, then, record, from, .. } = writing;
         match self.shared.ledger.end(put) {
+            // Nothing may begin by it any more.
+            Ok(Put::Done) if self.shared.ledger.has_lost(&record) => self.read(event, with),
             Ok(Put::Done) => {
                 self.failures.end();
-                self.durable(record, event.is_none(), asked);
+                self.durable(record, event.is_none());
                 if let Some(event) = &event {
                     self.tell_of_failure(event);
                 }
@@ -221,7 +214,7 @@ impl Driver {
     }
 
     /// Adopts a record that is now durable, with what has been flagged since.
-    fn durable(&mut self, record: Record, all: bool, asked: Timestamp) {
+    fn durable(&mut self, record: Record, all: bool) {
         let flagged = self.state.record.stop_requested;
         let first = self.state.record.version == 0;
         let begun = record.attempt > self.state.record.attempt;
@@ -246,9 +239,6 @@ impl Driver {
                 self.shared.lane_at(held).messages.recorded([&held.id]);
             }
         }
-        let mine = self.shared.ledger.is_shared()
-            && self.state.record.owner.as_ref() == Some(self.shared.ledger.me());
-        self.term = mine.then(|| Term::from(asked, self.shared.ledger.lease()));
     }
 
     fn was_read(
@@ -298,9 +288,6 @@ impl Driver {
             let _ = reply.send(Err(CheckpointError(error.to_string())));
             return;
         }
-        if event == Some(Event::Renew) {
-            return;
-        }
         self.pending = Pending::Retrying { event, with, at: Instant::now() + wait };
     }
 
@@ -321,20 +308,10 @@ impl Driver {
         self.show();
     }
 
-    /// Ends the run, if there is one, because its claim has expired. Nothing is written for it.
-    pub(super) fn lose_lease(&mut self) {
-        tracing::error!(
-            "the claim on the step could not be renewed; its run is cancelled, because another \
-             worker may start it"
-        );
-        self.term = None;
-        self.take_on(Event::LeaseLost, With::Nothing);
-    }
-
     /// The latest moment for the ledger to answer a request, if the ledger is shared.
-    fn patience(&self, now: Timestamp) -> Option<Instant> {
-        let until = claim::patience(self.term, now, self.shared.ledger.lease());
-        self.shared.ledger.is_shared().then(|| self.shared.clock.instant(until))
+    fn patience(&self) -> Option<Instant> {
+        let until = self.shared.ledger.patience(self.shared.clock.now())?;
+        Some(self.shared.clock.instant(until))
     }
 }
 

@@ -7,7 +7,7 @@ impl Driver {
     /// Whether the step, which has a slot, may start beside what is running. If not now,
     /// [`Event::SlotFree`](crate::lifecycle::Event::SlotFree) follows once it may.
     pub(super) fn may_start(&mut self) -> bool {
-        let on_trial = self.state.record.starts_on_trial(self.shared.ledger.me());
+        let on_trial = self.state.record.starts_on_trial(&self.shared.ledger.me());
         if self.leave.as_ref().is_some_and(|leave| leave.suffices(on_trial)) {
             return true;
         }

@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::budget::Weight;
-use super::claim::Term;
 use super::gates::{Leave, Permit, Reservation, Slot};
 use super::impaired::{Hindrance, Trial};
 use super::inbox::{Delivery, Held, Input, Parked, Seat, Turn, Wants};
@@ -89,8 +88,8 @@ struct Driver {
     failures: Failures,
     wake: Option<Timestamp>,
     grace: Option<Timestamp>,
-    /// The term of the claim; only in a shared ledger.
-    term: Option<Term>,
+    /// Another worker has recorded a stop: the record is to be read again.
+    flagged: bool,
     watched: Option<Kind>,
     /// Its place is given up.
     left: bool,
@@ -189,6 +188,7 @@ impl Driver {
             }
             Input::Turn(turn, permit) => self.turn_has_come(turn, permit),
             Input::Try(trial) => self.handler_has_come(trial),
+            Input::Flagged => self.flagged = true,
             Input::Look => {}
         }
     }
@@ -229,6 +229,7 @@ impl Driver {
         matches!(self.pending, Pending::Nothing)
             && self.backlog.is_empty()
             && self.unwritten.is_none()
+            && !self.flagged
     }
 
     /// Whether the ledger holds all that the step needs until the next input.
@@ -243,7 +244,7 @@ impl Driver {
             && self.state.record.status != Status::New
             && self.call.is_none()
             && self.asked.is_empty()
-            && self.term.is_none()
+            && !self.shared.ledger.claims(&self.state.record)
             && self.slot.is_none()
             && self.cleanup.is_none()
             && self.trial.is_none()

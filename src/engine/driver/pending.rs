@@ -1,7 +1,6 @@
 //! What a driver waits for from the ledger.
 
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::inbox::Held;
@@ -44,8 +43,6 @@ pub(super) struct Writing {
     pub(super) record: Record,
     /// The local state when this was decided.
     pub(super) from: Local,
-    /// When the write was started.
-    pub(super) asked: Timestamp,
     /// How long to wait for it.
     pub(super) until: Option<Instant>,
     pub(super) put: BoxFuture<'static, Result<Put, StoreError>>,

@@ -357,7 +357,7 @@ impl Driver {
         let grace =
             self.handler().map_or(Duration::ZERO, |parts| parts.config.stop_grace) + GRACE_MARGIN;
         let grace = match reason {
-            StopReason::LeaseLost => grace.min(self.grace_of_loss(now)),
+            StopReason::LeaseLost => grace.min(self.shared.ledger.grace_of_loss(now)),
             _ => grace,
         };
         let until = after(now, grace);
@@ -403,6 +403,8 @@ impl Driver {
             step: record.step(),
             queue_url: record.queue.as_str().to_owned(),
             attempt: record.attempt.max(1),
+            // Each claim is a write of its own, and versions only grow.
+            fence: record.version,
             stop_grace: parts.config.stop_grace,
             checkpoint: record.checkpoint.as_deref().cloned(),
             work_dir: self.shared.work_dir.clone(),

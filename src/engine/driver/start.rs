@@ -87,7 +87,7 @@ impl Place {
         let mut record = stored.or(known)?;
         let lane = self.shared.lane(&record.queue).cloned().or(received_by)?;
         if record.status == Status::Claimed
-            && record.owner.as_ref() != Some(self.shared.ledger.me())
+            && record.owner.as_ref() != Some(&self.shared.ledger.me())
         {
             // First, what its run left behind is killed, and the consequences of the crash are
             // recorded.
@@ -135,7 +135,7 @@ impl Place {
             unwritten: None,
             failures: Failures::default(),
             grace: None,
-            term: None,
+            flagged: false,
             watched: None,
             left: false,
             shared: self.shared.clone(),

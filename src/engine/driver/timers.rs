@@ -1,10 +1,7 @@
 //! The moments that a step waits for.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
-use super::super::claim::{self, Term};
 use super::Driver;
 use super::pending::{Pending, With};
 use crate::lifecycle::Event;
@@ -15,8 +12,6 @@ pub(super) enum Timer {
     Grace,
     Deadline,
     Trusted,
-    Renew,
-    Lost,
 }
 
 impl Driver {
@@ -29,8 +24,6 @@ impl Driver {
             self.grace.map(|at| (at, Timer::Grace)),
             self.state.deadline().filter(|_| limited).map(|at| (at, Timer::Deadline)),
             self.trusted.map(|at| (at, Timer::Trusted)),
-            self.term.map(|term| (term.renew, Timer::Renew)),
-            self.term.map(|term| (term.lost, Timer::Lost)),
         ]
         .into_iter()
         .flatten()
@@ -56,25 +49,6 @@ impl Driver {
                 self.trusted = None;
                 self.take_on(Event::Trusted, With::Nothing);
             }
-            Timer::Renew => self.renew(),
-            Timer::Lost => self.lose_lease(),
         }
-    }
-
-    fn renew(&mut self) {
-        let (now, lease) = (self.shared.clock.now(), self.shared.ledger.lease());
-        if self.state.record.owner.as_ref() != Some(self.shared.ledger.me()) {
-            self.term = None;
-            return self.take_on(Event::LeaseLost, With::Nothing);
-        }
-        self.term = self.term.map(|term: Term| term.tried(now, lease));
-        if matches!(self.pending, Pending::Nothing) {
-            self.take_on(Event::Renew, With::Nothing);
-        }
-    }
-
-    /// How long a run may take to end after its claim is lost.
-    pub(super) fn grace_of_loss(&self, now: Timestamp) -> Duration {
-        claim::grace_of_loss(self.term, now, self.shared.ledger.lease())
     }
 }

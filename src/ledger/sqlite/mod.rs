@@ -32,7 +32,7 @@ use self::known::Known;
 pub use self::look::Look;
 use self::place::Place;
 use self::thread::{Ended, Thread};
-use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError};
+use super::store::{Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Workers};
 use crate::seam::Observer;
 use crate::step::CallbackToken;
 
@@ -227,8 +227,8 @@ impl Store for Sqlite {
         Box::pin(async move { reader.ask(false, move |_| Ok(files.are_there())).await? })
     }
 
-    fn exclusive(&self) -> bool {
-        true
+    fn workers(&self) -> Option<&dyn Workers> {
+        None
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {

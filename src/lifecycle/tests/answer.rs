@@ -68,7 +68,7 @@ fn a_step_found_closed_that_another_worker_has_taken_meanwhile_is_left_to_that_o
     bench.delivered(true);
     bench.state.record =
         Record { owner: Some(WorkerId("other".into())), ..Bench::running().state.record };
-    let until = machine::later(bench.now, POLICY.lease);
+    let until = machine::later(bench.now, LEASE);
     bench.foreign = Lease::Until(until);
     assert_eq!(bench.answer(CLOSED), [Effect::Wake(until)]);
 }

@@ -225,7 +225,10 @@ fn a_run_is_told_of_the_shutdown_by_whatever_comes_first() {
 fn a_run_is_not_told_of_the_shutdown_by_what_waits_for_the_ledger() {
     let mut bench = Bench::running();
     bench.phase = Phase::Stopping;
-    assert_eq!((bench.feed(Event::Renew), bench.activity()), (vec![], Activity::Running));
+    assert_eq!(
+        (bench.feed(Event::Checkpoint(json!(1))), bench.activity()),
+        (vec![], Activity::Running)
+    );
     assert_eq!(bench.feed(Event::Phase), [Effect::Tell(StopReason::Shutdown)]);
 }
 
@@ -288,7 +291,10 @@ fn a_stopped_run_that_defers_as_the_worker_leaves_keeps_its_stop_and_its_message
 fn what_runs_is_not_dropped_by_what_waits_for_the_ledger() {
     let mut bench = Bench::running();
     bench.phase = Phase::Leaving;
-    assert_eq!((bench.feed(Event::Renew), bench.activity()), (vec![], Activity::Running));
+    assert_eq!(
+        (bench.feed(Event::Checkpoint(json!(1))), bench.activity()),
+        (vec![], Activity::Running)
+    );
     assert_eq!(bench.feed(Event::Phase), [Effect::Tell(StopReason::Shutdown), Effect::Abort]);
 }
 

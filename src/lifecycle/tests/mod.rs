@@ -36,8 +36,9 @@ const POLICY: Policy = Policy {
     stop_takeover_after: Duration::from_mins(5),
     gone_after: Duration::from_hours(24),
     ask_every: Duration::from_secs(30),
-    lease: Duration::from_mins(1),
 };
+
+const LEASE: Duration = Duration::from_mins(1);
 
 /// One step, one worker, and a ledger that accepts every write.
 struct Bench {

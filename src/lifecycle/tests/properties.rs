@@ -40,7 +40,6 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::ReportAccepted),
         1 => Just(Event::ReportRefused("conflict".into())),
         1 => any::<bool>().prop_map(|denied| Event::ReportFailed { denied, detail: "no".into() }),
-        1 => Just(Event::Renew),
         1 => Just(Event::LeaseLost),
         1 => Just(Event::Phase),
     ]

@@ -111,7 +111,7 @@ fn a_step_found_without_its_message_waits_for_its_time_and_its_owner() {
     assert_eq!(bench.feed(Event::Woken), [Effect::AwaitSlot]);
 
     let [_, mut owned] = left_behind();
-    let until = machine::later(owned.now, POLICY.lease);
+    let until = machine::later(owned.now, LEASE);
     owned.foreign = Lease::Until(until);
     assert_eq!(owned.feed(Event::Found), [Effect::Wake(until)]);
     owned.foreign = Lease::Over;
@@ -255,7 +255,7 @@ fn a_token_that_another_worker_has_taken_back_meanwhile_is_left_to_that_one() {
     let mut bench = came_back();
     bench.state.record = Bench::running().state.record;
     bench.state.record.owner = Some(WorkerId("other".into()));
-    let until = machine::later(bench.now, POLICY.lease);
+    let until = machine::later(bench.now, LEASE);
     bench.foreign = Lease::Until(until);
     assert_eq!(bench.answer(OPEN), [Effect::Wake(until)]);
 

@@ -258,7 +258,7 @@ fn a_deadline_ends_only_what_is_over_and_runs_nowhere_else() {
 
     let mut elsewhere = Bench::running();
     elsewhere.crash();
-    elsewhere.foreign = Lease::Until(machine::later(elsewhere.now, POLICY.lease));
+    elsewhere.foreign = Lease::Until(machine::later(elsewhere.now, LEASE));
     elsewhere.delivered(true);
     elsewhere.pass(POLICY.time_limit);
     assert_eq!(elsewhere.feed(Event::DeadlineReached), [], "it is its owner's to end");

@@ -44,7 +44,7 @@ fn a_step_that_another_worker_claimed_while_it_waited_for_a_slot_is_left_to_that
     bench.delivered(false);
     // The write finds the record changed, so it is read and decided again.
     bench.state.record = Record { owner: Some(other.me.clone()), ..other.state.record.clone() };
-    bench.foreign = Lease::Until(machine::later(bench.now, POLICY.lease));
+    bench.foreign = Lease::Until(machine::later(bench.now, LEASE));
     let left = bench.feed(Event::SlotFree);
     assert!(matches!(left[..], [Effect::Wake(_)]), "{left:?}");
     assert_eq!(bench.state.record.owner, Some(other.me));
@@ -54,15 +54,6 @@ fn a_step_that_another_worker_claimed_while_it_waited_for_a_slot_is_left_to_that
     late.state.record = Bench::concluded().state.record;
     late.state.record.owner = None;
     assert_eq!(late.feed(Event::SlotFree), [Effect::Report], "what is concluded is not run");
-}
-
-#[test]
-fn a_claim_that_another_worker_has_taken_is_not_renewed() {
-    let mut bench = Bench::running();
-    bench.state.record.owner = Some(WorkerId("other".into()));
-    let record = bench.state.record.clone();
-    assert_eq!(bench.feed(Event::Renew), []);
-    assert_eq!(bench.state.record, record);
 }
 
 #[test]
@@ -98,15 +89,11 @@ fn a_step_without_a_handler_fails_and_says_so() {
 }
 
 #[test]
-fn a_claim_says_how_long_it_holds_and_a_release_says_nothing_of_it() {
+fn a_claim_names_its_owner_and_a_release_does_not() {
     let mut bench = Bench::running();
-    let first = bench.state.record.lease_end;
-    assert_eq!(first, Some(machine::later(bench.now, POLICY.lease)));
-    bench.pass(Duration::from_secs(20));
-    bench.feed(Event::Renew);
-    assert_eq!(bench.state.record.lease_end, Some(machine::later(bench.now, POLICY.lease)));
+    assert_eq!(bench.state.record.owner.as_ref(), Some(&bench.me));
     bench.feed(Event::Ended(RunEnd::Retry { after: None, error: "no route".into() }));
-    assert_eq!((&bench.state.record.owner, bench.state.record.lease_end), (&None, None));
+    assert_eq!(bench.state.record.owner, None);
     assert_eq!(bench.state.record.last_error.as_deref(), Some("no route"));
     assert_eq!(
         bench.state.record.not_before,
@@ -117,7 +104,7 @@ fn a_claim_says_how_long_it_holds_and_a_release_says_nothing_of_it() {
 #[test]
 fn a_worker_does_not_wait_for_its_own_claim() {
     let mut bench = Bench::concluded();
-    bench.foreign = Lease::Until(machine::later(bench.now, POLICY.lease));
+    bench.foreign = Lease::Until(machine::later(bench.now, LEASE));
     bench.state.local.activity = Activity::Sleeping;
     assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
 }
@@ -190,7 +177,7 @@ fn a_worn_message_is_replaced_once_its_step_is_on_record_and_never_before_or_aft
     assert!(!bench.replaced, "the ledger does not know the step yet");
     bench.feed(Event::SlotFree);
     assert!(bench.replaced, "its claim is durable");
-    bench.feed(Event::Renew);
+    bench.feed(Event::Checkpoint(json!(1)));
     assert!(!bench.replaced, "there is nothing new to replace");
     bench.delivered(true);
     assert!(bench.replaced);

@@ -1,0 +1,348 @@
+//! A ledger that several workers have open: the lease of this one, and the claims of the others.
+
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, ready};
+use jiff::Timestamp;
+
+use super::leases::Leases;
+use super::store::{Commit, Put, Row, Store, StoreError};
+use super::trouble::Part;
+use super::{Ledger, LedgerError};
+use crate::lifecycle::{Lease, Record, Status, WorkerId};
+use crate::step::CallbackToken;
+
+/// The result of a renewal of this worker's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease holds. Other workers have recorded stops for these steps of this worker since the
+    /// last renewal.
+    Holds(Vec<CallbackToken>),
+    /// Another worker has taken over: all claims are lost.
+    Lost,
+}
+
+impl Ledger {
+    /// Renews this worker's lease, which begins with the first renewal.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`]; whether it was renewed is then unknown, and the same call may be
+    /// tried again.
+    pub async fn renew(&self) -> Result<Renewed, LedgerError> {
+        let Some(workers) = self.store.workers() else { return Ok(Renewed::Holds(Vec::new())) };
+        let renewal = self.leases.renewal(self.clock.now());
+        let renewed = async {
+            let told = renewal.told.clone();
+            if let Some(stops) = workers.renew(&renewal.id, renewal.expected, told).await? {
+                return Ok(Some(self.leases.renewed(&renewal, &stops)));
+            }
+            let found = workers.worker(&renewal.id).await?;
+            Ok(self.leases.read_back(&renewal, found))
+        };
+        let renewed: Result<_, StoreError> = renewed.await;
+        self.note(Part::Lease, renewed.as_ref().err());
+        match renewed {
+            Ok(Some(stops)) => Ok(Renewed::Holds(stops)),
+            Ok(None) => Ok(Renewed::Lost),
+            Err(error) => {
+                self.leases.failed(self.clock.now());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Records that a renewal has not been answered in time.
+    pub(crate) fn renewal_late(&self) -> LedgerError {
+        let error = StoreError("the ledger did not answer in time".to_owned());
+        self.note(Part::Lease, Some(&error));
+        self.leases.failed(self.clock.now());
+        error.into()
+    }
+
+    /// When to renew the lease next, and when it is lost unless it is renewed; `None` before its
+    /// first renewal.
+    #[must_use]
+    pub fn renewal_due(&self) -> Option<(Timestamp, Timestamp)> {
+        self.leases.due()
+    }
+
+    /// Gives up all claims: [`me`](Self::me) is another one from now on, and claims nothing before
+    /// the next renewal.
+    pub fn lose_lease(&self) {
+        self.leases.lose();
+    }
+
+    /// Ends the lease, so that others need not wait for what this worker still holds. Call it when
+    /// nothing runs any more.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`]; the lease then ends by itself.
+    pub async fn resign(&self) -> Result<(), LedgerError> {
+        if let (Some(workers), Some(version)) = (self.store.workers(), self.leases.version()) {
+            workers.fence(&self.me(), version).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a record is claimed by this worker beside others, who may take it over.
+    pub(crate) fn claims(&self, record: &Record) -> bool {
+        self.is_shared() && record.owner.as_ref() == Some(&self.me())
+    }
+
+    /// Whether this worker's own claims hold. They always do if only it can have the ledger open.
+    #[must_use]
+    pub fn claims_hold(&self) -> bool {
+        !self.is_shared() || self.leases.hold(self.clock.now())
+    }
+
+    /// Whether a record is claimed under an id that this process has lost since.
+    #[must_use]
+    pub fn has_lost(&self, record: &Record) -> bool {
+        record.status == Status::Claimed
+            && self.is_shared()
+            && record.owner.as_ref().is_some_and(|owner| self.leases.is_of_this_process(owner))
+            && (record.owner.as_ref() != Some(&self.me()) || !self.claims_hold())
+    }
+
+    /// The latest moment for a shared ledger to answer a request made at `now`: claims must be
+    /// given up in time, however slow it is.
+    pub(crate) fn patience(&self, now: Timestamp) -> Option<Timestamp> {
+        self.is_shared().then(|| self.leases.patience(now))
+    }
+
+    /// How long a run whose claim is lost may take to end, so that it is over before another worker
+    /// may start the step.
+    pub(crate) fn grace_of_loss(&self, now: Timestamp) -> Duration {
+        self.leases.grace(now)
+    }
+
+    /// Reads the record of another worker, unless that was done lately.
+    pub(super) async fn look_at(&self, owner: &WorkerId) -> Result<(), StoreError> {
+        let Some(workers) = self.store.workers() else { return Ok(()) };
+        let mine = self.leases.is_of_this_process(owner);
+        if mine || !self.leases.looks_at(owner, self.clock.now()) {
+            return Ok(());
+        }
+        let found = workers.worker(owner).await?;
+        // The time after the read: the record may have been renewed until then.
+        self.leases.looked(owner, found.map(|found| found.version), self.clock.now());
+        Ok(())
+    }
+
+    /// Writes a row after what other workers must not do any more, and before what they must learn.
+    pub(super) fn put_beside_others(
+        &self,
+        before: &Record,
+        record: &Record,
+        row: Row,
+        expected: Option<u64>,
+        commit: Commit,
+    ) -> BoxFuture<'static, Result<Put, StoreError>> {
+        if record.status == Status::Claimed
+            && record.owner.as_ref() == Some(&self.me())
+            && !self.claims_hold()
+        {
+            let text = "this worker claims nothing before its lease in the ledger is renewed";
+            return Box::pin(ready(Err(StoreError(text.to_owned()))));
+        }
+        let moves = before.owner != record.owner;
+        let last = before.owner.clone().filter(|last| !self.leases.is_of_this_process(last));
+        let now = self.clock.now();
+        let lives = last.as_ref().is_some_and(|last| self.leases.of(last, now) != Lease::Over);
+        // It has renewed its lease since this was decided. That a step is settled is true all the
+        // same.
+        if moves && lives && record.status != Status::Settled {
+            return Box::pin(ready(Ok(Put::Changed)));
+        }
+        let fence = last.as_ref().filter(|_| moves && !lives).and_then(|last| {
+            let version = self.leases.seen(last)?;
+            Some((last.clone(), version))
+        });
+        let flag = last.filter(|_| {
+            !moves && before.stop_requested.is_none() && record.stop_requested.is_some()
+        });
+        let put = self.store.put(row, expected, commit);
+        if fence.is_none() && flag.is_none() {
+            return put;
+        }
+        let (store, leases, token) =
+            (self.store.clone(), self.leases.clone(), record.token.clone());
+        Box::pin(async move {
+            if let Some((last, version)) = &fence
+                && fenced(&*store, &leases, last, *version).await? == Put::Changed
+            {
+                return Ok(Put::Changed);
+            }
+            let put = put.await?;
+            if let (Put::Done, Some(owner), Some(workers)) = (put, flag, store.workers())
+                && let Err(error) = workers.flag(&owner, &token).await
+            {
+                tracing::warn!(%token, owner = %owner, %error, "the owner of the step was not told \
+                    of its stop; it finds out by its own stop watch, or with its next write");
+            }
+            Ok(put)
+        })
+    }
+}
+
+/// Removes the record of a worker whose claims are over, so that it cannot renew it.
+async fn fenced(
+    store: &dyn Store,
+    leases: &Leases,
+    worker: &WorkerId,
+    version: u64,
+) -> Result<Put, StoreError> {
+    let Some(workers) = store.workers() else { return Ok(Put::Done) };
+    let put = workers.fence(worker, version).await?;
+    match put {
+        Put::Done => {
+            leases.fenced(worker);
+            tracing::warn!(%worker, "a worker of this ledger has not renewed its lease; its steps \
+                are taken over");
+        }
+        Put::Changed => leases.changed(worker),
+    }
+    Ok(put)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::ledger::{Memory, Written};
+    use crate::lifecycle::Stop;
+    use crate::step::Message;
+
+    const LEASE: Duration = Duration::from_mins(1);
+
+    fn worker(store: &Memory, name: &str) -> Ledger {
+        let clock = Clock::starting_at(Timestamp::UNIX_EPOCH);
+        let store = Arc::new(store.clone());
+        Ledger::new(store, WorkerId(name.into()), LEASE, clock, Arc::new(()))
+    }
+
+    fn new_step() -> Record {
+        let step = Message::parse(include_str!("../../tests/fixtures/executing.json"))
+            .expect("message")
+            .step()
+            .clone();
+        let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
+        Record::of_message(step, queue, Some("train".into()), Timestamp::UNIX_EPOCH)
+    }
+
+    async fn claimed(ledger: &Ledger, record: &Record) -> Result<Put, LedgerError> {
+        let mut claim =
+            Record { status: Status::Claimed, owner: Some(ledger.me()), ..record.clone() };
+        let put = ledger.begin(record, &mut claim, Commit::Now).await;
+        ledger.end(put)
+    }
+
+    /// Two workers; the first has claimed a step, which the second has read.
+    async fn two() -> (Ledger, Ledger, Record) {
+        let store = Memory::shared();
+        let (first, second) = (worker(&store, "first"), worker(&store, "second"));
+        for ledger in [&first, &second] {
+            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+        }
+        assert_eq!(claimed(&first, &new_step()).await, Ok(Put::Done));
+        let record = read(&second).await;
+        (first, second, record)
+    }
+
+    async fn read(ledger: &Ledger) -> Record {
+        ledger.load(&new_step().token).await.expect("it works").expect("it is there")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_holds_as_long_as_its_worker_renews_its_lease_whatever_it_writes() {
+        let (first, second, record) = two().await;
+        assert!(matches!(second.foreign_lease(&record), Lease::Until(_)));
+        for _ in 0..6 {
+            advance(LEASE / 3).await;
+            for ledger in [&first, &second] {
+                assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+            }
+            assert!(matches!(second.foreign_lease(&read(&second).await), Lease::Until(_)));
+        }
+        assert_eq!(claimed(&second, &record).await, Ok(Put::Changed), "it is alive");
+        advance(LEASE).await;
+        assert_eq!(second.foreign_lease(&record), Lease::Over);
+        assert_eq!(first.foreign_lease(&record), Lease::Over, "it never waits for itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_over_ends_the_lease_of_the_last_owner_first() {
+        let (first, second, record) = two().await;
+        advance(LEASE).await;
+        second.renew().await.expect("renewed");
+        assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
+        assert_eq!(first.renew().await, Ok(Renewed::Lost));
+        first.lose_lease();
+        assert!(first.has_lost(&record) && !first.claims_hold());
+        let lost = claimed(&first, &new_step()).await.expect_err("it has no lease");
+        assert!(lost.to_string().contains("lease"), "{lost}");
+        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.me(), WorkerId("first~2".into()));
+        assert!(first.has_lost(&record), "what was lost stays lost");
+        let taken = read(&first).await;
+        assert!(matches!(first.foreign_lease(&taken), Lease::Until(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_that_renews_at_the_last_moment_is_not_taken_over() {
+        let (first, second, record) = two().await;
+        advance(LEASE).await;
+        second.renew().await.expect("renewed");
+        assert_eq!(second.foreign_lease(&record), Lease::Over);
+        first.renew().await.expect("renewed");
+        assert_eq!(claimed(&second, &record).await, Ok(Put::Changed));
+        assert!(matches!(second.foreign_lease(&read(&second).await), Lease::Until(_)));
+        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_end_with_two_thirds_of_the_lease_and_runs_within_the_rest() {
+        let (first, ..) = two().await;
+        let (renew, lost) = first.renewal_due().expect("it has a lease");
+        assert_eq!(lost.duration_since(renew).as_secs(), 20);
+        advance(LEASE * 2 / 3).await;
+        assert!(!first.claims_hold());
+        let now = first.clock.now();
+        assert_eq!(first.grace_of_loss(now), Duration::from_secs(10));
+        advance(LEASE).await;
+        assert_eq!(first.grace_of_loss(first.clock.now()), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_that_another_worker_records_is_told_to_the_owner_once() {
+        let (first, second, record) = two().await;
+        let stop = Some(Stop { at: Timestamp::UNIX_EPOCH, closed: false });
+        let mut flagged = Record { stop_requested: stop, ..record.clone() };
+        let put = second.begin(&record, &mut flagged, Commit::Now).await;
+        assert_eq!(second.end(put), Ok(Put::Done));
+        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![record.token.clone()])));
+        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert!(read(&first).await.stop_requested.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_resigns_leaves_its_steps_to_others_at_once() {
+        let (first, second, record) = two().await;
+        first.resign().await.expect("it works");
+        advance(LEASE / 6).await;
+        assert_eq!(second.foreign_lease(&read(&second).await), Lease::Over);
+        assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_settled_step_needs_no_one_to_be_fenced() {
+        let (first, second, record) = two().await;
+        let settled = Record { status: Status::Settled, owner: None, ..record };
+        assert!(matches!(second.write(settled, Commit::Now).await, Ok(Written::Done(_))));
+        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+    }
+}
