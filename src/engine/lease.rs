@@ -2,6 +2,7 @@
 //! have recorded for its steps, and gives up all claims in time if it cannot be renewed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::{sleep_until, timeout_at};
 
@@ -62,5 +63,7 @@ fn lose(shared: &Shared, why: &str) {
          may start their steps"
     );
     shared.ledger.lose_lease();
+    // What was lost may be taken over by no one else.
+    shared.unseen.store(true, Ordering::SeqCst);
     shared.steps.tell_drivers(&Event::LeaseLost);
 }

@@ -20,6 +20,7 @@ pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod driver;
 mod due;
+mod fleet;
 mod gates;
 mod impaired;
 pub(crate) mod inbox;

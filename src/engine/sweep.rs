@@ -1,6 +1,10 @@
 //! What the ledger holds that needs no message: unreported outcomes, unanswered stops, deferred
 //! steps past their limit, steps whose message is gone, and records too old to keep. Also what
 //! killed workers left on this machine of settled steps.
+//!
+//! A shared ledger is looked through when a worker has come or gone; all else that is due is known
+//! from what this worker minds, so that nothing is read as long as nothing happens, however much is
+//! held.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::dispatch::wake;
+use super::fleet::Fleet;
 use super::inbox::{Absent, Input};
 use super::orphans::Orphan;
 use super::shared::Shared;
@@ -32,6 +37,9 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 struct Sweep {
     shared: Arc<Shared>,
+    fleet: Fleet,
+    /// When the workers of a shared ledger are to be looked at again.
+    fleet_due: Instant,
     /// Unconfigured queues that were logged.
     unknown: BTreeSet<String>,
     /// Unconfigured handlers that were logged.
@@ -42,16 +50,27 @@ struct Sweep {
 
 /// Looks through the ledger regularly, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
-    let mut sweep =
-        Sweep { shared, unknown: BTreeSet::new(), missing: BTreeSet::new(), said: BTreeSet::new() };
+    let mut sweep = Sweep {
+        shared,
+        fleet: Fleet::default(),
+        fleet_due: Instant::now(),
+        unknown: BTreeSet::new(),
+        missing: BTreeSet::new(),
+        said: BTreeSet::new(),
+    };
     let every = PURGE_EVERY.min(retention / 10);
     // Not at once: a clock that is wrong after a boot is corrected within minutes.
     let mut purged = Instant::now();
-    sweep.look_through(&[Status::Settled]).await;
+    // In a shared ledger each start would read all that any worker has settled; there the message
+    // of a token that has come back is left to tell of it.
+    if !sweep.shared.ledger.is_shared() {
+        sweep.look_through(&[Status::Settled]).await;
+    }
     sweep.tidy().await;
     loop {
         sweep.shared.ledger.look().await;
-        if sweep.shared.unseen.swap(false, Ordering::SeqCst) || sweep.shared.ledger.is_shared() {
+        let changed = sweep.fleet_changed().await;
+        if sweep.shared.unseen.swap(false, Ordering::SeqCst) || changed {
             sweep.look_through(&UNSETTLED).await;
             sweep.tell_of_missing_handlers();
         }
@@ -71,6 +90,21 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
 }
 
 impl Sweep {
+    /// Whether a worker of a shared ledger has come or gone since the last time.
+    async fn fleet_changed(&mut self) -> bool {
+        if !self.shared.ledger.is_shared() || self.fleet_due > Instant::now() {
+            return false;
+        }
+        self.fleet_due = Instant::now() + self.shared.ledger.lease() * 3 / 2;
+        match self.shared.ledger.fleet().await {
+            Ok(lives) => self.fleet.is(lives),
+            Err(error) => {
+                tracing::warn!(%error, "the workers of the ledger could not be listed");
+                false
+            }
+        }
+    }
+
     /// Looks at all records with one of these statuses.
     async fn look_through(&mut self, statuses: &[Status]) {
         let mut filter = Filter::of(statuses);
@@ -124,7 +158,8 @@ impl Sweep {
             }
             return;
         };
-        if self.shared.steps.contains(&step.token) {
+        let minds = self.fleet.minds(&self.shared.ledger.me(), &step.token, step.writer.as_deref());
+        if !minds || self.shared.steps.contains(&step.token) {
             return;
         }
         if let (Status::Claimed | Status::Waiting | Status::Deferred, Some(name)) =

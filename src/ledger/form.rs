@@ -24,6 +24,8 @@ pub struct Outline {
     pub execution: ExecutionArn,
     pub handler: Option<Arc<str>>,
     pub owner: Option<WorkerId>,
+    /// The process that wrote it last; `None` for a row of a callbackd that did not record it.
+    pub writer: Option<Arc<str>>,
     /// The earlier of the step's deadline and its next attempt; up to a millisecond later, never
     /// earlier.
     pub due: Option<Timestamp>,
@@ -93,7 +95,9 @@ fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, String> {
 
 /// The content of a row's head, with its times as the writer wrote them.
 pub(super) fn outline(head: Head) -> Result<Outline, Damaged> {
-    let Head { token, version, status, queue, execution, handler, owner, due, flagged, .. } = head;
+    let Head {
+        token, version, status, queue, execution, handler, owner, due, flagged, writer, ..
+    } = head;
     let read = || {
         let status: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
             status.as_ref().into_deserializer();
@@ -112,6 +116,7 @@ pub(super) fn outline(head: Head) -> Result<Outline, Damaged> {
         execution,
         handler,
         owner: owner.map(WorkerId),
+        writer: writer.id,
         due,
         flagged,
     })

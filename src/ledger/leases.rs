@@ -75,10 +75,12 @@ impl Leases {
     }
 
     pub(super) fn is_of_this_process(&self, worker: &WorkerId) -> bool {
-        worker
-            .0
-            .strip_prefix(&*self.process.0)
-            .is_some_and(|life| life.is_empty() || life.starts_with(LIFE))
+        Self::is_life_of(worker, &self.process.0)
+    }
+
+    pub(super) fn is_life_of(worker: &WorkerId, process: &str) -> bool {
+        let life = worker.0.strip_prefix(process);
+        life.is_some_and(|life| life.is_empty() || life.starts_with(LIFE))
     }
 
     pub(super) fn renewal(&self, now: Timestamp) -> Renewal {

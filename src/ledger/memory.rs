@@ -70,6 +70,12 @@ impl Workers for Members {
         Box::pin(async move { Ok(self.lock().get(worker).cloned()) })
     }
 
+    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+        Box::pin(async move {
+            Ok(self.lock().iter().map(|(id, known)| (id.clone(), known.version)).collect())
+        })
+    }
+
     fn renew<'a>(
         &'a self,
         worker: &'a WorkerId,

@@ -1,5 +1,6 @@
 //! A ledger that several workers have open: the lease of this one, and the claims of the others.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
@@ -82,6 +83,35 @@ impl Ledger {
             workers.fence(&self.me(), version).await?;
         }
         Ok(())
+    }
+
+    /// The workers whose leases may hold, this one included; none if only this one can have the
+    /// ledger open.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`].
+    pub async fn fleet(&self) -> Result<BTreeSet<WorkerId>, LedgerError> {
+        let Some(workers) = self.store.workers() else { return Ok(BTreeSet::new()) };
+        let all = self.listed(workers.all().await)?;
+        let now = self.clock.now();
+        let mut lives: BTreeSet<WorkerId> = all
+            .into_iter()
+            .filter(|(worker, version)| {
+                if !self.leases.is_of_this_process(worker) {
+                    self.leases.looked(worker, Some(*version), now);
+                }
+                self.leases.of(worker, now) != Lease::Over
+            })
+            .map(|(worker, _)| worker)
+            .collect();
+        lives.insert(self.me());
+        Ok(lives)
+    }
+
+    /// Whether `worker` is a process that writes as `process`.
+    #[must_use]
+    pub fn is_life_of(worker: &WorkerId, process: &str) -> bool {
+        Leases::is_life_of(worker, process)
     }
 
     /// Whether a record is claimed by this worker beside others, who may take it over.

@@ -183,6 +183,9 @@ pub trait Workers: Send + Sync {
         worker: &'a WorkerId,
     ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>>;
 
+    /// All workers that have a record, and its version; of a dead one too, until it is fenced.
+    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>>;
+
     /// Renews the record of a worker: its version grows by one if it still is `expected` (`None`:
     /// no record exists, and the first version is 1), and the stops in `told` are removed from its
     /// set. Returns the set without them, or `None` if the record is not at the expected version.

@@ -231,6 +231,7 @@ async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
             execution: of.execution.clone(),
             handler: None,
             owner: None,
+            writer: Some("me".into()),
             due: Some(at(1_000_002)),
             flagged: true,
         };

@@ -495,6 +495,10 @@ impl Workers for Disk {
         Box::pin(async move { self.members().worker(worker).await })
     }
 
+    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+        self.members().all()
+    }
+
     fn renew<'a>(
         &'a self,
         worker: &'a WorkerId,

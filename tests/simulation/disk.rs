@@ -209,6 +209,13 @@ impl Workers for Disk {
         }))
     }
 
+    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+        let held = self.held.clone();
+        Box::pin(
+            self.call("list workers", move || Box::pin(async move { members(&held).all().await })),
+        )
+    }
+
     fn renew<'a>(
         &'a self,
         worker: &'a WorkerId,
