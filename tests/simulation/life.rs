@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::judge::{Seen, Worker};
 use crate::world::World;
 
-/// Calls that change nothing outside; dying there is dying at any moment, which the plan covers
-/// too.
-const LOOKS: [&str; 5] = ["list", "get", "purge", "probe", "DescribePipelineExecution"];
+/// Calls that change nothing outside, or only that this worker lives; dying there is dying at any
+/// moment, which the plan covers too.
+const LOOKS: [&str; 7] =
+    ["list", "get", "look", "purge", "probe", "renew", "DescribePipelineExecution"];
 
 pub struct Life {
     pub worker: Worker,
