@@ -153,6 +153,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "role",
             "sagemaker",
             "sqs",
+            "backlog",
             "clients",
             "executions",
             "server",

@@ -16,7 +16,8 @@ use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
 };
 
-use self::attributes::{clock, dead_letters, judge, judge_dead_letters, read};
+use self::attributes::{clock, judge, judge_dead_letters, read};
+use super::backlog::dead_letters;
 use super::calls::Limit;
 use super::clients::{Clients, NoEndpoint};
 use super::sagemaker::SageMaker;

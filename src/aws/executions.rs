@@ -1,6 +1,11 @@
 //! Pipeline executions, as the commands start, stop and show them.
 
-use aws_sdk_sagemaker::types::{Parameter, PipelineExecutionStatus, PipelineExecutionStep};
+use std::fmt::Display;
+
+use aws_sdk_sagemaker::types::{
+    Parameter, PipelineExecutionStatus, PipelineExecutionStep, PipelineExecutionSummary, SortOrder,
+    SortPipelineExecutionsBy,
+};
 use aws_smithy_types::DateTime;
 use jiff::Timestamp;
 
@@ -33,6 +38,21 @@ pub struct StepView {
     pub failure_reason: Option<String>,
     /// Only callback steps have it.
     pub callback: Option<Callback>,
+}
+
+/// One execution in the list of its pipeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionSummary {
+    pub execution: ExecutionArn,
+    pub standing: ExecutionStanding,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed<T> {
+    pub items: Vec<T>,
+    /// The token of the next page, if there is one.
+    pub next: Option<String>,
 }
 
 /// The callback part of a step.
@@ -96,7 +116,7 @@ impl SageMaker {
 
     /// The name of the pipeline that differs only in letter case; `None` if there is none, or if
     /// listing is not allowed.
-    async fn name_in_another_case(&self, name: &str) -> Option<String> {
+    pub async fn name_in_another_case(&self, name: &str) -> Option<String> {
         let mut next = None;
         for _ in 0..Self::MAX_PAGES {
             let call = self.client.list_pipelines().max_results(100).set_next_token(next).send();
@@ -163,6 +183,70 @@ impl SageMaker {
             status: status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
             failure_reason: answer.failure_reason,
         }))
+    }
+
+    /// A page of the executions of a pipeline, by name or ARN, the newest first; `None` if there is
+    /// no such pipeline. Only those that were started after `since`, if it is given.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn executions_page(
+        &self,
+        pipeline: &str,
+        since: Option<Timestamp>,
+        next: Option<String>,
+    ) -> Result<Option<Listed<ExecutionSummary>>, Fault> {
+        const OPERATION: &str = "ListPipelineExecutions";
+        let call = self
+            .client
+            .list_pipeline_executions()
+            .pipeline_name(pipeline)
+            .set_created_after(since.map(|since| DateTime::from_secs(since.as_second())))
+            .sort_by(SortPipelineExecutionsBy::CreationTime)
+            .sort_order(SortOrder::Descending)
+            .max_results(100)
+            .set_next_token(next)
+            .send();
+        let answer = match self.calls.send(OPERATION, Limit::ANSWER, call).await {
+            Ok(answer) => answer,
+            Err(failed) if failed.failure.is_not_found() => return Ok(None),
+            Err(failed) => return Err(failed.into()),
+        };
+        let wrong =
+            |what: &dyn Display| Fault::new(FaultKind::Transient, format!("{OPERATION}: {what}"));
+        let listed = answer
+            .pipeline_execution_summaries
+            .ok_or_else(|| wrong(&"an answer without a list"))?;
+        let summary = |one: PipelineExecutionSummary| {
+            let arn = one.pipeline_execution_arn.unwrap_or_default();
+            Ok(ExecutionSummary {
+                execution: arn.parse().map_err(|error| wrong(&error))?,
+                standing: execution_standing(one.pipeline_execution_status.as_ref()),
+            })
+        };
+        Ok(Some(Listed {
+            items: listed.into_iter().map(summary).collect::<Result<_, Fault>>()?,
+            next: answer.next_token.filter(|next| !next.is_empty()),
+        }))
+    }
+
+    /// A page of the steps of an execution that have begun; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn steps_page(
+        &self,
+        execution: &ExecutionArn,
+        next: Option<String>,
+    ) -> Result<Option<Listed<StepView>>, Fault> {
+        match self.page(execution, next).await {
+            Ok((Some(steps), next)) => {
+                Ok(Some(Listed { items: steps.into_iter().map(view).collect(), next }))
+            }
+            Ok((None, _)) => Err(Self::listless()),
+            Err(failed) if failed.failure.is_not_found() => Ok(None),
+            Err(failed) => Err(failed.into()),
+        }
     }
 
     /// All steps of an execution that have begun, in SageMaker's order.
@@ -312,6 +396,55 @@ mod tests {
         };
         assert_eq!(sagemaker.describe(&arn()).await, Ok(Some(view)));
         assert_eq!(sagemaker.describe(&arn()).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn the_executions_of_a_pipeline_come_in_pages_and_no_list_is_not_an_empty_one() {
+        let one = json!({ "PipelineExecutionArn": ARN, "PipelineExecutionStatus": "Stopping" });
+        let page = json!({ "PipelineExecutionSummaries": [one], "NextToken": "two" });
+        let nameless = json!({ "PipelineExecutionSummaries": [{ "PipelineExecutionArn": "x" }] });
+        let (server, sagemaker) = Server::with_sagemaker([
+            Reply::Json(200, page),
+            Reply::Json(200, json!({ "PipelineExecutionSummaries": [] })),
+            Reply::Json(400, json!({ "__type": "ResourceNotFound" })),
+            Reply::Json(200, json!({})),
+            Reply::Json(200, nameless),
+        ])
+        .await;
+        let summary = ExecutionSummary { execution: arn(), standing: ExecutionStanding::Stopping };
+        let page = Listed { items: vec![summary], next: Some("two".to_owned()) };
+        assert_eq!(sagemaker.executions_page("p", None, None).await, Ok(Some(page)));
+        let since = Timestamp::from_second(1_700_000_000).ok();
+        let last = Listed { items: vec![], next: None };
+        let next = Some("two".to_owned());
+        assert_eq!(sagemaker.executions_page("p", since, next).await, Ok(Some(last)));
+        assert_eq!(sagemaker.executions_page("p", None, None).await, Ok(None));
+        for _ in 0..2 {
+            let fault = sagemaker.executions_page("p", None, None).await.expect_err("no list");
+            assert_eq!(fault.kind, FaultKind::Transient);
+        }
+        assert_eq!(
+            server.requests()[1].json(),
+            json!({
+                "PipelineName": "p", "CreatedAfter": 1_700_000_000, "SortBy": "CreationTime",
+                "SortOrder": "Descending", "MaxResults": 100, "NextToken": "two",
+            })
+        );
+    }
+
+    #[tokio::test]
+    async fn a_page_of_steps_says_whether_there_is_such_an_execution() {
+        let step = json!({ "StepName": "train", "StepStatus": "Executing" });
+        let (_server, sagemaker) = Server::with_sagemaker([
+            Reply::Json(200, json!({ "PipelineExecutionSteps": [step], "NextToken": "two" })),
+            Reply::Json(400, json!({ "__type": "ResourceNotFound" })),
+            Reply::Json(200, json!({})),
+        ])
+        .await;
+        let page = sagemaker.steps_page(&arn(), None).await.expect("a page").expect("it exists");
+        assert_eq!((page.items.len(), page.next.as_deref()), (1, Some("two")));
+        assert_eq!(sagemaker.steps_page(&arn(), None).await, Ok(None));
+        sagemaker.steps_page(&arn(), None).await.expect_err("no list");
     }
 
     #[tokio::test]

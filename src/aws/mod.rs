@@ -13,10 +13,12 @@
 //! | `calls` | every call: its timeout, our bound around it, its count |
 //! | `faults` | what to do about an error |
 //! | `sqs`, `sagemaker` | [`Queue`](crate::seam::Queue) and [`Pipelines`](crate::seam::Pipelines) |
-//! | `executions` | executions that the commands start, stop and show |
+//! | `executions` | executions that the commands start, stop, list and show |
+//! | `backlog` | how many messages a queue has, and its dead-letter queue |
 //! | `doctor` | whether everything exists and is allowed |
 
 mod account;
+mod backlog;
 mod calls;
 mod chain;
 mod clients;
@@ -37,9 +39,10 @@ mod sqs;
 #[cfg(test)]
 mod server;
 
+pub use backlog::Backlog;
 pub use clients::{Clients, NoEndpoint};
 pub use config::Config;
-pub use executions::{Callback, ExecutionView, StepView};
+pub use executions::{Callback, ExecutionSummary, ExecutionView, Listed, StepView};
 pub use http::Connections;
 pub use outside::Outside;
 pub use roots::NoBundle;

@@ -55,7 +55,7 @@ impl SageMaker {
     }
 
     /// An answer without a list of steps: that does not mean that the step does not exist.
-    fn listless() -> Fault {
+    pub(super) fn listless() -> Fault {
         Fault::new(FaultKind::Transient, "ListPipelineExecutionSteps: an answer without a list")
     }
 

@@ -206,11 +206,3 @@ fn most_receives(policy: &str) -> Option<u64> {
     let most = policy.get("maxReceiveCount")?;
     most.as_u64().or_else(|| most.as_str()?.parse().ok())
 }
-
-/// The URL of the dead-letter queue, which is in the same account and region as its source.
-pub(super) fn dead_letters(queue: &QueueUrl, policy: &str) -> Option<QueueUrl> {
-    let policy: Value = serde_json::from_str(policy).ok()?;
-    let name = policy.get("deadLetterTargetArn")?.as_str()?.rsplit(':').next()?;
-    let before = queue.as_str().strip_suffix(queue.name())?;
-    format!("{before}{name}").parse().ok()
-}
