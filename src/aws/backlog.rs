@@ -45,13 +45,14 @@ impl Sqs {
         };
         let number = |name: QueueAttributeName| {
             let found = attributes.get(&name).and_then(|text| text.parse().ok());
-            found.ok_or_else(|| wrong(format!("the answer lacks {name}")))
+            found.ok_or_else(|| wrong(&format!("the answer lacks {name}")))
         };
         let policy = attributes.get(&QueueAttributeName::RedrivePolicy);
         let dead_letters = match policy.map(String::as_str) {
             None | Some("") => None,
             Some(policy) => {
-                let unreadable = || wrong(format!("the redrive policy cannot be read: {policy:?}"));
+                let unreadable =
+                    || wrong(&format!("the redrive policy cannot be read: {policy:?}"));
                 Some(dead_letters(self.url(), policy).ok_or_else(unreadable)?)
             }
         };
@@ -64,7 +65,7 @@ impl Sqs {
     }
 }
 
-fn wrong(what: String) -> Fault {
+fn wrong(what: &str) -> Fault {
     Fault::new(FaultKind::Transient, format!("{OPERATION}: {what}"))
 }
 

@@ -92,7 +92,7 @@ struct Target<'a> {
 }
 
 /// The region and the account of a pipeline that is given as an ARN.
-fn arn_parts(pipeline: &str) -> Option<(&str, &str)> {
+pub(super) fn arn_parts(pipeline: &str) -> Option<(&str, &str)> {
     let mut parts = pipeline.strip_prefix("arn:")?.split(':').skip(2);
     Some((parts.next()?, parts.next()?))
 }
@@ -182,7 +182,10 @@ async fn watch(
     }
 }
 
-async fn patiently<T>(mut call: impl AsyncFnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+/// Tries a call again that may work soon.
+pub(super) async fn patiently<T>(
+    mut call: impl AsyncFnMut() -> Result<T, Fault>,
+) -> Result<T, Fault> {
     let mut failures = Failures::default();
     loop {
         match call().await {

@@ -9,6 +9,7 @@ mod executions;
 mod health;
 #[cfg(feature = "local")]
 mod local;
+mod reconcile;
 mod run;
 mod steps;
 
@@ -71,6 +72,12 @@ enum Command {
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
     /// worker may be running.
     Steps(steps::Arguments),
+    /// Find callback steps that wait on our queues and that no ledger record, no message and no run
+    /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
+    /// be running.
+    ///
+    /// Exits 0 only if every waiting step is accounted for, or began to wait recently.
+    Reconcile(reconcile::Arguments),
     /// Start an execution of a pipeline: the canary after a deployment.
     Start(executions::Start),
     /// Stop an execution of a pipeline.
@@ -185,6 +192,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
         Command::Steps(options) => steps::run(&options, arguments.config.as_deref()),
+        Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,
         Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
         Command::Health => health::run(arguments.config.as_deref()).await,

@@ -132,7 +132,7 @@ fn detail(record: &Record) -> String {
 }
 
 /// Two units are precise enough.
-fn coarse(age: Duration) -> String {
+pub(super) fn coarse(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

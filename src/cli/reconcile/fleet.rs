@@ -1,0 +1,109 @@
+//! The configured queues, and where the pipelines are that send to them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Failure;
+use crate::aws::{Clients, NoEndpoint, SageMaker, Sqs};
+use crate::config::Config;
+use crate::step::QueueUrl;
+
+/// What is reconciled.
+pub(super) struct Fleet {
+    pub queues: Vec<OurQueue>,
+    pub places: Vec<Place>,
+}
+
+/// One configured queue.
+pub(super) struct OurQueue {
+    pub queue: Sqs,
+    /// Whether no worker with another ledger reads it.
+    pub exclusive: bool,
+    pub visibility_timeout: Duration,
+}
+
+/// SageMaker in one region, as one role.
+pub(super) struct Place {
+    pub sagemaker: SageMaker,
+    role: Option<String>,
+    /// Whose pipelines are there.
+    accounts: BTreeSet<String>,
+}
+
+impl Fleet {
+    /// The configured queues, or the one of this name.
+    pub(super) async fn of(config: Config, only: Option<&str>) -> Result<Self, Failure> {
+        let names: BTreeSet<&str> = config.queues.iter().map(|queue| queue.url.name()).collect();
+        if let Some(name) = only.filter(|name| !names.contains(name)) {
+            let have: Vec<&str> = names.into_iter().collect();
+            let have = have.join(", ");
+            return Err(Failure::Runtime(format!(
+                "no queue {name:?} is configured; there are: {have}"
+            )));
+        }
+        let clients = Clients::new(config.aws, "reconcile", Arc::new(()));
+        let mut fleet = Self { queues: Vec::new(), places: Vec::new() };
+        for queue in &config.queues {
+            if only.is_some_and(|name| queue.url.name() != name) {
+                continue;
+            }
+            let (region, role) = (queue.region.as_deref(), queue.role_arn.as_deref());
+            fleet.queues.push(OurQueue {
+                queue: clients.queue(&queue.url, region, role).await.map_err(Failure::runtime)?,
+                exclusive: queue.exclusive,
+                visibility_timeout: queue.visibility_timeout,
+            });
+            let region = region.or_else(|| queue.url.region());
+            let of_role = role.and_then(|arn| arn.split(':').nth(4));
+            let own = (of_role.unwrap_or(queue.url.account()), None);
+            for (account, other) in [own].into_iter().chain(queue.accounts.iter()) {
+                fleet
+                    .add(&clients, region, other.or(role), account)
+                    .await
+                    .map_err(Failure::runtime)?;
+            }
+        }
+        Ok(fleet)
+    }
+
+    async fn add(
+        &mut self,
+        clients: &Clients,
+        region: Option<&str>,
+        role: Option<&str>,
+        account: &str,
+    ) -> Result<(), NoEndpoint> {
+        let sagemaker = clients.pipelines(region, role).await?;
+        let same = |place: &&mut Place| {
+            place.sagemaker.region() == sagemaker.region() && place.role.as_deref() == role
+        };
+        match self.places.iter_mut().find(same) {
+            Some(place) => drop(place.accounts.insert(account.to_owned())),
+            None => self.places.push(Place {
+                sagemaker,
+                role: role.map(str::to_owned),
+                accounts: BTreeSet::from([account.to_owned()]),
+            }),
+        }
+        Ok(())
+    }
+
+    /// Which of the queues has this URL, in any spelling.
+    pub(super) fn queue_of(&self, url: &QueueUrl) -> Option<usize> {
+        self.queues.iter().position(|ours| ours.queue.url().is_same_queue(url))
+    }
+}
+
+impl Place {
+    /// Whether a pipeline of this region and account can be there.
+    pub(super) fn has(&self, region: &str, account: &str) -> bool {
+        self.sagemaker.region() == region && self.accounts.contains(account)
+    }
+
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        let role = self.role.as_ref().map(|role| format!(" as {role}")).unwrap_or_default();
+        format!("{}{role}", self.sagemaker.region())
+    }
+}
