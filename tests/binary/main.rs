@@ -45,6 +45,7 @@ mod missing;
 mod names;
 mod operations;
 mod outages;
+mod reconcile;
 mod redrive;
 #[cfg(feature = "local")]
 mod retried;

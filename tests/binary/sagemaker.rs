@@ -11,7 +11,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,6 +22,8 @@ pub const SUCCESS: &str = "SendPipelineExecutionStepSuccess";
 pub const FAILURE: &str = "SendPipelineExecutionStepFailure";
 pub const LIST: &str = "ListPipelineExecutionSteps";
 pub const DESCRIBE: &str = "DescribePipelineExecution";
+pub const LIST_EXECUTIONS: &str = "ListPipelineExecutions";
+pub const LIST_PIPELINES: &str = "ListPipelines";
 
 /// What is done to one request instead of answering it.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +63,10 @@ struct State {
     lasting: BTreeMap<String, Fault>,
     /// Executions whose step is neither listed nor found.
     hidden: BTreeSet<String>,
+    /// Executions that end with a status once their steps were listed this often.
+    closing: BTreeMap<String, (usize, &'static str)>,
+    /// How many executions a page has, if fewer than asked for.
+    page: Option<usize>,
     /// Requests that are not answered yet, by operation, and the most of them that there ever were.
     open: BTreeMap<String, (usize, usize)>,
     /// Everything that was invalid in a request.
@@ -78,6 +84,7 @@ struct Step {
     token: String,
     queue_url: String,
     status: &'static str,
+    started: Timestamp,
     accepted: Option<Request>,
 }
 
@@ -103,6 +110,7 @@ impl SageMaker {
             token: token.to_owned(),
             queue_url: queue_url.to_owned(),
             status: "Executing",
+            started: Timestamp::now(),
             accepted: None,
         };
         let execution = Execution { status: "Executing", steps: vec![step], stopped: None };
@@ -133,6 +141,30 @@ impl SageMaker {
         for step in &mut execution.steps {
             step.status = status;
         }
+    }
+
+    /// The step of an execution has waited for so many hours.
+    pub fn has_waited(&self, arn: &str, hours: i64) {
+        let mut state = self.state.lock().unwrap();
+        let execution = state.executions.get_mut(arn).expect("an execution");
+        for step in &mut execution.steps {
+            step.started = Timestamp::now() - SignedDuration::from_hours(hours);
+        }
+    }
+
+    /// [`close`](Self::close), once the steps were listed `lists` times from now on.
+    pub fn close_after(&self, arn: &str, lists: usize, status: &'static str) {
+        self.state.lock().unwrap().closing.insert(arn.to_owned(), (lists, status));
+    }
+
+    /// The step waits again, with the same token, as if it had not been answered.
+    pub fn reopen(&self, arn: &str) {
+        self.close(arn, "Executing");
+    }
+
+    /// From now on a page of executions has so many.
+    pub fn page_size(&self, count: usize) {
+        self.state.lock().unwrap().page = Some(count);
     }
 
     /// The step of an execution is not found from now on, though it waits.
@@ -319,8 +351,9 @@ fn wrong_with(request: &Request) -> Vec<String> {
     if request.operation.starts_with("Send") && body["ClientRequestToken"].is_null() {
         wrong.push("no ClientRequestToken".to_owned());
     }
-    if ![SUCCESS, FAILURE, LIST, DESCRIBE].contains(&request.operation.as_str()) {
-        wrong.push("a worker does not call this".to_owned());
+    const CALLED: [&str; 6] = [SUCCESS, FAILURE, LIST, DESCRIBE, LIST_EXECUTIONS, LIST_PIPELINES];
+    if !CALLED.contains(&request.operation.as_str()) {
+        wrong.push("neither a worker nor `reconcile` calls this".to_owned());
     }
     wrong
 }
@@ -340,10 +373,58 @@ impl State {
                 let execution = self.executions.get(arn).ok_or_else(|| not_found(arn))?;
                 let listed = execution.steps.iter().filter(|_| !self.hidden.contains(arn));
                 let steps: Vec<Value> = listed.map(Step::listed).collect();
+                self.close_if_due(arn);
                 Ok(json!({ "PipelineExecutionSteps": steps }))
+            }
+            LIST_EXECUTIONS => self.list_executions(&body),
+            LIST_PIPELINES => {
+                let names: BTreeSet<&str> =
+                    self.executions.keys().map(|arn| pipeline_of(arn)).collect();
+                let summaries: Vec<Value> =
+                    names.into_iter().map(|name| json!({ "PipelineName": name })).collect();
+                Ok(json!({ "PipelineSummaries": summaries }))
             }
             _ => self.take(request, body["CallbackToken"].as_str().unwrap_or_default()),
         }
+    }
+
+    fn close_if_due(&mut self, arn: &str) {
+        let Some((lists, status)) = self.closing.get_mut(arn) else { return };
+        *lists -= 1;
+        if *lists > 0 {
+            return;
+        }
+        let status = *status;
+        self.closing.remove(arn);
+        let execution = self.executions.get_mut(arn).expect("an execution");
+        execution.status = status;
+        for step in &mut execution.steps {
+            step.status = status;
+        }
+    }
+
+    /// A pipeline without executions does not exist.
+    fn list_executions(&self, body: &Value) -> Result<Value, (&'static str, String)> {
+        let name = body["PipelineName"].as_str().unwrap_or_default();
+        let of_it: Vec<(&String, &Execution)> = self
+            .executions
+            .iter()
+            .filter(|(arn, _)| pipeline_of(arn) == name || arn.starts_with(&format!("{name}/")))
+            .collect();
+        if of_it.is_empty() {
+            return Err(not_found(name));
+        }
+        let begin: usize =
+            body["NextToken"].as_str().map_or(0, |token| token.parse().expect("our own token"));
+        let most = self.page.unwrap_or(100);
+        let page = of_it.iter().skip(begin).take(most).map(|(arn, execution)| {
+            json!({ "PipelineExecutionArn": arn, "PipelineExecutionStatus": execution.status })
+        });
+        let mut answer = json!({ "PipelineExecutionSummaries": page.collect::<Vec<_>>() });
+        if begin + most < of_it.len() {
+            answer["NextToken"] = (begin + most).to_string().into();
+        }
+        Ok(answer)
     }
 
     /// Accepts an answer: one for each token, and the same one any number of times.
@@ -384,6 +465,11 @@ impl State {
     }
 }
 
+fn pipeline_of(arn: &str) -> &str {
+    let name = arn.split(":pipeline/").nth(1).and_then(|rest| rest.split('/').next());
+    name.expect("the ARN of an execution")
+}
+
 fn not_found(what: &str) -> (&'static str, String) {
     ("ResourceNotFound", format!("{what} does not exist"))
 }
@@ -392,6 +478,7 @@ impl Step {
     fn listed(&self) -> Value {
         json!({
             "StepName": "s", "StepStatus": self.status, "AttemptCount": 1,
+            "StartTime": self.started.as_second(),
             "Metadata": { "Callback": { "CallbackToken": self.token, "SqsQueueUrl": self.queue_url, "OutputParameters": [] } },
         })
     }
