@@ -470,7 +470,8 @@ mod iam {
         let granted = policies()
             .iter()
             .filter(|(name, _)| {
-                ["worker-policy.json", "operator-policy.json"].contains(&name.as_str())
+                ["worker-policy.json", "operator-policy.json", "reconcile-policy.json"]
+                    .contains(&name.as_str())
             })
             .flat_map(|(_, policy)| statements(policy).clone())
             .flat_map(|statement| {

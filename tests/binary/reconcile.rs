@@ -148,6 +148,34 @@ async fn a_message_in_the_dead_letter_queue_is_brought_back_only_for_its_step_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_on_the_queue_before_its_message_leaves_the_dead_letter_queue() {
+    let scene = Scene::new("exit 0").await;
+    let config = scene.config();
+    begun(&scene).await;
+    let dead = scene.queue.redrive(5).await;
+    let step = lost(&scene);
+    dead.send(&step.executing()).await;
+    // A search that fails proves nothing, whatever the user knows of the queue.
+    scene.to_sqs.refuse("receivemessage");
+    let arguments = ["--fail-lost", "--assume-not-queued", "--json"];
+    let output = reconcile(&scene, &config, &arguments);
+    let found = findings(&output);
+    assert_eq!(finding(&found, &step)["verdict"], "unclear", "{}", printed(&output));
+    assert_eq!((code(&output), scene.sagemaker.requests(FAILURE).len()), (1, 0));
+    scene.to_sqs.heal();
+
+    scene.to_sqs.refuse("deletemessagebatch");
+    let output = reconcile(&scene, &config, &["--redrive", "--json"]);
+    let found = findings(&output);
+    let detail = finding(&found, &step)["action_detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("could not be deleted"), "{}", printed(&output));
+    assert_eq!((scene.queue.size().await, dead.size().await), (1, 1));
+    scene.to_sqs.heal();
+    let _daemon = scene.start(&config);
+    scene.answered_once(&step).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_ends_between_the_look_and_the_failure_is_left_as_it_ended() {
     let scene = Scene::new("exit 0").await;
     let config = scene.config();

@@ -24,6 +24,8 @@ pub const LIST: &str = "ListPipelineExecutionSteps";
 pub const DESCRIBE: &str = "DescribePipelineExecution";
 pub const LIST_EXECUTIONS: &str = "ListPipelineExecutions";
 pub const LIST_PIPELINES: &str = "ListPipelines";
+/// What workers and `callbackd reconcile` call.
+const CALLED: [&str; 6] = [SUCCESS, FAILURE, LIST, DESCRIBE, LIST_EXECUTIONS, LIST_PIPELINES];
 
 /// What is done to one request instead of answering it.
 #[derive(Clone, Copy, Debug)]
@@ -351,7 +353,6 @@ fn wrong_with(request: &Request) -> Vec<String> {
     if request.operation.starts_with("Send") && body["ClientRequestToken"].is_null() {
         wrong.push("no ClientRequestToken".to_owned());
     }
-    const CALLED: [&str; 6] = [SUCCESS, FAILURE, LIST, DESCRIBE, LIST_EXECUTIONS, LIST_PIPELINES];
     if !CALLED.contains(&request.operation.as_str()) {
         wrong.push("neither a worker nor `reconcile` calls this".to_owned());
     }

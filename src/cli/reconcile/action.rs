@@ -133,8 +133,11 @@ impl Desk<'_> {
         let sagemaker = &self.fleet.places[step.place].sagemaker;
         match patiently(|| sagemaker.step(&step.execution, &step.token)).await {
             Ok(Standing::Open { .. }) => None,
-            // A retried step gets a new token, or its execution is gone.
-            Ok(Standing::Closed(_) | Standing::NotFound) => Some(Done::Ended),
+            Ok(Standing::Closed(_)) => Some(Done::Ended),
+            Ok(Standing::NotFound) => Some(Done::Left(
+                "SageMaker does not find it now, which does not mean that it has ended; ask again"
+                    .to_owned(),
+            )),
             Err(fault) => Some(Done::Left(format!(
                 "SageMaker did not say whether it still waits: {fault}; ask again"
             ))),

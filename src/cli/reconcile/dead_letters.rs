@@ -150,7 +150,7 @@ impl DeadLetters {
             if let Err(fault) = to.send(&letter.body, letter.trace.as_deref()).await {
                 self.letters.entry(step.token.clone()).or_default().push(letter);
                 return Done::Left(format!(
-                    "the copy of its message could not be sent, and the message stays in the \
+                    "a copy of its message may not have been sent, so the message stays in the \
                      dead-letter queue: {fault}; allow sqs:SendMessage and ask again"
                 ));
             }

@@ -1,8 +1,8 @@
 //! `callbackd reconcile`: callback steps that wait, and that nothing accounts for.
 //!
 //! It starts from what SageMaker has as waiting, takes away what the ledger has, and looks for the
-//! rest in the dead-letter queues. It runs beside the workers: it reads their ledger, never receives
-//! from their queue, and acts only after it has looked once more.
+//! rest in the dead-letter queues. It runs beside the workers: it reads their ledger, never
+//! receives from their queue, and acts only after it has looked once more.
 //!
 //! | file | holds |
 //! |---|---|
@@ -57,9 +57,9 @@ pub(super) struct Arguments {
     /// Only executions that were started within this time, such as "30d"; by default all.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     since: Option<Duration>,
-    /// Steps that began to wait more recently are "recent", not "lost": their messages may be on the
-    /// way. By default twice the queue's visibility timeout and 10 minutes; never less than one and
-    /// 5 minutes.
+    /// Steps that began to wait more recently are "recent", not "lost": their messages may be on
+    /// the way. By default twice the queue's visibility timeout and 10 minutes; at least the
+    /// timeout and 5 minutes.
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     older_than: Option<Duration>,
     /// Only this configured queue, by its name.

@@ -162,7 +162,11 @@ async fn of_pipeline(
     if let Some(found) = listed(place, pipeline, since, tempo).await? {
         return Ok(Some(found));
     }
-    // Executions' ARNs have their pipeline's name in lower case.
+    if arn_parts(pipeline).is_some() {
+        return Ok(None);
+    }
+    // Executions' ARNs mostly have their pipeline's name in lower case.
+    tempo.turn(1).await;
     match place.sagemaker.name_in_another_case(pipeline).await {
         Some(name) => listed(place, &name, since, tempo).await,
         None => Ok(None),
