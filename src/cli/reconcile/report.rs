@@ -37,7 +37,7 @@ impl Finding {
             "step": step,
             "status": status,
             "queue": fleet.queues[*queue].queue.url().as_str(),
-            "waiting_since": since.map(|since| since.to_string()),
+            "waiting_since": since.map(|since| format!("{since:.3}")),
             "action": self.done.as_ref().map(Done::as_str),
             "action_detail": self.done.as_ref().map(Done::detail),
         })
