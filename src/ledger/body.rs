@@ -46,6 +46,8 @@ pub(super) struct Body<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     missing_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    missing_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     returned: Option<Cow<'a, Returned>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     returns: u32,
@@ -71,6 +73,7 @@ impl<'a> Body<'a> {
             settled_at: record.settled_at,
             sent: record.sent,
             missing_since: record.missing_since,
+            missing_at: record.missing_at,
             returned: record.returned.as_ref().map(Cow::Borrowed),
             returns: record.returns,
         }
@@ -105,6 +108,7 @@ impl<'a> Body<'a> {
             settled_at: self.settled_at,
             sent: self.sent,
             missing_since: self.missing_since,
+            missing_at: self.missing_at,
             returned: self.returned.map(Cow::into_owned),
             returns: self.returns,
             version: head.version,

@@ -155,12 +155,15 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         settled_at,
         sent: _,
         missing_since,
+        missing_at,
         returned: _,
         returns: _,
         version: _,
     } = record;
     *first_seen = shifted(*first_seen, by);
-    for at in [not_before, deadline, concluded_at, settled_at, missing_since].into_iter().flatten()
+    for at in [not_before, deadline, concluded_at, settled_at, missing_since, missing_at]
+        .into_iter()
+        .flatten()
     {
         *at = shifted(*at, by);
     }

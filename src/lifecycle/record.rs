@@ -75,6 +75,9 @@ pub struct Record {
     /// Since when SageMaker has not found the step whose outcome it refuses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
+    /// When SageMaker last did not find it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_at: Option<Timestamp>,
     /// What a newer Executing message says about a settled step, until SageMaker has said whether
     /// the step waits again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,6 +176,7 @@ impl Record {
             settled_at: None,
             sent: None,
             missing_since: None,
+            missing_at: None,
             returned: None,
             returns: 0,
             version: 0,

@@ -20,6 +20,10 @@ const DENIED: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins
 /// A report that SageMaker refuses while the step waits needs someone to fix something: retried
 /// slowly, but never given up.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_mins(5));
+/// When SageMaker was not asked for so long, because the worker did not run, its machine was
+/// suspended, or nothing was answered, the step may have been found meanwhile: three times the
+/// longest wait for the next report.
+const UNWATCHED: Duration = Duration::from_mins(15);
 /// After this many consecutive failures the permission may never come, and the step may be closed
 /// already: SageMaker is asked.
 const DENIED_OFTEN: u32 = 5;
@@ -63,37 +67,45 @@ impl Decision<'_> {
                 self.settle(record.ending.filter(|_| as_ours).unwrap_or(Ending::SettledElsewhere))
             }
             Answer::Standing(Standing::NotFound) => self.missing(),
-            Answer::Standing(Standing::Open { .. }) => self.report_later(None),
-            Answer::Unknown(_) => self.report_later(record.missing_since),
+            Answer::Standing(Standing::Open { .. }) => self.report_later(None, None),
+            Answer::Unknown(_) => self.report_later(record.missing_since, record.missing_at),
         }
     }
 
     /// Not found is not closed: a listing may lag, or a permission or an endpoint may be wrong. But
     /// if it stays so, the step is gone.
     fn missing(&self) -> Transition {
-        let since = match self.record.missing_since {
+        let Record { missing_since, missing_at, .. } = *self.record;
+        if !self.view.own_account {
             // If it cannot be found there, not finding it means nothing.
-            known if !self.view.own_account => known,
-            Some(since) if later(since, self.view.policy.gone_after) <= self.view.now => {
-                return self.settle(Ending::SettledElsewhere);
-            }
-            Some(since) => Some(since),
-            None => Some(self.view.now),
-        };
-        self.report_later(since).first(Some(Effect::Missing))
+            return self.report_later(missing_since, missing_at).first(Some(Effect::Missing));
+        }
+        let now = self.view.now;
+        let known = missing_since
+            .zip(missing_at)
+            .filter(|(_, last)| later(*last, UNWATCHED) > now)
+            .map(|(since, _)| since);
+        if known.is_some_and(|since| later(since, self.view.policy.gone_after) <= now) {
+            return self.settle(Ending::SettledElsewhere);
+        }
+        self.report_later(known.or(Some(now)), Some(now)).first(Some(Effect::Missing))
     }
 
-    fn report_later(&self, missing_since: Option<Timestamp>) -> Transition {
+    fn report_later(
+        &self,
+        missing_since: Option<Timestamp>,
+        missing_at: Option<Timestamp>,
+    ) -> Transition {
         let wait = match self.local.failures {
             0 => REFUSED.after(self.local.refusals, self.view.random),
             denials => DENIED.after(denials, self.view.random),
         };
         let sleep = self.sleep(Some(later(self.view.now, wait)));
-        if self.record.missing_since == missing_since {
+        if (self.record.missing_since, self.record.missing_at) == (missing_since, missing_at) {
             return sleep;
         }
         Transition {
-            write: self.write(Record { missing_since, ..self.record.clone() }).write,
+            write: self.write(Record { missing_since, missing_at, ..self.record.clone() }).write,
             ..sleep
         }
     }

@@ -124,12 +124,28 @@ fn a_step_of_a_refused_report_that_is_not_found_counts_as_closed_only_after_long
         bench.pass(Duration::from_secs(wait));
         assert_eq!(bench.feed(Event::Woken), [Effect::Report]);
     }
-    bench.now = machine::later(since, Duration::from_secs(24 * 3600 - 1));
+    let gone = machine::later(since, POLICY.gone_after);
+    while machine::later(bench.now, Duration::from_mins(5)) < gone {
+        assert!(matches!(not_found(&mut bench)[..], [Effect::Missing, Effect::Wake(_)]));
+        bench.pass(Duration::from_mins(5));
+        bench.feed(Event::Woken);
+    }
     assert!(matches!(not_found(&mut bench)[..], [Effect::Missing, Effect::Wake(_)]));
-    bench.pass(Duration::from_secs(1));
+    bench.now = gone;
     bench.crash();
     assert_eq!(bench.feed(Event::Found), [Effect::Report]);
     assert_eq!(not_found(&mut bench), ELSEWHERE, "also in another life");
+}
+
+#[test]
+fn time_in_which_sagemaker_was_not_asked_makes_no_step_gone() {
+    let mut bench = Bench::concluded();
+    assert!(matches!(not_found(&mut bench)[..], [Effect::Missing, Effect::Wake(_)]));
+    bench.crash();
+    bench.pass(POLICY.gone_after * 2);
+    bench.feed(Event::Found);
+    assert!(matches!(not_found(&mut bench)[..], [Effect::Missing, Effect::Wake(_)]));
+    assert_eq!(bench.state.record.missing_since, Some(bench.now), "it begins anew");
 }
 
 #[test]
