@@ -12,6 +12,7 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::sleep;
 
@@ -22,11 +23,11 @@ use super::config::Config;
 use super::credentials::CachedCredentials;
 use super::outside::Outside;
 use super::profile;
-use super::role::{Role, session_name};
+use super::role::{RoleKey, RoleProvider, session_name};
 use super::roots::{self, NoBundle};
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
-use crate::seam::Observer;
+use crate::seam::{Observer, Role};
 use crate::step::QueueUrl;
 
 /// The endpoint to call is unknown, or must not be called.
@@ -62,7 +63,7 @@ pub struct Clients {
 struct Made {
     /// Our own credentials, used without a role; the same in every region.
     own: Option<Arc<CachedCredentials>>,
-    accounts: BTreeMap<(String, Option<String>), Account>,
+    accounts: BTreeMap<(String, Option<RoleKey>), Account>,
 }
 
 impl Clients {
@@ -100,10 +101,10 @@ impl Clients {
         &self,
         url: &QueueUrl,
         region: Option<&str>,
-        role_arn: Option<&str>,
+        role: Option<Role<'_>>,
     ) -> Result<Sqs, NoEndpoint> {
         let region = self.region(region.or_else(|| url.region()), url.as_str()).await?;
-        let account = self.account(region, role_arn).await;
+        let account = self.account(region, role).await;
         let account = match url.endpoint() {
             Some(host)
                 if account.sdk.use_fips() == Some(true)
@@ -125,19 +126,19 @@ impl Clients {
     pub async fn pipelines(
         &self,
         region: Option<&str>,
-        role_arn: Option<&str>,
+        role: Option<Role<'_>>,
     ) -> Result<SageMaker, NoEndpoint> {
         let region = self.region(region, "SageMaker").await?;
-        Ok(SageMaker::new(&self.account(region, role_arn).await))
+        Ok(SageMaker::new(&self.account(region, role).await))
     }
 
     pub(super) async fn sts(
         &self,
         region: Option<&str>,
-        role_arn: Option<&str>,
+        role: Option<Role<'_>>,
     ) -> Result<(aws_sdk_sts::Client, Calls), NoEndpoint> {
         let region = self.region(region, "STS").await?;
-        let account = self.account(region, role_arn).await;
+        let account = self.account(region, role).await;
         let calls = account.calls("sts");
         Ok((account.sts, calls))
     }
@@ -149,15 +150,14 @@ impl Clients {
         loop {
             sleep(EVERY).await;
             let made = self.made.lock().await;
-            let of_roles = made.accounts.values().map(|account| account.credentials.clone());
+            let own = made.own.as_ref();
+            let of_roles = made.accounts.values().map(|account| &account.credentials);
+            let of_roles = of_roles.filter(|kept| own.is_none_or(|own| !Arc::ptr_eq(own, kept)));
             let all: Vec<Arc<CachedCredentials>> =
-                made.own.iter().cloned().chain(of_roles).collect();
+                own.into_iter().chain(of_roles).cloned().collect();
             drop(made);
-            // Credentials shared by several regions appear several times; after the first renewal
-            // they are no longer due.
-            for kept in all {
-                kept.renew().await;
-            }
+            // Side by side: a source that hangs must not delay the renewal of the others.
+            join_all(all.iter().map(|kept| kept.renew())).await;
         }
     }
 
@@ -183,18 +183,18 @@ impl Clients {
         chain.region().await.map(|region| region.to_string())
     }
 
-    async fn account(&self, region: String, role_arn: Option<&str>) -> Account {
+    async fn account(&self, region: String, role: Option<Role<'_>>) -> Account {
         let mut made = self.made.lock().await;
-        let key = (region, role_arn.map(str::to_owned));
+        let key = (region, role.map(RoleKey::from));
         if let Some(account) = made.accounts.get(&key) {
             return account.clone();
         }
         let (sdk, own) = self.load(&key.0, made.own.clone()).await;
         made.own = Some(own.clone());
         let mut account = self.made_of(sdk, &key.0, own);
-        if let Some(role_arn) = role_arn {
-            let role =
-                Role::new(account.sts.clone(), account.calls("sts"), role_arn, &self.session);
+        if let Some(role) = key.1.clone() {
+            let (sts, calls) = (account.sts.clone(), account.calls("sts"));
+            let role = RoleProvider::new(sts, calls, role, &self.session);
             let kept = Arc::new(CachedCredentials::timed_by(
                 self.outside.time.clone(),
                 SharedCredentialsProvider::new(role),

@@ -22,7 +22,7 @@ use super::calls::Limit;
 use super::clients::{Clients, NoEndpoint};
 use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
-use crate::seam::{Fault, FaultKind};
+use crate::seam::{Fault, FaultKind, Role};
 use crate::step::{ExecutionArn, QueueUrl};
 
 /// The severity of a finding.
@@ -83,9 +83,9 @@ impl Finding {
 pub struct Subject<'a> {
     pub url: &'a QueueUrl,
     pub region: Option<&'a str>,
-    pub role_arn: Option<&'a str>,
+    pub role: Option<Role<'a>>,
     /// Other accounts whose executions are accepted, each with its role if it has one.
-    pub accounts: Vec<(&'a str, Option<&'a str>)>,
+    pub accounts: Vec<(&'a str, Option<Role<'a>>)>,
     pub visibility_timeout: Duration,
 }
 
@@ -102,7 +102,7 @@ pub async fn examine(clients: &Clients, subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Finding>, NoEndpoint> {
-    let queue = clients.queue(subject.url, subject.region, subject.role_arn).await?;
+    let queue = clients.queue(subject.url, subject.region, subject.role).await?;
     let region = subject.region.or_else(|| subject.url.region());
     let mut findings = Vec::new();
     let of_queue = subject.url.account();
@@ -112,7 +112,7 @@ async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Fin
         .filter(|(_, role)| role.is_none())
         .map(|(account, _)| *account)
         .collect();
-    findings.extend(of_account(clients, region, subject.role_arn, of_queue, &listed).await?);
+    findings.extend(of_account(clients, region, subject.role, of_queue, &listed).await?);
     for (account, role) in &subject.accounts {
         if role.is_some() {
             findings.extend(of_account(clients, region, *role, account, &[]).await?);
@@ -128,14 +128,14 @@ async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Fin
 async fn of_account(
     clients: &Clients,
     region: Option<&str>,
-    role_arn: Option<&str>,
+    role: Option<Role<'_>>,
     executions: &str,
     listed: &[&str],
 ) -> Result<Vec<Finding>, NoEndpoint> {
-    let pipelines = clients.pipelines(region, role_arn).await?;
+    let pipelines = clients.pipelines(region, role).await?;
     let mut findings = Vec::new();
     let mut partition = partition_of(pipelines.region()).to_owned();
-    let account = match identity(clients, region, role_arn).await? {
+    let account = match identity(clients, region, role).await? {
         Ok((account, arn)) => {
             findings.extend(whose(&account, &arn, executions, listed, pipelines.region()));
             if let Some(named) = arn.split(':').nth(1).filter(|named| !named.is_empty()) {
@@ -218,9 +218,9 @@ fn whose(
 async fn identity(
     clients: &Clients,
     region: Option<&str>,
-    role_arn: Option<&str>,
+    role: Option<Role<'_>>,
 ) -> Result<Result<(String, String), Fault>, NoEndpoint> {
-    let (sts, calls) = clients.sts(region, role_arn).await?;
+    let (sts, calls) = clients.sts(region, role).await?;
     Ok(
         match calls.send("GetCallerIdentity", Limit::ANSWER, sts.get_caller_identity().send()).await
         {
@@ -535,13 +535,8 @@ mod tests {
         let clients = Clients::of(server.account()).await;
         let url = URL.parse().expect("a URL");
         let visibility_timeout = Duration::from_mins(2);
-        let subject = Subject {
-            url: &url,
-            region: None,
-            role_arn: None,
-            accounts: vec![],
-            visibility_timeout,
-        };
+        let subject =
+            Subject { url: &url, region: None, role: None, accounts: vec![], visibility_timeout };
         let findings = examine(&clients, &subject).await;
         (findings, server.requests())
     }

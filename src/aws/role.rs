@@ -5,25 +5,67 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 
 use super::calls::{Calls, Limit};
-use crate::seam::{Fault, FaultKind};
+use crate::seam::{ExternalId, Fault, FaultKind, Role};
+
+/// A role in the form that a cache of clients can keep.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RoleKey {
+    arn: String,
+    external_id: Option<ExternalId>,
+}
+
+impl From<Role<'_>> for RoleKey {
+    fn from(role: Role<'_>) -> Self {
+        Self { arn: role.arn.to_owned(), external_id: role.external_id.cloned() }
+    }
+}
 
 /// Requests credentials of one role from STS, each time it is called; they last an hour.
 #[derive(Debug)]
-pub(super) struct Role {
+pub(super) struct RoleProvider {
     sts: aws_sdk_sts::Client,
     calls: Calls,
-    arn: String,
+    role: RoleKey,
     session: String,
 }
 
-impl Role {
-    pub(super) fn new(sts: aws_sdk_sts::Client, calls: Calls, arn: &str, session: &str) -> Self {
-        Self { sts, calls, arn: arn.to_owned(), session: session.to_owned() }
+impl RoleProvider {
+    pub(super) fn new(
+        sts: aws_sdk_sts::Client,
+        calls: Calls,
+        role: RoleKey,
+        session: &str,
+    ) -> Self {
+        Self { sts, calls, role, session: session.to_owned() }
     }
 
+    /// # Errors
+    /// A fault that names the role: a worker may use many of them.
     async fn assume(&self) -> Result<Credentials, Fault> {
-        let call =
-            self.sts.assume_role().role_arn(&self.arn).role_session_name(&self.session).send();
+        self.requested().await.map_err(|fault| {
+            let RoleKey { arn, external_id } = &self.role;
+            let remedy = match (fault.kind, external_id) {
+                (FaultKind::Denied, None) => {
+                    "; its trust policy must allow this caller, and may require an external_id, \
+                     which is not configured"
+                }
+                (FaultKind::Denied, Some(_)) => {
+                    "; its trust policy must allow this caller and the configured external_id"
+                }
+                _ => "",
+            };
+            Fault::new(fault.kind, format!("the role {arn}: {}{remedy}", fault.detail))
+        })
+    }
+
+    async fn requested(&self) -> Result<Credentials, Fault> {
+        let call = self
+            .sts
+            .assume_role()
+            .role_arn(&self.role.arn)
+            .set_external_id(self.role.external_id.as_ref().map(|id| id.as_str().to_owned()))
+            .role_session_name(&self.session)
+            .send();
         let answer = self.calls.send("AssumeRole", Limit::ANSWER, call).await?;
         let lacking =
             || Fault::new(FaultKind::Transient, "AssumeRole: the answer has no credentials");
@@ -39,7 +81,7 @@ impl Role {
     }
 }
 
-impl ProvideCredentials for Role {
+impl ProvideCredentials for RoleProvider {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,

@@ -60,7 +60,7 @@ pub(super) async fn run(
         let subject = Subject {
             url: &queue.url,
             region: queue.region.as_deref().or_else(|| queue.url.region()),
-            role_arn: queue.role_arn.as_deref(),
+            role: queue.role(),
             accounts: queue.accounts.iter().collect(),
             visibility_timeout: queue.visibility_timeout,
         };

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{Failure, plain, say};
 use crate::aws::{Clients, SageMaker};
 use crate::backoff::{Backoff, Failures};
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, RoleWithId};
 use crate::seam::{Fault, FaultKind, StepResult};
 use crate::step::ExecutionArn;
 
@@ -102,34 +102,42 @@ pub(super) fn arn_parts(pipeline: &str) -> Option<(&str, &str)> {
 async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker, Failure> {
     let aws = Config::section("aws", path, std::env::vars_os())?.aws;
     let queues = Config::access(path, std::env::vars_os())?;
-    let (region, role_arn) = chosen(&queues, &target).map_err(Failure::Runtime)?;
+    let (region, role) = chosen(&queues, &target).map_err(Failure::Runtime)?;
     let clients = Clients::new(aws, "command", Arc::new(()));
-    clients.pipelines(region.as_deref(), role_arn.as_deref()).await.map_err(Failure::runtime)
+    let role = role.as_ref().map(RoleWithId::role);
+    clients.pipelines(region.as_deref(), role).await.map_err(Failure::runtime)
 }
 
 /// The region and role to use.
 fn chosen(
     queues: &[Access],
     target: &Target<'_>,
-) -> Result<(Option<String>, Option<String>), String> {
+) -> Result<(Option<String>, Option<RoleWithId>), String> {
     let named = |access: &&Access| target.queue.is_none_or(|name| access.queue == name);
-    let fits = |access: &&Access| {
-        target.pipeline.is_none_or(|(region, account)| {
+    let fits = |access: &&Access| match target.pipeline {
+        Some((region, account)) => {
             access.account == account
                 && access.region.as_deref().is_none_or(|other| other == region)
-        })
+        }
+        None => !access.is_further,
     };
     let region = |access: &Access| {
         target.pipeline.map(|(region, _)| region.to_owned()).or(access.region.clone())
     };
     if let Some(name) = target.queue.filter(|_| !queues.iter().any(|access| named(&access))) {
-        let have: Vec<&str> = queues.iter().map(|access| access.queue.as_str()).collect();
+        let own = queues.iter().filter(|access| !access.is_further);
+        let have: Vec<&str> = own.map(|access| access.queue.as_str()).collect();
         return Err(format!("no queue {name} is configured; there are: {}", have.join(", ")));
     }
-    let of_target =
-        queues.iter().filter(named).filter(|access| target.queue.is_some() || fits(access));
-    let choices: BTreeSet<_> =
-        of_target.map(|access| (region(access), access.role_arn.clone())).collect();
+    let of_target = |fits: &dyn Fn(&&Access) -> bool| -> BTreeSet<_> {
+        let access = queues.iter().filter(named).filter(fits);
+        access.map(|access| (region(access), access.role.clone())).collect()
+    };
+    let mut choices = of_target(&fits);
+    if choices.is_empty() && target.queue.is_some() {
+        // The user knows better than the configuration where this role reaches.
+        choices = of_target(&|access| !access.is_further);
+    }
     let mut choices = choices.into_iter();
     match (choices.next(), choices.next()) {
         (Some(_), Some(_)) => {
@@ -218,12 +226,13 @@ mod tests {
     use super::*;
 
     fn access(queue: &str, account: &str, region: &str, role: Option<&str>) -> Access {
-        let role_arn = role.map(|name| format!("arn:aws:iam::{account}:role/{name}"));
+        let arn = role.map(|name| format!("arn:aws:iam::{account}:role/{name}"));
         Access {
             queue: queue.into(),
             account: account.into(),
+            is_further: false,
             region: Some(region.into()),
-            role_arn,
+            role: arn.map(|role_arn| RoleWithId { role_arn, external_id: None }),
         }
     }
 
@@ -233,6 +242,7 @@ mod tests {
         queue: Option<&str>,
     ) -> Result<String, String> {
         let (region, role) = chosen(queues, &Target { pipeline, queue })?;
+        let role = role.map(|role| role.role_arn);
         Ok(format!("{} {}", region.unwrap_or_default(), role.unwrap_or_default()))
     }
 
@@ -260,6 +270,24 @@ mod tests {
         assert!(
             choose(&both, None, Some("c")).expect_err("no such").ends_with("there are: a, a, b")
         );
+    }
+
+    #[test]
+    fn the_role_of_a_further_account_is_taken_where_the_arn_names_the_account() {
+        let own = access("a", "1", "us-east-1", Some("x"));
+        let further = Access { is_further: true, ..access("a", "2", "us-east-1", Some("y")) };
+        let both = [further, own];
+        let (of_own, of_further) =
+            ("us-east-1 arn:aws:iam::1:role/x", "us-east-1 arn:aws:iam::2:role/y");
+        for (pipeline, queue, wants) in [
+            (None, None, of_own),
+            (None, Some("a"), of_own),
+            (Some(("us-east-1", "2")), None, of_further),
+            (Some(("us-east-1", "2")), Some("a"), of_further),
+            (Some(("us-east-1", "1")), None, of_own),
+        ] {
+            assert_eq!(choose(&both, pipeline, queue).as_deref(), Ok(wants), "{pipeline:?}");
+        }
     }
 
     #[test]

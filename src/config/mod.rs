@@ -17,7 +17,8 @@ use serde_json::Value;
 
 pub use mistake::{Mistake, Mistakes};
 
-use crate::engine::config::{HandlerConfig, QueueConfig, WorkerConfig};
+pub use crate::engine::config::RoleWithId;
+use crate::engine::config::{Accounts, HandlerConfig, QueueConfig, WorkerConfig};
 use crate::handler::{DynHandler, Registry, Remark};
 use crate::step::QueueUrl;
 use crate::{ledger, observe};
@@ -185,7 +186,7 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Vec<Access>, Mistakes> {
         let source = source::Source::read_if_there(path, environment)?;
-        Ok(source.tree["queues"].as_array().into_iter().flatten().filter_map(Access::of).collect())
+        Ok(source.tree["queues"].as_array().into_iter().flatten().flat_map(Access::of).collect())
     }
 
     /// The JSON Schema of the configuration file.
@@ -234,30 +235,43 @@ fn range_of(key: &str) -> Option<String> {
     ranges.into_iter().find(|(name, _)| own && *name == field).map(|(_, range)| range)
 }
 
-/// The role and region with which a queue's pipelines are reached.
+/// The role and region with which the pipelines of one account are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The queue's name, if the user has to choose.
     pub queue: String,
-    /// The account of the queue's pipelines: the role's, or the queue's own.
     pub account: String,
+    /// The account is one of the queue's `accounts`: only who names it means it.
+    pub is_further: bool,
     pub region: Option<String>,
-    pub role_arn: Option<String>,
+    pub role: Option<RoleWithId>,
 }
 
 impl Access {
-    fn of(queue: &Value) -> Option<Self> {
+    /// To the account of the queue's role, or its own, and to each of its `accounts`.
+    fn of(queue: &Value) -> Vec<Self> {
         let text = |key: &str| queue[key].as_str().map(str::to_owned);
-        let url: QueueUrl = queue["url"].as_str()?.parse().ok()?;
-        let role_arn = text("role_arn");
-        let account =
-            role_arn.as_deref().and_then(|arn| arn.split(':').nth(4)).unwrap_or(url.account());
-        Some(Self {
+        let Some(url) = text("url").and_then(|url| url.parse::<QueueUrl>().ok()) else {
+            return Vec::new();
+        };
+        let external_id = text("external_id").and_then(|id| id.parse().ok());
+        let role = text("role_arn").map(|role_arn| RoleWithId { role_arn, external_id });
+        let of_role = role.as_ref().and_then(|role| role.role_arn.split(':').nth(4));
+        let own = Self {
             queue: url.name().to_owned(),
-            account: account.to_owned(),
+            account: of_role.unwrap_or(url.account()).to_owned(),
+            is_further: false,
             region: text("region").or_else(|| url.region().map(str::to_owned)),
-            role_arn,
-        })
+            role,
+        };
+        let accounts = Accounts::deserialize(&queue["accounts"]).unwrap_or_default();
+        let further = accounts.iter().map(|(account, role)| Self {
+            account: account.to_owned(),
+            is_further: true,
+            role: role.map(RoleWithId::from).or_else(|| own.role.clone()),
+            ..own.clone()
+        });
+        further.chain([own.clone()]).collect()
     }
 }
 

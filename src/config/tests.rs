@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::engine::config::{Accounts, Verify};
+use crate::engine::config::{AccountRole, Accounts, Verify};
 use crate::handler::handler_fn;
+use crate::seam::Role;
 
 /// A registry whose `exec` accepts any settings, so that no program has to exist.
 fn registry() -> Registry {
@@ -298,7 +299,7 @@ fn an_account_that_could_not_be_answered_is_refused() {
     let variable = [("CALLBACKD_QUEUES__0__ACCOUNTS__012345678901", &*role(one))];
     assert_eq!(
         with_env(LEAST, &variable).expect("valid").config.queues[0].accounts,
-        Accounts::Roles([(one.into(), role(one))].into())
+        Accounts::Roles([(one.into(), AccountRole::Arn(role(one)))].into())
     );
     assert!(with(&format!("accounts = [{one:?}]\nrole_arn = {:?}", role(one))).is_ok());
     for (more, wants) in [
@@ -309,6 +310,67 @@ fn an_account_that_could_not_be_answered_is_refused() {
         (format!("accounts = {{ {one} = \"worker\" }}"), "is not arn:aws:iam::ACCOUNT:role/NAME"),
         (format!("accounts = [{one:?}]\nrole_arn = {:?}", role(other)), "could not be answered"),
         ("region = \"eu-west-1\"".to_owned(), "contradicts the url"),
+    ] {
+        let told = with(&more).map(drop).expect_err(&more).to_string();
+        assert!(told.contains(wants), "{more}: {told}");
+    }
+}
+
+#[test]
+fn a_role_has_an_external_id_of_its_own() {
+    let with = |more: &str| load(&LEAST.replace("handler = ", &format!("{more}\nhandler = ")));
+    let role = |account: &str| format!("arn:aws:iam::{account}:role/worker");
+    let (own, other) = (role("123456789012"), role("210987654321"));
+    let text = format!(
+        "role_arn = '{own}'\nexternal_id = '0042'\naccounts = {{ 210987654321 = {{ role_arn = \
+         '{other}', external_id = 'tenant:7' }}, 310987654321 = '{}' }}",
+        role("310987654321")
+    );
+    let config = with(&text).expect("valid").config;
+    let queue = &config.queues[0];
+    let id = |role: Option<Role<'_>>| Some(role?.external_id?.as_str().to_owned());
+    let of_accounts: Vec<_> = queue.accounts.iter().map(|(_, role)| id(role)).collect();
+    assert_eq!(id(queue.role()).as_deref(), Some("0042"));
+    assert_eq!(of_accounts, [Some("tenant:7".to_owned()), None], "none is passed on");
+    let printed = load(&config.to_toml()).expect("what is printed is valid").config;
+    assert_eq!(printed.queues, config.queues);
+
+    let variables = [
+        ("CALLBACKD_QUEUES__0__ROLE_ARN", &*own),
+        ("CALLBACKD_QUEUES__0__EXTERNAL_ID", "0042"),
+        ("CALLBACKD_QUEUES__0__ACCOUNTS__210987654321__ROLE_ARN", &*other),
+        ("CALLBACKD_QUEUES__0__ACCOUNTS__210987654321__EXTERNAL_ID", "1e3"),
+    ];
+    let of_variables = with_env(LEAST, &variables).expect("valid").config;
+    let queue = &of_variables.queues[0];
+    assert_eq!(id(queue.role()).as_deref(), Some("0042"));
+    assert_eq!(id(queue.accounts.iter().next().and_then(|(_, role)| role)).as_deref(), Some("1e3"));
+
+    for (more, wants) in [
+        (
+            "external_id = 'tenant-7'".to_owned(),
+            "queues[0].external_id: is for `role_arn`, which is missing",
+        ),
+        (
+            format!("role_arn = '{own}'\nexternal_id = 'a'"),
+            "queues[0].external_id: an external id has 2 to 1224",
+        ),
+        (
+            format!("accounts = {{ 210987654321 = {{ role_arn = '{other}', external_id = '' }} }}"),
+            "queues[0].accounts.210987654321.external_id: an external id has 2 to 1224",
+        ),
+        (
+            format!("accounts = {{ 210987654321 = {{ role_arn = '{other}', externalid = 'x' }} }}"),
+            "did you mean `external_id`?",
+        ),
+        (
+            "accounts = { 210987654321 = { external_id = 'xy' } }".to_owned(),
+            "queues[0].accounts.210987654321.role_arn: is missing",
+        ),
+        (
+            format!("accounts = {{ 210987654321 = {{ role_arn = '{own}', external_id = 'xy' }} }}"),
+            "the role is of the account 123456789012",
+        ),
     ] {
         let told = with(&more).map(drop).expect_err(&more).to_string();
         assert!(told.contains(wants), "{more}: {told}");
@@ -404,8 +466,9 @@ fn a_queue_s_role_and_region_are_known_to_commands_though_the_rest_is_wrong() {
     let of = |queue: &str, account: &str, region: &str, role: Option<&str>| Access {
         queue: queue.into(),
         account: account.into(),
+        is_further: false,
         region: Some(region.into()),
-        role_arn: role.map(str::to_owned),
+        role: role.map(|role_arn| RoleWithId { role_arn: role_arn.to_owned(), external_id: None }),
     };
     assert_eq!(
         access,
@@ -471,6 +534,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     expected.queues[0].routes = documented.queues[0].routes.clone();
     expected.queues[0].region = documented.queues[0].region.clone();
     expected.queues[0].role_arn = documented.queues[0].role_arn.clone();
+    expected.queues[0].external_id = documented.queues[0].external_id.clone();
     expected.queues[0].accounts = documented.queues[0].accounts.clone();
     #[cfg(feature = "aws")]
     expected.aws.clone_from(&documented.aws);

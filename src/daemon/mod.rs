@@ -248,7 +248,7 @@ async fn queues(
 ) -> Result<Vec<QueueParts>, aws::NoEndpoint> {
     let mut parts = Vec::new();
     for config in &loaded.config.queues {
-        let (region, role) = (config.region.as_deref(), config.role_arn.as_deref());
+        let (region, role) = (config.region.as_deref(), config.role());
         let queue = clients.queue(&config.url, region, role).await?;
         let region = region.or_else(|| config.url.region());
         let pipelines = clients.pipelines(region, role).await?;

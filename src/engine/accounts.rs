@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::seam::{ExternalId, Role};
 use crate::step::is_account;
 
 /// SageMaker accepts a report only from the execution's own account, so each account needs
@@ -17,12 +19,55 @@ pub enum Accounts {
     /// Answered with the queue's own credentials.
     Listed(Vec<String>),
     /// Each answered with its own role.
-    Roles(BTreeMap<String, String>),
+    Roles(BTreeMap<String, AccountRole>),
+}
+
+/// The role for the pipelines of one account: its ARN, or a table if its trust policy asks for an
+/// external id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum AccountRole {
+    Arn(String),
+    WithId(RoleWithId),
+}
+
+/// A role whose trust policy may ask for an external id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoleWithId {
+    pub role_arn: String,
+    /// 2 to 1224 letters, digits and characters of `_+=,.@:/-`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub external_id: Option<ExternalId>,
+}
+
+impl AccountRole {
+    #[must_use]
+    pub fn role(&self) -> Role<'_> {
+        match self {
+            Self::Arn(arn) => Role { arn, external_id: None },
+            Self::WithId(role) => role.role(),
+        }
+    }
+}
+
+impl RoleWithId {
+    #[must_use]
+    pub fn role(&self) -> Role<'_> {
+        Role { arn: &self.role_arn, external_id: self.external_id.as_ref() }
+    }
+}
+
+impl From<Role<'_>> for RoleWithId {
+    fn from(role: Role<'_>) -> Self {
+        Self { role_arn: role.arn.to_owned(), external_id: role.external_id.cloned() }
+    }
 }
 
 impl Accounts {
     /// Each account, and its role if it has one.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<Role<'_>>)> {
         let (listed, roles) = match self {
             Self::Listed(listed) => (Some(listed), None),
             Self::Roles(roles) => (None, Some(roles)),
@@ -32,7 +77,7 @@ impl Accounts {
             roles
                 .into_iter()
                 .flatten()
-                .map(|(account, role)| (account.as_str(), Some(role.as_str()))),
+                .map(|(account, role)| (account.as_str(), Some(role.role()))),
         )
     }
 
@@ -51,7 +96,7 @@ impl Accounts {
             mistakes.push(("role_arn".to_owned(), NO_ROLE.to_owned()));
         }
         for (index, (account, role)) in self.iter().enumerate() {
-            let what = match (role, role.map(account_of_role)) {
+            let what = match (role, role.map(|role| account_of_role(role.arn))) {
                 _ if !is_account(account) => "is not the twelve digits of an account".to_owned(),
                 (Some(_), Some(None)) => NO_ROLE.to_owned(),
                 (Some(_), Some(Some(of))) if of != account => {
@@ -107,7 +152,7 @@ impl<'de> Deserialize<'de> for Accounts {
             type Value = Accounts;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a sequence of accounts, or a table of account = role ARN")
+                f.write_str("a sequence of accounts, or a table of account = role")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut accounts: A) -> Result<Accounts, A::Error> {
@@ -124,6 +169,31 @@ impl<'de> Deserialize<'de> for Accounts {
                     roles.insert(account, role);
                 }
                 Ok(Accounts::Roles(roles))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl<'de> Deserialize<'de> for AccountRole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = AccountRole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a role ARN, or a table with role_arn and external_id")
+            }
+
+            fn visit_str<E: de::Error>(self, arn: &str) -> Result<AccountRole, E> {
+                Ok(AccountRole::Arn(arn.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, role: A) -> Result<AccountRole, A::Error> {
+                let role = RoleWithId::deserialize(MapAccessDeserializer::new(role))?;
+                Ok(AccountRole::WithId(role))
             }
         }
 

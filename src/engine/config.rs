@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use super::accounts::Accounts;
+pub use super::accounts::{AccountRole, Accounts, RoleWithId};
 use crate::duration::{Range, text};
 pub use crate::lifecycle::{OnStop, Verify};
+use crate::seam::{ExternalId, Role};
 use crate::step::QueueUrl;
 
 /// SQS keeps no message invisible for longer.
@@ -90,6 +91,11 @@ pub struct QueueConfig {
     /// A role to assume for this queue and its pipelines.
     #[serde(default)]
     pub role_arn: Option<String>,
+    /// What the trust policy of `role_arn` asks for: 2 to 1224 letters, digits and characters of
+    /// `_+=,.@:/-`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub external_id: Option<ExternalId>,
     /// Accounts besides the queue's own whose executions are accepted: a table of accounts and the
     /// role to assume for each, or a list if the queue's own credentials are valid for them.
     #[serde(default)]
@@ -218,6 +224,13 @@ impl QueueConfig {
         durations.chain([("concurrency", concurrency)]).collect()
     }
 
+    /// The role to assume for this queue and its pipelines.
+    #[must_use]
+    pub fn role(&self) -> Option<Role<'_>> {
+        let external_id = self.external_id.as_ref();
+        self.role_arn.as_deref().map(|arn| Role { arn, external_id })
+    }
+
     /// Its mistakes, independent of the other sections.
     #[must_use]
     pub fn mistakes(&self) -> Vec<Mistake> {
@@ -249,6 +262,13 @@ impl QueueConfig {
             wrong.add("repost_after", what);
         }
         wrong.0.extend(self.accounts.mistakes(self.role_arn.as_deref()));
+        if self.external_id.is_some() && self.role_arn.is_none() {
+            wrong.add(
+                "external_id",
+                "is for `role_arn`, which is missing; for a role of `accounts` write accounts = { \
+                 ACCOUNT = { role_arn = \"ROLE ARN\", external_id = \"ID\" } }",
+            );
+        }
         match (self.region.as_deref(), self.url.region()) {
             (Some(""), _) => {
                 wrong.add("region", "is empty; leave it out to have it taken from the url");

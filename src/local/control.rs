@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::faults::{self, Rule};
 use super::service::Service;
+use super::sts::ExternalIds;
 use super::undocumented::Undocumented;
 
 /// Where the API begins. No AWS path does.
@@ -49,6 +50,14 @@ pub(super) fn answer(
             service.set_faults(Vec::new(), None);
             (StatusCode::OK, json!({"rules": []}))
         }
+        ("GET", "external_ids") => (StatusCode::OK, json!(service.external_ids())),
+        ("POST" | "PUT", "external_ids") => match read::<ExternalIds>(body) {
+            Ok(set) => {
+                service.set_external_ids(set);
+                (StatusCode::OK, json!(service.external_ids()))
+            }
+            Err(reason) => (StatusCode::BAD_REQUEST, json!({"error": reason})),
+        },
         ("GET", "undocumented") => (StatusCode::OK, json!(service.undocumented())),
         ("POST" | "PUT", "undocumented") => {
             match read::<Undocumented>(body).and_then(Undocumented::checked) {
@@ -73,6 +82,7 @@ fn unknown(path: &str) -> Value {
         "faults": "GET, PUT {\"seed\": …, \"rules\": […]}, DELETE",
         "undocumented": "GET, PUT {\"switch\": \"variant\", …}; what is not named goes back to its \
                          default",
+        "external_ids": "GET, PUT {\"role ARN\": \"external id\", …}; other roles require none",
     })
 }
 
@@ -136,6 +146,17 @@ mod tests {
             answer(&service, &Method::PUT, "undocumented", br#"{"stopping_delay": "1h"}"#).status(),
             400
         );
+    }
+
+    #[tokio::test]
+    async fn the_external_ids_of_roles_are_replaced_as_a_whole() {
+        let service = service();
+        let body = br#"{"arn:aws:iam::210987654321:role/r": "tenant-7"}"#;
+        assert_eq!(answer(&service, &Method::PUT, "external_ids", body).status(), 200);
+        assert_eq!(service.external_ids()["arn:aws:iam::210987654321:role/r"], "tenant-7");
+        assert_eq!(answer(&service, &Method::PUT, "external_ids", b"[]").status(), 400);
+        assert_eq!(answer(&service, &Method::PUT, "external_ids", b"{}").status(), 200);
+        assert!(service.external_ids().is_empty());
     }
 
     #[tokio::test]

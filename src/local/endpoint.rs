@@ -15,6 +15,7 @@ use super::faults::{Armed, Rule};
 use super::options::Options;
 use super::server;
 use super::service::Service;
+use super::sts::ExternalIds;
 use super::undocumented::Undocumented;
 
 /// A running endpoint. It ends with [`shutdown`](Self::shutdown), or, without waiting for anything,
@@ -88,6 +89,11 @@ impl Endpoint {
     /// Sets what AWS leaves undocumented, from the next call on.
     pub fn set_undocumented(&self, undocumented: Undocumented) {
         self.service.set_undocumented(undocumented);
+    }
+
+    /// Replaces the external ids that roles require, by the role's ARN.
+    pub fn set_external_ids(&self, external_ids: ExternalIds) {
+        self.service.set_external_ids(external_ids);
     }
 
     /// Stops listening, answers pending requests (long polls at once, with nothing), and returns

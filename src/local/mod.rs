@@ -42,4 +42,5 @@ pub use events::{Event, EventKind};
 pub use faults::{Fault, Rule};
 pub use options::Options;
 pub use service::{Dropped, Service};
+pub use sts::ExternalIds;
 pub use undocumented::Undocumented;

@@ -1,6 +1,7 @@
 //! The options of an endpoint.
 
 use super::faults::{self, Rule};
+use super::sts::ExternalIds;
 use super::undocumented::Undocumented;
 
 /// How an endpoint is set up. The default is account 123456789012 in us-east-1, on loopback,
@@ -21,6 +22,8 @@ pub struct Options {
     /// default.
     pub seed: Option<u64>,
     pub undocumented: Undocumented,
+    /// The external ids that `AssumeRole` requires, by the role's ARN; other roles require none.
+    pub external_ids: ExternalIds,
     /// Faults from the start; the control API can replace them.
     pub faults: Vec<Rule>,
 }
@@ -34,6 +37,7 @@ impl Default for Options {
             allow_remote: false,
             seed: None,
             undocumented: Undocumented::default(),
+            external_ids: ExternalIds::new(),
             faults: Vec::new(),
         }
     }

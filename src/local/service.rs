@@ -1,5 +1,6 @@
 //! The endpoint without its network: one lock around all state, and calls on it.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::options::Options;
 use super::protocol::{self, ApiError, Service as Dialect, Target};
 use super::sagemaker::{self, SageMaker};
 use super::sqs::{self, Queues, Receive, Waiting};
-use super::sts;
+use super::sts::{self, ExternalIds};
 use super::undocumented::Undocumented;
 
 /// A request without an answer: its connection ends, as a fault rule demands.
@@ -33,6 +34,7 @@ pub struct Dropped {
 /// Both services as one callable object.
 #[derive(Debug)]
 pub struct Service {
+    region: String,
     account: String,
     clock: Clock,
     events: Events,
@@ -44,10 +46,12 @@ pub struct Service {
 #[derive(Debug)]
 struct State {
     queues: Queues,
-    sagemaker: SageMaker,
+    /// By account. Others than the endpoint's own are made when a role of theirs calls.
+    sagemaker: BTreeMap<String, SageMaker>,
     ids: Ids,
     plan: Plan,
     undocumented: Undocumented,
+    external_ids: ExternalIds,
 }
 
 impl Service {
@@ -56,12 +60,14 @@ impl Service {
         let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
         let state = State {
             queues: Queues::new(url, &options.region, &options.account),
-            sagemaker: SageMaker::new(&options.region, &options.account),
+            sagemaker: BTreeMap::new(),
             ids: Ids::seeded(seed),
             plan: Plan::new(options.faults, seed),
             undocumented: options.undocumented,
+            external_ids: options.external_ids,
         };
         Self {
+            region: options.region,
             account: options.account,
             clock,
             events: Events::new(),
@@ -101,6 +107,15 @@ impl Service {
         self.state().undocumented.clone()
     }
 
+    /// Replaces the external ids that roles require, by the role's ARN.
+    pub fn set_external_ids(&self, external_ids: ExternalIds) {
+        self.state().external_ids = external_ids;
+    }
+
+    pub fn external_ids(&self) -> ExternalIds {
+        self.state().external_ids.clone()
+    }
+
     pub fn request_id(&self) -> String {
         self.state().ids.uuid()
     }
@@ -134,9 +149,14 @@ impl Service {
             return respond(Err(error));
         }
         let answer = match protocol::body(body) {
-            _ if target.service == Dialect::Sts => self
-                .with(&suffers, |_, call| sts::call(&target.operation, body, &self.account, call)),
-            Ok(body) => self.call(&target, body, &suffers).await,
+            _ if target.service == Dialect::Sts => self.with(&suffers, |state, call| {
+                let (role, ids) = (sts::account_of_role(headers), state.external_ids);
+                sts::call(&target.operation, body, role, &self.account, ids, call)
+            }),
+            Ok(body) => {
+                let account = sts::account_of_role(headers).unwrap_or(&self.account);
+                self.call_as(account, &target, body, &suffers).await
+            }
             Err(error) => Err(error),
         };
         self.pause(suffers.after).await;
@@ -153,13 +173,23 @@ impl Service {
         }
     }
 
-    /// Performs an operation; a long poll returns when it has something, or when its time or the
-    /// endpoint ends.
+    /// Performs an operation in the endpoint's own account; a long poll returns when it has
+    /// something, or when its time or the endpoint ends.
     ///
     /// # Errors
     /// The operation's own.
     pub async fn call(
         &self,
+        target: &Target,
+        body: Value,
+        suffers: &Misbehaviour,
+    ) -> Result<Value, ApiError> {
+        self.call_as(&self.account, target, body, suffers).await
+    }
+
+    async fn call_as(
+        &self,
+        account: &str,
         target: &Target,
         body: Value,
         suffers: &Misbehaviour,
@@ -171,7 +201,11 @@ impl Service {
             Dialect::Sqs => self
                 .with(suffers, |state, call| sqs::api::call(operation, body, state.queues, call)),
             Dialect::SageMaker => self.with(suffers, |state, call| {
-                sagemaker::api::call(operation, &body, state.sagemaker, state.queues, call)
+                let sagemaker = state
+                    .sagemaker
+                    .entry(account.to_owned())
+                    .or_insert_with(|| SageMaker::new(&self.region, account));
+                sagemaker::api::call(operation, &body, sagemaker, state.queues, call)
             }),
         }
     }
@@ -205,7 +239,7 @@ impl Service {
         act: impl FnOnce(Parts<'_>, &mut Call<'_>) -> T,
     ) -> T {
         let mut state = self.state();
-        let State { queues, sagemaker, ids, plan, undocumented } = &mut *state;
+        let State { queues, sagemaker, ids, plan, undocumented, external_ids } = &mut *state;
         let mut call = Call {
             now: self.clock.now(),
             ids,
@@ -214,7 +248,7 @@ impl Service {
             misbehaviour: suffers,
             plan,
         };
-        act(Parts { queues, sagemaker }, &mut call)
+        act(Parts { queues, sagemaker, external_ids }, &mut call)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -225,7 +259,8 @@ impl Service {
 
 struct Parts<'a> {
     queues: &'a mut Queues,
-    sagemaker: &'a mut SageMaker,
+    sagemaker: &'a mut BTreeMap<String, SageMaker>,
+    external_ids: &'a ExternalIds,
 }
 
 #[cfg(test)]

@@ -1,10 +1,21 @@
 //! STS, as far as clients of the other two services need it: the caller's identity, and a role.
+//!
+//! Every caller is believed. A role's credentials name the role's account, so that its calls see
+//! the pipelines of that account and no others.
+
+use std::collections::BTreeMap;
 
 use hyper::HeaderMap;
 use serde_json::{Value, json};
 
 use super::call::Call;
 use super::protocol::ApiError;
+
+/// What the id of a role's key begins with; its account follows.
+const KEY: &str = "ASIALOCAL";
+
+/// The external ids that roles require, by the role's ARN.
+pub type ExternalIds = BTreeMap<String, String>;
 
 /// How long an assumed role's credentials last, as at STS by default.
 const HOUR: i64 = 3_600;
@@ -19,36 +30,79 @@ pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
     ["GetCallerIdentity", "AssumeRole"].into_iter().find(|known| *known == action)
 }
 
-/// Answers everyone: there is no authentication. A form's values stay as they came, except for the
-/// escapes in every ARN.
+/// The account of the role whose credentials signed the request; `None` for any other caller.
+pub(super) fn account_of_role(headers: &HeaderMap) -> Option<&str> {
+    let (_, credential) = headers.get("authorization")?.to_str().ok()?.split_once("Credential=")?;
+    let account = credential.strip_prefix(KEY)?.split('/').next()?;
+    (account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit())).then_some(account)
+}
+
+/// Answers everyone: there is no authentication. Only a role that requires an external id refuses
+/// who does not know it. `role` is the account of the role that calls, if one does; `own` is the
+/// endpoint's.
 pub(super) fn call(
     operation: &str,
     body: &[u8],
-    account: &str,
+    role: Option<&str>,
+    own: &str,
+    external_ids: &ExternalIds,
     call: &Call<'_>,
 ) -> Result<Value, ApiError> {
-    let body = String::from_utf8_lossy(body).replace("%3A", ":").replace("%2F", "/");
+    let form: BTreeMap<String, String> = form(body);
     let given = |name: &str| {
-        let mut pairs = body.split('&').filter_map(|pair| pair.split_once('='));
         let lacking = || ApiError::new("ValidationError", format!("{name} is missing"));
-        pairs
-            .find(|(key, value)| *key == name && !value.is_empty())
-            .map(|(_, value)| value.to_owned())
-            .ok_or_else(lacking)
+        form.get(name).filter(|value| !value.is_empty()).ok_or_else(lacking)
+    };
+    let caller = match role {
+        Some(account) => format!("arn:aws:sts::{account}:assumed-role/local/local"),
+        None => format!("arn:aws:iam::{own}:user/local"),
     };
     if operation == "GetCallerIdentity" {
-        let arn = format!("arn:aws:iam::{account}:user/local");
+        let account = role.unwrap_or(own);
         return Ok(
-            json!({ "GetCallerIdentity": { "Arn": arn, "UserId": "AIDALOCAL", "Account": account } }),
+            json!({ "GetCallerIdentity": { "Arn": caller, "UserId": "AIDALOCAL", "Account": account } }),
         );
     }
     let (role, session) = (given("RoleArn")?, given("RoleSessionName")?);
+    if external_ids.get(role).is_some_and(|wanted| form.get("ExternalId") != Some(wanted)) {
+        let message = format!(
+            "User: {caller} is not authorized to perform: sts:AssumeRole on resource: {role}"
+        );
+        return Err(ApiError { status: 403, ..ApiError::new("AccessDenied", message) });
+    }
+    let account = role.split(':').nth(4).unwrap_or(own);
     let end = i64::try_from(call.now.millis() / 1_000).unwrap_or_default() + HOUR;
     let end = jiff::Timestamp::from_second(end).map(|end| end.to_string()).unwrap_or_default();
     Ok(json!({ "AssumeRole": {
-        "Credentials": { "AccessKeyId": "ASIALOCAL", "SecretAccessKey": "local", "SessionToken": "local", "Expiration": end },
+        "Credentials": { "AccessKeyId": format!("{KEY}{account}"), "SecretAccessKey": "local", "SessionToken": "local", "Expiration": end },
         "AssumedRoleUser": { "AssumedRoleId": format!("AROALOCAL:{session}"), "Arn": format!("{role}/{session}") },
     } }))
+}
+
+/// The values of a form; of a name that comes twice, the last.
+fn form(body: &[u8]) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(body);
+    text.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), unescaped(value)))
+        .collect()
+}
+
+/// A form's value without its escapes; what is not one stays as it is.
+fn unescaped(value: &str) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let escaped = match behind {
+            [high, low, ..] if *first == b'%' => std::str::from_utf8(&[*high, *low])
+                .ok()
+                .and_then(|hex| u8::from_str_radix(hex, 16).ok()),
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(if *first == b'+' { b' ' } else { *first }));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// An answer in its XML frame.
@@ -106,6 +160,29 @@ mod tests {
         for other in [&b"Action=ListQueues"[..], b"{}", b"", b"\xff"] {
             assert_eq!(operation(&none, other), None);
         }
+    }
+
+    #[test]
+    fn the_values_of_a_form_are_unescaped() {
+        let form = form(b"RoleArn=arn%3Aaws&a+b=x+y%2&ExternalId=%C3%A4%2F%zz");
+        assert_eq!(form["RoleArn"], "arn:aws");
+        assert_eq!(form["a+b"], "x y%2");
+        assert_eq!(form["ExternalId"], "ä/%zz");
+    }
+
+    #[test]
+    fn a_request_is_of_the_account_of_the_role_that_signed_it() {
+        let signed = |key: &str| {
+            let value = format!("AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1/sqs/aws4");
+            let header = (hyper::header::AUTHORIZATION, value.parse().expect("a header"));
+            HeaderMap::from_iter([header])
+        };
+        let role = signed("ASIALOCAL210987654321");
+        assert_eq!(account_of_role(&role), Some("210987654321"));
+        for other in ["AKIAIOSFODNN7EXAMPLE", "ASIALOCAL", "ASIALOCAL21098765432x", ""] {
+            assert_eq!(account_of_role(&signed(other)), None, "{other}");
+        }
+        assert_eq!(account_of_role(&HeaderMap::new()), None);
     }
 
     #[test]

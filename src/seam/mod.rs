@@ -7,8 +7,10 @@ mod fault;
 mod observation;
 mod pipelines;
 mod queue;
+mod role;
 
 pub use fault::{Fault, FaultKind};
 pub use observation::{Observation, Observer};
 pub use pipelines::{ExecutionStanding, Pipelines, Standing, StepResult};
 pub use queue::{Entries, Queue, Received};
+pub use role::{ExternalId, NotAnExternalId, Role};

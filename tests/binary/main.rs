@@ -49,6 +49,8 @@ mod reconcile;
 mod redrive;
 #[cfg(feature = "local")]
 mod retried;
+#[cfg(feature = "local")]
+mod roles;
 mod silence;
 mod stops;
 mod surroundings;

@@ -58,11 +58,13 @@ async fn worker_process() {
     let config = serde_json::from_value(setup["config"].clone()).unwrap_or_default();
     let clients = Clients::new(config, "w 1", Arc::new(()));
     let url: QueueUrl = text("url").unwrap_or(URL).parse().expect("a URL");
-    let result = match clients.queue(&url, text("region"), text("role")).await {
+    let external_id = text("external_id").map(|id| id.parse().expect("an external id"));
+    let role = text("role").map(|arn| Role { arn, external_id: external_id.as_ref() });
+    let result = match clients.queue(&url, text("region"), role).await {
         Err(no_endpoint) => json!({ "no_endpoint": no_endpoint.to_string() }),
         Ok(queue) => {
             let received = queue.receive(1, Duration::ZERO, Duration::from_secs(30)).await;
-            let pipelines = clients.pipelines(text("region").or(url.region()), text("role")).await;
+            let pipelines = clients.pipelines(text("region").or(url.region()), role).await;
             let standing =
                 pipelines.expect("a region").execution(&ARN.parse().expect("an ARN")).await;
             json!({
@@ -541,11 +543,23 @@ async fn a_role_is_assumed_once_for_the_queue_and_its_pipelines() {
     assert!(
         requests[0].body.contains("Action=AssumeRole")
             && requests[0].body.contains("RoleSessionName=callbackd-w-1")
+            && !requests[0].body.contains("ExternalId")
     );
     assert_eq!(signed(&server, 0), "OWNKEY/us-west-2/sts");
     assert_eq!(signed(&server, 1), "ROLEKEY/us-west-2/sqs");
     assert_eq!(requests[1].header("x-amz-security-token"), Some("session"));
     assert_eq!(signed(&server, 2), "ROLEKEY/us-west-2/sagemaker");
+}
+
+#[tokio::test]
+async fn a_role_is_assumed_with_its_external_id_which_no_error_repeats() {
+    let denied = "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>";
+    let server = Server::start([Reply::Raw(403, "content-type: text/xml\r\n", denied)]).await;
+    let config = json!({ "endpoint_url": server.url, "region": "us-west-2" });
+    let setup = json!({ "config": config, "role": ROLE, "external_id": "tenant-7" });
+    let told = worker(&setup, &KEYS).await["sqs"]["Err"].as_str().expect("a fault").to_owned();
+    assert!(server.requests()[0].body.contains("&ExternalId=tenant-7"));
+    assert!(told.contains("the configured external_id") && !told.contains("tenant-7"), "{told}");
 }
 
 #[tokio::test]
@@ -556,15 +570,16 @@ async fn a_role_that_is_denied_is_a_denial_and_a_broken_sts_is_late() {
     let setup = |server: &Server| json!({ "config": { "endpoint_url": server.url, "region": "us-west-2" }, "role": ROLE });
     let result = worker(&setup(&server), &KEYS).await;
     for service in ["sqs", "sagemaker"] {
-        assert_eq!(
-            result[service]["Err"], "Misconfigured AssumeRole: AccessDenied: no",
-            "of one attempt"
-        );
+        let told = result[service]["Err"].as_str().expect("a fault");
+        let wants = format!("Misconfigured the role {ROLE}: AssumeRole: AccessDenied: no; ");
+        assert!(told.starts_with(&wants) && told.contains("external_id"), "{told}");
     }
+    assert_eq!(server.requests().len(), 1, "of one attempt");
     let server = Server::start([Reply::Raw(503, xml, "")]).await;
     let result = worker(&setup(&server), &KEYS).await;
     let late = result["sqs"]["Err"].as_str().expect("a fault");
-    assert!(late.starts_with("Transient AssumeRole: HTTP 503"), "{late}");
+    let wants = format!("Transient the role {ROLE}: AssumeRole: HTTP 503");
+    assert!(late.starts_with(&wants) && !late.contains("external_id"), "{late}");
 }
 
 #[tokio::test]
@@ -614,6 +629,46 @@ impl ProvideCredentials for ShortLived {
     }
 }
 
+/// Its first credentials are about to expire; it never gives others.
+#[derive(Debug, Default)]
+struct Hanging(AtomicUsize);
+
+impl ProvideCredentials for Hanging {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        if self.0.fetch_add(1, Ordering::SeqCst) > 0 {
+            return future::ProvideCredentials::new(std::future::pending());
+        }
+        let end = SystemTimeSource::new().now() + Duration::from_mins(1);
+        future::ProvideCredentials::ready(Ok(Credentials::new("id", "s", None, Some(end), "test")))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_credentials_of_a_role_are_renewed_beside_those_of_another_that_hangs() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let of = |source| {
+        let source = Arc::new(CachedCredentials::timed_by(SharedTimeSource::default(), source));
+        let sdk = SdkConfig::builder().behavior_version(behavior()).build();
+        let connections = Connections::default();
+        Account::new(sdk, "us-east-1", source, &connections, Arc::new(()))
+    };
+    let hanging = of(SharedCredentialsProvider::new(Hanging::default()));
+    let healthy = of(SharedCredentialsProvider::new(ShortLived(asked.clone())));
+    let clients = Clients::new(Config::default(), "w", Arc::new(()));
+    for (arn, account) in [("a", &hanging), ("b", &healthy)] {
+        account.credentials.provide_credentials().await.expect("credentials");
+        let key = ("us-east-1".to_owned(), Some(RoleKey::from(Role { arn, external_id: None })));
+        clients.made.lock().await.accounts.insert(key, account.clone());
+    }
+    // One round, in which the source that hangs is given up after half a minute.
+    let round = tokio::time::timeout(Duration::from_secs(31), clients.keep_credentials()).await;
+    assert!(round.is_err(), "it ended");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn credentials_are_kept_fresh_beside_the_calls() {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -639,12 +694,20 @@ async fn clients_are_made_once_for_a_region_and_role() {
     let a = clients.account("us-east-1".to_owned(), None).await;
     let b = clients.account("us-east-1".to_owned(), None).await;
     let elsewhere = clients.account("us-east-2".to_owned(), None).await;
-    let role = clients.account("us-east-1".to_owned(), Some(ROLE)).await;
+    let role = Role { arn: ROLE, external_id: None };
+    let other = "tenant-7".parse().expect("an external id");
+    let with_id = Role { external_id: Some(&other), ..role };
+    let role = clients.account("us-east-1".to_owned(), Some(role)).await;
+    let with_id = clients.account("us-east-1".to_owned(), Some(with_id)).await;
     assert!(Arc::ptr_eq(&a.credentials, &b.credentials));
     assert!(
         Arc::ptr_eq(&a.credentials, &elsewhere.credentials),
         "who we are is the same in every region"
     );
     assert!(!Arc::ptr_eq(&a.credentials, &role.credentials));
-    assert_eq!(clients.made.lock().await.accounts.len(), 3);
+    assert!(!Arc::ptr_eq(&role.credentials, &with_id.credentials));
+    let again =
+        clients.account("us-east-1".to_owned(), Some(Role { arn: ROLE, external_id: None }));
+    assert!(Arc::ptr_eq(&again.await.credentials, &role.credentials));
+    assert_eq!(clients.made.lock().await.accounts.len(), 4);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Failure;
 use crate::aws::{Clients, NoEndpoint, SageMaker, Sqs};
 use crate::config::Config;
+use crate::seam::{ExternalId, Role};
 use crate::step::QueueUrl;
 
 /// What is reconciled.
@@ -27,6 +28,7 @@ pub(super) struct OurQueue {
 pub(super) struct Place {
     pub sagemaker: SageMaker,
     role: Option<String>,
+    external_id: Option<ExternalId>,
     /// Whose pipelines are there.
     accounts: BTreeSet<String>,
 }
@@ -48,14 +50,14 @@ impl Fleet {
             if only.is_some_and(|name| queue.url.name() != name) {
                 continue;
             }
-            let (region, role) = (queue.region.as_deref(), queue.role_arn.as_deref());
+            let (region, role) = (queue.region.as_deref(), queue.role());
             fleet.queues.push(OurQueue {
                 queue: clients.queue(&queue.url, region, role).await.map_err(Failure::runtime)?,
                 exclusive: queue.exclusive,
                 visibility_timeout: queue.visibility_timeout,
             });
             let region = region.or_else(|| queue.url.region());
-            let of_role = role.and_then(|arn| arn.split(':').nth(4));
+            let of_role = role.and_then(|role| role.arn.split(':').nth(4));
             let own = (of_role.unwrap_or(queue.url.account()), None);
             for (account, other) in [own].into_iter().chain(queue.accounts.iter()) {
                 fleet
@@ -71,18 +73,19 @@ impl Fleet {
         &mut self,
         clients: &Clients,
         region: Option<&str>,
-        role: Option<&str>,
+        role: Option<Role<'_>>,
         account: &str,
     ) -> Result<(), NoEndpoint> {
         let sagemaker = clients.pipelines(region, role).await?;
         let same = |place: &&mut Place| {
-            place.sagemaker.region() == sagemaker.region() && place.role.as_deref() == role
+            place.sagemaker.region() == sagemaker.region() && place.role() == role
         };
         match self.places.iter_mut().find(same) {
             Some(place) => drop(place.accounts.insert(account.to_owned())),
             None => self.places.push(Place {
                 sagemaker,
-                role: role.map(str::to_owned),
+                role: role.map(|role| role.arn.to_owned()),
+                external_id: role.and_then(|role| role.external_id.cloned()),
                 accounts: BTreeSet::from([account.to_owned()]),
             }),
         }
@@ -96,6 +99,11 @@ impl Fleet {
 }
 
 impl Place {
+    fn role(&self) -> Option<Role<'_>> {
+        let arn = self.role.as_deref()?;
+        Some(Role { arn, external_id: self.external_id.as_ref() })
+    }
+
     /// Whether a pipeline of this region and account can be there.
     pub(super) fn has(&self, region: &str, account: &str) -> bool {
         self.sagemaker.region() == region && self.accounts.contains(account)
