@@ -134,7 +134,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "accounts", "config", "route", "phase", "said", "impaired", "missing", "budget",
             "gates", "messages", "watch", "polls", "inbox", "moments", "orphans", "lane", "shared",
             "ask", "report", "running", "driver", "dispatch", "delivery", "pollers", "due",
-            "lease", "looks", "bodies", "reap", "fleet", "sweep", "drain", "monitor",
+            "lease", "looks", "bodies", "reap", "fleet", "evidence", "sweep", "drain", "monitor",
         ],
     ),
     (

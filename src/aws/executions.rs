@@ -3,8 +3,7 @@
 use std::fmt::Display;
 
 use aws_sdk_sagemaker::types::{
-    Parameter, PipelineExecutionStatus, PipelineExecutionStep, PipelineExecutionSummary, SortOrder,
-    SortPipelineExecutionsBy,
+    Parameter, PipelineExecutionStep, PipelineExecutionSummary, SortOrder, SortPipelineExecutionsBy,
 };
 use aws_smithy_types::DateTime;
 use jiff::Timestamp;
@@ -172,12 +171,11 @@ impl SageMaker {
             Err(failed) => return Err(failed.into()),
         };
         let status = answer.pipeline_execution_status;
+        let standing = execution_standing(status.as_ref());
         Ok(Some(ExecutionView {
-            standing: execution_standing(status.as_ref()),
-            ending: match status {
-                Some(PipelineExecutionStatus::Succeeded) => Some(StepResult::Succeeded),
-                Some(PipelineExecutionStatus::Failed) => Some(StepResult::Failed),
-                Some(PipelineExecutionStatus::Stopped) => Some(StepResult::Stopped),
+            standing,
+            ending: match standing {
+                ExecutionStanding::Ended(how) => Some(how),
                 _ => None,
             },
             status: status.map(|status| status.as_str().to_owned()).unwrap_or_default(),
@@ -389,7 +387,7 @@ mod tests {
         ])
         .await;
         let view = ExecutionView {
-            standing: ExecutionStanding::Ended,
+            standing: ExecutionStanding::Ended(StepResult::Failed),
             ending: Some(StepResult::Failed),
             status: "Failed".to_owned(),
             failure_reason: Some("a step failed".to_owned()),

@@ -191,11 +191,9 @@ pub(super) fn ending(status: Option<&StepStatus>) -> Option<StepResult> {
 pub(super) fn execution_standing(status: Option<&PipelineExecutionStatus>) -> ExecutionStanding {
     match status {
         Some(PipelineExecutionStatus::Stopping) => ExecutionStanding::Stopping,
-        Some(
-            PipelineExecutionStatus::Succeeded
-            | PipelineExecutionStatus::Failed
-            | PipelineExecutionStatus::Stopped,
-        ) => ExecutionStanding::Ended,
+        Some(PipelineExecutionStatus::Succeeded) => ExecutionStanding::Ended(StepResult::Succeeded),
+        Some(PipelineExecutionStatus::Failed) => ExecutionStanding::Ended(StepResult::Failed),
+        Some(PipelineExecutionStatus::Stopped) => ExecutionStanding::Ended(StepResult::Stopped),
         _ => ExecutionStanding::Executing,
     }
 }
@@ -410,9 +408,9 @@ mod tests {
         for (answer, wants) in [
             (json!({ "PipelineExecutionStatus": "Executing" }), Executing),
             (json!({ "PipelineExecutionStatus": "Stopping" }), Stopping),
-            (json!({ "PipelineExecutionStatus": "Stopped" }), Ended),
-            (json!({ "PipelineExecutionStatus": "Failed" }), Ended),
-            (json!({ "PipelineExecutionStatus": "Succeeded" }), Ended),
+            (json!({ "PipelineExecutionStatus": "Stopped" }), Ended(StepResult::Stopped)),
+            (json!({ "PipelineExecutionStatus": "Failed" }), Ended(StepResult::Failed)),
+            (json!({ "PipelineExecutionStatus": "Succeeded" }), Ended(StepResult::Succeeded)),
             (json!({ "PipelineExecutionStatus": "InventedLater" }), Executing),
             (json!({}), Executing),
         ] {

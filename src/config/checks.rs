@@ -183,10 +183,48 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
             ));
         }
     }
+    for (index, queue) in config.queues.iter().enumerate() {
+        if !queue.exclusive && config.ledger.kind != Kind::Dynamodb {
+            warn_of_second_starts(index, queue, config, warnings);
+        }
+    }
     if config.ledger.kind == Kind::Memory {
         warnings.push(
             "ledger.type: \"memory\" loses everything when the process ends; only for experiments"
                 .to_owned(),
         );
+    }
+}
+
+/// Workers with ledgers of their own know a step only by its message: while one of them has the
+/// step, the others may start it too if they receive a copy.
+fn warn_of_second_starts(
+    index: usize,
+    queue: &QueueConfig,
+    config: &Config,
+    warnings: &mut Vec<String>,
+) {
+    let names = queue.handler.iter().chain(queue.routes.iter().map(|route| &route.handler));
+    for name in names.collect::<BTreeSet<_>>() {
+        let Some(handler) = config.handlers.get(name) else { continue };
+        if handler.time_limit > queue.repost_after {
+            warnings.push(format!(
+                "queues[{index}].exclusive: is false, and the time_limit of handlers.{name}, {}, \
+                 exceeds repost_after, {}: the copy of the message that is sent then may reach \
+                 another worker, which starts the step again; lower the time_limit, or let one \
+                 worker read the queue",
+                text(handler.time_limit),
+                text(queue.repost_after)
+            ));
+        }
+        // `poll_interval` has a default, so only a handler that sets it is known to poll.
+        if handler.settings.get("poll_interval").is_some() {
+            warnings.push(format!(
+                "queues[{index}].exclusive: is false, and handlers.{name} polls its jobs \
+                 (poll_interval): if this worker stops or dies meanwhile, another worker receives \
+                 the step without its checkpoint and starts a second job; let one worker read the \
+                 queue, or make the job's name a function of STEP_TOKEN"
+            ));
+        }
     }
 }

@@ -212,6 +212,7 @@ fn the_environment_overrides_the_file_with_its_raw_text() {
             ("CALLBACKD_WORKER__ID", "007"),
             ("CALLBACKD_WORKER__DRAIN_TIMEOUT", "5s"),
             ("CALLBACKD_HANDLERS__WORK__ON_STOP", "success"),
+            ("CALLBACKD_HANDLERS__WORK__TIME_LIMIT", "11h"),
             ("CALLBACKD_HTTP__LISTEN", "off"),
             ("OTHER", "ignored"),
             ("CALLBACKD_PORT", "tcp://10.0.0.1:9464"),
@@ -568,6 +569,29 @@ fn collect_keys(value: &Value, prefix: &str, keys: &mut Vec<String>) {
         Value::Null => {}
         _ => keys.push(prefix.trim_start_matches('.').to_owned()),
     }
+}
+
+#[test]
+fn workers_with_ledgers_of_their_own_are_warned_of_second_starts_on_a_shared_queue() {
+    let warnings = |exclusive: bool, handler: &str| {
+        let text = LEAST.replace("handler = ", &format!("exclusive = {exclusive}\nhandler = "));
+        load(&format!("{text}{handler}\n")).expect("valid").warnings
+    };
+    let short = "time_limit = '11h'";
+    let polling = "time_limit = '11h'\nsettings = { poll_interval = '1m' }";
+    assert_eq!(warnings(false, short), Vec::<String>::new());
+    assert_eq!(warnings(true, ""), Vec::<String>::new());
+    assert_eq!(warnings(true, polling), Vec::<String>::new());
+    let long = warnings(false, "");
+    assert!(
+        long.len() == 1
+            && ["queues[0].exclusive", "handlers.work", "1d", "11h30m"]
+                .iter()
+                .all(|part| long[0].contains(part)),
+        "{long:?}"
+    );
+    let polls = warnings(false, polling);
+    assert!(polls.len() == 1 && polls[0].contains("poll_interval"), "{polls:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One queue, and everything that belongs to it alone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::{HandlerConfig, QueueConfig};
@@ -43,6 +44,8 @@ pub(crate) struct Lane {
     pub(crate) index: usize,
     pub(crate) name: String,
     pub(crate) config: QueueConfig,
+    /// There is evidence that another consumer reads the queue, whatever the configuration says.
+    shares: AtomicBool,
     pub(crate) account: String,
     pub(crate) region: String,
     pub(crate) routes: Routes,
@@ -92,6 +95,7 @@ impl Lane {
             unreported: Moments::default(),
             deferred: Moments::default(),
             owed: Moments::default(),
+            shares: AtomicBool::new(false),
             name: parts.name,
             config: parts.config,
             account: parts.account,
@@ -100,6 +104,16 @@ impl Lane {
             pipelines: parts.pipelines,
             elsewhere: parts.elsewhere,
         }
+    }
+
+    /// Whether no other worker receives its messages, as far as is known.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.config.exclusive && !self.shares.load(Ordering::SeqCst)
+    }
+
+    /// Another consumer reads the queue. True the first time.
+    pub(crate) fn found_another_consumer(&self) -> bool {
+        !self.shares.swap(true, Ordering::SeqCst)
     }
 
     pub(crate) fn gate(&self, turn: Turn) -> &Gate {

@@ -29,7 +29,7 @@ impl Looks for Watching {
             match lane.pipelines(execution).execution(execution).await {
                 Ok(ExecutionStanding::Executing) => None,
                 Ok(ExecutionStanding::Stopping) => Some(Event::StopSeen(Via::Watch)),
-                Ok(ExecutionStanding::Ended | ExecutionStanding::NotFound) => {
+                Ok(ExecutionStanding::Ended(_) | ExecutionStanding::NotFound) => {
                     Some(Event::ExecutionEnded)
                 }
                 Err(fault) => {

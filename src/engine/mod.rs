@@ -6,8 +6,8 @@
 //!   and `inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
-//! - `dispatch delivery pollers due looks bodies reap sweep drain monitor` bring steps and time to
-//!   the drivers.
+//! - `dispatch delivery pollers due looks bodies reap evidence sweep drain monitor` bring steps and
+//!   time to the drivers.
 
 mod accounts;
 pub mod config;
@@ -20,6 +20,7 @@ pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod driver;
 mod due;
+mod evidence;
 mod fleet;
 mod gates;
 mod impaired;

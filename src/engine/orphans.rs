@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::seam::StepResult;
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// By token.
@@ -17,6 +18,18 @@ pub(crate) struct Orphan {
     pub(crate) execution: ExecutionArn,
     /// When its message should have come back at the latest.
     pub(crate) overdue: Timestamp,
+    pub(crate) fate: Fate,
+}
+
+/// What has become of the step without its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It waits for its message.
+    Waits,
+    /// It has been resumed from the ledger.
+    Resumed,
+    /// SageMaker shows it answered like this, and not by this worker.
+    Answered(StepResult),
 }
 
 impl Orphans {
@@ -26,22 +39,59 @@ impl Orphans {
 
     /// Its message has arrived.
     pub(crate) fn found(&self, token: &CallbackToken) {
-        self.lock().remove(token);
+        self.take(token);
     }
 
-    /// The steps whose messages should have arrived by `now`.
+    /// Forgets it. False if its message has arrived before.
+    pub(crate) fn take(&self, token: &CallbackToken) -> bool {
+        self.lock().remove(token).is_some()
+    }
+
+    pub(crate) fn resumed(&self, token: &CallbackToken) {
+        if let Some(orphan) = self.lock().get_mut(token) {
+            orphan.fate = Fate::Resumed;
+        }
+    }
+
+    /// Nothing if its message has arrived before.
+    pub(crate) fn answered(&self, token: &CallbackToken, how: StepResult) {
+        if let Some(orphan) = self.lock().get_mut(token) {
+            orphan.fate = Fate::Answered(how);
+        }
+    }
+
+    /// Forgets the resumed steps that are no longer in hand.
+    pub(crate) fn keep_resumed(&self, is_in_hand: impl Fn(&CallbackToken) -> bool) {
+        self.lock().retain(|token, orphan| orphan.fate != Fate::Resumed || is_in_hand(token));
+    }
+
+    /// The steps that still wait for messages which should have arrived by `now`.
     pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(CallbackToken, Orphan)> {
-        let overdue = |(_, orphan): &(&CallbackToken, &Orphan)| orphan.overdue <= now;
-        self.lock()
-            .iter()
-            .filter(overdue)
-            .map(|(token, orphan)| (token.clone(), orphan.clone()))
-            .collect()
+        self.past(now, |fate| fate == Fate::Waits)
+    }
+
+    /// The steps that were answered although their messages have not arrived by `now`, when they
+    /// should have.
+    pub(crate) fn suspicious(&self, now: Timestamp) -> Vec<(CallbackToken, Orphan)> {
+        self.past(now, |fate| matches!(fate, Fate::Answered(_)))
     }
 
     /// How many of a lane's steps are overdue.
     pub(crate) fn count(&self, lane: usize, now: Timestamp) -> usize {
-        self.lock().values().filter(|orphan| orphan.lane == lane && orphan.overdue <= now).count()
+        let overdue = |orphan: &&Orphan| {
+            orphan.lane == lane && orphan.overdue <= now && orphan.fate == Fate::Waits
+        };
+        self.lock().values().filter(overdue).count()
+    }
+
+    fn past(&self, now: Timestamp, wanted: impl Fn(Fate) -> bool) -> Vec<(CallbackToken, Orphan)> {
+        let past =
+            |(_, orphan): &(&CallbackToken, &Orphan)| orphan.overdue <= now && wanted(orphan.fate);
+        self.lock()
+            .iter()
+            .filter(past)
+            .map(|(token, orphan)| (token.clone(), orphan.clone()))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Orphan>> {

@@ -96,7 +96,7 @@ impl Shared {
         let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
         let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
         Policy {
-            alone: lane.config.exclusive && !self.ledger.is_shared(),
+            alone: lane.is_exclusive() && !self.ledger.is_shared(),
             handler_is_gone,
             max_attempts: handler.map_or(1, |config| config.max_attempts),
             retry: Backoff::new(

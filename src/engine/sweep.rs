@@ -15,9 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::dispatch::wake;
+use super::evidence;
 use super::fleet::Fleet;
 use super::inbox::{Absent, Input};
-use super::orphans::Orphan;
+use super::orphans::{Fate, Orphan};
 use super::shared::Shared;
 use super::watch::Kind;
 use crate::clock::after;
@@ -78,6 +79,9 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
         for token in sweep.shared.lanes.iter().flat_map(|lane| lane.deferred.until(now)) {
             wake(&sweep.shared, &token, Input::Event(Event::Found), Absent::Start).await;
         }
+        sweep.shared.orphans.keep_resumed(|token| sweep.shared.steps.contains(token));
+        // First, because it decides whether steps are resumed.
+        evidence::examine(&sweep.shared).await;
         sweep.resume_orphans().await;
         if purged.elapsed() >= every {
             purged = Instant::now();
@@ -183,14 +187,14 @@ impl Sweep {
         if found {
             wake(&self.shared, &step.token, Input::Event(Event::Found), Absent::Start).await;
         } else if matches!(step.status, Status::Claimed | Status::Waiting) {
-            let resumes = lane.config.exclusive || self.shared.ledger.is_shared();
+            let resumes = lane.is_exclusive() || self.shared.ledger.is_shared();
             if resumes {
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Active);
             }
             let overdue = after(now, lane.config.visibility_timeout + MARGIN);
-            self.shared
-                .orphans
-                .add(step.token, Orphan { lane: lane.index, execution: step.execution, overdue });
+            let (lane, execution) = (lane.index, step.execution);
+            let orphan = Orphan { lane, execution, overdue, fate: Fate::Waits };
+            self.shared.orphans.add(step.token, orphan);
         }
     }
 
@@ -213,12 +217,12 @@ impl Sweep {
         let mut counts = vec![0_usize; self.shared.lanes.len()];
         for (token, orphan) in self.shared.orphans.overdue(self.shared.clock.now()) {
             if self.shared.steps.contains(&token) {
-                self.shared.orphans.found(&token);
+                self.shared.orphans.resumed(&token);
                 continue;
             }
             let lane = &self.shared.lanes[orphan.lane];
-            if lane.config.exclusive || self.shared.ledger.is_shared() {
-                self.shared.orphans.found(&token);
+            if lane.is_exclusive() || self.shared.ledger.is_shared() {
+                self.shared.orphans.resumed(&token);
                 if let Some(more) = lane.said.again("without message") {
                     tracing::warn!(%token, queue = lane.name, more, "the step's message has not \
                         come back; the step is resumed from the ledger");
@@ -229,12 +233,16 @@ impl Sweep {
             }
         }
         for (lane, count) in self.shared.lanes.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            let remedy = if lane.config.exclusive {
+                "another consumer was found to read this queue"
+            } else {
+                "set exclusive = true if no other worker reads this queue"
+            };
             tracing::warn!(
                 queue = lane.name,
                 steps = count,
                 "steps in the ledger have no message on the queue, and another worker may have \
-                 them; this worker does not start them: `callbackd steps` shows them; set \
-                 exclusive = true if no other worker reads this queue"
+                 them; this worker does not start them: `callbackd steps` shows them; {remedy}"
             );
         }
     }

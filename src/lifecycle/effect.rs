@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Ending, Via};
+use crate::seam::StepResult;
 use crate::step::StopReason;
 
 /// Something to do, in the given order: once the transition's record is durable, or at once if its
@@ -46,6 +47,18 @@ pub enum Effect {
     Replace,
     /// SageMaker does not find the step whose report it refused: log it as an error, and count it.
     Missing,
+    /// SageMaker shows a step answered that this ledger held and never answered, although no other
+    /// worker should receive it.
+    ///
+    /// Expected: another consumer of the queue has received the message, answered and deleted it.
+    /// The driver has to rule out the other explanations. If the message comes back, the handler,
+    /// the job it started, or an operator has answered: they delete no message. If the execution is
+    /// stopping, or [`shows_an_answer`](super::shows_an_answer) otherwise says no, it may not have
+    /// been an answer at all.
+    ///
+    /// Caveat: a message that was redriven, purged or expired does not come back either. If such a
+    /// step is answered by hand, it looks as if another consumer had answered.
+    AnsweredElsewhere(StepResult),
     /// Count a stop that was noticed.
     CountStop(Via),
     /// Count a step that is finished.

@@ -22,6 +22,7 @@ mod answer;
 mod blame;
 mod conclude;
 mod effect;
+mod elsewhere;
 mod event;
 mod leave;
 mod machine;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use blame::Beside;
 pub use effect::Effect;
+pub use elsewhere::shows_an_answer;
 pub use event::{Answer, Arrival, Event, RunEnd, Via};
 pub use machine::{Illegal, Transition, Urgency, View, Write, decide};
 pub use phase::Phase;

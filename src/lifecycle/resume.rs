@@ -46,7 +46,9 @@ impl Decision<'_> {
                 });
                 wanted.proceed()
             }
-            Answer::Standing(Standing::Closed(how)) => self.closed(*how),
+            Answer::Standing(Standing::Closed(how)) => {
+                self.closed(*how).first(self.answered_elsewhere(*how))
+            }
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => {
                 self.ask_later(Activity::Sleeping)
             }

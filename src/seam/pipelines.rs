@@ -17,8 +17,8 @@ pub enum Standing {
     NotFound,
 }
 
-/// How a step ended at SageMaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a step, or an execution, ended at SageMaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepResult {
     Succeeded,
     Failed,
@@ -30,8 +30,7 @@ pub enum StepResult {
 pub enum ExecutionStanding {
     Executing,
     Stopping,
-    /// Succeeded, failed or stopped.
-    Ended,
+    Ended(StepResult),
     NotFound,
 }
 

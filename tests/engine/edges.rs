@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use callbackd::seam::{Observation, Observer};
+use callbackd::seam::{ExecutionStanding, Observation, Observer, Standing, StepResult};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::bench::{Bench, until};
+use crate::bench::{Bench, body_of, until};
 
 const TOKEN: &str = "abcdefghij";
 
@@ -90,6 +90,63 @@ async fn beside_other_workers_a_step_without_its_message_is_not_started() {
     sleep(Duration::from_hours(2)).await;
     assert_eq!(bench.log.count("run 1"), 1);
     worker.drain().await;
+}
+
+/// Of two steps that wait for nobody, the message of one is gone and it was answered like this;
+/// the message of the other is gone too, and SageMaker still waits for it. Returns how often the
+/// other one was started by the next worker.
+async fn starts_beside_an_answered_step(
+    step: StepResult,
+    execution: ExecutionStanding,
+    message_comes: bool,
+) -> usize {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    let again = json!({"do": "again", "seconds": 60});
+    bench.pipelines.open(TOKEN);
+    let first = body_of("first", TOKEN, &again, "Executing");
+    let ids = [bench.queue.put(&first), bench.step("otherToken", &again)];
+    let waiting = |token| bench.disk.status(token).as_deref() == Some("waiting");
+    until("both wait", || waiting(TOKEN) && waiting("otherToken")).await;
+    worker.drain().await;
+    for id in &ids {
+        bench.queue.lose(id);
+    }
+    bench.pipelines.stand(TOKEN, Standing::Closed(step));
+    bench.pipelines.executions.lock().unwrap().insert("first".to_owned(), execution);
+    let runs = bench.log.count("run 1");
+    let worker = bench.start().await;
+    until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
+    if message_comes {
+        bench.queue.put(&first);
+    }
+    sleep(Duration::from_hours(1)).await;
+    let missing = worker.monitor.queues()[0].without_message;
+    worker.drain().await;
+    let starts = bench.log.count("run 1") - runs;
+    assert_eq!(missing, usize::from(starts == 0), "what is not resumed is counted");
+    starts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_another_consumer_has_answered_ends_the_resuming_of_others() {
+    let ended = ExecutionStanding::Ended(StepResult::Succeeded);
+    assert_eq!(starts_beside_an_answered_step(StepResult::Succeeded, ended, false).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_be_another_end_than_an_answer_of_another_consumer_ends_no_resuming() {
+    let ended = ExecutionStanding::Ended;
+    for (step, execution, message_comes) in [
+        // The handler, its job or an operator has answered; none of them deletes the message.
+        (StepResult::Succeeded, ended(StepResult::Succeeded), true),
+        (StepResult::Succeeded, ended(StepResult::Stopped), false),
+        (StepResult::Failed, ended(StepResult::Failed), false),
+        (StepResult::Stopped, ended(StepResult::Stopped), false),
+    ] {
+        let starts = starts_beside_an_answered_step(step, execution, message_comes).await;
+        assert!(starts > 0, "{step:?} {execution:?} {message_comes}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -167,7 +167,7 @@ async fn a_step_whose_execution_ended_otherwise_is_cleaned_up_without_a_report()
     bench.step(TOKEN, &json!({"do": "wait"}));
     until("it runs", || bench.log.count("run 1") == 1).await;
     bench.pipelines.stand(TOKEN, Standing::Closed(StepResult::Stopped));
-    *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Ended;
+    *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Ended(StepResult::Failed);
     until("the message is deleted", || bench.queue.len() == 0).await;
     assert_eq!(
         bench.log.entries(),

@@ -445,7 +445,10 @@ impl Turn<'_> {
             Effect::RefuseDelivery(_) => self.let_go(worker, 1 << self.delivered),
             Effect::RefuseStop(_) => self.let_go(worker, 1 << STOP | 1 << FORGED),
             Effect::Replace => self.replace(worker),
-            Effect::Missing | Effect::CountStop(_) | Effect::Finish(_) => {}
+            Effect::Missing
+            | Effect::AnsweredElsewhere(_)
+            | Effect::CountStop(_)
+            | Effect::Finish(_) => {}
         }
     }
 

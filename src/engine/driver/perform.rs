@@ -82,6 +82,9 @@ impl Driver {
                     .observer
                     .observe(Observation::ReportNotFound { queue: &self.lane.name });
             }
+            Effect::AnsweredElsewhere(how) => {
+                self.shared.orphans.answered(&self.state.record.token, how);
+            }
             Effect::CountStop(via) => {
                 tracing::info!(via = via.as_str(), "a stop of the step is requested");
                 self.shared

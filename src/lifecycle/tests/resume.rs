@@ -56,13 +56,68 @@ fn a_step_found_without_its_message_that_is_closed_is_cleaned_up_after_where_it_
     for mut bench in left_behind() {
         bench.feed(Event::Found);
         let cleaned = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];
-        assert_eq!(bench.answer(Standing::Closed(StepResult::Failed)), cleaned);
+        assert_eq!(bench.answer(CLOSED), cleaned);
         assert_eq!(bench.feed(Event::Cleaned(Ok(()))), ELSEWHERE);
     }
     let [mut never_ran, _] = left_behind();
     never_ran.state.record.attempt = 0;
     never_ran.feed(Event::Found);
     assert_eq!(never_ran.answer(CLOSED), ELSEWHERE);
+}
+
+#[test]
+fn a_step_found_answered_that_this_ledger_never_answered_is_told_of_where_it_should_be_alone() {
+    let told = |bench: &mut Bench, how| {
+        let effects = bench.answer(Standing::Closed(how));
+        let told = effects.iter().filter(|it| matches!(it, Effect::AnsweredElsewhere(_)));
+        let told = told.cloned().collect::<Vec<_>>();
+        assert!(effects.starts_with(&told), "the rest goes on as ever: {effects:?}");
+        told
+    };
+    for how in [StepResult::Succeeded, StepResult::Failed] {
+        for mut bench in left_behind() {
+            bench.feed(Event::Found);
+            assert_eq!(told(&mut bench, how), [Effect::AnsweredElsewhere(how)]);
+        }
+        for mut bench in left_behind() {
+            bench.feed(Event::ExecutionEnded);
+            assert_eq!(told(&mut bench, how), [Effect::AnsweredElsewhere(how)]);
+        }
+        for mut bench in left_behind() {
+            bench.policy.alone = false;
+            bench.feed(Event::Found);
+            assert_eq!(told(&mut bench, how), [], "others may read the queue");
+        }
+        for mut bench in left_behind() {
+            bench.delivered(true);
+            bench.feed(Event::ExecutionEnded);
+            assert_eq!(told(&mut bench, how), [], "its message is here");
+        }
+        for mut bench in [Bench::running(), Bench::deferred(), Bench::concluded()] {
+            bench.feed(Event::ExecutionEnded);
+            assert_eq!(told(&mut bench, how), [], "the handler, or who completes it, may answer");
+        }
+        let mut reported = Bench::concluded();
+        reported.crash();
+        assert_eq!(reported.feed(Event::Found), [Effect::Report]);
+        assert_eq!(reported.feed(Event::ReportRefused("conflict".into())), [ASK]);
+        assert_eq!(told(&mut reported, how), [], "the report was accepted, its answer lost");
+    }
+    for mut bench in left_behind() {
+        bench.feed(Event::Found);
+        assert_eq!(told(&mut bench, StepResult::Stopped), []);
+    }
+}
+
+#[test]
+fn only_some_endings_of_a_step_can_have_come_by_an_answer_alone() {
+    use crate::seam::ExecutionStanding::{Ended, Executing, NotFound, Stopping};
+    use StepResult::{Failed, Stopped, Succeeded};
+    let all = [Executing, Stopping, Ended(Succeeded), Ended(Failed), Ended(Stopped), NotFound];
+    let shown = |step| all.into_iter().filter(|it| shows_an_answer(step, *it)).collect::<Vec<_>>();
+    assert_eq!(shown(Succeeded), [Executing, Ended(Succeeded), Ended(Failed)]);
+    assert_eq!(shown(Failed), [Executing]);
+    assert_eq!(shown(Stopped), []);
 }
 
 #[test]
