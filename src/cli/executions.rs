@@ -55,6 +55,11 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 const TRIES: u32 = 6;
 
 pub(super) async fn start(arguments: Start, config: Option<&Path>) -> Result<ExitCode, Failure> {
+    if let Some(name) = twice(&arguments.parameters) {
+        return Err(Failure::Usage(format!(
+            "the parameter {name} is given more than once; give it one value"
+        )));
+    }
     let of = Target { pipeline: arn_parts(&arguments.pipeline), queue: arguments.queue.as_deref() };
     let sagemaker = sagemaker(config, of).await?;
     let request = request_token();
@@ -221,9 +226,25 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The first name that comes again.
+fn twice(parameters: &[(String, String)]) -> Option<&str> {
+    let mut names = BTreeSet::new();
+    parameters.iter().map(|(name, _)| name.as_str()).find(|name| !names.insert(*name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_parameter_that_is_given_twice_is_found_by_its_name() {
+        let given = |all: &[&str]| all.iter().map(|text| pair(text)).collect::<Result<Vec<_>, _>>();
+        let twice = |all: &[&str]| twice(&given(all).expect("pairs")).map(str::to_owned);
+        assert_eq!(twice(&["n=a", "m=a", "n=b"]).as_deref(), Some("n"));
+        assert_eq!(twice(&["n=a", "n=a"]).as_deref(), Some("n"), "nor the same value");
+        assert_eq!(twice(&["n=n", "N=n", "m=n"]), None);
+        assert_eq!(twice(&[]), None);
+    }
 
     fn access(queue: &str, account: &str, region: &str, role: Option<&str>) -> Access {
         let arn = role.map(|name| format!("arn:aws:iam::{account}:role/{name}"));

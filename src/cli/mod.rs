@@ -93,6 +93,8 @@ enum Command {
 enum Failure {
     /// Exit code 1.
     Runtime(String),
+    /// Exit code 2.
+    Usage(String),
     /// Exit code 78, as in sysexits.h.
     Configuration(String),
 }
@@ -225,6 +227,7 @@ fn told(ended: Result<ExitCode, Failure>) -> (ExitCode, Option<String>) {
     match ended {
         Ok(code) => (code, None),
         Err(Failure::Runtime(text)) => (ExitCode::FAILURE, Some(text)),
+        Err(Failure::Usage(text)) => (ExitCode::from(2), Some(text)),
         Err(Failure::Configuration(text)) => (ExitCode::from(78), Some(text)),
     }
 }

@@ -129,7 +129,22 @@ async fn without_a_file_an_execution_is_started_and_stopped_with_what_the_enviro
     assert_eq!((&body["PipelineName"], &body["PipelineParameters"]), (&json!("p"), &parameters));
     assert!(body["ClientRequestToken"].as_str().is_some_and(|token| token.len() >= 32), "{body}");
 
-    // An ARN contains the region, so none must be configured.
+    // One name has one value, which is checked before any call.
+    let twice = ["start", "p", "--parameter", "n=a", "--parameter", "n=b"];
+    let output = account.run(folder.path(), &twice, &[("CALLBACKD_AWS__REGION", "eu-west-1")]);
+    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
+    assert!(printed(&output).contains("the parameter n is given more than once"));
+    assert!(account.asked().is_empty());
+
+    // An ARN contains the region, so none must be configured, and another one does not count.
+    let output = account.run(
+        folder.path(),
+        &["start", "arn:aws:sagemaker:eu-west-1:210987654321:pipeline/p"],
+        &[("CALLBACKD_AWS__REGION", "us-east-2")],
+    );
+    assert!(output.status.success(), "{}", printed(&output));
+    assert_eq!(account.asked()[0].where_, "eu-west-1");
+
     let output = account.run(folder.path(), &["stop", ARN], &[]);
     assert!(output.status.success(), "{}", printed(&output));
     let [asked] = &account.asked()[..] else { panic!("one call") };
