@@ -85,6 +85,24 @@ fn a_stop_of_the_time_before_a_token_came_back_may_be_deleted_until_it_is_stoppe
 }
 
 #[test]
+fn a_stop_that_was_written_late_is_over_once_the_step_that_came_back_is_taken_up_again() {
+    let closed = Seen::Closed { token: 1, succeeded: false };
+    let again = || Seen::TakenUpAgain { ledger: 0, token: 1 };
+    let before = [OPENED, SENT, STOPPING, STOP_KNOWN];
+    let story = |after: &[Seen<u8>]| {
+        let mut judge = Judge::default();
+        let verdicts = before.iter().chain(after).map(|seen| judge.see(seen));
+        verdicts.last().expect("something happened")
+    };
+    // The ledger's write of the stop was repeated after the token had come back.
+    let late = [closed, OPENED, STOP_KNOWN];
+    assert_eq!(story(&[&late[..], &[again(), STARTED]].concat()), Ok(()));
+    assert_eq!(story(&[&late[..], &[STARTED]].concat()), Err(Broken::StartedAfterStop(1)));
+    let unreturned = story(&[again(), STARTED]);
+    assert_eq!(unreturned, Err(Broken::StartedAfterStop(1)), "it has not come back");
+}
+
+#[test]
 fn a_message_deleted_before_the_step_is_closed_breaks_p1() {
     assert_eq!(
         last([OPENED, SENT, STARTED, ENDED, CONCLUDED, DELETED]),

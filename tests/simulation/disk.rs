@@ -156,10 +156,19 @@ impl Store for Disk {
             let asked = disk.life.world.passed();
             let disk = &disk;
             disk.call("put", move || {
+                let before = futures_util::FutureExt::now_or_never(disk.held.get(&row.head.token))
+                    .expect("memory does not wait");
+                let was_settled =
+                    matches!(before, Ok(Some(Ok(before))) if before.head.status == "settled");
                 let put =
                     futures_util::FutureExt::now_or_never(disk.held.put(row, expected, commit))
                         .expect("memory does not wait");
                 if put == Ok(Put::Done) {
+                    if was_settled && written.head.status != "settled" {
+                        let (ledger, token) =
+                            (disk.life.worker.ledger, written.head.token.to_string());
+                        disk.life.see(&Seen::TakenUpAgain { ledger, token });
+                    }
                     disk.durable(&written, asked);
                 } else {
                     disk.life.world.count("path: a write lost to another");

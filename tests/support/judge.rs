@@ -72,6 +72,8 @@ pub enum Seen<N> {
     Claiming { worker: Worker, token: N },
     /// The ledger holds, durably, that the step is to be stopped.
     StopKnown { ledger: u8, token: N },
+    /// The ledger takes a settled step up again: its token has come back.
+    TakenUpAgain { ledger: u8, token: N },
     /// The ledger holds an outcome, durably.
     Concluded { ledger: u8, token: N },
     /// The ledger holds, durably, that someone else will complete the step.
@@ -324,6 +326,12 @@ impl<N: Name> Judge<N> {
             Seen::StopKnown { ledger, token } => {
                 self.in_ledger(*ledger, token).stop_known = true;
                 return self.stop_believed(token);
+            }
+            Seen::TakenUpAgain { ledger, token } => {
+                // What was written late about the time before says nothing about this one.
+                if self.step(token).returned {
+                    self.in_ledger(*ledger, token).stop_known = false;
+                }
             }
             Seen::StopTold { token, .. } => return self.stop_believed(token),
             Seen::Concluded { ledger, token } => self.in_ledger(*ledger, token).concluded = true,
