@@ -345,7 +345,12 @@ fn lives(dice: &mut Dice, window: u64) -> Vec<Fate> {
                 1 => Ends::After(dice.seconds(0..=window)),
                 _ => {
                     let effect = dice.pick(&EFFECTS);
-                    let most = if effect.is_empty() { dice.pick(&[3, 10, 60]) } else { 3 };
+                    let most = match effect {
+                        "" => dice.pick(&[3, 10, 60]),
+                        // Few lives have more than one.
+                        "cleanup" => 2,
+                        _ => 3,
+                    };
                     Ends::AtEffect(effect, dice.0.i64(1..=most))
                 }
             };
