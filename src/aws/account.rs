@@ -28,6 +28,11 @@ pub(super) struct Account {
     pub quick: aws_sdk_sqs::Client,
     pub sagemaker: aws_sdk_sagemaker::Client,
     pub sts: aws_sdk_sts::Client,
+    /// Two for the same reason as SQS has two: single items, and tables and lists.
+    #[cfg(feature = "dynamodb")]
+    pub items: aws_sdk_dynamodb::Client,
+    #[cfg(feature = "dynamodb")]
+    pub tables: aws_sdk_dynamodb::Client,
     pub observer: Arc<dyn Observer>,
 }
 
@@ -78,6 +83,10 @@ impl Account {
             quick: sqs(Limit::QUICK, &http.keeping),
             sagemaker: aws_sdk_sagemaker::Client::from_conf(sagemaker),
             sts: aws_sdk_sts::Client::from_conf(sts),
+            #[cfg(feature = "dynamodb")]
+            items: dynamodb(&sdk, Limit::LEDGER, &http.ledger),
+            #[cfg(feature = "dynamodb")]
+            tables: dynamodb(&sdk, Limit::ANSWER, &http.others),
             observer,
             sdk,
         }
@@ -121,6 +130,16 @@ impl Account {
     pub(super) fn calls(&self, service: &'static str) -> Calls {
         Calls::new(service, self.credentials.clone(), self.observer.clone())
     }
+}
+
+/// The SDK gives this service four tries of its own unless its client says otherwise.
+#[cfg(feature = "dynamodb")]
+fn dynamodb(sdk: &SdkConfig, limit: Limit, http: &SharedHttpClient) -> aws_sdk_dynamodb::Client {
+    let config = aws_sdk_dynamodb::config::Builder::from(sdk)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(limit.of_the_sdk())
+        .http_client(http.clone());
+    aws_sdk_dynamodb::Client::from_conf(config.build())
 }
 
 /// Dated, so that a newer SDK changes nothing about timeouts, retries or connections until someone

@@ -21,6 +21,8 @@ use tokio::time::timeout;
 
 use super::credentials::CachedCredentials;
 use super::faults::Failure;
+#[cfg(feature = "dynamodb")]
+use crate::seam::FaultKind;
 use crate::seam::{Fault, Observation, Observer};
 
 /// How long one call may take. The SDK bounds only the connection set-up; a connection whose peer
@@ -38,6 +40,10 @@ impl Limit {
     pub(super) const QUICK: Self = Self(Duration::from_secs(5));
     /// Reports and questions.
     pub(super) const ANSWER: Self = Self(Duration::from_secs(10));
+    /// The ledger's table answers in milliseconds. A lease of 3 s is lost 2 s after its last
+    /// renewal.
+    #[cfg(feature = "dynamodb")]
+    pub(super) const LEDGER: Self = Self(Duration::from_secs(2));
 
     /// Added to the SDK's own timeout, which therefore fires first unless it is broken.
     const MARGIN: Duration = Duration::from_secs(2);
@@ -71,6 +77,14 @@ pub(super) struct Calls {
 pub(super) struct Failed {
     pub operation: &'static str,
     pub failure: Failure,
+}
+
+impl Failed {
+    /// What to do about it.
+    #[cfg(feature = "dynamodb")]
+    pub(super) fn kind(&self) -> FaultKind {
+        self.failure.kind()
+    }
 }
 
 impl Calls {

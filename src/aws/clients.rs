@@ -21,6 +21,8 @@ use super::calls::Calls;
 use super::chain::Chain;
 use super::config::Config;
 use super::credentials::CachedCredentials;
+#[cfg(feature = "dynamodb")]
+use super::dynamodb::DynamoDb;
 use super::outside::Outside;
 use super::profile;
 use super::role::{RoleKey, RoleProvider, session_name};
@@ -130,6 +132,17 @@ impl Clients {
     ) -> Result<SageMaker, NoEndpoint> {
         let region = self.region(region, "SageMaker").await?;
         Ok(SageMaker::new(&self.account(region, role).await))
+    }
+
+    /// The ledger's table of this name, in `aws.region`, else the region that the SDK's chain finds.
+    /// Its settled steps are removed after `retention`.
+    ///
+    /// # Errors
+    /// [`NoEndpoint`] if no region is known.
+    #[cfg(feature = "dynamodb")]
+    pub async fn table(&self, name: &str, retention: Duration) -> Result<DynamoDb, NoEndpoint> {
+        let region = self.region(None, "the ledger's table").await?;
+        Ok(DynamoDb::new(&self.account(region, None).await, name, retention))
     }
 
     pub(super) async fn sts(

@@ -109,6 +109,12 @@ impl Failure {
         matches!(self.code(), Some("ResourceNotFound" | "QueueDoesNotExist" | "NonExistentQueue"))
     }
 
+    /// The condition of a write to DynamoDB does not hold; nothing was written.
+    #[cfg(feature = "dynamodb")]
+    pub(super) fn is_condition(&self) -> bool {
+        self.code() == Some("ConditionalCheckFailed")
+    }
+
     /// The credentials are no longer accepted, whatever their expiry date says.
     pub(super) fn distrusts_credentials(&self) -> bool {
         match self {
@@ -171,7 +177,7 @@ impl Failure {
         Fault::new(self.kind(), line(&detail))
     }
 
-    fn kind(&self) -> FaultKind {
+    pub(super) fn kind(&self) -> FaultKind {
         match self {
             // A wrong clock is no lack of permission; it gets set, or the SDK learns the service's
             // time.
@@ -251,7 +257,8 @@ fn sort(refusal: &Refusal) -> FaultKind {
         | "RequestLimitExceeded"
         | "BandwidthLimitExceeded"
         | "SlowDown"
-        | "PriorRequestNotComplete" => FaultKind::Transient,
+        | "PriorRequestNotComplete"
+        | "ProvisionedThroughputExceeded" => FaultKind::Transient,
         // 120,000 messages are in flight; some of them will be deleted.
         "OverLimit" => FaultKind::Transient,
         "RequestTimeout"
@@ -374,6 +381,8 @@ mod tests {
             ("KmsThrottled", 400, Transient),
             ("TooManyRequestsException", 429, Transient),
             ("RequestLimitExceeded", 503, Transient),
+            ("ProvisionedThroughputExceededException", 400, Transient),
+            ("ConditionalCheckFailedException", 400, Refused),
             ("OverLimit", 403, Transient),
             ("InternalFailure", 500, Transient),
             ("InternalFailure", 400, Transient),

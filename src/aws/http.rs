@@ -43,6 +43,8 @@ pub struct Connections {
     pub(super) keeping: SharedHttpClient,
     /// Reports and questions to SageMaker.
     pub(super) answers: SharedHttpClient,
+    /// Single items of the ledger's table: leases are renewed by them.
+    pub(super) ledger: SharedHttpClient,
     /// Roles and credential providers, which all other calls depend on.
     pub(super) others: SharedHttpClient,
     /// Services on this machine or container, never through a proxy: a proxy would answer for its
@@ -59,7 +61,14 @@ impl Default for Connections {
             through: ProxyConfig::disabled,
             pools: Mutex::default(),
         });
-        Self { polls: own(), keeping: own(), answers: own(), others: own(), metadata }
+        Self {
+            polls: own(),
+            keeping: own(),
+            answers: own(),
+            ledger: own(),
+            others: own(),
+            metadata,
+        }
     }
 }
 
@@ -67,7 +76,14 @@ impl Default for Connections {
 impl From<SharedHttpClient> for Connections {
     fn from(http: SharedHttpClient) -> Self {
         let again = || http.clone();
-        Self { polls: again(), keeping: again(), answers: again(), others: again(), metadata: http }
+        Self {
+            polls: again(),
+            keeping: again(),
+            answers: again(),
+            ledger: again(),
+            others: again(),
+            metadata: http,
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `calls` | every call: its timeout, our bound around it, its count |
 //! | `faults` | what to do about an error |
 //! | `sqs`, `sagemaker` | [`Queue`](crate::seam::Queue) and [`Pipelines`](crate::seam::Pipelines) |
+//! | `dynamodb` | the ledger's [`Store`](crate::ledger::Store) in a table |
 //! | `executions` | executions that the commands start, stop, list and show |
 //! | `backlog` | how many messages a queue has, and its dead-letter queue |
 //! | `doctor` | whether everything exists and is allowed |
@@ -25,6 +26,8 @@ mod clients;
 mod config;
 mod credentials;
 pub mod doctor;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod executions;
 mod faults;
 mod helper;
@@ -42,6 +45,8 @@ mod server;
 pub use backlog::Backlog;
 pub use clients::{Clients, NoEndpoint};
 pub use config::Config;
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::{Created, DynamoDb, Unusable};
 pub use executions::{Callback, ExecutionSummary, ExecutionView, Listed, StepView};
 pub use http::Connections;
 pub use outside::Outside;

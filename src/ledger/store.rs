@@ -226,26 +226,26 @@ impl Query {
     pub const MAX_LIMIT: usize = 1000;
 
     /// How many rows to return.
-    pub(super) fn bounded(&self) -> usize {
+    pub(crate) fn bounded(&self) -> usize {
         self.limit.clamp(1, Self::MAX_LIMIT)
     }
 
     /// What the ARN of an execution of the pipeline contains, in lower case.
-    pub(super) fn needle(&self) -> Option<String> {
+    pub(crate) fn needle(&self) -> Option<String> {
         self.pipeline.as_ref().map(|name| format!(":pipeline/{}/", name.to_ascii_lowercase()))
     }
 
     /// Whether it selects only unsettled steps: usually few among many.
-    pub(super) fn leaves_settled_out(&self) -> bool {
+    pub(crate) fn leaves_settled_out(&self) -> bool {
         !self.statuses.is_empty() && self.statuses.iter().all(|status| status != SETTLED)
     }
 }
 
 /// The one status that a store knows: its rows are many, and are removed when they are old.
-pub(super) const SETTLED: &str = "settled";
+pub(crate) const SETTLED: &str = "settled";
 
 impl Head {
-    pub(super) fn answers(&self, query: &Query) -> bool {
+    pub(crate) fn answers(&self, query: &Query) -> bool {
         (query.statuses.is_empty() || query.statuses.iter().any(|status| *status == self.status))
             && (query.handler.is_none() || query.handler.as_deref() == self.handler.as_deref())
             && query

@@ -1,0 +1,147 @@
+//! The records of the workers that share the table.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use futures_util::future::BoxFuture;
+
+use super::DynamoDb;
+use super::items::{self, EXPIRES, ID, Item, VERSION};
+use crate::aws::calls::Limit;
+use crate::ledger::store::{Put, StoreError, Worker, Workers};
+use crate::lifecycle::WorkerId;
+use crate::step::CallbackToken;
+
+/// The steps whose stops a worker has not been told of. An empty set does not exist in DynamoDB.
+const STOPS: &str = "stops";
+
+/// How long the record of a dead worker is kept: far more than the longest lease, so that no clock
+/// is wrong enough to end a lease by it.
+const KEPT: Duration = Duration::from_hours(7 * 24);
+
+fn worker_id(worker: &WorkerId) -> AttributeValue {
+    items::text(format!("worker#{}", worker.0))
+}
+
+fn stops(item: &Item) -> BTreeSet<CallbackToken> {
+    let stops = item.get(STOPS).and_then(|stops| stops.as_ss().ok());
+    stops.into_iter().flatten().filter_map(|token| token.parse().ok()).collect()
+}
+
+impl Workers for DynamoDb {
+    fn worker<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+    ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>> {
+        Box::pin(async move {
+            let id = format!("worker#{}", worker.0);
+            let item = self.item(&id).await.map_err(|failed| self.error(&failed))?;
+            let Some(item) = item else { return Ok(None) };
+            let version = items::integer(&item, VERSION).map_err(|detail| {
+                StoreError(format!("the record of the worker {worker} cannot be read: {detail}"))
+            })?;
+            Ok(Some(Worker { version, stops: stops(&item) }))
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: Option<u64>,
+        told: BTreeSet<CallbackToken>,
+    ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
+        Box::pin(async move {
+            let renew = || {
+                let mut change = "SET #version = :next, #expires = :expires".to_owned();
+                let mut update = self
+                    .client
+                    .update_item()
+                    .table_name(self.name())
+                    .key(ID, worker_id(worker))
+                    .expression_attribute_names("#version", VERSION)
+                    .expression_attribute_names("#expires", EXPIRES)
+                    .expression_attribute_values(":next", items::number(expected.unwrap_or(0) + 1))
+                    .expression_attribute_values(":expires", self.expiry(KEPT))
+                    .return_values(ReturnValue::AllNew);
+                if !told.is_empty() {
+                    change += " DELETE #stops :told";
+                    let told = told.iter().map(ToString::to_string).collect();
+                    update = update
+                        .expression_attribute_names("#stops", STOPS)
+                        .expression_attribute_values(":told", AttributeValue::Ss(told));
+                }
+                update = match expected {
+                    Some(version) => update
+                        .condition_expression("#version = :expected")
+                        .expression_attribute_values(":expected", items::number(version)),
+                    None => update.condition_expression("attribute_not_exists(#version)"),
+                };
+                update.update_expression(change).send()
+            };
+            // Sent once: the lease knows what to do if it is not answered, and how long it can
+            // wait.
+            match self.calls.send("UpdateItem", Limit::LEDGER, renew()).await {
+                Ok(answer) => {
+                    let item: Item = answer.attributes.unwrap_or_default().into_iter().collect();
+                    Ok(Some(stops(&item)))
+                }
+                Err(failed) if failed.failure.is_condition() => Ok(None),
+                Err(failed) => Err(self.error(&failed)),
+            }
+        })
+    }
+
+    fn fence<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        expected: u64,
+    ) -> BoxFuture<'a, Result<Put, StoreError>> {
+        Box::pin(async move {
+            let delete = || {
+                self.client
+                    .delete_item()
+                    .table_name(self.name())
+                    .key(ID, worker_id(worker))
+                    .condition_expression("#version = :expected OR attribute_not_exists(#version)")
+                    .expression_attribute_names("#version", VERSION)
+                    .expression_attribute_values(":expected", items::number(expected))
+                    .send()
+            };
+            match self.tried("DeleteItem", Limit::LEDGER, delete).await {
+                Ok(_) => Ok(Put::Done),
+                Err(failed) if failed.failure.is_condition() => Ok(Put::Changed),
+                Err(failed) => Err(self.error(&failed)),
+            }
+        })
+    }
+
+    fn flag<'a>(
+        &'a self,
+        worker: &'a WorkerId,
+        token: &'a CallbackToken,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let flag = || {
+                self.client
+                    .update_item()
+                    .table_name(self.name())
+                    .key(ID, worker_id(worker))
+                    .update_expression("ADD #stops :stop")
+                    .condition_expression("attribute_exists(#version)")
+                    .expression_attribute_names("#stops", STOPS)
+                    .expression_attribute_names("#version", VERSION)
+                    .expression_attribute_values(
+                        ":stop",
+                        AttributeValue::Ss(vec![token.to_string()]),
+                    )
+                    .send()
+            };
+            match self.tried("UpdateItem", Limit::LEDGER, flag).await {
+                // It has no record any more, so nobody is there to be told.
+                Err(failed) if !failed.failure.is_condition() => Err(self.error(&failed)),
+                _ => Ok(()),
+            }
+        })
+    }
+}
