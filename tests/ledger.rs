@@ -4,8 +4,24 @@
 
 #[path = "ledger/bench.rs"]
 mod bench;
+#[cfg(feature = "dynamodb")]
+#[allow(dead_code, reason = "only the server is used here")]
+#[path = "binary/http.rs"]
+mod http;
 #[path = "ledger/log.rs"]
 mod log;
+#[cfg(feature = "dynamodb")]
+#[allow(dead_code, reason = "only the server is used here")]
+#[path = "binary/moto.rs"]
+mod moto;
+#[path = "ledger/shared.rs"]
+mod shared;
+#[cfg(feature = "dynamodb")]
+#[path = "ledger/table.rs"]
+mod table;
+#[cfg(feature = "dynamodb")]
+#[path = "support/venv.rs"]
+mod venv;
 
 use std::fs;
 use std::io::Write;
@@ -97,6 +113,12 @@ fn sqlite(directory: &Path) -> Sqlite {
 }
 
 async fn on_each_store(claim: impl AsyncFn(&dyn Store)) {
+    on_each_local_store(&claim).await;
+    #[cfg(feature = "dynamodb")]
+    claim(&table::created().await).await;
+}
+
+async fn on_each_local_store(claim: impl AsyncFn(&dyn Store)) {
     claim(&Memory::new()).await;
     let directory = tempfile::tempdir().expect("directory");
     claim(&sqlite(directory.path())).await;
@@ -131,7 +153,12 @@ async fn what_was_put_is_there_and_a_stale_version_changes_nothing() {
 #[tokio::test]
 async fn of_many_who_create_a_record_one_wins() {
     on_each_store(async |store| {
-        let puts = (0..50).map(|_| store.put(row("abcdefghij", 1, "claimed"), None, Commit::Now));
+        let of = |writer: usize| {
+            let row = row("abcdefghij", 1, "claimed");
+            let writer = Writer { id: Some(writer.to_string().into()), correction: 0 };
+            Row { head: Head { writer, ..row.head }, ..row }
+        };
+        let puts = (0..50).map(|writer| store.put(of(writer), None, Commit::Now));
         let done = futures_util::future::join_all(puts)
             .await
             .into_iter()
@@ -143,17 +170,68 @@ async fn of_many_who_create_a_record_one_wins() {
 }
 
 #[tokio::test]
-async fn records_are_listed_by_status_and_purged_once_settled_and_old() {
+async fn records_are_listed_by_status() {
     on_each_store(async |store| {
-        for n in 0..1200 {
-            store
-                .put(row(&format!("set{n:07}"), 1, "settled"), None, Commit::Now)
-                .await
-                .expect("put");
-        }
+        settle_many(store).await;
         store.put(row("abcdefghij", 1, "concluded"), None, Commit::Now).await.expect("put");
         assert_eq!(list(store, with_status(&["concluded", "claimed"])).await.len(), 1);
         assert_eq!(list(store, everything()).await.len(), 1201);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_settled_is_listed_once_each_in_pages_of_any_size() {
+    on_each_store(async |store| {
+        let rows = (0..60).map(|n| {
+            let row = row(&format!("tok{n:07}"), 1, if n % 4 == 0 { "settled" } else { "claimed" });
+            let due = (n % 3 > 0).then(|| Timestamp::from_second(n % 7)).and_then(Result::ok);
+            Row { head: Head { due, ..row.head }, ..row }
+        });
+        for row in rows {
+            store.put(row, None, Commit::Now).await.expect("put");
+        }
+        for limit in [1, 7, 44, 45, 46] {
+            let query = Query { limit, ..with_status(&["claimed", "waiting"]) };
+            let mut tokens: Vec<_> =
+                list(store, query).await.into_iter().map(|row| row.head.token).collect();
+            tokens.sort();
+            tokens.dedup();
+            assert_eq!(tokens.len(), 45, "in pages of {limit}");
+        }
+        let others = Query { handler: Some("other".into()), ..with_status(&["claimed"]) };
+        assert_eq!(list(store, others).await, []);
+        store.put(row("tok0000001", 2, "settled"), Some(1), Commit::Now).await.expect("put");
+        assert_eq!(list(store, with_status(&["claimed"])).await.len(), 44);
+    })
+    .await;
+}
+
+async fn settle_many(store: &dyn Store) {
+    for n in 0..1200 {
+        let row = row(&format!("set{n:07}"), 1, "settled");
+        store.put(row, None, Commit::Now).await.expect("put");
+    }
+}
+
+#[cfg(feature = "dynamodb")]
+#[tokio::test]
+async fn a_table_is_created_once_and_then_used() {
+    let table = table::planned().await;
+    let error = table.open().await.expect_err("there is none").to_string();
+    assert!(error.contains("callbackd ledger create"), "{error}");
+    assert_eq!(table.create().await, Ok(callbackd::aws::Created::Table));
+    assert_eq!(table.create().await, Ok(callbackd::aws::Created::Nothing));
+    assert_eq!(table.open().await, Ok(()));
+    assert_eq!(table.probe().await, Ok(()));
+    assert_eq!(list(&table, everything()).await, [], "a probe is no step");
+}
+
+#[tokio::test]
+async fn what_is_settled_is_purged_once_it_is_old() {
+    on_each_local_store(async |store| {
+        settle_many(store).await;
+        store.put(row("abcdefghij", 1, "concluded"), None, Commit::Now).await.expect("put");
         assert_eq!(store.purge(age(0)).await, Ok(0));
         assert_eq!(store.purge(age(1)).await, Ok(1200));
         assert_eq!(list(store, everything()).await.len(), 1);

@@ -134,8 +134,8 @@ impl Clients {
         Ok(SageMaker::new(&self.account(region, role).await))
     }
 
-    /// The ledger's table of this name, in `aws.region`, else the region that the SDK's chain finds.
-    /// Its settled steps are removed after `retention`.
+    /// The ledger's table of this name, in `aws.region`, else the region that the SDK's chain
+    /// finds. Its settled steps are removed after `retention`.
     ///
     /// # Errors
     /// [`NoEndpoint`] if no region is known.

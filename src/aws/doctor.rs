@@ -9,6 +9,8 @@
 //! tries both.
 
 mod attributes;
+#[cfg(feature = "dynamodb")]
+mod table;
 
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use aws_sdk_sqs::types::{
 };
 
 use self::attributes::{clock, judge, judge_dead_letters, read};
+#[cfg(feature = "dynamodb")]
+pub use self::table::examine_table;
 use super::backlog::dead_letters;
 use super::calls::Limit;
 use super::clients::{Clients, NoEndpoint};

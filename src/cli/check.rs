@@ -14,12 +14,15 @@ use crate::aws::doctor::{self, Finding, Level, Subject};
 use crate::config::CheckedConfig;
 use crate::daemon;
 use crate::handler::Severity;
+#[cfg(feature = "dynamodb")]
+use crate::ledger::Kind;
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Also check in AWS that every queue and dead-letter queue exists, that retention and
-    /// visibility are sane, that permissions are sufficient, and that the clock is right. Anything
-    /// this machine lacks then counts as an error. Changes nothing.
+    /// visibility are sane, that the ledger's table is one, that permissions are sufficient, and
+    /// that the clock is right. Anything this machine lacks then counts as an error. Changes
+    /// nothing.
     #[arg(long)]
     online: bool,
 }
@@ -56,6 +59,14 @@ pub(super) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let clients = Clients::new(loaded.config.aws.clone(), "check", Arc::new(()));
+    #[cfg(feature = "dynamodb")]
+    if loaded.config.ledger.kind == Kind::Dynamodb {
+        let ledger = &loaded.config.ledger;
+        for finding in doctor::examine_table(&clients, &ledger.table, ledger.retention).await {
+            failed |= finding.level == Level::Error;
+            show(&finding);
+        }
+    }
     for queue in &loaded.config.queues {
         let subject = Subject {
             url: &queue.url,

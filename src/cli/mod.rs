@@ -7,6 +7,8 @@ mod config;
 mod demo;
 mod executions;
 mod health;
+#[cfg(feature = "dynamodb")]
+mod ledger;
 #[cfg(feature = "local")]
 mod local;
 mod reconcile;
@@ -78,6 +80,9 @@ enum Command {
     ///
     /// Exits 0 only if every waiting step is accounted for, or began to wait recently.
     Reconcile(reconcile::Arguments),
+    /// Create the DynamoDB table of a ledger that workers share.
+    #[cfg(feature = "dynamodb")]
+    Ledger(ledger::Arguments),
     /// Start an execution of a pipeline: the canary after a deployment.
     Start(executions::Start),
     /// Stop an execution of a pipeline.
@@ -193,7 +198,9 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         #[cfg(feature = "local")]
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
-        Command::Steps(options) => steps::run(&options, arguments.config.as_deref()),
+        Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
+        #[cfg(feature = "dynamodb")]
+        Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,
         Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,

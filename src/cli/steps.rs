@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+#[cfg(feature = "dynamodb")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,14 +11,17 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Failure, complain, plain, say};
+#[cfg(feature = "dynamodb")]
+use crate::aws::Clients;
 use crate::config::Config;
-use crate::ledger::{self, Damaged, Kind, OpenError};
+use crate::ledger::{self, Damaged, Kind};
 use crate::lifecycle::{Record, Status};
 use crate::outcome::Outcome;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Print an array of objects, with everything that the ledger knows about each step.
+    /// Print an array of objects, with everything that the ledger knows about each step; of a
+    /// DynamoDB table without arguments and checkpoints.
     #[arg(long)]
     json: bool,
     /// The ledger's file; else the one in the configuration.
@@ -24,11 +29,15 @@ pub(super) struct Arguments {
     ledger: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
+pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let path = match &arguments.ledger {
         Some(path) => path.clone(),
         None => {
             let config = Config::section("ledger", file, std::env::vars_os())?.ledger;
+            #[cfg(feature = "dynamodb")]
+            if config.kind == Kind::Dynamodb {
+                return of_table(arguments, &config, file).await;
+            }
             if config.kind != Kind::Sqlite {
                 return Err(Failure::Runtime(
                     "the ledger is in the worker's memory: ask its /steps over HTTP".to_owned(),
@@ -37,42 +46,62 @@ pub(super) fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode
             config.path
         }
     };
-    if arguments.json { list(&path) } else { table(&path, Timestamp::now()) }
-        .map_err(Failure::runtime)?;
+    let mut printer = Printer::new(arguments);
+    ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
+    printer.end();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each record is printed as it is read: a whole ledger may not fit into memory.
-fn list(path: &Path) -> Result<(), OpenError> {
-    let mut open = "[";
-    ledger::read(path, |record| {
-        let json = match record {
-            Ok(record) => serde_json::to_string_pretty(&record),
-            Err(Damaged { token, detail }) => {
-                serde_json::to_string_pretty(&json!({ "token": token, "error": detail }))
-            }
-        };
-        match json {
-            Ok(json) => say(format_args!("{open}\n{json}")),
-            Err(error) => return complain(error),
-        }
-        open = ",";
-    })?;
-    say(if open == "[" { "[]" } else { "]" });
-    Ok(())
+/// The steps of a table, without their arguments and checkpoints.
+#[cfg(feature = "dynamodb")]
+async fn of_table(
+    arguments: &Arguments,
+    config: &ledger::Config,
+    file: Option<&Path>,
+) -> Result<ExitCode, Failure> {
+    let aws = Config::section("aws", file, std::env::vars_os())?.aws;
+    let clients = Clients::new(aws, "command", Arc::new(()));
+    let table = clients.table(&config.table, config.retention).await.map_err(Failure::runtime)?;
+    let mut printer = Printer::new(arguments);
+    ledger::list(&table, |record| printer.show(record)).await.map_err(Failure::runtime)?;
+    printer.end();
+    Ok(ExitCode::SUCCESS)
 }
 
-fn table(path: &Path, now: Timestamp) -> Result<(), OpenError> {
-    let mut empty = true;
-    ledger::read(path, |record| {
-        if std::mem::take(&mut empty) {
+/// Prints each record as it is read: a whole ledger may not fit into memory.
+struct Printer {
+    json: bool,
+    now: Timestamp,
+    begun: bool,
+}
+
+impl Printer {
+    fn new(arguments: &Arguments) -> Self {
+        Self { json: arguments.json, now: Timestamp::now(), begun: false }
+    }
+
+    fn show(&mut self, record: Result<Record, Damaged>) {
+        let first = !std::mem::replace(&mut self.begun, true);
+        if self.json {
+            let json = match record {
+                Ok(record) => serde_json::to_string_pretty(&record),
+                Err(Damaged { token, detail }) => {
+                    serde_json::to_string_pretty(&json!({ "token": token, "error": detail }))
+                }
+            };
+            return match json {
+                Ok(json) => say(format_args!("{}\n{json}", if first { "[" } else { "," })),
+                Err(error) => complain(error),
+            };
+        }
+        if first {
             say(format_args!(
                 "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} DETAIL",
                 "TOKEN", "STATUS", "HANDLER", "TRY", "AGE", "PIPELINE"
             ));
         }
         say(plain(&match record {
-            Ok(record) => line(&record, now),
+            Ok(record) => line(&record, self.now),
             Err(Damaged { token, detail }) => format!(
                 "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} the record cannot be read: {detail}",
                 token.as_deref().unwrap_or("-"),
@@ -83,11 +112,16 @@ fn table(path: &Path, now: Timestamp) -> Result<(), OpenError> {
                 "-",
             ),
         }));
-    })?;
-    if empty {
-        say("the ledger holds no steps");
     }
-    Ok(())
+
+    fn end(self) {
+        match (self.json, self.begun) {
+            (true, true) => say("]"),
+            (true, false) => say("[]"),
+            (false, true) => {}
+            (false, false) => say("the ledger holds no steps"),
+        }
+    }
 }
 
 fn line(record: &Record, now: Timestamp) -> String {

@@ -62,6 +62,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         drain_timout = "5s"
         [ledger]
         type = "dynamodb"
+        table = "a b"
         lease = "1s"
         [log]
         format = "xml"
@@ -95,7 +96,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "queues[0].visibility_timeout: invalid type: the integer, expected a duration with its \
          unit",
         "queues[2].url: is missing",
-        "ledger.type: \"dynamodb\" comes with a later version",
+        "ledger.table: is not the name of a table",
         "ledger.lease: 1s is not allowed; 3s to 12h are",
         "queues[0].concurrency: 0 is not allowed; 1 to 100000 are",
         "queues[0].stop_watch: 100ms is not allowed",

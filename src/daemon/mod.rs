@@ -34,6 +34,9 @@ use status::{Counting, Status};
 pub enum DaemonError {
     #[error(transparent)]
     Open(#[from] ledger::OpenError),
+    #[cfg(feature = "dynamodb")]
+    #[error(transparent)]
+    Table(#[from] aws::Unusable),
     #[error(transparent)]
     Endpoint(#[from] aws::NoEndpoint),
     #[error(transparent)]
@@ -114,18 +117,21 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
                 tasks.push(tokio::spawn(server.run(monitored.clone())));
             }
         });
+    let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let store = match store {
         Some(store) => store,
-        None => tokio::select! {
-            biased;
-            opened = opening::open(&loaded.config.ledger, observer.clone(), &manager) => opened?,
-            () = stop() => return Ok(()),
-        },
+        None => {
+            let config = &loaded.config.ledger;
+            tokio::select! {
+                biased;
+                opened = opening::open(config, &clients, observer.clone(), &manager) => opened?,
+                () = stop() => return Ok(()),
+            }
+        }
     };
     // Reported only now: if another daemon runs here, its lock on the ledger says more than the
     // address in use.
     served?;
-    let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let queues = queues(&loaded, &clients, &metrics).await?;
     log_remarks(&loaded);
     let handlers = handlers(&loaded);

@@ -1,4 +1,4 @@
-//! The ledger's file seen from outside: how long it takes to open, and how large it is.
+//! The ledger seen from outside: where it is, how long it takes to open, and how large its file is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::DaemonError;
+use crate::aws;
 use crate::ledger::{self, Progress, Sqlite, Store};
 use crate::observe::metrics::Metrics;
 use crate::process::systemd::Manager;
@@ -24,9 +25,19 @@ const EVERY: Duration = Duration::from_secs(15);
 /// waits for a start.
 pub(super) async fn open(
     config: &ledger::Config,
+    clients: &aws::Clients,
     observer: Arc<dyn Observer>,
     manager: &Manager,
 ) -> Result<Arc<dyn Store>, DaemonError> {
+    #[cfg(feature = "dynamodb")]
+    if config.kind == ledger::Kind::Dynamodb {
+        let table = clients.table(&config.table, config.retention).await?;
+        Box::pin(table.open()).await?;
+        tracing::info!(table = table.name(), region = table.region(), "the ledger is in DynamoDB");
+        return Ok(Arc::new(table));
+    }
+    #[cfg(not(feature = "dynamodb"))]
+    let _ = clients;
     let progress = Progress::default();
     let (config, telling) = (config.clone(), progress.clone());
     let path = config.path.clone();

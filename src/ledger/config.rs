@@ -12,13 +12,13 @@ use crate::duration::Range;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `sqlite` or `memory`; `dynamodb` comes with a later version.
+    /// `sqlite`, `dynamodb` or `memory`.
     #[serde(rename = "type")]
     pub kind: Kind,
     /// The file, for `sqlite`, on a disk that outlives the process.
     pub path: PathBuf,
-    /// The table, for `dynamodb`.
-    pub table: Option<String>,
+    /// The table, for `dynamodb`, in `aws.region`.
+    pub table: String,
     /// How long a worker's claims are valid without the worker renewing its lease, if several
     /// workers share the ledger.
     #[serde(with = "crate::duration")]
@@ -36,7 +36,7 @@ pub struct Config {
 pub enum Kind {
     #[default]
     Sqlite,
-    /// Not in this version.
+    /// A table, shared by a fleet of workers.
     Dynamodb,
     /// Nothing outlives the process; for experiments.
     Memory,
@@ -56,12 +56,12 @@ impl Config {
     #[must_use]
     pub fn mistakes(&self) -> Vec<(&'static str, String)> {
         let mut mistakes = Vec::new();
-        if self.kind == Kind::Dynamodb {
-            let what =
-                "\"dynamodb\" comes with a later version; this one has \"sqlite\" and \"memory\"";
+        if self.kind == Kind::Dynamodb && !cfg!(feature = "dynamodb") {
+            let what = "\"dynamodb\" is not in this binary: build it with the feature `dynamodb`";
             mistakes.push(("type", what.to_owned()));
-        } else if self.table.is_some() {
-            let what = "is for type = \"dynamodb\", which comes with a later version; leave it out";
+        }
+        if !is_table(&self.table) {
+            let what = "is not the name of a table: 3 to 255 letters, digits, `_`, `-` and `.`";
             mistakes.push(("table", what.to_owned()));
         }
         if self.path.as_os_str().is_empty() {
@@ -82,11 +82,17 @@ impl Default for Config {
                     .and_then(|dirs| dirs.into_string().ok())
                     .as_deref(),
             ),
-            table: None,
+            table: "callbackd".to_owned(),
             lease: Duration::from_mins(1),
             retention: Duration::from_hours(14 * 24),
         }
     }
+}
+
+/// The names that DynamoDB allows.
+fn is_table(name: &str) -> bool {
+    (3..=255).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 /// In the first of systemd's state directories, if there is one.
@@ -99,6 +105,20 @@ fn default_path(state_directories: Option<&str>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_has_a_name_that_dynamodb_allows() {
+        for (name, wants) in [
+            ("callbackd", true),
+            ("a.B-9_c", true),
+            ("ab", false),
+            ("arn:aws:dynamodb:us-east-1:123456789012:table/steps", false),
+            (&"x".repeat(256), false),
+        ] {
+            let config = Config { table: name.to_owned(), ..Config::default() };
+            assert_eq!(config.mistakes().is_empty(), wants, "{name}");
+        }
+    }
 
     #[test]
     fn the_ledger_lies_where_systemd_says() {

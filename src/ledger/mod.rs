@@ -57,7 +57,7 @@ pub struct Ledger {
     damaged: Mutex<BTreeSet<Option<String>>>,
 }
 
-/// Opens the configured storage; `progress` counts up meanwhile.
+/// Opens the configured storage on this machine; `progress` counts up meanwhile.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be used.
@@ -69,7 +69,7 @@ pub fn open(
     Ok(match config.kind {
         Kind::Sqlite => Arc::new(Sqlite::open_telling(&config.path, observer, progress)?),
         Kind::Memory => Arc::new(Memory::new()),
-        Kind::Dynamodb => return Err(OpenError::not_in_this_version()),
+        Kind::Dynamodb => return Err(OpenError::not_here()),
     })
 }
 
@@ -80,6 +80,26 @@ pub fn open(
 /// [`OpenError`] if the file cannot be read.
 pub fn read(path: &Path, mut each: impl FnMut(Result<Record, Damaged>)) -> Result<(), OpenError> {
     Sqlite::read(path, |row| each(row.and_then(form::record)))
+}
+
+/// Calls `each` for all records of a store, without their arguments and checkpoints. Their times
+/// are by the wall clock.
+///
+/// # Errors
+/// [`StoreError`] if they cannot be listed.
+pub async fn list(
+    store: &dyn Store,
+    mut each: impl FnMut(Result<Record, Damaged>),
+) -> Result<(), StoreError> {
+    let mut query = Filter::of(&[]).query();
+    loop {
+        let page = store.page(query.clone()).await?;
+        page.found.into_iter().for_each(|row| each(row.and_then(form::record)));
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Why a request to the ledger failed.

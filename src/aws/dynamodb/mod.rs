@@ -16,8 +16,8 @@
 //! | `purge` | nothing: DynamoDB removes what has expired, at no charge |
 //!
 //! Single records are read consistently. Lists are eventually consistent: a step that changes while
-//! it is listed may appear as it was before, twice, or not at all. That is enough, because whoever
-//! acts on a list reads the record first, and lists are made again and again.
+//! it is listed may appear as it was before, twice, or not at all. That is enough, because each
+//! record is read before someone acts on it, and lists are made again and again.
 //!
 //! A request whose answer is lost may have taken effect. Each is therefore sent again as it was,
 //! and a write whose condition then fails is compared with what is stored: if that is what was to
@@ -26,6 +26,7 @@
 mod definition;
 mod items;
 mod lists;
+mod rights;
 mod workers;
 
 #[cfg(test)]

@@ -314,10 +314,10 @@ impl OpenError {
         self.in_use
     }
 
-    pub(in crate::ledger) fn not_in_this_version() -> Self {
+    pub(in crate::ledger) fn not_here() -> Self {
         Self {
             path: "in DynamoDB".to_owned(),
-            problem: "comes with a later version: set ledger.type = \"sqlite\"".to_owned(),
+            problem: "is opened by the daemon, in a build with the feature `dynamodb`".to_owned(),
             in_use: false,
         }
     }

@@ -1,0 +1,58 @@
+//! `callbackd ledger create`: the table of a shared ledger.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, say};
+use crate::aws::{Clients, Created};
+use crate::config::Config;
+use crate::ledger::Kind;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Create the configured DynamoDB table unless it exists, wait until it can be used, and switch
+    /// its time to live on. It needs dynamodb:CreateTable, DescribeTable, DescribeTimeToLive and
+    /// UpdateTimeToLive.
+    Create,
+}
+
+pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
+    match arguments.command {
+        Command::Create => create(file).await,
+    }
+}
+
+async fn create(file: Option<&Path>) -> Result<ExitCode, Failure> {
+    let ledger = Config::section("ledger", file, std::env::vars_os())?.ledger;
+    let aws = Config::section("aws", file, std::env::vars_os())?.aws;
+    if ledger.kind != Kind::Dynamodb {
+        return Err(Failure::Configuration(
+            "ledger.type is not \"dynamodb\": other ledgers are created when the worker starts"
+                .to_owned(),
+        ));
+    }
+    if let Some((key, what)) = ledger.mistakes().first() {
+        return Err(Failure::Configuration(format!("ledger.{key}: {what}")));
+    }
+    let clients = Clients::new(aws, "command", Arc::new(()));
+    let table = clients.table(&ledger.table, ledger.retention).await.map_err(Failure::runtime)?;
+    let (name, region) = (table.name(), table.region());
+    let created = Box::pin(table.create()).await.map_err(Failure::runtime)?;
+    say(match created {
+        Created::Table => format!("created the table {name} in {region}"),
+        Created::TimeToLive => {
+            format!("the table {name} in {region} exists; switched its time to live on")
+        }
+        Created::Nothing => format!("the table {name} in {region} exists"),
+    });
+    Ok(ExitCode::SUCCESS)
+}
