@@ -258,6 +258,10 @@ impl Store for Crashing<Arc<dyn Store>> {
         Box::pin(self.crash.around(Boundary::ProbeLedger, self.inner.probe()))
     }
 
+    fn room(&self) -> usize {
+        self.inner.room()
+    }
+
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // This calls nothing outside.
         self.inner.holds()

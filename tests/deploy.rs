@@ -359,6 +359,21 @@ mod container {
     }
 }
 
+mod dynamodb {
+    use super::*;
+
+    #[test]
+    fn the_table_is_one_that_the_service_creates() {
+        for (operation, file) in [
+            ("CreateTable", "dynamodb/table.json"),
+            ("UpdateTimeToLive", "dynamodb/time-to-live.json"),
+        ] {
+            let output = check(&["input", "dynamodb", operation], &[path(file)]);
+            assert!(output.status.success(), "{file}: {}", printed(&output));
+        }
+    }
+}
+
 mod iam {
     use super::*;
 
@@ -442,10 +457,11 @@ mod iam {
     }
 
     /// The actions that calls in the source need, found by the names of the SDK's methods.
-    #[cfg(feature = "aws")]
+    #[cfg(feature = "dynamodb")]
     fn called() -> std::collections::BTreeSet<String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws");
-        let files = [folder.clone(), folder.join("doctor")].into_iter().flat_map(|folder| {
+        let folders = [folder.clone(), folder.join("doctor"), folder.join("dynamodb")];
+        let files = folders.into_iter().flat_map(|folder| {
             fs::read_dir(folder)
                 .expect("a folder")
                 .map(|entry| entry.expect("it can be read").path())
@@ -454,7 +470,7 @@ mod iam {
             .filter(|file| file.is_file())
             .map(|file| fs::read_to_string(file).expect("UTF-8"))
             .collect();
-        let listed = check(&["operations", "sqs", "sagemaker"], &[]);
+        let listed = check(&["operations", "sqs", "sagemaker", "dynamodb"], &[]);
         let listed = String::from_utf8(listed.stdout).expect("UTF-8");
         let operations = listed.lines().map(|line| line.split_once(' ').expect("two words"));
         operations
@@ -464,14 +480,20 @@ mod iam {
             .collect()
     }
 
-    #[cfg(feature = "aws")]
+    #[cfg(feature = "dynamodb")]
     #[test]
     fn what_the_code_calls_is_allowed_and_nothing_beyond_it() {
         let granted = policies()
             .iter()
             .filter(|(name, _)| {
-                ["worker-policy.json", "operator-policy.json", "reconcile-policy.json"]
-                    .contains(&name.as_str())
+                [
+                    "worker-policy.json",
+                    "operator-policy.json",
+                    "reconcile-policy.json",
+                    "ledger-policy.json",
+                    "ledger-operator-policy.json",
+                ]
+                .contains(&name.as_str())
             })
             .flat_map(|(_, policy)| statements(policy).clone())
             .flat_map(|statement| {

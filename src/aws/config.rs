@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The region of queues whose URL names none.
+    /// The region of the ledger's table, and of queues whose URL names none.
     pub region: Option<String>,
     /// The profile of the shared configuration files; by default `AWS_PROFILE`, then `default`.
     pub profile: Option<String>,
-    /// One endpoint for SQS, SageMaker and STS, for local emulators. If it is not set,
+    /// One endpoint for SQS, SageMaker, STS and DynamoDB, for local emulators. If it is not set,
     /// `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL_SAGEMAKER`,
-    /// `AWS_ENDPOINT_URL_STS` and the profile's endpoints apply.
+    /// `AWS_ENDPOINT_URL_STS`, `AWS_ENDPOINT_URL_DYNAMODB` and the profile's endpoints apply.
     pub endpoint_url: Option<String>,
 }
 

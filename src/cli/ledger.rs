@@ -20,8 +20,8 @@ pub(super) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Create the configured DynamoDB table unless it exists, wait until it can be used, and switch
-    /// its time to live on. It needs dynamodb:CreateTable, DescribeTable, DescribeTimeToLive and
-    /// UpdateTimeToLive.
+    /// its time to live on. The permissions that it needs are in
+    /// deploy/iam/ledger-operator-policy.json.
     Create,
 }
 

@@ -17,6 +17,7 @@ use crate::step::CallbackToken;
 pub struct Memory {
     rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
     workers: Option<Members>,
+    room: Option<usize>,
 }
 
 /// The workers that share it.
@@ -34,6 +35,12 @@ impl Memory {
     #[must_use]
     pub fn shared() -> Self {
         Self { workers: Some(Members::default()), ..Self::default() }
+    }
+
+    /// The same, for smaller rows: see [`Store::room`].
+    #[must_use]
+    pub fn with_room(self, bytes: usize) -> Self {
+        Self { room: Some(bytes), ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Row>> {
@@ -173,6 +180,10 @@ impl Store for Memory {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn room(&self) -> usize {
+        self.room.unwrap_or(usize::MAX)
     }
 
     fn workers(&self) -> Option<&dyn Workers> {

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready, try_join_all};
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 pub use config::{Config, Kind};
 pub use form::Outline;
@@ -271,6 +272,25 @@ impl Ledger {
         } else {
             self.store.put(row, expected, commit)
         }
+    }
+
+    /// Why a record cannot be kept, if its arguments and this checkpoint are too large for the
+    /// store.
+    pub(crate) fn refuses(&self, record: &Record, checkpoint: Option<&Value>) -> Option<String> {
+        let room = self.store.room();
+        if room == usize::MAX {
+            return None;
+        }
+        let bytes = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
+        let (arguments, more) = (bytes(&record.arguments), checkpoint.map_or(0, bytes));
+        let keeps = format!("the ledger keeps at most {room}");
+        (arguments.saturating_add(more) > room).then(|| match checkpoint {
+            None => format!("the step's arguments have {arguments} bytes, and {keeps}"),
+            Some(_) => format!(
+                "the checkpoint has {more} bytes, the step's arguments have {arguments}, and \
+                 {keeps} of both"
+            ),
+        })
     }
 
     /// Records whether the store works.

@@ -160,6 +160,11 @@ pub trait Store: Send + Sync {
     /// Writes something insignificant, durably, to test whether writing works.
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// How many bytes the arguments and the checkpoint of a row may have together.
+    fn room(&self) -> usize {
+        usize::MAX
+    }
+
     /// Whether what is written here outlives the process: fails if the place where it was opened no
     /// longer holds it.
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {

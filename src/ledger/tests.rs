@@ -167,6 +167,22 @@ async fn a_record_is_read_as_it_was_written_and_written_only_over_what_was_read(
     );
 }
 
+#[test]
+fn arguments_and_checkpoint_are_refused_that_the_store_has_no_room_for() {
+    let arguments = Arc::new(serde_json::json!("x".repeat(98)));
+    let record = Record { arguments, ..record("abcdefghij") };
+    let checkpoint = serde_json::json!("y");
+    assert_eq!(ledger(Memory::new()).refuses(&record, Some(&checkpoint)), None);
+    let refused =
+        |room, checkpoint| ledger(Memory::new().with_room(room)).refuses(&record, checkpoint);
+    assert_eq!((refused(100, None), refused(103, Some(&checkpoint))), (None, None));
+    let arguments = "the step's arguments have 100 bytes, and the ledger keeps at most 99";
+    assert_eq!(refused(99, None).as_deref(), Some(arguments));
+    let both = "the checkpoint has 3 bytes, the step's arguments have 100, and the ledger keeps at \
+                most 102 of both";
+    assert_eq!(refused(102, Some(&checkpoint)).as_deref(), Some(both));
+}
+
 #[tokio::test]
 async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
     let directory = tempfile::tempdir().expect("directory");

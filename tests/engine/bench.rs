@@ -78,6 +78,10 @@ impl Handler for Scripted {
                 sleep(Duration::from_secs(seconds)).await;
                 return Err(HandlerError::retry("no route"));
             }
+            "save too much" => {
+                let refused = cx.save_checkpoint(&"x".repeat(100)).await.expect_err("too large");
+                self.log.add(refused.to_string());
+            }
             "wait" => {
                 cx.save_checkpoint(&json!({"job": cx.token().as_str()})).await?;
                 tokio::select! {

@@ -397,6 +397,11 @@ impl Disk {
         Self { held: Memory::shared(), ..Self::exclusive() }
     }
 
+    /// One whose records are small: see [`Store::room`].
+    pub fn small(room: usize) -> Self {
+        Self { held: Memory::new().with_room(room), ..Self::exclusive() }
+    }
+
     pub fn status(&self, token: &str) -> Option<String> {
         self.row(token).map(|row| row.head.status.into_owned())
     }
@@ -476,6 +481,10 @@ impl Store for Disk {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move { self.check() })
+    }
+
+    fn room(&self) -> usize {
+        self.held.room()
     }
 
     fn workers(&self) -> Option<&dyn Workers> {

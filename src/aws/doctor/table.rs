@@ -46,7 +46,7 @@ async fn examined(table: &DynamoDb) -> Vec<Finding> {
                 findings.push(Finding::ok(subject, format!("is a ledger, in {}", table.region())));
             }
         }
-        Err(failed) => findings.push(unknown(subject, failed.into(), "dynamodb:DescribeTable")),
+        Err(failed) => findings.push(unknown(subject, &failed.into(), "dynamodb:DescribeTable")),
     }
     findings.push(match table.expires().await {
         Ok(true) => Finding::ok(subject, "settled steps are removed when they expire"),
@@ -56,7 +56,7 @@ async fn examined(table: &DynamoDb) -> Vec<Finding> {
             "its time to live on `expires` is off, so settled steps are never removed",
             "run `callbackd ledger create`, which switches it on",
         ),
-        Err(failed) => unknown(subject, failed.into(), "dynamodb:DescribeTimeToLive"),
+        Err(failed) => unknown(subject, &failed.into(), "dynamodb:DescribeTimeToLive"),
     });
     let tried = Box::pin(table.tried_actions()).await.into_iter();
     findings.extend(
@@ -68,8 +68,8 @@ async fn examined(table: &DynamoDb) -> Vec<Finding> {
 }
 
 /// Without this permission the table works all the same.
-fn unknown(subject: &str, fault: Fault, action: &str) -> Finding {
-    let finding = Finding::of(&fault, subject, &format!("allow {action}"));
+fn unknown(subject: &str, fault: &Fault, action: &str) -> Finding {
+    let finding = Finding::of(fault, subject, &format!("allow {action}"));
     let level = if fault.kind == FaultKind::Denied { Level::Warn } else { finding.level };
     Finding { level, ..finding }
 }

@@ -1,6 +1,7 @@
 //! A step's row as an item of the table, and back.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ const FORMAT: u64 = 1;
 
 /// DynamoDB's limit for an item: 400 KB, with the names of its attributes.
 pub(super) const MAX_ITEM: usize = 400 * 1024;
+
+/// What arguments and checkpoint may take of it: an outcome of 50 outputs may need nearly as much.
+pub(super) const ROOM: usize = 200 * 1024;
 
 /// How many partitions the index of unsettled steps has: each takes about a thousand writes a
 /// second, and each costs a list one request.
@@ -176,7 +180,7 @@ pub(super) fn text(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
-pub(super) fn number(number: impl ToString) -> AttributeValue {
+pub(super) fn number(number: impl Display + Copy) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 

@@ -158,7 +158,7 @@ impl DynamoDb {
         let item = items::item(&row, self.retention);
         let size = items::size(&item);
         if size > items::MAX_ITEM {
-            return Err(self.too_large(&row, size));
+            return Err(too_large(&row, size));
         }
         let began = Instant::now();
         let put = || {
@@ -235,19 +235,6 @@ impl DynamoDb {
         items::number(items::expiry(now.unwrap_or_else(Timestamp::now), after))
     }
 
-    fn too_large(&self, row: &Row, size: usize) -> StoreError {
-        let bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        StoreError(format!(
-            "the record of the step {} has {size} bytes, and an item of DynamoDB at most {}: its \
-             arguments have {}, its checkpoint {}, the rest {}",
-            row.head.token,
-            items::MAX_ITEM,
-            bytes(&row.arguments),
-            bytes(&row.checkpoint),
-            row.body.len(),
-        ))
-    }
-
     fn error(&self, failed: &Failed) -> StoreError {
         StoreError(self.unusable(failed).to_string())
     }
@@ -288,6 +275,19 @@ impl DynamoDb {
     }
 }
 
+fn too_large(row: &Row, size: usize) -> StoreError {
+    let bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    StoreError(format!(
+        "the record of the step {} has {size} bytes, and an item of DynamoDB at most {}: its \
+         arguments have {}, its checkpoint {}, the rest {}",
+        row.head.token,
+        items::MAX_ITEM,
+        bytes(&row.arguments),
+        bytes(&row.checkpoint),
+        row.body.len(),
+    ))
+}
+
 impl Store for DynamoDb {
     fn get<'a>(
         &'a self,
@@ -321,6 +321,10 @@ impl Store for DynamoDb {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async { self.try_write().await.map_err(|failed| self.error(&failed)) })
+    }
+
+    fn room(&self) -> usize {
+        items::ROOM
     }
 
     fn workers(&self) -> Option<&dyn Workers> {

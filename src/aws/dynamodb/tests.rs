@@ -75,6 +75,9 @@ fn json_of(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
+/// A change of a table's description.
+type Flaw = fn(&mut Value);
+
 /// The table as it is described once it was created as `deploy/` has it.
 fn described(change: impl Fn(&mut Value)) -> Reply {
     let mut table = json_of(TABLE);
@@ -204,7 +207,7 @@ async fn a_renewal_that_was_not_answered_is_for_the_lease_to_judge() {
 async fn a_table_is_used_only_if_it_is_a_ledger() {
     let (_server, good) = table([described(|_| ()), ok(json!({}))]).await;
     assert_eq!(good.open().await, Ok(()));
-    let flaws: [(fn(&mut Value), &str); 6] = [
+    let flaws: [(Flaw, &str); 6] = [
         (|it| it["KeySchema"][0]["AttributeName"] = "token".into(), "its key is not `id`"),
         (|it| it["AttributeDefinitions"][0]["AttributeType"] = "N".into(), "its key is not `id`"),
         (

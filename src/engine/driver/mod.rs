@@ -178,7 +178,11 @@ impl Driver {
             Input::Message(delivery) => self.delivered(*delivery),
             Input::Event(event) => self.take_on(event, With::Nothing),
             Input::Save(checkpoint, reply) => {
-                self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply));
+                match self.shared.ledger.refuses(&self.state.record, Some(&checkpoint)) {
+                    None => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
+                    // The handler may have been dropped while it waited.
+                    Some(why) => drop(reply.send(Err(CheckpointError(why)))),
+                }
             }
             Input::Slot(slot) => {
                 if self.state.local.activity == Activity::Queued {
