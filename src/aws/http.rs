@@ -44,6 +44,7 @@ pub struct Connections {
     /// Reports and questions to SageMaker.
     pub(super) answers: SharedHttpClient,
     /// Single items of the ledger's table: leases are renewed by them.
+    #[cfg_attr(not(feature = "dynamodb"), expect(dead_code, reason = "there is no such ledger"))]
     pub(super) ledger: SharedHttpClient,
     /// Roles and credential providers, which all other calls depend on.
     pub(super) others: SharedHttpClient,
