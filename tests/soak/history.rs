@@ -195,7 +195,10 @@ fn rank(seen: &Seen<String>) -> u8 {
         | Seen::Judged { .. }
         | Seen::Stopping { .. } => 2,
         Seen::Started { .. } => 3,
-        Seen::StopKnown { .. } | Seen::StopTold { .. } | Seen::Free { .. } => 4,
+        Seen::StopKnown { .. }
+        | Seen::StopTold { .. }
+        | Seen::TakenUpAgain { .. }
+        | Seen::Free { .. } => 4,
         Seen::Ended { .. } => 5,
         Seen::CleanupBegan { .. } | Seen::CleanupEnded { .. } => 6,
         Seen::Concluded { .. } | Seen::Deferred { .. } => 7,

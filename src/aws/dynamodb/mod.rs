@@ -12,7 +12,8 @@
 //! | `put` | one write; if its condition fails, also one consistent read |
 //! | a list of unsettled steps | one query for each of the index's shards and MB: what is read is what is unsettled |
 //! | a list with settled steps | a scan of the whole table |
-//! | `worker`, `renew`, `fence`, `flag` | one consistent read, or one write |
+//! | `worker`, `renew`, `fence`, `flag` | one consistent read, or one write, of a small item |
+//! | `all` workers | one query of the index |
 //! | `purge` | nothing: DynamoDB removes what has expired, at no charge |
 //!
 //! Single records are read consistently. Lists are eventually consistent: a step that changes while

@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures_util::future::BoxFuture;
 
-use super::DynamoDb;
-use super::items::{self, EXPIRES, ID, Item, VERSION};
+use super::items::{self, DUE, EXPIRES, ID, Item, SHARD, VERSION};
+use super::{DynamoDb, INDEX};
 use crate::aws::calls::Limit;
 use crate::ledger::store::{Put, StoreError, Worker, Workers};
 use crate::lifecycle::WorkerId;
@@ -16,12 +16,18 @@ use crate::step::CallbackToken;
 /// The steps whose stops a worker has not been told of. An empty set does not exist in DynamoDB.
 const STOPS: &str = "stops";
 
+/// How the keys of workers' records begin.
+const PREFIX: &str = "worker#";
+
+/// Their shard of the index, in which no steps are.
+const WORKERS: &str = "workers";
+
 /// How long the record of a dead worker is kept: far more than the longest lease, so that no clock
 /// is wrong enough to end a lease by it.
 const KEPT: Duration = Duration::from_hours(7 * 24);
 
 fn worker_id(worker: &WorkerId) -> AttributeValue {
-    items::text(format!("worker#{}", worker.0))
+    items::text(format!("{PREFIX}{}", worker.0))
 }
 
 fn stops(item: &Item) -> BTreeSet<CallbackToken> {
@@ -35,13 +41,49 @@ impl Workers for DynamoDb {
         worker: &'a WorkerId,
     ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>> {
         Box::pin(async move {
-            let id = format!("worker#{}", worker.0);
+            let id = format!("{PREFIX}{}", worker.0);
             let item = self.item(&id).await.map_err(|failed| self.error(&failed))?;
             let Some(item) = item else { return Ok(None) };
             let version = items::integer(&item, VERSION).map_err(|detail| {
                 StoreError(format!("the record of the worker {worker} cannot be read: {detail}"))
             })?;
             Ok(Some(Worker { version, stops: stops(&item) }))
+        })
+    }
+
+    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            let mut after = None;
+            loop {
+                let ask = || {
+                    self.tables
+                        .query()
+                        .table_name(self.name())
+                        .index_name(INDEX)
+                        .key_condition_expression("#shard = :shard")
+                        .expression_attribute_names("#shard", SHARD)
+                        .expression_attribute_values(":shard", items::text(WORKERS))
+                        .set_exclusive_start_key(after.clone())
+                        .send()
+                };
+                let answer = self
+                    .tried("Query", Limit::ANSWER, ask)
+                    .await
+                    .map_err(|failed| self.error(&failed))?;
+                for item in answer.items.unwrap_or_default() {
+                    let item: Item = item.into_iter().collect();
+                    let id = items::string(&item, ID).and_then(|id| id.strip_prefix(PREFIX));
+                    // One that cannot be read is of another version, and not ours to judge.
+                    if let (Some(id), Ok(version)) = (id, items::integer(&item, VERSION)) {
+                        all.push((WorkerId(id.into()), version));
+                    }
+                }
+                after = answer.last_evaluated_key;
+                if after.is_none() {
+                    return Ok(all);
+                }
+            }
         })
     }
 
@@ -53,7 +95,9 @@ impl Workers for DynamoDb {
     ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
         Box::pin(async move {
             let renew = || {
-                let mut change = "SET #version = :next, #expires = :expires".to_owned();
+                let mut change =
+                    "SET #version = :next, #expires = :expires, #shard = :shard, #due = :due"
+                        .to_owned();
                 let mut update = self
                     .client
                     .update_item()
@@ -61,6 +105,10 @@ impl Workers for DynamoDb {
                     .key(ID, worker_id(worker))
                     .expression_attribute_names("#version", VERSION)
                     .expression_attribute_names("#expires", EXPIRES)
+                    .expression_attribute_names("#shard", SHARD)
+                    .expression_attribute_names("#due", DUE)
+                    .expression_attribute_values(":shard", items::text(WORKERS))
+                    .expression_attribute_values(":due", items::number(0))
                     .expression_attribute_values(":next", items::number(expected.unwrap_or(0) + 1))
                     .expression_attribute_values(":expires", self.expiry(KEPT))
                     .return_values(ReturnValue::AllNew);

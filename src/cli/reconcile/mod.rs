@@ -90,6 +90,13 @@ struct Actions {
 
 pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Config::load(file, std::env::vars_os())?;
+    if config.ledger.kind == Kind::Dynamodb {
+        return Err(Failure::Runtime(
+            "this version does not compare a ledger in a table with SageMaker: `callbackd steps` \
+             lists what the table holds"
+                .to_owned(),
+        ));
+    }
     let ledger = (config.ledger.kind == Kind::Sqlite).then(|| config.ledger.path.clone());
     let fleet = Fleet::of(config, arguments.queue.as_deref()).await?;
     if arguments.actions.fail_lost {
