@@ -345,12 +345,8 @@ fn lives(dice: &mut Dice, window: u64) -> Vec<Fate> {
                 1 => Ends::After(dice.seconds(0..=window)),
                 _ => {
                     let effect = dice.pick(&EFFECTS);
-                    let most = match effect {
-                        "" => dice.pick(&[3, 10, 60]),
-                        // Few lives have more than one.
-                        "cleanup" => 2,
-                        _ => 3,
-                    };
+                    // Before it, or after it.
+                    let most = if effect.is_empty() { dice.pick(&[3, 10, 60]) } else { 2 };
                     Ends::AtEffect(effect, dice.0.i64(1..=most))
                 }
             };
