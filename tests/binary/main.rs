@@ -35,6 +35,7 @@ mod crashes;
 #[cfg(feature = "local")]
 mod crowds;
 mod deletes;
+mod fleet;
 mod handlers;
 mod health;
 mod host;

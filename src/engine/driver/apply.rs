@@ -10,6 +10,7 @@ use super::super::shared::Shared;
 use super::Driver;
 use super::pending::{Outcome, Pending, With, Writing, within};
 use crate::backoff::{Backoff, Failures};
+use crate::clock::after;
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
@@ -316,12 +317,14 @@ impl Driver {
 }
 
 /// Reads a record before anything is decided, for as long as it takes; `None` if the worker leaves
-/// first.
+/// first, or if the ledger is shared and has not answered for a lease: other workers, which may
+/// reach it, are not kept from the step.
 pub(super) async fn load(
     shared: &Arc<Shared>,
     token: &crate::step::CallbackToken,
 ) -> Option<Result<Option<Record>, LedgerError>> {
     let mut failures = Failures::default();
+    let until = after(shared.clock.now(), shared.ledger.lease());
     loop {
         let error = match shared.ledger.load(token).await {
             Ok(record) => return Some(Ok(record)),
@@ -338,7 +341,8 @@ pub(super) async fn load(
                  again"
             );
         }
-        if shared.phase() == Phase::Leaving {
+        let given_up = shared.ledger.is_shared() && shared.clock.now() >= until;
+        if given_up || shared.phase() == Phase::Leaving {
             return None;
         }
         tokio::select! {
