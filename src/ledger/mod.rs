@@ -488,7 +488,7 @@ impl Ledger {
         match error {
             Some(error) => {
                 tracing::error!(%error, "the ledger: {}: no new steps are accepted until that is \
-                                         fixed; {}", part.ails(), part.remedy());
+                                         fixed; {}", part.ails(), part.remedy(self.is_shared()));
             }
             None => tracing::info!("the ledger: {}", part.healed()),
         }

@@ -47,9 +47,13 @@ impl Part {
         }
     }
 
-    pub(super) fn remedy(self) -> &'static str {
+    /// What to do about it; `shared`: the ledger is a table.
+    pub(super) fn remedy(self, shared: bool) -> &'static str {
         match self {
-            Self::Writing => "free space on its disk or fix its permissions",
+            _ if shared => {
+                "check that its table exists and can be reached, and that the credentials allow it"
+            }
+            Self::Writing | Self::Lease => "free space on its disk or fix its permissions",
             Self::Records | Self::Lists => {
                 "check its disk, and the permissions and descriptors of this process"
             }
@@ -57,7 +61,6 @@ impl Part {
                 "move the file back if it was moved; if it is gone, its content is lost when this \
                  process ends: let running steps finish, then restart the worker"
             }
-            Self::Lease => "check that the table can be reached and written",
         }
     }
 }
