@@ -25,6 +25,10 @@ impl Fleet {
         changed
     }
 
+    pub(crate) fn is_known(&self) -> bool {
+        !self.lives.is_empty()
+    }
+
     /// Whether `me` minds a step that the process `writer` wrote last.
     pub(crate) fn minds(&self, me: &WorkerId, token: &CallbackToken, writer: Option<&str>) -> bool {
         let is_of =

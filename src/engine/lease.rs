@@ -3,15 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::{sleep_until, timeout_at};
 
-use super::dispatch::wake;
-use super::inbox::{Absent, Input};
+use super::dispatch::tell;
+use super::inbox::Input;
 use super::shared::Shared;
 use crate::clock::after;
 use crate::ledger::{LedgerError, Renewed};
 use crate::lifecycle::Event;
+
+/// How late it is noticed that the lease has ended while the machine was suspended.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Keeps the lease until dropped.
 pub(crate) async fn keep(shared: Arc<Shared>) {
@@ -22,7 +26,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         match renewed(&shared).await {
             Ok(Renewed::Holds(stops)) => {
                 for token in stops {
-                    wake(&shared, &token, Input::Flagged, Absent::Skip).await;
+                    tell(&shared, &token, Input::Flagged);
                 }
             }
             Ok(Renewed::Lost) => lose(&shared, "another worker has taken over its steps"),
@@ -42,7 +46,11 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             Some((renew, lost)) => renew.min(lost),
             None => after(now, shared.ledger.lease() / 12),
         };
-        sleep_until(shared.clock.instant(next)).await;
+        // In small steps: tokio's timers do not count a suspension of the machine.
+        let step = LOOK.min(shared.ledger.lease() / 12);
+        while shared.clock.now() < next {
+            sleep_until(shared.clock.instant(next.min(after(shared.clock.now(), step)))).await;
+        }
     }
 }
 

@@ -33,6 +33,8 @@ const UNSETTLED: [Status; 5] =
 const EVERY: Duration = Duration::from_secs(15);
 /// A purge is one look at an index; more often gains nothing with a retention of days.
 const PURGE_EVERY: Duration = Duration::from_hours(1);
+/// How often a shared ledger is looked through although no worker has come or gone.
+const LOOKED_THROUGH: Duration = Duration::from_mins(15);
 /// How much longer than a visibility timeout a message may take to come back.
 const MARGIN: Duration = Duration::from_secs(30);
 
@@ -41,6 +43,8 @@ struct Sweep {
     fleet: Fleet,
     /// When the workers of a shared ledger are to be looked at again.
     fleet_due: Instant,
+    /// When a shared ledger was last looked through for another reason than this worker's own.
+    looked: Option<Instant>,
     /// Unconfigured queues that were logged.
     unknown: BTreeSet<String>,
     /// Unconfigured handlers that were logged.
@@ -55,6 +59,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
         shared,
         fleet: Fleet::default(),
         fleet_due: Instant::now(),
+        looked: None,
         unknown: BTreeSet::new(),
         missing: BTreeSet::new(),
         said: BTreeSet::new(),
@@ -71,7 +76,9 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     loop {
         sweep.shared.ledger.look().await;
         let changed = sweep.fleet_changed().await;
-        if sweep.shared.unseen.swap(false, Ordering::SeqCst) || changed {
+        // Before it is known who lives, everything would seem to be this worker's to mind.
+        let knows = !sweep.shared.ledger.is_shared() || sweep.fleet.is_known();
+        if knows && (sweep.shared.unseen.swap(false, Ordering::SeqCst) || changed) {
             sweep.look_through(&UNSETTLED).await;
             sweep.tell_of_missing_handlers();
         }
@@ -99,9 +106,17 @@ impl Sweep {
         if !self.shared.ledger.is_shared() || self.fleet_due > Instant::now() {
             return false;
         }
-        self.fleet_due = Instant::now() + self.shared.ledger.lease() * 3 / 2;
         match self.shared.ledger.fleet().await {
-            Ok(lives) => self.fleet.is(lives),
+            Ok(lives) => {
+                self.fleet_due = Instant::now() + self.shared.ledger.lease() * 3 / 2;
+                let changed = self.fleet.is(lives);
+                // One may have come and gone in between.
+                let again = self.looked.is_none_or(|at| at.elapsed() > LOOKED_THROUGH);
+                if changed || again {
+                    self.looked = Some(Instant::now());
+                }
+                changed || again
+            }
             Err(error) => {
                 tracing::warn!(%error, "the workers of the ledger could not be listed");
                 false

@@ -164,9 +164,9 @@ impl Leases {
     /// Whether another worker's record is to be read again before its claims are judged.
     pub(super) fn looks_at(&self, worker: &WorkerId, now: Timestamp) -> bool {
         let others = self.others();
-        others.get(worker).is_none_or(|seen| {
-            seen.version.is_some() && (seen.stale || after(seen.looked, self.lease / 6) <= now)
-        })
+        others
+            .get(worker)
+            .is_none_or(|seen| seen.stale || after(seen.looked, self.lease / 6) <= now)
     }
 
     pub(super) fn looked(&self, worker: &WorkerId, version: Option<u64>, now: Timestamp) {

@@ -234,6 +234,9 @@ impl Ledger {
         if let Some(owner) = found.as_ref().and_then(|record| record.owner.as_ref()) {
             self.look_at(owner).await?;
         }
+        if let Some(record) = &found {
+            self.remind(record).await;
+        }
         Ok(found)
     }
 

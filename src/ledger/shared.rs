@@ -159,6 +159,23 @@ impl Ledger {
         Ok(())
     }
 
+    /// Puts a stop of another worker's step into that worker's set again: it may not have been put
+    /// there when the stop was recorded.
+    pub(super) async fn remind(&self, record: &Record) {
+        let Some(workers) = self.store.workers() else { return };
+        let owner = record.owner.as_ref().filter(|owner| {
+            record.status == Status::Claimed
+                && record.stop_requested.is_some()
+                && !self.leases.is_of_this_process(owner)
+                && self.leases.of(owner, self.clock.now()) != Lease::Over
+        });
+        if let Some(owner) = owner
+            && let Err(error) = workers.flag(owner, &record.token).await
+        {
+            tracing::debug!(%owner, %error, "the owner of the step is told of its stop later");
+        }
+    }
+
     /// Writes a row after what other workers must not do any more, and before what they must learn.
     pub(super) fn put_beside_others(
         &self,
@@ -168,14 +185,15 @@ impl Ledger {
         expected: Option<u64>,
         commit: Commit,
     ) -> BoxFuture<'static, Result<Put, StoreError>> {
-        if record.status == Status::Claimed
+        let moves = before.owner != record.owner;
+        // No record names an owner that others may find without a lease.
+        if (moves || record.status == Status::Claimed)
             && record.owner.as_ref() == Some(&self.me())
             && !self.claims_hold()
         {
             let text = "this worker claims nothing before its lease in the ledger is renewed";
             return Box::pin(ready(Err(StoreError(text.to_owned()))));
         }
-        let moves = before.owner != record.owner;
         let last = before.owner.clone().filter(|last| !self.leases.is_of_this_process(last));
         let now = self.clock.now();
         let lives = last.as_ref().is_some_and(|last| self.leases.of(last, now) != Lease::Over);

@@ -200,3 +200,30 @@ async fn a_ledger_that_never_answers_keeps_nobody_from_giving_up_a_claim_in_time
     assert_eq!(bench.pipelines.accepted().len(), 1);
     one.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cleanup_that_waits_for_its_turn_while_the_lease_is_lost_is_done_later() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    bench.queue_config.concurrency = 1;
+    let worker = bench.start().await;
+    let tokens = [TOKEN, "other00000"];
+    let arguments = json!({"do": "defer", "cleanup": "hang"});
+    for token in tokens {
+        bench.step(token, &arguments);
+    }
+    let deferred = |token| bench.disk.status(token).as_deref() == Some("deferred");
+    until("both are deferred", || tokens.into_iter().all(deferred)).await;
+    for token in tokens {
+        bench.stop(token, &arguments);
+    }
+    let claimed = |token| bench.disk.status(token).as_deref() == Some("claimed");
+    until("both are to be cleaned up", || tokens.into_iter().all(claimed)).await;
+    assert_eq!(bench.log.count("clean pipeline_stopped null"), 1, "the other waits for its turn");
+    *bench.disk.failing.lock().unwrap() = true;
+    sleep(Duration::from_secs(120)).await;
+    *bench.disk.failing.lock().unwrap() = false;
+    until("both stops are answered", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 2);
+    worker.drain().await;
+}

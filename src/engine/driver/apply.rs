@@ -14,8 +14,8 @@ use crate::clock::after;
 use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
-    Activity, Event, Illegal, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View, Write,
-    decide,
+    Activity, Event, Illegal, Local, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View,
+    Write, decide,
 };
 use crate::outcome::Reason;
 use crate::seam::Observation;
@@ -29,6 +29,9 @@ impl Driver {
     /// Accepts an event: decides it at once if it is next in order, or if a run must be told of it
     /// whatever the ledger does.
     pub(super) fn take_on(&mut self, event: Event, with: With) {
+        if event == Event::LeaseLost && self.is_unknown_to_others() {
+            return self.give_up();
+        }
         let in_turn = matches!(self.pending, Pending::Nothing) && self.backlog.is_empty();
         if in_turn {
             return self.decide_on(event, with);
@@ -37,6 +40,20 @@ impl Driver {
         if !(urgent && matches!(with, With::Nothing) && self.decided_without_the_ledger(&event)) {
             self.backlog.push_back((event, with));
         }
+    }
+
+    /// The ledger has not accepted the first record of the step, so no other worker can find it.
+    fn is_unknown_to_others(&self) -> bool {
+        self.state.record.version == 0 && matches!(self.pending, Pending::Retrying { .. })
+    }
+
+    /// Leaves the step to the next receiver of its messages.
+    fn give_up(&mut self) {
+        self.pending = Pending::Nothing;
+        self.backlog.clear();
+        self.state.local = Local::NOTHING;
+        self.slot = None;
+        self.let_go();
     }
 
     /// Decides the backlog until the ledger has to answer first.
@@ -251,7 +268,11 @@ impl Driver {
         let record = match read {
             Ok(Some(record)) => record,
             Ok(None) => Record { version: 0, status: Status::New, ..self.state.record.clone() },
-            Err(error) => return self.ledger_failed(event, with, &error),
+            Err(error) => {
+                // Nothing else has the record read again.
+                self.flagged |= event.is_none();
+                return self.ledger_failed(event, with, &error);
+            }
         };
         self.failures.end();
         let flagged = self.state.record.stop_requested.is_some();

@@ -34,6 +34,7 @@ use crate::backoff::Failures;
 use crate::handler::CheckpointError;
 use crate::lifecycle::{Activity, Arrival, Event, Phase, Policy, State, Status};
 use crate::seam::Observation;
+use crate::step::StopReason;
 use pending::{Pending, With};
 pub(crate) use start::{Origin, spawn};
 use timers::Timer;
@@ -236,6 +237,22 @@ impl Driver {
             && !self.flagged
     }
 
+    /// Whether a cleanup has been decided and neither begun nor ended.
+    fn cleans_without_a_call(&self) -> bool {
+        match self.state.local.activity {
+            Activity::Cleaning(_) => true,
+            // A run that has ended is about to be decided.
+            Activity::Stopping(StopReason::LeaseLost) => {
+                let ends = |event: &Event| {
+                    matches!(event, Event::Ended(_) | Event::Cleaned(_) | Event::CleanupAborted)
+                };
+                matches!(self.pending, Pending::Nothing)
+                    && !self.backlog.iter().any(|(event, _)| ends(event))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the ledger holds all that the step needs until the next input.
     fn may_park(&self) -> bool {
         let waits = matches!(self.state.local.activity, Activity::Queued | Activity::Sleeping)
@@ -276,6 +293,10 @@ impl Driver {
             return false;
         }
         self.left = true;
+        if self.shared.ledger.has_lost(&self.state.record) {
+            // No one else takes it up as long as this worker lives.
+            self.shared.unseen.store(true, Ordering::SeqCst);
+        }
         self.leave_gates();
         self.shared.watch_for(&self.state, &mut self.watched, true);
         self.lane.forget(token);

@@ -341,7 +341,7 @@ impl Driver {
         match &self.call {
             Some(call) => call.abort(),
             // It has no permit for the cleanup yet.
-            None if matches!(self.state.local.activity, Activity::Cleaning(_)) => {
+            None if self.cleans_without_a_call() => {
                 self.backlog.push_front((Event::CleanupAborted, With::Nothing));
             }
             None => {}

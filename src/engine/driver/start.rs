@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::OwnedSemaphorePermit;
@@ -72,7 +73,11 @@ struct Place {
 impl Place {
     /// The driver of the step, once its record is read; `None` if there is nothing to drive.
     async fn driver(mut self, origin: Origin) -> Option<Box<Driver>> {
-        let stored = match load(&self.shared, &self.token).await? {
+        let Some(loaded) = load(&self.shared, &self.token).await else {
+            self.shared.unseen.store(true, Ordering::SeqCst);
+            return None;
+        };
+        let stored = match loaded {
             Ok(stored) => stored,
             Err(error) => {
                 // The ledger has logged it, once.
