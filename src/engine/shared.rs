@@ -74,6 +74,12 @@ impl Shared {
             .or_else(|| self.lanes.iter().find(same))
     }
 
+    /// Whether steps of `lane` are resumed without their messages: no other worker can have them,
+    /// or the ledger says which one has.
+    pub(crate) fn resumes(&self, lane: &Lane) -> bool {
+        lane.is_exclusive() || self.ledger.is_shared()
+    }
+
     /// The lane that holds a message.
     pub(crate) fn lane_at(&self, held: &Held) -> &Arc<Lane> {
         &self.lanes[held.lane]

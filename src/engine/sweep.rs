@@ -202,8 +202,7 @@ impl Sweep {
         if found {
             wake(&self.shared, &step.token, Input::Event(Event::Found), Absent::Start).await;
         } else if matches!(step.status, Status::Claimed | Status::Waiting) {
-            let resumes = lane.is_exclusive() || self.shared.ledger.is_shared();
-            if resumes {
+            if self.shared.resumes(&lane) {
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Active);
             }
             let overdue = after(now, lane.config.visibility_timeout + MARGIN);
@@ -236,7 +235,7 @@ impl Sweep {
                 continue;
             }
             let lane = &self.shared.lanes[orphan.lane];
-            if lane.is_exclusive() || self.shared.ledger.is_shared() {
+            if self.shared.resumes(lane) {
                 self.shared.orphans.resumed(&token);
                 if let Some(more) = lane.said.again("without message") {
                     tracing::warn!(%token, queue = lane.name, more, "the step's message has not \

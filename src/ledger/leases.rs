@@ -7,7 +7,7 @@
 //! from then on the owner cannot renew it, however late it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -67,6 +67,16 @@ impl Leases {
     pub(super) fn new(process: WorkerId, lease: Duration) -> Self {
         let own = Own::of(process.clone(), 1);
         Self { lease, process, own: Mutex::new(own), others: Mutex::default() }
+    }
+
+    /// The process, whatever it claims steps as.
+    pub(super) fn process(&self) -> &Arc<str> {
+        &self.process.0
+    }
+
+    /// How long a worker's claims are valid without renewal.
+    pub(super) fn lease(&self) -> Duration {
+        self.lease
     }
 
     /// The id under which this process claims steps now.

@@ -47,9 +47,6 @@ use trouble::{Part, Trouble};
 /// One worker's access to its ledger.
 pub struct Ledger {
     store: Arc<dyn Store>,
-    /// The process, whatever it claims steps as.
-    process: Arc<str>,
-    lease: Duration,
     leases: Arc<Leases>,
     clock: Clock,
     observer: Arc<dyn Observer>,
@@ -172,8 +169,8 @@ impl Ledger {
         observer: Arc<dyn Observer>,
     ) -> Self {
         let (trouble, damaged) = Default::default();
-        let leases = Arc::new(Leases::new(me.clone(), lease));
-        Self { store, process: me.0, lease, leases, clock, observer, trouble, damaged }
+        let leases = Arc::new(Leases::new(me, lease));
+        Self { store, leases, clock, observer, trouble, damaged }
     }
 
     /// The id under which this worker claims steps: that of its process, and another one after each
@@ -186,7 +183,7 @@ impl Ledger {
     /// How long a worker's claims are valid without renewal.
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.lease
+        self.leases.lease()
     }
 
     /// Whether this worker's lease must be renewed, because other workers can have this ledger open
@@ -329,7 +326,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`].
     pub async fn purge(&self, before: Timestamp) -> Result<usize, LedgerError> {
-        let age = Age { named: self.clock.name(before), me: self.process.clone(), moment: before };
+        let age = Age {
+            named: self.clock.name(before),
+            me: self.leases.process().clone(),
+            moment: before,
+        };
         Ok(self.store.purge(age).await?)
     }
 
@@ -374,7 +375,7 @@ impl Ledger {
     }
 
     fn bears_old_names(&self, head: &Head) -> bool {
-        head.writer.id.as_ref() == Some(&self.process)
+        head.writer.id.as_ref() == Some(self.leases.process())
             && head.writer.correction != milliseconds(self.clock.correction())
     }
 
@@ -427,8 +428,10 @@ impl Ledger {
     fn row(&self, record: &Record) -> Result<Row, StoreError> {
         self.clock.look();
         let correction = self.clock.correction();
-        let writer =
-            Writer { id: Some(self.process.clone()), correction: milliseconds(correction) };
+        let writer = Writer {
+            id: Some(self.leases.process().clone()),
+            correction: milliseconds(correction),
+        };
         if correction.is_zero() {
             return form::row(record, writer);
         }
@@ -446,7 +449,7 @@ impl Ledger {
 
     /// How far the times in a row are ahead of the timeline.
     fn correction_of(&self, head: &Head) -> SignedDuration {
-        let mine = head.writer.id.as_ref() == Some(&self.process);
+        let mine = head.writer.id.as_ref() == Some(self.leases.process());
         if mine {
             SignedDuration::from_millis(head.writer.correction)
         } else {

@@ -1,5 +1,6 @@
 //! Lists of steps: unsettled ones by the index, all of them by a scan.
 
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::items::{self, DUE, ID, Item, LIGHT, SHARD, SHARDS};
@@ -68,20 +69,23 @@ impl DynamoDb {
         Ok(page)
     }
 
+    /// A query for a shard of the index.
+    pub(super) fn shard(&self, shard: &str) -> QueryFluentBuilder {
+        self.tables
+            .query()
+            .table_name(self.name())
+            .index_name(INDEX)
+            .key_condition_expression("#shard = :shard")
+            .expression_attribute_names("#shard", SHARD)
+            .expression_attribute_values(":shard", items::text(shard))
+    }
+
     async fn ask(&self, place: &Place, limit: usize) -> Result<Found, Failed> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let (found, last) = match place {
             Place::Index { shard, after } => {
                 let ask = || {
-                    let mut query = self
-                        .tables
-                        .query()
-                        .table_name(self.name())
-                        .index_name(INDEX)
-                        .key_condition_expression("#shard = :shard")
-                        .expression_attribute_names("#shard", SHARD)
-                        .expression_attribute_values(":shard", items::text(shard.to_string()))
-                        .limit(limit);
+                    let mut query = self.shard(&shard.to_string()).limit(limit);
                     if let Some((due, id)) = after {
                         query = query
                             .exclusive_start_key(SHARD, items::text(shard.to_string()))

@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures_util::future::BoxFuture;
 
+use super::DynamoDb;
 use super::items::{self, DUE, EXPIRES, ID, Item, SHARD, VERSION};
-use super::{DynamoDb, INDEX};
 use crate::aws::calls::Limit;
 use crate::ledger::store::{Put, StoreError, Worker, Workers};
 use crate::lifecycle::WorkerId;
@@ -56,17 +56,7 @@ impl Workers for DynamoDb {
             let mut all = Vec::new();
             let mut after = None;
             loop {
-                let ask = || {
-                    self.tables
-                        .query()
-                        .table_name(self.name())
-                        .index_name(INDEX)
-                        .key_condition_expression("#shard = :shard")
-                        .expression_attribute_names("#shard", SHARD)
-                        .expression_attribute_values(":shard", items::text(WORKERS))
-                        .set_exclusive_start_key(after.clone())
-                        .send()
-                };
+                let ask = || self.shard(WORKERS).set_exclusive_start_key(after.clone()).send();
                 let answer = self
                     .tried("Query", Limit::ANSWER, ask)
                     .await
