@@ -150,9 +150,7 @@ impl Sweep {
         for parts in self.shared.handlers.values() {
             for leftover in parts.handler.leftovers(&self.shared.work_dir) {
                 let Ok(token) = leftover.token().parse::<CallbackToken>() else { continue };
-                if self.shared.steps.contains(&token) {
-                    continue;
-                }
+                // Even if its message has come again: what is in use is no leftover.
                 if let Ok(Some(record)) = self.shared.ledger.load(&token).await
                     && record.status == Status::Settled
                 {

@@ -191,8 +191,8 @@ pub trait Handler: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// What runs of killed workers may have left in `work_dir`. Called at start and regularly;
-    /// leftovers of settled steps are [removed](Leftover::remove).
+    /// What runs of killed workers may have left in `work_dir` and no live process uses. Called at
+    /// start and regularly; leftovers of settled steps are [removed](Leftover::remove).
     fn leftovers(&self, work_dir: &Path) -> Vec<Leftover> {
         let _ = work_dir;
         Vec::new()

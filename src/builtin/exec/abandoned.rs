@@ -39,8 +39,8 @@ pub(super) fn lock(directory: &Path, how: FlockArg) -> Option<Flock<File>> {
     Flock::lock(OpenOptions::new().read(true).custom_flags(flags).open(directory).ok()?, how).ok()
 }
 
-/// Candidates in `work_dir`, for a caller that knows whether their steps are settled. A directory
-/// in use is not removed.
+/// Candidates in `work_dir`, for a caller that knows whether their steps are settled: directories
+/// that no process uses, now and when they are removed.
 pub(super) fn find(work_dir: &Path) -> Vec<Leftover> {
     older(work_dir, Timestamp::now().as_second() - AGE)
 }
@@ -51,8 +51,11 @@ fn older(work_dir: &Path, than: i64) -> Vec<Leftover> {
         let token = token(entry.file_name().to_str()?)?.to_owned();
         let metadata = entry.metadata().ok()?;
         let directory = entry.path();
-        (metadata.is_dir() && metadata.ctime() <= than)
-            .then(|| Leftover::new(token, move || remove(&directory)))
+        if !metadata.is_dir() || metadata.ctime() > than {
+            return None;
+        }
+        lock(&directory, FlockArg::LockExclusiveNonblock)?;
+        Some(Leftover::new(token, move || remove(&directory)))
     });
     found.collect()
 }
@@ -95,11 +98,11 @@ mod tests {
         let all = || older(folder.path(), i64::MAX);
         let mut tokens: Vec<String> = all().iter().map(|left| left.token().to_owned()).collect();
         tokens.sort();
-        assert_eq!(tokens, ["T", "U-1", "V"]);
+        assert_eq!(tokens, ["T", "U-1"]);
         all().into_iter().for_each(Leftover::remove);
         assert!(gone.iter().all(|name| !at(name).exists()));
         assert!(others.iter().all(|name| at(name).join("output").exists()) && at(used).exists());
-        assert_eq!(all().len(), 1);
+        assert!(all().is_empty());
         drop(in_use);
         all().into_iter().for_each(Leftover::remove);
         assert!(
