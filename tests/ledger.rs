@@ -32,7 +32,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use callbackd::ledger::store::{Age, Commit, Damaged, Head, Put, Query, Row, Store, Writer};
+use callbackd::ledger::store::{
+    Age, Commit, Damaged, Head, PARTS, Put, Query, Row, Store, Writer, part,
+};
 use callbackd::ledger::{Memory, OpenError, Sqlite};
 use callbackd::seam::{Observation, Observer};
 use jiff::Timestamp;
@@ -203,6 +205,32 @@ async fn what_is_not_settled_is_listed_once_each_in_pages_of_any_size() {
         assert_eq!(list(store, others).await, []);
         store.put(row("tok0000001", 2, "settled"), Some(1), Commit::Now).await.expect("put");
         assert_eq!(list(store, with_status(&["claimed"])).await.len(), 44);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_step_is_in_one_part_and_what_is_due_is_listed_by_its_time() {
+    on_each_store(async |store| {
+        for number in 0..200 {
+            let row = row(&format!("part{number:06}"), 1, "deferred");
+            let due =
+                (number % 2 == 0).then(|| Timestamp::from_second(number)).and_then(Result::ok);
+            let row = Row { head: Head { due, ..row.head }, ..row };
+            store.put(row, None, Commit::Now).await.expect("put");
+        }
+        let mut counts = [0, 0];
+        for number in 0..PARTS {
+            let all = Query { part: Some(number), limit: 3, ..with_status(&["deferred"]) };
+            let due = Query { due: Timestamp::from_second(100).ok(), ..all.clone() };
+            let [all, due] = [list(store, all).await, list(store, due).await];
+            counts = [counts[0] + all.len(), counts[1] + due.len()];
+            assert!(all.iter().all(|row| part(&row.head.token) == number));
+            assert!(due.iter().all(|row| all.contains(row)));
+        }
+        assert_eq!(counts, [200, 51]);
+        let due = Query { due: Timestamp::from_second(6).ok(), ..with_status(&["deferred"]) };
+        assert_eq!(list(store, due).await.len(), 4, "of all parts");
     })
     .await;
 }

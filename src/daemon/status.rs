@@ -306,6 +306,7 @@ fn filter(query: StepsQuery) -> Result<Filter, Problem> {
         handler: query.handler,
         after: query.after.map(Cursor),
         limit,
+        ..Filter::default()
     })
 }
 

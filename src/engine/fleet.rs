@@ -1,13 +1,14 @@
 //! Which steps of a shared ledger this worker minds beside those in its hands.
 //!
 //! The worker that wrote a step's record last has the step in hand, or watches it. Of the steps of
-//! dead workers each live one minds its share, so that nothing is asked or taken over by all at
-//! once. As long as workers do not agree on who lives, a step may be minded twice, which the ledger
-//! settles, or by none.
+//! dead workers each live one minds those in its parts of the ledger, so that nothing is read,
+//! asked or taken over by all at once. As long as workers do not agree on who lives, a step may be
+//! minded twice, which the ledger settles, or by none.
 
 use std::collections::BTreeSet;
 
 use crate::ledger::Ledger;
+use crate::ledger::store::{PARTS, part};
 use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
 
@@ -39,16 +40,18 @@ impl Fleet {
         if self.lives.iter().any(is_of) {
             return false;
         }
-        let share = spread(token) % self.lives.len() as u64;
-        self.lives.iter().zip(0..).any(|(worker, at)| at == share && worker == me)
+        self.has_part(me, part(token))
     }
-}
 
-/// FNV-1a: the same in every worker, whatever built it.
-fn spread(token: &CallbackToken) -> u64 {
-    token.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    /// The parts of the ledger in which `me` minds the steps of dead workers.
+    pub(crate) fn parts(&self, me: &WorkerId) -> Vec<u32> {
+        (0..PARTS).filter(|part| self.has_part(me, *part)).collect()
+    }
+
+    fn has_part(&self, me: &WorkerId, part: u32) -> bool {
+        let at = self.lives.iter().position(|worker| worker == me);
+        at.is_some_and(|at| part as usize % self.lives.len() == at)
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +80,9 @@ mod tests {
             shares[minds[0]] += 1;
         }
         assert!(shares.iter().all(|share| (900..1100).contains(share)), "{shares:?}");
+        let mut parts = workers.each_ref().map(|worker| fleet.parts(worker)).concat();
+        parts.sort_unstable();
+        assert_eq!(parts, (0..PARTS).collect::<Vec<_>>());
     }
 
     #[test]

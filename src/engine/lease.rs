@@ -2,7 +2,6 @@
 //! have recorded for its steps, and gives up all claims in time if it cannot be renewed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{sleep_until, timeout_at};
@@ -71,7 +70,5 @@ fn lose(shared: &Shared, why: &str) {
          may start their steps"
     );
     shared.ledger.lose_lease();
-    // What was lost may be taken over by no one else.
-    shared.unseen.store(true, Ordering::SeqCst);
     shared.steps.tell_drivers(&Event::LeaseLost);
 }

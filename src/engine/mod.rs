@@ -138,6 +138,7 @@ impl Engine {
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
         let impaired = impaired::Impaired::new(parts.observer.clone());
         let missing = missing::Missing::new(parts.observer.clone());
+        let unseen = AtomicBool::new(!parts.ledger.is_shared());
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
@@ -152,7 +153,7 @@ impl Engine {
             steps: inbox::Steps::default(),
             watch: watch::Watch::new(watches),
             orphans: orphans::Orphans::default(),
-            unseen: AtomicBool::new(true),
+            unseen,
             said: said::Said::default(),
             impaired,
             missing,

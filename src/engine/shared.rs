@@ -18,16 +18,19 @@ use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
 use super::missing::{self, Missing};
-use super::orphans::Orphans;
+use super::orphans::{Fate, Orphan, Orphans};
 use super::phase::Phases;
 use super::said::Said;
 use super::watch::{Kind, Watch};
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::{Clock, after};
 use crate::ledger::Ledger;
 use crate::lifecycle::{Activity, Phase, Policy, State, Status};
 use crate::seam::Observer;
-use crate::step::{CallbackToken, QueueUrl};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl};
+
+/// How much longer than a visibility timeout a message may take to come back.
+const MARGIN: Duration = Duration::from_secs(30);
 
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
@@ -41,7 +44,8 @@ pub(crate) struct Shared {
     pub(crate) steps: Steps,
     pub(crate) watch: Watch,
     pub(crate) orphans: Orphans,
-    /// The whole ledger is to be looked through.
+    /// The whole ledger is to be looked through; of a shared one, a share is when a worker comes or
+    /// goes.
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
     /// The handlers that this machine keeps from working.
@@ -78,6 +82,16 @@ impl Shared {
     /// or the ledger says which one has.
     pub(crate) fn resumes(&self, lane: &Lane) -> bool {
         lane.is_exclusive() || self.ledger.is_shared()
+    }
+
+    /// Expects the message of an unfinished step that is in no one's hands.
+    pub(crate) fn expect(&self, token: CallbackToken, lane: &Lane, execution: ExecutionArn) {
+        if self.resumes(lane) {
+            self.watch.enter(&execution, lane.index, &token, Kind::Active);
+        }
+        let overdue = after(self.clock.now(), lane.config.visibility_timeout + MARGIN);
+        let orphan = Orphan { lane: lane.index, execution, overdue, fate: Fate::Waits };
+        self.orphans.add(token, orphan);
     }
 
     /// The lane that holds a message.

@@ -2,9 +2,9 @@
 //! steps past their limit, steps whose message is gone, and records too old to keep. Also what
 //! killed workers left on this machine of settled steps.
 //!
-//! A shared ledger is looked through when a worker has come or gone; all else that is due is known
-//! from what this worker minds, so that nothing is read as long as nothing happens, however much is
-//! held.
+//! Of a shared ledger each worker reads its share when one has come or gone. All else that is due
+//! is known from what this worker minds, so that as long as nothing happens only what is due is
+//! read, however much is held.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,10 +18,8 @@ use super::dispatch::wake;
 use super::evidence;
 use super::fleet::Fleet;
 use super::inbox::{Absent, Input};
-use super::orphans::{Fate, Orphan};
 use super::shared::Shared;
 use super::watch::Kind;
-use crate::clock::after;
 use crate::ledger::{Filter, Outline};
 use crate::lifecycle::{Event, Status};
 use crate::step::CallbackToken;
@@ -33,18 +31,32 @@ const UNSETTLED: [Status; 5] =
 const EVERY: Duration = Duration::from_secs(15);
 /// A purge is one look at an index; more often gains nothing with a retention of days.
 const PURGE_EVERY: Duration = Duration::from_hours(1);
-/// How often a shared ledger is looked through although no worker has come or gone.
-const LOOKED_THROUGH: Duration = Duration::from_mins(15);
-/// How much longer than a visibility timeout a message may take to come back.
-const MARGIN: Duration = Duration::from_secs(30);
+/// How often what is due in a shared ledger is looked at: a worker may have come and gone
+/// unnoticed.
+const DUE_EVERY: Duration = Duration::from_mins(15);
+/// How often a worker's share of it is read for that reason, whatever it holds.
+const SHARE_EVERY: Duration = Duration::from_hours(24);
+
+/// How much of the ledger is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Extent {
+    /// What is due of this worker's parts of a shared ledger.
+    Due,
+    /// This worker's parts of a shared ledger.
+    Share,
+    /// All that is not settled.
+    Whole,
+}
 
 struct Sweep {
     shared: Arc<Shared>,
     fleet: Fleet,
     /// When the workers of a shared ledger are to be looked at again.
     fleet_due: Instant,
-    /// When a shared ledger was last looked through for another reason than this worker's own.
-    looked: Option<Instant>,
+    /// When what is due in a shared ledger is to be looked at, and when this worker's share is.
+    due: [(Extent, Instant); 2],
+    /// What is still to be read.
+    unread: Option<Extent>,
     /// Unconfigured queues that were logged.
     unknown: BTreeSet<String>,
     /// Unconfigured handlers that were logged.
@@ -55,11 +67,13 @@ struct Sweep {
 
 /// Looks through the ledger regularly, until dropped.
 pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
+    let now = Instant::now();
     let mut sweep = Sweep {
         shared,
         fleet: Fleet::default(),
-        fleet_due: Instant::now(),
-        looked: None,
+        fleet_due: now,
+        due: [(Extent::Due, now + DUE_EVERY), (Extent::Share, now + SHARE_EVERY)],
+        unread: None,
         unknown: BTreeSet::new(),
         missing: BTreeSet::new(),
         said: BTreeSet::new(),
@@ -70,17 +84,21 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
     // In a shared ledger each start would read all that any worker has settled; there the message
     // of a token that has come back is left to tell of it.
     if !sweep.shared.ledger.is_shared() {
-        sweep.look_through(&[Status::Settled]).await;
+        sweep.look_through(Filter::of(&[Status::Settled])).await;
     }
     sweep.tidy().await;
     loop {
         sweep.shared.ledger.look().await;
-        let changed = sweep.fleet_changed().await;
+        sweep.look_at_fleet().await;
+        if sweep.shared.unseen.swap(false, Ordering::SeqCst) {
+            sweep.unread = Some(Extent::Whole);
+        }
         // Before it is known who lives, everything would seem to be this worker's to mind.
-        let knows = !sweep.shared.ledger.is_shared() || sweep.fleet.is_known();
-        if knows && (sweep.shared.unseen.swap(false, Ordering::SeqCst) || changed) {
-            sweep.look_through(&UNSETTLED).await;
-            sweep.tell_of_missing_handlers();
+        if (!sweep.shared.ledger.is_shared() || sweep.fleet.is_known())
+            && let Some(extent) = sweep.unread.take()
+            && !sweep.read(extent).await
+        {
+            sweep.unread = sweep.unread.max(Some(extent));
         }
         let now = sweep.shared.clock.now();
         for token in sweep.shared.lanes.iter().flat_map(|lane| lane.deferred.until(now)) {
@@ -101,38 +119,59 @@ pub(crate) async fn sweep(shared: Arc<Shared>, retention: Duration) {
 }
 
 impl Sweep {
-    /// Whether a worker of a shared ledger has come or gone since the last time.
-    async fn fleet_changed(&mut self) -> bool {
-        if !self.shared.ledger.is_shared() || self.fleet_due > Instant::now() {
-            return false;
+    /// Decides what of a shared ledger is to be read: this worker's share if another one has come
+    /// or gone.
+    async fn look_at_fleet(&mut self) {
+        let now = Instant::now();
+        if !self.shared.ledger.is_shared() || self.fleet_due > now {
+            return;
         }
+        self.fleet_due = now + self.shared.ledger.lease() * 3 / 2;
         match self.shared.ledger.fleet().await {
             Ok(lives) => {
-                self.fleet_due = Instant::now() + self.shared.ledger.lease() * 3 / 2;
-                let changed = self.fleet.is(lives);
-                // One may have come and gone in between.
-                let again = self.looked.is_none_or(|at| at.elapsed() > LOOKED_THROUGH);
-                if changed || again {
-                    self.looked = Some(Instant::now());
+                if self.fleet.is(lives) {
+                    self.unread = self.unread.max(Some(Extent::Share));
                 }
-                changed || again
             }
             Err(error) => {
+                self.fleet_due = now;
                 tracing::warn!(%error, "the workers of the ledger could not be listed");
-                false
             }
+        }
+        for (extent, due) in self.due.iter_mut().filter(|(_, due)| *due <= now) {
+            self.unread = self.unread.max(Some(*extent));
+            *due = now + if *extent == Extent::Due { DUE_EVERY } else { SHARE_EVERY };
         }
     }
 
-    /// Looks at all records with one of these statuses.
-    async fn look_through(&mut self, statuses: &[Status]) {
-        let mut filter = Filter::of(statuses);
+    /// False if not all of it could be read.
+    async fn read(&mut self, extent: Extent) -> bool {
+        let all = Filter::of(&UNSETTLED);
+        let parts = self.fleet.parts(&self.shared.ledger.me());
+        let due = (extent == Extent::Due).then(|| self.shared.clock.now());
+        let filters = match extent {
+            Extent::Whole => vec![all],
+            Extent::Share | Extent::Due => parts
+                .into_iter()
+                .map(|part| Filter { part: Some(part), due, ..all.clone() })
+                .collect(),
+        };
+        let mut done = true;
+        for filter in filters {
+            done &= self.look_through(filter).await;
+        }
+        self.tell_of_missing_handlers();
+        done
+    }
+
+    /// Looks at all records that `filter` selects. False if they could not be read.
+    async fn look_through(&mut self, mut filter: Filter) -> bool {
         loop {
             let page = match self.shared.ledger.outlines(filter.clone()).await {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(%error, "the ledger could not be looked through");
-                    return self.shared.unseen.store(true, Ordering::SeqCst);
+                    return false;
                 }
             };
             for outline in page.found.into_iter().flatten() {
@@ -140,7 +179,7 @@ impl Sweep {
             }
             match page.next {
                 Some(next) => filter.after = Some(next),
-                None => return,
+                None => return true,
             }
         }
     }
@@ -185,7 +224,6 @@ impl Sweep {
         {
             self.shared.missing.add(&step.token, name);
         }
-        let now = self.shared.clock.now();
         let found = match step.status {
             Status::Concluded | Status::Owed => true,
             Status::Deferred => {
@@ -200,13 +238,7 @@ impl Sweep {
         if found {
             wake(&self.shared, &step.token, Input::Event(Event::Found), Absent::Start).await;
         } else if matches!(step.status, Status::Claimed | Status::Waiting) {
-            if self.shared.resumes(&lane) {
-                self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Active);
-            }
-            let overdue = after(now, lane.config.visibility_timeout + MARGIN);
-            let (lane, execution) = (lane.index, step.execution);
-            let orphan = Orphan { lane, execution, overdue, fate: Fate::Waits };
-            self.shared.orphans.add(step.token, orphan);
+            self.shared.expect(step.token, &lane, step.execution);
         }
     }
 

@@ -128,6 +128,10 @@ pub struct Filter {
     /// Of executions of this pipeline; the name is compared without regard to case.
     pub pipeline: Option<String>,
     pub handler: Option<String>,
+    /// Of this [part](store::part) of the steps.
+    pub part: Option<u32>,
+    /// Due at that time, or earlier.
+    pub due: Option<Timestamp>,
     /// After another page.
     pub after: Option<Cursor>,
     /// At most this many: 1 to [`Filter::MAX_LIMIT`].
@@ -146,8 +150,8 @@ impl Filter {
 
     fn query(self) -> Query {
         let statuses = self.statuses.iter().map(|status| status.as_str().to_owned()).collect();
-        let Self { pipeline, handler, after, limit, .. } = self;
-        Query { statuses, pipeline, handler, after, limit }
+        let Self { pipeline, handler, part, due, after, limit, .. } = self;
+        Query { statuses, pipeline, handler, part, due, after, limit }
     }
 }
 

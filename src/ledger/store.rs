@@ -95,6 +95,10 @@ pub struct Query {
     /// Of executions of this pipeline; the name is compared without regard to case.
     pub pipeline: Option<String>,
     pub handler: Option<String>,
+    /// Of this [part] of the steps.
+    pub part: Option<u32>,
+    /// Due at that time, or earlier.
+    pub due: Option<Timestamp>,
     /// After the last row of another page.
     pub after: Option<Cursor>,
     /// At most this many, at least 1.
@@ -240,10 +244,28 @@ impl Query {
         self.pipeline.as_ref().map(|name| format!(":pipeline/{}/", name.to_ascii_lowercase()))
     }
 
+    pub(crate) fn has_part(&self, token: &CallbackToken) -> bool {
+        self.part.is_none_or(|wanted| wanted == part(token))
+    }
+
     /// Whether it selects only unsettled steps: usually few among many.
     pub(crate) fn leaves_settled_out(&self) -> bool {
         !self.statuses.is_empty() && self.statuses.iter().all(|status| status != SETTLED)
     }
+}
+
+/// How many parts the steps of a shared store have. A list of one part costs the same whatever the
+/// others hold, and each worker of a fleet of up to as many can have a part of its own.
+pub const PARTS: u32 = 64;
+
+/// The part that a step belongs to, in every worker: a hash (FNV-1a).
+#[must_use]
+pub fn part(token: &CallbackToken) -> u32 {
+    let hash = token
+        .as_str()
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash % PARTS
 }
 
 /// The one status that a store knows: its rows are many, and are removed when they are old.
@@ -253,6 +275,8 @@ impl Head {
     pub(crate) fn answers(&self, query: &Query) -> bool {
         (query.statuses.is_empty() || query.statuses.iter().any(|status| *status == self.status))
             && (query.handler.is_none() || query.handler.as_deref() == self.handler.as_deref())
+            && query.has_part(&self.token)
+            && query.due.is_none_or(|latest| self.due.is_some_and(|due| due <= latest))
             && query
                 .needle()
                 .is_none_or(|needle| self.execution.to_ascii_lowercase().contains(&needle))

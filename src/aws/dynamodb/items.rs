@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
-use crate::ledger::store::{Damaged, Head, Row, SETTLED, Writer};
+use crate::ledger::store::{Damaged, Head, Row, SETTLED, Writer, part};
 use crate::step::CallbackToken;
 
 /// The attributes of an item by name.
@@ -24,13 +24,10 @@ pub(super) const MAX_ITEM: usize = 400 * 1024;
 /// What arguments and checkpoint may take of it: an outcome of 50 outputs may need nearly as much.
 pub(super) const ROOM: usize = 200 * 1024;
 
-/// How many partitions the index of unsettled steps has: each takes about a thousand writes a
-/// second, and each costs a list one request.
-pub(super) const SHARDS: u32 = 8;
-
 /// The partition key: `step#TOKEN`, `worker#ID`, or `probe`.
 pub(super) const ID: &str = "id";
-/// The partition key of the index; only unsettled steps have it, so the index holds only those.
+/// The partition key of the index: the part of a step. Only unsettled ones have it, so the index
+/// holds only those.
 pub(super) const SHARD: &str = "shard";
 /// The sort key of the index: when the step is due, in milliseconds since 1970.
 pub(super) const DUE: &str = "due";
@@ -97,7 +94,7 @@ pub(super) fn item(row: &Row, retention: Duration) -> Item {
         ("execution", Some(text(&**execution))),
         ("handler", handler.as_deref().map(text)),
         ("owner", owner.as_deref().map(text)),
-        (SHARD, (!settled).then(|| text(shard(token)))),
+        (SHARD, (!settled).then(|| text(part(token).to_string()))),
         (DUE, due.or((!settled).then_some(NEVER)).map(number)),
         ("flagged", Some(AttributeValue::Bool(*flagged))),
         ("settled_at", settled_at.map(|at| number(at.as_millisecond()))),
@@ -202,12 +199,6 @@ fn lacks(name: &str, what: &str) -> String {
     format!("its attribute `{name}` is not {what}")
 }
 
-/// Tokens are random, so any of their bits spread them evenly.
-fn shard(token: &CallbackToken) -> String {
-    let sum: u32 = token.as_str().bytes().map(u32::from).sum();
-    (sum % SHARDS).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,18 +277,6 @@ mod tests {
             assert!(damaged.detail.contains(wants), "{damaged}");
             assert_eq!(damaged.token.is_some(), name != ID);
         }
-    }
-
-    #[test]
-    fn tokens_are_spread_over_the_whole_index() {
-        let mut random = fastrand::Rng::with_seed(1);
-        let mut counts = BTreeMap::new();
-        for _ in 0..8_000 {
-            let token: String = std::iter::repeat_with(|| random.alphanumeric()).take(10).collect();
-            *counts.entry(shard(&token.parse().expect("a token"))).or_insert(0) += 1;
-        }
-        assert_eq!(counts.len(), 8);
-        assert!(counts.values().all(|count| (800..1_200).contains(count)), "{counts:?}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
+use jiff::Timestamp;
 
-use super::items::{self, DUE, ID, Item, LIGHT, SHARD, SHARDS};
+use super::items::{self, DUE, ID, Item, LIGHT, SHARD};
 use super::{DynamoDb, INDEX};
 use crate::aws::calls::{Failed, Limit};
-use crate::ledger::store::{Cursor, Page, Query, Row, StoreError};
+use crate::ledger::store::{Cursor, PARTS, Page, Query, Row, StoreError};
 
 /// Items that are looked at for one page, however few of them are wanted.
 const LOOKED: usize = 10_000;
@@ -41,9 +42,10 @@ impl DynamoDb {
         let mut looked = 0;
         while let Some(here) = place {
             let limit = (query.bounded() - page.found.len()).max(AT_ONCE);
-            let found = self.ask(&here, limit).await.map_err(|failed| self.error(&failed))?;
+            let found =
+                self.ask(&here, query, limit).await.map_err(|failed| self.error(&failed))?;
             let last = found.items.len();
-            place = found.more.or_else(|| here.next_shard());
+            place = found.more.or_else(|| here.next_shard(query));
             for (number, item) in (1..).zip(found.items) {
                 looked += 1;
                 if items::string(&item, ID).and_then(items::token_of).is_none() {
@@ -80,19 +82,31 @@ impl DynamoDb {
             .expression_attribute_values(":shard", items::text(shard))
     }
 
-    async fn ask(&self, place: &Place, limit: usize) -> Result<Found, Failed> {
+    /// The same, as far as it is due by then.
+    fn shard_until(&self, shard: &str, latest: Timestamp) -> QueryFluentBuilder {
+        self.shard(shard)
+            .key_condition_expression("#shard = :shard AND #due <= :latest")
+            .expression_attribute_names("#due", DUE)
+            .expression_attribute_values(":latest", items::number(latest.as_millisecond()))
+    }
+
+    async fn ask(&self, place: &Place, query: &Query, limit: usize) -> Result<Found, Failed> {
         let limit = i32::try_from(limit).unwrap_or(i32::MAX);
         let (found, last) = match place {
             Place::Index { shard, after } => {
                 let ask = || {
-                    let mut query = self.shard(&shard.to_string()).limit(limit);
+                    let mut ask = match query.due {
+                        None => self.shard(&shard.to_string()),
+                        Some(latest) => self.shard_until(&shard.to_string(), latest),
+                    };
+                    ask = ask.limit(limit);
                     if let Some((due, id)) = after {
-                        query = query
+                        ask = ask
                             .exclusive_start_key(SHARD, items::text(shard.to_string()))
                             .exclusive_start_key(DUE, items::number(due))
                             .exclusive_start_key(ID, items::text(id));
                     }
-                    query.send()
+                    ask.send()
                 };
                 let answer = self.tried("Query", Limit::ANSWER, ask).await?;
                 (answer.items, answer.last_evaluated_key)
@@ -140,14 +154,14 @@ impl Place {
         }
         let read = |cursor: &str| {
             let mut parts = cursor.splitn(3, ' ');
-            let shard = parts.next()?.parse().ok().filter(|shard| *shard < SHARDS)?;
+            let shard = parts.next()?.parse().ok().filter(|shard| *shard < PARTS)?;
             let after = match (parts.next(), parts.next()) {
                 (Some(due), Some(id)) => Some((due.parse().ok()?, id.to_owned())),
                 _ => None,
             };
             Some(Self::Index { shard, after })
         };
-        after.and_then(read).unwrap_or(Self::Index { shard: 0, after: None })
+        after.and_then(read).unwrap_or(Self::Index { shard: query.part.unwrap_or(0), after: None })
     }
 
     fn cursor(&self) -> Cursor {
@@ -170,9 +184,9 @@ impl Place {
         }
     }
 
-    fn next_shard(&self) -> Option<Self> {
+    fn next_shard(&self, query: &Query) -> Option<Self> {
         match self {
-            Self::Index { shard, .. } if shard + 1 < SHARDS => {
+            Self::Index { shard, .. } if query.part.is_none() && shard + 1 < PARTS => {
                 Some(Self::Index { shard: shard + 1, after: None })
             }
             _ => None,
@@ -204,7 +218,7 @@ mod tests {
         ] {
             assert_eq!(unsettled(Some(&place.cursor().0)), place);
         }
-        for wrong in ["", "8", "-1", "x 1 y", "1 x y", "step#abcdefghij"] {
+        for wrong in ["", "64", "-1", "x 1 y", "1 x y", "step#abcdefghij"] {
             assert_eq!(unsettled(Some(wrong)), index(0, None), "{wrong}");
         }
         let all = |after: Option<&str>| Place::of(&query(&[], after));
@@ -216,13 +230,17 @@ mod tests {
 
     #[test]
     fn the_shards_are_listed_one_after_another() {
-        let mut place = Place::of(&query(&["claimed"], None));
+        let all = query(&["claimed"], None);
+        let mut place = Place::of(&all);
         let mut count = 1;
-        while let Some(next) = place.next_shard() {
+        while let Some(next) = place.next_shard(&all) {
             place = next;
             count += 1;
         }
-        assert_eq!(count, SHARDS);
-        assert_eq!(Place::Table { after: None }.next_shard(), None);
+        assert_eq!(count, PARTS);
+        assert_eq!(Place::Table { after: None }.next_shard(&all), None);
+        let some = Query { part: Some(5), ..all };
+        assert_eq!(Place::of(&some), Place::Index { shard: 5, after: None });
+        assert_eq!(Place::of(&some).next_shard(&some), None);
     }
 }

@@ -293,12 +293,13 @@ impl Driver {
             return false;
         }
         self.left = true;
-        if self.shared.ledger.has_lost(&self.state.record) {
-            // No one else takes it up as long as this worker lives.
-            self.shared.unseen.store(true, Ordering::SeqCst);
-        }
         self.leave_gates();
         self.shared.watch_for(&self.state, &mut self.watched, true);
+        let record = &self.state.record;
+        if self.shared.ledger.has_lost(record) {
+            // As long as this worker lives no other one looks after it.
+            self.shared.expect(token.clone(), &self.lane, record.execution.clone());
+        }
         self.lane.forget(token);
         true
     }

@@ -288,8 +288,7 @@ mod tests {
                 store.get(&token.parse().expect("a token")).await.expect("read"),
                 Some(Ok(row(token)))
             );
-            let all =
-                Query { statuses: vec![], pipeline: None, handler: None, after: None, limit: 10 };
+            let all = Query { limit: 10, ..Query::default() };
             assert!(!store.page(all).await.expect("a page").found.is_empty());
             assert!(
                 path.with_extension("db-wal").exists() && !path.with_extension("db-shm").exists()

@@ -103,7 +103,9 @@ pub(super) fn page<T>(
             Some(handler) => text(columns.get_ref(5)?) == *handler,
             None => true,
         };
-        if of_pipeline && of_handler {
+        let of_part =
+            query.part.is_none() || last.parse().is_ok_and(|token| query.has_part(&token));
+        if of_pipeline && of_handler && of_part {
             page.found.push(light(columns).map(&take));
         }
     }
@@ -124,6 +126,9 @@ fn selection(query: &Query) -> (String, String) {
     }
     if !quoted.is_empty() {
         sql += &format!("status IN ({}) AND ", quoted.join(", "));
+    }
+    if let Some(due) = query.due {
+        sql += &format!("due <= {} AND ", due.as_millisecond());
     }
     let after = query.after.as_ref().map_or(String::new(), |cursor| cursor.0.clone());
     (sql + "token > ?1 ORDER BY token", after)
