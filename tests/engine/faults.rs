@@ -202,6 +202,37 @@ async fn a_ledger_that_never_answers_keeps_nobody_from_giving_up_a_claim_in_time
 }
 
 #[tokio::test(start_paused = true)]
+async fn steps_whose_messages_are_gone_and_whose_lease_was_lost_for_a_moment_are_resumed() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    bench.queue_config.concurrency = 8;
+    let mut other = Bench::new();
+    other.disk = bench.disk.beside();
+    other.pipelines = bench.pipelines.clone();
+    // The first of them would go by the owner's name.
+    other.start().await.drain().await;
+    let two = other.start().await;
+    let one = bench.start().await;
+    let tokens: Vec<String> = (0..8).map(|number| format!("gone00000{number}")).collect();
+    for token in &tokens {
+        let message = bench.step(token, &json!({"do": "wait"}));
+        let saved = || {
+            bench.disk.status(token).is_some() && !bench.disk.body(token)["checkpoint"].is_null()
+        };
+        until("its checkpoint is saved", saved).await;
+        bench.queue.lose(&message);
+    }
+    *bench.disk.failing.lock().unwrap() = true;
+    until("all are told", || bench.log.count("told lease_lost") == tokens.len()).await;
+    *bench.disk.failing.lock().unwrap() = false;
+    let runs = |of: &Bench| of.log.count("run 1") + of.log.count("run 2");
+    until("all run again", || runs(&bench) == 2 * tokens.len()).await;
+    assert_eq!(runs(&other), 0, "their worker lives");
+    one.drain().await;
+    two.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cleanup_that_waits_for_its_turn_while_the_lease_is_lost_is_done_later() {
     let mut bench = Bench::new();
     bench.disk = Disk::shared();

@@ -397,6 +397,11 @@ impl Disk {
         Self { held: Memory::shared(), ..Self::exclusive() }
     }
 
+    /// The same as another worker reaches it, which fails on its own.
+    pub fn beside(&self) -> Self {
+        Self { held: self.held.clone(), ..Self::exclusive() }
+    }
+
     /// One whose records are small: see [`Store::room`].
     pub fn small(room: usize) -> Self {
         Self { held: Memory::new().with_room(room), ..Self::exclusive() }
