@@ -40,7 +40,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "step",
         ],
     ),
-    ("aws", &["backoff", "causes", "duration", "ledger", "lifecycle", "outcome", "seam", "step"]),
+    (
+        "aws",
+        &["backoff", "causes", "duration", "hex", "ledger", "lifecycle", "outcome", "seam", "step"],
+    ),
     ("local", &["duration", "hex"]),
     ("observe", &["causes"]),
     ("process", &["backoff", "causes"]),

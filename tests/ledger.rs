@@ -210,6 +210,32 @@ async fn what_is_not_settled_is_listed_once_each_in_pages_of_any_size() {
 }
 
 #[tokio::test]
+async fn arguments_of_the_largest_message_are_kept_as_long_as_the_step_needs_them() {
+    on_each_store(async |store| {
+        let (large, larger) = ("é\"€".repeat(150_000), "x".repeat(1 << 20));
+        let mut of = row("abcdefghij", 1, "claimed");
+        let token = of.head.token.clone();
+        let mut expected = None;
+        let mut put = async |mut row: Row| {
+            row.head.version = expected.map_or(1, |version| version + 1);
+            assert_eq!(store.put(row.clone(), expected, Commit::Now).await, Ok(Put::Done));
+            expected = Some(row.head.version);
+            assert_eq!(store.get(&token).await, Ok(Some(Ok(row))));
+        };
+        of.arguments = Some(large);
+        put(of.clone()).await;
+        put(Row { checkpoint: Some("8".into()), ..of.clone() }).await;
+        let settled = Row { arguments: None, ..row("abcdefghij", 1, "settled") };
+        put(settled.clone()).await;
+        put(Row { arguments: Some(larger.clone()), ..of.clone() }).await;
+        put(Row { arguments: Some("{}".into()), ..of }).await;
+        put(Row { arguments: Some(larger), ..settled }).await;
+        assert_eq!(list(store, everything()).await.len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn each_step_is_in_one_part_and_what_is_due_is_listed_by_its_time() {
     on_each_store(async |store| {
         for number in 0..200 {

@@ -41,12 +41,7 @@ pub(crate) fn deliver(
     let token = step.token.clone();
     let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).cloned();
     let execution = step.execution.clone();
-    let mut record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
-    if let Some(why) = shared.ledger.refuses(&record, None) {
-        // No handler runs without its arguments: the step fails with this reason.
-        record =
-            Record { arguments: Arc::default(), handler: None, last_error: Some(why), ..record };
-    }
+    let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
     let arrival = if is_stop {
         Arrival::Stop
     } else {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::form::Outline;
-use crate::lifecycle::{Ending, Record, Returned, Stop};
+use crate::lifecycle::{Ending, Record, Returned, Status, Stop};
 use crate::outcome::{ClientRequestToken, Outcome};
 
 /// A record without its head, arguments and checkpoint. Absent fields are not written.
@@ -74,7 +74,12 @@ impl<'a> Body<'a> {
             sent: record.sent,
             missing_since: record.missing_since,
             missing_at: record.missing_at,
-            returned: record.returned.as_ref().map(Cow::Borrowed),
+            returned: record.returned.as_ref().map(|returned| match record.status {
+                Status::Settled => {
+                    Cow::Owned(Returned { arguments: Arc::default(), ..returned.clone() })
+                }
+                _ => Cow::Borrowed(returned),
+            }),
             returns: record.returns,
         }
     }

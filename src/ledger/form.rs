@@ -33,14 +33,17 @@ pub struct Outline {
     pub flagged: bool,
 }
 
-/// The row of a record, whose times `writer` has converted.
+/// The row of a record, whose times `writer` has converted. A settled step has no arguments, so the
+/// row has those of its next time.
 pub(super) fn row(record: &Record, writer: Writer) -> Result<Row, StoreError> {
     parts(record, writer).map_err(|error| StoreError(error.to_string()))
 }
 
 fn parts(record: &Record, writer: Writer) -> serde_json::Result<Row> {
     let due = [record.deadline, record.not_before].into_iter().flatten().min();
-    let arguments = (!record.arguments.is_null()).then(|| json(&record.arguments));
+    let returned = record.returned.as_ref().filter(|_| record.status == Status::Settled);
+    let arguments = returned.map_or(&record.arguments, |returned| &returned.arguments);
+    let arguments = (!arguments.is_null()).then(|| json(arguments));
     Ok(Row {
         head: Head {
             token: record.token.clone(),
@@ -79,7 +82,10 @@ pub(super) fn record(row: Row) -> Result<Record, Damaged> {
     let read = || {
         let mut record = parsed::<Body<'_>>(&body)?.under(head);
         if let Some(json) = arguments {
-            record.arguments = parsed(&json)?;
+            let settled = record.status == Status::Settled;
+            let returned = record.returned.as_mut().filter(|_| settled);
+            *returned.map_or(&mut record.arguments, |returned| &mut returned.arguments) =
+                parsed(&json)?;
         }
         if let Some(json) = checkpoint {
             record.checkpoint = Some(parsed(&json)?);

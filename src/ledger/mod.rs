@@ -278,22 +278,15 @@ impl Ledger {
         }
     }
 
-    /// Why a record cannot be kept, if its arguments and this checkpoint are too large for the
-    /// store.
-    pub(crate) fn refuses(&self, record: &Record, checkpoint: Option<&Value>) -> Option<String> {
+    /// Why a checkpoint cannot be kept, if it is too large for the store.
+    pub(crate) fn refuses(&self, checkpoint: &Value) -> Option<String> {
         let room = self.store.room();
         if room == usize::MAX {
             return None;
         }
-        let bytes = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
-        let (arguments, more) = (bytes(&record.arguments), checkpoint.map_or(0, bytes));
-        let keeps = format!("the ledger keeps at most {room}");
-        (arguments.saturating_add(more) > room).then(|| match checkpoint {
-            None => format!("the step's arguments have {arguments} bytes, and {keeps}"),
-            Some(_) => format!(
-                "the checkpoint has {more} bytes, the step's arguments have {arguments}, and \
-                 {keeps} of both"
-            ),
+        let bytes = serde_json::to_vec(checkpoint).map_or(0, |json| json.len());
+        (bytes > room).then(|| {
+            format!("the checkpoint has {bytes} bytes, and the ledger keeps at most {room}")
         })
     }
 

@@ -164,7 +164,7 @@ pub trait Store: Send + Sync {
     /// Writes something insignificant, durably, to test whether writing works.
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// How many bytes the arguments and the checkpoint of a row may have together.
+    /// How many bytes the checkpoint of a row may have.
     fn room(&self) -> usize {
         usize::MAX
     }

@@ -17,8 +17,7 @@ pub struct Record {
     pub execution: ExecutionArn,
     /// The queue that the step's message came from.
     pub queue: QueueUrl,
-    /// The handler's name in the configuration; `None` if no route matched, or `last_error` says
-    /// why the step cannot be run.
+    /// The handler's name in the configuration; `None` if no route matched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handler: Option<Arc<str>>,
     /// Null once the step is settled: they are no longer needed.

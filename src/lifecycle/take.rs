@@ -120,12 +120,10 @@ impl Decision<'_> {
             return self.held();
         }
         if record.handler.is_none() {
-            let text = record.last_error.clone().unwrap_or_else(|| {
-                format!(
-                    "no handler is configured for the pipeline {} and these arguments",
-                    record.execution.pipeline()
-                )
-            });
+            let text = format!(
+                "no handler is configured for the pipeline {} and these arguments",
+                record.execution.pipeline()
+            );
             return self.fail(&text);
         }
         if let Some(why) = record.crashed_too_often(most) {

@@ -21,10 +21,10 @@ const FORMAT: u64 = 1;
 /// DynamoDB's limit for an item: 400 KB, with the names of its attributes.
 pub(super) const MAX_ITEM: usize = 400 * 1024;
 
-/// What arguments and checkpoint may take of it: an outcome of 50 outputs may need nearly as much.
+/// What a checkpoint may take of it: arguments and an outcome of 50 outputs may need the rest.
 pub(super) const ROOM: usize = 200 * 1024;
 
-/// The partition key: `step#TOKEN`, `worker#ID`, or `probe`.
+/// The partition key: `step#TOKEN`, `arguments#TOKEN#HASH#PART`, `worker#ID`, or `probe`.
 pub(super) const ID: &str = "id";
 /// The partition key of the index: the part of a step. Only unsettled ones have it, so the index
 /// holds only those.
@@ -34,7 +34,7 @@ pub(super) const DUE: &str = "due";
 /// When DynamoDB may remove the item, in seconds since 1970.
 pub(super) const EXPIRES: &str = "expires";
 pub(super) const VERSION: &str = "version";
-const ARGUMENTS: &str = "arguments";
+pub(super) const ARGUMENTS: &str = "arguments";
 const CHECKPOINT: &str = "checkpoint";
 
 /// What lists read, beside the keys: everything but arguments and checkpoint.

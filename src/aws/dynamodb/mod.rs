@@ -8,8 +8,8 @@
 //!
 //! | request | costs |
 //! |---|---|
-//! | `get` | one consistent read |
-//! | `put` | one write; if its condition fails, also one consistent read |
+//! | `get` | one consistent read; of arguments over 100 KiB, one more for each 350 KiB |
+//! | `put` | one write; if its condition fails, also one consistent read; once at first and once at the end, one write for each 350 KiB of arguments over 100 KiB |
 //! | a list of unsettled steps | one query for each of the index's shards and MB: what is read is what is unsettled |
 //! | a list with settled steps | a scan of the whole table |
 //! | `worker`, `renew`, `fence`, `flag` | one consistent read, or one write, of a small item |
@@ -24,6 +24,7 @@
 //! and a write whose condition then fails is compared with what is stored: if that is what was to
 //! be written, by this process, it is done.
 
+mod arguments;
 mod definition;
 mod items;
 mod lists;
@@ -46,8 +47,9 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
+use self::arguments::{Place, Places};
 pub use self::definition::Created;
-use self::items::{ID, Item, VERSION};
+use self::items::{ARGUMENTS, ID, Item, VERSION};
 use super::account::Account;
 use super::calls::{Calls, Failed, Limit};
 use crate::backoff::Backoff;
@@ -87,6 +89,7 @@ pub struct DynamoDb {
     table: Arc<str>,
     region: Arc<str>,
     retention: Duration,
+    places: Places,
 }
 
 impl DynamoDb {
@@ -100,6 +103,7 @@ impl DynamoDb {
             table: table.into(),
             region: account.region.as_str().into(),
             retention,
+            places: Places::default(),
         }
     }
 
@@ -156,7 +160,18 @@ impl DynamoDb {
     }
 
     async fn write(&self, row: Row, expected: Option<u64>) -> Result<Put, StoreError> {
-        let item = items::item(&row, self.retention);
+        let mut item = items::item(&row, self.retention);
+        let token = &row.head.token;
+        let kept = match row.arguments.as_deref().and_then(Place::of) {
+            None => self.expire_arguments(token).await,
+            Some(place) => {
+                item.remove(ARGUMENTS);
+                place.name_in(&mut item);
+                let arguments = row.arguments.as_deref().unwrap_or_default();
+                self.keep_arguments(token, &place, arguments).await
+            }
+        };
+        kept.map_err(|failed| self.error(&failed))?;
         let size = items::size(&item);
         if size > items::MAX_ITEM {
             return Err(too_large(&row, size));
@@ -194,7 +209,17 @@ impl DynamoDb {
         token: &CallbackToken,
     ) -> Result<Option<Result<Row, Damaged>>, StoreError> {
         let item = self.item(&items::step_id(token)).await.map_err(|failed| self.error(&failed))?;
-        Ok(item.map(|item| items::row(&item)))
+        let Some(item) = item else { return Ok(None) };
+        let row = items::row(&item);
+        let (Ok(row), Some(place)) = (&row, Place::from(&item)) else { return Ok(Some(row)) };
+        let found = self.arguments(token, &place).await.map_err(|failed| self.error(&failed))?;
+        Ok(Some(match found {
+            Some(arguments) => Ok(Row { arguments: Some(arguments), ..row.clone() }),
+            None => Err(Damaged {
+                token: Some(token.to_string()),
+                detail: "its arguments are not in the table any more".to_owned(),
+            }),
+        }))
     }
 
     /// An item, with everything that was ever written to it.
@@ -280,10 +305,9 @@ fn too_large(row: &Row, size: usize) -> StoreError {
     let bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     StoreError(format!(
         "the record of the step {} has {size} bytes, and an item of DynamoDB at most {}: its \
-         arguments have {}, its checkpoint {}, the rest {}",
+         checkpoint has {}, the rest {}",
         row.head.token,
         items::MAX_ITEM,
-        bytes(&row.arguments),
         bytes(&row.checkpoint),
         row.body.len(),
     ))

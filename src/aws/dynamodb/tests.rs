@@ -177,10 +177,66 @@ async fn an_item_of_a_newer_version_is_left_alone() {
 #[tokio::test]
 async fn an_item_over_the_limit_is_not_sent() {
     let (server, table) = table([]).await;
-    let large = Row { arguments: Some("x".repeat(500_000)), ..row(1, "me") };
+    let large = Row { checkpoint: Some("x".repeat(500_000)), ..row(1, "me") };
     let error = table.put(large, None, Commit::Now).await.expect_err("too large");
-    assert!(error.0.contains("at most 409600: its arguments have 500000"), "{error}");
+    assert!(error.0.contains("at most 409600: its checkpoint has 500000"), "{error}");
     assert_eq!(operations(&server), [""; 0]);
+}
+
+#[tokio::test]
+async fn large_arguments_are_written_once_and_expire_before_the_record_that_has_none() {
+    let (server, table) = table((0..9).map(|_| ok(json!({})))).await;
+    let text = "x".repeat(500_000);
+    let large = |version| Row { arguments: Some(text.clone()), ..row(version, "me") };
+    let settled = Row { arguments: None, ..row(3, "me") };
+    for (row, expected) in
+        [(large(1), None), (large(2), Some(1)), (settled, Some(2)), (row(4, "me"), Some(3))]
+    {
+        assert_eq!(table.put(row, expected, Commit::Now).await, Ok(Put::Done));
+    }
+    let requests = server.requests();
+    let id = |request: &Request| {
+        let request = request.json();
+        let id = request["Item"]["id"]["S"].as_str().or(request["Key"]["id"]["S"].as_str());
+        let mut parts: Vec<_> = id.expect("an id").split('#').map(str::to_owned).collect();
+        parts.retain(|part| part.len() < 20);
+        format!("{} {}", request_name(&request), parts.join(" "))
+    };
+    let sent: Vec<String> = requests.iter().map(id).collect();
+    let (first, second) = ("arguments abcdefghij 0", "arguments abcdefghij 1");
+    let step = "put step abcdefghij";
+    assert_eq!(
+        sent,
+        [
+            &format!("put {first}"),
+            &format!("put {second}"),
+            step,
+            step,
+            &format!("expire {first}"),
+            &format!("expire {second}"),
+            step,
+            step,
+        ]
+    );
+    assert!(requests[2].json()["Item"]["arguments"].is_null());
+}
+
+fn request_name(request: &Value) -> &'static str {
+    if request["UpdateExpression"].is_null() { "put" } else { "expire" }
+}
+
+#[tokio::test]
+async fn a_step_whose_large_arguments_are_gone_is_damaged() {
+    let large = Row { arguments: Some("x".repeat(200_000)), ..row(1, "me") };
+    let (server, writer) = table([ok(json!({})), ok(json!({}))]).await;
+    assert_eq!(writer.put(large.clone(), None, Commit::Now).await, Ok(Put::Done));
+    let [part, step] = &server.requests()[..] else { panic!("two requests") };
+    let item = |of: &Request| ok(json!({ "Item": of.json()["Item"] }));
+    let (_server, reader) = table([item(step), item(part), item(step), ok(json!({}))]).await;
+    assert_eq!(reader.get(&large.head.token).await, Ok(Some(Ok(large.clone()))));
+    let damaged = reader.get(&large.head.token).await.expect("read").expect("there");
+    let detail = damaged.expect_err("gone").detail;
+    assert_eq!(detail, "its arguments are not in the table any more");
 }
 
 #[tokio::test]

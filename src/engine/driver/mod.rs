@@ -179,7 +179,7 @@ impl Driver {
             Input::Message(delivery) => self.delivered(*delivery),
             Input::Event(event) => self.take_on(event, With::Nothing),
             Input::Save(checkpoint, reply) => {
-                match self.shared.ledger.refuses(&self.state.record, Some(&checkpoint)) {
+                match self.shared.ledger.refuses(&checkpoint) {
                     None => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
                     // The handler may have been dropped while it waited.
                     Some(why) => drop(reply.send(Err(CheckpointError(why)))),

@@ -102,8 +102,7 @@ impl Place {
             record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name));
         // The configuration has changed since. A new handler does not continue what another one has
         // begun.
-        let cannot_run = record.handler.is_none() && record.last_error.is_some();
-        if !is_known && !cannot_run && !has_begun(&record) && record.status != Status::Concluded {
+        if !is_known && !has_begun(&record) && record.status != Status::Concluded {
             record.handler =
                 lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
         }
