@@ -30,6 +30,8 @@ const BATCH: usize = 10;
 /// The maximum number of polls of one queue: at 10 ms a receive they bring 8,000 messages a second.
 const MAX_POLLS: usize = 8;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// How often the worker's lease is looked at while it has none.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
 /// How often a failing ledger is tried, so that the worker recovers by itself.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long a queue without a stop watch may go unseen while its slots are taken.
@@ -105,6 +107,10 @@ impl Pollers<'_> {
         while self.shared.ledger.is_failing() {
             sleep(PROBE_EVERY).await;
             self.shared.ledger.probe().await;
+        }
+        // Before its first lease in a shared ledger a worker claims nothing.
+        while !self.shared.ledger.claims_hold() {
+            sleep(LEASE_LOOK).await;
         }
         self.memory().await;
         let many = self.lane.config.concurrency.max(BATCH);
