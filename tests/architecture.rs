@@ -160,6 +160,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "executions",
             "server",
             "doctor",
+            "probe",
         ],
     ),
 ];
