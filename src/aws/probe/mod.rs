@@ -164,7 +164,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_error_keeps_the_services_words_and_says_whether_the_call_may_have_acted() {
-        let error = |status, code: &str| Reply::Json(status, json!({"__type": code, "message": "why"}));
+        let error =
+            |status, code: &str| Reply::Json(status, json!({"__type": code, "message": "why"}));
         let refused = described(error(400, "ConflictException")).await.expect_err("refused");
         assert_eq!(
             refused,

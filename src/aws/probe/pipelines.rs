@@ -231,12 +231,7 @@ impl Services {
     ///
     /// # Errors
     /// [`Unserved`].
-    pub async fn succeed(
-        &self,
-        token: &str,
-        outputs: &[(&str, &str)],
-        request: &str,
-    ) -> Tried<()> {
+    pub async fn succeed(&self, token: &str, outputs: &[(&str, &str)], request: &str) -> Tried<()> {
         let outputs = outputs
             .iter()
             .map(|(name, value)| OutputParameter::builder().name(*name).value(*value).build());

@@ -42,7 +42,7 @@ const SLOWEST: Duration = Duration::from_secs(30);
 /// How often a throttled call is made; the last ones half a minute apart.
 const THROTTLED_TRIES: u32 = 10;
 /// How often a call that can be repeated is made.
-const TRIES: u32 = 6;
+const TRIES: u32 = 10;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 impl Caller {
@@ -51,27 +51,34 @@ impl Caller {
         Self { services, pace, interrupted }
     }
 
-    pub(super) fn services(&self) -> &Services {
-        &self.services
-    }
-
     /// From now on `interrupted` interrupts, and nothing else.
     pub(super) fn heed(&mut self, interrupted: CancellationToken) {
         self.interrupted = interrupted;
     }
 
-    /// Makes the call that an experiment is about: once, unless it was throttled.
+    /// Makes the call that an experiment is about: once, unless it was throttled. A refusal is the
+    /// service's own; a denial is a setback, because permissions decide before the service does.
     pub(super) async fn observe<T>(
         &mut self,
         call: impl AsyncFn(&Services) -> Tried<T>,
     ) -> Result<Result<T, Refusal>, Setback> {
         match self.tried(&call).await? {
             Ok(answer) => Ok(Ok(answer)),
+            Err(Unserved::Refused(refusal)) if refusal.is_denial => Err(Setback::Refused(refusal)),
             Err(Unserved::Refused(refusal)) => Ok(Err(refusal)),
             Err(Unserved::Throttled(detail) | Unserved::Unanswered(detail)) => {
                 Err(Setback::Unanswered(detail))
             }
         }
+    }
+
+    /// Makes a call that an experiment needs, and that could not be repeated without changing what
+    /// is observed.
+    pub(super) async fn once<T>(
+        &mut self,
+        call: impl AsyncFn(&Services) -> Tried<T>,
+    ) -> Result<T, Setback> {
+        self.observe(call).await?.map_err(Setback::Refused)
     }
 
     /// Makes a call that can be repeated, until it is answered.
@@ -143,6 +150,9 @@ impl fmt::Display for Setback {
         match self {
             Self::Interrupted => f.write_str("the probe was interrupted"),
             Self::Unanswered(detail) | Self::Late(detail) => f.write_str(detail),
+            Self::Refused(refusal) if refusal.is_denial => {
+                write!(f, "permissions decided before the service did: {refusal}")
+            }
             Self::Refused(refusal) => refusal.fmt(f),
         }
     }

@@ -71,7 +71,8 @@ impl Lab {
     /// Creates the queue.
     pub(super) async fn open(&mut self) -> Result<(), Setback> {
         let plan = self.plan.clone();
-        let create = async |services: &Services| services.create_queue(plan.queue(), &plan.run).await;
+        let create =
+            async |services: &Services| services.create_queue(plan.queue(), &plan.run).await;
         self.queue = Some(self.caller.ask(create).await?);
         Ok(())
     }
@@ -213,17 +214,28 @@ impl Lab {
 
     /// Waits until an execution has ended, and returns its status.
     pub(super) async fn ended(&mut self, execution: &str) -> Result<String, Setback> {
+        let status = self.until(execution, is_over).await?;
+        self.running.retain(|other| other != execution);
+        Ok(status)
+    }
+
+    /// Waits until `fits` holds of the status of an execution, and returns it.
+    pub(super) async fn until(
+        &mut self,
+        execution: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<String, Setback> {
         let end = Instant::now() + self.waits.patience;
         loop {
             let ask = async |services: &Services| services.execution_status(execution).await;
             let status = self.caller.ask(ask).await?;
-            if is_over(&status) {
-                self.running.retain(|other| other != execution);
+            if fits(&status) {
                 return Ok(status);
             }
             if Instant::now() >= end {
-                let what = format!("the execution was still {status}");
-                return Err(late(&what, self.waits.patience));
+                let within = duration::text(self.waits.patience);
+                let what = format!("the execution was still {status} after {within}");
+                return Err(Setback::Late(what));
             }
         }
     }
@@ -254,12 +266,16 @@ impl Lab {
         let state = self.watch(execution, "Only", within, is_over).await?;
         match state {
             Some(state) if is_over(&state.status) => Ok(state.status),
-            Some(state) => Err(late(&format!("the step was still {}", state.status), within)),
+            Some(state) => {
+                let within = duration::text(within);
+                let what = format!("the step was still {} after {within}", state.status);
+                Err(Setback::Late(what))
+            }
             None => Err(late("the step was not listed", within)),
         }
     }
 
-    /// Answers a step with success; for the parts of an experiment that are not in question.
+    /// Answers a step with success.
     pub(super) async fn succeed(
         &mut self,
         token: &str,
@@ -267,14 +283,14 @@ impl Lab {
     ) -> Result<(), Setback> {
         let request = request();
         let answer = async |services: &Services| services.succeed(token, outputs, &request).await;
-        self.caller.ask(answer).await
+        self.caller.once(answer).await
     }
 
-    /// Stops an execution; for the parts of an experiment that are not in question.
+    /// Stops an execution.
     pub(super) async fn stop(&mut self, execution: &str) -> Result<(), Setback> {
         let request = request();
         let stop = async |services: &Services| services.stop(execution, &request).await;
-        self.caller.ask(stop).await
+        self.caller.once(stop).await
     }
 
     /// Makes the call that an experiment is about.

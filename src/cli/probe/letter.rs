@@ -10,8 +10,6 @@ use crate::aws::probe::Letter;
 /// One message of a step.
 #[derive(Clone, Debug)]
 pub(super) struct StepMessage {
-    /// SQS's own, the same at each receive.
-    pub id: String,
     pub token: String,
     pub execution: String,
     pub status: String,
@@ -36,7 +34,6 @@ impl StepMessage {
         let written: BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(arguments).unwrap_or_default();
         Some(Self {
-            id: letter.id.clone(),
             token: text("token")?,
             execution: text("pipelineExecutionArn")?,
             status: text("status").unwrap_or_else(|| "none".to_owned()),

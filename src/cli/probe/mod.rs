@@ -87,7 +87,8 @@ pub(super) struct Arguments {
     /// Delete what earlier probes with this prefix left when they were killed, and do nothing else.
     #[arg(long, conflicts_with = "role_arn")]
     clean_up: bool,
-    /// How long to wait for a message, and for the end of a step: 5s to 1h.
+    /// How long to wait for a message, and for the end of a step: 5s to 1h. For what should not
+    /// happen, such as a second message, it waits a minute at most.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = patience)]
     patience: Duration,
     /// The least time between two calls, at least 10ms; throttled calls slow down by themselves.
@@ -96,7 +97,7 @@ pub(super) struct Arguments {
 }
 
 /// How long the experiments wait for what should not happen.
-const SURPLUS: Duration = Duration::from_secs(30);
+const SURPLUS: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let aws = Config::section("aws", file, std::env::vars_os())?.aws;
@@ -132,8 +133,7 @@ async fn probe(
     let mut redaction = Redaction::default();
     redaction.learn(&plan.run, "RUN");
     redaction.learn(role, "ROLE");
-    let waits =
-        Waits { patience: arguments.patience, surplus: SURPLUS.min(arguments.patience) };
+    let waits = Waits { patience: arguments.patience, surplus: SURPLUS.min(arguments.patience) };
     let (signals, pace) = (Interruptions::default(), arguments.pace);
     let session = Session { services, plan, waits, pace, redaction, signals: signals.clone() };
     let outcome = heeding(&signals, session.run(|progress| complain(progress))).await?;
@@ -189,10 +189,7 @@ async fn clean_up(
 }
 
 /// Awaits `work`; the first signal ends what it does, the second also its removal.
-async fn heeding<T>(
-    signals: &Interruptions,
-    work: impl Future<Output = T>,
-) -> Result<T, Failure> {
+async fn heeding<T>(signals: &Interruptions, work: impl Future<Output = T>) -> Result<T, Failure> {
     let mut caught = Signals::listen().map_err(Failure::runtime)?;
     let heed = async {
         caught.next().await;

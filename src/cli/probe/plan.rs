@@ -69,10 +69,6 @@ impl Plan {
         format!("{}-{last}", self.run)
     }
 
-    pub(super) fn pipelines(&self) -> Vec<String> {
-        Shape::ALL.iter().map(|shape| self.pipeline(*shape)).collect()
-    }
-
     /// What is said before anything is created.
     pub(super) fn told(&self, account: &str, region: &str, patience: Duration) -> String {
         let mut text = format!(
@@ -156,9 +152,8 @@ impl Shape {
     /// The pipeline's definition, with its steps on this queue.
     pub(super) fn definition(self, queue: &str) -> String {
         let step = |name: &str, arguments: Value, outputs: &[(&str, &str)], after: &[&str]| {
-            let outputs = outputs.iter().map(|(name, kind)| {
-                json!({"OutputName": name, "OutputType": kind})
-            });
+            let outputs =
+                outputs.iter().map(|(name, kind)| json!({"OutputName": name, "OutputType": kind}));
             json!({
                 "Name": name, "Type": "Callback", "SqsQueueUrl": queue, "Arguments": arguments,
                 "OutputParameters": outputs.collect::<Vec<_>>(), "DependsOn": after,
@@ -222,7 +217,8 @@ mod tests {
     #[test]
     fn only_names_that_a_probe_makes_are_ours() {
         let plan = Plan::new("sagemaker-callbackd-probe", "role");
-        for name in plan.pipelines().iter().map(String::as_str).chain([plan.queue()]) {
+        let pipelines = Shape::ALL.map(|shape| plan.pipeline(shape));
+        for name in pipelines.iter().map(String::as_str).chain([plan.queue()]) {
             assert!(is_ours("sagemaker-callbackd-probe", name), "{name}");
             assert!(!is_ours("sagemaker-callbackd-other", name), "{name}");
         }

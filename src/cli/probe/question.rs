@@ -93,7 +93,8 @@ impl Question {
     }
 
     const fn text(self) -> (&'static str, &'static str, &'static str) {
-        const NO_CODE: &str = "nothing: whatever the code, SageMaker is asked where the step stands";
+        const NO_CODE: &str =
+            "nothing: whatever the code, SageMaker is asked where the step stands";
         const ANY_JSON: &str = "nothing: arguments may be any JSON";
         match self {
             Self::UnknownToken => {
@@ -109,11 +110,9 @@ impl Question {
                 "A second answer, with another client request token, to a step that succeeded",
                 NO_CODE,
             ),
-            Self::StoppedToken => (
-                "stopped_token",
-                "An answer to a step after its stop was answered",
-                NO_CODE,
-            ),
+            Self::StoppedToken => {
+                ("stopped_token", "An answer to a step after its stop was answered", NO_CODE)
+            }
             Self::EndedExecution => (
                 "ended_execution",
                 "A stop of an execution that has ended",

@@ -115,10 +115,7 @@ mod tests {
                 "User: PRINCIPAL is not authorized",
             ),
             ("role arn:aws:iam::111122223333:role/secret, and", "role PRINCIPAL and"),
-            (
-                "(Request ID: 0d2ba7e1-1f2b-4a3c-9d8e-0123456789ab)",
-                "(Request ID: REQUEST-ID)",
-            ),
+            ("(Request ID: 0d2ba7e1-1f2b-4a3c-9d8e-0123456789ab)", "(Request ID: REQUEST-ID)"),
             ("token SYZ8ExZ3Sd; key AKIAIOSFODNN7EXAMPLE", "token TOKEN; key KEY"),
             ("account 111122223333.", "account 123456789012."),
             ("https://sqs/111122223333/q", "https://sqs/123456789012/q"),

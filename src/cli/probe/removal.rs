@@ -28,7 +28,7 @@ pub(super) struct Leftover {
 }
 
 const REASON: &str = "callbackd probe ends this execution";
-/// Between two attempts to delete a pipeline.
+/// Between two attempts to delete something.
 const PAUSE: Duration = Duration::from_secs(5);
 
 impl Remains {
@@ -37,9 +37,8 @@ impl Remains {
         let pipelines =
             caller.ask(async |services: &Services| services.pipelines(prefix).await).await?;
         let queues = caller.ask(async |services: &Services| services.queues(prefix).await).await?;
-        let queue_is_ours = |url: &String| {
-            url.rsplit_once('/').is_some_and(|(_, name)| is_ours(prefix, name))
-        };
+        let queue_is_ours =
+            |url: &String| url.rsplit_once('/').is_some_and(|(_, name)| is_ours(prefix, name));
         Ok(Self {
             pipelines: pipelines.into_iter().filter(|name| is_ours(prefix, name)).collect(),
             queues: queues.into_iter().filter(queue_is_ours).collect(),
@@ -54,7 +53,9 @@ impl Remains {
     pub(super) async fn remove(self, caller: &mut Caller, within: Duration) -> Vec<Leftover> {
         let mut left = Vec::new();
         for name in self.pipelines {
-            if let Err(setback) = pipeline(caller, &name, Instant::now() + within).await {
+            let end = Instant::now() + within;
+            let remove = async |caller: &mut Caller| pipeline(caller, &name, end).await;
+            if let Err(setback) = until_gone(caller, end, remove).await {
                 left.push(Leftover {
                     by_hand: format!("aws sagemaker delete-pipeline --pipeline-name {name}"),
                     what: format!("the pipeline {name}"),
@@ -64,12 +65,9 @@ impl Remains {
         }
         // The last, because executions that end need it.
         for url in self.queues {
-            let delete = async |services: &Services| services.delete_queue(&url).await;
-            let deleted = match caller.ask(delete).await {
-                Err(Setback::Refused(refusal)) if is_absent(&refusal) => Ok(()),
-                other => other,
-            };
-            if let Err(setback) = deleted {
+            let end = Instant::now() + within;
+            let remove = async |caller: &mut Caller| queue(caller, &url).await;
+            if let Err(setback) = until_gone(caller, end, remove).await {
                 left.push(Leftover {
                     by_hand: format!("aws sqs delete-queue --queue-url {url}"),
                     what: format!("the queue {url}"),
@@ -81,29 +79,37 @@ impl Remains {
     }
 }
 
-async fn pipeline(caller: &mut Caller, name: &str, end: Instant) -> Result<(), Setback> {
+/// Tries until it is gone; not if that was interrupted or denied.
+async fn until_gone(
+    caller: &mut Caller,
+    end: Instant,
+    remove: impl AsyncFn(&mut Caller) -> Result<(), Setback>,
+) -> Result<(), Setback> {
     loop {
-        let gone = match deleted(caller, name, end).await {
-            Ok(()) => return Ok(()),
-            Err(Setback::Interrupted) => return Err(Setback::Interrupted),
-            Err(Setback::Refused(refusal)) if refusal.is_denial => Setback::Refused(refusal),
-            Err(other) if Instant::now() < end => {
-                drop(other);
-                caller.pause(PAUSE).await?;
-                continue;
+        match remove(caller).await {
+            Err(Setback::Refused(refusal)) if is_absent(&refusal) => return Ok(()),
+            Err(Setback::Refused(refusal)) if refusal.is_denial => {
+                return Err(Setback::Refused(refusal));
             }
-            Err(other) => other,
-        };
-        return Err(gone);
+            Err(Setback::Refused(_) | Setback::Unanswered(_) | Setback::Late(_))
+                if Instant::now() < end =>
+            {
+                caller.pause(PAUSE).await?;
+            }
+            result => return result,
+        }
     }
 }
 
+async fn queue(caller: &mut Caller, url: &str) -> Result<(), Setback> {
+    caller.ask(async |services: &Services| services.delete_queue(url).await).await
+}
+
 /// Ends the pipeline's executions, and deletes it.
-async fn deleted(caller: &mut Caller, name: &str, end: Instant) -> Result<(), Setback> {
+async fn pipeline(caller: &mut Caller, name: &str, end: Instant) -> Result<(), Setback> {
     let list = async |services: &Services| services.executions(name).await;
     let executions = match caller.ask(list).await {
         Ok(executions) => executions,
-        Err(Setback::Refused(refusal)) if is_absent(&refusal) => return Ok(()),
         // Those that are known have been ended: it may work without the list.
         Err(Setback::Refused(refusal)) if refusal.is_denial => Vec::new(),
         Err(other) => return Err(other),
@@ -114,11 +120,7 @@ async fn deleted(caller: &mut Caller, name: &str, end: Instant) -> Result<(), Se
         }
     }
     let request = request();
-    let delete = async |services: &Services| services.delete_pipeline(name, &request).await;
-    match caller.ask(delete).await {
-        Err(Setback::Refused(refusal)) if is_absent(&refusal) => Ok(()),
-        other => other,
-    }
+    caller.ask(async |services: &Services| services.delete_pipeline(name, &request).await).await
 }
 
 /// Stops an execution, and answers its steps until it has ended.
@@ -156,7 +158,9 @@ async fn round(caller: &mut Caller, execution: &str, stop: &str) -> Result<bool,
     }
     if status != "Stopping" {
         // So that no further step begins; if it fails, the steps are answered all the same.
-        refused(caller.ask(async |services: &Services| services.stop(execution, stop).await).await)?;
+        refused(
+            caller.ask(async |services: &Services| services.stop(execution, stop).await).await,
+        )?;
     }
     let ask = async |services: &Services| services.step_states(execution).await;
     for state in caller.ask(ask).await? {

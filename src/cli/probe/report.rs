@@ -70,8 +70,7 @@ impl Report<'_> {
     }
 
     fn observed(&self, question: Question) -> Observed {
-        let not_tried =
-            || Observed { settled: false, setting: None, text: NOT_TRIED.to_owned() };
+        let not_tried = || Observed { settled: false, setting: None, text: NOT_TRIED.to_owned() };
         self.notes.get(question).cloned().unwrap_or_else(not_tried)
     }
 }

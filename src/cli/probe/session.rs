@@ -56,6 +56,9 @@ impl Session {
         match lab.open().await {
             Ok(()) => {
                 for (index, experiment) in Experiment::ALL.into_iter().enumerate() {
+                    if experiments.is_cancelled() {
+                        break;
+                    }
                     let count = Experiment::ALL.len();
                     tell(&format!("experiment {} of {count}: {experiment:?}", index + 1));
                     conduct(experiment, &mut lab, &mut notes).await;

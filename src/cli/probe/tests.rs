@@ -31,7 +31,6 @@ use super::session::{Interruptions, Outcome, Session};
 use super::{agreed, is_yes, role};
 use crate::aws::probe::Services;
 use crate::aws::{Clients, Config, Outside};
-use crate::cli::Failure;
 use crate::duration;
 use crate::local::clock::Clock;
 use crate::local::{Event, Fault, Options, Rule, Service, Undocumented};
@@ -84,8 +83,11 @@ impl HttpConnector for Network {
 
 impl Site {
     fn new(undocumented: Undocumented, faults: Vec<Rule>) -> Self {
-        let options =
-            Options { undocumented, faults, seed: Some(1), ..Options::default() };
+        Self::with(Options { undocumented, faults, ..Options::default() })
+    }
+
+    fn with(options: Options) -> Self {
+        let options = Options { seed: Some(1), ..options };
         let stopping = CancellationToken::new();
         let service = Service::new("http://localhost:1", options, Clock::start(), stopping);
         let events = service.events().subscribe();
@@ -250,14 +252,27 @@ async fn every_question_is_answered_at_an_endpoint_without_faults() {
 
 #[tokio::test(start_paused = true)]
 async fn a_report_has_no_account_no_token_and_no_name_of_its_own() {
-    let site = Site::new(Undocumented::default(), Vec::new());
+    let account = "111122223333";
+    let options = Options { account: account.to_owned(), ..Options::default() };
+    let mut site = Site::with(options);
     let outcome = site.probed().await;
     let published = findings(&outcome).iter().map(Value::to_string).collect::<String>();
-    assert!(!published.contains(PREFIX) || !published.contains("RUN-RUN"), "{published}");
-    for word in published.split(|c: char| !c.is_ascii_alphanumeric()) {
-        let is_run = word.len() == 8 && word.bytes().any(|b| b.is_ascii_digit());
-        assert!(!is_run, "{word} in {published}");
+    let shown = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/RUN-one/execution/EXECUTION";
+    assert!(published.contains(shown), "{published}");
+    assert!(!published.contains(account), "{published}");
+    let mut secrets = 0;
+    while let Ok(event) = site.events.try_recv() {
+        let event = serde_json::to_value(event.kind).expect("JSON");
+        for secret in ["token", "request_token", "execution", "pipeline"] {
+            let secret = event[secret].as_str();
+            // Not the malformed ones, which are the same in each probe.
+            let Some(secret) = secret.filter(|it| !it.starts_with("abcdefghi")) else { continue };
+            let last = secret.rsplit('/').next().expect("a part");
+            assert!(last.len() < 10 || !published.contains(last), "{last}: {published}");
+            secrets += 1;
+        }
     }
+    assert!(secrets > 50, "{secrets}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,7 +348,8 @@ async fn a_call_that_is_denied_leaves_its_questions_open_and_the_others_settled(
         let found = finding(&outcome, open);
         assert_eq!(found["settled"], false, "{found}");
         let text = found["observed"].as_str().expect("text");
-        assert!(text.contains("AccessDenied") && !text.contains("jane"), "{text}");
+        let why = "permissions decided before the service did: AccessDeniedException: ";
+        assert!(text.starts_with(why) && !text.contains("jane"), "{text}");
         assert_eq!(finding(&outcome, "pipeline_arns")["settled"], true);
     }
 }
@@ -369,6 +385,26 @@ async fn an_interruption_at_any_moment_leaves_nothing_behind() {
         interrupted += usize::from(findings(&outcome).iter().any(|it| it["settled"] == false));
     }
     assert!(interrupted > 20, "{interrupted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_interruption_leaves_what_a_clean_up_removes() {
+    let mut site = Site::new(Undocumented::default(), Vec::new());
+    let signals = Interruptions::default();
+    let interrupt = async {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        signals.experiments.cancel();
+        signals.removal.cancel();
+    };
+    let (outcome, ()) = tokio::join!(site.probe(&signals), interrupt);
+    assert!(outcome.was_interrupted && outcome.left.len() >= 2, "{:?}", outcome.left);
+    let mut caller =
+        Caller::new(site.services().await, Duration::from_secs(1), CancellationToken::new());
+    let remains = Remains::find(&mut caller, PREFIX).await.expect("listed");
+    assert_eq!(remains.pipelines.len() + remains.queues.len(), outcome.left.len());
+    assert_eq!(remains.remove(&mut caller, PATIENCE).await, []);
+    let (started, ended) = site.executions();
+    assert!(started > 0 && started == ended, "{started} {ended}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -430,7 +466,6 @@ fn nothing_is_agreed_to_without_a_word() {
         assert!(is_yes(yes), "{yes:?}");
     }
     assert!(matches!(agreed(true, ""), Ok(true)));
-    let _: fn(String) -> Failure = Failure::Usage;
 }
 
 #[test]

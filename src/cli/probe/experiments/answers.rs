@@ -25,7 +25,7 @@ pub(super) async fn settled(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
 
     let (token, first) = (step.message.token.as_str(), request());
     let answer = async |services: &Services| services.succeed(token, X, &first).await;
-    lab.observe(&answer).await?.map_err(Setback::Refused)?;
+    lab.caller.once(&answer).await?;
     let status = lab.step_ended(&step.execution).await?;
     let same = lab.observe(&answer).await?;
     let text = format!("{}, of a step that is {status}", told(&same));
@@ -34,8 +34,9 @@ pub(super) async fn settled(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
     let (second, third) = (request(), request());
     let success =
         lab.observe(async |services: &Services| services.succeed(token, X, &second).await).await?;
-    let failure =
-        lab.observe(async |services: &Services| services.fail(token, "probe", &third).await).await?;
+    let failure = lab
+        .observe(async |services: &Services| services.fail(token, "probe", &third).await)
+        .await?;
     let setting = code(&success, CODES).filter(|one| Some(*one) == code(&failure, CODES));
     let text = format!("success: {}; failure: {}", told(&success), told(&failure));
     notes.settle(Question::AlreadyTerminal, setting, text);
@@ -57,8 +58,7 @@ pub(super) async fn reused(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setba
         let used = used.clone();
         async move |services: &Services| services.succeed(&token, outputs, &used).await
     };
-    let first = lab.observe(answer(one.message.token.clone(), X)).await?;
-    first.map_err(Setback::Refused)?;
+    lab.caller.once(answer(one.message.token.clone(), X)).await?;
     let again = lab.observe(answer(other.message.token.clone(), &[("x", "2")])).await?;
     let (setting, text) = match &again {
         Err(refusal) => {
@@ -85,8 +85,9 @@ pub(super) async fn reused(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setba
 pub(super) async fn limits(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback> {
     let step = lab.waiting().await?;
     let (token, reason, first) = (step.message.token.as_str(), "r".repeat(257), request());
-    let answer =
-        lab.observe(async |services: &Services| services.fail(token, &reason, &first).await).await?;
+    let answer = lab
+        .observe(async |services: &Services| services.fail(token, &reason, &first).await)
+        .await?;
     notes.settle(Question::LongReason, None, told(&answer));
 
     let step = if answer.is_ok() { lab.waiting().await? } else { step };

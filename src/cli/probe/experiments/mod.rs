@@ -85,11 +85,9 @@ impl Experiment {
                 Question::StoppedToken,
             ],
             Self::StopAndSuccess => &[Question::SuccessWhileStopping],
-            Self::Retry => &[
-                Question::RetriedToken,
-                Question::RepeatedAnswer,
-                Question::TokenBeforeRetry,
-            ],
+            Self::Retry => {
+                &[Question::RetriedToken, Question::RepeatedAnswer, Question::TokenBeforeRetry]
+            }
             Self::Siblings => &[Question::FailedStep],
             Self::Outputs => &[Question::OutputsInArguments],
             Self::Arguments => &[

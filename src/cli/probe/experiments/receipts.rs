@@ -12,6 +12,8 @@ use crate::cli::probe::question::Question;
 use crate::duration;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Long enough to delete the message while it is invisible.
+const SEEN: Duration = Duration::from_secs(10);
 /// Longer than an experiment with a message takes.
 const HELD: Duration = Duration::from_mins(2);
 
@@ -19,12 +21,12 @@ const HELD: Duration = Duration::from_mins(2);
 pub(super) async fn old(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback> {
     let (url, id) = lab.post("received twice").await?;
     let first = received(lab, &id, SECOND).await?;
-    let second = received(lab, &id, 10 * SECOND).await?;
+    let second = received(lab, &id, SEEN).await?;
     let handle = first.receipt_handle.as_str();
     let deleted =
         lab.observe(async |services: &Services| services.discard(&url, &[handle]).await).await?;
     let answer = entries(&deleted);
-    let within = lab.waits.surplus + 10 * SECOND;
+    let within = lab.waits.surplus + SEEN;
     let again = letter(lab, &id, HELD, within).await?;
     let (setting, text) = match &again {
         Some(_) => ("ignored", "the message comes again".to_owned()),
@@ -74,8 +76,10 @@ pub(super) async fn lapsed(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setba
     let hidden =
         lab.observe(async |services: &Services| services.hide(&url, handle, HELD).await).await?;
     let setting = hidden.as_ref().err().and_then(|refusal| {
-        let settings =
-            [("MessageNotInflight", "not_in_flight"), ("InvalidParameterValue", "invalid_parameter")];
+        let settings = [
+            ("MessageNotInflight", "not_in_flight"),
+            ("InvalidParameterValue", "invalid_parameter"),
+        ];
         settings.iter().find(|(code, _)| refusal.code.contains(code)).map(|(_, setting)| *setting)
     });
     notes.settle(Question::LapsedReceipt, setting, told(&hidden));

@@ -1,6 +1,6 @@
 //! An execution that is retried: the tokens of its second round.
 
-use crate::aws::probe::Services;
+use crate::aws::probe::{Services, Tried};
 use crate::cli::probe::caller::Setback;
 use crate::cli::probe::lab::{Lab, is_over, request, told};
 use crate::cli::probe::notes::Notes;
@@ -13,14 +13,14 @@ pub(super) async fn run(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback>
     let (execution, before) = (step.execution.as_str(), step.message.token.as_str());
     let first = request();
     let answer = async |services: &Services| services.fail(before, REASON, &first).await;
-    lab.observe(&answer).await?.map_err(Setback::Refused)?;
+    lab.caller.once(&answer).await?;
     let ended = lab.ended(execution).await?;
     if ended != "Failed" {
         return Err(Setback::Late(format!("after a failure the execution is {ended}, not Failed")));
     }
     let again = request();
     let retry = async |services: &Services| services.retry(execution, &again).await;
-    let arn = lab.caller.ask(retry).await?;
+    let arn = lab.caller.once(retry).await?;
     let same_arn = if arn == execution { "the same" } else { "another" };
     lab.started(&arn);
     let after = lab.asked(&arn).await?;
@@ -31,11 +31,7 @@ pub(super) async fn run(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback>
 
     if is_same {
         repeated(lab, notes, &arn, &answer).await?;
-        notes.settle(
-            Question::TokenBeforeRetry,
-            None,
-            "does not arise: the token is the same",
-        );
+        notes.settle(Question::TokenBeforeRetry, None, "does not arise: the token is the same");
     } else {
         notes.settle(Question::RepeatedAnswer, None, "does not arise: the token is a new one");
         let second = request();
@@ -52,7 +48,7 @@ async fn repeated(
     lab: &mut Lab,
     notes: &mut Notes,
     execution: &str,
-    answer: &impl AsyncFn(&Services) -> crate::aws::probe::Tried<()>,
+    answer: &impl AsyncFn(&Services) -> Tried<()>,
 ) -> Result<(), Setback> {
     let repeated = lab.observe(answer).await?;
     if repeated.is_err() {

@@ -20,7 +20,7 @@ pub(super) async fn siblings(lab: &mut Lab, notes: &mut Notes) -> Result<(), Set
     let (failing, beside) = if first == one.token { (one, other) } else { (other, one) };
     let (token, refusal) = (failing.token.as_str(), request());
     let fail = async |services: &Services| services.fail(token, "probe", &refusal).await;
-    lab.caller.ask(fail).await?;
+    lab.caller.once(fail).await?;
     let patience = lab.waits.patience;
     lab.watch(&execution, "First", patience, is_over).await?;
     let state = lab.watch(&execution, "Second", surplus, is_over).await?;

@@ -14,18 +14,20 @@ use crate::cli::probe::notes::Notes;
 use crate::cli::probe::question::Question;
 use crate::duration;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A stop that is answered with failure.
 pub(super) async fn failure(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback> {
     let step = lab.waiting().await?;
     let execution = step.execution.as_str();
-    let begun = Instant::now();
     lab.stop(execution).await?;
+    let accepted = Instant::now();
     let (patience, surplus) = (lab.waits.patience, lab.waits.surplus);
     match lab.message(execution, "Stopping", patience).await? {
         Some(stopping) => {
             body(&step.message, &stopping, notes);
-            let whole = Duration::from_secs(begun.elapsed().as_secs());
-            let text = format!("{} after the stop was sent", duration::text(whole));
+            let whole = Duration::from_secs(accepted.elapsed().as_secs());
+            let text = format!("received within {} of the stop", duration::text(whole + SECOND));
             notes.settle(Question::StoppingDelay, Some(&duration::text(whole)), text);
             let second = lab.message(execution, "Stopping", surplus).await?;
             let (setting, text) = match second {
@@ -45,14 +47,16 @@ pub(super) async fn failure(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
     second_stop(lab, notes, execution).await?;
 
     let (token, first) = (step.message.token.as_str(), request());
-    let answer =
-        lab.observe(async |services: &Services| services.fail(token, "probe", &first).await).await?;
+    let answer = lab
+        .observe(async |services: &Services| services.fail(token, "probe", &first).await)
+        .await?;
     let settings = [("Stopped", "stopped"), ("Failed", "failed")];
     answered(lab, notes, Question::FailureWhileStopping, &step, answer, &settings).await?;
 
     let second = request();
-    let late =
-        lab.observe(async |services: &Services| services.succeed(token, &[], &second).await).await?;
+    let late = lab
+        .observe(async |services: &Services| services.succeed(token, &[], &second).await)
+        .await?;
     notes.settle(Question::StoppedToken, code(&late, CODES), told(&late));
     Ok(())
 }
@@ -61,12 +65,7 @@ pub(super) async fn failure(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
 pub(super) async fn success(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback> {
     let step = lab.waiting().await?;
     lab.stop(&step.execution).await?;
-    let within = lab.waits.patience;
-    let stopping = lab.watch(&step.execution, "Only", within, |status| status == "Stopping").await?;
-    if !stopping.as_ref().is_some_and(|state| state.status == "Stopping") {
-        let status = stopping.map_or_else(|| "not listed".to_owned(), |state| state.status);
-        return Err(Setback::Late(format!("after the stop the step was {status}, not Stopping")));
-    }
+    lab.until(&step.execution, |status| status == "Stopping").await?;
     let (token, first) = (step.message.token.as_str(), request());
     let outputs = [("x", "1")];
     let answer = lab
