@@ -123,11 +123,11 @@ impl Caller {
         loop {
             self.until(self.pace.next).await?;
             let begun = Instant::now();
-            let tried = call(&self.services).await;
-            let is_throttled = matches!(tried, Err(Unserved::Throttled(_)));
+            let answer = call(&self.services).await;
+            let is_throttled = matches!(answer, Err(Unserved::Throttled(_)));
             self.pace.adapt(begun, is_throttled);
             if !is_throttled || tries >= THROTTLED_TRIES {
-                return Ok(tried);
+                return Ok(answer);
             }
             tries += 1;
         }

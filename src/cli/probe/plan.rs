@@ -34,8 +34,31 @@ pub(super) enum Shape {
     Fraction,
 }
 
-/// The policy of the user who runs a probe.
-const POLICY: &str = include_str!("../../../deploy/iam/probe-policy.json");
+/// The actions that deploy/iam/probe-policy.json allows.
+const ACTIONS: [&str; 22] = [
+    "iam:PassRole",
+    "sagemaker:AddTags",
+    "sagemaker:CreatePipeline",
+    "sagemaker:DeletePipeline",
+    "sagemaker:DescribePipeline",
+    "sagemaker:DescribePipelineExecution",
+    "sagemaker:ListPipelineExecutionSteps",
+    "sagemaker:ListPipelineExecutions",
+    "sagemaker:ListPipelines",
+    "sagemaker:RetryPipelineExecution",
+    "sagemaker:SendPipelineExecutionStepFailure",
+    "sagemaker:SendPipelineExecutionStepSuccess",
+    "sagemaker:StartPipelineExecution",
+    "sagemaker:StopPipelineExecution",
+    "sqs:ChangeMessageVisibility",
+    "sqs:CreateQueue",
+    "sqs:DeleteMessage",
+    "sqs:DeleteQueue",
+    "sqs:ListQueues",
+    "sqs:ReceiveMessage",
+    "sqs:SendMessage",
+    "sqs:TagQueue",
+];
 /// The characters of a run's suffix, and how many it has.
 const SUFFIX: (&[u8], usize) = (b"abcdefghijklmnopqrstuvwxyz0123456789", 8);
 /// A queue's name has at most 80 characters.
@@ -84,28 +107,17 @@ impl Plan {
         let _ = write!(
             text,
             "\nThe pipelines run as {}, have callback steps only, and cost nothing; SQS gets some \
-             hundreds of requests.\nAbout 25 executions are started, and all are ended. Everything \
+             hundreds of requests.\nAbout 20 executions are started, and all are ended. Everything \
              is deleted at the end, also after Ctrl-C or an error.\nIt takes 10 to 30 minutes; for \
              a message that does not come it waits {}.\n\nYou need (deploy/iam/probe-policy.json): \
              {}.\nThe role needs sqs:SendMessage to the queue \
              (deploy/iam/probe-role-policy.json).",
             self.role,
             duration::text(patience),
-            actions().join(", ")
+            ACTIONS.join(", ")
         );
         text
     }
-}
-
-/// The actions that the policy allows.
-fn actions() -> Vec<String> {
-    let policy: Value = serde_json::from_str(POLICY).unwrap_or_default();
-    let statements = policy["Statement"].as_array().cloned().unwrap_or_default();
-    let listed = statements.iter().flat_map(|statement| match &statement["Action"] {
-        Value::Array(many) => many.clone(),
-        one => vec![one.clone()],
-    });
-    listed.filter_map(|action| action.as_str().map(str::to_owned)).collect()
 }
 
 /// Whether a probe with this prefix gave a queue or a pipeline this name.
@@ -264,9 +276,18 @@ mod tests {
         for shape in Shape::ALL {
             assert!(told.contains(&format!("-{shape:?}")), "{told}");
         }
-        for action in ["sagemaker:CreatePipeline", "iam:PassRole", "sqs:DeleteQueue"] {
-            assert!(told.contains(action), "{action}: {told}");
+        let policy: Value =
+            serde_json::from_str(include_str!("../../../deploy/iam/probe-policy.json"))
+                .expect("JSON");
+        let mut allowed: Vec<String> = Vec::new();
+        for statement in policy["Statement"].as_array().expect("a list") {
+            let action = &statement["Action"];
+            let many = action.as_array().cloned().unwrap_or_else(|| vec![action.clone()]);
+            allowed.extend(many.iter().map(|one| one.as_str().expect("text").to_owned()));
         }
+        allowed.sort();
+        assert_eq!(allowed, ACTIONS);
+        assert!(told.contains(&ACTIONS.join(", ")), "{told}");
         assert_ne!(plan.pipeline(Shape::One), plan.pipeline_in_another_case(Shape::One));
         assert!(is_ours("sagemaker-callbackd-probe", plan.queue()));
     }

@@ -44,9 +44,9 @@ pub(super) async fn settled(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
     lab.ended(&step.execution).await?;
     let fourth = request();
     let execution = step.execution.as_str();
-    let stop =
+    let stopped =
         lab.observe(async |services: &Services| services.stop(execution, &fourth).await).await?;
-    notes.settle(Question::EndedExecution, code(&stop, CODES), told(&stop));
+    notes.settle(Question::EndedExecution, code(&stopped, CODES), told(&stopped));
     Ok(())
 }
 

@@ -35,9 +35,13 @@ pub(super) async fn run(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback>
         lab.started(execution);
     }
     let text = format!("DescribePipeline: {}; start: {}", told(&described), told(&started));
+    let absent = [described.as_ref().err(), started.as_ref().err()]
+        .iter()
+        .flatten()
+        .all(|refusal| refusal.code == "ResourceNotFound");
     let setting = match (described.is_ok(), started.is_ok()) {
         (true, true) => Some("ignoring_case"),
-        (false, false) => Some("exact"),
+        (false, false) if absent => Some("exact"),
         _ => None,
     };
     notes.settle(Question::PipelineNames, setting, text);

@@ -24,6 +24,13 @@ pub(super) async fn run(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback>
     let same_arn = if arn == execution { "the same" } else { "another" };
     lab.started(&arn);
     let after = lab.asked(&arn).await?;
+    // A second copy of the first message would look like the same token again.
+    let within = lab.waits.patience;
+    let listed = lab.watch(&arn, "Only", within, |status| status == "Executing").await?;
+    if listed.and_then(|state| state.token).as_ref() != Some(&after.token) {
+        let what = "the message after the retry names another token than the list of steps";
+        return Err(Setback::Late(what.to_owned()));
+    }
     let is_same = after.token == before;
     let (setting, text) = if is_same { ("same", "the same") } else { ("fresh", "a new one") };
     let text = format!("{text}; the execution's ARN is {same_arn}");

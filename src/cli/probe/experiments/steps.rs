@@ -5,7 +5,6 @@ use serde_json::Value;
 use crate::aws::probe::Services;
 use crate::cli::probe::caller::Setback;
 use crate::cli::probe::lab::{Lab, is_over, late, request};
-use crate::cli::probe::letter::StepMessage;
 use crate::cli::probe::notes::Notes;
 use crate::cli::probe::plan::{OUTPUTS, Shape};
 use crate::cli::probe::question::Question;
@@ -22,7 +21,10 @@ pub(super) async fn siblings(lab: &mut Lab, notes: &mut Notes) -> Result<(), Set
     let fail = async |services: &Services| services.fail(token, "probe", &refusal).await;
     lab.caller.once(fail).await?;
     let patience = lab.waits.patience;
-    lab.watch(&execution, "First", patience, is_over).await?;
+    let failed = lab.watch(&execution, "First", patience, is_over).await?;
+    if !failed.is_some_and(|state| is_over(&state.status)) {
+        return Err(late("a step that was failed did not end", patience));
+    }
     let state = lab.watch(&execution, "Second", surplus, is_over).await?;
     let status = state.map_or_else(|| "not listed".to_owned(), |state| state.status);
     if is_over(&status) {
@@ -31,19 +33,22 @@ pub(super) async fn siblings(lab: &mut Lab, notes: &mut Notes) -> Result<(), Set
         notes.settle(Question::FailedStep, Some("cut"), text);
         return Ok(());
     }
+    // A step that is stopping is neither left to run nor cut.
+    let runs_on = status == "Executing";
     lab.succeed(&beside.token, &[("x", "1")]).await?;
-    let third = third(lab, &execution).await?;
+    let third = lab.message(&execution, "Executing", surplus).await?;
     let shown = format!(
         "the step beside it is {status} after {} and can be answered; the step after that one is",
         duration::text(surplus)
     );
     if let Some(third) = third {
-        notes.settle(Question::FailedStep, Some("continue"), format!("{shown} started"));
+        let setting = runs_on.then_some("continue");
+        notes.settle(Question::FailedStep, setting, format!("{shown} started"));
         return lab.succeed(&third.token, &[("x", "1")]).await;
     }
     let ended = lab.ended(&execution).await?;
     let text = format!("{shown} not started, and the execution is {ended}");
-    notes.settle(Question::FailedStep, Some("drain"), text);
+    notes.settle(Question::FailedStep, runs_on.then_some("drain"), text);
     Ok(())
 }
 
@@ -60,12 +65,6 @@ async fn told_to_stop(lab: &mut Lab, execution: &str) -> Result<&'static str, Se
     Ok(if message.is_some() { "with" } else { "without" })
 }
 
-/// The message of the third step, if it is started before the execution ends.
-async fn third(lab: &mut Lab, execution: &str) -> Result<Option<StepMessage>, Setback> {
-    let within = lab.waits.surplus;
-    lab.message(execution, "Executing", within).await
-}
-
 /// Outputs of each declared type, as a later step gets them.
 pub(super) async fn outputs(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setback> {
     let execution = lab.start(Shape::Later).await?;
@@ -80,16 +79,18 @@ pub(super) async fn outputs(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
             format!("{declared} {sent:?} as `{written}`")
         })
         .collect();
-    let is_text = |name: &str| second.arguments.get(name).is_some_and(Value::is_string);
     let typed = OUTPUTS.iter().filter(|(_, declared, _)| *declared != "String");
-    let texts: Vec<bool> = typed.map(|(name, _, _)| is_text(name)).collect();
-    let setting = if texts.iter().all(|text| *text) {
-        Some("strings")
-    } else if texts.iter().any(|text| *text) {
-        None
-    } else {
-        Some("typed")
-    };
+    let values: Option<Vec<&Value>> =
+        typed.map(|(name, _, _)| second.arguments.get(*name)).collect();
+    let setting = values.and_then(|values| {
+        let texts = values.iter().filter(|value| value.is_string()).count();
+        let is_typed = |value: &&Value| value.is_number() || value.is_boolean();
+        if texts == values.len() {
+            Some("strings")
+        } else {
+            values.iter().all(is_typed).then_some("typed")
+        }
+    });
     notes.settle(Question::OutputsInArguments, setting, arrived.join(", "));
     lab.succeed(&second.token, &[]).await
 }

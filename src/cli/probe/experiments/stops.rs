@@ -45,6 +45,7 @@ pub(super) async fn failure(lab: &mut Lab, notes: &mut Notes) -> Result<(), Setb
         }
     }
     second_stop(lab, notes, execution).await?;
+    lab.until(execution, |status| status == "Stopping").await?;
 
     let (token, first) = (step.message.token.as_str(), request());
     let answer = lab
