@@ -85,6 +85,8 @@ enum Command {
     ///
     /// Creates a queue and pipelines of callback steps, which cost nothing, and deletes them again.
     /// Asks before. The report goes to standard output, everything else to standard error.
+    ///
+    /// Exits 0 only if it was not interrupted, found something out, and left nothing behind.
     Probe(probe::Arguments),
     /// Create the DynamoDB table of a ledger that workers share.
     #[cfg(feature = "dynamodb")]

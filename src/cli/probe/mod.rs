@@ -30,7 +30,7 @@ mod removal;
 mod report;
 mod session;
 
-#[cfg(all(test, feature = "local"))]
+#[cfg(test)]
 mod tests;
 
 use std::io::{BufRead, IsTerminal};

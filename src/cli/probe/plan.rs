@@ -109,15 +109,30 @@ impl Plan {
             "\nThe pipelines run as {}, have callback steps only, and cost nothing; SQS gets some \
              hundreds of requests.\nAbout 20 executions are started, and all are ended. Everything \
              is deleted at the end, also after Ctrl-C or an error.\nIt takes 10 to 30 minutes; for \
-             a message that does not come it waits {}.\n\nYou need (deploy/iam/probe-policy.json): \
-             {}.\nThe role needs sqs:SendMessage to the queue \
+             a message that does not come it waits {}.\n\nYou need (deploy/iam/probe-policy.json){}\nThe role needs sqs:SendMessage to the queue \
              (deploy/iam/probe-role-policy.json).",
             self.role,
             duration::text(patience),
-            ACTIONS.join(", ")
+            by_service()
         );
         text
     }
+}
+
+/// The actions, a line for each service.
+fn by_service() -> String {
+    let mut text = String::new();
+    let mut last = "";
+    for action in ACTIONS {
+        let (service, name) = action.split_once(':').unwrap_or(("", action));
+        if service == last {
+            text.push_str(&format!(", {name}"));
+        } else {
+            text.push_str(&format!("\n  {service}: {name}"));
+        }
+        last = service;
+    }
+    text
 }
 
 /// Whether a probe with this prefix gave a queue or a pipeline this name.
@@ -287,7 +302,10 @@ mod tests {
         }
         allowed.sort();
         assert_eq!(allowed, ACTIONS);
-        assert!(told.contains(&ACTIONS.join(", ")), "{told}");
+        for action in ACTIONS {
+            let (_, name) = action.split_once(':').expect("a service");
+            assert!(told.contains(name), "{action}: {told}");
+        }
         assert_ne!(plan.pipeline(Shape::One), plan.pipeline_in_another_case(Shape::One));
         assert!(is_ours("sagemaker-callbackd-probe", plan.queue()));
     }

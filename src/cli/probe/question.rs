@@ -92,6 +92,7 @@ impl Question {
         self.text().2
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table with a row for each question")]
     const fn text(self) -> (&'static str, &'static str, &'static str) {
         const NO_CODE: &str =
             "nothing: whatever the code, SageMaker is asked where the step stands";

@@ -26,7 +26,7 @@ impl Redaction {
     /// The text without account ids, principals, request ids, keys, and all that was learnt; in one
     /// line, without characters that a terminal would interpret.
     pub(super) fn publish(&self, text: &str) -> String {
-        let mut text = crate::cli::plain(text);
+        let mut text = shortened(&crate::cli::plain(text));
         // The longest first: one secret may be a part of another.
         let mut secrets: Vec<(&String, &&str)> = self.0.iter().collect();
         secrets.sort_by_key(|(secret, _)| std::cmp::Reverse(secret.len()));
@@ -35,6 +35,24 @@ impl Redaction {
         }
         words(&text).map(public).collect()
     }
+}
+
+/// The text with every long run of one character as the character and how often it comes: services
+/// quote what was too long.
+fn shortened(text: &str) -> String {
+    const LONG: usize = 30;
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let end = rest.find(|c| c != first).unwrap_or(rest.len());
+        let (run, after) = rest.split_at(end);
+        rest = after;
+        match run.chars().count() {
+            count if count > LONG => shown.push_str(&format!("{first}… ({count} of them)")),
+            _ => shown.push_str(run),
+        }
+    }
+    shown
 }
 
 /// The text cut where an ARN, an id or a key ends: its words and what is between them.
@@ -120,6 +138,10 @@ mod tests {
             ("account 111122223333.", "account 123456789012."),
             ("https://sqs/111122223333/q", "https://sqs/123456789012/q"),
             ("a number of 1111222233334 digits", "a number of 1111222233334 digits"),
+            (
+                format!("Value '{}' is too long", "r".repeat(257)).as_str(),
+                "Value 'r… (257 of them)' is too long",
+            ),
             ("two\nlines\u{1b}[2J", "two lines [2J"),
         ] {
             assert_eq!(published(text), wants, "{text}");

@@ -1,6 +1,8 @@
 //! Probes of the local endpoint under paused time: each setting of its switches is found out, and
 //! nothing is left behind.
 
+#![cfg(feature = "local")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
