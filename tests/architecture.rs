@@ -163,6 +163,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "executions",
             "server",
             "doctor",
+            "probe",
         ],
     ),
 ];

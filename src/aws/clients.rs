@@ -145,6 +145,12 @@ impl Clients {
         Ok(DynamoDb::new(&self.account(region, None).await, name, retention))
     }
 
+    /// Our own account, without a role, in the region that is chosen as for the ledger's table.
+    pub(super) async fn own(&self) -> Result<Account, NoEndpoint> {
+        let region = self.region(None, "the probe").await?;
+        Ok(self.account(region, None).await)
+    }
+
     pub(super) async fn sts(
         &self,
         region: Option<&str>,

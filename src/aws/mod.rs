@@ -17,6 +17,7 @@
 //! | `executions` | executions that the commands start, stop, list and show |
 //! | `backlog` | how many messages a queue has, and its dead-letter queue |
 //! | `doctor` | whether everything exists and is allowed |
+//! | `probe` | the calls of experiments, with the services' own errors |
 
 mod account;
 mod backlog;
@@ -33,6 +34,7 @@ mod faults;
 mod helper;
 mod http;
 mod outside;
+pub mod probe;
 mod profile;
 mod role;
 mod roots;

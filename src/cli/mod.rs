@@ -11,6 +11,7 @@ mod health;
 mod ledger;
 #[cfg(feature = "local")]
 mod local;
+mod probe;
 mod reconcile;
 mod run;
 mod steps;
@@ -80,6 +81,13 @@ enum Command {
     ///
     /// Exits 0 only if every waiting step is accounted for, or began to wait recently.
     Reconcile(reconcile::Arguments),
+    /// Find out, in your own account, what AWS leaves undocumented, and print a report to publish.
+    ///
+    /// Creates a queue and pipelines of callback steps, which cost nothing, and deletes them again.
+    /// Asks before. The report goes to standard output, everything else to standard error.
+    ///
+    /// Exits 0 only if it was not interrupted, found something out, and left nothing behind.
+    Probe(probe::Arguments),
     /// Create the DynamoDB table of a ledger that workers share.
     #[cfg(feature = "dynamodb")]
     Ledger(ledger::Arguments),
@@ -202,6 +210,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,
+        Command::Probe(options) => probe::run(options, arguments.config.as_deref()).await,
         Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
         Command::Health => health::run(arguments.config.as_deref()).await,

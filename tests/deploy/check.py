@@ -15,7 +15,11 @@ from botocore import xform_name
 from botocore.validate import ParamValidator
 
 # Permissions that no API operation bears the name of.
-WITHOUT_OPERATION = {"elasticfilesystem:ClientMount", "elasticfilesystem:ClientWrite"}
+WITHOUT_OPERATION = {
+    "elasticfilesystem:ClientMount",
+    "elasticfilesystem:ClientWrite",
+    "iam:PassRole",
+}
 # Where the prefix in a policy is not the name of botocore's model.
 MODELS = {"elasticfilesystem": "efs"}
 
