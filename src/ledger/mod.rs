@@ -80,16 +80,17 @@ pub fn read(path: &Path, mut each: impl FnMut(Result<Record, Damaged>)) -> Resul
     Sqlite::read(path, |row| each(row.and_then(form::record)))
 }
 
-/// Calls `each` for all records of a store, without their arguments and checkpoints. Their times
-/// are by the wall clock.
+/// Calls `each` for the records of a store in one of `statuses`, in any if there are none, without
+/// their arguments and checkpoints. Their times are by the wall clock.
 ///
 /// # Errors
 /// [`StoreError`] if they cannot be listed.
 pub async fn list(
     store: &dyn Store,
+    statuses: &[Status],
     mut each: impl FnMut(Result<Record, Damaged>),
 ) -> Result<(), StoreError> {
-    let mut query = Filter::of(&[]).query();
+    let mut query = Filter::of(statuses).query();
     loop {
         let page = store.page(query.clone()).await?;
         page.found.into_iter().for_each(|row| each(row.and_then(form::record)));
@@ -98,6 +99,18 @@ pub async fn list(
             None => return Ok(()),
         }
     }
+}
+
+/// The record of a step in a store. Its times are by the wall clock.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be asked for.
+pub async fn find(
+    store: &dyn Store,
+    token: &CallbackToken,
+) -> Result<Option<Result<Record, Damaged>>, StoreError> {
+    let row = store.get(token).await?;
+    Ok(row.map(|row| row.and_then(form::record)))
 }
 
 /// Why a request to the ledger failed.

@@ -47,6 +47,7 @@ mod names;
 mod operations;
 mod outages;
 mod reconcile;
+mod reconcile_table;
 mod redrive;
 #[cfg(feature = "local")]
 mod retried;
