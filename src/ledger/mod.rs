@@ -308,7 +308,11 @@ impl Ledger {
 
     /// Records whether the store works.
     pub(crate) fn end(&self, put: Result<Put, StoreError>) -> Result<Put, LedgerError> {
-        self.note(Part::Writing, put.as_ref().err());
+        // Without a lease the store may not even have been asked, and the lease's own trouble is
+        // noted.
+        if put.is_ok() || self.claims_hold() {
+            self.note(Part::Writing, put.as_ref().err());
+        }
         Ok(put?)
     }
 
@@ -402,7 +406,8 @@ impl Ledger {
             self.note(Part::Records, got.as_ref().err());
         }
         if self.trouble().ails(Part::Lists) {
-            let filter = Filter { limit: 1, ..Filter::default() };
+            // As the worker lists: the workers' right to list all may differ, and all is more.
+            let filter = Filter { limit: 1, ..Filter::of(&UNSETTLED) };
             let _ = self.listed(self.store.outlines(filter.query()).await);
         }
         self.look().await;
@@ -482,12 +487,16 @@ impl Ledger {
         let mut known = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < NAMED && known.insert(damaged.token.clone()) {
             let token = damaged.token.as_deref().unwrap_or("unknown");
+            let remedy = if self.is_shared() {
+                "update this worker if a newer one wrote it; if it is damaged, delete its item"
+            } else {
+                "restore the ledger, or delete this row of its table `steps`"
+            };
             tracing::error!(
                 token,
                 detail = damaged.detail,
-                "the ledger's record of this step is damaged, so the step is left alone while all \
-                 others continue: restore the ledger, or delete this row of its table `steps`, and \
-                 the step starts again from its message"
+                "the ledger's record of this step cannot be read, so the step is left alone while \
+                 all others continue: {remedy}, and the step starts again from its message"
             );
         }
         found

@@ -56,6 +56,7 @@ mod roles;
 mod silence;
 mod stops;
 mod surroundings;
+mod table_input;
 mod untrusted;
 mod verify;
 mod wall_clock;

@@ -90,8 +90,8 @@ impl Proxy {
         self.state.lock().unwrap().refused.push(operation.to_owned());
     }
 
-    /// Answers requests for this operation, before the service hears of them, as AWS answers what no
-    /// policy allows.
+    /// Answers requests for this operation, before the service hears of them, as AWS answers what
+    /// no policy allows.
     pub fn deny(&self, operation: &str) {
         self.state.lock().unwrap().denied.push(operation.to_owned());
     }
