@@ -218,8 +218,9 @@ fn look(table: &TableDescription) -> Look {
 /// A key, for people. Names of attributes may hold anything.
 fn found(table: &TableDescription, schema: &[KeySchemaElement]) -> String {
     let kind = |name: &str| {
-        let defined = table.attribute_definitions().iter();
-        match defined.clone().find(|it| it.attribute_name() == name).map(|it| it.attribute_type()) {
+        let mut defined = table.attribute_definitions().iter();
+        let it = defined.find(|it| it.attribute_name() == name);
+        match it.map(AttributeDefinition::attribute_type) {
             Some(ScalarAttributeType::S) => "a string",
             Some(ScalarAttributeType::N) => "a number",
             Some(ScalarAttributeType::B) => "binary",
