@@ -102,9 +102,11 @@ impl Fleet {
         records.into_iter().find(|record| record["token"] == step.token.as_str())
     }
 
-    /// Asks the table itself, because `steps` leaves checkpoints out.
+    /// Asks the table itself, because `steps` leaves checkpoints out. The handler keeps there what
+    /// it needs itself, before the program has written anything.
     async fn has_checkpoint(&self, step: &Step) -> bool {
-        self.item(step).await["checkpoint"].is_object()
+        let item = self.item(step).await;
+        item["checkpoint"]["S"].as_str().is_some_and(|saved| saved.contains("here"))
     }
 
     /// The item of a step as DynamoDB has it; null if there is none.
