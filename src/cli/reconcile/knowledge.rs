@@ -18,6 +18,7 @@ pub(super) enum Source {
     /// In a SQLite file, which is read whole.
     File(PathBuf),
     /// In a store that workers share. Single records are read as they are at that moment.
+    #[cfg_attr(not(feature = "dynamodb"), expect(dead_code, reason = "only a table is shared"))]
     Shared(Arc<dyn Store>),
 }
 

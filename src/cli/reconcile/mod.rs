@@ -142,10 +142,13 @@ async fn source(ledger: &ledger::Config, clients: &Clients) -> Result<Source, Fa
             Ok(Source::Shared(Arc::new(table.map_err(Failure::runtime)?)))
         }
         #[cfg(not(feature = "dynamodb"))]
-        Kind::Dynamodb => Err(Failure::Runtime(
-            "this build has no feature `dynamodb`, which reads a table: use one that has it"
-                .to_owned(),
-        )),
+        Kind::Dynamodb => {
+            let _ = clients;
+            Err(Failure::Runtime(
+                "this build has no feature `dynamodb`, which reads a table: use one that has it"
+                    .to_owned(),
+            ))
+        }
     }
 }
 
