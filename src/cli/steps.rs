@@ -63,7 +63,8 @@ async fn of_table(
     let clients = Clients::new(aws, "command", Arc::new(()));
     let table = clients.table(&config.table, config.retention).await.map_err(Failure::runtime)?;
     let mut printer = Printer::new(arguments);
-    ledger::list(&table, |record| printer.show(record)).await.map_err(Failure::runtime)?;
+    let list = ledger::list(&table, &[], |record| printer.show(record));
+    list.await.map_err(Failure::runtime)?;
     printer.end();
     Ok(ExitCode::SUCCESS)
 }

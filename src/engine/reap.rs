@@ -129,7 +129,9 @@ struct Nowhere;
 
 impl CheckpointSink for Nowhere {
     fn save(&self, _: Value) -> futures_util::future::BoxFuture<'_, Result<(), CheckpointError>> {
-        Box::pin(async { Err(CheckpointError("nothing is saved while reaping".to_owned())) })
+        Box::pin(async {
+            Err(CheckpointError::Failed("nothing is saved while reaping".to_owned()))
+        })
     }
 
     fn progress(&self, _: Progress) {}

@@ -169,7 +169,8 @@ pub(crate) struct ToDriver {
 impl CheckpointSink for ToDriver {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
-            let gone = |_| CheckpointError("this worker no longer runs the step".to_owned());
+            let gone =
+                |_| CheckpointError::Failed("this worker no longer runs the step".to_owned());
             self.seat.save(checkpoint).await.map_err(gone)?
         })
     }

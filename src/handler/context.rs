@@ -52,10 +52,17 @@ pub(crate) trait CheckpointSink: Send + Sync {
     }
 }
 
-/// A checkpoint was not saved: the ledger failed, or the step is no longer this worker's.
+/// A checkpoint was not saved. The last one that was is still there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the checkpoint was not saved: {0}")]
-pub struct CheckpointError(pub String);
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The ledger failed, or the step is no longer this worker's.
+    #[error("the checkpoint was not saved: {0}")]
+    Failed(String),
+    /// It never can be: it is too large for the ledger, or cannot be encoded.
+    #[error("the checkpoint cannot be kept: {0}")]
+    Unfit(String),
+}
 
 /// A handler's access to its step; cheap to clone.
 #[derive(Clone)]
@@ -186,8 +193,8 @@ impl Context {
         &self,
         checkpoint: &T,
     ) -> Result<(), CheckpointError> {
-        let value =
-            serde_json::to_value(checkpoint).map_err(|error| CheckpointError(error.to_string()))?;
+        let value = serde_json::to_value(checkpoint)
+            .map_err(|error| CheckpointError::Unfit(error.to_string()))?;
         self.sink.save(value.clone()).await?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())

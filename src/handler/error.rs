@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use super::CheckpointError;
 use super::host::trouble_in;
 use crate::causes::{causes, with_causes};
 use crate::outcome::InvalidOutput;
@@ -11,10 +12,11 @@ use crate::outcome::InvalidOutput;
 /// An error of a handler. It carries the decision: try again later, or fail the step.
 ///
 /// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. The step is
-/// then tried again, with three exceptions: an [`InvalidOutput`] fails the step, because the same
-/// work would produce the same outputs; a [`CheckpointError`](super::CheckpointError), and an
-/// [`io::Error`](std::io::Error) that says that space, descriptors or memory have run out, are
-/// [`host`](Self::host) errors. They are found among the causes of an error too. An `anyhow::Error`
+/// then tried again, with these exceptions: an [`InvalidOutput`] and a [`CheckpointError::Unfit`]
+/// fail the step, because the same work would produce the same outputs and checkpoints; any other
+/// [`CheckpointError`], and an [`io::Error`](std::io::Error) that says that space, descriptors or
+/// memory have run out, are [`host`](Self::host) errors. They are found among the causes of an
+/// error too. An `anyhow::Error`
 /// without a context hides which error it was made from; with `.context(…)` it shows it.
 ///
 /// ```
@@ -111,7 +113,11 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error: Box<dyn Error + Send + Sync> = error.into();
         let message = with_causes(&*error);
-        if causes(&*error).any(<dyn Error>::is::<InvalidOutput>) {
+        let is_permanent = |cause: &(dyn Error + 'static)| {
+            let checkpoint = cause.downcast_ref();
+            cause.is::<InvalidOutput>() || matches!(checkpoint, Some(CheckpointError::Unfit(_)))
+        };
+        if causes(&*error).any(is_permanent) {
             return Self::permanent(message);
         }
         match trouble_in(&*error) {
@@ -128,7 +134,6 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use crate::handler::CheckpointError;
     use crate::outcome::Outputs;
 
     #[test]
@@ -153,9 +158,11 @@ mod tests {
         assert_eq!(of(Errno::EMFILE).host_trouble(), Some("descriptors"));
         assert_eq!(of(Errno::ENOMEM).host_trouble(), Some("memory"));
         assert_eq!(
-            HandlerError::from(CheckpointError("locked".into())).host_trouble(),
+            HandlerError::from(CheckpointError::Failed("locked".into())).host_trouble(),
             Some("ledger")
         );
+        let unfit = HandlerError::from(CheckpointError::Unfit("too large".into()));
+        assert!(unfit.host_trouble().is_none() && unfit.is_permanent(), "{unfit:?}");
         // For a socket it means that there is nothing to read, for a file of the handler's own that
         // this file is bad.
         for errno in [Errno::EAGAIN, Errno::EIO, Errno::ENOENT, Errno::ECONNREFUSED] {

@@ -30,7 +30,7 @@ pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
 /// What is certainly wrong with the machine, whatever was requested.
 pub(super) fn trouble_in(error: &(dyn Error + 'static)) -> Option<&'static str> {
     causes(error).find_map(|cause| {
-        if cause.is::<CheckpointError>() {
+        if let Some(CheckpointError::Failed(_)) = cause.downcast_ref() {
             return Some("ledger");
         }
         let trouble = cause.downcast_ref::<io::Error>().and_then(host_trouble);

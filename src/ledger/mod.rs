@@ -80,16 +80,17 @@ pub fn read(path: &Path, mut each: impl FnMut(Result<Record, Damaged>)) -> Resul
     Sqlite::read(path, |row| each(row.and_then(form::record)))
 }
 
-/// Calls `each` for all records of a store, without their arguments and checkpoints. Their times
-/// are by the wall clock.
+/// Calls `each` for the records of a store in one of `statuses`, in any if there are none, without
+/// their arguments and checkpoints. Their times are by the wall clock.
 ///
 /// # Errors
 /// [`StoreError`] if they cannot be listed.
 pub async fn list(
     store: &dyn Store,
+    statuses: &[Status],
     mut each: impl FnMut(Result<Record, Damaged>),
 ) -> Result<(), StoreError> {
-    let mut query = Filter::of(&[]).query();
+    let mut query = Filter::of(statuses).query();
     loop {
         let page = store.page(query.clone()).await?;
         page.found.into_iter().for_each(|row| each(row.and_then(form::record)));
@@ -98,6 +99,18 @@ pub async fn list(
             None => return Ok(()),
         }
     }
+}
+
+/// The record of a step in a store. Its times are by the wall clock.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be asked for.
+pub async fn find(
+    store: &dyn Store,
+    token: &CallbackToken,
+) -> Result<Option<Result<Record, Damaged>>, StoreError> {
+    let row = store.get(token).await?;
+    Ok(row.map(|row| row.and_then(form::record)))
 }
 
 /// Why a request to the ledger failed.
@@ -292,7 +305,11 @@ impl Ledger {
 
     /// Records whether the store works.
     pub(crate) fn end(&self, put: Result<Put, StoreError>) -> Result<Put, LedgerError> {
-        self.note(Part::Writing, put.as_ref().err());
+        // Without a lease the store may not even have been asked, and the lease's own trouble is
+        // noted.
+        if put.is_ok() || self.claims_hold() {
+            self.note(Part::Writing, put.as_ref().err());
+        }
         Ok(put?)
     }
 
@@ -386,7 +403,8 @@ impl Ledger {
             self.note(Part::Records, got.as_ref().err());
         }
         if self.trouble().ails(Part::Lists) {
-            let filter = Filter { limit: 1, ..Filter::default() };
+            // As the worker lists: the workers' right to list all may differ, and all is more.
+            let filter = Filter { limit: 1, ..Filter::of(&UNSETTLED) };
             let _ = self.listed(self.store.outlines(filter.query()).await);
         }
         self.look().await;
@@ -466,12 +484,16 @@ impl Ledger {
         let mut known = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < NAMED && known.insert(damaged.token.clone()) {
             let token = damaged.token.as_deref().unwrap_or("unknown");
+            let remedy = if self.is_shared() {
+                "update this worker if a newer one wrote it; if it is damaged, delete its item"
+            } else {
+                "restore the ledger, or delete this row of its table `steps`"
+            };
             tracing::error!(
                 token,
                 detail = damaged.detail,
-                "the ledger's record of this step is damaged, so the step is left alone while all \
-                 others continue: restore the ledger, or delete this row of its table `steps`, and \
-                 the step starts again from its message"
+                "the ledger's record of this step cannot be read, so the step is left alone while \
+                 all others continue: {remedy}, and the step starts again from its message"
             );
         }
         found

@@ -50,7 +50,7 @@ impl CheckpointSink for Kept {
                 }
             });
             if refused {
-                return Err(CheckpointError("the test refuses it".to_owned()));
+                return Err(CheckpointError::Failed("the test refuses it".to_owned()));
             }
             if dead {
                 std::future::pending::<()>().await;

@@ -1,12 +1,13 @@
 //! Two workers that share a ledger in a table, at moto's DynamoDB: one dies, is frozen, or is cut
 //! off from the table.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::daemon::{Config, Daemon, Environment};
 use crate::http;
@@ -25,29 +26,42 @@ echo $STEP_FENCE >> $FOLDER/fence
 until_there never
 "#;
 
+/// Where moto's DynamoDB is, one for all tests.
+fn dynamodb() -> SocketAddr {
+    static MOTO: OnceLock<Moto> = OnceLock::new();
+    MOTO.get_or_init(|| Moto::start(&[], Stdio::inherit())).address
+}
+
 /// Two workers with ways of their own to the queue and the table.
-struct Fleet {
-    scene: Scene,
-    table: String,
-    ways: [(Proxy, Proxy); 2],
+pub struct Fleet {
+    pub scene: Scene,
+    pub table: String,
+    /// Of each worker, to the queue and to the table.
+    pub ways: [(Proxy, Proxy); 2],
 }
 
 impl Fleet {
-    async fn new(script: &str) -> Self {
-        static MOTO: OnceLock<Moto> = OnceLock::new();
-        let dynamodb = MOTO.get_or_init(|| Moto::start(&[], Stdio::inherit())).address;
-        let way = async || (Proxy::start(moto::address()).await, Proxy::start(dynamodb).await);
-        let fleet = Self {
-            scene: Scene::new(script).await,
-            table: format!("steps-{}", random_token()),
-            ways: [way().await, way().await],
-        };
-        let created = fleet.environment(0).run(&fleet.config(0), &["ledger", "create"]);
-        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    pub async fn new(script: &str) -> Self {
+        let fleet = Self::without_table(script).await;
+        fleet.create_table();
         fleet
     }
 
-    fn config(&self, worker: usize) -> Config {
+    pub async fn without_table(script: &str) -> Self {
+        let way = async || (Proxy::start(moto::address()).await, Proxy::start(dynamodb()).await);
+        Self {
+            scene: Scene::new(script).await,
+            table: format!("steps-{}", random_token()),
+            ways: [way().await, way().await],
+        }
+    }
+
+    pub fn create_table(&self) {
+        let created = self.environment(0).run(&self.config(0), &["ledger", "create"]);
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    }
+
+    pub fn config(&self, worker: usize) -> Config {
         let work = self.scene.path(&format!("work{worker}"));
         self.scene
             .config()
@@ -60,7 +74,7 @@ impl Fleet {
             .with("queues.0.stop_watch", "0s")
     }
 
-    fn environment(&self, worker: usize) -> Environment {
+    pub fn environment(&self, worker: usize) -> Environment {
         let (to_sqs, to_table) = &self.ways[worker];
         let table = format!("AWS_ENDPOINT_URL_DYNAMODB={}", to_table.url());
         Environment {
@@ -70,7 +84,7 @@ impl Fleet {
         }
     }
 
-    fn start(&self, worker: usize) -> Daemon {
+    pub fn start(&self, worker: usize) -> Daemon {
         self.environment(worker).start(&self.config(worker), &format!("worker{worker}"))
     }
 
@@ -82,27 +96,43 @@ impl Fleet {
         (first, step)
     }
 
-    fn record(&self, step: &Step) -> Option<serde_json::Value> {
+    pub fn record(&self, step: &Step) -> Option<Value> {
         let output = self.environment(1).run(&self.config(1), &["steps", "--json"]);
-        let records: Vec<serde_json::Value> =
-            serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let records: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
         records.into_iter().find(|record| record["token"] == step.token.as_str())
     }
 
-    /// Asks the table itself, because `steps` leaves checkpoints out.
+    /// Asks the table itself, because `steps` leaves checkpoints out. The handler keeps there what
+    /// it needs itself, before the program has written anything.
     async fn has_checkpoint(&self, step: &Step) -> bool {
-        let address = self.ways[1].1.url().trim_start_matches("http://").parse().expect("one");
-        let headers = "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: \
-             DynamoDB_20120810.GetItem\r\nAuthorization: AWS4-HMAC-SHA256 \
+        let item = self.item(step).await;
+        item["checkpoint"]["S"].as_str().is_some_and(|saved| saved.contains("here"))
+    }
+
+    /// The item of a step as DynamoDB has it; null if there is none.
+    pub async fn item(&self, step: &Step) -> Value {
+        let key = json!({ "id": { "S": format!("step#{}", step.token) } });
+        self.dynamodb("GetItem", &json!({ "TableName": self.table, "Key": key })).await["Item"]
+            .take()
+    }
+
+    /// Puts an item, as another program would.
+    pub async fn put(&self, item: &Value) {
+        self.dynamodb("PutItem", &json!({ "TableName": self.table, "Item": item })).await;
+    }
+
+    /// Calls moto's DynamoDB, past the proxies.
+    pub async fn dynamodb(&self, operation: &str, input: &Value) -> Value {
+        let headers = format!(
+            "Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: \
+             DynamoDB_20120810.{operation}\r\nAuthorization: AWS4-HMAC-SHA256 \
              Credential=test/20260101/us-east-1/dynamodb/aws4_request, SignedHeaders=host, \
-             Signature=0\r\n";
-        let id = format!("step#{}", step.token);
-        let key = json!({ "TableName": self.table, "Key": { "id": { "S": id } } });
-        let (status, item) =
-            http::post(address, headers, &key.to_string()).await.expect("moto answers");
-        assert_eq!(status, 200, "{item}");
-        let item: serde_json::Value = serde_json::from_str(&item).expect("JSON");
-        item["Item"]["checkpoint"].is_object()
+             Signature=0\r\n"
+        );
+        let answer = http::post(dynamodb(), &headers, &input.to_string()).await;
+        let (status, body) = answer.expect("moto answers");
+        assert_eq!(status, 200, "{operation}: {body}");
+        serde_json::from_str(&body).unwrap_or_default()
     }
 
     /// The second worker has gone on where the first was, under a greater fence, and that run alone

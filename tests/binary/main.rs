@@ -47,6 +47,7 @@ mod names;
 mod operations;
 mod outages;
 mod reconcile;
+mod reconcile_table;
 mod redrive;
 #[cfg(feature = "local")]
 mod retried;
@@ -55,6 +56,7 @@ mod roles;
 mod silence;
 mod stops;
 mod surroundings;
+mod table_input;
 mod untrusted;
 mod verify;
 mod wall_clock;

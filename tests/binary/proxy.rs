@@ -49,6 +49,8 @@ struct State {
     down: bool,
     /// Operations whose requests are reset before they are forwarded, until healed.
     refused: Vec<String>,
+    /// Operations whose requests are answered here, as if AWS did not allow them, until healed.
+    denied: Vec<String>,
     /// Operations whose requests wait, and are forwarded once healed.
     held: Vec<String>,
     /// Operations the next request of which is forwarded and processed, and its connection reset
@@ -88,6 +90,12 @@ impl Proxy {
         self.state.lock().unwrap().refused.push(operation.to_owned());
     }
 
+    /// Answers requests for this operation, before the service hears of them, as AWS answers what
+    /// no policy allows.
+    pub fn deny(&self, operation: &str) {
+        self.state.lock().unwrap().denied.push(operation.to_owned());
+    }
+
     /// Holds back requests for this operation, without an answer, until healed.
     pub fn hold(&self, operation: &str) {
         self.state.lock().unwrap().held.push(operation.to_owned());
@@ -109,6 +117,7 @@ impl Proxy {
         let mut state = self.state.lock().unwrap();
         state.down = false;
         state.refused.clear();
+        state.denied.clear();
         state.held.clear();
     }
 
@@ -168,7 +177,7 @@ async fn forward(
     }
     let head = read_head(&mut client).await?;
     let operation = operation(&head);
-    let (refused, cut) = {
+    let (refused, denied, cut) = {
         let mut state = state.lock().unwrap();
         state.seen.push(operation.clone());
         let cut = state
@@ -177,10 +186,13 @@ async fn forward(
             .position(|cut| *cut == operation)
             .map(|at| state.cut.remove(at))
             .is_some();
-        (state.refused.contains(&operation), cut)
+        (state.refused.contains(&operation), state.denied.contains(&operation), cut)
     };
     if refused {
         return client.set_zero_linger();
+    }
+    if denied {
+        return deny(client).await;
     }
     while state.lock().unwrap().held.contains(&operation) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -229,6 +241,23 @@ async fn forward(
     state.lock().unwrap().exchanges.push(exchange);
     drop(open);
     if down { client.set_zero_linger() } else { Ok(()) }
+}
+
+async fn deny(mut client: TcpStream) -> io::Result<()> {
+    let error = serde_json::json!({
+        "__type": "com.amazon.coral.service#AccessDeniedException",
+        "Message": "User: arn:aws:iam::123456789012:user/test is not authorized to perform this",
+    })
+    .to_string();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: \
+         {}\r\nConnection: close\r\n\r\n{error}",
+        error.len()
+    );
+    client.write_all(answer.as_bytes()).await?;
+    client.shutdown().await?;
+    // What is left of the request: a reset would take the answer back.
+    tokio::io::copy(&mut client, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// A request under way whose exchange is still to be noted.

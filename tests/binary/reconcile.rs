@@ -19,18 +19,18 @@ fn reconcile(scene: &Scene, config: &Config, arguments: &[&str]) -> Output {
 }
 
 /// What `--json` says of each waiting step.
-fn findings(output: &Output) -> Vec<Value> {
+pub fn findings(output: &Output) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", printed(output)))
 }
 
-fn finding<'a>(findings: &'a [Value], step: &Step) -> &'a Value {
+pub fn finding<'a>(findings: &'a [Value], step: &Step) -> &'a Value {
     findings
         .iter()
         .find(|finding| finding["token"] == step.token.as_str())
         .unwrap_or_else(|| panic!("{} is not among {findings:?}", step.token))
 }
 
-fn code(output: &Output) -> i32 {
+pub fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or_else(|| panic!("{}", printed(output)))
 }
 
@@ -47,7 +47,7 @@ async fn begun(scene: &Scene) {
 }
 
 /// A step that waits without a message.
-fn lost(scene: &Scene) -> Step {
+pub fn lost(scene: &Scene) -> Step {
     let step = scene.step();
     scene.sagemaker.has_waited(&step.arn, 3);
     step

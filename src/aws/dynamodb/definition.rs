@@ -180,7 +180,8 @@ fn keys() -> Result<Keys, BuildError> {
 fn look(table: &TableDescription) -> Look {
     let mut flaws = Vec::new();
     if !is_keyed(table, table.key_schema(), &[(ID, KeyType::Hash, ScalarAttributeType::S)]) {
-        flaws.push(format!("its key is not `{ID}` (a string) alone"));
+        let found = found(table, table.key_schema());
+        flaws.push(format!("its key is {found}, not `{ID}` (a string) alone"));
     }
     let index = table.global_secondary_indexes().iter().find(|it| it.index_name() == Some(INDEX));
     let Some(index) = index else {
@@ -192,8 +193,10 @@ fn look(table: &TableDescription) -> Look {
         (DUE, KeyType::Range, ScalarAttributeType::N),
     ];
     if !is_keyed(table, index.key_schema(), &of_index) {
+        let found = found(table, index.key_schema());
         flaws.push(format!(
-            "the key of its index `{INDEX}` is not `{SHARD}` (a string) and `{DUE}` (a number)"
+            "the key of its index `{INDEX}` is {found}, not `{SHARD}` (a string) and `{DUE}` (a \
+             number)"
         ));
     }
     let projection = index.projection();
@@ -210,6 +213,28 @@ fn look(table: &TableDescription) -> Look {
     let usable = matches!(table.table_status(), Some(TableStatus::Active | TableStatus::Updating));
     let indexed = matches!(index.index_status(), Some(IndexStatus::Active | IndexStatus::Updating));
     Look { flaws, active: usable && indexed }
+}
+
+/// A key, for people. Names of attributes may hold anything.
+fn found(table: &TableDescription, schema: &[KeySchemaElement]) -> String {
+    let kind = |name: &str| {
+        let mut defined = table.attribute_definitions().iter();
+        let it = defined.find(|it| it.attribute_name() == name);
+        match it.map(AttributeDefinition::attribute_type) {
+            Some(ScalarAttributeType::S) => "a string",
+            Some(ScalarAttributeType::N) => "a number",
+            Some(ScalarAttributeType::B) => "binary",
+            _ => "of an unknown type",
+        }
+    };
+    let parts: Vec<String> = schema
+        .iter()
+        .map(|key| {
+            let name = key.attribute_name();
+            format!("`{}` ({})", name.escape_debug(), kind(name))
+        })
+        .collect();
+    if parts.is_empty() { "empty".to_owned() } else { parts.join(" and ") }
 }
 
 fn is_keyed(

@@ -264,15 +264,21 @@ async fn a_table_is_used_only_if_it_is_a_ledger() {
     let (_server, good) = table([described(|_| ()), ok(json!({}))]).await;
     assert_eq!(good.open().await, Ok(()));
     let flaws: [(Flaw, &str); 6] = [
-        (|it| it["KeySchema"][0]["AttributeName"] = "token".into(), "its key is not `id`"),
-        (|it| it["AttributeDefinitions"][0]["AttributeType"] = "N".into(), "its key is not `id`"),
+        (
+            |it| it["KeySchema"][0]["AttributeName"] = "to\nken".into(),
+            "its key is `to\\nken` (of an unknown type), not `id` (a string) alone",
+        ),
+        (
+            |it| it["AttributeDefinitions"][0]["AttributeType"] = "N".into(),
+            "its key is `id` (a number), not `id` (a string) alone",
+        ),
         (
             |it| it["GlobalSecondaryIndexes"] = json!([]),
             "it has no index `unsettled`: set ledger.table to another name",
         ),
         (
             |it| it["GlobalSecondaryIndexes"][0]["KeySchema"][1]["AttributeName"] = "id".into(),
-            "the key of its index `unsettled` is not `shard`",
+            "the key of its index `unsettled` is `shard` (a string) and `id` (a string), not `shard`",
         ),
         (
             |it| {

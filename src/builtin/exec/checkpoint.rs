@@ -12,7 +12,7 @@ use super::Saved;
 use super::watch::{Notice, Notices};
 use super::workspace::{CHECKPOINT, Found, Workspace};
 use crate::backoff::{Backoff, Failures};
-use crate::handler::{Context, HandlerError, StopReason};
+use crate::handler::{CheckpointError, Context, HandlerError, StopReason};
 
 /// Saves one run's checkpoint.
 pub(super) struct Checkpoint<'a> {
@@ -100,27 +100,39 @@ impl<'a> Checkpoint<'a> {
                     self.cx.hindered_by(what, &error.to_string());
                     return Some(self.failed(&error.to_string()));
                 }
-                let unkept = format!("the checkpoint cannot be kept: {error}");
-                if self.unkept.as_ref() != Some(&unkept) {
-                    tracing::warn!("{unkept}; one that was saved before is kept");
-                }
-                self.unkept = Some(unkept);
-                return None;
+                return self.unkept(format!("the checkpoint cannot be kept: {error}"));
             }
         };
-        self.unkept = None;
         if self.saved.file.as_ref() == Some(&content) {
-            return self.done();
+            return self.kept();
         }
         let next = Saved { file: Some(content), ..self.saved.clone() };
         match self.cx.save_checkpoint(&next).await {
             Ok(()) => {
                 self.saved = next;
                 self.workspace.is_kept(self.saved.file.as_ref());
-                self.done()
+                self.kept()
             }
-            Err(error) => Some(self.failed(&error.to_string())),
+            Err(error @ CheckpointError::Unfit(_)) => self.unkept(error.to_string()),
+            Err(error) => {
+                self.unkept = None;
+                Some(self.failed(&error.to_string()))
+            }
         }
+    }
+
+    /// What the file holds now can never be saved.
+    fn unkept(&mut self, why: String) -> LookAgain {
+        if self.unkept.as_ref() != Some(&why) {
+            tracing::warn!("{why}; one that was saved before is kept");
+        }
+        self.unkept = Some(why);
+        None
+    }
+
+    fn kept(&mut self) -> LookAgain {
+        self.unkept = None;
+        self.done()
     }
 
     fn done(&mut self) -> LookAgain {
@@ -163,8 +175,14 @@ pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, Handler
             return Ok(saved);
         }
     };
-    let next = Saved { file: Some(content), ..saved };
-    cx.save_checkpoint(&next).await?;
+    let next = Saved { file: Some(content), ..saved.clone() };
+    match cx.save_checkpoint(&next).await {
+        Err(error @ CheckpointError::Unfit(_)) => {
+            tracing::warn!(%error, "the checkpoint that the last run left is ignored");
+            return Ok(saved);
+        }
+        ended => ended?,
+    }
     left.is_kept(next.file.as_ref());
     tracing::info!("the checkpoint that the last run left is saved");
     Ok(next)

@@ -68,7 +68,7 @@ impl Desk<'_> {
         if let Some(done) = self.no_longer_open(step).await {
             return done;
         }
-        match self.knowledge(step) {
+        match self.knowledge(step).await {
             Ok(knowledge) => {
                 if let Some(Known::Open(status)) = knowledge.of(step) {
                     return Done::Held(*status);
@@ -93,7 +93,7 @@ impl Desk<'_> {
         if let Err(why) = self.count(step.queue).await {
             return Done::Left(why);
         }
-        let knowledge = match self.knowledge(step) {
+        let knowledge = match self.knowledge(step).await {
             Ok(knowledge) => knowledge,
             Err(why) => return Done::Left(why),
         };
@@ -144,8 +144,8 @@ impl Desk<'_> {
         }
     }
 
-    fn knowledge(&self, step: &Waiting) -> Result<Knowledge, String> {
-        self.read(&[step]).map_err(|error| format!("the ledger cannot be read: {error}"))
+    async fn knowledge(&self, step: &Waiting) -> Result<Knowledge, String> {
+        self.read(&[step]).await.map_err(|error| format!("the ledger cannot be read: {error}"))
     }
 }
 

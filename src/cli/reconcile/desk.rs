@@ -1,23 +1,20 @@
 //! Everything that can account for a step, at hand.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::dead_letters::DeadLetters;
 use super::fleet::{Fleet, OurQueue};
-use super::knowledge::Knowledge;
+use super::knowledge::{Extent, Knowledge, Source, Unreadable};
 use super::survey::{Tempo, Waiting};
 use super::verdict::{Blind, Evidence, Verdict, unaccounted};
 use crate::aws::{Backlog, Sqs};
-use crate::ledger::OpenError;
 use crate::seam::{Fault, FaultKind};
 
 pub(super) struct Desk<'a> {
     pub fleet: &'a Fleet,
-    /// The ledger's file; `None` if the ledger is in the worker's memory.
-    pub ledger: Option<PathBuf>,
+    pub ledger: Source,
     pub older_than: Option<Duration>,
     pub assume_not_queued: bool,
     pub tempo: Tempo,
@@ -32,7 +29,7 @@ pub(super) struct Desk<'a> {
 impl<'a> Desk<'a> {
     pub(super) fn new(
         fleet: &'a Fleet,
-        ledger: Option<PathBuf>,
+        ledger: Source,
         older_than: Option<Duration>,
         assume_not_queued: bool,
     ) -> Self {
@@ -50,11 +47,18 @@ impl<'a> Desk<'a> {
     }
 
     /// What the ledger has of these steps.
-    pub(super) fn read(&self, steps: &[&Waiting]) -> Result<Knowledge, OpenError> {
-        match &self.ledger {
-            Some(path) => Knowledge::read(path, self.fleet, steps),
-            None => Ok(Knowledge::nothing(self.fleet)),
-        }
+    pub(super) async fn read(&self, steps: &[&Waiting]) -> Result<Knowledge, Unreadable> {
+        // Whose the messages in flight are does not matter where there are none.
+        let extent = if steps.iter().all(|step| self.has_nothing_in_flight(step.queue)) {
+            Extent::Steps
+        } else {
+            Extent::Messages
+        };
+        self.ledger.read(self.fleet, steps, extent).await
+    }
+
+    fn has_nothing_in_flight(&self, queue: usize) -> bool {
+        matches!(&self.counted[queue], Some(Ok(Backlog { in_flight: 0, .. })))
     }
 
     /// Looks at the queues of these steps, and for their messages in the dead-letter queues.
@@ -129,7 +133,7 @@ impl<'a> Desk<'a> {
     }
 
     fn blind(&self, ours: &OurQueue, knowledge: &Knowledge) -> Option<Blind> {
-        if self.ledger.is_none() {
+        if matches!(self.ledger, Source::Memory) {
             return Some(Blind::Memory);
         }
         if !ours.exclusive {

@@ -1,12 +1,12 @@
 //! The configured queues, and where the pipelines are that send to them.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
 use crate::aws::{Clients, NoEndpoint, SageMaker, Sqs};
 use crate::config::Config;
+use crate::ledger::Kind;
 use crate::seam::{ExternalId, Role};
 use crate::step::QueueUrl;
 
@@ -19,7 +19,8 @@ pub(super) struct Fleet {
 /// One configured queue.
 pub(super) struct OurQueue {
     pub queue: Sqs,
-    /// Whether no worker with another ledger reads it.
+    /// Whether no worker with another ledger reads it: a ledger that workers share is all of
+    /// theirs.
     pub exclusive: bool,
     pub visibility_timeout: Duration,
 }
@@ -35,7 +36,11 @@ pub(super) struct Place {
 
 impl Fleet {
     /// The configured queues, or the one of this name.
-    pub(super) async fn of(config: Config, only: Option<&str>) -> Result<Self, Failure> {
+    pub(super) async fn of(
+        config: Config,
+        only: Option<&str>,
+        clients: &Clients,
+    ) -> Result<Self, Failure> {
         let names: BTreeSet<&str> = config.queues.iter().map(|queue| queue.url.name()).collect();
         if let Some(name) = only.filter(|name| !names.contains(name)) {
             let have: Vec<&str> = names.into_iter().collect();
@@ -44,7 +49,7 @@ impl Fleet {
                 "no queue {name:?} is configured; there are: {have}"
             )));
         }
-        let clients = Clients::new(config.aws, "reconcile", Arc::new(()));
+        let shared = config.ledger.kind == Kind::Dynamodb;
         let mut fleet = Self { queues: Vec::new(), places: Vec::new() };
         for queue in &config.queues {
             if only.is_some_and(|name| queue.url.name() != name) {
@@ -53,7 +58,7 @@ impl Fleet {
             let (region, role) = (queue.region.as_deref(), queue.role());
             fleet.queues.push(OurQueue {
                 queue: clients.queue(&queue.url, region, role).await.map_err(Failure::runtime)?,
-                exclusive: queue.exclusive,
+                exclusive: shared || queue.exclusive,
                 visibility_timeout: queue.visibility_timeout,
             });
             let region = region.or_else(|| queue.url.region());
@@ -61,7 +66,7 @@ impl Fleet {
             let own = (of_role.unwrap_or(queue.url.account()), None);
             for (account, other) in [own].into_iter().chain(queue.accounts.iter()) {
                 fleet
-                    .add(&clients, region, other.or(role), account)
+                    .add(clients, region, other.or(role), account)
                     .await
                     .map_err(Failure::runtime)?;
             }

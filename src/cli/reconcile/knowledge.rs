@@ -1,14 +1,44 @@
 //! What the ledger has of the steps that wait.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::fleet::Fleet;
 use super::survey::Waiting;
 use super::verdict::Known;
-use crate::ledger::{self, Damaged, OpenError};
+use crate::ledger::{self, Damaged, OpenError, Store, StoreError};
 use crate::lifecycle::{Record, Status};
 use crate::step::{CallbackToken, ExecutionArn};
+
+/// Where the ledger is.
+pub(super) enum Source {
+    /// In the worker's memory, where nothing can be read from here.
+    Memory,
+    /// In a SQLite file, which is read whole.
+    File(PathBuf),
+    /// In a store that workers share. Single records are read as they are at that moment.
+    #[cfg_attr(not(feature = "dynamodb"), expect(dead_code, reason = "only a table is shared"))]
+    Shared(Arc<dyn Store>),
+}
+
+/// What of the ledger is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Whether the steps have a record.
+    Steps,
+    /// Also how many steps may have a message in flight.
+    Messages,
+}
+
+/// The ledger cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error(transparent)]
+    File(#[from] OpenError),
+    #[error(transparent)]
+    Shared(#[from] StoreError),
+}
 
 /// What the ledger has.
 #[derive(Default)]
@@ -20,13 +50,50 @@ pub(super) struct Knowledge {
     pub nameless: usize,
 }
 
-impl Knowledge {
-    /// Reads the whole ledger, beside a daemon that may be writing it.
-    pub(super) fn read(
-        path: &Path,
+/// The statuses in which a worker may keep a message of a step invisible. The message of a deferred
+/// step is deleted.
+const WITH_MESSAGE: [Status; 4] =
+    [Status::Owed, Status::Claimed, Status::Waiting, Status::Concluded];
+
+impl Source {
+    /// Fails if the ledger cannot be read.
+    pub(super) async fn check(&self, fleet: &Fleet) -> Result<(), Unreadable> {
+        match self {
+            Self::Memory => {}
+            Self::File(path) => drop(Knowledge::of_file(path, fleet, &[])?),
+            Self::Shared(store) => {
+                // A list and a single record, as they are needed later.
+                if let Some(workers) = store.workers() {
+                    workers.all().await?;
+                }
+                if let Ok(token) = NOBODYS.parse() {
+                    store.get(&token).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the ledger has of these steps, beside workers that may be writing it.
+    pub(super) async fn read(
+        &self,
         fleet: &Fleet,
         waiting: &[&Waiting],
-    ) -> Result<Self, OpenError> {
+        extent: Extent,
+    ) -> Result<Knowledge, Unreadable> {
+        Ok(match self {
+            Self::Memory => Knowledge::nothing(fleet),
+            Self::File(path) => Knowledge::of_file(path, fleet, waiting)?,
+            Self::Shared(store) => Knowledge::of_store(&**store, fleet, waiting, extent).await?,
+        })
+    }
+}
+
+/// A token to ask for when any will do.
+const NOBODYS: &str = "0000000000";
+
+impl Knowledge {
+    fn of_file(path: &Path, fleet: &Fleet, waiting: &[&Waiting]) -> Result<Self, OpenError> {
         let wanted: BTreeMap<&CallbackToken, &ExecutionArn> =
             waiting.iter().map(|one| (&one.token, &one.execution)).collect();
         let mut knowledge = Self::nothing(fleet);
@@ -51,8 +118,49 @@ impl Knowledge {
         Ok(knowledge)
     }
 
+    /// The list may be some seconds behind, as SQS's numbers are. So the records of the steps are
+    /// read after it, one by one: a claim that was written by then is found.
+    async fn of_store(
+        store: &dyn Store,
+        fleet: &Fleet,
+        waiting: &[&Waiting],
+        extent: Extent,
+    ) -> Result<Self, StoreError> {
+        let mut knowledge = Self::nothing(fleet);
+        // By step, because a step that changes may be listed twice.
+        let mut holding = BTreeMap::new();
+        if extent == Extent::Messages {
+            // A record that cannot be read accounts for no message; if its step is among those that
+            // wait, it is found below.
+            let each = |record: Result<Record, Damaged>| {
+                let record = record.ok();
+                holding.extend(record.map(|record| (record.token, fleet.queue_of(&record.queue))));
+            };
+            ledger::list(store, &WITH_MESSAGE, each).await?;
+        }
+        for step in waiting {
+            holding.remove(&step.token);
+            match ledger::find(store, &step.token).await? {
+                None => {}
+                Some(Ok(record)) => {
+                    if may_have_message(&record) {
+                        holding.insert(record.token.clone(), fleet.queue_of(&record.queue));
+                    }
+                    knowledge.steps.insert(step.token.clone(), known(&record, &step.execution));
+                }
+                Some(Err(Damaged { detail, .. })) => {
+                    knowledge.steps.insert(step.token.clone(), Known::Unusable(detail));
+                }
+            }
+        }
+        for queue in holding.into_values().flatten() {
+            knowledge.with_messages[queue] += 1;
+        }
+        Ok(knowledge)
+    }
+
     /// Of a ledger that cannot be read from here.
-    pub(super) fn nothing(fleet: &Fleet) -> Self {
+    fn nothing(fleet: &Fleet) -> Self {
         Self { with_messages: vec![0; fleet.queues.len()], ..Self::default() }
     }
 
@@ -61,14 +169,10 @@ impl Knowledge {
     }
 }
 
-/// Whether a worker may keep a message of the step invisible. The message of a deferred step is
-/// deleted.
+/// Whether a worker may keep a message of the step invisible.
 fn may_have_message(record: &Record) -> bool {
-    match record.status {
-        Status::Owed | Status::Claimed | Status::Waiting | Status::Concluded => true,
-        Status::Settled => record.returned.is_some(),
-        Status::New | Status::Deferred => false,
-    }
+    WITH_MESSAGE.contains(&record.status)
+        || (record.status == Status::Settled && record.returned.is_some())
 }
 
 fn known(record: &Record, execution: &ExecutionArn) -> Known {

@@ -26,6 +26,7 @@ mod verdict;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -35,13 +36,15 @@ use serde_json::Value;
 use self::action::Done;
 use self::desk::Desk;
 use self::fleet::Fleet;
+use self::knowledge::Source;
 use self::report::{Finding, head, summary};
-use self::survey::Survey;
+use self::survey::{Survey, Waiting};
 use self::verdict::Verdict;
 use super::{Failure, complain, say};
+use crate::aws::Clients;
 use crate::config::Config;
 use crate::duration;
-use crate::ledger::Kind;
+use crate::ledger::{self, Kind};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -90,22 +93,16 @@ struct Actions {
 
 pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Config::load(file, std::env::vars_os())?;
-    if config.ledger.kind == Kind::Dynamodb {
-        return Err(Failure::Runtime(
-            "this version does not compare a ledger in a table with SageMaker: `callbackd steps` \
-             lists what the table holds"
-                .to_owned(),
-        ));
-    }
-    let ledger = (config.ledger.kind == Kind::Sqlite).then(|| config.ledger.path.clone());
-    let fleet = Fleet::of(config, arguments.queue.as_deref()).await?;
+    let clients = Clients::new(config.aws.clone(), "reconcile", Arc::new(()));
+    let ledger = source(&config.ledger, &clients).await?;
+    let fleet = Fleet::of(config, arguments.queue.as_deref(), &clients).await?;
     if arguments.actions.fail_lost {
-        refuse_if_blind(&fleet, ledger.is_some())?;
+        refuse_if_blind(&fleet, &ledger)?;
     }
     let mut desk =
         Desk::new(&fleet, ledger, arguments.older_than, arguments.actions.assume_not_queued);
     // If it cannot be read, that is said before SageMaker is asked for minutes.
-    desk.read(&[]).map_err(Failure::runtime)?;
+    desk.ledger.check(&fleet).await.map_err(Failure::runtime)?;
     let since = arguments.since.and_then(|within| Timestamp::now().checked_sub(within).ok());
     let survey = Survey::of(&fleet, &arguments.pipelines, since, &mut desk.tempo).await?;
     let (elsewhere, nameless) = (survey.elsewhere, survey.nameless);
@@ -135,9 +132,29 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+async fn source(ledger: &ledger::Config, clients: &Clients) -> Result<Source, Failure> {
+    match ledger.kind {
+        Kind::Memory => Ok(Source::Memory),
+        Kind::Sqlite => Ok(Source::File(ledger.path.clone())),
+        #[cfg(feature = "dynamodb")]
+        Kind::Dynamodb => {
+            let table = clients.table(&ledger.table, ledger.retention).await;
+            Ok(Source::Shared(Arc::new(table.map_err(Failure::runtime)?)))
+        }
+        #[cfg(not(feature = "dynamodb"))]
+        Kind::Dynamodb => {
+            let _ = clients;
+            Err(Failure::Runtime(
+                "this build has no feature `dynamodb`, which reads a table: use one that has it"
+                    .to_owned(),
+            ))
+        }
+    }
+}
+
 /// A failure cannot be taken back: it is not sent where absence from the ledger proves nothing.
-fn refuse_if_blind(fleet: &Fleet, readable: bool) -> Result<(), Failure> {
-    if !readable {
+fn refuse_if_blind(fleet: &Fleet, ledger: &Source) -> Result<(), Failure> {
+    if matches!(ledger, Source::Memory) {
         return Err(Failure::Runtime(
             "--fail-lost needs a ledger that can be read, and this one is in the worker's memory: \
              ask its /steps over HTTP what it has, and stop the executions of lost steps"
@@ -160,7 +177,8 @@ async fn judged(survey: Survey, desk: &mut Desk<'_>) -> Result<Vec<Finding>, Fai
     let mut waiting = survey.waiting;
     waiting.sort_by(|one, other| (one.since, &one.token).cmp(&(other.since, &other.token)));
     // After SageMaker was asked: a step that a worker has taken meanwhile is in it.
-    let knowledge = desk.read(&waiting.iter().collect::<Vec<_>>()).map_err(Failure::runtime)?;
+    let all: Vec<&Waiting> = waiting.iter().collect();
+    let knowledge = desk.read(&all).await.map_err(Failure::runtime)?;
     let open: Vec<_> = waiting
         .iter()
         .filter(|step| !matches!(knowledge.of(step), Some(verdict::Known::Open(_))))

@@ -98,7 +98,7 @@ impl Driver {
             Err(illegal) => {
                 if let With::Reply(reply) = with {
                     // The run has ended and no longer waits for its last checkpoint.
-                    let _ = reply.send(Err(CheckpointError(
+                    let _ = reply.send(Err(CheckpointError::Failed(
                         "this worker no longer runs the step".to_owned(),
                     )));
                     return;
@@ -307,7 +307,7 @@ impl Driver {
             );
         }
         if let With::Reply(reply) = with {
-            let _ = reply.send(Err(CheckpointError(error.to_string())));
+            let _ = reply.send(Err(CheckpointError::Failed(error.to_string())));
             return;
         }
         self.pending = Pending::Retrying { event, with, at: Instant::now() + wait };

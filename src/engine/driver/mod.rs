@@ -182,7 +182,7 @@ impl Driver {
                 match self.shared.ledger.refuses(&checkpoint) {
                     None => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
                     // The handler may have been dropped while it waited.
-                    Some(why) => drop(reply.send(Err(CheckpointError(why)))),
+                    Some(why) => drop(reply.send(Err(CheckpointError::Unfit(why)))),
                 }
             }
             Input::Slot(slot) => {
