@@ -21,7 +21,7 @@ async fn tell(owner: usize) {
         if at > 0 {
             fleet.ways[at].to_sqs.hold("receivemessage");
         }
-        fleet.start_as(at, &fleet.config(at), &clocks[at].variables())
+        fleet.start_busy(at, &clocks[at].variables())
     };
     let mut workers = [start(1), start(2), start(0)];
     until("all are up", async || workers.iter().all(|worker| worker.is_up())).await;
@@ -31,6 +31,7 @@ async fn tell(owner: usize) {
     never("it is run again", Duration::from_secs(8), async || fleet.scene.runs().len() > 1).await;
     assert!(!workers.iter().any(has_lost));
     workers[2].kill();
+    fleet.first_is_timed_out().await;
     fleet.handed_over(&step).await;
     assert!(!workers[..2].iter().any(has_lost));
 }

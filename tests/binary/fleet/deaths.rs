@@ -38,9 +38,8 @@ impl Stage {
     }
 }
 
-const STAGES: [Stage; 15] = [
+const STAGES: [Stage; 12] = [
     Stage::new("after receive", 1, false, 1),
-    Stage::new("before write.claimed", 1, false, 1),
     Stage::new("after write.claimed", 1, false, 1),
     Stage::new("before run", 1, false, 1),
     // How the program's processes are identified.
@@ -48,13 +47,11 @@ const STAGES: [Stage; 15] = [
     // The program's checkpoint.
     Stage::new("before write.claimed 3", 2, false, 1),
     Stage::new("after write.claimed 3", 2, true, 1),
-    Stage::new("after run", 2, true, 1),
     Stage::new("before write.concluded", 2, true, 1),
     Stage::new("after write.concluded", 1, false, 1),
     Stage::new("after report", 1, false, 2),
     Stage::new("before write.settled", 1, false, 2),
     Stage::new("after write.settled", 1, false, 1),
-    Stage::new("before delete", 1, false, 1),
     Stage::new("after delete", 1, false, 1),
 ];
 

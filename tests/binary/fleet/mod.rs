@@ -123,6 +123,13 @@ impl Fleet {
         }
     }
 
+    /// With one slot, which its step takes: no poll is open that could receive messages after the
+    /// worker's end.
+    fn start_busy(&self, worker: usize, variables: &[(&str, &str)]) -> Daemon {
+        let config = self.config(worker).with("queues.0.concurrency", 1);
+        self.start_as(worker, &config, variables)
+    }
+
     fn let_receive(&self) {
         for way in &self.ways {
             way.to_sqs.let_go("receivemessage");

@@ -24,9 +24,10 @@ async fn the_stop_of_a_dead_worker_s_step_is_cleaned_up_and_answered_by_one_of_t
     let fleet = Fleet::new(3, "until_there never").await;
     let _others = fleet.start_others(|config| config).await;
     let step = fleet.scene.step_sent().await;
-    let mut owner = fleet.start(0);
+    let mut owner = fleet.start_busy(0, &[]);
     until("it runs", async || fleet.scene.runs() == [step.attempt(1)]).await;
     owner.kill();
+    fleet.first_is_timed_out().await;
     fleet.scene.stop(&step).await;
     fleet.let_receive();
     let reason = fleet.scene.answered_once(&step).await.reason();

@@ -66,7 +66,7 @@ async fn all_goes_well(lease: &str, steps: usize, worse: impl Fn(&crate::proxy::
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_table_that_takes_two_seconds_for_everything_no_lease_and_no_step_is_lost() {
-    all_goes_well("15s", 3, |table| table.slow_down(Duration::from_secs(2))).await;
+    all_goes_well("30s", 3, |table| table.slow_down(Duration::from_secs(2))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
