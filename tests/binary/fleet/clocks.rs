@@ -1,4 +1,5 @@
-//! Workers whose wall clocks are five minutes ahead and behind.
+//! Workers whose wall clocks are five minutes ahead and behind. Claims do not depend on them; the
+//! limits in a step's record do, once another worker reads it.
 
 use std::time::Duration;
 

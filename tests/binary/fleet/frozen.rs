@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
-use super::{Fleet, HANDS_OVER, all, has_lost, was_told};
+use super::{Fleet, HANDS_OVER, all, has_lost};
 use crate::daemon::Daemon;
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Step, until};
@@ -85,7 +85,6 @@ async fn tell(stage: Stage) {
     owner.signal(Signal::SIGCONT);
     until("it knows that its lease is lost", async || has_lost(&owner)).await;
     until("nothing of it is alive", async || !fleet.scene.lines("pids").iter().any(alive)).await;
-    until("its run is given up", async || let_go(&owner, stage)).await;
     works_on(&fleet, &owner).await;
     assert_eq!(fleet.scene.runs(), runs);
     // Whatever it sends once more is what was accepted.
@@ -102,13 +101,6 @@ async fn works_on(fleet: &Fleet, owner: &Daemon) {
         starts() > before
     })
     .await;
-}
-
-fn let_go(owner: &Daemon, stage: Stage) -> bool {
-    match stage {
-        Stage::Running => was_told(owner) == 1,
-        Stage::Reporting | Stage::Cleaning => true,
-    }
 }
 
 fn alive(pid: &String) -> bool {

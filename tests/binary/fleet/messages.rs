@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::Fleet;
+use super::{Fleet, HANDS_OVER};
 use crate::clocks::Clocks;
+use crate::daemon::{Config, Daemon};
 use crate::scene::{never, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +56,7 @@ async fn a_deferred_step_of_a_dead_worker_is_watched_by_another_for_a_stop_witho
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_worker_s_step_whose_message_is_gone_is_resumed_by_one_of_the_others() {
-    let fleet = Fleet::new(3, super::HANDS_OVER).await;
+    let fleet = Fleet::new(3, HANDS_OVER).await;
     let clocks = Clocks::ahead(fleet.scene.folder(), "clocks", 0);
     let start = |worker| {
         // A lease outlives the seconds in which the clocks run fast.
@@ -79,16 +80,15 @@ async fn a_dead_worker_s_step_whose_message_is_gone_is_resumed_by_one_of_the_oth
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     fleet.handed_over(&step).await;
-    let resumed = |other: &crate::daemon::Daemon| {
-        other.complaints(&["WARN"], "the step is resumed from the ledger").len()
-    };
+    let resumed =
+        |other: &Daemon| other.complaints(&["WARN"], "the step is resumed from the ledger").len();
     assert_eq!(others.iter().map(resumed).sum::<usize>(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fresh_copy_of_a_long_step_s_message_never_starts_a_second_run() {
     let fleet = Fleet::new(3, "until_there gate; end 0").await;
-    let reposts = |config: crate::daemon::Config| config.with("queues.0.repost_after", "10s");
+    let reposts = |config: Config| config.with("queues.0.repost_after", "10s");
     let _others = fleet.start_others(reposts).await;
     let step = fleet.scene.step_sent().await;
     let _owner = fleet.start_as(0, &reposts(fleet.config(0)), &[]);
