@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use crate::clock::after;
 
-/// How soon a failed renewal is tried again at the latest: often enough that a table which throttles
-/// most calls does not end a lease.
+/// How soon a failed renewal is tried again at the latest: often enough that a table which
+/// throttles half of all calls does not end a lease of usual length.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The term of a lease, counted from the start of its last renewal: that may have taken effect at

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Fleet, HANDS_OVER, all, has_lost};
 use crate::clocks::Clocks;
+use crate::daemon::Daemon;
 use crate::scene::{never, until};
 
 const OFFSETS: [i64; 3] = [-300, 0, 300];
@@ -25,7 +26,7 @@ async fn tell(owner: usize) {
         fleet.start_busy(at, &clocks[at].variables())
     };
     let mut workers = [start(1), start(2), start(0)];
-    until("all are up", async || workers.iter().all(|worker| worker.is_up())).await;
+    until("all are up", async || workers.iter().all(Daemon::is_up)).await;
     let step = fleet.scene.step_sent().await;
     fleet.checkpoint_is_recorded(&step).await;
     fleet.let_receive();

@@ -67,7 +67,7 @@ async fn a_dead_worker_s_step_whose_message_is_gone_is_resumed_by_one_of_the_oth
     let mut owner = start(0);
     fleet.checkpoint_is_recorded(&step).await;
     let others = [start(1), start(2)];
-    until("the others are up", async || others.iter().all(|other| other.is_up())).await;
+    until("the others are up", async || others.iter().all(Daemon::is_up)).await;
     fleet.scene.queue.purge().await;
     owner.kill();
     for seconds in 1.. {

@@ -1,6 +1,7 @@
 //! Stops that another worker than the owner hears of: it is alive, dead, or there never was one.
 
 use super::{Fleet, was_told};
+use crate::daemon::Daemon;
 use crate::scene::until;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +42,7 @@ async fn the_stop_of_a_dead_worker_s_step_is_cleaned_up_and_answered_by_one_of_t
 async fn a_stop_of_a_step_that_no_worker_ever_had_is_answered_by_one_of_them() {
     let fleet = Fleet::new(3, "end 0").await;
     let workers = [fleet.start(0), fleet.start(1), fleet.start(2)];
-    until("all are up", async || workers.iter().all(|worker| worker.is_up())).await;
+    until("all are up", async || workers.iter().all(Daemon::is_up)).await;
     let step = fleet.scene.step();
     fleet.scene.stop(&step).await;
     let reason = fleet.scene.answered_once(&step).await.reason();

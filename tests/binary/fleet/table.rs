@@ -78,7 +78,7 @@ async fn with_a_table_that_takes_two_seconds_for_everything_no_lease_and_no_step
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_table_that_throttles_half_of_everything_no_lease_and_no_step_is_lost() {
     const CODES: &[&str] = &["ProvisionedThroughputExceededException", "ThrottlingException"];
-    all_goes_well("1m", 12, |table| table.throttle(CODES)).await;
+    all_goes_well("30s", 12, |table| table.throttle(CODES)).await;
 }
 
 /// What one worker writes of steps, by what the write is for.
