@@ -45,6 +45,13 @@ impl Limit {
     #[cfg(feature = "dynamodb")]
     pub(super) const LEDGER: Self = Self(Duration::from_secs(2));
 
+    /// The same for longer leases, which a table that is slow for a while need not end: there is
+    /// time for two renewals between the moment when one is due and the loss.
+    #[cfg(feature = "dynamodb")]
+    pub(super) fn of_lease(lease: Duration) -> Self {
+        Self((lease / 6).clamp(Self::LEDGER.0, Self::QUICK.0))
+    }
+
     /// Added to the SDK's own timeout, which therefore fires first unless it is broken.
     const MARGIN: Duration = Duration::from_secs(2);
 

@@ -31,7 +31,7 @@ pub(super) async fn open(
 ) -> Result<Arc<dyn Store>, DaemonError> {
     #[cfg(feature = "dynamodb")]
     if config.kind == ledger::Kind::Dynamodb {
-        let table = clients.table(&config.table, config.retention).await?;
+        let table = clients.table(&config.table, config.retention).await?.for_lease(config.lease);
         Box::pin(table.open()).await?;
         tracing::info!(table = table.name(), region = table.region(), "the ledger is in DynamoDB");
         return Ok(Arc::new(table));

@@ -7,6 +7,10 @@ use jiff::Timestamp;
 
 use crate::clock::after;
 
+/// How soon a failed renewal is tried again at the latest: often enough that a table which
+/// throttles half of all calls does not end a lease of usual length.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The term of a lease, counted from the start of its last renewal: that may have taken effect at
 /// once, and other workers count from then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ impl Term {
 
     /// The same lease, renewed soon after a failed renewal.
     pub(super) fn tried(self, now: Timestamp, lease: Duration) -> Self {
-        Self { renew: after(now, lease / 12), ..self }
+        Self { renew: after(now, AGAIN.min(lease / 12)), ..self }
     }
 
     /// How long a run may take to end after the lease is lost, so that it is over before another
@@ -55,7 +59,15 @@ mod tests {
     fn a_lease_is_renewed_at_a_third_and_given_up_at_two_thirds_of_it() {
         let term = Term::from(at(100), LEASE);
         assert_eq!(term, Term { renew: at(120), lost: at(140), over: at(160) });
-        assert_eq!(term.tried(at(121), LEASE), Term { renew: at(126), ..term });
+    }
+
+    #[test]
+    fn within_a_long_lease_a_renewal_is_tried_often_and_within_a_short_one_in_time() {
+        let term = Term::from(at(100), LEASE);
+        assert_eq!(term.tried(at(121), LEASE), Term { renew: at(122), ..term });
+        let short = Duration::from_secs(3);
+        let soon = Term::from(at(100), short).tried(at(101), short).renew;
+        assert_eq!(soon.duration_since(at(101)).as_millis(), 250);
     }
 
     #[test]

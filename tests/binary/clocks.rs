@@ -18,8 +18,13 @@ const RUNNING: u64 = 8;
 impl Clocks {
     /// The wall clock is ahead by `days`, or behind if negative.
     pub fn ahead_by_days(folder: &Path, days: i64) -> Self {
+        Self::ahead(folder, "clocks", days * 86_400)
+    }
+
+    /// The same by seconds, of one daemon among others, which have clocks by other names.
+    pub fn ahead(folder: &Path, name: &str, seconds: i64) -> Self {
         let path = |name: &str| folder.join(name).display().to_string();
-        let (library, file) = (path("clocks.so"), path("clocks"));
+        let (library, file) = (path(&format!("{name}.so")), path(name));
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/clocks.c");
         let built = Command::new("cc")
             .args(["-O1", "-shared", "-fPIC", "-o", &library, source, "-ldl"])
@@ -27,7 +32,7 @@ impl Clocks {
         assert!(built.expect("a C compiler, as rustc needs one").success());
         fs::write(&file, [0; 16]).expect("the folder is writable");
         let clocks = Self { library, file };
-        clocks.set(WALL, days * 86_400);
+        clocks.set(WALL, seconds);
         clocks
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,6 +56,10 @@ struct State {
     /// Operations the next request of which is forwarded and processed, and its connection reset
     /// instead of answered.
     cut: Vec<String>,
+    /// How much longer everything takes.
+    slower: Duration,
+    /// Error codes, one of which half of all requests are answered with.
+    throttled: &'static [&'static str],
 }
 
 impl Proxy {
@@ -112,10 +116,22 @@ impl Proxy {
         self.state.lock().unwrap().cut.push(operation.to_owned());
     }
 
+    /// Every request is forwarded that much later, until healed.
+    pub fn slow_down(&self, by: Duration) {
+        self.state.lock().unwrap().slower = by;
+    }
+
+    /// Answers half of all requests with one of these error codes, until healed.
+    pub fn throttle(&self, codes: &'static [&'static str]) {
+        self.state.lock().unwrap().throttled = codes;
+    }
+
     /// Everything works again.
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
         state.down = false;
+        state.slower = Duration::ZERO;
+        state.throttled = &[];
         state.refused.clear();
         state.denied.clear();
         state.held.clear();
@@ -177,6 +193,14 @@ async fn forward(
     }
     let head = read_head(&mut client).await?;
     let operation = operation(&head);
+    let (throttled, slower) = {
+        let state = state.lock().unwrap();
+        (state.throttled, state.slower)
+    };
+    if let Some(code) = fastrand::choice(throttled).filter(|_| fastrand::bool()) {
+        state.lock().unwrap().seen.push(format!("{operation} {code}"));
+        return refuse(client, head, code).await;
+    }
     let (refused, denied, cut) = {
         let mut state = state.lock().unwrap();
         state.seen.push(operation.clone());
@@ -192,11 +216,12 @@ async fn forward(
         return client.set_zero_linger();
     }
     if denied {
-        return deny(client).await;
+        return refuse(client, head, "AccessDeniedException").await;
     }
     while state.lock().unwrap().held.contains(&operation) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    tokio::time::sleep(slower).await;
     let mut upstream = TcpStream::connect(service).await?;
     if cut {
         upstream.write_all(&head).await?;
@@ -243,23 +268,6 @@ async fn forward(
     if down { client.set_zero_linger() } else { Ok(()) }
 }
 
-async fn deny(mut client: TcpStream) -> io::Result<()> {
-    let error = serde_json::json!({
-        "__type": "com.amazon.coral.service#AccessDeniedException",
-        "Message": "User: arn:aws:iam::123456789012:user/test is not authorized to perform this",
-    })
-    .to_string();
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: \
-         {}\r\nConnection: close\r\n\r\n{error}",
-        error.len()
-    );
-    client.write_all(answer.as_bytes()).await?;
-    client.shutdown().await?;
-    // What is left of the request: a reset would take the answer back.
-    tokio::io::copy(&mut client, &mut tokio::io::sink()).await.map(drop)
-}
-
 /// A request under way whose exchange is still to be noted.
 struct Open<'a>(&'a Mutex<State>);
 
@@ -293,14 +301,41 @@ async fn pump(
 }
 
 fn body(message: &[u8]) -> Value {
-    let end = message.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(message.len());
-    serde_json::from_slice(message.get(end + 4..).unwrap_or_default()).unwrap_or_default()
+    serde_json::from_slice(halves(message).1).unwrap_or_default()
 }
 
 async fn gone_down(state: &Mutex<State>) {
     while !state.lock().unwrap().down {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Answers a request, once it is read, with an error.
+async fn refuse(mut client: TcpStream, mut request: Vec<u8>, code: &str) -> io::Result<()> {
+    let (head, _) = halves(&request);
+    let length = String::from_utf8_lossy(head)
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    while halves(&request).1.len() < length.unwrap_or_default() {
+        if client.read_buf(&mut request).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let body = json!({ "__type": code, "message": "as the test wants it" }).to_string();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: \
+         {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(answer.as_bytes()).await?;
+    client.shutdown().await
+}
+
+/// Head and body of a message, as far as it was read.
+fn halves(message: &[u8]) -> (&[u8], &[u8]) {
+    let end = message.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(message.len());
+    (&message[..end], message.get(end + 4..).unwrap_or_default())
 }
 
 /// Reads until the end of the request's head; more may have come with it.

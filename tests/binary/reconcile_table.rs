@@ -21,7 +21,7 @@ fn run(fleet: &Fleet, arguments: &[&str]) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_no_record_of_the_table_has_is_answered_and_no_other_whoever_lives() {
-    let fleet = Fleet::new(GATED).await;
+    let fleet = Fleet::new(2, GATED).await;
     let scene = &fleet.scene;
     let gone = lost(scene);
     let mut daemon = fleet.start(0);
@@ -49,13 +49,13 @@ async fn a_step_that_no_record_of_the_table_has_is_answered_and_no_other_whoever
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_a_worker_claims_right_before_the_failure_is_the_workers() {
-    let fleet = Fleet::new(GATED).await;
+    let fleet = Fleet::new(2, GATED).await;
     let scene = &fleet.scene;
     let daemon = fleet.start(0);
     until("it is up", async || daemon.is_up()).await;
     let step = lost(scene);
     // What reconcile alone asks of the queue: it has read the table once, and will once more.
-    let to_queue = &fleet.ways[1].0;
+    let to_queue = &fleet.ways[1].to_sqs;
     to_queue.hold("getqueueattributes");
     let (environment, config) = (fleet.environment(1), fleet.config(1));
     let reconciling = tokio::task::spawn_blocking(move || {
@@ -74,19 +74,19 @@ async fn a_step_that_a_worker_claims_right_before_the_failure_is_the_workers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_read_by_its_index_and_by_the_records_of_the_steps_that_wait() {
-    let fleet = Fleet::new("exit 0").await;
+    let fleet = Fleet::new(2, "exit 0").await;
     let scene = &fleet.scene;
     let (step, newer, settled) = (lost(scene), lost(scene), lost(scene));
     let mut daemon = fleet.start(0);
     scene.queue.send(&settled.executing()).await;
     scene.answered_once(&settled).await;
     until("the record is settled", async || {
-        fleet.record(&settled).is_some_and(|record| record["status"] == "settled")
+        fleet.record_seen_by(1, &settled).is_some_and(|record| record["status"] == "settled")
     })
     .await;
     daemon.kill();
     scene.sagemaker.reopen(&settled.arn);
-    let scans = fleet.ways[1].1.seen("scan");
+    let scans = fleet.ways[1].to_table.seen("scan");
     fleet
         .put(&json!({ "id": { "S": format!("step#{}", newer.token) }, "format": { "N": "99" } }))
         .await;
@@ -97,7 +97,7 @@ async fn a_table_is_read_by_its_index_and_by_the_records_of_the_steps_that_wait(
     assert_eq!(finding(&found, &settled)["verdict"], "settled");
     let detail = finding(&found, &newer)["detail"].as_str().unwrap_or_default();
     assert!(detail.contains("newer callbackd"), "{detail}");
-    let to_table = &fleet.ways[1].1;
+    let to_table = &fleet.ways[1].to_table;
     assert_eq!(to_table.seen("scan"), scans);
     let reads = to_table.exchanges().into_iter().filter(|one| one.operation == "getitem");
     assert!(reads.map(|read| read.request["ConsistentRead"] == true).eq([true; 4]));
@@ -105,7 +105,7 @@ async fn a_table_is_read_by_its_index_and_by_the_records_of_the_steps_that_wait(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_cannot_be_read_is_said_before_sagemaker_is_asked() {
-    let fleet = Fleet::without_table("exit 0").await;
+    let fleet = Fleet::without_table(2, "exit 0", "").await;
     let scene = &fleet.scene;
     lost(scene);
     let refused = |says: &str| {
@@ -121,9 +121,9 @@ async fn a_table_that_cannot_be_read_is_said_before_sagemaker_is_asked() {
         ("getitem", "allow dynamodb:GetItem on it"),
         ("query", "allow dynamodb:Query on its indexes"),
     ] {
-        fleet.ways[1].1.deny(operation);
+        fleet.ways[1].to_table.deny(operation);
         refused(says);
-        fleet.ways[1].1.heal();
+        fleet.ways[1].to_table.heal();
     }
     let asked = [LIST, LIST_EXECUTIONS].map(|what| scene.sagemaker.requests(what).len());
     assert_eq!(asked, [0, 0]);

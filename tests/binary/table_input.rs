@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Way};
 use crate::output::printed;
 use crate::scene::{Step, never, until};
 
@@ -31,7 +31,7 @@ async fn ailment(daemon: &Daemon) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_with_other_keys_is_refused_with_what_is_expected_and_what_was_found() {
-    let fleet = Fleet::without_table("exit 0").await;
+    let fleet = Fleet::without_table(2, "exit 0", "").await;
     let step = fleet.scene.step_sent().await;
     let other = json!({
         "TableName": fleet.table, "BillingMode": "PAY_PER_REQUEST",
@@ -64,16 +64,16 @@ async fn a_table_with_other_keys_is_refused_with_what_is_expected_and_what_was_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_may_not_write_its_table_does_not_start_and_says_what_to_allow() {
-    let fleet = Fleet::new("end 0").await;
+    let fleet = Fleet::new(2, "end 0").await;
     let step = fleet.scene.step_sent().await;
-    fleet.ways[0].1.deny("putitem");
+    fleet.ways[0].to_table.deny("putitem");
     let output = fleet.environment(0).run(&fleet.config(0), &["run"]);
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     for part in [fleet.table.as_str(), "allow dynamodb:PutItem on it"] {
         assert!(printed(&output).contains(part), "{part}: {}", printed(&output));
     }
     assert!(is_kept(&fleet, &step).await);
-    fleet.ways[0].1.heal();
+    fleet.ways[0].to_table.heal();
     let _daemon = start(&fleet);
     fleet.scene.answered_once(&step).await;
 }
@@ -81,8 +81,8 @@ async fn a_worker_that_may_not_write_its_table_does_not_start_and_says_what_to_a
 /// A worker loses the right to do `operation`, and gets it back. `by_itself`: it finds out without
 /// a step.
 async fn a_right_is_lost(operation: &str, remedy: &str, ails: &str, by_itself: bool) {
-    let fleet = Fleet::new("end 0").await;
-    let (to_queue, to_table) = &fleet.ways[0];
+    let fleet = Fleet::new(2, "end 0").await;
+    let Way { to_sqs: to_queue, to_table } = &fleet.ways[0];
     // A poll that is open when the right is lost may bring a step, which then runs if it can.
     to_queue.refuse("receivemessage");
     let daemon = start(&fleet);
@@ -133,7 +133,7 @@ async fn without_the_right_to_list_items_no_step_is_started_or_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_deleted_under_its_worker_and_created_again_loses_no_step() {
-    let fleet = Fleet::new("until_there gate-$STEP_TOKEN; end 0").await;
+    let fleet = Fleet::new(2, "until_there gate-$STEP_TOKEN; end 0").await;
     let scene = &fleet.scene;
     let (running, ending) = (scene.step_sent().await, scene.step_sent().await);
     let mut daemon = start(&fleet);
@@ -171,7 +171,7 @@ async fn a_table_that_is_deleted_under_its_worker_and_created_again_loses_no_ste
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_of_a_newer_version_is_left_alone_and_said_once_while_other_steps_run() {
-    let fleet = Fleet::new("end 0").await;
+    let fleet = Fleet::new(2, "end 0").await;
     let scene = &fleet.scene;
     let step = scene.step();
     let newer = json!({
@@ -187,7 +187,7 @@ async fn an_item_of_a_newer_version_is_left_alone_and_said_once_while_other_step
     let daemon = start(&fleet);
     scene.answer(&other).await;
     until("only its messages are left", async || scene.queue.size().await == 2).await;
-    until("both were received", async || fleet.ways[0].0.received().len() >= 3).await;
+    until("both were received", async || fleet.ways[0].to_sqs.received().len() >= 3).await;
     assert_eq!((scene.runs(), ailment(&daemon).await), (vec![other.attempt(1)], None));
     let said = daemon.complaints(&["ERROR"], &step.token);
     assert_eq!(said.len(), 1, "{said:#?}");
@@ -200,7 +200,7 @@ async fn an_item_of_a_newer_version_is_left_alone_and_said_once_while_other_step
     let shown = printed(&fleet.environment(1).run(&fleet.config(1), &["steps"]));
     let line = shown.lines().find(|line| line.starts_with(&step.token)).expect("its line");
     assert!(line.contains("damaged") && line.contains("newer callbackd (form 99"), "{shown}");
-    let error = &fleet.record(&step).expect("an object")["error"];
+    let error = &fleet.record_seen_by(1, &step).expect("an object")["error"];
     assert!(error.as_str().is_some_and(|error| error.contains("newer callbackd")), "{error}");
 }
 
@@ -208,17 +208,27 @@ async fn an_item_of_a_newer_version_is_left_alone_and_said_once_while_other_step
 const TOO_LARGE: usize = 210_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn arguments_that_the_table_has_no_room_for_fail_their_step_and_say_so() {
-    let fleet = Fleet::new("end 0").await;
-    let step = fleet.scene.step_sent_with(json!({ "text": "x".repeat(TOO_LARGE) })).await;
-    let _daemon = start(&fleet);
-    let answer = fleet.scene.answered_once(&step).await;
-    let reason = answer.reason();
-    assert_eq!(
-        reason,
-        "the step's arguments have 210011 bytes, and the ledger keeps at most 204800"
-    );
-    assert!(fleet.scene.runs().is_empty(), "no handler runs without its arguments");
+async fn arguments_that_an_item_has_no_room_for_reach_the_next_owner_too() {
+    let fleet = Fleet::new(2, "wc -c >> $FOLDER/sizes; until_there go; end 0").await;
+    let text = "x".repeat(TOO_LARGE);
+    let step = fleet.scene.step_sent_with(json!({ "text": text })).await;
+    let sizes = || fleet.scene.lines("sizes");
+    let mut first = fleet.start(0);
+    until("it runs", async || sizes().len() == 1).await;
+    assert!(fleet.item(&step).await["arguments"].is_null());
+    first.kill();
+    let _second = fleet.start(1);
+    until("it runs elsewhere", async || sizes().len() == 2).await;
+    fleet.scene.open("go");
+    fleet.scene.answered_once(&step).await;
+    assert_eq!(sizes(), [(TOO_LARGE + r#"{"text":""}"#.len()).to_string(), sizes()[0].clone()]);
+    until("it is settled", async || fleet.item(&step).await["status"]["S"] == "settled").await;
+    let all = fleet.dynamodb("Scan", &json!({ "TableName": fleet.table })).await;
+    let items = all["Items"].as_array().expect("items");
+    let large =
+        |item: &&Value| item["id"]["S"].as_str().is_some_and(|id| id.starts_with("arguments#"));
+    let parts: Vec<_> = items.iter().filter(large).collect();
+    assert!(parts.len() == 1 && parts[0]["expires"]["N"].is_string(), "{}", parts.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,11 +237,10 @@ async fn a_checkpoint_that_the_table_has_no_room_for_is_said_and_its_run_ends_we
         "head -c {TOO_LARGE} /dev/zero | tr '\\0' x > $STEP_CHECKPOINT.new\n\
          mv $STEP_CHECKPOINT.new $STEP_CHECKPOINT\nuntil_there gate\nend 0"
     );
-    let fleet = Fleet::new(&script).await;
+    let fleet = Fleet::new(2, &script).await;
     let step = fleet.scene.step_sent().await;
     let daemon = start(&fleet);
-    let said = "the checkpoint has 210257 bytes, the step's arguments have 7, and the ledger keeps \
-                at most 204800 of both";
+    let said = "the checkpoint has 210257 bytes, and the ledger keeps at most 204800";
     let complaints = || daemon.complaints(&["WARN"], said);
     until("it is said", async || !complaints().is_empty()).await;
     fleet.scene.open("gate");
@@ -246,7 +255,7 @@ async fn a_run_that_goes_on_from_a_checkpoint_that_cannot_be_kept_fails_its_step
         "head -c {TOO_LARGE} /dev/zero | tr '\\0' x > $STEP_CHECKPOINT.new\n\
          mv $STEP_CHECKPOINT.new $STEP_CHECKPOINT\nexit 76"
     );
-    let fleet = Fleet::new(&script).await;
+    let fleet = Fleet::new(2, &script).await;
     let step = fleet.scene.step_sent().await;
     let _daemon = start(&fleet);
     let answer = fleet.scene.answered_once(&step).await;

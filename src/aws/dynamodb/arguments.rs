@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::DynamoDb;
 use super::items::{self, EXPIRES, ID, Item};
-use crate::aws::calls::{Failed, Limit};
+use crate::aws::calls::Failed;
 use crate::hex::hex;
 use crate::step::CallbackToken;
 
@@ -91,7 +91,7 @@ impl DynamoDb {
                 let put = self.client.put_item().table_name(self.name());
                 put.item(ID, items::text(&id)).item(TEXT, items::text(part)).send()
             };
-            self.tried("PutItem", Limit::LEDGER, put).await?;
+            self.tried("PutItem", self.limit, put).await?;
         }
         self.places().insert(token.clone(), place.clone());
         Ok(())
@@ -132,7 +132,7 @@ impl DynamoDb {
                     .expression_attribute_values(":expires", self.expiry(self.retention))
                     .send()
             };
-            match self.tried("UpdateItem", Limit::LEDGER, expire).await {
+            match self.tried("UpdateItem", self.limit, expire).await {
                 Err(failed) if !failed.failure.is_condition() => return Err(failed),
                 _ => {}
             }

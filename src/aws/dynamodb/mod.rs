@@ -90,6 +90,8 @@ pub struct DynamoDb {
     region: Arc<str>,
     retention: Duration,
     places: Places,
+    /// Of calls for single items.
+    limit: Limit,
 }
 
 impl DynamoDb {
@@ -104,7 +106,17 @@ impl DynamoDb {
             region: account.region.as_str().into(),
             retention,
             places: Places::default(),
+            limit: Limit::LEDGER,
         }
+    }
+
+    /// The same table for a worker whose lease is this long: the longer it is, the longer a call
+    /// may take.
+    #[must_use]
+    pub fn for_lease(self, lease: Duration) -> Self {
+        let limit = Limit::of_lease(lease);
+        let config = self.client.config().to_builder().timeout_config(limit.of_the_sdk());
+        Self { client: Client::from_conf(config.build()), limit, ..self }
     }
 
     /// The table's name.
@@ -156,7 +168,7 @@ impl DynamoDb {
             let put = self.client.put_item().table_name(self.name());
             put.item(ID, items::text("probe")).send()
         };
-        self.tried("PutItem", Limit::LEDGER, probe).await.map(drop)
+        self.tried("PutItem", self.limit, probe).await.map(drop)
     }
 
     async fn write(&self, row: Row, expected: Option<u64>) -> Result<Put, StoreError> {
@@ -191,7 +203,7 @@ impl DynamoDb {
             };
             put.send()
         };
-        match self.tried("PutItem", Limit::LEDGER, put).await {
+        match self.tried("PutItem", self.limit, put).await {
             Ok(_) => {
                 self.observer.observe(Observation::LedgerCommit { took: began.elapsed() });
                 Ok(Put::Done)
@@ -228,7 +240,7 @@ impl DynamoDb {
             let get = self.client.get_item().table_name(self.name());
             get.key(ID, items::text(id)).consistent_read(true).send()
         };
-        let answer = self.tried("GetItem", Limit::LEDGER, get).await?;
+        let answer = self.tried("GetItem", self.limit, get).await?;
         Ok(answer.item.map(|item| item.into_iter().collect()))
     }
 

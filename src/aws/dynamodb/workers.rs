@@ -119,7 +119,7 @@ impl Workers for DynamoDb {
             };
             // Sent once: the lease knows what to do if it is not answered, and how long it can
             // wait.
-            match self.calls.send("UpdateItem", Limit::LEDGER, renew()).await {
+            match self.calls.send("UpdateItem", self.limit, renew()).await {
                 Ok(answer) => {
                     let item: Item = answer.attributes.unwrap_or_default().into_iter().collect();
                     Ok(Some(stops(&item)))
@@ -146,7 +146,7 @@ impl Workers for DynamoDb {
                     .expression_attribute_values(":expected", items::number(expected))
                     .send()
             };
-            match self.tried("DeleteItem", Limit::LEDGER, delete).await {
+            match self.tried("DeleteItem", self.limit, delete).await {
                 Ok(_) => Ok(Put::Done),
                 Err(failed) if failed.failure.is_condition() => Ok(Put::Changed),
                 Err(failed) => Err(self.error(&failed)),
@@ -175,7 +175,7 @@ impl Workers for DynamoDb {
                     )
                     .send()
             };
-            match self.tried("UpdateItem", Limit::LEDGER, flag).await {
+            match self.tried("UpdateItem", self.limit, flag).await {
                 // It has no record any more, so nobody is there to be told.
                 Err(failed) if !failed.failure.is_condition() => Err(self.error(&failed)),
                 _ => Ok(()),
