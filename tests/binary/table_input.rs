@@ -95,6 +95,16 @@ async fn a_right_is_lost(operation: &str, remedy: &str, ails: &str, by_itself: b
     until("it is said", async || !daemon.complaints(&["ERROR"], remedy).is_empty()).await;
     until("it is shown", async || ailment(&daemon).await.is_some()).await;
     assert_eq!(ailment(&daemon).await.as_deref(), Some(ails));
+    if by_itself {
+        // The SDK tries a refused poll again for so long.
+        let polls = || to_queue.seen("receivemessage");
+        until("it polls no more", async || {
+            let before = polls();
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            polls() == before
+        })
+        .await;
+    }
     to_queue.heal();
     let unwell = Duration::from_secs(4);
     never("it is well", unwell, async || ailment(&daemon).await.as_deref() != Some(ails)).await;
@@ -221,7 +231,9 @@ async fn arguments_that_an_item_has_no_room_for_reach_the_next_owner_too() {
     until("it runs elsewhere", async || sizes().len() == 2).await;
     fleet.scene.open("go");
     fleet.scene.answered_once(&step).await;
-    assert_eq!(sizes(), [(TOO_LARGE + r#"{"text":""}"#.len()).to_string(), sizes()[0].clone()]);
+    let [first, second] = &sizes()[..] else { panic!("{:?}", sizes()) };
+    assert_eq!(first, second);
+    assert!(first.parse::<usize>().expect("a number") > TOO_LARGE, "{first}");
     until("it is settled", async || fleet.item(&step).await["status"]["S"] == "settled").await;
     let all = fleet.dynamodb("Scan", &json!({ "TableName": fleet.table })).await;
     let items = all["Items"].as_array().expect("items");
@@ -240,7 +252,7 @@ async fn a_checkpoint_that_the_table_has_no_room_for_is_said_and_its_run_ends_we
     let fleet = Fleet::new(2, &script).await;
     let step = fleet.scene.step_sent().await;
     let daemon = start(&fleet);
-    let said = "the checkpoint has 210257 bytes, and the ledger keeps at most 204800";
+    let said = "bytes, and the ledger keeps at most 204800; one that was saved before is kept";
     let complaints = || daemon.complaints(&["WARN"], said);
     until("it is said", async || !complaints().is_empty()).await;
     fleet.scene.open("gate");
