@@ -50,12 +50,12 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
         writeln!(to, "| {} | {} |", per_second(read, window), per_second(written, window))?;
     }
     writeln!(to)?;
-    let all = 0..world.second() + 1;
+    let all = &story.window;
     let operations: Vec<String> =
         world.meter(|meter| meter.operations().map(str::to_owned).collect());
     for operation in operations {
         let (calls, (peak, at)) =
-            world.meter(|meter| (meter.total(&operation, &all), meter.peak(&operation, &all)));
+            world.meter(|meter| (meter.total(&operation, all), meter.peak(&operation, all)));
         writeln!(to, "{calls:>10} {operation}, at most {peak} a second (at {at} s)")?;
     }
     writeln!(to)?;
@@ -76,7 +76,19 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
         })
     })?;
     let seconds = |time: Duration| time.as_secs();
-    writeln!(to, "\n{} steps lost their worker in the wave; all ran again after {} s", story.taken, seconds(story.wave_recovered))?;
+    if let Some((_, quiet)) = phases.iter().find(|(name, _)| *name == "quiet") {
+        let reads =
+            world.meter(|meter| meter.total("DynamoDB GetItem", quiet) + meter.total("DynamoDB Query", quiet));
+        let each = reads as f64 * 3600.0 / quiet.len() as f64 / size.held as f64;
+        writeln!(to, "\n{each:.1} reads of the table per held step and hour while nothing happens")?;
+    }
+    let [half, most, all] = story.wave_recovered.map(seconds);
+    writeln!(
+        to,
+        "{} steps lost their worker in the wave; half ran again after {half} s, nine tenths after \
+         {most} s, all after {all} s",
+        story.taken
+    )?;
     writeln!(to, "all ran again {} s after the last worker was replaced", seconds(story.redeploy_recovered))?;
     writeln!(
         to,

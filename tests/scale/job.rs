@@ -79,7 +79,8 @@ impl Job {
         let mut hasher = DefaultHasher::new();
         cx.token().as_str().hash(&mut hasher);
         let hash = hasher.finish();
-        let group = if hash.is_multiple_of(10) { Group::Early } else { Group::Late };
+        let early = self.0.world.steps(|steps| steps.early).max(1);
+        let group = if hash.is_multiple_of(early) { Group::Early } else { Group::Late };
         let mut ends = self.0.world.end_of(group);
         let end = ends.wait_for(Option::is_some).await.map(|end| *end);
         let (from, spread) = end.ok().flatten().expect("the world ends last");

@@ -50,7 +50,7 @@ const SIZE: &str = "CALLBACKD_SCALE";
 const RENEWALS: u64 = 180;
 
 fn size() -> Size {
-    let text = std::env::var(SIZE).unwrap_or_else(|_| "6x600".to_owned());
+    let text = std::env::var(SIZE).unwrap_or_else(|_| "6x300".to_owned());
     let (workers, held) = text.split_once('x').expect("workers, an x, steps");
     let (workers, held): (u32, usize) =
         (workers.parse().expect("workers"), held.parse().expect("steps"));
@@ -62,19 +62,21 @@ fn size() -> Size {
         workers,
         held,
         settings: Settings {
-            // What is left of the fleet during the wave holds everything.
-            concurrency: 2 * held / workers as usize,
+            // No worker is ever full, although a redeploy spreads the steps unevenly.
+            concurrency: 5 * held / workers as usize,
             // So that a simulated hour of so many steps has fewer heartbeats and looks.
             visibility_timeout: minutes(15, 2),
-            stop_watch: minutes(60, 5),
+            stop_watch: minutes(120, 5),
         },
         filling: minutes(10, 2),
-        steady: minutes(60, 20),
+        steady: minutes(20, 10),
         replaced: workers.div_ceil(10),
-        throttled: minutes(10, 10),
+        throttled: minutes(10, 5),
         outage: minutes(60, 60),
         ends: minutes(30, 5),
-        short_every: Duration::from_secs(if full { 5 } else { 10 }),
+        short_every: Duration::from_secs(10),
+        pause: minutes(5, 5),
+        early: if full { 25 } else { 10 },
     }
 }
 
@@ -89,7 +91,8 @@ fn no_promise_of_a_fleet_is_broken_by_everything_that_happens_to_one() {
     // Each of them is tried again within a minute, at a time of its own.
     let herd = figures.peak_after_the_outage;
     let even = (story.piled as u64).div_ceil(30);
-    assert!(story.piled >= story.size.held / 20, "{} outcomes have piled up", story.piled);
+    let some = story.size.held / (2 * story.size.early) as usize;
+    assert!(story.piled >= some, "{} outcomes have piled up", story.piled);
     assert!(herd <= 4 * even + 10, "{herd} reports in a second, of {} outcomes", story.piled);
 }
 

@@ -39,6 +39,10 @@ pub struct Size {
     pub ends: Duration,
     /// Between two executions of short steps.
     pub short_every: Duration,
+    /// Between two phases of trouble.
+    pub pause: Duration,
+    /// One in so many held steps ends while SageMaker is down.
+    pub early: u64,
 }
 
 /// What was measured.
@@ -46,8 +50,8 @@ pub struct Story {
     pub size: Size,
     pub world: Arc<World>,
     pub phases: Vec<(&'static str, Window)>,
-    /// From the wave to the moment when every step runs again.
-    pub wave_recovered: Duration,
+    /// From the wave to the moment when half of the steps that it took run again, nine tenths, all.
+    pub wave_recovered: [Duration; 3],
     /// The same after the last worker was replaced.
     pub redeploy_recovered: Duration,
     /// Outcomes that had come when SageMaker answered again.
@@ -56,6 +60,8 @@ pub struct Story {
     pub outage_recovered: Duration,
     /// Steps whose workers the wave took.
     pub taken: usize,
+    /// All of it.
+    pub window: Window,
 }
 
 thread_local! {
@@ -122,11 +128,16 @@ impl Fleet {
         }
     }
 
-    /// Ends a third of them at one moment.
+    /// Ends a third of them at one moment, some older ones and some newer ones.
     fn lose_a_third(&mut self) -> u32 {
-        let third = self.processes.len() / 3;
-        self.processes.drain(..third).for_each(Process::kill);
-        u32::try_from(third).expect("few")
+        let lost = self.processes.extract_if(.., {
+            let mut number = 0;
+            move |_| {
+                number += 1;
+                number % 3 == 0
+            }
+        });
+        u32::try_from(lost.map(Process::kill).count()).expect("few")
     }
 
     pub async fn drain(self) {
@@ -167,6 +178,7 @@ pub fn everything(size: Size) -> Story {
 }
 
 async fn play(world: Arc<World>, size: Size) -> Story {
+    world.steps(|steps| steps.early = size.early);
     let mut phases: Vec<(&'static str, Window)> = Vec::new();
     let begun = std::cell::Cell::new(0);
     let mut over = |phase: &'static str| {
@@ -189,7 +201,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
     let redeploy_recovered = runs_on(&world).await;
     over("redeploy");
 
-    sleep(10 * MINUTE).await;
+    sleep(size.pause).await;
     over("after the redeploy");
 
     let taken = world.steps(|steps| steps.held_running());
@@ -197,7 +209,18 @@ async fn play(world: Arc<World>, size: Size) -> Story {
     let taken = taken - world.steps(|steps| steps.held_running());
     let recovery = tokio::spawn({
         let world = world.clone();
-        async move { runs_on(&world).await }
+        async move {
+            let mut took = Duration::ZERO;
+            let mut recovered = [Duration::ZERO; 3];
+            for (part, recovered) in [2, 10, usize::MAX].into_iter().zip(&mut recovered) {
+                let left = taken / part;
+                took += world
+                    .until("steps run again", PATIENCE, |steps| steps.left_alone() <= left)
+                    .await;
+                *recovered = took;
+            }
+            recovered
+        }
     });
     sleep(3 * MINUTE).await;
     fleet.start(lost, MINUTE).await;
@@ -211,7 +234,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
 
     end.cancel();
     traffic.await.expect("it does not panic");
-    sleep(10 * MINUTE).await;
+    sleep(size.pause).await;
     over("quiet");
 
     world.set_down(true);
@@ -238,6 +261,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
     over("the end");
     fleet.drain().await;
     Story {
+        window: world.since(0),
         size,
         world,
         phases,

@@ -52,6 +52,8 @@ pub struct Steps {
     /// Of runs after the first, by what explains them.
     pub explained: HashMap<&'static str, u64>,
     pub resumed: u64,
+    /// One in so many held steps has a job that ends early.
+    pub early: u64,
 }
 
 #[derive(Default)]
@@ -190,6 +192,15 @@ impl Steps {
     /// How many held ones run nowhere although they are not done.
     pub fn left_alone(&self) -> usize {
         self.held.open - self.held.running
+    }
+
+    /// Some of those.
+    pub fn forsaken(&self) -> Vec<&str> {
+        let forsaken = |(_, step): &(&String, &Step)| {
+            let done = matches!(step.last, Some((_, Ended::Done)));
+            step.held && !step.closed && step.running.is_none() && !done
+        };
+        self.each.iter().filter(forsaken).map(|(token, _)| token.as_str()).take(3).collect()
     }
 
     /// How many held ones are done, and not answered.

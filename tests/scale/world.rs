@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use callbackd::ledger::Memory;
+use callbackd::ledger::{Memory, Store};
 use callbackd::local::clock::{Clock, Time};
 use callbackd::local::{Event, EventKind, Options, Service};
 use fastrand::Rng;
+use futures_util::FutureExt;
 use hyper::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -32,7 +33,7 @@ pub type End = Option<(Instant, Duration)>;
 /// Which jobs end together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Group {
-    /// While SageMaker is down; a tenth.
+    /// While SageMaker is down; few.
     Early,
     Late,
 }
@@ -267,10 +268,22 @@ impl World {
     pub async fn until(&self, what: &str, patience: Duration, holds: impl Fn(&Steps) -> bool) -> Duration {
         let began = Instant::now();
         while !holds(&self.state().steps) {
-            assert!(began.elapsed() < patience, "not within {patience:?}: {what}");
+            if began.elapsed() >= patience {
+                panic!("not within {patience:?}: {what}; {:?}", self.forsaken());
+            }
             sleep(Duration::from_secs(1)).await;
         }
         began.elapsed()
+    }
+
+    /// The records of some steps that run nowhere.
+    fn forsaken(&self) -> Vec<String> {
+        let state = self.state();
+        let record = |token: &str| {
+            let row = self.held.get(&token.parse().expect("a token")).now_or_never();
+            format!("{token}: {row:?}")
+        };
+        state.steps.forsaken().into_iter().map(record).collect()
     }
 
     /// From this second to the present one.
