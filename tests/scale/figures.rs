@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::meter::{SERVICES, Window};
 use crate::run::Story;
 use crate::steps::Kind;
+use crate::world::World;
 
 const REPORTS: &str = "SageMaker SendPipelineExecutionStep";
 
@@ -35,19 +36,13 @@ impl Display for Figures {
 fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
     let Story { size, world, phases, .. } = story;
     writeln!(to, "\n{} workers, {} held steps; {:?}\n", size.workers, size.held, size.settings)?;
-    writeln!(to, "| phase | takes | SQS, calls/s (peak) | SageMaker | DynamoDB | units read/s | units written/s |")?;
+    writeln!(
+        to,
+        "| phase | takes | SQS, calls/s (peak) | SageMaker | DynamoDB | units read/s | units written/s |"
+    )?;
     writeln!(to, "|---|---|---|---|---|---|---|")?;
     for (name, window) in phases {
-        write!(to, "| {name} | {} ", minutes(window))?;
-        for service in SERVICES {
-            let (calls, peak) = world.meter(|meter| {
-                (meter.total(service, window), meter.peak(service, window).0)
-            });
-            write!(to, "| {} ({peak}) ", per_second(calls, window))?;
-        }
-        let (read, written) =
-            world.meter(|meter| (meter.units_read(window), meter.units_written(window)));
-        writeln!(to, "| {} | {} |", per_second(read, window), per_second(written, window))?;
+        writeln!(to, "{}", row(world, name, window))?;
     }
     writeln!(to)?;
     let all = &story.window;
@@ -77,11 +72,21 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
     })?;
     let seconds = |time: Duration| time.as_secs();
     if let Some((_, quiet)) = phases.iter().find(|(name, _)| *name == "quiet") {
-        let reads =
-            world.meter(|meter| meter.total("DynamoDB GetItem", quiet) + meter.total("DynamoDB Query", quiet));
+        let reads = world.meter(|meter| {
+            meter.total("DynamoDB GetItem", quiet) + meter.total("DynamoDB Query", quiet)
+        });
         let each = reads as f64 * 3600.0 / quiet.len() as f64 / size.held as f64;
-        writeln!(to, "\n{each:.1} reads of the table per held step and hour while nothing happens")?;
+        writeln!(
+            to,
+            "\n{each:.1} reads of the table per held step and hour while nothing happens"
+        )?;
     }
+    writeln!(
+        to,
+        "the fullest worker ran {} steps after the redeploy; evenly, it would be {}",
+        story.fullest,
+        story.size.held / story.size.workers as usize
+    )?;
     let [half, most, all] = story.wave_recovered.map(seconds);
     writeln!(
         to,
@@ -89,13 +94,30 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
          {most} s, all after {all} s",
         story.taken
     )?;
-    writeln!(to, "all ran again {} s after the last worker was replaced", seconds(story.redeploy_recovered))?;
+    writeln!(
+        to,
+        "all ran again {} s after the last worker was replaced",
+        seconds(story.redeploy_recovered)
+    )?;
     writeln!(
         to,
         "{} outcomes had piled up; all were reported within {} s, at most {peak} a second",
         story.piled,
         seconds(story.outage_recovered)
     )
+}
+
+/// What is asked in a phase.
+pub fn row(world: &World, name: &str, window: &Window) -> String {
+    let mut row = format!("| {name} | {} ", minutes(window));
+    for service in SERVICES {
+        let (calls, peak) =
+            world.meter(|meter| (meter.total(service, window), meter.peak(service, window).0));
+        row += &format!("| {} ({peak}) ", per_second(calls, window));
+    }
+    let (read, written) =
+        world.meter(|meter| (meter.units_read(window), meter.units_written(window)));
+    format!("{row}| {} | {} |", per_second(read, window), per_second(written, window))
 }
 
 fn minutes(window: &Window) -> String {

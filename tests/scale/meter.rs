@@ -68,7 +68,11 @@ impl Meter {
     pub fn peak(&self, operations: &str, window: &Window) -> (u64, usize) {
         let of =
             |second| self.series(operations).filter_map(|series| series.get(second)).sum::<u64>();
-        window.clone().map(|second| (of(second), second)).max_by_key(|(calls, _)| *calls).unwrap_or_default()
+        window
+            .clone()
+            .map(|second| (of(second), second))
+            .max_by_key(|(calls, _)| *calls)
+            .unwrap_or_default()
     }
 
     pub fn units_read(&self, window: &Window) -> u64 {

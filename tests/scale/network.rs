@@ -87,7 +87,9 @@ impl Network {
         let answered = life.within(world.service().answer(&headers, body)).await;
         world.hear();
         let (head, body) = answered
-            .map_err(|_| ConnectorError::io(io::Error::from(io::ErrorKind::ConnectionReset).into()))?
+            .map_err(|_| {
+                ConnectorError::io(io::Error::from(io::ErrorKind::ConnectionReset).into())
+            })?
             .into_parts();
         let Ok(body) = BodyExt::collect(body).await;
         let body = SdkBody::from(body.to_bytes());

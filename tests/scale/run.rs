@@ -10,6 +10,7 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::figures::row;
 use crate::log;
 use crate::meter::Window;
 use crate::steps::Kind;
@@ -60,6 +61,8 @@ pub struct Story {
     pub outage_recovered: Duration,
     /// Steps whose workers the wave took.
     pub taken: usize,
+    /// Of the worker that ran the most after the redeploy.
+    pub fullest: usize,
     /// All of it.
     pub window: Window,
 }
@@ -128,16 +131,17 @@ impl Fleet {
         }
     }
 
-    /// Ends a third of them at one moment, some older ones and some newer ones.
+    /// Ends the third of them that holds the most steps, at one moment.
     fn lose_a_third(&mut self) -> u32 {
-        let lost = self.processes.extract_if(.., {
-            let mut number = 0;
-            move |_| {
-                number += 1;
-                number % 3 == 0
-            }
-        });
-        u32::try_from(lost.map(Process::kill).count()).expect("few")
+        let third = self.processes.len() / 3;
+        self.processes.sort_by_key(|process| std::cmp::Reverse(process.running()));
+        self.processes.drain(..third).for_each(Process::kill);
+        u32::try_from(third).expect("few")
+    }
+
+    /// How many steps the worker runs that runs the most.
+    fn fullest(&self) -> usize {
+        self.processes.iter().map(Process::running).max().unwrap_or_default()
     }
 
     pub async fn drain(self) {
@@ -183,7 +187,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
     let begun = std::cell::Cell::new(0);
     let mut over = |phase: &'static str| {
         let window = world.since(begun.replace(world.second()));
-        tell(&world, phase);
+        tell(&world, phase, &window);
         phases.push((phase, window));
     };
     let mut fleet = Fleet::new(&world, size.settings);
@@ -204,6 +208,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
     sleep(size.pause).await;
     over("after the redeploy");
 
+    let fullest = fleet.fullest();
     let taken = world.steps(|steps| steps.held_running());
     let lost = fleet.lose_a_third();
     let taken = taken - world.steps(|steps| steps.held_running());
@@ -262,6 +267,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
     fleet.drain().await;
     Story {
         window: world.since(0),
+        fullest,
         size,
         world,
         phases,
@@ -285,11 +291,12 @@ async fn unsettled(world: &World) -> usize {
     world.held.outlines(query).await.expect("memory does not fail").found.len()
 }
 
-/// For whom it takes long: how far it has come.
-fn tell(world: &World, phase: &str) {
+/// A run at a size of one's own takes long: how far it has come.
+fn tell(world: &World, phase: &str, window: &Window) {
     if std::env::var_os(crate::SIZE).is_some() {
         let (left, open) = world.steps(|steps| (steps.left_alone(), steps.open()));
-        eprintln!("{:>6} s: {phase} is over; {open} steps, {left} run nowhere", world.second());
+        eprintln!("{:>6} s: {open} steps, {left} run nowhere", world.second());
+        eprintln!("{}", row(world, phase, window));
     }
 }
 
@@ -298,7 +305,7 @@ pub fn idle(workers: u32) -> (Arc<World>, Window) {
     alone(async |world| {
         let mut fleet = Fleet::new(&world, SMALL);
         fleet.start(workers, MINUTE).await;
-        sleep(10 * MINUTE).await;
+        sleep(3 * MINUTE).await;
         let from = world.second();
         sleep(HOUR).await;
         let window = world.since(from);
@@ -342,6 +349,6 @@ pub fn answering(workers: u32, kind: Kind, steps: usize) -> Arc<World> {
 /// For fleets that measure one figure.
 const SMALL: Settings = Settings {
     concurrency: 1_000,
-    visibility_timeout: Duration::from_mins(2),
-    stop_watch: Duration::from_mins(10),
+    visibility_timeout: Duration::from_mins(10),
+    stop_watch: Duration::from_mins(30),
 };

@@ -101,7 +101,8 @@ impl Steps {
         // One more may be durable, if its worker was killed before it was told so.
         if step.checkpoint.is_some() && checkpoint != step.checkpoint {
             let (had, has) = (step.checkpoint, checkpoint);
-            self.broken.push(format!("{token} had the checkpoint {had:?}, and resumes from {has:?}"));
+            self.broken
+                .push(format!("{token} had the checkpoint {had:?}, and resumes from {has:?}"));
         }
         step.runs += 1;
         self.resumed += u64::from(checkpoint.is_some());
@@ -206,6 +207,11 @@ impl Steps {
     /// How many held ones are done, and not answered.
     pub fn unreported(&self) -> usize {
         self.held.unreported
+    }
+
+    /// How many run in a life.
+    pub fn running_in(&self, life: u32) -> usize {
+        self.running.get(&life).map_or(0, HashSet::len)
     }
 
     /// How many held ones run.

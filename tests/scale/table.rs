@@ -79,9 +79,8 @@ impl Table {
         let units = Units::of_put(before.as_ref(), &row);
         let entry = |row: &Row| units::is_indexed(row).then(|| units::index_size(row));
         world.indexed(before.as_ref().and_then(entry), entry(&row));
-        let is_of = |kind: &Kind| {
-            row.head.execution.contains(&format!(":pipeline/{}/", kind.name()))
-        };
+        let is_of =
+            |kind: &Kind| row.head.execution.contains(&format!(":pipeline/{}/", kind.name()));
         if let Some(kind) = Kind::ALL.into_iter().find(is_of) {
             world.meter(|meter| meter.written(kind.name(), units));
         }

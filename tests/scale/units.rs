@@ -114,15 +114,15 @@ pub fn is_indexed(row: &Row) -> bool {
 
 /// The bytes of a row's item.
 fn size(row: &Row) -> usize {
-    let text = |name: &str, text: &Option<String>| {
-        text.as_ref().map_or(0, |text| name.len() + text.len())
-    };
+    let text =
+        |name: &str, text: &Option<String>| text.as_ref().map_or(0, |text| name.len() + text.len());
     index_size(row) + text("arguments", &row.arguments) + text("checkpoint", &row.checkpoint)
 }
 
 /// The bytes of an item in the index: everything but arguments and checkpoint.
 pub fn index_size(row: &Row) -> usize {
-    let Head { token, status, queue, execution, handler, owner, settled_at, writer, .. } = &row.head;
+    let Head { token, status, queue, execution, handler, owner, settled_at, writer, .. } =
+        &row.head;
     let maybe = |name: &str, text: Option<&str>| text.map_or(0, |text| name.len() + text.len());
     let numbers = ["format", "version", "due", "correction"];
     KEYS + token.as_str().len()

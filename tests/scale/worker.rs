@@ -71,8 +71,7 @@ pub struct Process {
 
 impl Process {
     pub fn start(world: &Arc<World>, number: u32, settings: Settings) -> Self {
-        let life =
-            Arc::new(Life { number, world: world.clone(), over: CancellationToken::new() });
+        let life = Arc::new(Life { number, world: world.clone(), over: CancellationToken::new() });
         let daemon = Daemon::new(loaded(&life, settings))
             .store(Arc::new(Table(life.clone())))
             .outside(outside(&life))
@@ -81,6 +80,11 @@ impl Process {
         let asked = signal.clone();
         let task = tokio::spawn(daemon.run(async move || asked.notified().await));
         Self { life, task, signal }
+    }
+
+    /// How many steps it runs.
+    pub fn running(&self) -> usize {
+        self.life.world.steps(|steps| steps.running_in(self.life.number))
     }
 
     /// It is told to end, and does.

@@ -265,7 +265,12 @@ impl World {
     }
 
     /// Waits until it holds; how long that took, to the second.
-    pub async fn until(&self, what: &str, patience: Duration, holds: impl Fn(&Steps) -> bool) -> Duration {
+    pub async fn until(
+        &self,
+        what: &str,
+        patience: Duration,
+        holds: impl Fn(&Steps) -> bool,
+    ) -> Duration {
         let began = Instant::now();
         while !holds(&self.state().steps) {
             if began.elapsed() >= patience {
