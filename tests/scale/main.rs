@@ -61,8 +61,9 @@ fn size() -> Size {
         workers,
         held,
         settings: Settings {
-            // No worker is ever full, although a redeploy spreads the steps unevenly.
-            concurrency: 5 * held / workers as usize,
+            // No worker is ever full: one that is holds up to ten more steps until it has room, and
+            // after a redeploy most steps are with few workers.
+            concurrency: (held + 1_000).min(100_000),
             // So that a simulated hour of so many steps has fewer heartbeats and looks.
             visibility_timeout: minutes(15, 2),
             stop_watch: minutes(120, 5),
