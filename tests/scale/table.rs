@@ -67,7 +67,7 @@ impl Table {
         stored.now_or_never().expect("memory does not wait")
     }
 
-    fn put_row(&self, row: Row, expected: Option<u64>, commit: Commit) -> Stored<(Put, Units)> {
+    fn put_row(&self, row: &Row, expected: Option<u64>, commit: Commit) -> Stored<(Put, Units)> {
         let world = &self.0.world;
         let before = self.row(&row.head.token);
         let put = self.now(world.held.put(row.clone(), expected, commit))?;
@@ -76,9 +76,9 @@ impl Table {
             world.meter(|meter| meter.count("writes that another worker had overtaken"));
             return Ok((put, Units::of_failed_put(before.as_ref())));
         }
-        let units = Units::of_put(before.as_ref(), &row);
+        let units = Units::of_put(before.as_ref(), row);
         let entry = |row: &Row| units::is_indexed(row).then(|| units::index_size(row));
-        world.indexed(before.as_ref().and_then(entry), entry(&row));
+        world.indexed(before.as_ref().and_then(entry), entry(row));
         let is_of =
             |kind: &Kind| row.head.execution.contains(&format!(":pipeline/{}/", kind.name()));
         if let Some(kind) = Kind::ALL.into_iter().find(is_of) {
@@ -130,7 +130,7 @@ impl Store for Table {
     ) -> BoxFuture<'static, Stored<Put>> {
         let table = self.clone();
         Box::pin(async move {
-            let put = |table: &Self| table.put_row(row, expected, commit);
+            let put = |table: &Self| table.put_row(&row, expected, commit);
             table.send("DynamoDB PutItem", TRIES, put).await
         })
     }

@@ -160,7 +160,7 @@ impl World {
     /// The bytes of so many entries of the index.
     pub fn bytes_of(&self, entries: usize) -> usize {
         let (all, bytes) = self.state().index;
-        if all == 0 { 0 } else { bytes / all * entries }
+        bytes.checked_div(all).unwrap_or_default() * entries
     }
 
     /// The jobs of a group end from now on, spread over this time.
@@ -273,9 +273,11 @@ impl World {
     ) -> Duration {
         let began = Instant::now();
         while !holds(&self.state().steps) {
-            if began.elapsed() >= patience {
-                panic!("not within {patience:?}: {what}; {:?}", self.forsaken());
-            }
+            assert!(
+                began.elapsed() < patience,
+                "not within {patience:?}: {what}; {:?}",
+                self.forsaken()
+            );
             sleep(Duration::from_secs(1)).await;
         }
         began.elapsed()
