@@ -2,9 +2,9 @@
 //! and DynamoDB, and paused time.
 //!
 //! Workers hold steps for hours while everything that happens to a fleet happens to it: a rolling
-//! redeploy, a Spot wave that takes a third, a table that throttles, a SageMaker that is down for an
-//! hour. No promise may be broken, and what the fleet asks of each service is counted. The figures
-//! are counts, so they are the same on any machine.
+//! redeploy, a Spot wave that takes a third, a table that throttles, a SageMaker that is down for
+//! an hour. No promise may be broken, and what the fleet asks of each service is counted. The
+//! figures are counts, so they are the same on any machine.
 //!
 //! ```text
 //! all of it at full size, told as it goes:
@@ -145,6 +145,6 @@ fn an_idle_fleet_reads_little() {
     assert!(each(writes) <= RENEWALS, "{} writes of a worker in an hour", each(writes));
 }
 
-/// Of an idle worker among 50 and hour: it lists the workers each 90 s, and the steps, which takes a
-/// query for each of the index's shards, each 15 minutes. Aimed at are 50.
+/// Of an idle worker among 50 and hour: it lists the workers each 90 s, and the steps, which takes
+/// a query for each of the index's shards, each 15 minutes. Aimed at are 50.
 const READS: u64 = 40 + 4 * 8;

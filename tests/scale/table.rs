@@ -1,9 +1,9 @@
 //! The fleet's table as one process has it open: what each call on the ledger's storage would take
 //! of DynamoDB.
 //!
-//! The rows are in memory. Requests are those of `src/aws/dynamodb/`: an item's are sent up to three
-//! times if they are throttled, a renewal once; a list takes a query for each of the index's eight
-//! shards, and one more for each further page.
+//! The rows are in memory. Requests are those of `src/aws/dynamodb/`: an item's are sent up to
+//! three times if they are throttled, a renewal once; a list takes a query for each of the index's
+//! eight shards, and one more for each further page.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! What DynamoDB charges for a request, in its units.
 //!
-//! The rules are those of the developer guide ("DynamoDB read and write operations", "Item sizes and
-//! formats", "Global secondary indexes: provisioned throughput considerations"), as of 2025:
+//! The rules are those of the developer guide ("DynamoDB read and write operations", "Item sizes
+//! and formats", "Global secondary indexes: provisioned throughput considerations"), as of 2025:
 //!
 //! - A write takes one unit for each KB of the item, rounded up; a put of an item that exists, of
 //!   the larger of the two. One whose condition fails is charged by the item that is there, and at
@@ -9,8 +9,8 @@
 //! - The index is charged in addition, by the size of what it holds of the item: one write if an
 //!   entry appears, changes or disappears, two if its key changes. A change of what the index does
 //!   not hold costs nothing there.
-//! - A consistent read takes one unit for each 4 KB, any other half of one. A query is charged by the
-//!   sum of what it reads, and a request that finds nothing like the smallest.
+//! - A consistent read takes one unit for each 4 KB, any other half of one. A query is charged by
+//!   the sum of what it reads, and a request that finds nothing like the smallest.
 //! - A request that is throttled costs nothing.
 //!
 //! Sizes are those of the items in `src/aws/dynamodb/items.rs`: names and values of attributes.
