@@ -145,6 +145,6 @@ fn an_idle_fleet_reads_little() {
     assert!(each(writes) <= RENEWALS, "{} writes of a worker in an hour", each(writes));
 }
 
-/// Of an idle worker among 50 and hour: it lists the workers each 90 s, and the steps, which takes
-/// a query for each of the index's shards, each 15 minutes. Aimed at are 50.
-const READS: u64 = 40 + 4 * 8;
+/// Of an idle worker among 50 and hour: it lists the workers each 90 s, and what is due in its one
+/// or two of the 64 parts of the ledger each 15 minutes.
+const READS: u64 = 50;

@@ -2,15 +2,15 @@
 //! of DynamoDB.
 //!
 //! The rows are in memory. Requests are those of `src/aws/dynamodb/`: an item's are sent up to
-//! three times if they are throttled, a renewal once; a list takes a query for each of the index's
-//! eight shards, and one more for each further page.
+//! three times if they are throttled, a renewal once; a list of one part takes a query, one of all
+//! a query for each part, and each further page one more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+    Age, Commit, Damaged, Head, PARTS, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
 };
 use callbackd::lifecycle::WorkerId;
 use callbackd::step::CallbackToken;
@@ -24,7 +24,6 @@ use crate::worker::Life;
 /// What a request takes.
 const LATENCY: Duration = Duration::from_millis(5);
 const TRIES: u32 = 3;
-const SHARDS: usize = 8;
 
 #[derive(Clone)]
 pub struct Table(pub Arc<Life>);
@@ -90,10 +89,11 @@ impl Table {
     /// A page of a list that begins here or goes on.
     async fn list<T>(
         &self,
-        goes_on: bool,
+        query: &Query,
         act: impl FnOnce(&Self) -> Stored<Page<T>>,
     ) -> Stored<Page<T>> {
-        let requests = if goes_on { 1 } else { SHARDS };
+        let all = query.after.is_none() && query.part.is_none();
+        let requests = if all { PARTS as usize } else { 1 };
         for _ in 1..requests {
             self.send("DynamoDB Query", TRIES, |_| Ok(((), Units::default()))).await?;
         }
@@ -136,13 +136,17 @@ impl Store for Table {
     }
 
     fn outlines(&self, query: Query) -> BoxFuture<'_, Stored<Page<Head>>> {
-        let goes_on = query.after.is_some();
-        Box::pin(self.list(goes_on, |table| table.now(table.0.world.held.outlines(query))))
+        Box::pin(async move {
+            let asked = query.clone();
+            self.list(&asked, |table| table.now(table.0.world.held.outlines(query))).await
+        })
     }
 
     fn page(&self, query: Query) -> BoxFuture<'_, Stored<Page<Row>>> {
-        let goes_on = query.after.is_some();
-        Box::pin(self.list(goes_on, |table| table.now(table.0.world.held.page(query))))
+        Box::pin(async move {
+            let asked = query.clone();
+            self.list(&asked, |table| table.now(table.0.world.held.page(query))).await
+        })
     }
 
     fn purge(&self, _: Age) -> BoxFuture<'_, Stored<usize>> {
