@@ -41,6 +41,7 @@ pub(crate) fn deliver(
     let token = step.token.clone();
     let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).cloned();
     let execution = step.execution.clone();
+    shared.orphans.found(&token, &execution);
     let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
     let arrival = if is_stop {
         Arrival::Stop
@@ -66,7 +67,6 @@ pub(crate) fn deliver(
         reservation: reservation.filter(|_| !is_stop),
         weight,
     };
-    shared.orphans.found(&token);
     send_or_start(
         shared,
         &token,

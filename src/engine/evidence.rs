@@ -24,7 +24,7 @@ pub(super) async fn examine(shared: &Shared) {
     for (token, orphan) in shared.orphans.suspicious(shared.clock.now()).into_iter().take(MOST) {
         let lane = &shared.lanes[orphan.lane];
         let (Fate::Answered(how), true) = (orphan.fate, lane.is_exclusive()) else {
-            shared.orphans.found(&token);
+            shared.orphans.take(&token);
             continue;
         };
         if !is_polled(&lane.polls) {

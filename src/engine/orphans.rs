@@ -33,13 +33,24 @@ pub(crate) enum Fate {
 }
 
 impl Orphans {
+    /// Does nothing if its message is expected already.
     pub(crate) fn add(&self, token: CallbackToken, orphan: Orphan) {
-        self.lock().entry(token).or_insert(orphan);
+        let mut orphans = self.lock();
+        if orphans.get(&token).is_none_or(|known| known.fate == Fate::Resumed) {
+            orphans.insert(token, orphan);
+        }
     }
 
-    /// Its message has arrived.
-    pub(crate) fn found(&self, token: &CallbackToken) {
-        self.take(token);
+    /// A message has arrived. One that names another execution is not the step's own.
+    pub(crate) fn found(&self, token: &CallbackToken, execution: &ExecutionArn) {
+        let mut orphans = self.lock();
+        if orphans.get(token).is_some_and(|orphan| orphan.execution == *execution) {
+            orphans.remove(token);
+        }
+    }
+
+    pub(crate) fn contains(&self, token: &CallbackToken) -> bool {
+        self.lock().contains_key(token)
     }
 
     /// Forgets it. False if its message has arrived before.

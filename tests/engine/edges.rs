@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use callbackd::seam::{ExecutionStanding, Observation, Observer, Standing, StepResult};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::bench::{Bench, body_of, until};
+use crate::world::QUEUE_URL;
 
 const TOKEN: &str = "abcdefghij";
 
@@ -73,6 +74,46 @@ async fn a_step_whose_message_is_gone_goes_on_from_the_ledger_once_sagemaker_was
     until("it is answered", || bench.pipelines.accepted().len() == 1).await;
     assert!(*bench.pipelines.asked.lock().unwrap() > asked, "SageMaker was asked first");
     assert_eq!(bench.log.count("run 1"), 4, "the job was looked at until it was done");
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_another_execution_is_not_the_one_that_a_step_waits_for() {
+    for stopped in [false, true] {
+        let mut bench = Bench::new();
+        let worker = bench.start().await;
+        let id = bench.step(TOKEN, &json!({"do": "again", "seconds": 1200}));
+        until("it waits", || bench.disk.status(TOKEN).as_deref() == Some("waiting")).await;
+        worker.drain().await;
+        bench.queue.lose(&id);
+        let worker = bench.start().await;
+        sleep(Duration::from_secs(1)).await;
+        let refused = bench.queue.count("set_visibility") + 1;
+        bench.queue.put(&body_of("forged", TOKEN, &json!({}), "Executing"));
+        until("it is refused", || bench.queue.count("set_visibility") == refused).await;
+        let began = Instant::now();
+        if stopped {
+            let url = QUEUE_URL.parse().ok();
+            bench.pipelines.stand(TOKEN, Standing::Open { stopping: true, queue_url: url });
+            *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Stopping;
+        }
+        until("the step is answered", || bench.pipelines.accepted().len() == 1).await;
+        assert!(!stopped || began.elapsed() < Duration::from_secs(35), "the watch has noticed it");
+        worker.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_whose_message_and_whose_last_answer_of_the_ledger_are_lost_goes_on() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    let id = bench.step(TOKEN, &json!({"do": "error after a sleep", "seconds": 60}));
+    until("it runs", || bench.log.count("run 1") == 1).await;
+    bench.queue.lose(&id);
+    *bench.disk.mute.lock().unwrap() = true;
+    until("its end is recorded", || bench.disk.status(TOKEN).as_deref() == Some("waiting")).await;
+    *bench.disk.mute.lock().unwrap() = false;
+    until("it is answered", || bench.pipelines.accepted().len() == 1).await;
     worker.drain().await;
 }
 

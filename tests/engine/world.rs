@@ -381,6 +381,8 @@ pub struct Disk {
     pub hanging: Arc<Mutex<bool>>,
     /// How long each write takes.
     pub slow: Arc<Mutex<Duration>>,
+    /// Writes of records are done, and their answers are lost.
+    pub mute: Arc<Mutex<bool>>,
 }
 
 impl Disk {
@@ -390,6 +392,7 @@ impl Disk {
             failing: Arc::default(),
             hanging: Arc::default(),
             slow: Arc::default(),
+            mute: Arc::default(),
         }
     }
 
@@ -468,7 +471,9 @@ impl Store for Disk {
             if !slow.is_zero() {
                 sleep(slow).await;
             }
-            disk.held.put(row, expected, commit).await
+            let put = disk.held.put(row, expected, commit).await;
+            let mute = *disk.mute.lock().unwrap();
+            if mute { Err(StoreError("connection reset".to_owned())) } else { put }
         })
     }
 

@@ -296,12 +296,22 @@ impl Driver {
         self.leave_gates();
         self.shared.watch_for(&self.state, &mut self.watched, true);
         let record = &self.state.record;
-        if self.shared.ledger.has_lost(record) {
-            // As long as this worker lives no other one looks after it.
+        // As long as this worker lives no other one looks after it.
+        if self.shared.ledger.has_lost(record) || self.leaves_an_orphan() {
             self.shared.expect(token.clone(), &self.lane, record.execution.clone());
         }
         self.lane.forget(token);
         true
+    }
+
+    /// Whether the step is unfinished, and only its message or this worker can continue it. The
+    /// message may be gone.
+    fn leaves_an_orphan(&self) -> bool {
+        let record = &self.state.record;
+        record.version > 0
+            && matches!(record.status, Status::Claimed | Status::Waiting)
+            && self.shared.phase() == Phase::Running
+            && (self.policy.alone || self.shared.orphans.contains(&record.token))
     }
 
     fn leave_gates(&self) {
