@@ -128,7 +128,9 @@ impl CachedCredentials {
         if let Some(attempt) = &held.attempt {
             return attempt.clone();
         }
-        if let Some(error) = held.failed.clone().filter(|_| (self.clock)() < held.tried + AGAIN) {
+        if let Some(error) =
+            held.failed.clone().filter(|_| held.tried_within(AGAIN, (self.clock)()))
+        {
             return std::future::ready(Err(error)).boxed().shared();
         }
         let (source, clock, files) = (self.source.clone(), self.clock.clone(), self.files.clone());
@@ -199,7 +201,7 @@ impl Held {
             Some(end) => now < end - LATE,
             None => true,
         };
-        let trusted = !self.distrusted || now < self.tried + DISTRUSTED;
+        let trusted = !self.distrusted || self.tried_within(DISTRUSTED, now);
         (good && trusted).then(|| credentials.clone())
     }
 
@@ -211,14 +213,20 @@ impl Held {
             .cloned()
     }
 
+    /// Whether they were last requested in these seconds before `now`. A request in the future was
+    /// before the clock was set back, who knows how long ago.
+    fn tried_within(&self, seconds: i64, now: i64) -> bool {
+        (self.tried..self.tried + seconds).contains(&now)
+    }
+
     fn is_due(&self, now: i64) -> bool {
         // Credentials that no call has asked for yet are not loaded in advance.
         let Some(credentials) = &self.credentials else { return false };
         let near = match end(credentials) {
             Some(end) => end - EARLY <= now,
-            None => self.tried + ENDLESS <= now,
+            None => !self.tried_within(ENDLESS, now),
         };
-        near || (self.distrusted && self.tried + DISTRUSTED <= now)
+        near || (self.distrusted && !self.tried_within(DISTRUSTED, now))
     }
 }
 
@@ -460,6 +468,29 @@ mod tests {
         );
         scene.at(60 + DISTRUSTED);
         assert_eq!((scene.id().await.expect("new ones"), scene.asked()), ("id2".to_owned(), 3));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_delays_no_new_attempt() {
+        let scene = Scene::new(&[
+            SourceAnswer::Until(3 * HOUR),
+            SourceAnswer::Fails,
+            SourceAnswer::Until(HOUR),
+            SourceAnswer::Endless,
+            SourceAnswer::Endless,
+        ]);
+        scene.at(2 * HOUR);
+        scene.id().await.expect("credentials");
+        scene.kept.distrust();
+        scene.at(HOUR);
+        assert_eq!(scene.id().await.expect("the old ones are better than none"), "id0");
+        scene.at(0);
+        assert_eq!(scene.id().await.expect("after a failure"), "id2");
+        scene.at(HOUR);
+        assert_eq!(scene.id().await.expect("after their end"), "id3");
+        scene.at(0);
+        scene.kept.renew().await;
+        assert_eq!(scene.id().await.expect("credentials without an end"), "id4");
     }
 
     #[tokio::test]
