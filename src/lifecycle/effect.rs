@@ -37,6 +37,7 @@ pub enum Effect {
     /// No longer hold the step's messages, and let them come back by themselves.
     LetGo,
     /// The step is not accepted: hide its messages for a while and let them go. The text says why.
+    /// Messages from other queues than the one that it was asked for are not hidden.
     Refuse(String),
     /// The same for the one message that was just delivered; the others stay as they are.
     RefuseDelivery(String),

@@ -237,11 +237,12 @@ impl Decision<'_> {
     /// What all transitions have in common, once their target is known.
     fn finished(&self, event: &Event, mut transition: Transition) -> Transition {
         let cleans = |activity| matches!(activity, Activity::Cleaning(_));
-        // What arrives during a cleanup may be from a later time than the one that it ends.
-        if let Some(write) = transition
-            .write
-            .as_mut()
-            .filter(|_| !(cleans(self.local.activity) && cleans(transition.local.activity)))
+        let cleaning = cleans(self.local.activity) && cleans(transition.local.activity);
+        // What arrives during a cleanup, or once the step is known to be closed, may be from a
+        // later time than the one that ends.
+        let closed = |record: &Record| record.stop_requested.is_some_and(|stop| stop.closed);
+        if let Some(write) =
+            transition.write.as_mut().filter(|write| !cleaning && !closed(&write.record))
         {
             write.record.sent = write.record.sent.max(transition.local.sent);
         }

@@ -174,12 +174,10 @@ async fn a_held_step_costs_little_memory() {
         .with("queues.0.visibility_timeout", "20m")
         .with("queues.0.repost_after", "11h");
     let daemon = crowd.start(&config.with("queues.0.stop_takeover_after", "12h"));
-    // One-time allocations have happened by then.
-    let few = 300;
-    let many = 2_000;
+    let (few, many) = (300, 1_500);
     let mut held = 0;
     let mut resident = Vec::new();
-    for count in [few, many] {
+    for count in [few, many, many] {
         crowd.send(count, "Stopping", &json!({ "n": 1 })).await;
         held += count;
         crowd.are_held(held).await;
@@ -190,7 +188,10 @@ async fn a_held_step_costs_little_memory() {
         until_within(PATIENCE, "SageMaker was asked about each", owed).await;
         resident.push(daemon.memory("VmRSS:"));
     }
-    let each = (resident[1].saturating_sub(resident[0])) * 1024 / many as u64;
+    // What is allocated once, for the most that ever happened at a time, counts in one of them.
+    let each = resident.windows(2).map(|pair| pair[1].saturating_sub(pair[0]) * 1024 / many as u64);
+    let each = each.min().expect("two");
+    eprintln!("{each} bytes a held step: {resident:?} kB");
     assert!(each < 5 * 1024, "{each} bytes a held step: {resident:?} kB");
     let (status, steps) = daemon.status("/steps").await.expect("it answers");
     assert_eq!(status, 200, "{steps}");

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use callbackd::seam::{ExecutionStanding, Observation, Observer, Standing, StepResult};
+use callbackd::engine::config::{QueueConfig, Verify};
+use callbackd::seam::{ExecutionStanding, FaultKind, Observation, Observer, Standing, StepResult};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::bench::{Bench, body_of, until};
-use crate::world::QUEUE_URL;
+use crate::bench::{Bench, body, body_of, until};
+use crate::world::{QUEUE_URL, Trouble};
 
 const TOKEN: &str = "abcdefghij";
 
@@ -221,5 +222,29 @@ async fn a_receive_brings_as_many_messages_as_there_is_room_for() {
     until("all are answered", || bench.pipelines.accepted().len() == 100).await;
     let receives = bench.queue.count("receive") - before;
     assert!(receives <= 25, "{receives} receives for 100 steps");
+    worker.drain().await;
+}
+
+/// Both would come back together after each refusal.
+#[tokio::test(start_paused = true)]
+async fn a_copy_on_another_queue_does_not_keep_a_step_from_being_accepted() {
+    let mut bench = Bench::new();
+    bench.queue_config.verify = Verify::Always;
+    let right = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-right".parse();
+    let right = QueueConfig { url: right.expect("a queue"), ..bench.queue_config.clone() };
+    let queue_url = Some(right.url.clone());
+    bench.others.push((right, Arc::default()));
+    bench.pipelines.stand(TOKEN, Standing::Open { stopping: false, queue_url });
+    let message = body(TOKEN, &json!({"do": "succeed"}), "Executing");
+    bench.queue.put(&message);
+    bench.others[0].1.put(&message);
+    // Both have arrived when SageMaker answers.
+    bench.pipelines.fail("step", 3, Trouble::Before(FaultKind::Transient));
+    let began = Instant::now();
+    let worker = bench.start().await;
+    until("the step is answered", || bench.pipelines.accepted().len() == 1).await;
+    assert!(began.elapsed() < bench.queue_config.visibility_timeout, "{:?}", began.elapsed());
+    until("its messages are deleted", || bench.queue.len() + bench.others[0].1.len() == 0).await;
+    assert_eq!(bench.log.entries(), ["run 1"]);
     worker.drain().await;
 }

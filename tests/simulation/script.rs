@@ -82,7 +82,7 @@ impl Handler for Scripted {
 
     async fn run(&self, cx: Context, args: Value) -> HandlerResult {
         let (life, token) = (&self.life, cx.token().to_string());
-        let mut running = Running::begin(life, &token);
+        let mut running = Running::begin(life, &token, &cx);
         life.cross("run, begun").await;
         let script = self.script(&args);
         let run = &script.runs[life.world.next_run(&token).min(script.runs.len() - 1)];
@@ -212,6 +212,7 @@ impl Drop for Cleaning<'_> {
 struct Running<'a> {
     life: &'a Life,
     token: String,
+    cx: Context,
     own: bool,
     told: Option<StopReason>,
     /// By the clock that counts suspension, and tokio's.
@@ -223,12 +224,13 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn begin(life: &'a Life, token: &str) -> Self {
+    fn begin(life: &'a Life, token: &str, cx: &Context) -> Self {
         life.see(&Seen::Started { worker: life.worker, token: token.to_owned() });
         let begun = (life.world.passed(), life.world.elapsed());
         Self {
             life,
             token: token.to_owned(),
+            cx: cx.clone(),
             own: false,
             told: None,
             begun,
@@ -278,6 +280,11 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let (worker, token, own) = (self.life.worker, self.token.clone(), self.own);
         if !self.life.is_over() {
+            // It may not have listened.
+            let lapsed = self.cx.stop_reason() == Some(StopReason::LeaseLost);
+            if lapsed && self.told != Some(StopReason::LeaseLost) {
+                self.life.see(&Seen::Lapsed { ledger: worker.ledger, token: token.clone() });
+            }
             // A run is told before it is dropped, though not all listen: at a shutdown, or when the
             // lease was lost.
             let dropped = !self.returned && !std::thread::panicking();

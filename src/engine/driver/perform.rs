@@ -58,7 +58,7 @@ impl Driver {
                     );
                 }
                 self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
-                self.release(self.lane.config.visibility_timeout);
+                self.refuse();
             }
             Effect::RefuseDelivery(why) => self.refuse_delivery(&why, with),
             Effect::RefuseStop(why) => self.refuse_stops(&why),
@@ -200,6 +200,17 @@ impl Driver {
     fn release(&mut self, visible_in: Duration) {
         for held in std::mem::take(&mut self.messages) {
             self.shared.lane_at(&held).messages.release([&held.id], visible_in);
+        }
+    }
+
+    /// Hides the messages of the queue for which SageMaker was asked. Those of other queues are
+    /// judged by themselves: hidden too, all would come back, and be refused, together.
+    fn refuse(&mut self) {
+        let (here, hidden) = (self.lane.index, self.lane.config.visibility_timeout);
+        let mixed = self.messages.iter().any(|held| held.lane == here);
+        for held in std::mem::take(&mut self.messages) {
+            let away = if mixed && held.lane != here { Duration::ZERO } else { hidden };
+            self.shared.lane_at(&held).messages.release([&held.id], away);
         }
     }
 

@@ -244,6 +244,26 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
     assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
 }
 
+/// The cleanup was interrupted by a shutdown, and the execution was retried before its next one.
+#[test]
+fn a_message_that_comes_before_the_cleanup_of_a_closed_step_is_given_back_and_then_asked_about() {
+    let mut bench = Bench::running();
+    bench.state.record.sent = sent_at(10);
+    bench.feed(Event::ExecutionEnded);
+    bench.answer(CLOSED);
+    bench.feed(Event::Ended(RunEnd::Aborted));
+    bench.feed(Event::CleanupAborted);
+    assert_eq!((bench.status(), bench.activity()), (Status::Waiting, Activity::Idle));
+    bench.crash();
+    let cleanup = [Effect::CleanUp(StopReason::PipelineStopped)];
+    assert_eq!(bench.feed(work(1, sent_at(11))), cleanup);
+    let settled = [Effect::Finish(Ending::SettledElsewhere), Effect::Return];
+    assert_eq!(bench.feed(Event::Cleaned(Ok(()))), settled);
+    assert_eq!((bench.status(), bench.state.record.sent), (Status::Settled, sent_at(10)));
+    assert_eq!(bench.feed(work(2, sent_at(11))), [ASK]);
+    assert_eq!(bench.answer(OPEN), [Effect::AwaitSlot]);
+}
+
 /// The write that settles a step seemed to fail, and what had arrived meanwhile is decided before
 /// the record is found settled.
 #[test]
