@@ -62,14 +62,19 @@ async fn a_driver_that_panics_holds_up_neither_its_step_nor_any_other() {
     worker.drain().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_step_whose_message_is_gone_goes_on_from_the_ledger_once_sagemaker_was_asked() {
-    let mut bench = Bench::new();
+/// A polling job's step, whose message is gone while no worker runs.
+async fn waits_without_its_message(bench: &mut Bench) {
     let worker = bench.start().await;
     let id = bench.step(TOKEN, &json!({"do": "again", "seconds": 1200}));
     until("it waits", || bench.disk.status(TOKEN).as_deref() == Some("waiting")).await;
     worker.drain().await;
     bench.queue.lose(&id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_whose_message_is_gone_goes_on_from_the_ledger_once_sagemaker_was_asked() {
+    let mut bench = Bench::new();
+    waits_without_its_message(&mut bench).await;
     let asked = *bench.pipelines.asked.lock().unwrap();
     let worker = bench.start().await;
     until("it is answered", || bench.pipelines.accepted().len() == 1).await;
@@ -82,11 +87,7 @@ async fn a_step_whose_message_is_gone_goes_on_from_the_ledger_once_sagemaker_was
 async fn a_message_of_another_execution_is_not_the_one_that_a_step_waits_for() {
     for stopped in [false, true] {
         let mut bench = Bench::new();
-        let worker = bench.start().await;
-        let id = bench.step(TOKEN, &json!({"do": "again", "seconds": 1200}));
-        until("it waits", || bench.disk.status(TOKEN).as_deref() == Some("waiting")).await;
-        worker.drain().await;
-        bench.queue.lose(&id);
+        waits_without_its_message(&mut bench).await;
         let worker = bench.start().await;
         sleep(Duration::from_secs(1)).await;
         let refused = bench.queue.count("set_visibility") + 1;

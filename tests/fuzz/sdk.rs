@@ -10,11 +10,9 @@ use std::sync::{Arc, Mutex};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use callbackd::aws::{Clients, Config, Outside, SageMaker};
 use callbackd::outcome::{ClientRequestToken, Outcome, Outputs};
@@ -101,16 +99,6 @@ fn has_text(value: &Value, is_it: &dyn Fn(&str) -> bool) -> bool {
 #[derive(Clone, Debug, Default)]
 struct Parrot(Arc<Mutex<Option<Reply>>>);
 
-impl HttpClient for Parrot {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
-    }
-}
-
 impl HttpConnector for Parrot {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
         let reply = self.0.lock().expect("no one panics").clone().expect("a reply");
@@ -144,10 +132,11 @@ impl Scene {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let parrot = Parrot::default();
+        let connector = SharedHttpConnector::new(parrot.clone());
         let keys =
             Credentials::new("AKIAEXAMPLE", "secretKEY", Some("session".to_owned()), None, "fuzz");
         let outside = Outside {
-            http: SharedHttpClient::new(parrot.clone()).into(),
+            http: http_client_fn(move |_, _| connector.clone()).into(),
             credentials: Some(SharedCredentialsProvider::new(keys)),
             ..Outside::default()
         };

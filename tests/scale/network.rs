@@ -9,12 +9,10 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use callbackd::aws::Outside;
 use http_body_util::BodyExt;
@@ -28,9 +26,10 @@ const LATENCY: Duration = Duration::from_millis(20);
 /// Everything that a process uses through the AWS SDK.
 pub fn outside(life: &Arc<Life>) -> Outside {
     let network = Network(life.clone());
+    let connector = SharedHttpConnector::new(network.clone());
     let credentials = Credentials::new("key", "secret", None, None, "world");
     Outside {
-        http: SharedHttpClient::new(network.clone()).into(),
+        http: http_client_fn(move |_, _| connector.clone()).into(),
         time: SharedTimeSource::new(network),
         credentials: Some(SharedCredentialsProvider::new(credentials)),
     }
@@ -49,16 +48,6 @@ impl TimeSource for Network {
     #[expect(clippy::disallowed_types, reason = "the SDK's own interface; it reads no clock")]
     fn now(&self) -> std::time::SystemTime {
         self.0.world.shown().into()
-    }
-}
-
-impl HttpClient for Network {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
     }
 }
 

@@ -12,12 +12,10 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_smithy_async::time::{SharedTimeSource, TimeSource};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use callbackd::aws::Outside;
@@ -36,9 +34,10 @@ use crate::world::World;
 
 /// Everything that a process uses through the AWS SDK.
 pub fn outside(life: &Arc<Life>, trouble: f64, credentials: Issuing) -> Outside {
+    let network = Network { life: Arc::new(Opaque(life.clone())), trouble };
+    let connector = SharedHttpConnector::new(network);
     Outside {
-        http: SharedHttpClient::new(Network { life: Arc::new(Opaque(life.clone())), trouble })
-            .into(),
+        http: http_client_fn(move |_, _| connector.clone()).into(),
         time: SharedTimeSource::new(Shown(Arc::new(Opaque(life.clone())))),
         credentials: Some(SharedCredentialsProvider::new(Issuer {
             life: Arc::new(Opaque(life.clone())),
@@ -113,16 +112,6 @@ impl ProvideCredentials for Issuer {
 struct Network {
     life: Arc<Opaque>,
     trouble: f64,
-}
-
-impl HttpClient for Network {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
-    }
 }
 
 impl HttpConnector for Network {

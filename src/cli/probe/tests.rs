@@ -9,12 +9,10 @@ use std::time::Duration;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::BodyExt;
 use hyper::{HeaderMap, Response};
@@ -50,16 +48,6 @@ struct Site {
 /// The endpoint as the SDK's network.
 #[derive(Clone, Debug)]
 struct Network(Arc<Service>);
-
-impl HttpClient for Network {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
-    }
-}
 
 impl HttpConnector for Network {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
@@ -97,8 +85,9 @@ impl Site {
     }
 
     async fn services(&self) -> Services {
+        let connector = SharedHttpConnector::new(Network(self.service.clone()));
         let outside = Outside {
-            http: SharedHttpClient::new(Network(self.service.clone())).into(),
+            http: http_client_fn(move |_, _| connector.clone()).into(),
             credentials: Some(SharedCredentialsProvider::new(Credentials::new(
                 "key", "secret", None, None, "test",
             ))),
