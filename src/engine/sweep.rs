@@ -126,15 +126,14 @@ impl Sweep {
         if !self.shared.ledger.is_shared() || self.fleet_due > now {
             return;
         }
-        self.fleet_due = now + self.shared.ledger.lease() * 3 / 2;
         match self.shared.ledger.fleet().await {
             Ok(lives) => {
+                self.fleet_due = now + self.shared.ledger.lease() * 3 / 2;
                 if self.fleet.is(lives) {
                     self.unread = self.unread.max(Some(Extent::Share));
                 }
             }
             Err(error) => {
-                self.fleet_due = now;
                 tracing::warn!(%error, "the workers of the ledger could not be listed");
             }
         }

@@ -37,7 +37,7 @@ impl Memory {
         Self { workers: Some(Members::default()), ..Self::default() }
     }
 
-    /// The same, for smaller rows: see [`Store::room`].
+    /// The same, for smaller checkpoints: see [`Store::room`].
     #[must_use]
     pub fn with_room(self, bytes: usize) -> Self {
         Self { room: Some(bytes), ..self }

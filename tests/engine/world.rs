@@ -405,7 +405,7 @@ impl Disk {
         Self { held: self.held.clone(), ..Self::exclusive() }
     }
 
-    /// One whose records are small: see [`Store::room`].
+    /// One for small checkpoints: see [`Store::room`].
     pub fn small(room: usize) -> Self {
         Self { held: Memory::new().with_room(room), ..Self::exclusive() }
     }

@@ -222,11 +222,13 @@ impl DynamoDb {
     ) -> Result<Option<Result<Row, Damaged>>, StoreError> {
         let item = self.item(&items::step_id(token)).await.map_err(|failed| self.error(&failed))?;
         let Some(item) = item else { return Ok(None) };
-        let row = items::row(&item);
-        let (Ok(row), Some(place)) = (&row, Place::from(&item)) else { return Ok(Some(row)) };
+        let (row, place) = match (items::row(&item), Place::from(&item)) {
+            (Ok(row), Some(place)) => (row, place),
+            (row, _) => return Ok(Some(row)),
+        };
         let found = self.arguments(token, &place).await.map_err(|failed| self.error(&failed))?;
         Ok(Some(match found {
-            Some(arguments) => Ok(Row { arguments: Some(arguments), ..row.clone() }),
+            Some(arguments) => Ok(Row { arguments: Some(arguments), ..row }),
             None => Err(Damaged {
                 token: Some(token.to_string()),
                 detail: "its arguments are not in the table any more".to_owned(),
