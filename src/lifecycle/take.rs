@@ -81,7 +81,7 @@ impl Decision<'_> {
         match record.status {
             Status::Settled => self.to(Activity::Idle, [self.end_of_messages()]),
             Status::Claimed | Status::Concluded if self.foreign_until().is_some() => {
-                self.sleep(self.foreign_until())
+                self.leave_to_owner()
             }
             Status::Concluded => self.to(Activity::Reporting, [Effect::Report]),
             Status::Claimed | Status::Waiting if self.resumable() => self.ask(Activity::Resuming),

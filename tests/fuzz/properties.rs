@@ -194,7 +194,7 @@ pub fn record(data: &[u8]) -> bool {
     ] {
         let now = Timestamp::MAX;
         let view =
-            View { now, me: &me, policy: &POLICY, foreign, random: 1.0, phase, own_account: true };
+            View { now, me: &me, policy: &POLICY, foreign, random: 1.0, phase, holds: true, own_account: true };
         for first in &events {
             for second in &events {
                 let mut state = State::new(record.clone());

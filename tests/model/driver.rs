@@ -163,6 +163,7 @@ impl Turn<'_> {
                 foreign,
                 random: 0.5,
                 phase: self.phase(worker),
+                holds: self.holds(worker),
                 own_account: true,
             };
             let mut transition = decide(&state, &event, &view)
@@ -479,6 +480,15 @@ impl Turn<'_> {
                 self.setup.witnesses.note(Witness::Replaced);
             }
         }
+    }
+
+    /// Whether any message of the step is still kept for it.
+    fn holds(&self, worker: usize) -> bool {
+        let messages = self.world.workers[worker].driver.as_ref().map_or(0, |it| it.messages);
+        let kept = |(number, copy): (usize, &Copy)| {
+            messages & (1 << number) != 0 && copy.is_held_by(worker)
+        };
+        self.world.queue.iter().enumerate().any(kept)
     }
 
     /// The messages come back when their visibility timeout is over.

@@ -23,7 +23,7 @@ pub(crate) use work::Bodies;
 
 use crate::seam::{Observer, Queue, Received};
 use desk::Desk;
-use entry::{LINGER, MessageEntry, Terms};
+use entry::{Fate, LINGER, MessageEntry, Terms};
 use table::Table;
 use work::World;
 
@@ -85,6 +85,12 @@ impl Messages {
                 entry.copy(now);
             }
         });
+    }
+
+    /// Whether the message is held, and neither given back nor deleted.
+    pub(crate) fn keeps(&self, id: &str) -> bool {
+        let keeps = |entry: &MessageEntry| matches!(entry.fate, Fate::Keep | Fate::Copy);
+        self.0.look(|table| table.get(id).is_some_and(keeps))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -48,6 +48,7 @@ struct Bench {
     me: WorkerId,
     foreign: Lease,
     phase: Phase,
+    holds: bool,
     own_account: bool,
     /// By the last event.
     written: Option<Urgency>,
@@ -71,6 +72,7 @@ impl Bench {
             me: WorkerId("me".into()),
             foreign: Lease::Over,
             phase: Phase::Running,
+            holds: true,
             own_account: true,
             written: None,
             replaced: false,
@@ -152,6 +154,7 @@ impl Bench {
             foreign: self.foreign,
             random: 1.0,
             phase: self.phase,
+            holds: self.holds,
             own_account: self.own_account,
         }
     }
