@@ -445,6 +445,16 @@ impl Turn<'_> {
             Effect::LetGo | Effect::Refuse(_) => self.let_go(worker, u8::MAX),
             Effect::RefuseDelivery(_) => self.let_go(worker, 1 << self.delivered),
             Effect::RefuseStop(_) => self.let_go(worker, 1 << STOP | 1 << FORGED),
+            Effect::PassOn => {
+                let messages = std::mem::take(&mut self.driver(worker).messages);
+                self.world.workers[worker].held &= !messages;
+                for (number, copy) in self.world.queue.iter_mut().enumerate() {
+                    if messages & (1 << number) != 0 && copy.is_held_by(worker) {
+                        *copy = Copy::Visible { receives: 0 };
+                    }
+                }
+                self.witness(Witness::PassedOn);
+            }
             Effect::Replace => self.replace(worker),
             Effect::Missing
             | Effect::AnsweredElsewhere(_)

@@ -69,6 +69,19 @@ impl Driver {
                     self.shared.lane_at(held).messages.replace([&held.id]);
                 }
             }
+            Effect::PassOn => {
+                if let Some(more) = self.lane.said.again("crowded") {
+                    tracing::info!(
+                        queue = self.lane.name,
+                        more,
+                        "a step has waited long for a slot; a fresh copy of its message is sent, \
+                         for another worker of the ledger"
+                    );
+                }
+                for held in std::mem::take(&mut self.messages) {
+                    self.shared.lane_at(&held).messages.copy([&held.id]);
+                }
+            }
             Effect::Missing => {
                 if let Some(more) = self.lane.said.again("missing") {
                     tracing::error!(

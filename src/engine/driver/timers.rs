@@ -34,7 +34,9 @@ impl Driver {
         match timer {
             Timer::Wake => {
                 let unread = self.wake.take().is_none_or(|at| self.read < at);
-                let may_have_changed = self.shared.ledger.is_shared() && unread;
+                let may_have_changed = self.shared.ledger.is_shared()
+                    && !self.state.local.activity.is_running()
+                    && unread;
                 if may_have_changed && matches!(self.pending, Pending::Nothing) {
                     self.read(Some(Event::Woken), With::Nothing);
                 } else {

@@ -78,6 +78,11 @@ impl Messages {
         self.each(ids, |entry, _, _| entry.forget());
     }
 
+    /// Replaces messages by fresh copies, which whoever receives them next then holds.
+    pub(crate) fn copy(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, |entry, _, now| entry.copy(now));
+    }
+
     /// Replaces those that were received three times or more by fresh copies.
     pub(crate) fn replace(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, now| {

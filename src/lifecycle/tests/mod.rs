@@ -26,6 +26,7 @@ use crate::step::{Message, StopReason};
 
 const POLICY: Policy = Policy {
     alone: true,
+    crowded_after: None,
     handler_is_gone: false,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
