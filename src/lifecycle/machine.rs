@@ -222,8 +222,9 @@ impl Decision<'_> {
         }
     }
 
-    /// Another live worker owns the step. Whoever holds a message of it waits, because nobody else
-    /// can delete that. If the owner dies, the step is found in the ledger without it.
+    /// Another live worker owns the step. If a message of it is held here it is waited for, because
+    /// nobody else can delete that one. Otherwise nothing is lost: if the owner dies, one of the
+    /// others finds the step in the ledger.
     pub(super) fn leave_to_owner(&self) -> Transition {
         match self.foreign_until() {
             until if self.view.holds => self.sleep(until),

@@ -5,6 +5,7 @@
 //! wait for the ledger does not: a run is told to end at once, whatever is still to be written.
 
 mod apply;
+mod held;
 mod leave;
 mod pending;
 mod perform;
@@ -370,12 +371,6 @@ impl Driver {
             call.ended().await;
         }
         self.let_go();
-    }
-
-    fn let_go(&mut self) {
-        for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.forget([&held.id]);
-        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Messages {
         self.each(ids, |entry, _, _| entry.forget());
     }
 
-    /// Replaces messages by fresh copies, which whoever receives them next then holds.
+    /// Replaces messages by fresh copies.
     pub(crate) fn copy(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, now| entry.copy(now));
     }
