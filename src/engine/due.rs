@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::dispatch::wake;
-use super::inbox::{Absent, Input};
+use super::inbox::{Absent, Claim, Input};
 use super::shared::Shared;
-use crate::lifecycle::{Event, Phase};
+use crate::clock::after;
+use crate::lifecycle::{Event, Lease, Phase};
 use crate::seam::Observation;
 
 /// How often the clocks are compared.
@@ -22,8 +24,13 @@ const LATE: Duration = Duration::from_secs(2);
 pub(crate) async fn wake_due(shared: Arc<Shared>) {
     let mut phase = Phase::Running;
     loop {
-        while let Some(token) = shared.steps.pop_due(shared.clock.now()) {
-            wake(&shared, &token, Input::Look, Absent::Skip).await;
+        while let Some((token, claim)) = shared.steps.pop_due(shared.clock.now()) {
+            match claim {
+                Some(claim) if let Some(until) = still_holds(&shared, &claim).await => {
+                    shared.steps.put_off(&token, until);
+                }
+                _ => wake(&shared, &token, Input::Look, Absent::Skip).await,
+            }
         }
         let next = shared.steps.first_due().map(|due| shared.clock.instant(due));
         tokio::select! {
@@ -36,6 +43,20 @@ pub(crate) async fn wake_due(shared: Arc<Shared>) {
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
         }
     }
+}
+
+/// Until when a step need not be read because its owner lives, as far as that is known. One list of
+/// workers tells it of all steps.
+async fn still_holds(shared: &Shared, claim: &Claim) -> Option<Timestamp> {
+    let now = shared.clock.now();
+    let lease = shared.ledger.lease_of(&claim.owner).await;
+    let until = match lease {
+        Ok(Lease::Over) => return None,
+        Ok(Lease::Until(until)) => until,
+        // A table that does not answer is not asked for each step.
+        Err(_) => after(now, shared.ledger.lease() / 6),
+    };
+    Some(until.min(claim.read_at)).filter(|until| *until > now)
 }
 
 /// Compares the clocks regularly, until dropped: the wall clock may be set, and tokio's timers do

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use super::gates::{Permit, Reservation, Slot};
 use super::impaired::Trial;
 use crate::handler::{CheckpointError, Progress};
-use crate::lifecycle::{Activity, Arrival, Event, Local, Status};
+use crate::lifecycle::{Activity, Arrival, Event, Local, Status, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn, StopReason};
 
 /// An input for a step.
@@ -102,8 +102,19 @@ pub(crate) struct Parked {
     pub(crate) messages: Vec<Held>,
     pub(crate) sent: Option<Timestamp>,
     pub(crate) wake: Option<Timestamp>,
+    pub(crate) claim: Option<Claim>,
     /// When it must be looked at.
     pub(crate) due: Option<Timestamp>,
+}
+
+/// Another worker's claim of a step: as long as it holds, the step need not be read.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Claim {
+    pub(crate) owner: WorkerId,
+    /// How often the step has been read since the claim was first seen.
+    pub(crate) looks: u32,
+    /// When it is read all the same.
+    pub(crate) read_at: Timestamp,
 }
 
 /// What a driver is started with.
@@ -245,16 +256,30 @@ impl Steps {
         lock(&self.table).due.first().map(|(due, _)| *due)
     }
 
-    /// The first row that is due by `now`. It stays parked, and is not due again until it is sent
-    /// something.
-    pub(crate) fn pop_due(&self, now: Timestamp) -> Option<CallbackToken> {
+    /// The first row that is due by `now`, and the claim it waits for the end of. It stays parked,
+    /// and is not due again until it is sent something or [put off](Self::put_off).
+    pub(crate) fn pop_due(&self, now: Timestamp) -> Option<(CallbackToken, Option<Claim>)> {
         let mut table = lock(&self.table);
         let (due, token) = table.due.first().filter(|(due, _)| *due <= now).cloned()?;
         table.due.remove(&(due, token.clone()));
-        if let Some(Place::Parked(row)) = table.places.get_mut(&token) {
-            row.due = None;
+        let claim = match table.places.get_mut(&token) {
+            Some(Place::Parked(row)) => {
+                row.due = None;
+                row.claim.clone()
+            }
+            Some(Place::Driven(_)) | None => None,
+        };
+        Some((token, claim))
+    }
+
+    /// Has a row that was due, and is still parked, wake up later.
+    pub(crate) fn put_off(&self, token: &CallbackToken, until: Timestamp) {
+        let mut table = lock(&self.table);
+        let Some(Place::Parked(row)) = table.places.get_mut(token) else { return };
+        if row.due.is_none() {
+            (row.wake, row.due) = (Some(until), Some(until));
+            table.due.insert((until, token.clone()));
         }
-        Some(token)
     }
 
     /// Resolves when a row may be due sooner than [`first_due`](Self::first_due) last returned.

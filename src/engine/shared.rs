@@ -117,6 +117,7 @@ impl Shared {
         let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
         Policy {
             alone: lane.is_exclusive() && !self.ledger.is_shared(),
+            crowded_after: self.ledger.is_shared().then_some(lane.config.visibility_timeout),
             handler_is_gone,
             max_attempts: handler.map_or(1, |config| config.max_attempts),
             retry: Backoff::new(

@@ -85,6 +85,22 @@ impl Ledger {
         Ok(())
     }
 
+    /// The state of the claims of another worker, which is looked at again if they seem to be over.
+    ///
+    /// # Errors
+    /// [`LedgerError::Store`].
+    pub(crate) async fn lease_of(&self, owner: &WorkerId) -> Result<Lease, LedgerError> {
+        let known = self.leases.of(owner, self.clock.now());
+        let again = self.leases.looks_at(owner, self.clock.now());
+        if !again || matches!(known, Lease::Until(until) if until > self.clock.now()) {
+            return Ok(known);
+        }
+        if !self.fleet().await?.contains(owner) {
+            return Ok(Lease::Over);
+        }
+        Ok(self.leases.of(owner, self.clock.now()))
+    }
+
     /// The workers whose leases may hold, this one included; none if only this one can have the
     /// ledger open.
     ///

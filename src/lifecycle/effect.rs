@@ -46,6 +46,9 @@ pub enum Effect {
     /// Send fresh copies of those held messages that were received so often that the queue's
     /// redrive policy may take them soon, and delete the old ones.
     Replace,
+    /// Send fresh copies of all messages held for the step, for another worker, and delete the old
+    /// ones: given back, they would soon have been received too often.
+    PassOn,
     /// SageMaker does not find the step whose report it refused: log it as an error, and count it.
     Missing,
     /// SageMaker shows a step answered that this ledger held and never answered, although no other

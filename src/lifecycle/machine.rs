@@ -22,6 +22,8 @@ pub struct View<'a> {
     pub random: f64,
     /// The phase of the worker's shutdown.
     pub phase: Phase,
+    /// A message of the step is held.
+    pub holds: bool,
     /// SageMaker is asked in the account of the step's execution. In another account no step is
     /// found, whether it exists or not.
     pub own_account: bool,
@@ -217,6 +219,16 @@ impl Decision<'_> {
         match self.view.foreign {
             Lease::Until(until) if self.record.owner.is_some() && !self.is_mine() => Some(until),
             Lease::Until(_) | Lease::Over => None,
+        }
+    }
+
+    /// Another live worker owns the step. If a message of it is held here it is waited for, because
+    /// nobody else can delete that one. Otherwise nothing is lost: if the owner dies, one of the
+    /// others finds the step in the ledger.
+    pub(super) fn leave_to_owner(&self) -> Transition {
+        match self.foreign_until() {
+            until if self.view.holds => self.sleep(until),
+            _ => self.to(Activity::Idle, [Effect::LetGo]),
         }
     }
 

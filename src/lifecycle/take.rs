@@ -71,6 +71,7 @@ impl Decision<'_> {
             activity if self.doubt().is_some() => self.ask(activity),
             // The doubt is gone: another worker of the ledger has decided.
             Activity::Confirming => self.proceed(),
+            Activity::Queued => self.crowded(),
             _ => self.nothing(),
         }
     }
@@ -81,7 +82,7 @@ impl Decision<'_> {
         match record.status {
             Status::Settled => self.to(Activity::Idle, [self.end_of_messages()]),
             Status::Claimed | Status::Concluded if self.foreign_until().is_some() => {
-                self.sleep(self.foreign_until())
+                self.leave_to_owner()
             }
             Status::Concluded => self.to(Activity::Reporting, [Effect::Report]),
             Status::Claimed | Status::Waiting if self.resumable() => self.ask(Activity::Resuming),
@@ -135,7 +136,19 @@ impl Decision<'_> {
                 record.last_error.as_deref().unwrap_or("nothing is known about it"),
             ));
         }
-        self.to(Activity::Queued, [Effect::AwaitSlot])
+        let mut queued = self.to(Activity::Queued, [Effect::AwaitSlot]);
+        if let Some(wait) = self.view.policy.crowded_after.filter(|_| self.view.holds) {
+            queued.effects.push(Effect::Wake(later(self.view.now, wait)));
+        }
+        queued
+    }
+
+    /// The step has waited long for a slot of this worker, and another one may have one.
+    fn crowded(&self) -> Transition {
+        match self.view.policy.crowded_after {
+            Some(_) if self.view.holds => self.to(Activity::Idle, [Effect::PassOn]),
+            _ => self.nothing(),
+        }
     }
 
     /// Lets the step wait for its handler, which only another life of the worker can have; no

@@ -114,6 +114,7 @@ pub fn outputs(data: &[u8]) -> bool {
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     alone: false,
+    crowded_after: None,
     handler_is_gone: false,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
@@ -193,8 +194,16 @@ pub fn record(data: &[u8]) -> bool {
         (Lease::Over, Phase::Leaving),
     ] {
         let now = Timestamp::MAX;
-        let view =
-            View { now, me: &me, policy: &POLICY, foreign, random: 1.0, phase, own_account: true };
+        let view = View {
+            now,
+            me: &me,
+            policy: &POLICY,
+            foreign,
+            random: 1.0,
+            phase,
+            holds: true,
+            own_account: true,
+        };
         for first in &events {
             for second in &events {
                 let mut state = State::new(record.clone());

@@ -163,6 +163,7 @@ impl Turn<'_> {
                 foreign,
                 random: 0.5,
                 phase: self.phase(worker),
+                holds: self.holds(worker),
                 own_account: true,
             };
             let mut transition = decide(&state, &event, &view)
@@ -444,6 +445,16 @@ impl Turn<'_> {
             Effect::LetGo | Effect::Refuse(_) => self.let_go(worker, u8::MAX),
             Effect::RefuseDelivery(_) => self.let_go(worker, 1 << self.delivered),
             Effect::RefuseStop(_) => self.let_go(worker, 1 << STOP | 1 << FORGED),
+            Effect::PassOn => {
+                let messages = std::mem::take(&mut self.driver(worker).messages);
+                self.world.workers[worker].held &= !messages;
+                for (number, copy) in self.world.queue.iter_mut().enumerate() {
+                    if messages & (1 << number) != 0 && copy.is_held_by(worker) {
+                        *copy = Copy::Visible { receives: 0 };
+                    }
+                }
+                self.witness(Witness::PassedOn);
+            }
             Effect::Replace => self.replace(worker),
             Effect::Missing
             | Effect::AnsweredElsewhere(_)
@@ -479,6 +490,15 @@ impl Turn<'_> {
                 self.setup.witnesses.note(Witness::Replaced);
             }
         }
+    }
+
+    /// Whether any message of the step is still kept for it.
+    fn holds(&self, worker: usize) -> bool {
+        let messages = self.world.workers[worker].driver.as_ref().map_or(0, |it| it.messages);
+        let kept = |(number, copy): (usize, &Copy)| {
+            messages & (1 << number) != 0 && copy.is_held_by(worker)
+        };
+        self.world.queue.iter().enumerate().any(kept)
     }
 
     /// The messages come back when their visibility timeout is over.

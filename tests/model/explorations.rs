@@ -13,7 +13,7 @@ const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// Witnesses that need other processes that write the ledger.
-const OF_A_SHARED_LEDGER: [Witness; 7] = [
+const OF_A_SHARED_LEDGER: [Witness; 8] = [
     Witness::StopOfAForeignRun,
     Witness::StopFoundInLedger,
     Witness::LeaseLostWhileRunning,
@@ -21,6 +21,7 @@ const OF_A_SHARED_LEDGER: [Witness; 7] = [
     Witness::Fenced,
     Witness::DeferredMeanwhile,
     Witness::EndedMeanwhile,
+    Witness::PassedOn,
 ];
 
 /// Witnesses for one worker as well as two.
@@ -153,6 +154,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         Witness::AbandonedAtHalt,
         Witness::DeferredMeanwhile,
         Witness::EndedMeanwhile,
+        Witness::PassedOn,
     ];
     let of_more = [&of_more[..], &OF_ONE].concat();
     assert_eq!(explore("two ledgers", APART, &budgets), of_more, "all else comes to pass");
@@ -247,6 +249,7 @@ fn further_bounds_hold_too() {
         Witness::Fenced,
         Witness::DeferredMeanwhile,
         Witness::Replaced,
+        Witness::PassedOn,
     ];
     assert_eq!(missing, [&of_more[..], &OF_ONE].concat(), "all else comes to pass");
     let budgets = [

@@ -20,6 +20,7 @@ pub const LONG_AGO: Timestamp = Timestamp::MIN;
 
 pub const POLICY: Policy = Policy {
     alone: false,
+    crowded_after: None,
     handler_is_gone: false,
     max_attempts: 2,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use callbackd::lifecycle::{Policy, Verify};
 use stateright::{Model, Property};
@@ -45,7 +46,7 @@ impl Setup {
         Self {
             ledgers,
             shared,
-            policy: POLICY,
+            policy: Policy { crowded_after: shared.then_some(Duration::from_mins(2)), ..POLICY },
             budget,
             mutant: None,
             only: None,
@@ -56,7 +57,7 @@ impl Setup {
 
     /// Steps and stops are verified before they are believed.
     pub fn verifying(self) -> Self {
-        Self { policy: Policy { verify: Verify::Always, ..POLICY }, ..self }
+        Self { policy: Policy { verify: Verify::Always, ..self.policy }, ..self }
     }
 
     /// All workers on the queue share one ledger, so that a step of the ledger may go on without

@@ -39,6 +39,7 @@ pub enum Witness {
     EndedMeanwhile,
     CompletedElsewhere,
     Replaced,
+    PassedOn,
     AskedAgain,
     WentOnWithoutItsMessage,
     CameBack,
@@ -54,7 +55,7 @@ pub enum Witness {
 }
 
 impl Witness {
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -86,6 +87,7 @@ impl Witness {
         Self::EndedMeanwhile,
         Self::CompletedElsewhere,
         Self::Replaced,
+        Self::PassedOn,
         Self::AskedAgain,
         Self::WentOnWithoutItsMessage,
         Self::CameBack,

@@ -127,6 +127,11 @@ fn a_held_step_writes_nothing_however_many_are_held() {
 }
 
 #[test]
+fn a_full_worker_keeps_no_steps_from_one_that_has_room() {
+    run::crowded();
+}
+
+#[test]
 fn an_idle_fleet_reads_little() {
     let workers = 50;
     let (world, window) = run::idle(workers);

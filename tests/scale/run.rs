@@ -333,6 +333,26 @@ pub fn holding(workers: u32, steps: usize) -> (Arc<World>, Window) {
     })
 }
 
+/// One worker that has more steps than slots, and then another one beside it.
+pub fn crowded() {
+    let settings = Settings { concurrency: 20, ..SMALL };
+    alone(async |world| {
+        let mut fleet = Fleet::new(&world, settings);
+        fleet.start(1, MINUTE).await;
+        send(&world, Kind::Held, 30, MINUTE).await;
+        world.until("its slots are taken", PATIENCE, |held| held.held_running() == 20).await;
+        // It looks ahead, and holds the rest.
+        sleep(settings.stop_watch + MINUTE).await;
+        fleet.start(1, MINUTE).await;
+        let patience = 2 * settings.visibility_timeout;
+        world.until("all steps run", patience, |held| held.held_running() == 30).await;
+        world.end(Group::Early, MINUTE);
+        world.end(Group::Late, MINUTE);
+        world.until("all steps are answered", PATIENCE, |held| held.open() == 0).await;
+        fleet.drain().await;
+    });
+}
+
 /// So many workers that answer so many steps of a kind.
 pub fn answering(workers: u32, kind: Kind, steps: usize) -> Arc<World> {
     alone(async |world| {

@@ -80,6 +80,7 @@ impl Driver {
             foreign: self.shared.ledger.foreign_lease(&self.state.record),
             random: fastrand::f64(),
             phase: self.shared.phase(),
+            holds: self.holds_a_message(),
             own_account: self.lane.is_of_account(self.state.record.execution.account()),
         };
         decide(&self.state, event, &view)
@@ -275,6 +276,7 @@ impl Driver {
             }
         };
         self.failures.end();
+        self.read = self.shared.clock.now();
         let flagged = self.state.record.stop_requested.is_some();
         self.state.record = record;
         self.policy = self.shared.policy(&self.lane, self.state.record.handler.as_deref());

@@ -5,6 +5,7 @@
 //! wait for the ledger does not: a run is told to end at once, whatever is still to be written.
 
 mod apply;
+mod held;
 mod leave;
 mod pending;
 mod perform;
@@ -25,14 +26,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::budget::Weight;
 use super::gates::{Leave, Permit, Reservation, Slot};
 use super::impaired::{Hindrance, Trial};
-use super::inbox::{Delivery, Held, Input, Parked, Seat, Turn, Wants};
+use super::inbox::{Claim, Delivery, Held, Input, Parked, Seat, Turn, Wants};
 use super::lane::Lane;
 use super::running::Call;
 use super::shared::Shared;
 use super::watch::Kind;
-use crate::backoff::Failures;
+use crate::backoff::{Backoff, Failures};
+use crate::clock::after;
 use crate::handler::CheckpointError;
-use crate::lifecycle::{Activity, Arrival, Event, Phase, Policy, State, Status};
+use crate::lifecycle::{Activity, Arrival, Event, Lease, Phase, Policy, State, Status};
 use crate::seam::Observation;
 use crate::step::StopReason;
 use pending::{Pending, With};
@@ -44,6 +46,11 @@ use timers::Timer;
 const LAST_WRITE: Duration = Duration::from_secs(10);
 /// How long it waits for SageMaker to accept a frozen outcome: the next life sends it too.
 const LAST_REPORT: Duration = Duration::from_secs(4);
+
+/// For how many leases a step that another live worker owns is not read, at first, and for how long
+/// at most: it may have ended, and its message is to be deleted.
+const LEASES_UNREAD: u32 = 10;
+const MOST_UNREAD: Duration = Duration::from_hours(1);
 
 type Reply = oneshot::Sender<Result<(), CheckpointError>>;
 
@@ -91,6 +98,10 @@ struct Driver {
     grace: Option<Timestamp>,
     /// Another worker has recorded a stop: the record is to be read again.
     flagged: bool,
+    /// When the record was last read.
+    read: Timestamp,
+    /// The claim of another worker whose end it waits for.
+    claim: Option<Claim>,
     watched: Option<Kind>,
     /// Its place is given up.
     left: bool,
@@ -225,6 +236,11 @@ impl Driver {
         self.take_on(Event::Delivered(arrival), With::Message(held));
     }
 
+    /// Whether any of its messages is still kept for it.
+    fn holds_a_message(&self) -> bool {
+        self.messages.iter().any(|held| self.shared.lane_at(held).messages.keeps(&held.id))
+    }
+
     /// Nothing is in progress, and nothing is to be written.
     fn is_idle(&self) -> bool {
         self.state.local.activity == Activity::Idle && self.is_at_rest()
@@ -280,10 +296,28 @@ impl Driver {
             messages: self.messages.clone(),
             sent: self.sent,
             wake: self.wake,
+            claim: self.claim(),
             due: self.next_timer().map(|(at, _)| at),
         };
         self.left = self.shared.steps.park(&self.state.record.token, &self.seat, row);
         self.left
+    }
+
+    /// What its wake-up depends on, if that is only whether the step's owner lives.
+    fn claim(&mut self) -> Option<Claim> {
+        let record = &self.state.record;
+        let owner = record.owner.as_ref().filter(|_| {
+            self.state.local.activity == Activity::Sleeping
+                && self.state.local.stop_in_doubt.is_none()
+                // The owner may have to be reminded of it.
+                && record.stop_requested.is_none()
+                && self.shared.ledger.foreign_lease(record) != Lease::Over
+        })?;
+        let looks = self.claim.take().filter(|known| known.owner == *owner);
+        let looks = looks.map_or(0, |known| known.looks + 1);
+        let wait = Backoff::new(self.shared.ledger.lease() * LEASES_UNREAD, MOST_UNREAD);
+        let read_at = after(self.read, wait.after(looks, fastrand::f64()));
+        Some(Claim { owner: owner.clone(), looks, read_at })
     }
 
     /// Gives up the step's place, unless an input has just arrived.
@@ -311,6 +345,7 @@ impl Driver {
         record.version > 0
             && matches!(record.status, Status::Claimed | Status::Waiting)
             && self.shared.phase() == Phase::Running
+            && self.shared.ledger.foreign_lease(record) == Lease::Over
             && (self.policy.alone || self.shared.orphans.contains(&record.token))
     }
 
@@ -336,12 +371,6 @@ impl Driver {
             call.ended().await;
         }
         self.let_go();
-    }
-
-    fn let_go(&mut self) {
-        for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.forget([&held.id]);
-        }
     }
 }
 

@@ -12,7 +12,6 @@ use super::super::running::{Call, ToDriver};
 use super::super::{ask, report};
 use super::Driver;
 use super::pending::With;
-use crate::backoff::Backoff;
 use crate::clock::after;
 use crate::handler::Task;
 use crate::lifecycle::{Activity, Effect, Ending, Event, RunEnd};
@@ -20,8 +19,6 @@ use crate::outcome::Outcome;
 use crate::seam::Observation;
 use crate::step::StopReason;
 
-/// How long a refused message stays invisible.
-const REFUSED: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_mins(15));
 /// A handler enforces the grace itself; it has this much longer before its future is dropped.
 const GRACE_MARGIN: Duration = Duration::from_secs(1);
 
@@ -41,34 +38,14 @@ impl Driver {
             Effect::Tell(reason) => self.tell(reason),
             Effect::Abort => self.abort(),
             Effect::Wake(at) => self.wake = Some(at),
-            Effect::Delete => {
-                for held in std::mem::take(&mut self.messages) {
-                    self.shared.lane_at(&held).messages.delete([&held.id]);
-                }
-            }
+            Effect::Delete => self.delete(),
             Effect::Return => self.release(Duration::ZERO),
             Effect::LetGo => self.let_go(),
-            Effect::Refuse(why) => {
-                if let Some(more) = self.lane.said.again("not accepted") {
-                    tracing::warn!(
-                        why,
-                        more,
-                        "the step is not accepted; its message is kept and left to the queue's \
-                         redrive policy"
-                    );
-                }
-                self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
-                self.refuse();
-            }
+            Effect::Refuse(why) => self.refuse(&why),
             Effect::RefuseDelivery(why) => self.refuse_delivery(&why, with),
             Effect::RefuseStop(why) => self.refuse_stops(&why),
-            Effect::Replace => {
-                // An unconfirmed stop is left to the queue's redrive policy.
-                let stopped = self.state.record.stop_requested.is_some();
-                for held in self.messages.iter().filter(|held| stopped || !held.stop) {
-                    self.shared.lane_at(held).messages.replace([&held.id]);
-                }
-            }
+            Effect::Replace => self.replace(),
+            Effect::PassOn => self.pass_on(),
             Effect::Missing => {
                 if let Some(more) = self.lane.said.again("missing") {
                     tracing::error!(
@@ -195,55 +172,6 @@ impl Driver {
     pub(super) fn drop_what_is_over(&mut self, activity: Activity) {
         self.reservation = self.reservation.take().filter(|_| activity.is_verifying());
         self.hindrance = self.hindrance.take().filter(|_| activity == Activity::Queued);
-    }
-
-    fn release(&mut self, visible_in: Duration) {
-        for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.release([&held.id], visible_in);
-        }
-    }
-
-    /// Hides the messages of the queue for which SageMaker was asked. Those of other queues are
-    /// judged by themselves: hidden too, all would come back, and be refused, together.
-    fn refuse(&mut self) {
-        let (here, hidden) = (self.lane.index, self.lane.config.visibility_timeout);
-        let mixed = self.messages.iter().any(|held| held.lane == here);
-        for held in std::mem::take(&mut self.messages) {
-            let away = if mixed && held.lane != here { Duration::ZERO } else { hidden };
-            self.shared.lane_at(&held).messages.release([&held.id], away);
-        }
-    }
-
-    fn refuse_delivery(&mut self, why: &str, with: &With) {
-        let With::Message(refused) = with else { return };
-        self.messages.retain(|held| (held.lane, &held.id) != (refused.lane, &refused.id));
-        let lane = self.shared.lane_at(refused);
-        self.shared.observer.observe(Observation::Unreadable { queue: &lane.name });
-        if lane.complaints.is_new(&refused.id) {
-            tracing::warn!(
-                queue = lane.name,
-                message_id = %refused.id,
-                why,
-                "a message is refused; it stays on the queue, for its redrive policy"
-            );
-        }
-        lane.messages.release([&refused.id], REFUSED.after(refused.receives, fastrand::f64()));
-    }
-
-    /// Gives back the Stopping messages whose stop is not confirmed.
-    fn refuse_stops(&mut self, why: &str) {
-        if let Some(more) = self.lane.said.again("unconfirmed") {
-            tracing::warn!(
-                why,
-                more,
-                "a stop is not confirmed; its message stays on the queue, for its redrive policy"
-            );
-        }
-        self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
-        let away = self.lane.config.visibility_timeout;
-        for held in self.messages.extract_if(.., |held| held.stop) {
-            self.shared.lane_at(&held).messages.release([&held.id], away);
-        }
     }
 
     /// What is known of the machine, or of a stop, is considered before the start.

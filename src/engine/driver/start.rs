@@ -141,6 +141,8 @@ impl Place {
             failures: Failures::default(),
             grace: None,
             flagged: false,
+            read: self.shared.clock.now(),
+            claim: None,
             watched: None,
             left: false,
             shared: self.shared.clone(),
@@ -152,6 +154,7 @@ impl Place {
             driver.state.local = row.local;
             driver.messages = row.messages;
             (driver.sent, driver.wants, driver.wake) = (row.sent, row.wants, row.wake);
+            driver.claim = row.claim;
         }
         driver.show();
         driver

@@ -33,8 +33,11 @@ impl Driver {
     pub(super) fn timer_fired(&mut self, timer: Timer) {
         match timer {
             Timer::Wake => {
-                self.wake = None;
-                if self.shared.ledger.is_shared() && matches!(self.pending, Pending::Nothing) {
+                let unread = self.wake.take().is_none_or(|at| self.read < at);
+                let may_have_changed = self.shared.ledger.is_shared()
+                    && !self.state.local.activity.is_running()
+                    && unread;
+                if may_have_changed && matches!(self.pending, Pending::Nothing) {
                     self.read(Some(Event::Woken), With::Nothing);
                 } else {
                     self.take_on(Event::Woken, With::Nothing);

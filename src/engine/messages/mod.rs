@@ -23,7 +23,7 @@ pub(crate) use work::Bodies;
 
 use crate::seam::{Observer, Queue, Received};
 use desk::Desk;
-use entry::{LINGER, MessageEntry, Terms};
+use entry::{Fate, LINGER, MessageEntry, Terms};
 use table::Table;
 use work::World;
 
@@ -78,6 +78,11 @@ impl Messages {
         self.each(ids, |entry, _, _| entry.forget());
     }
 
+    /// Replaces messages by fresh copies.
+    pub(crate) fn copy(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, |entry, _, now| entry.copy(now));
+    }
+
     /// Replaces those that were received three times or more by fresh copies.
     pub(crate) fn replace(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
         self.each(ids, |entry, _, now| {
@@ -85,6 +90,12 @@ impl Messages {
                 entry.copy(now);
             }
         });
+    }
+
+    /// Whether the message is held, and neither given back nor deleted.
+    pub(crate) fn keeps(&self, id: &str) -> bool {
+        let keeps = |entry: &MessageEntry| matches!(entry.fate, Fate::Keep | Fate::Copy);
+        self.0.look(|table| table.get(id).is_some_and(keeps))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -26,6 +26,7 @@ use crate::step::{Message, StopReason};
 
 const POLICY: Policy = Policy {
     alone: true,
+    crowded_after: None,
     handler_is_gone: false,
     max_attempts: 3,
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
@@ -48,6 +49,7 @@ struct Bench {
     me: WorkerId,
     foreign: Lease,
     phase: Phase,
+    holds: bool,
     own_account: bool,
     /// By the last event.
     written: Option<Urgency>,
@@ -71,6 +73,7 @@ impl Bench {
             me: WorkerId("me".into()),
             foreign: Lease::Over,
             phase: Phase::Running,
+            holds: true,
             own_account: true,
             written: None,
             replaced: false,
@@ -152,6 +155,7 @@ impl Bench {
             foreign: self.foreign,
             random: 1.0,
             phase: self.phase,
+            holds: self.holds,
             own_account: self.own_account,
         }
     }

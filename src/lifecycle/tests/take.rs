@@ -224,3 +224,35 @@ fn the_newest_message_that_was_taken_is_on_record() {
 fn a_step_of_which_only_the_token_is_known_is_not_begun() {
     assert_eq!(Bench::new().feed(Event::Found), [Effect::LetGo]);
 }
+
+#[test]
+fn a_step_of_a_live_worker_is_waited_for_only_with_a_message_of_it() {
+    let mut bench = Bench::running();
+    bench.crash();
+    let until = machine::later(bench.now, LEASE);
+    bench.foreign = Lease::Until(until);
+    assert_eq!(bench.delivered(true), [Effect::Wake(until)]);
+    // The message was lost meanwhile.
+    bench.holds = false;
+    assert_eq!(bench.feed(Event::Woken), [Effect::LetGo]);
+    assert_eq!(bench.feed(Event::Found), [Effect::LetGo]);
+    assert!(bench.state.local.idle());
+}
+
+#[test]
+fn a_step_that_waits_long_for_a_slot_is_passed_on_where_another_worker_may_have_one() {
+    let wait = Duration::from_mins(2);
+    for (crowded_after, holds) in [(Some(wait), true), (Some(wait), false), (None, true)] {
+        let mut bench = Bench::new();
+        bench.policy.crowded_after = crowded_after;
+        bench.holds = holds;
+        let passes_on = crowded_after.is_some() && holds;
+        let wakes = passes_on.then(|| Effect::Wake(machine::later(bench.now, wait)));
+        let waits: Vec<Effect> = [Effect::AwaitSlot].into_iter().chain(wakes).collect();
+        assert_eq!(bench.delivered(false), waits);
+        bench.pass(wait);
+        let passed: &[Effect] = if passes_on { &[Effect::PassOn] } else { &[] };
+        assert_eq!(bench.feed(Event::Woken), passed);
+        assert_eq!(bench.state.local.idle(), passes_on);
+    }
+}
