@@ -73,6 +73,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         concurrency = 0
         stop_watch = "100ms"
         gone_after = "59s"
+        poll_wait = "1500ms"
         exclusive = "yes"
         accounts = ["12"]
         [[queues]]
@@ -100,6 +101,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "ledger.lease: 1s is not allowed; 3s to 12h are",
         "queues[0].concurrency: 0 is not allowed; 1 to 100000 are",
         "queues[0].stop_watch: 100ms is not allowed",
+        "queues[0].poll_wait: only whole seconds are allowed",
         "queues[0].gone_after: 59s is not allowed; 1m to ",
         "queues[0].exclusive: invalid type: the text, expected a boolean",
         "queues[0].accounts[0]: is not the twelve digits",

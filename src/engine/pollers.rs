@@ -23,8 +23,6 @@ use crate::backoff::{Backoff, Failures};
 use crate::lifecycle::Phase;
 use crate::seam::{Fault, FaultKind, Received};
 
-/// SQS's limit for a long poll.
-const WAIT: Duration = Duration::from_secs(20);
 /// SQS's limit for a receive.
 const BATCH: usize = 10;
 /// The maximum number of polls of one queue: at 10 ms a receive they bring 8,000 messages a second.
@@ -91,8 +89,8 @@ pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
 fn receive(lane: &Lane, reserved: Vec<Reservation>) -> Poll<'_> {
     Box::pin(async move {
         let _open = lane.polls.begin();
-        let received =
-            lane.queue.receive(reserved.len(), WAIT, lane.config.visibility_timeout).await;
+        let (wait, hidden) = (lane.config.poll_wait, lane.config.visibility_timeout);
+        let received = lane.queue.receive(reserved.len(), wait, hidden).await;
         (reserved, received)
     })
 }

@@ -28,6 +28,23 @@ async fn a_drain_waits_for_what_runs_and_takes_nothing_new() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_worker_stops_within_the_wait_of_a_poll() {
+    for wait in [1, 20].map(Duration::from_secs) {
+        let mut bench = Bench::new();
+        bench.queue_config.poll_wait = wait;
+        let worker = bench.start().await;
+        until("it polls", || bench.queue.count("receive") > 0).await;
+        sleep(wait).await;
+        let polls = bench.queue.count("receive");
+        sleep(wait * 10).await;
+        assert!((9..=11).contains(&(bench.queue.count("receive") - polls)), "each poll waits");
+        let before = tokio::time::Instant::now();
+        worker.drain().await;
+        assert!(before.elapsed() <= wait, "{:?}", before.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_does_not_end_in_time_is_released_not_failed() {
     let mut bench = Bench::new();
     let worker = bench.start().await;
