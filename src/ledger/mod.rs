@@ -318,7 +318,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`] if there is no list at all; a damaged record is an error within it.
     pub async fn outlines(&self, filter: Filter) -> Result<Page<Outline>, LedgerError> {
-        let page = self.listed(self.store.outlines(filter.query()).await)?;
+        let page = self.listed(self.store.outlines(self.query(filter)).await)?;
         Ok(self.decoded(page, |head| {
             let by = self.correction_of(&head);
             let outline = form::outline(head)?;
@@ -331,7 +331,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`] if there is no list at all; a damaged record is an error within it.
     pub async fn page(&self, filter: Filter) -> Result<Page<Record>, LedgerError> {
-        let page = self.listed(self.store.page(filter.query()).await)?;
+        let page = self.listed(self.store.page(self.query(filter)).await)?;
         Ok(self.decoded(page, |row| self.record(row)))
     }
 
@@ -414,6 +414,12 @@ impl Ledger {
     pub async fn look(&self) {
         let held = self.store.holds().await;
         self.note(Part::Place, held.as_ref().err());
+    }
+
+    /// With its time by the wall clock, as the store has them.
+    fn query(&self, filter: Filter) -> Query {
+        let due = filter.due.map(|at| self.clock.name(at));
+        Filter { due, ..filter }.query()
     }
 
     fn listed<T>(&self, page: Result<T, StoreError>) -> Result<T, StoreError> {
