@@ -2,9 +2,9 @@
 //!
 //! Workers that share what a service stores name moments by the service's time, because their own
 //! wall clocks differ. An answer's date was named between the request and the answer, so it bounds
-//! how far that time is ahead of the clock that never goes back. What most of the last answers have
-//! in common is taken for true. A single odd date is therefore outvoted, and that the local wall
-//! clock is wrong, or set, does not matter.
+//! how far that time is ahead of the clock that never goes back. What is taken for true stays so
+//! until more of the last answers have another time in common. A single odd date is therefore
+//! outvoted, times do not jitter, and it does not matter that the local wall clock is wrong, or set.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,9 +81,7 @@ impl ServiceClock {
         }
         answers.kept.push_back(Ahead::of(date, sent, now));
         answers.kept_at = now;
-        if let Some(ahead) = agreed(&answers.kept) {
-            answers.ahead = Some(ahead);
-        }
+        answers.judge();
     }
 
     /// Whether the service has named a time.
@@ -94,6 +92,23 @@ impl ServiceClock {
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
         self.0.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answers {
+    /// Adopts the middle of what the most answers have in common, if fewer allow what was taken for
+    /// true until now.
+    fn judge(&mut self) {
+        let allowing = |ahead| self.kept.iter().filter(move |answer| answer.allows(ahead));
+        // What some have in common begins where one of them begins.
+        let least = self.kept.iter().map(|answer| answer.least);
+        let Some(least) = least.max_by_key(|least| allowing(*least).count()) else { return };
+        let before = self.ahead.map_or(0, |ahead| allowing(ahead).count());
+        if allowing(least).count() > before
+            && let Some(most) = allowing(least).map(|answer| answer.most).min()
+        {
+            self.ahead = Some(least.saturating_add(most.saturating_sub(least) / 2));
+        }
     }
 }
 
@@ -130,18 +145,6 @@ impl Ahead {
     fn allows(&self, ahead: SignedDuration) -> bool {
         (self.least..=self.most).contains(&ahead)
     }
-}
-
-/// The middle of what most of the answers have in common; `None` if that is nothing.
-fn agreed(answers: &VecDeque<Ahead>) -> Option<SignedDuration> {
-    // What some have in common begins where one of them begins.
-    let beginning_at = |least: SignedDuration| {
-        let with = answers.iter().filter(move |answer| answer.allows(least));
-        (with.clone().count(), least, with.map(|answer| answer.most).min())
-    };
-    let common = answers.iter().map(|answer| beginning_at(answer.least));
-    let (count, least, most) = common.max_by_key(|(count, ..)| *count)?;
-    (2 * count > answers.len()).then_some(least.saturating_add(most?.saturating_sub(least) / 2))
 }
 
 fn signed(time: Duration) -> SignedDuration {
@@ -234,6 +237,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn two_answers_that_agree_are_believed_against_any_that_do_not() {
+        let scene = Scene::new();
+        for off in [MINUTE, -MINUTE, MINUTE * 2, SignedDuration::ZERO] {
+            scene.answers_for(1, off);
+            assert!(scene.shows_the_service_s_time(MINUTE), "the first is as good as any other");
+        }
+        scene.answers_for(1, SignedDuration::ZERO);
+        assert!(scene.shows_the_service_s_time(SignedDuration::ZERO));
     }
 
     #[test]

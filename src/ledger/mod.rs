@@ -1,9 +1,10 @@
 //! The durable records of steps: what the lifecycle decided, stored without knowing what it means.
 //!
 //! All times outside the store are on the worker's timeline; all times in a store are by the wall
-//! clock. They are converted here. A row says which process wrote it and how far the clock had been
-//! set by then, so a process reads its own times back exactly, whatever happens to the clock; times
-//! of an earlier process are taken by the wall clock.
+//! clock, or by the time of the service that keeps a shared one ([`Store::clock`]), which takes the
+//! wall clock's place in all that follows. They are converted here. A row says which process wrote
+//! it and how far the clock had been set by then, so a process reads its own times back exactly,
+//! whatever happens to the clock; times of an earlier process are taken by the wall clock.
 
 mod body;
 mod config;

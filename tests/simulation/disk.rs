@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::clocks::Service;
+use crate::dates::Service;
 use crate::hardship::Trouble;
 use crate::judge::Seen;
 use crate::life::Life;

@@ -13,7 +13,8 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::clocks::{Machine, Service};
+use crate::clocks::Machine;
+use crate::dates::Service;
 use crate::disk::Disk;
 use crate::judge::{Seen, Worker};
 use crate::life::Life;
