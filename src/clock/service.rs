@@ -3,8 +3,8 @@
 //! Workers that share what a service stores name moments by the service's time, because their own
 //! wall clocks differ. An answer's date was named between the request and the answer, so it bounds
 //! how far that time is ahead of the clock that never goes back. What is taken for true stays so
-//! until more of the last answers have another time in common. A single odd date is therefore
-//! outvoted, times do not jitter, and it does not matter that the local wall clock is wrong, or set.
+//! until more of the last answers have another time in common: a single odd date is outvoted, and
+//! times do not jitter. It does not matter whether the local wall clock is wrong, or is set.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

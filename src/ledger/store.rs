@@ -180,9 +180,9 @@ pub trait Store: Send + Sync {
     /// owner in it is dead.
     fn workers(&self) -> Option<&dyn Workers>;
 
-    /// A clock that names moments by the time of the service that keeps the store, which is the same
-    /// for all its workers; `None` if the wall clock names them. Ask once the store is open: the
-    /// timeline begins then.
+    /// A clock that names moments by the time of the service that keeps the store, which is the
+    /// same for all its workers; `None` if the wall clock names them. Ask once the store is open:
+    /// the timeline begins then.
     fn clock(&self) -> Option<Clock> {
         None
     }
