@@ -5,6 +5,11 @@
 //! suspended. It never jumps. Stored and displayed times use the wall clock instead. When the wall
 //! clock is set, the displayed times change and the timeline does not, so the rest of each limit
 //! stays the same.
+//!
+//! Workers that share a ledger have the time of its service in place of their wall clocks: see
+//! [`ServiceClock`].
+
+mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,6 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
+pub use service::ServiceClock;
+
 /// The clocks of a machine.
 pub trait Source: Send + Sync {
     /// Time since some moment in the past, including suspension; it never goes back.
@@ -21,6 +28,11 @@ pub trait Source: Send + Sync {
 
     /// What the wall clock shows.
     fn wall(&self) -> Timestamp;
+
+    /// What people call the wall clock.
+    fn name(&self) -> &'static str {
+        "the wall clock"
+    }
 }
 
 /// The clocks of this machine: `CLOCK_BOOTTIME` and `CLOCK_REALTIME`.
@@ -116,6 +128,12 @@ impl Clock {
         Duration::try_from(self.now().duration_since(at)).unwrap_or(Duration::ZERO)
     }
 
+    /// What people call the clock that names times.
+    #[must_use]
+    pub fn source(&self) -> &'static str {
+        self.0.source.name()
+    }
+
     /// How far the wall clock is ahead of the timeline; negative if it is behind.
     #[must_use]
     pub fn correction(&self) -> SignedDuration {
@@ -183,14 +201,14 @@ mod tests {
 
     /// Clocks that are set by hand.
     #[derive(Clone, Default)]
-    struct Hands(Arc<Mutex<(Duration, SignedDuration)>>);
+    pub(super) struct Hands(Arc<Mutex<(Duration, SignedDuration)>>);
 
     impl Hands {
-        fn pass(&self, time: Duration) {
+        pub(super) fn pass(&self, time: Duration) {
             self.0.lock().unwrap().0 += time;
         }
 
-        fn set(&self, by: SignedDuration) {
+        pub(super) fn set(&self, by: SignedDuration) {
             self.0.lock().unwrap().1 += by;
         }
     }

@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use nix::sys::signal::{Signal, raise};
 use serde_json::Value;
 
+use crate::clock::Clock;
 use crate::handler::{Context, DynHandler, Handler, HandlerError, HandlerResult, Leftover, Remark};
 use crate::ledger::store::{
     Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Workers,
@@ -270,6 +271,10 @@ impl Store for Crashing<Arc<dyn Store>> {
     fn workers(&self) -> Option<&dyn Workers> {
         // The boundaries of the records' writes are what a crash can fall between.
         self.inner.workers()
+    }
+
+    fn clock(&self) -> Option<Clock> {
+        self.inner.clock()
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {

@@ -42,14 +42,25 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "aws",
-        &["backoff", "causes", "duration", "hex", "ledger", "lifecycle", "outcome", "seam", "step"],
+        &[
+            "backoff",
+            "causes",
+            "clock",
+            "duration",
+            "hex",
+            "ledger",
+            "lifecycle",
+            "outcome",
+            "seam",
+            "step",
+        ],
     ),
     ("local", &["duration", "hex"]),
     ("observe", &["causes"]),
     ("process", &["backoff", "causes"]),
     ("config", &["aws", "duration", "engine", "handler", "ledger", "observe", "step"]),
     // Stands between the seams and the code that uses them, in debug builds.
-    ("crash", &["handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
+    ("crash", &["clock", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     (
         "daemon",
         &[

@@ -46,7 +46,7 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
             config.path
         }
     };
-    let mut printer = Printer::new(arguments);
+    let mut printer = Printer::new(arguments, Timestamp::now);
     ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
     printer.end();
     Ok(ExitCode::SUCCESS)
@@ -62,7 +62,7 @@ async fn of_table(
     let aws = Config::section("aws", file, std::env::vars_os())?.aws;
     let clients = Clients::new(aws, "command", Arc::new(()));
     let table = clients.table(&config.table, config.retention).await.map_err(Failure::runtime)?;
-    let mut printer = Printer::new(arguments);
+    let mut printer = Printer::new(arguments, || table.now());
     let list = ledger::list(&table, &[], |record| printer.show(record));
     list.await.map_err(Failure::runtime)?;
     printer.end();
@@ -70,15 +70,16 @@ async fn of_table(
 }
 
 /// Prints each record as it is read: a whole ledger may not fit into memory.
-struct Printer {
+struct Printer<N> {
     json: bool,
-    now: Timestamp,
+    /// The time by the clock that names the records' times.
+    now: N,
     begun: bool,
 }
 
-impl Printer {
-    fn new(arguments: &Arguments) -> Self {
-        Self { json: arguments.json, now: Timestamp::now(), begun: false }
+impl<N: Fn() -> Timestamp> Printer<N> {
+    fn new(arguments: &Arguments, now: N) -> Self {
+        Self { json: arguments.json, now, begun: false }
     }
 
     fn show(&mut self, record: Result<Record, Damaged>) {
@@ -102,7 +103,7 @@ impl Printer {
             ));
         }
         say(plain(&match record {
-            Ok(record) => line(&record, self.now),
+            Ok(record) => line(&record, (self.now)()),
             Err(Damaged { token, detail }) => format!(
                 "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} the record cannot be read: {detail}",
                 token.as_deref().unwrap_or("-"),

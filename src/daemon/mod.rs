@@ -79,7 +79,7 @@ impl Daemon {
         Self { outside, ..self }
     }
 
-    /// Replaces this machine's clock.
+    /// Replaces this machine's clock, unless the ledger has its own.
     #[must_use]
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock: Some(clock), ..self }
@@ -98,7 +98,6 @@ impl Daemon {
 
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
     let Daemon { loaded, store, outside, clock } = daemon;
-    let clock = clock.unwrap_or_else(Clock::of_this_machine);
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
@@ -129,6 +128,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             }
         }
     };
+    let clock = store.clock().or(clock).unwrap_or_else(Clock::of_this_machine);
     // Reported only now: if another daemon runs here, its lock on the ledger says more than the
     // address in use.
     served?;

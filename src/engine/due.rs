@@ -83,7 +83,8 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
             tracing::warn!(
                 by = crate::duration::text(Duration::from_secs(by.unsigned_abs().as_secs())),
                 ahead = by.is_positive(),
-                "the wall clock was set; the remaining time of each limit is unchanged"
+                "{} was set; the remaining time of each limit is unchanged",
+                shared.clock.source()
             );
             shared.observer.observe(Observation::ClockSet);
             shared.unseen.store(true, Ordering::SeqCst);

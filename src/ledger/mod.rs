@@ -1,9 +1,10 @@
 //! The durable records of steps: what the lifecycle decided, stored without knowing what it means.
 //!
 //! All times outside the store are on the worker's timeline; all times in a store are by the wall
-//! clock. They are converted here. A row says which process wrote it and how far the clock had been
-//! set by then, so a process reads its own times back exactly, whatever happens to the clock; times
-//! of an earlier process are taken by the wall clock.
+//! clock, or by the time of the service that keeps a shared one ([`Store::clock`]), which takes the
+//! wall clock's place in all that follows. They are converted here. A row says which process wrote
+//! it and how far the clock had been set by then, so a process reads its own times back exactly,
+//! whatever happens to the clock; times of an earlier process are taken by the wall clock.
 
 mod body;
 mod config;
@@ -318,7 +319,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`] if there is no list at all; a damaged record is an error within it.
     pub async fn outlines(&self, filter: Filter) -> Result<Page<Outline>, LedgerError> {
-        let page = self.listed(self.store.outlines(filter.query()).await)?;
+        let page = self.listed(self.store.outlines(self.query(filter)).await)?;
         Ok(self.decoded(page, |head| {
             let by = self.correction_of(&head);
             let outline = form::outline(head)?;
@@ -331,7 +332,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`] if there is no list at all; a damaged record is an error within it.
     pub async fn page(&self, filter: Filter) -> Result<Page<Record>, LedgerError> {
-        let page = self.listed(self.store.page(filter.query()).await)?;
+        let page = self.listed(self.store.page(self.query(filter)).await)?;
         Ok(self.decoded(page, |row| self.record(row)))
     }
 
@@ -414,6 +415,12 @@ impl Ledger {
     pub async fn look(&self) {
         let held = self.store.holds().await;
         self.note(Part::Place, held.as_ref().err());
+    }
+
+    /// With its time by the wall clock, as the store has them.
+    fn query(&self, filter: Filter) -> Query {
+        let due = filter.due.map(|at| self.clock.name(at));
+        Filter { due, ..filter }.query()
     }
 
     fn listed<T>(&self, page: Result<T, StoreError>) -> Result<T, StoreError> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
+use crate::clock::Clock;
 use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
 
@@ -50,7 +51,7 @@ pub struct Head {
 }
 
 /// Which process wrote a row, and under which clock: all times in it are by the wall clock at that
-/// time.
+/// time, or by the service's that keeps the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writer {
     /// The process; `None` for a row of a callbackd that did not record it.
@@ -178,6 +179,13 @@ pub trait Store: Send + Sync {
     /// The workers that have the store open; `None` if only this process can, so that every other
     /// owner in it is dead.
     fn workers(&self) -> Option<&dyn Workers>;
+
+    /// A clock that names moments by the time of the service that keeps the store, which is the
+    /// same for all its workers; `None` if the wall clock names them. Ask once the store is open:
+    /// the timeline begins then.
+    fn clock(&self) -> Option<Clock> {
+        None
+    }
 
     /// Resolves with the reason if the store can no longer serve anything although it was not
     /// closed.

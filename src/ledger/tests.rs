@@ -330,6 +330,27 @@ async fn a_record_of_this_life_is_read_as_written_however_the_clock_is_set() {
 }
 
 #[tokio::test]
+async fn what_is_due_is_found_by_the_clock_as_it_is_set() {
+    let (store, hands) = (Memory::new(), Hands::default());
+    let (ledger, clock) = life(&store, "first", &hands);
+    for set in [DAY * 2, -DAY * 4] {
+        hands.set(set);
+        assert!(clock.look().is_some());
+        let record = written(&ledger, timed(&format!("token{:05}", set.as_hours().abs()))).await;
+        for (before, due) in [(DAY, 0), (SignedDuration::ZERO, 1)] {
+            let due_then = record.deadline.map(|at| at + DAY / 2 - before);
+            let filter = Filter { due: due_then, ..Filter::of(&[]) };
+            let outlines = ledger.outlines(filter.clone()).await.expect("a page").found;
+            let is_this = |token: &CallbackToken| *token == record.token;
+            let found = outlines.iter().flatten().filter(|one| is_this(&one.token)).count();
+            let records = ledger.page(filter).await.expect("a page").found;
+            let read = records.iter().flatten().filter(|one| is_this(&one.token)).count();
+            assert_eq!([found, read], [due; 2], "{set}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_write_sees_by_itself_that_the_clock_was_set() {
     let (store, hands) = (Memory::new(), Hands::default());
     let (ledger, clock) = life(&store, "first", &hands);

@@ -181,7 +181,7 @@ impl Metrics {
             ),
             clock_set: add.plain(
                 "clock_set",
-                "How often the wall clock was set while the worker ran",
+                "How often the wall clock, or the time of a shared ledger's service, was set",
                 Counter::default(),
             ),
             registry,
@@ -335,7 +335,7 @@ impl Metrics {
         self.heartbeats_failed.get_or_create(&queue_label(queue)).inc_by(failed);
     }
 
-    /// The wall clock was set.
+    /// The clock that names times was set.
     pub fn clock_set(&self) {
         self.clock_set.inc();
     }

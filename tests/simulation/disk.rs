@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use callbackd::clock::Clock;
 use callbackd::ledger::Memory;
 use callbackd::ledger::store::{
     Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
@@ -15,6 +16,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::dates::Service;
 use crate::hardship::Trouble;
 use crate::judge::Seen;
 use crate::life::Life;
@@ -29,6 +31,8 @@ pub struct Disk {
     pub life: Arc<Life>,
     /// How likely a call fails.
     pub trouble: f64,
+    /// Who keeps the storage, if workers share it.
+    pub service: Option<Service>,
 }
 
 impl Disk {
@@ -37,7 +41,7 @@ impl Disk {
         what: &'static str,
         act: impl FnOnce() -> BoxOf<T>,
     ) -> Result<T, StoreError> {
-        let world = self.life.world.clone();
+        let (world, asked) = (self.life.world.clone(), self.life.world.passed());
         // No storage answers at once: earlier calls go first.
         tokio::task::yield_now().await;
         self.life.cross(&format!("{what}, before")).await;
@@ -59,10 +63,14 @@ impl Disk {
             self.life.cross(&format!("{what}, before")).await;
         }
         let done = act().await;
+        let date = self.service.as_ref().map(Service::date);
         self.life.cross(&format!("{what}, after")).await;
         if kind == 2 {
             world.count(&format!("fault: {what} fails after"));
             return Err(StoreError("I/O error".to_owned()));
+        }
+        if let (Some(service), Some(date)) = (&self.service, date) {
+            service.answers(date, asked);
         }
         done
     }
@@ -200,6 +208,10 @@ impl Store for Disk {
 
     fn workers(&self) -> Option<&dyn Workers> {
         self.held.workers().map(|_| self as &dyn Workers)
+    }
+
+    fn clock(&self) -> Option<Clock> {
+        self.service.as_ref().map(Service::clock)
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {

@@ -3,7 +3,8 @@
 //!
 //! The rest of a limit is unchanged when the wall clock is set, if the worker that wrote it lives
 //! long enough to convert it. An unconverted record counts by the wall clock, so it may be off by
-//! as much as the clock was set.
+//! as much as the clock was set. Records that workers share count by the time of the service that
+//! keeps them, which nobody sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -27,6 +27,7 @@
 mod judge;
 
 mod clocks;
+mod dates;
 mod disk;
 mod hardship;
 mod life;

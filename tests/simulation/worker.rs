@@ -14,11 +14,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clocks::Machine;
+use crate::dates::Service;
 use crate::disk::Disk;
 use crate::judge::{Seen, Worker};
 use crate::life::Life;
 use crate::network::outside;
-use crate::plan::{Ends, Fate, Plan};
+use crate::plan::{Ends, Fate, Fleet, Plan};
 use crate::script::Scripted;
 use crate::world::World;
 
@@ -71,7 +72,10 @@ impl Keeper {
         let life = Life::new(&self.world, worker, crossings);
         self.world.count("path: process started");
         self.world.note(&format!("{} starts", life.name()));
-        let disk = Disk { held: self.held.clone(), life: life.clone(), trouble: self.plan.disk };
+        let service = (self.plan.fleet == Fleet::Sharing)
+            .then(|| Service::opened(&self.world, self.plan.seed ^ u64::from(worker.process)));
+        let held = self.held.clone();
+        let disk = Disk { held, life: life.clone(), trouble: self.plan.disk, service };
         let daemon = Daemon::new(self.loaded(&life))
             .store(Arc::new(disk))
             .outside(outside(&life, self.plan.network, self.plan.issuing))

@@ -193,7 +193,9 @@ impl World {
         let at = self.passed();
         let mut state = self.state();
         let by = (skew - state.skew).unsigned_abs();
-        state.limits.clock_set(at, by);
+        if self.plan.fleet != Fleet::Sharing {
+            state.limits.clock_set(at, by);
+        }
         state.skew = skew;
         drop(state);
         self.count("fault: clock jump");

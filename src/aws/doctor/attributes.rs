@@ -64,7 +64,7 @@ impl Intercept for Date {
 }
 
 /// AWS refuses requests signed more than five minutes off. The SDK corrects that from the second
-/// call on, but the time limits of steps and the log still go by this clock.
+/// call on, but the log, and the times in a ledger that is no table, still go by this clock.
 pub(super) fn clock(ahead: i64) -> Finding {
     const NOTED: u64 = 30;
     let (seconds, side) = (ahead.unsigned_abs(), if ahead < 0 { "behind" } else { "ahead of" });

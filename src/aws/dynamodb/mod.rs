@@ -25,6 +25,7 @@
 //! be written, by this process, it is done.
 
 mod arguments;
+mod dates;
 mod definition;
 mod items;
 mod lists;
@@ -39,7 +40,6 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -48,11 +48,13 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use self::arguments::{Place, Places};
+use self::dates::Dates;
 pub use self::definition::Created;
 use self::items::{ARGUMENTS, ID, Item, VERSION};
 use super::account::Account;
 use super::calls::{Calls, Failed, Limit};
 use crate::backoff::Backoff;
+use crate::clock::{Clock, ServiceClock, Source};
 use crate::ledger::store::{
     Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Workers,
 };
@@ -85,7 +87,7 @@ pub struct DynamoDb {
     tables: Client,
     calls: Calls,
     observer: Arc<dyn Observer>,
-    time: Option<SharedTimeSource>,
+    clock: ServiceClock,
     table: Arc<str>,
     region: Arc<str>,
     retention: Duration,
@@ -96,12 +98,17 @@ pub struct DynamoDb {
 
 impl DynamoDb {
     pub(super) fn new(account: &Account, table: &str, retention: Duration) -> Self {
+        let clock = ServiceClock::of_this_machine();
+        let dated = |client: &Client| {
+            let config = client.config().to_builder().interceptor(Dates(clock.clone()));
+            Client::from_conf(config.build())
+        };
         Self {
-            client: account.items.clone(),
-            tables: account.tables.clone(),
+            client: dated(&account.items),
+            tables: dated(&account.tables),
             calls: account.calls("dynamodb"),
             observer: account.observer.clone(),
-            time: account.sdk.time_source(),
+            clock,
             table: table.into(),
             region: account.region.as_str().into(),
             retention,
@@ -129,6 +136,12 @@ impl DynamoDb {
     #[must_use]
     pub fn region(&self) -> &str {
         &self.region
+    }
+
+    /// The time that DynamoDB's answers name; before the first one, what the wall clock shows.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.wall()
     }
 
     /// Checks that it is a ledger's table, and can be written.
@@ -160,7 +173,16 @@ impl DynamoDb {
                 );
             }
         }
-        self.try_write().await.map_err(|failed| self.unusable(&failed))
+        self.try_write().await.map_err(|failed| self.unusable(&failed))?;
+        if !self.clock.is_told() {
+            tracing::warn!(
+                table = self.name(),
+                "the table's answers name no time, so limits and waits in it are by this machine's \
+                 wall clock: keep the clocks of all its workers right, or find what removes the \
+                 answers' Date header"
+            );
+        }
+        Ok(())
     }
 
     async fn try_write(&self) -> Result<(), Failed> {
@@ -269,10 +291,10 @@ impl DynamoDb {
         }
     }
 
-    /// The moment in seconds since 1970 by the SDK's clock, `after` which an item may be removed.
+    /// The moment, in seconds since 1970, after which an item may be removed that is not needed
+    /// `after` this long.
     fn expiry(&self, after: Duration) -> AttributeValue {
-        let now = self.time.as_ref().and_then(|time| Timestamp::try_from(time.now()).ok());
-        items::number(items::expiry(now.unwrap_or_else(Timestamp::now), after))
+        items::number(items::expiry(self.now(), after))
     }
 
     fn error(&self, failed: &Failed) -> StoreError {
@@ -368,6 +390,10 @@ impl Store for DynamoDb {
 
     fn workers(&self) -> Option<&dyn Workers> {
         Some(self)
+    }
+
+    fn clock(&self) -> Option<Clock> {
+        Some(Clock::of(Box::new(self.clock.clone())))
     }
 
     fn ended(&self) -> BoxFuture<'_, String> {

@@ -336,3 +336,57 @@ async fn a_table_that_another_one_creates_is_waited_for() {
     assert_eq!(table.create().await, Ok(Created::Table));
     assert_eq!(operations(&server).last().map(String::as_str), Some("DescribeTimeToLive"));
 }
+
+/// An answer with this date.
+macro_rules! dated {
+    ($date:literal, $status:literal, $body:literal) => {
+        Reply::Raw(
+            $status,
+            concat!("content-type: application/x-amz-json-1.0\r\ndate: ", $date, "\r\n"),
+            $body,
+        )
+    };
+}
+
+/// The year that the table's clock shows.
+fn year(table: &DynamoDb) -> i16 {
+    table.now().to_zoned(jiff::tz::TimeZone::UTC).year()
+}
+
+#[tokio::test]
+async fn times_are_by_the_dates_of_the_table_s_answers() {
+    let (server, table) = table([
+        dated!("Tue, 01 Jan 2199 00:00:00 GMT", 200, "{}"),
+        dated!("Tue, 01 Jan 2199 00:00:00 GMT", 200, "{}"),
+    ])
+    .await;
+    let table = table.for_lease(Duration::from_mins(1));
+    assert!(year(&table) < 2199, "nothing was heard yet");
+    table.probe().await.expect("it works");
+    assert_eq!(year(&table), 2199);
+    let clock = table.clock().expect("it has one");
+    assert!(clock.now().duration_since(table.now()).abs() < jiff::SignedDuration::from_mins(1));
+    let worker = WorkerId("me".into());
+    table.renew(&worker, None, BTreeSet::new()).await.expect("it works");
+    let expires = &server.requests()[1].json()["ExpressionAttributeValues"][":expires"]["N"];
+    let expires: i64 = expires.as_str().and_then(|text| text.parse().ok()).expect("a number");
+    assert!(expires > table.now().as_second(), "it would be removed at once");
+}
+
+#[tokio::test]
+async fn no_date_counts_that_is_missing_or_malformed_or_not_the_table_s() {
+    let answers = [
+        ok(json!({})),
+        dated!("yesterday", 200, "{}"),
+        dated!("Tue, 99 Jan 2199 00:00:00 GMT", 200, "{}"),
+        dated!("Tue, 01 Jan 2199 00:00:00 GMT", 200, "<html>Welcome to the hotel</html>"),
+        dated!("Tue, 01 Jan 2199 00:00:00 GMT", 400, "{}"),
+    ];
+    for answer in answers {
+        // What is not answered as it should be is asked again.
+        let (server, table) = table([answer, ok(json!({}))]).await;
+        let _ = table.probe().await;
+        assert!(!server.requests().is_empty());
+        assert!(year(&table) < 2199);
+    }
+}

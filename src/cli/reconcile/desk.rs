@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::dead_letters::DeadLetters;
 use super::fleet::{Fleet, OurQueue};
 use super::knowledge::{Extent, Knowledge, Source, Unreadable};
@@ -109,7 +107,7 @@ impl<'a> Desk<'a> {
     pub(super) fn judge(&self, step: &Waiting, knowledge: &Knowledge) -> Verdict {
         let ours = &self.fleet.queues[step.queue];
         let age = step.since.map(|since| {
-            Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default()
+            Duration::try_from(self.ledger.now().duration_since(since)).unwrap_or_default()
         });
         let dead = self.dead_letters_of[step.queue].map(|index| &self.dead_letters[index]);
         let records = knowledge.with_messages.get(step.queue).copied().unwrap_or_default();

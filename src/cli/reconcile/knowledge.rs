@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::fleet::Fleet;
 use super::survey::Waiting;
 use super::verdict::Known;
@@ -72,6 +74,15 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// The time by AWS's clock, if the ledger's answers name it; else by the wall clock.
+    pub(super) fn now(&self) -> Timestamp {
+        let clock = match self {
+            Self::Shared(store) => store.clock(),
+            Self::Memory | Self::File(_) => None,
+        };
+        clock.map_or_else(Timestamp::now, |clock| clock.now())
     }
 
     /// What the ledger has of these steps, beside workers that may be writing it.

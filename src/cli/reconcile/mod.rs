@@ -103,12 +103,12 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
         Desk::new(&fleet, ledger, arguments.older_than, arguments.actions.assume_not_queued);
     // If it cannot be read, that is said before SageMaker is asked for minutes.
     desk.ledger.check(&fleet).await.map_err(Failure::runtime)?;
-    let since = arguments.since.and_then(|within| Timestamp::now().checked_sub(within).ok());
+    let since = arguments.since.and_then(|within| desk.ledger.now().checked_sub(within).ok());
     let survey = Survey::of(&fleet, &arguments.pipelines, since, &mut desk.tempo).await?;
     let (elsewhere, nameless) = (survey.elsewhere, survey.nameless);
     let mut findings = judged(survey, &mut desk).await?;
     if !arguments.json {
-        table(&findings);
+        table(&findings, desk.ledger.now());
     }
     act(&mut findings, &mut desk, &arguments.actions, arguments.json).await;
     if arguments.json {
@@ -223,8 +223,7 @@ fn tell(finding: &mut Finding, done: Done, quietly: bool) {
 }
 
 /// Steps that a worker has are only counted: on call, they are noise.
-fn table(findings: &[Finding]) {
-    let now = Timestamp::now();
+fn table(findings: &[Finding], now: Timestamp) {
     let mut shown = findings.iter().filter(|one| !matches!(one.verdict, Verdict::Held(_)));
     if let Some(first) = shown.next() {
         say(head());
