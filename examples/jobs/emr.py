@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the command EMR_COMMAND (`spark-submit s3://…`) as a step of the cluster EMR_CLUSTER, with the
-pipeline step's arguments as `--name value` behind it.
+"""Runs the command EMR_COMMAND (`spark-submit s3://…`) as a step on the cluster EMR_CLUSTER; the
+pipeline step's arguments follow it as `--name value`.
 """
 
 import os

@@ -1,10 +1,12 @@
 //! The programs of `examples/jobs`, by the daemon, where their jobs run: at moto's services, and at
 //! a Slurm of one machine.
 
+mod lambda;
 mod services;
 mod slurm;
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -266,9 +268,7 @@ async fn polls_that_are_refused_for_now_are_no_attempts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_submit_that_is_refused_for_good_fails_the_step_with_the_service_s_words() {
     let mut stage = Stage::new(Service::new("batch").await).await;
-    let mut variables = stage.site.variables();
-    variables.insert("BATCH_DEFINITION".to_owned(), "nightly".into());
-    stage.config = stage.config.with("handlers.job.settings.env", variables);
+    stage.config = stage.config.with("handlers.job.settings.env.BATCH_DEFINITION", "nightly");
     let _daemon = stage.start();
     let reason = stage.scene.answered_once(&stage.step).await.reason();
     assert!(reason.contains("Job definition nightly does not exist"), "{reason}");
@@ -303,4 +303,18 @@ async fn a_job_that_slurm_s_controller_has_forgotten_is_looked_up_in_its_databas
     let wanted = format!("job {} CANCELLED with exit code 0:15", job.id);
     assert!(reason.contains(&wanted), "{reason}");
     stage.site.end(&job, None).await;
+}
+
+#[test]
+fn the_examples_configurations_are_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["examples/jobs/callbackd.toml", "examples/lambda/callbackd.toml"] {
+        let check = Command::new(env!("CARGO_BIN_EXE_callbackd"))
+            .args(["--config", file, "check"])
+            .current_dir(root)
+            .env("CALLBACKD_HTTP__LISTEN", "off")
+            .output()
+            .expect("it starts");
+        assert!(check.status.success(), "{file}: {check:?}");
+    }
 }

@@ -50,6 +50,9 @@ class Glue:
         client("glue").create_job(Name=name, Role="any", Command=command)
         return {"GLUE_JOB": name}
 
+    def submit(self, name):
+        return client("glue").start_job_run(JobName=name)["JobRunId"]
+
     def jobs(self, name):
         return {run.job_run_id: run for run in of(glue_backends).jobs[name].job_runs}
 
@@ -256,6 +259,8 @@ class Application:
         service = SERVICES[service]
         if do == "create":
             return service.create(name)
+        if do == "submit":
+            return service.submit(name)
         if do == "jobs":
             shown = [(job_id, *service.show(job)) for job_id, job in service.jobs(name).items()]
             return [dict(zip(("id", "state", "given"), one)) for one in shown]

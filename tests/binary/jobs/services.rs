@@ -36,6 +36,12 @@ impl Service {
         new
     }
 
+    /// Starts a job, by nobody's program, and returns its id.
+    pub async fn submit(&self) -> String {
+        let id = self.ask("submit", json!({})).await;
+        id.as_str().expect("an id").to_owned()
+    }
+
     async fn ask(&self, what: &str, more: Value) -> Value {
         let mut question = json!({ "do": what, "service": self.kind, "name": self.name });
         let more = more.as_object().expect("an object").clone();
