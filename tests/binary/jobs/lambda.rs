@@ -46,7 +46,8 @@ impl Stage {
     }
 
     async fn polling() -> Self {
-        let arguments = async |glue: &Service| json!({ "job_run_id": glue.submit().await });
+        let arguments =
+            async |glue: &Service| json!({ "job_run_id": glue.submit("by itself").await });
         let stage = Self::new("polls.lambda_handler", arguments).await;
         // The program's log, so it polled again after it had raised.
         let polled = async || !stage.daemon.complaints(&["INFO"], "receive 2:").is_empty();
@@ -94,6 +95,7 @@ async fn a_handler_that_answers_at_once_is_called_once() {
     assert_eq!(outputs, json!({ "endpoint": "search", "status": "ok" }));
     let said = stage.daemon.complaints(&["INFO"], "updating");
     assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(stage.glue.calls().await, Vec::<String>::new(), "the answer is the daemon's");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod slurm;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use services::Service;
@@ -316,5 +317,42 @@ fn the_examples_configurations_are_valid() {
             .output()
             .expect("it starts");
         assert!(check.status.success(), "{file}: {check:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_waits_for_the_id_of_a_job_that_is_being_submitted() {
+    let mut stage = Stage::new(Service::new("glue").await).await;
+    stage.config =
+        stage.config.with("worker.drain_timeout", "0s").with("handlers.job.stop_grace", "1m");
+    stage.site.lose(Loss::Answers).await;
+    let mut daemon = stage.start();
+    let job = stage.only_job().await;
+    daemon.signal(Signal::SIGTERM);
+    let told = async || !daemon.complaints(&["INFO"], "telling the program to end").is_empty();
+    until("the program is told", told).await;
+    stage.site.lose(Loss::Nothing).await;
+    until("the daemon has ended", async || daemon.ended().is_some()).await;
+    let record = stage.scene.record(&stage.step).expect("it is not answered");
+    assert!(record.to_string().contains(&job.id), "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_job_whose_name_differs_in_case_is_another_step_s() {
+    let stage = Stage::new(Service::new("batch").await).await;
+    let token: String = stage.step.token.chars().map(swapped).collect();
+    let other = stage.site.submit(&format!("callbackd-{token}")).await;
+    let _daemon = stage.start();
+    until("a second job is submitted", async || stage.site.jobs().await.len() == 2).await;
+    stage.sleeps().await;
+    let record = stage.scene.record(&stage.step).expect("it is not answered");
+    assert!(!record.to_string().contains(&other), "{record}");
+}
+
+fn swapped(letter: char) -> char {
+    if letter.is_ascii_lowercase() {
+        letter.to_ascii_uppercase()
+    } else {
+        letter.to_ascii_lowercase()
     }
 }

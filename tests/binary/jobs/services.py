@@ -47,11 +47,12 @@ class Glue:
 
     def create(self, name):
         command = {"Name": "glueetl", "ScriptLocation": "s3://bucket/job.py"}
-        client("glue").create_job(Name=name, Role="any", Command=command)
+        runs = {"MaxConcurrentRuns": 10}
+        client("glue").create_job(Name=name, Role="any", Command=command, ExecutionProperty=runs)
         return {"GLUE_JOB": name}
 
-    def submit(self, name):
-        return client("glue").start_job_run(JobName=name)["JobRunId"]
+    def submit(self, name, job):
+        return client("glue").start_job_run(JobName=name, Arguments={"--name": job})["JobRunId"]
 
     def jobs(self, name):
         return {run.job_run_id: run for run in of(glue_backends).jobs[name].job_runs}
@@ -124,6 +125,10 @@ class Batch:
             jobDefinitionName=name, type="container", containerProperties=container
         )
         return {"BATCH_QUEUE": name, "BATCH_DEFINITION": name}
+
+    def submit(self, name, job):
+        answer = client("batch").submit_job(jobName=job, jobQueue=name, jobDefinition=name)
+        return answer["jobId"]
 
     def jobs(self, name):
         return {job.job_id: job for job in of(batch_backends).get_job_queue(name).jobs}
@@ -232,6 +237,8 @@ class Application:
         # What happens to the submits of a test, by its access key.
         self.lost = {}
         self.answered = threading.Condition()
+        # All operations that were asked for, by the access key.
+        self.calls = {}
 
     def __call__(self, environ, start_response):
         credential = environ.get("HTTP_AUTHORIZATION", "")
@@ -242,6 +249,7 @@ class Application:
         key = credential.partition("Credential=")[2].partition("/")[0]
         operation = environ.get("HTTP_X_AMZ_TARGET", environ["PATH_INFO"])
         operation = operation.replace("/", ".").split(".")[-1]
+        self.calls.setdefault(key, []).append(operation)
         how = self.lost.get(key)
         if how == "refused":
             body = {"__type": "ThrottlingException", "message": "Rate exceeded"}
@@ -259,8 +267,10 @@ class Application:
         service = SERVICES[service]
         if do == "create":
             return service.create(name)
+        if do == "calls":
+            return self.calls.get(name, [])
         if do == "submit":
-            return service.submit(name)
+            return service.submit(name, more["job"])
         if do == "jobs":
             shown = [(job_id, *service.show(job)) for job_id, job in service.jobs(name).items()]
             return [dict(zip(("id", "state", "given"), one)) for one in shown]

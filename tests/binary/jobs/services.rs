@@ -36,10 +36,15 @@ impl Service {
         new
     }
 
-    /// Starts a job, by nobody's program, and returns its id.
-    pub async fn submit(&self) -> String {
-        let id = self.ask("submit", json!({})).await;
+    /// Starts a job of this name, by nobody's program, and returns its id.
+    pub async fn submit(&self, job: &str) -> String {
+        let id = self.ask("submit", json!({ "job": job })).await;
         id.as_str().expect("an id").to_owned()
+    }
+
+    /// The operations that the test's programs have asked for.
+    pub async fn calls(&self) -> Vec<String> {
+        serde_json::from_value(self.ask("calls", json!({})).await).expect("names")
     }
 
     async fn ask(&self, what: &str, more: Value) -> Value {
