@@ -23,8 +23,16 @@ until [ -e munge.socket ]; do sleep 0.05; done
 slurmctld -D -f $PWD/slurm.conf 2>slurmctld.err &
 slurmd -D -f $PWD/slurm.conf 2>slurmd.err &
 read line
-scancel --state=RUNNING --user=$(id -un)
+scancel --user=$(id -un)
 kill $(jobs -p)
+wait
+# What reports the end of a job tries that forever, once the controller is gone.
+for process in /proc/[0-9]*; do
+    if [ $(readlink $process/cwd) = $PWD ] && [ $process != /proc/$$ ]; then
+        kill -9 ${process#/proc/}
+    fi
+done 2>/dev/null
+rm -rf $PWD
 ";
 
 /// Submits like Slurm's own, and may lose the answer.
