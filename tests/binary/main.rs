@@ -39,6 +39,7 @@ mod fleet;
 mod handlers;
 mod health;
 mod host;
+mod jobs;
 mod kills;
 mod ledgers;
 mod logs;

@@ -27,6 +27,11 @@ impl Moto {
     /// the service's model does not allow.
     pub fn start(arguments: &[&str], complaints: Stdio) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
+        Self::start_script(script, arguments, complaints)
+    }
+
+    /// A server that another script makes of moto.
+    pub fn start_script(script: &str, arguments: &[&str], complaints: Stdio) -> Self {
         let mut server = Command::new(Venv::ready().python());
         server
             .arg(script)
