@@ -442,17 +442,13 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
 }
 
 #[tokio::test]
-async fn a_run_is_on_record_before_the_program_begins() {
+async fn a_run_is_known_before_its_program_begins_and_costs_the_ledger_nothing() {
     let bench = Bench::new();
-    bench.run("true").await.expect("succeeds");
-    let saved = bench.step.checkpoints().pop().expect("saved");
-    assert!(saved["run"]["mark"].as_u64().is_some(), "{saved}");
-
-    let bench = Bench::new();
-    bench.step.refuse_checkpoints(usize::MAX);
-    let error =
-        bench.exec("touch $DIR/ran").run(bench.cx(), Value::Null).await.expect_err("not started");
-    assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
+    bench.run("cp $(dirname $STEP_OUTPUT)/../run $DIR/run").await.expect("succeeds");
+    let run: Value =
+        serde_json::from_str(&fs::read_to_string(bench.path("run")).expect("there")).expect("JSON");
+    assert!(run["processes"]["mark"].as_u64().is_some(), "{run}");
+    assert_eq!(bench.step.checkpoints(), Vec::<Value>::new());
 }
 
 #[tokio::test]
@@ -489,14 +485,98 @@ async fn no_directory_is_left_behind() {
     assert!(place.contains("SYZ8ExZ3Sd-") && !Path::new(place.trim()).exists(), "{place}");
 }
 
-#[tokio::test]
-async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next() {
-    let bench = Bench::new();
-    // A killed daemon removes nothing; the next one knows only what was recorded by then.
-    bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
+/// The directory that a killed daemon leaves of a run whose program does this.
+async fn left_behind(bench: &Bench, script: &str) -> PathBuf {
+    let run = "RUN=$(dirname $(dirname $STEP_OUTPUT)); echo $RUN > $DIR/where";
+    let ended = bench.run(&format!("{run}; {script}; cp -r $RUN $DIR/left; exit 75")).await;
+    assert!(!ended.expect_err("to be tried again").is_permanent());
     let place = PathBuf::from(fs::read_to_string(bench.path("where")).expect("where").trim());
-    fs::create_dir(&place).expect("gone before");
-    fs::write(place.join("output"), "half=").expect("write");
+    fs::rename(bench.path("left"), &place).expect("gone before");
+    place
+}
+
+#[tokio::test]
+async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next_and_with_the_cleanup() {
+    for cleanup in [false, true] {
+        let bench = Bench::new();
+        let place = left_behind(&bench, "echo half= > $STEP_OUTPUT").await;
+        if cleanup {
+            bench.exec("true").cleanup(bench.cx(), Value::Null).await.expect("succeeds");
+        } else {
+            bench.run("true").await.expect("succeeds");
+        }
+        assert!(!place.exists());
+    }
+}
+
+#[tokio::test]
+async fn of_what_killed_daemons_left_the_latest_counts_unless_another_run_has_saved_since() {
+    const READ: &str = "cp $STEP_CHECKPOINT $DIR/had";
+    let had = |bench: &Bench| fs::read_to_string(bench.path("had")).expect("read");
+    // Its last checkpoint was saved, and it wrote one more.
+    let bench = Bench::new();
+    let place = left_behind(&bench, "printf job-7 > $STEP_CHECKPOINT").await;
+    fs::write(place.join("files/checkpoint"), "job-8").expect("ours");
+    bench.run(READ).await.expect("succeeds");
+    assert_eq!((&*had(&bench), bench.checkpoint_file().as_deref()), ("job-8", Some("job-8")));
+
+    // The next began with that, and could save nothing.
+    let place = left_behind(&bench, "true").await;
+    fs::rename(&place, bench.path("aside")).expect("ours");
+    let earlier = left_behind(&bench, "true").await;
+    fs::rename(bench.path("aside"), &place).expect("ours");
+    let fence = |place: &Path, fence: u64| {
+        let file = place.join("run");
+        let mut run: Value =
+            serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
+        run["fence"] = fence.into();
+        fs::write(file, run.to_string()).expect("ours");
+    };
+    for (place, number, text) in [(&place, 50, "job-9"), (&earlier, 40, "job-0")] {
+        fs::write(place.join("files/checkpoint"), text).expect("ours");
+        fence(place, number);
+    }
+    bench.run(READ).await.expect("succeeds");
+    assert_eq!(had(&bench), "job-9");
+    assert!(!place.exists() && !earlier.exists());
+
+    // A run elsewhere saved another.
+    let place = left_behind(&bench, "true").await;
+    fs::write(place.join("files/checkpoint"), "job-10").expect("ours");
+    let elsewhere = json!({ "file": "job-11", "workspace": "SYZ8ExZ3Sd-00000000000000ab" });
+    let _ = bench.step.clone().with_checkpoint(elsewhere);
+    bench.run(READ).await.expect("succeeds");
+    assert_eq!(had(&bench), "job-11");
+    assert!(!place.exists());
+}
+
+#[tokio::test]
+async fn what_a_daemon_of_version_0_1_left_is_read() {
+    let bench = Bench::new();
+    let place = bench.path("work/SYZ8ExZ3Sd-00000000000000ab");
+    fs::create_dir_all(&place).expect("created");
+    fs::write(place.join("checkpoint"), "job-7").expect("written");
+    let saved = json!({ "run": null, "file": "job-6", "workspace": "SYZ8ExZ3Sd-00000000000000ab" });
+    let _ = bench.step.clone().with_checkpoint(saved);
+    let got = outputs(bench.run("echo \"had=$(cat $STEP_CHECKPOINT)\" > $STEP_OUTPUT").await);
+    assert_eq!(got.get("had"), Some("job-7"));
+    assert!(!place.exists());
+}
+
+#[tokio::test]
+async fn what_another_live_worker_uses_is_left_alone() {
+    let bench = Bench::new();
+    let place = left_behind(&bench, "printf job-7 > $STEP_CHECKPOINT").await;
+    fs::write(place.join("files/checkpoint"), "job-8").expect("ours");
+    let in_use = abandoned::lock(&place, nix::fcntl::FlockArg::LockSharedNonblock).expect("free");
+    for script in ["cp $STEP_CHECKPOINT $DIR/had", "true"] {
+        bench.run(script).await.expect("succeeds");
+        bench.exec("true").cleanup(bench.cx(), Value::Null).await.expect("succeeds");
+        bench.exec("true").reap(bench.cx()).await;
+    }
+    assert_eq!(fs::read_to_string(bench.path("had")).expect("read"), "job-7");
+    assert_eq!(fs::read_to_string(place.join("files/checkpoint")).expect("there"), "job-8");
+    drop(in_use);
     bench.run("true").await.expect("succeeds");
     assert!(!place.exists());
 }
@@ -512,6 +592,14 @@ async fn nothing_is_removed_by_a_name_that_is_no_directory_of_ours() {
         let _ = bench.step.clone().with_checkpoint(json!({ "workspace": name }));
         bench.run("true").await.expect("succeeds");
         assert!(within.exists(), "{name}");
+    }
+    // A directory that a program could write, or a file that a daemon had not finished.
+    for text in ["", "{", "[]", "{\"processes\": {}}"] {
+        let unknown = bench.path("work/SYZ8ExZ3Sd-00000000000000cd");
+        fs::create_dir_all(&unknown).expect("create");
+        fs::write(unknown.join("run"), text).expect("written");
+        bench.run("true").await.expect("succeeds");
+        assert!(unknown.exists(), "{text}");
     }
 }
 
