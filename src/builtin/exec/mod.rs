@@ -169,7 +169,7 @@ impl Handler for Exec {
             Some(AGAIN) => return Ok(Completion::Again(self.settings.poll_interval)),
             _ => {}
         }
-        let reason = ended.reason();
+        let reason = ended.reason(&workspace);
         if let Some(error) = workspace.ails(cx.work_dir(), cx.token().as_str()) {
             let told = format!(
                 "the program failed while {} could not be written ({error}): {reason}",
@@ -192,8 +192,10 @@ impl Handler for Exec {
             return Ok(());
         };
         let (ended, workspace) = self.call(&cx, Purpose::Cleanup, command).await?;
+        let failure =
+            (!ended.status.success()).then(|| HandlerError::permanent(ended.reason(&workspace)));
         workspace.discard();
-        if ended.status.success() { Ok(()) } else { Err(HandlerError::permanent(ended.reason())) }
+        failure.map_or(Ok(()), Err)
     }
 
     fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
@@ -234,15 +236,21 @@ impl Ended {
             || self.status.code() == Some(128 + Signal::SIGTERM as i32)
     }
 
-    /// How the program ended, and its last output.
-    fn reason(&self) -> Reason {
+    /// Why the program failed: what it says itself, or how it ended and the end of its stderr.
+    fn reason(&self, workspace: &Workspace) -> String {
+        let own = workspace.reason();
         let how = match (self.status.code(), self.status.signal()) {
             _ if self.no_memory => "it reached its memory limit (`limits`)".to_owned(),
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),
             (None, None) => "ended in an unknown way".to_owned(),
         };
-        Reason::with_end_of(&how, &self.stderr)
+        match own {
+            // What has killed the program is not known to it.
+            Some(own) if self.no_memory || self.status.code().is_none() => format!("{how}: {own}"),
+            Some(own) => own,
+            None => Reason::with_end_of(&how, &self.stderr).to_string(),
+        }
     }
 }
 

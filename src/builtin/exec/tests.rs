@@ -126,6 +126,7 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
         "STEP_OUTPUT",
         "STEP_PIPELINE",
         "STEP_QUEUE_URL",
+        "STEP_REASON",
         "STEP_STOP_FILE",
         "STEP_TOKEN",
     ];
@@ -186,6 +187,38 @@ async fn the_exit_code_decides() {
     assert_eq!(failure(bench.run("kill -SEGV $$").await), "killed by signal 11");
     let deferred = bench.with(json!({"command": ["/bin/true"], "deferred": true}));
     assert!(matches!(deferred.run(bench.cx(), Value::Null).await, Ok(Completion::Deferred)));
+}
+
+#[tokio::test]
+async fn a_program_says_itself_why_it_fails() {
+    let bench = Bench::new();
+    for (script, wants) in [
+        (
+            "echo noise >&2; echo 'no such table: penguins' > $STEP_REASON; exit 3",
+            "no such table: penguins",
+        ),
+        ("printf 'two\\nlines' > $STEP_REASON; exit 1", "two\nlines"),
+        ("printf 'not \\377 text' > $STEP_REASON; exit 1", "not \u{fffd} text"),
+        ("echo loading > $STEP_REASON; kill -KILL $$", "killed by signal 9: loading"),
+        ("echo said >&2; echo > $STEP_REASON; exit 3", "exit status 3: said"),
+        ("echo said >&2; ln -s /etc/passwd $STEP_REASON; exit 3", "exit status 3: said"),
+        ("echo said >&2; mkfifo $STEP_REASON; exit 3", "exit status 3: said"),
+    ] {
+        assert_eq!(failure(bench.run(script).await), wants, "{script}");
+    }
+    let long =
+        failure(bench.run("head -c 3000000 /dev/zero | tr '\\0' x > $STEP_REASON; exit 1").await);
+    assert_eq!(long, "x".repeat(16 << 10));
+    assert_eq!(Reason::new(&long).as_str().chars().count(), Reason::MAX);
+    let retried = bench.run("echo no quota > $STEP_REASON; exit 75").await.expect_err("no outcome");
+    assert_eq!((retried.message(), retried.is_permanent()), ("no quota", false));
+    outputs(bench.run("echo unused > $STEP_REASON").await);
+    let dir = bench.directory.path();
+    let cleanup = ["/bin/sh", "-c", "echo job-7 is still there > $STEP_REASON; exit 1"];
+    let exec =
+        bench.with(json!({ "command": ["/bin/true"], "cleanup": cleanup, "env": {"DIR": dir} }));
+    let error = exec.cleanup(bench.cx(), Value::Null).await.expect_err("it failed");
+    assert_eq!(error.message(), "job-7 is still there");
 }
 
 #[tokio::test]

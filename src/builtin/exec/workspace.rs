@@ -82,6 +82,8 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// A checkpoint says where a job is, not what it has done; it is written to the ledger at every
 /// change.
 const MAX_CHECKPOINT: u64 = 256 << 10;
+/// A line of the log has room for no more, and SageMaker takes far less.
+const MAX_REASON: u64 = 16 << 10;
 /// The name of the directory of the program's files in the run's.
 pub(super) const FILES: &str = "files";
 /// The name of `$STEP_CHECKPOINT` in its directory.
@@ -133,6 +135,10 @@ impl Workspace {
         self.files().join(CHECKPOINT)
     }
 
+    pub(super) fn reason_file(&self) -> PathBuf {
+        self.files().join("reason")
+    }
+
     pub(super) fn stop_file(&self) -> PathBuf {
         self.files().join("stop")
     }
@@ -169,6 +175,28 @@ impl Workspace {
         let name = "STEP_OUTPUT";
         let text = String::from_utf8(read(&self.output(), name, MAX_OUTPUT)?);
         outputs_of(&text.map_err(|_| FileError::Encoding(name))?)
+    }
+
+    /// Why it failed, in the program's own words, if it wrote any to `$STEP_REASON`.
+    pub(super) fn reason(&self) -> Option<String> {
+        let name = "STEP_REASON";
+        let mut text = Vec::new();
+        let read = open(&self.reason_file(), name).and_then(|file| {
+            let mut beginning = file.take(MAX_REASON);
+            beginning.read_to_end(&mut text).map_err(|error| FileError::Read(name, error))
+        });
+        match read {
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&text);
+                Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+            }
+            Err(FileError::Gone(_)) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the program's reason is unknown; the end of its stderr is \
+                                        used");
+                None
+            }
+        }
     }
 
     /// What tells a changed checkpoint from the one before.
@@ -322,6 +350,16 @@ pub fn outputs_of(text: &str) -> Result<Outputs, FileError> {
 
 /// Reads a file that a program may have replaced by anything.
 pub(super) fn read(path: &Path, name: &'static str, max: u64) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    let mut file = open(path, name)?.take(max + 1);
+    file.read_to_end(&mut bytes).map_err(|error| FileError::Read(name, error))?;
+    if bytes.len() as u64 > max {
+        return Err(FileError::Large(name, max));
+    }
+    Ok(bytes)
+}
+
+fn open(path: &Path, name: &'static str) -> Result<File, FileError> {
     // Neither follows a link nor waits for the other end of a pipe.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -332,13 +370,5 @@ pub(super) fn read(path: &Path, name: &'static str, max: u64) -> Result<Vec<u8>,
         file => file.map_err(|error| FileError::Read(name, error))?,
     };
     let metadata = file.metadata().map_err(|error| FileError::Read(name, error))?;
-    if !metadata.is_file() {
-        return Err(FileError::Kind(name));
-    }
-    let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| FileError::Read(name, error))?;
-    if bytes.len() as u64 > max {
-        return Err(FileError::Large(name, max));
-    }
-    Ok(bytes)
+    if metadata.is_file() { Ok(file) } else { Err(FileError::Kind(name)) }
 }
