@@ -229,8 +229,10 @@ impl Workspace {
             .filter(trouble)?;
         drop(self);
         // The space that was reserved for this run is no sign of free space.
-        let is_full =
-            statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
+        let is_full = statvfs(work_dir).is_ok_and(|disk| {
+            let reserved = RESERVED.unsigned_abs() / disk.fragment_size().max(1);
+            disk.blocks_available() < disk.blocks() / FULL + reserved
+        });
         let full = || is_full.then(|| Errno::ENOSPC.into());
         Self::new(work_dir, token, None).err().filter(trouble).or_else(full)
     }
