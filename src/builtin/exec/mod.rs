@@ -6,6 +6,7 @@ mod checkpoint;
 mod contain;
 mod content;
 mod earlier;
+mod inherit;
 mod limits;
 mod lines;
 mod program;
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 pub use account::AccountError;
+pub use inherit::Group;
 pub use limits::Limits;
 pub use settings::{AfterSigterm, Settings, SettingsError};
 pub use workspace::{FileError, outputs_of};
@@ -208,6 +210,8 @@ impl Handler for Exec {
         };
         let mut remarks = vec![contain::means()];
         remarks.extend(contain::limits(&self.settings.limits));
+        let missing = inherit::missing(std::env::vars_os(), &self.settings.inherit_env);
+        remarks.extend(missing.map(Remark::warning));
         remarks.extend(self.lacking.silent.iter().map(silent));
         remarks.extend(self.lacking.errors.iter().map(|error| Remark::error(error.to_string())));
         let account = self.terms.account.as_ref().filter(|account| !account.is_ours());

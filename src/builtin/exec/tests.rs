@@ -134,6 +134,52 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
 }
 
 #[tokio::test]
+async fn variables_of_the_daemon_are_passed_on_as_the_settings_say() {
+    let bench = Bench::new();
+    let names = async |settings: Value| {
+        let script = "env > $DIR/env";
+        let mut all = json!({
+            "command": ["/bin/sh", "-c", script], "env": {"DIR": bench.directory.path()},
+        });
+        all.as_object_mut().expect("an object").extend(settings.as_object().expect("too").clone());
+        bench.with(all).run(bench.cx(), Value::Null).await.expect("succeeds");
+        fs::read_to_string(bench.path("env")).expect("env")
+    };
+    // Any that neither a shell sets nor each program gets.
+    let own = ["PWD", "OLDPWD", "SHLVL", "_", "PATH", "HOME", "LANG", "DIR"];
+    let (name, value) = std::env::vars()
+        .find(|(name, value)| {
+            let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            is_plain
+                && !own.contains(&&**name)
+                && !name.starts_with("STEP_")
+                && !value.contains('\n')
+        })
+        .expect("the tests have an environment");
+    let line = format!("{name}={value}");
+    let has_it = |env: String| env.lines().any(|one| one == line);
+    assert!(!has_it(names(json!({})).await), "{line}");
+    let glob = format!("{}*", &name[..name.len() - 1]);
+    assert!(has_it(names(json!({ "inherit_env": [name] })).await), "{line}");
+    assert!(has_it(names(json!({ "inherit_env": [glob], "inherit": "aws" })).await), "{line}");
+
+    let wanting =
+        json!({ "command": ["/bin/true"], "inherit_env": ["NO_SUCH", "NO_SUCH_*", "PATH"] });
+    let remarks = bench.with(wanting).remarks(Path::new(""));
+    let warnings: Vec<&str> = remarks
+        .iter()
+        .filter(|remark| {
+            remark.severity == Severity::Warning && remark.text.contains("inherit_env")
+        })
+        .map(|remark| &*remark.text)
+        .collect();
+    assert!(
+        matches!(warnings[..], [told] if told.contains("\"NO_SUCH\"") && !told.contains("PATH")),
+        "{warnings:?}"
+    );
+}
+
+#[tokio::test]
 async fn outputs_are_lines_or_one_json_object() {
     let bench = Bench::new();
     let script = r#"printf 'a=1\n\nb=x=y\r\nempty=\n' >> "$STEP_OUTPUT""#;
