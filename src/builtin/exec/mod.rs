@@ -10,6 +10,7 @@ mod inherit;
 mod limits;
 mod lines;
 mod program;
+mod progress;
 mod settings;
 mod trouble;
 mod watch;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::checkpoint::Checkpoint;
 use super::contain::{self, Remains, Run, Terms};
 use super::workspace::Workspace;
-use super::{Saved, lines, trouble};
+use super::{Saved, lines, progress, trouble};
 use crate::handler::{Context, HandlerError};
 
 /// A running program. Dropping it before its end kills everything that it has started.
@@ -101,6 +101,7 @@ impl Program {
         let mut checkpoint = Checkpoint::new(cx, workspace, saved);
         let over = Notify::new();
         let mut keeping = Box::pin(checkpoint.keep(&over));
+        let mut reporting = Box::pin(progress::report(cx, workspace));
         let status = loop {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
@@ -123,6 +124,7 @@ impl Program {
                     killed = true;
                 }
                 () = &mut keeping => {}
+                () = &mut reporting => {}
             }
         };
         over.notify_one();

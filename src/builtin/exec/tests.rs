@@ -125,6 +125,7 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
         "STEP_FENCE",
         "STEP_OUTPUT",
         "STEP_PIPELINE",
+        "STEP_PROGRESS",
         "STEP_QUEUE_URL",
         "STEP_REASON",
         "STEP_STOP_FILE",
@@ -403,6 +404,26 @@ async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
         let got = outputs(bench.run("echo \"had=$(cat $STEP_CHECKPOINT)\" > $STEP_OUTPUT").await);
         assert_eq!(got.get("had"), Some("job-8"));
     }
+}
+
+#[tokio::test]
+async fn progress_is_told_while_the_program_runs_beside_its_checkpoints_and_never_saved() {
+    let bench = Bench::new();
+    let exec = bench.exec(
+        "until [ -e $DIR/go ]; do sleep 0.05; done; printf '0.4 epoch 4 of 10' > $STEP_PROGRESS; \
+         printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/end ]; do sleep 0.05; done",
+    );
+    let watch = async {
+        fs::write(bench.path("go"), "").expect("write");
+        until(|| bench.checkpoint_file().as_deref() == Some("job-7")).await;
+        until(|| !bench.step.progress().is_empty()).await;
+        fs::write(bench.path("end"), "").expect("write");
+    };
+    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+    assert!(outputs(result).is_empty());
+    let progress = bench.step.progress();
+    assert_eq!((progress[0].fraction, &*progress[0].text), (Some(0.4), "epoch 4 of 10"));
+    assert_eq!(bench.step.checkpoints().len(), 1);
 }
 
 #[tokio::test]

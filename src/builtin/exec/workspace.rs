@@ -82,6 +82,10 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// A checkpoint says where a job is, not what it has done; it is written to the ledger at every
 /// change.
 const MAX_CHECKPOINT: u64 = 256 << 10;
+/// A few lines; only the last one counts.
+const MAX_PROGRESS: u64 = 16 << 10;
+/// The name of `$STEP_PROGRESS` in its directory.
+pub(super) const PROGRESS: &str = "progress";
 /// A line of the log has room for no more, and SageMaker takes far less.
 const MAX_REASON: u64 = 16 << 10;
 /// The name of the directory of the program's files in the run's.
@@ -137,6 +141,10 @@ impl Workspace {
 
     pub(super) fn reason_file(&self) -> PathBuf {
         self.files().join("reason")
+    }
+
+    pub(super) fn progress_file(&self) -> PathBuf {
+        self.files().join(PROGRESS)
     }
 
     pub(super) fn stop_file(&self) -> PathBuf {
@@ -197,6 +205,12 @@ impl Workspace {
                 None
             }
         }
+    }
+
+    /// What the program wrote to `$STEP_PROGRESS`, if that can be read.
+    pub(super) fn progress(&self) -> Option<String> {
+        let bytes = read(&self.progress_file(), "STEP_PROGRESS", MAX_PROGRESS).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// What tells a changed checkpoint from the one before.
