@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::Config;
 use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
 use crate::duration::text;
-use crate::engine::config::QueueConfig;
+use crate::engine::config::{HandlerConfig, QueueConfig};
 use crate::handler::{BuildError, DynHandler, Registry, Remark, Severity};
 use crate::ledger::Kind;
 
@@ -117,7 +119,12 @@ pub(super) fn build_handlers(
         if handler.kind.is_empty() {
             continue;
         }
-        match registry.build(&handler.kind, handler.settings.clone()) {
+        let Some(settings) = settings(handler) else {
+            let key = format!("handlers.{name}.inherit");
+            judge.wrong(key, "is also in the handler's settings; write it once");
+            continue;
+        };
+        match registry.build(&handler.kind, settings) {
             Ok(built) => drop(handlers.insert(name.clone(), built)),
             Err(BuildError::Unknown { have, .. }) if handler.kind == "http" => judge.wrong(
                 format!("handlers.{name}.type"),
@@ -126,6 +133,11 @@ pub(super) fn build_handlers(
             Err(error @ BuildError::Unknown { .. }) => {
                 judge.wrong(format!("handlers.{name}.type"), error.to_string());
             }
+            Err(BuildError::Settings { path, message })
+                if path == "inherit" && handler.inherit.is_some() =>
+            {
+                judge.wrong(format!("handlers.{name}.inherit"), message);
+            }
             Err(BuildError::Settings { path, message }) => {
                 let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
                 judge.wrong(format!("handlers.{name}.settings{dot}{path}"), message);
@@ -133,6 +145,15 @@ pub(super) fn build_handlers(
         }
     }
     handlers
+}
+
+/// The settings for the handler's type, with what may be written beside them; `None` if that is in
+/// them too.
+fn settings(handler: &HandlerConfig) -> Option<Value> {
+    let Some(group) = &handler.inherit else { return Some(handler.settings.clone()) };
+    let mut settings = handler.settings.as_object().cloned().unwrap_or_default();
+    let before = settings.insert("inherit".to_owned(), group.as_str().into());
+    before.is_none().then_some(Value::Object(settings))
 }
 
 /// The handlers' remarks about this machine. They examine it, so this is called once.

@@ -251,6 +251,36 @@ fn a_container_needs_no_file() {
 }
 
 #[test]
+fn what_a_handler_inherits_may_be_written_beside_its_settings_or_in_them() {
+    const EXEC: &str = "[handlers.work.settings]\ncommand = ['/bin/true']\n";
+    let inherits = |settings: Value| {
+        let is_so = settings["inherit"] == "aws";
+        if is_so { Ok(handler_fn(async |_, _: Value| Ok(()))) } else { Err("it inherits nothing") }
+    };
+    let inheriting = Registry::new().handler("exec", inherits);
+    let load =
+        |text: &str, registry: &Registry| CheckedConfig::from_toml("test.toml", text, registry);
+    for text in [
+        format!("{LEAST}inherit = 'aws'\n"),
+        format!("{LEAST}inherit = 'aws'\n{EXEC}"),
+        format!("{LEAST}{EXEC}inherit = 'aws'\n"),
+    ] {
+        assert!(load(&text, &inheriting).is_ok(), "{text}");
+    }
+    let told =
+        |text: &str| load(text, &Registry::with_builtins()).expect_err("mistakes").to_string();
+    let twice = told(&format!("{LEAST}inherit = 'aws'\n{EXEC}inherit = 'aws'\n"));
+    assert!(twice.contains("handlers.work.inherit") && twice.contains("write it once"), "{twice}");
+    let unknown = told(&format!("{LEAST}inherit = 'gcp'\n{EXEC}"));
+    assert!(unknown.contains("handlers.work.inherit") && unknown.contains("`aws`"), "{unknown}");
+    let unknown = told(&format!("{LEAST}{EXEC}inherit = 'gcp'\n"));
+    assert!(unknown.contains("handlers.work.settings.inherit"), "{unknown}");
+    let plain = Registry::new().handler("exec", || handler_fn(async |_, _: Value| Ok(())));
+    let needless = load(&format!("{LEAST}inherit = 'aws'\n"), &plain).expect_err("no settings");
+    assert!(needless.to_string().contains("handlers.work.inherit"), "{needless}");
+}
+
+#[test]
 fn keys_that_are_the_users_own_keep_their_case() {
     let file = "
         [[queues]]

@@ -33,8 +33,7 @@ pub struct WorkerConfig {
     #[serde(with = "crate::duration")]
     #[schemars(with = "String")]
     pub drain_timeout: Duration,
-    /// Where programs have their files while they run, on a disk that outlives the process; by
-    /// default `work` beside the ledger.
+    /// Where programs have their files while they run; by default `work` beside the ledger.
     pub work_dir: Option<PathBuf>,
 }
 
@@ -48,13 +47,14 @@ pub struct HandlerConfig {
     /// Settings of that type.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub settings: Value,
-    /// From the first claim to the end, including retries and waits; then the step is stopped and
-    /// fails.
+    /// The same as `settings.inherit`, for a type that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherit: Option<String>,
+    /// From the first claim to the end, waits included; then the step is stopped and fails.
     #[serde(with = "crate::duration", default = "defaults::time_limit")]
     #[schemars(with = "String")]
     pub time_limit: Duration,
-    /// How often the handler is started at most. A crash of the worker counts if no other step can
-    /// have caused it.
+    /// How often the handler is started at most; a crash counts if no other step can be its cause.
     #[serde(default = "defaults::max_attempts")]
     pub max_attempts: u32,
     /// The wait after the first failed attempt; it doubles each time, with jitter.

@@ -61,15 +61,10 @@ impl Place {
                 Boundary::Run | Boundary::Write(Status::Concluded | Status::Settled) => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
                 }
-                // The claim, and the program's process group; then the flag of the stop, and the
-                // same two for the cleanup.
-                Boundary::Write(Status::Claimed) => &[
-                    (Story::Success, 1),
-                    (Story::Success, 2),
-                    (Story::Stop, 3),
-                    (Story::Stop, 4),
-                    (Story::Stop, 5),
-                ],
+                // The claim; then the flag of the stop, and the claim for the cleanup.
+                Boundary::Write(Status::Claimed) => {
+                    &[(Story::Success, 1), (Story::Stop, 2), (Story::Stop, 3)]
+                }
                 Boundary::Write(Status::Waiting) => &[(Story::Retry, 1)],
                 Boundary::SetVisibility | Boundary::SendMessage | Boundary::AskExecution => {
                     &[(Story::Long, 1)]
@@ -94,12 +89,12 @@ impl Place {
             // Called beside the program, which may not have begun.
             (Story::Long, _, _) | (Story::Success, Boundary::PurgeRecords, _) => return None,
             // Of the messages of the step and of its stop, either may come back first.
-            (Story::Stop, Boundary::Write(Status::Claimed), false) if self.passing == 3 => {
+            (Story::Stop, Boundary::Write(Status::Claimed), false) if self.passing == 2 => {
                 return None;
             }
             (Story::StopAlone, _, _) => &[],
             (Story::Retry | Story::Restart, _, _) => &[1, 2],
-            (Story::Success, Boundary::Write(Status::Claimed), false) if self.passing == 1 => &[1],
+            (Story::Success, Boundary::Write(Status::Claimed), false) => &[1],
             // It was claimed, and its program did not begin.
             (Story::Success, Boundary::Write(Status::Claimed), _) | (_, Boundary::Run, false) => {
                 &[2]

@@ -18,28 +18,20 @@ async fn what_a_killed_daemon_left_of_a_settled_step_is_removed_and_nothing_else
         entries.map(|entry| entry.file_name().into_string().expect("text")).collect()
     };
     let step = scene.step_sent().await;
-    // Killed after the directory is created and before its name is recorded.
-    let crash = [("CRASH_AT", "before write.claimed 2")];
-    let mut daemon =
-        scene.start_in(&scene.config(), if cfg!(debug_assertions) { &crash } else { &[] });
-    if cfg!(debug_assertions) {
-        until("it is killed", async || daemon.ended().is_some()).await;
-        assert_eq!(entries().len(), 1);
-    }
     scene.open("go");
     let mut daemon = scene.start(&scene.config());
     scene.settled(&step).await;
     daemon.kill();
-    let left = entries();
-    assert!(left.iter().all(|name| name.starts_with(&step.token)), "{left:?}");
-    // In use by another worker; of a step that the ledger does not know; of no run.
-    let [used, unknown, other] = [
+    // Of a run that was taken over; in use by another worker; of a step that the ledger does not
+    // know; of no run.
+    let [left, used, unknown, other] = [
+        format!("{}-00000000000000cd", step.token),
         format!("{}-00000000000000ab", step.token),
         "unknown000-00000000000000ab".into(),
         "data".into(),
     ];
-    for name in [&used, &unknown, &other] {
-        fs::create_dir(work.join(name)).expect("it is ours");
+    for name in [&left, &used, &unknown, &other] {
+        fs::create_dir_all(work.join(name).join("files")).expect("it is ours");
     }
     let in_use = Flock::lock(
         File::open(work.join(&used)).expect("it is there"),
@@ -48,7 +40,7 @@ async fn what_a_killed_daemon_left_of_a_settled_step_is_removed_and_nothing_else
     .expect("free");
     let clocks = Clocks::ahead_by_days(scene.folder(), 1);
     let mut daemon = scene.start_in(&scene.config(), &clocks.variables());
-    until("it is removed", async || entries().len() == 3).await;
+    until("it is removed", async || !entries().contains(&left)).await;
     assert!(
         [&used, &unknown, &other].into_iter().all(|name| entries().contains(name)),
         "{:?}",
@@ -58,6 +50,32 @@ async fn what_a_killed_daemon_left_of_a_settled_step_is_removed_and_nothing_else
     drop(in_use);
     let _daemon = scene.start_in(&scene.config(), &clocks.variables());
     until("that is removed too", async || entries().len() == 2).await;
+}
+
+/// Nothing but its directory tells of a run whose daemon was killed before the program could save.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_daemon_left_goes_with_the_next_run_and_a_lost_directory_keeps_nothing_waiting()
+ {
+    for lost in [false, true] {
+        let scene = Scene::new(
+            "echo $$ >> $FOLDER/pids\n[ $STEP_ATTEMPT = 1 ] && until_there never\nend 0",
+        )
+        .await;
+        let work = scene.path("ledger/work");
+        let step = scene.step_sent().await;
+        let mut daemon = scene.start(&scene.config());
+        until("it runs", async || !scene.lines("pids").is_empty()).await;
+        assert!(scene.record(&step).is_some_and(|record| record["checkpoint"].is_null()));
+        daemon.kill();
+        assert_eq!(fs::read_dir(&work).expect("it is there").count(), 1);
+        if lost {
+            fs::remove_dir_all(&work).expect("it is ours");
+        }
+        let _daemon = scene.start(&scene.config());
+        scene.answered_once(&step).await;
+        assert_eq!(scene.runs(), [step.attempt(1), step.attempt(2)]);
+        until("it is removed", async || fs::read_dir(&work).expect("there").count() == 0).await;
+    }
 }
 
 /// A scene whose programs run as `nobody`, who may enter its folder.

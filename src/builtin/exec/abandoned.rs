@@ -6,12 +6,15 @@
 //! that share `worker.work_dir` lock the directories that they use.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use super::earlier::Run;
 use crate::handler::Leftover;
 
 /// A directory exists for a moment before it is locked.
@@ -32,11 +35,41 @@ pub(super) fn token(name: &str) -> Option<&str> {
     (!token.is_empty() && is_number).then_some(token)
 }
 
+/// The names of the directories of a step's runs.
+pub(super) fn names(work_dir: &Path, of: &str) -> io::Result<Vec<String>> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let entries = match fs::read_dir(work_dir) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if let Ok(name) = entry?.file_name().into_string()
+            && token(&name) == Some(of)
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// Locks a directory as long as the value lives and this process does; `None` if another process
 /// holds the lock, or the file system has no locks.
 pub(super) fn lock(directory: &Path, how: FlockArg) -> Option<Flock<File>> {
+    try_lock(directory, how).ok()
+}
+
+/// Whether a live process has locked it.
+pub(super) fn is_in_use(directory: &Path) -> bool {
+    try_lock(directory, FlockArg::LockExclusiveNonblock)
+        .is_err_and(|errno| errno == Errno::EWOULDBLOCK)
+}
+
+fn try_lock(directory: &Path, how: FlockArg) -> Result<Flock<File>, Errno> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
-    Flock::lock(OpenOptions::new().read(true).custom_flags(flags).open(directory).ok()?, how).ok()
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(directory);
+    let opened = opened.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    Flock::lock(opened, how).map_err(|(_, errno)| errno)
 }
 
 /// Candidates in `work_dir`, for a caller that knows whether their steps are settled: directories
@@ -60,8 +93,14 @@ fn older(work_dir: &Path, than: i64) -> Vec<Leftover> {
     found.collect()
 }
 
-fn remove(directory: &Path) {
+pub(super) fn remove(directory: &Path) {
     let Some(_until_it_is_gone) = lock(directory, FlockArg::LockExclusiveNonblock) else { return };
+    // As long as something of it is alive, it must be possible to find that.
+    match Run::read(directory) {
+        Ok(Some(run)) if run.processes.kill() => return,
+        Ok(_) => {}
+        Err(_) => return,
+    }
     let removed = fs::remove_dir_all(directory);
     let directory = directory.display();
     match removed {

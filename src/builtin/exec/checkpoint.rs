@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Saved;
 use super::watch::{Notice, Notices};
 use super::workspace::{CHECKPOINT, Found, Workspace};
 use crate::backoff::{Backoff, Failures};
-use crate::handler::{CheckpointError, Context, HandlerError, StopReason};
+use crate::handler::{CheckpointError, Context, StopReason};
 
 /// Saves one run's checkpoint.
 pub(super) struct Checkpoint<'a> {
@@ -40,16 +41,17 @@ impl<'a> Checkpoint<'a> {
         Self { cx, workspace, saved, told: false, unkept: None, failures: Failures::default() }
     }
 
-    /// Saves what the program writes, as long as it is polled. What is not saved when it is
-    /// dropped, [`finish`](Self::finish) saves.
-    pub(super) async fn keep(&mut self) {
-        let notices = Notices::of(self.workspace.directory(), CHECKPOINT);
+    /// Saves what the program writes, until `over` and the save under way has ended. What is not
+    /// saved then, or when it is dropped, [`finish`](Self::finish) saves.
+    pub(super) async fn keep(&mut self, over: &Notify) {
+        let notices = Notices::of(&self.workspace.files(), CHECKPOINT);
         // The program may have written before the watch began.
         let (mut due, mut seen) = (Some(Instant::now() + STILL), None);
         loop {
             let at = due.unwrap_or_else(Instant::now);
             let notice = tokio::select! {
                 biased;
+                () = over.notified() => return,
                 notice = notices.next() => Some(notice),
                 () = sleep_until(at), if due.is_some() => None,
             };
@@ -106,7 +108,7 @@ impl<'a> Checkpoint<'a> {
         if self.saved.file.as_ref() == Some(&content) {
             return self.kept();
         }
-        let next = Saved { file: Some(content), ..self.saved.clone() };
+        let next = Saved::by(&self.workspace.name(), content);
         match self.cx.save_checkpoint(&next).await {
             Ok(()) => {
                 self.saved = next;
@@ -155,35 +157,4 @@ impl<'a> Checkpoint<'a> {
         }
         self.done()
     }
-}
-
-/// Takes over what the previous run wrote and its daemon could not save; it is durable when this
-/// returns.
-pub(super) async fn recover(cx: &Context, saved: Saved) -> Result<Saved, HandlerError> {
-    let Some(left) = saved.left_behind(cx) else { return Ok(saved) };
-    let content = match left.read_checkpoint() {
-        Ok(Found::Content(content)) if saved.file.as_ref() != Some(&content) => content,
-        Ok(_) => return Ok(saved),
-        Err(error) => {
-            if let Some(what) = error.trouble() {
-                return Err(HandlerError::host(
-                    what,
-                    format_args!("what the last run left cannot be read: {error}"),
-                ));
-            }
-            tracing::warn!(%error, "the checkpoint that the last run left is ignored");
-            return Ok(saved);
-        }
-    };
-    let next = Saved { file: Some(content), ..saved.clone() };
-    match cx.save_checkpoint(&next).await {
-        Err(error @ CheckpointError::Unfit(_)) => {
-            tracing::warn!(%error, "the checkpoint that the last run left is ignored");
-            return Ok(saved);
-        }
-        ended => ended?,
-    }
-    left.is_kept(next.file.as_ref());
-    tracing::info!("the checkpoint that the last run left is saved");
-    Ok(next)
 }

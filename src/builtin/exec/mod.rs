@@ -5,9 +5,12 @@ mod account;
 mod checkpoint;
 mod contain;
 mod content;
+mod earlier;
+mod inherit;
 mod limits;
 mod lines;
 mod program;
+mod progress;
 mod settings;
 mod trouble;
 mod watch;
@@ -23,12 +26,14 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 pub use account::AccountError;
+pub use inherit::Group;
 pub use limits::Limits;
 pub use settings::{AfterSigterm, Settings, SettingsError};
 pub use workspace::{FileError, outputs_of};
 
-use self::contain::{End, Remains, Terms};
+use self::contain::{Remains, Terms};
 use self::content::Content;
+use self::earlier::{Earlier, Run};
 use self::program::{Ended, Program, Purpose};
 use self::settings::Lacking;
 use self::workspace::Workspace;
@@ -48,13 +53,13 @@ pub struct Exec {
 /// What the ledger keeps for a program between its runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
-    /// Identifies the last run.
-    run: Option<Remains>,
     /// What `$STEP_CHECKPOINT` held.
     file: Option<Content>,
-    /// The directory of the last run, by name: a killed daemon can neither save what is in it nor
-    /// remove it.
+    /// The directory of the run that wrote it, by name. Of version 0.1: that of the last run.
     workspace: Option<String>,
+    /// Identifies the last run, in a record of version 0.1.
+    #[serde(default, skip_serializing)]
+    run: Option<Remains>,
 }
 
 /// BSD's `EX_TEMPFAIL`: try again later.
@@ -84,29 +89,29 @@ impl Exec {
         command: &[String],
     ) -> Result<(Ended, Workspace), HandlerError> {
         let saved: Saved = cx.checkpoint()?.unwrap_or_default();
-        end_remains(&saved, purpose).await?;
-        let saved = checkpoint::recover(cx, saved).await?;
-        let workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_ref())
-            .map_err(|error| {
-                let told = format!(
-                    "no directory for the run could be created in {}: {error}",
-                    cx.work_dir().display()
-                );
-                HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
-            })?;
+        let earlier = Earlier::of(cx, &saved)?;
+        earlier.end(purpose).await?;
+        let saved = earlier.recover(cx, saved).await?;
+        let trouble = |error: std::io::Error| {
+            let told = format!(
+                "no directory for the run could be created in {}: {error}",
+                cx.work_dir().display()
+            );
+            HandlerError::host(host_trouble(&error).unwrap_or("io"), told)
+        };
+        let mut workspace = Workspace::new(cx.work_dir(), cx.token().as_str(), saved.file.as_ref())
+            .map_err(trouble)?;
         if let Some(reason) = cx.stop_reason().filter(|_| purpose == Purpose::Cleanup) {
             workspace.tell(reason);
         }
-        let saved = Saved { workspace: Some(workspace.name()), ..saved };
         let account = self.terms.account.as_ref();
         let command = settings::command(&self.settings, account, command, cx, &workspace);
         if let Some(account) = account.filter(|account| !account.is_ours()) {
-            account.give(workspace.directory()).map_err(|told| HandlerError::host("io", told))?;
+            workspace.give_to(account).map_err(|told| HandlerError::host("io", told))?;
         }
-        let mut saved = saved;
-        let record = async |remains: &Remains| {
-            saved.run = Some(remains.clone());
-            Ok(cx.save_checkpoint(&saved).await?)
+        let record = |processes: &Remains| {
+            let (processes, after) = (processes.clone(), saved.workspace.clone());
+            workspace.is_of(Run { processes, fence: cx.fence(), after }).map_err(trouble)
         };
         let program = Program::spawn(command.as_std(), &self.terms, record).await?;
         cx.is_under_way();
@@ -167,7 +172,7 @@ impl Handler for Exec {
             Some(AGAIN) => return Ok(Completion::Again(self.settings.poll_interval)),
             _ => {}
         }
-        let reason = ended.reason();
+        let reason = ended.reason(&workspace);
         if let Some(error) = workspace.ails(cx.work_dir(), cx.token().as_str()) {
             let told = format!(
                 "the program failed while {} could not be written ({error}): {reason}",
@@ -184,16 +189,16 @@ impl Handler for Exec {
 
     async fn cleanup(&self, cx: Context, _: Value) -> Result<(), HandlerError> {
         let Some(command) = &self.settings.cleanup else {
-            let saved: Saved = cx.checkpoint()?.unwrap_or_default();
-            end_remains(&saved, Purpose::Cleanup).await?;
-            if let Some(left) = saved.left_behind(&cx) {
-                left.discard();
-            }
+            let earlier = Earlier::of(&cx, &cx.checkpoint()?.unwrap_or_default())?;
+            earlier.end(Purpose::Cleanup).await?;
+            earlier.discard();
             return Ok(());
         };
         let (ended, workspace) = self.call(&cx, Purpose::Cleanup, command).await?;
+        let failure =
+            (!ended.status.success()).then(|| HandlerError::permanent(ended.reason(&workspace)));
         workspace.discard();
-        if ended.status.success() { Ok(()) } else { Err(HandlerError::permanent(ended.reason())) }
+        failure.map_or(Ok(()), Err)
     }
 
     fn remarks(&self, work_dir: &Path) -> Vec<Remark> {
@@ -206,6 +211,8 @@ impl Handler for Exec {
         };
         let mut remarks = vec![contain::means()];
         remarks.extend(contain::limits(&self.settings.limits));
+        let missing = inherit::missing(std::env::vars_os(), &self.settings.inherit_env);
+        remarks.extend(missing.map(Remark::warning));
         remarks.extend(self.lacking.silent.iter().map(silent));
         remarks.extend(self.lacking.errors.iter().map(|error| Remark::error(error.to_string())));
         let account = self.terms.account.as_ref().filter(|account| !account.is_ours());
@@ -218,9 +225,11 @@ impl Handler for Exec {
     }
 
     async fn reap(&self, cx: Context) {
-        if let Ok(Some(saved)) = cx.checkpoint() {
-            // If something cannot be killed, that is reported again when the step is to run.
-            let _ = end_remains(&saved, Purpose::Cleanup).await;
+        // What cannot be read or killed is reported again when the step is to run.
+        if let Ok(saved) = cx.checkpoint()
+            && let Ok(earlier) = Earlier::of(&cx, &saved.unwrap_or_default())
+        {
+            let _ = earlier.end(Purpose::Cleanup).await;
         }
     }
 }
@@ -232,54 +241,29 @@ impl Ended {
             || self.status.code() == Some(128 + Signal::SIGTERM as i32)
     }
 
-    /// How the program ended, and its last output.
-    fn reason(&self) -> Reason {
+    /// Why the program failed: what it says itself, or how it ended and the end of its stderr.
+    fn reason(&self, workspace: &Workspace) -> String {
+        let own = workspace.reason();
         let how = match (self.status.code(), self.status.signal()) {
             _ if self.no_memory => "it reached its memory limit (`limits`)".to_owned(),
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("killed by signal {signal}"),
             (None, None) => "ended in an unknown way".to_owned(),
         };
-        Reason::with_end_of(&how, &self.stderr)
+        match own {
+            // What has killed the program is not known to it.
+            Some(own) if self.no_memory || self.status.code().is_none() => format!("{how}: {own}"),
+            Some(own) => own,
+            None => Reason::with_end_of(&how, &self.stderr).to_string(),
+        }
     }
 }
 
 impl Saved {
-    /// The directory of the last run, if its daemon left it.
-    fn left_behind(&self, cx: &Context) -> Option<Workspace> {
-        Workspace::left_behind(
-            cx.work_dir(),
-            cx.token().as_str(),
-            self.workspace.as_deref()?,
-            self.file.as_ref(),
-        )
+    /// What the run in this directory wrote.
+    fn by(directory: &str, file: Content) -> Self {
+        Self { file: Some(file), workspace: Some(directory.to_owned()), run: None }
     }
-}
-
-/// A process that hangs in the kernel does nothing any more, so a cleanup need not wait for it. A
-/// run does wait, because it would hang as well.
-async fn end_remains(saved: &Saved, purpose: Purpose) -> Result<(), HandlerError> {
-    let Some(run) = &saved.run else { return Ok(()) };
-    match run.end().await {
-        End::Nothing => {}
-        End::Ended => tracing::warn!("killed what an earlier run of the step had left running"),
-        End::Hangs if purpose == Purpose::Run => {
-            return Err(HandlerError::host(
-                "io",
-                "an earlier run of the step is killed, but hangs in the kernel",
-            ));
-        }
-        End::Hangs => {
-            tracing::warn!("an earlier run of the step is killed, but hangs in the kernel");
-        }
-        End::Alive(pid) => {
-            return Err(HandlerError::retry(format_args!(
-                "process {pid}, which an earlier run of the step has left, cannot be killed: it \
-                 runs as another user"
-            )));
-        }
-    }
-    Ok(())
 }
 
 fn stdin(cx: &Context) -> Vec<u8> {

@@ -5,12 +5,13 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::checkpoint::Checkpoint;
 use super::contain::{self, Remains, Run, Terms};
 use super::workspace::Workspace;
-use super::{Saved, lines, trouble};
+use super::{Saved, lines, progress, trouble};
 use crate::handler::{Context, HandlerError};
 
 /// A running program. Dropping it before its end kills everything that it has started.
@@ -49,14 +50,14 @@ pub(super) struct Ended {
 const STREAMS: Duration = Duration::from_secs(1);
 
 impl Program {
-    /// Starts a program, after `record` has recorded how its processes can be identified.
+    /// Starts a program, after `record` has written down how its processes can be identified.
     pub(super) async fn spawn(
         command: &Command,
         terms: &Terms,
-        record: impl AsyncFnOnce(&Remains) -> Result<(), HandlerError>,
+        record: impl FnOnce(&Remains) -> Result<(), HandlerError>,
     ) -> Result<Self, HandlerError> {
         let ready = terms.ready();
-        record(&ready.remains).await?;
+        record(&ready.remains)?;
         let run = contain::start(command, terms, ready)
             .await
             .map_err(|error| trouble::of_start(command, &error))?;
@@ -98,7 +99,9 @@ impl Program {
         let mut told: Option<Instant> = None;
         let mut killed = false;
         let mut checkpoint = Checkpoint::new(cx, workspace, saved);
-        let mut keeping = Box::pin(checkpoint.keep());
+        let over = Notify::new();
+        let mut keeping = Box::pin(checkpoint.keep(&over));
+        let mut reporting = Box::pin(progress::report(cx, workspace));
         let status = loop {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
@@ -121,9 +124,10 @@ impl Program {
                     killed = true;
                 }
                 () = &mut keeping => {}
+                () = &mut reporting => {}
             }
         };
-        drop(keeping);
+        over.notify_one();
         let no_memory = self.run.ran_out_of_memory();
         self.run.finish().await;
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
@@ -135,7 +139,11 @@ impl Program {
         drop(streams);
         // A checkpoint saved in a cleanup helps no later run.
         let unkept = match purpose {
-            Purpose::Run => checkpoint.finish().await,
+            Purpose::Run => {
+                // A save that is under way would have to be made again.
+                keeping.await;
+                checkpoint.finish().await
+            }
             Purpose::Cleanup => None,
         };
         // It is unknown how the program ended: that is no outcome.

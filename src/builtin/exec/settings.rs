@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::account::{Account, AccountError};
 use super::contain::{Terms, look};
+use super::inherit::{self, Group};
 use super::limits::Limits;
 use super::workspace::Workspace;
 use crate::handler::Context;
@@ -28,9 +29,12 @@ pub struct Settings {
     /// Added to the environment, which is otherwise PATH, HOME, LANG and `STEP_*`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Variables that are passed on from the daemon's environment.
+    /// Variables that are passed on from the daemon's environment, by name or glob (`*`, `?`).
     #[serde(default)]
     pub inherit_env: Vec<String>,
+    /// A group of variables that are passed on from the daemon's environment.
+    #[serde(default)]
+    pub inherit: Option<Group>,
     /// Where the programs run; by default the daemon's working directory.
     #[serde(default)]
     pub working_dir: Option<PathBuf>,
@@ -165,7 +169,8 @@ impl Settings {
         mistakes.extend(self.limits.mistakes().map(SettingsError::Limits));
         let names = self.env.keys().map(|name| ("env", name));
         for (key, name) in names.chain(self.inherit_env.iter().map(|name| ("inherit_env", name))) {
-            if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("STEP_") {
+            if name.is_empty() || name.contains(['=', '\0']) || name.starts_with(inherit::RESERVED)
+            {
                 mistakes.push(SettingsError::Variable { key, name: name.clone() });
             }
         }
@@ -273,11 +278,12 @@ pub(super) fn command(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.env("PATH", PATH);
-    for name in ALWAYS.into_iter().chain(settings.inherit_env.iter().map(String::as_str)) {
+    for name in ALWAYS {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
+    command.envs(inherit::chosen(std::env::vars_os(), settings.inherit, &settings.inherit_env));
     if let Some(account) = account {
         command.env("HOME", &account.home);
     }
@@ -289,6 +295,8 @@ pub(super) fn command(
     command.env("STEP_ATTEMPT", cx.attempt().to_string());
     command.env("STEP_FENCE", cx.fence().to_string());
     command.env("STEP_OUTPUT", workspace.output()).env("STEP_CHECKPOINT", workspace.checkpoint());
+    command.env("STEP_PROGRESS", workspace.progress_file());
+    command.env("STEP_REASON", workspace.reason_file());
     command.env("STEP_STOP_FILE", workspace.stop_file());
     if let Some(reason) = cx.stop_reason() {
         command.env("STEP_STOP_REASON", OsStr::new(reason.as_str()));

@@ -125,11 +125,59 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
         "STEP_FENCE",
         "STEP_OUTPUT",
         "STEP_PIPELINE",
+        "STEP_PROGRESS",
         "STEP_QUEUE_URL",
+        "STEP_REASON",
         "STEP_STOP_FILE",
         "STEP_TOKEN",
     ];
     assert_eq!(names, wants);
+}
+
+#[tokio::test]
+async fn variables_of_the_daemon_are_passed_on_as_the_settings_say() {
+    let bench = Bench::new();
+    let names = async |settings: Value| {
+        let script = "env > $DIR/env";
+        let mut all = json!({
+            "command": ["/bin/sh", "-c", script], "env": {"DIR": bench.directory.path()},
+        });
+        all.as_object_mut().expect("an object").extend(settings.as_object().expect("too").clone());
+        bench.with(all).run(bench.cx(), Value::Null).await.expect("succeeds");
+        fs::read_to_string(bench.path("env")).expect("env")
+    };
+    // Any that neither a shell sets nor each program gets.
+    let own = ["PWD", "OLDPWD", "SHLVL", "_", "PATH", "HOME", "LANG", "DIR"];
+    let (name, value) = std::env::vars()
+        .find(|(name, value)| {
+            let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            is_plain
+                && !own.contains(&&**name)
+                && !name.starts_with("STEP_")
+                && !value.contains('\n')
+        })
+        .expect("the tests have an environment");
+    let line = format!("{name}={value}");
+    let has_it = |env: String| env.lines().any(|one| one == line);
+    assert!(!has_it(names(json!({})).await), "{line}");
+    let glob = format!("{}*", &name[..name.len() - 1]);
+    assert!(has_it(names(json!({ "inherit_env": [name] })).await), "{line}");
+    assert!(has_it(names(json!({ "inherit_env": [glob], "inherit": "aws" })).await), "{line}");
+
+    let wanting =
+        json!({ "command": ["/bin/true"], "inherit_env": ["NO_SUCH", "NO_SUCH_*", "PATH"] });
+    let remarks = bench.with(wanting).remarks(Path::new(""));
+    let warnings: Vec<&str> = remarks
+        .iter()
+        .filter(|remark| {
+            remark.severity == Severity::Warning && remark.text.contains("inherit_env")
+        })
+        .map(|remark| &*remark.text)
+        .collect();
+    assert!(
+        matches!(warnings[..], [told] if told.contains("\"NO_SUCH\"") && !told.contains("PATH")),
+        "{warnings:?}"
+    );
 }
 
 #[tokio::test]
@@ -186,6 +234,38 @@ async fn the_exit_code_decides() {
     assert_eq!(failure(bench.run("kill -SEGV $$").await), "killed by signal 11");
     let deferred = bench.with(json!({"command": ["/bin/true"], "deferred": true}));
     assert!(matches!(deferred.run(bench.cx(), Value::Null).await, Ok(Completion::Deferred)));
+}
+
+#[tokio::test]
+async fn a_program_says_itself_why_it_fails() {
+    let bench = Bench::new();
+    for (script, wants) in [
+        (
+            "echo noise >&2; echo 'no such table: penguins' > $STEP_REASON; exit 3",
+            "no such table: penguins",
+        ),
+        ("printf 'two\\nlines' > $STEP_REASON; exit 1", "two\nlines"),
+        ("printf 'not \\377 text' > $STEP_REASON; exit 1", "not \u{fffd} text"),
+        ("echo loading > $STEP_REASON; kill -KILL $$", "killed by signal 9: loading"),
+        ("echo said >&2; echo > $STEP_REASON; exit 3", "exit status 3: said"),
+        ("echo said >&2; ln -s /etc/passwd $STEP_REASON; exit 3", "exit status 3: said"),
+        ("echo said >&2; mkfifo $STEP_REASON; exit 3", "exit status 3: said"),
+    ] {
+        assert_eq!(failure(bench.run(script).await), wants, "{script}");
+    }
+    let long =
+        failure(bench.run("head -c 3000000 /dev/zero | tr '\\0' x > $STEP_REASON; exit 1").await);
+    assert_eq!(long, "x".repeat(16 << 10));
+    assert_eq!(Reason::new(&long).as_str().chars().count(), Reason::MAX);
+    let retried = bench.run("echo no quota > $STEP_REASON; exit 75").await.expect_err("no outcome");
+    assert_eq!((retried.message(), retried.is_permanent()), ("no quota", false));
+    outputs(bench.run("echo unused > $STEP_REASON").await);
+    let dir = bench.directory.path();
+    let cleanup = ["/bin/sh", "-c", "echo job-7 is still there > $STEP_REASON; exit 1"];
+    let exec =
+        bench.with(json!({ "command": ["/bin/true"], "cleanup": cleanup, "env": {"DIR": dir} }));
+    let error = exec.cleanup(bench.cx(), Value::Null).await.expect_err("it failed");
+    assert_eq!(error.message(), "job-7 is still there");
 }
 
 #[tokio::test]
@@ -327,6 +407,26 @@ async fn a_checkpoint_is_saved_while_the_program_runs_and_given_back() {
 }
 
 #[tokio::test]
+async fn progress_is_told_while_the_program_runs_beside_its_checkpoints_and_never_saved() {
+    let bench = Bench::new();
+    let exec = bench.exec(
+        "until [ -e $DIR/go ]; do sleep 0.05; done; printf '0.4 epoch 4 of 10' > $STEP_PROGRESS; \
+         printf job-7 > $STEP_CHECKPOINT; until [ -e $DIR/end ]; do sleep 0.05; done",
+    );
+    let watch = async {
+        fs::write(bench.path("go"), "").expect("write");
+        until(|| bench.checkpoint_file().as_deref() == Some("job-7")).await;
+        until(|| !bench.step.progress().is_empty()).await;
+        fs::write(bench.path("end"), "").expect("write");
+    };
+    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+    assert!(outputs(result).is_empty());
+    let progress = bench.step.progress();
+    assert_eq!((progress[0].fraction, &*progress[0].text), (Some(0.4), "epoch 4 of 10"));
+    assert_eq!(bench.step.checkpoints().len(), 1);
+}
+
+#[tokio::test]
 async fn an_empty_or_missing_file_never_replaces_a_checkpoint() {
     for lost in [": > $STEP_CHECKPOINT", "rm $STEP_CHECKPOINT", "rm -r $(dirname $STEP_CHECKPOINT)"]
     {
@@ -442,17 +542,13 @@ async fn a_checkpoint_that_could_not_be_saved_is_read_by_the_next_run_and_by_the
 }
 
 #[tokio::test]
-async fn a_run_is_on_record_before_the_program_begins() {
+async fn a_run_is_known_before_its_program_begins_and_costs_the_ledger_nothing() {
     let bench = Bench::new();
-    bench.run("true").await.expect("succeeds");
-    let saved = bench.step.checkpoints().pop().expect("saved");
-    assert!(saved["run"]["mark"].as_u64().is_some(), "{saved}");
-
-    let bench = Bench::new();
-    bench.step.refuse_checkpoints(usize::MAX);
-    let error =
-        bench.exec("touch $DIR/ran").run(bench.cx(), Value::Null).await.expect_err("not started");
-    assert!(!error.is_permanent() && !bench.path("ran").exists(), "{error}");
+    bench.run("cp $(dirname $STEP_OUTPUT)/../run $DIR/run").await.expect("succeeds");
+    let run: Value =
+        serde_json::from_str(&fs::read_to_string(bench.path("run")).expect("there")).expect("JSON");
+    assert!(run["processes"]["mark"].as_u64().is_some(), "{run}");
+    assert_eq!(bench.step.checkpoints(), Vec::<Value>::new());
 }
 
 #[tokio::test]
@@ -489,14 +585,98 @@ async fn no_directory_is_left_behind() {
     assert!(place.contains("SYZ8ExZ3Sd-") && !Path::new(place.trim()).exists(), "{place}");
 }
 
-#[tokio::test]
-async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next() {
-    let bench = Bench::new();
-    // A killed daemon removes nothing; the next one knows only what was recorded by then.
-    bench.run("dirname $STEP_OUTPUT > $DIR/where").await.expect("succeeds");
+/// The directory that a killed daemon leaves of a run whose program does this.
+async fn left_behind(bench: &Bench, script: &str) -> PathBuf {
+    let run = "RUN=$(dirname $(dirname $STEP_OUTPUT)); echo $RUN > $DIR/where";
+    let ended = bench.run(&format!("{run}; {script}; cp -r $RUN $DIR/left; exit 75")).await;
+    assert!(!ended.expect_err("to be tried again").is_permanent());
     let place = PathBuf::from(fs::read_to_string(bench.path("where")).expect("where").trim());
-    fs::create_dir(&place).expect("gone before");
-    fs::write(place.join("output"), "half=").expect("write");
+    fs::rename(bench.path("left"), &place).expect("gone before");
+    place
+}
+
+#[tokio::test]
+async fn the_directory_of_a_run_whose_daemon_was_killed_goes_with_the_next_and_with_the_cleanup() {
+    for cleanup in [false, true] {
+        let bench = Bench::new();
+        let place = left_behind(&bench, "echo half= > $STEP_OUTPUT").await;
+        if cleanup {
+            bench.exec("true").cleanup(bench.cx(), Value::Null).await.expect("succeeds");
+        } else {
+            bench.run("true").await.expect("succeeds");
+        }
+        assert!(!place.exists());
+    }
+}
+
+#[tokio::test]
+async fn of_what_killed_daemons_left_the_latest_counts_unless_another_run_has_saved_since() {
+    const READ: &str = "cp $STEP_CHECKPOINT $DIR/had";
+    let had = |bench: &Bench| fs::read_to_string(bench.path("had")).expect("read");
+    // Its last checkpoint was saved, and it wrote one more.
+    let bench = Bench::new();
+    let place = left_behind(&bench, "printf job-7 > $STEP_CHECKPOINT").await;
+    fs::write(place.join("files/checkpoint"), "job-8").expect("ours");
+    bench.run(READ).await.expect("succeeds");
+    assert_eq!((&*had(&bench), bench.checkpoint_file().as_deref()), ("job-8", Some("job-8")));
+
+    // The next began with that, and could save nothing.
+    let place = left_behind(&bench, "true").await;
+    fs::rename(&place, bench.path("aside")).expect("ours");
+    let earlier = left_behind(&bench, "true").await;
+    fs::rename(bench.path("aside"), &place).expect("ours");
+    let fence = |place: &Path, fence: u64| {
+        let file = place.join("run");
+        let mut run: Value =
+            serde_json::from_slice(&fs::read(&file).expect("there")).expect("JSON");
+        run["fence"] = fence.into();
+        fs::write(file, run.to_string()).expect("ours");
+    };
+    for (place, number, text) in [(&place, 50, "job-9"), (&earlier, 40, "job-0")] {
+        fs::write(place.join("files/checkpoint"), text).expect("ours");
+        fence(place, number);
+    }
+    bench.run(READ).await.expect("succeeds");
+    assert_eq!(had(&bench), "job-9");
+    assert!(!place.exists() && !earlier.exists());
+
+    // A run elsewhere saved another.
+    let place = left_behind(&bench, "true").await;
+    fs::write(place.join("files/checkpoint"), "job-10").expect("ours");
+    let elsewhere = json!({ "file": "job-11", "workspace": "SYZ8ExZ3Sd-00000000000000ab" });
+    let _ = bench.step.clone().with_checkpoint(elsewhere);
+    bench.run(READ).await.expect("succeeds");
+    assert_eq!(had(&bench), "job-11");
+    assert!(!place.exists());
+}
+
+#[tokio::test]
+async fn what_a_daemon_of_version_0_1_left_is_read() {
+    let bench = Bench::new();
+    let place = bench.path("work/SYZ8ExZ3Sd-00000000000000ab");
+    fs::create_dir_all(&place).expect("created");
+    fs::write(place.join("checkpoint"), "job-7").expect("written");
+    let saved = json!({ "run": null, "file": "job-6", "workspace": "SYZ8ExZ3Sd-00000000000000ab" });
+    let _ = bench.step.clone().with_checkpoint(saved);
+    let got = outputs(bench.run("echo \"had=$(cat $STEP_CHECKPOINT)\" > $STEP_OUTPUT").await);
+    assert_eq!(got.get("had"), Some("job-7"));
+    assert!(!place.exists());
+}
+
+#[tokio::test]
+async fn what_another_live_worker_uses_is_left_alone() {
+    let bench = Bench::new();
+    let place = left_behind(&bench, "printf job-7 > $STEP_CHECKPOINT").await;
+    fs::write(place.join("files/checkpoint"), "job-8").expect("ours");
+    let in_use = abandoned::lock(&place, nix::fcntl::FlockArg::LockSharedNonblock).expect("free");
+    for script in ["cp $STEP_CHECKPOINT $DIR/had", "true"] {
+        bench.run(script).await.expect("succeeds");
+        bench.exec("true").cleanup(bench.cx(), Value::Null).await.expect("succeeds");
+        bench.exec("true").reap(bench.cx()).await;
+    }
+    assert_eq!(fs::read_to_string(bench.path("had")).expect("read"), "job-7");
+    assert_eq!(fs::read_to_string(place.join("files/checkpoint")).expect("there"), "job-8");
+    drop(in_use);
     bench.run("true").await.expect("succeeds");
     assert!(!place.exists());
 }
@@ -512,6 +692,14 @@ async fn nothing_is_removed_by_a_name_that_is_no_directory_of_ours() {
         let _ = bench.step.clone().with_checkpoint(json!({ "workspace": name }));
         bench.run("true").await.expect("succeeds");
         assert!(within.exists(), "{name}");
+    }
+    // A directory that a program could write, or a file that a daemon had not finished.
+    for text in ["", "{", "[]", "{\"processes\": {}}"] {
+        let unknown = bench.path("work/SYZ8ExZ3Sd-00000000000000cd");
+        fs::create_dir_all(&unknown).expect("create");
+        fs::write(unknown.join("run"), text).expect("written");
+        bench.run("true").await.expect("succeeds");
+        assert!(unknown.exists(), "{text}");
     }
 }
 

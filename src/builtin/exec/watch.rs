@@ -40,7 +40,8 @@ struct News {
 
 struct Watcher {
     inotify: Inotify,
-    watches: Mutex<BTreeMap<i32, Arc<News>>>,
+    /// The files that are watched in each directory.
+    watches: Mutex<BTreeMap<i32, Vec<Arc<News>>>>,
 }
 
 /// How often the file is polled if it cannot be watched.
@@ -57,7 +58,7 @@ impl Notices {
             Ok((watcher, id))
         });
         if let Err(error) = &watch {
-            tracing::debug!(%error, "STEP_CHECKPOINT cannot be watched, and is polled instead");
+            tracing::debug!(%error, file, "a file cannot be watched, and is polled instead");
         }
         Self { news, watch: watch.ok() }
     }
@@ -81,7 +82,7 @@ impl Notices {
 impl Drop for Notices {
     fn drop(&mut self) {
         if let Some((watcher, id)) = self.watch.take() {
-            watcher.remove(id);
+            watcher.remove(id, &self.news);
         }
     }
 }
@@ -119,14 +120,20 @@ impl Watcher {
         // Under the lock, so that no event arrives before its watch is known.
         let mut watches = self.lock();
         let id = self.inotify.add_watch(directory, flags | AddWatchFlags::IN_ONLYDIR)?;
-        watches.insert(id.as_raw(), news);
+        watches.entry(id.as_raw()).or_default().push(news);
         Ok(id)
     }
 
-    fn remove(&self, id: WatchDescriptor) {
-        self.lock().remove(&id.as_raw());
-        // This fails if the directory, and its watch with it, is gone.
-        let _ = self.inotify.rm_watch(id);
+    fn remove(&self, id: WatchDescriptor, news: &Arc<News>) {
+        // A directory has one watch, which is kept for its other files.
+        let mut watches = self.lock();
+        let others = watches.entry(id.as_raw()).or_default();
+        others.retain(|other| !Arc::ptr_eq(other, news));
+        if others.is_empty() {
+            watches.remove(&id.as_raw());
+            // This fails if the directory, and its watch with it, is gone.
+            let _ = self.inotify.rm_watch(id);
+        }
     }
 
     fn read(&self) {
@@ -136,13 +143,15 @@ impl Watcher {
                     let watches = self.lock();
                     for event in events {
                         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                            watches.values().for_each(|news| news.come(Notice::Written));
+                            watches.values().flatten().for_each(|news| news.come(Notice::Written));
                         }
-                        let Some(news) = watches.get(&event.wd.as_raw()) else { continue };
-                        if event.name.as_deref() == Some(OsStr::new(news.file)) {
-                            let replaced = event.mask.contains(AddWatchFlags::IN_MOVED_TO);
-                            news.come(if replaced { Notice::Replaced } else { Notice::Written });
-                        }
+                        let Some(of_one) = watches.get(&event.wd.as_raw()) else { continue };
+                        let is_it = |news: &&Arc<News>| {
+                            event.name.as_deref() == Some(OsStr::new(news.file))
+                        };
+                        let replaced = event.mask.contains(AddWatchFlags::IN_MOVED_TO);
+                        let notice = if replaced { Notice::Replaced } else { Notice::Written };
+                        of_one.iter().filter(is_it).for_each(|news| news.come(notice));
                     }
                 }
                 Err(Errno::EINTR) => {}
@@ -151,7 +160,7 @@ impl Watcher {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Arc<News>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Vec<Arc<News>>>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

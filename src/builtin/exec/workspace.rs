@@ -1,9 +1,13 @@
 //! The files of a run, `$STEP_OUTPUT` and `$STEP_CHECKPOINT` among them, in a directory of its own
 //! below `worker.work_dir`.
 //!
-//! The directory is removed with the run, unless it holds a checkpoint that the ledger does not:
-//! the next run of the step reads that. What a killed worker left of a settled step is removed
-//! later (`abandoned`).
+//! ```text
+//! work_dir/TOKEN-NUMBER/run      how its processes can be identified: ours alone
+//! work_dir/TOKEN-NUMBER/files/   what the program reads and writes: it may remove that
+//! ```
+//! The directory is removed with the run, unless it holds a checkpoint that the ledger does not, or
+//! a process of the run may be alive: the next run of the step deals with that (`earlier`). What a
+//! killed worker left of a settled step is removed later (`abandoned`).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,16 +21,21 @@ use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
 use nix::sys::statvfs::statvfs;
 
 use super::abandoned;
+use super::account::Account;
+use super::contain::Remains;
 use super::content::Content;
+use super::earlier::Run;
 use crate::handler::{StopReason, host_trouble};
 use crate::outcome::{InvalidOutput, Outputs};
 
 /// The directory of one run.
 pub(super) struct Workspace {
     directory: PathBuf,
+    /// Identifies the processes of the run, once it may have some.
+    processes: Option<Remains>,
     /// A hash of the checkpoint that the ledger has.
     kept: AtomicU64,
-    /// Tells all workers that the directory is in use. `None` in a directory that was found.
+    /// Tells all workers that the directory is in use.
     _in_use: Option<Flock<File>>,
 }
 
@@ -73,6 +82,14 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// A checkpoint says where a job is, not what it has done; it is written to the ledger at every
 /// change.
 const MAX_CHECKPOINT: u64 = 256 << 10;
+/// A few lines; only the last one counts.
+const MAX_PROGRESS: u64 = 16 << 10;
+/// The name of `$STEP_PROGRESS` in its directory.
+pub(super) const PROGRESS: &str = "progress";
+/// A line of the log has room for no more, and SageMaker takes far less.
+const MAX_REASON: u64 = 16 << 10;
+/// The name of the directory of the program's files in the run's.
+pub(super) const FILES: &str = "files";
 /// The name of `$STEP_CHECKPOINT` in its directory.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// A disk counts as full if less than this fraction of its space is left.
@@ -86,7 +103,7 @@ const RESERVED: i64 = 16 << 10;
 const SCARCE: i64 = 1 << 20;
 
 impl Workspace {
-    /// Creates the directory, and puts the last checkpoint where the program looks for it.
+    /// Creates the directories, and puts the last checkpoint where the program looks for it.
     pub(super) fn new(
         work_dir: &Path,
         token: &str,
@@ -96,58 +113,63 @@ impl Workspace {
         let directory = work_dir.join(abandoned::name(token, fastrand::u64(..)));
         DirBuilder::new().mode(0o700).create(&directory)?;
         let in_use = abandoned::lock(&directory, FlockArg::LockSharedNonblock);
-        let workspace =
-            Self { directory, kept: AtomicU64::new(name_of(checkpoint)), _in_use: in_use };
+        let kept = AtomicU64::new(name_of(checkpoint));
+        let workspace = Self { directory, processes: None, kept, _in_use: in_use };
+        DirBuilder::new().mode(0o700).create(workspace.files())?;
         reserve(&File::create(workspace.output())?, RESERVED)?;
         fs::write(workspace.checkpoint(), checkpoint.map_or(&[][..], |content| &content.0))?;
         Ok(workspace)
     }
 
-    /// The directory of an earlier run of the step, if its daemon left it; `checkpoint` is the one
-    /// that the ledger has of that run.
-    pub(super) fn left_behind(
-        work_dir: &Path,
-        token: &str,
-        name: &str,
-        checkpoint: Option<&Content>,
-    ) -> Option<Self> {
-        if abandoned::token(name)? != token {
-            return None;
-        }
-        let directory = work_dir.join(name);
-        let is_there = fs::symlink_metadata(&directory).is_ok_and(|metadata| metadata.is_dir());
-        is_there.then(|| Self {
-            directory,
-            kept: AtomicU64::new(name_of(checkpoint)),
-            _in_use: None,
-        })
-    }
-
-    /// The name by which [`left_behind`](Self::left_behind) finds the directory.
+    /// The name by which the ledger knows the run.
     pub(super) fn name(&self) -> String {
         self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
+    /// The directory of all files of the program.
+    pub(super) fn files(&self) -> PathBuf {
+        self.directory.join(FILES)
     }
 
     pub(super) fn output(&self) -> PathBuf {
-        self.directory.join("output")
+        self.files().join("output")
     }
 
     pub(super) fn checkpoint(&self) -> PathBuf {
-        self.directory.join(CHECKPOINT)
+        self.files().join(CHECKPOINT)
+    }
+
+    pub(super) fn reason_file(&self) -> PathBuf {
+        self.files().join("reason")
+    }
+
+    pub(super) fn progress_file(&self) -> PathBuf {
+        self.files().join(PROGRESS)
     }
 
     pub(super) fn stop_file(&self) -> PathBuf {
-        self.directory.join("stop")
+        self.files().join("stop")
+    }
+
+    /// Makes another user the owner of the program's files.
+    pub(super) fn give_to(&self, account: &Account) -> Result<(), String> {
+        fs::set_permissions(&self.directory, Permissions::from_mode(0o711)).map_err(|error| {
+            format!("{} could not be opened to other users: {error}", self.directory.display())
+        })?;
+        account.give(&self.files())
+    }
+
+    /// Has the next life of the daemon know the run, should this one be killed.
+    pub(super) fn is_of(&mut self, run: Run) -> io::Result<()> {
+        run.write(&self.directory)?;
+        self.processes = Some(run.processes);
+        Ok(())
     }
 
     /// Writes the reason to the file where a program can read why it is told to end; the file
     /// appears complete or not at all.
     pub(super) fn tell(&self, reason: StopReason) {
-        let draft = self.directory.join("stop.draft");
+        let draft = self.files().join("stop.draft");
         let told =
             fs::write(&draft, reason.as_str()).and_then(|()| fs::rename(&draft, self.stop_file()));
         if let Err(error) = told {
@@ -163,6 +185,34 @@ impl Workspace {
         outputs_of(&text.map_err(|_| FileError::Encoding(name))?)
     }
 
+    /// Why it failed, in the program's own words, if it wrote any to `$STEP_REASON`.
+    pub(super) fn reason(&self) -> Option<String> {
+        let name = "STEP_REASON";
+        let mut text = Vec::new();
+        let read = open(&self.reason_file(), name).and_then(|file| {
+            let mut beginning = file.take(MAX_REASON);
+            beginning.read_to_end(&mut text).map_err(|error| FileError::Read(name, error))
+        });
+        match read {
+            Ok(_) => {
+                let text = String::from_utf8_lossy(&text);
+                Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+            }
+            Err(FileError::Gone(_)) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the program's reason is unknown; the end of its stderr is \
+                                        used");
+                None
+            }
+        }
+    }
+
+    /// What the program wrote to `$STEP_PROGRESS`, if that can be read.
+    pub(super) fn progress(&self) -> Option<String> {
+        let bytes = read(&self.progress_file(), "STEP_PROGRESS", MAX_PROGRESS).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// What tells a changed checkpoint from the one before.
     pub(super) fn checkpoint_stamp(&self) -> Stamp {
         let stamp = |metadata: fs::Metadata| Stamp {
@@ -175,12 +225,7 @@ impl Workspace {
     }
 
     pub(super) fn read_checkpoint(&self) -> Result<Found, FileError> {
-        match read(&self.checkpoint(), "STEP_CHECKPOINT", MAX_CHECKPOINT) {
-            Ok(bytes) if bytes.is_empty() => Ok(Found::Empty),
-            Ok(bytes) => Ok(Found::Content(Content(bytes))),
-            Err(FileError::Gone(_)) => Ok(Found::Missing),
-            Err(error) => Err(error),
-        }
+        checkpoint_in(&self.files())
     }
 
     /// The ledger has this checkpoint.
@@ -198,16 +243,18 @@ impl Workspace {
             .filter(trouble)?;
         drop(self);
         // The space that was reserved for this run is no sign of free space.
-        let is_full =
-            statvfs(work_dir).is_ok_and(|disk| disk.blocks_available() < disk.blocks() / FULL);
+        let is_full = statvfs(work_dir).is_ok_and(|disk| {
+            let reserved = RESERVED.unsigned_abs() / disk.fragment_size().max(1);
+            disk.blocks_available() < disk.blocks() / FULL + reserved
+        });
         let full = || is_full.then(|| Errno::ENOSPC.into());
         Self::new(work_dir, token, None).err().filter(trouble).or_else(full)
     }
 
-    /// Removes it with its content, even if something is still needed.
+    /// Removes it with its content, even if the checkpoint in it is not saved.
     pub(super) fn discard(self) {
-        // If this fails, dropping it tries again.
-        let _ = fs::remove_dir_all(&self.directory);
+        // Dropping it removes the rest.
+        let _ = fs::remove_dir_all(self.files());
     }
 
     /// It holds a checkpoint that the ledger does not have, or may not have.
@@ -232,13 +279,8 @@ impl Drop for Workspace {
             );
             return;
         }
-        match fs::remove_dir_all(&self.directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(directory = %self.directory.display(), %error, "a program's \
-                    directory could not be removed");
-            }
+        if !self.processes.as_ref().is_some_and(Remains::is_let_go) {
+            remove(&self.directory);
         }
     }
 }
@@ -250,6 +292,28 @@ impl FileError {
             Self::Read(_, error) => host_trouble(error),
             _ => None,
         }
+    }
+}
+
+/// Removes the directory of a run.
+pub(super) fn remove(directory: &Path) {
+    match fs::remove_dir_all(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "a program's directory could not be removed");
+        }
+    }
+}
+
+/// The checkpoint in a directory of a program's files.
+pub(super) fn checkpoint_in(files: &Path) -> Result<Found, FileError> {
+    match read(&files.join(CHECKPOINT), "STEP_CHECKPOINT", MAX_CHECKPOINT) {
+        Ok(bytes) if bytes.is_empty() => Ok(Found::Empty),
+        Ok(bytes) => Ok(Found::Content(Content(bytes))),
+        Err(FileError::Gone(_)) => Ok(Found::Missing),
+        Err(error) => Err(error),
     }
 }
 
@@ -301,7 +365,17 @@ pub fn outputs_of(text: &str) -> Result<Outputs, FileError> {
 }
 
 /// Reads a file that a program may have replaced by anything.
-fn read(path: &Path, name: &'static str, max: u64) -> Result<Vec<u8>, FileError> {
+pub(super) fn read(path: &Path, name: &'static str, max: u64) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    let mut file = open(path, name)?.take(max + 1);
+    file.read_to_end(&mut bytes).map_err(|error| FileError::Read(name, error))?;
+    if bytes.len() as u64 > max {
+        return Err(FileError::Large(name, max));
+    }
+    Ok(bytes)
+}
+
+fn open(path: &Path, name: &'static str) -> Result<File, FileError> {
     // Neither follows a link nor waits for the other end of a pipe.
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -312,13 +386,5 @@ fn read(path: &Path, name: &'static str, max: u64) -> Result<Vec<u8>, FileError>
         file => file.map_err(|error| FileError::Read(name, error))?,
     };
     let metadata = file.metadata().map_err(|error| FileError::Read(name, error))?;
-    if !metadata.is_file() {
-        return Err(FileError::Kind(name));
-    }
-    let mut bytes = Vec::new();
-    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| FileError::Read(name, error))?;
-    if bytes.len() as u64 > max {
-        return Err(FileError::Large(name, max));
-    }
-    Ok(bytes)
+    if metadata.is_file() { Ok(file) } else { Err(FileError::Kind(name)) }
 }

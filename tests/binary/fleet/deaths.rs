@@ -38,15 +38,13 @@ impl Stage {
     }
 }
 
-const STAGES: [Stage; 12] = [
+const STAGES: [Stage; 11] = [
     Stage::new("after receive", 1, false, 1),
     Stage::new("after write.claimed", 1, false, 1),
     Stage::new("before run", 1, false, 1),
-    // How the program's processes are identified.
-    Stage::new("after write.claimed 2", 1, false, 1),
     // The program's checkpoint.
-    Stage::new("before write.claimed 3", 2, false, 1),
-    Stage::new("after write.claimed 3", 2, true, 1),
+    Stage::new("before write.claimed 2", 2, false, 1),
+    Stage::new("after write.claimed 2", 2, true, 1),
     Stage::new("before write.concluded", 2, true, 1),
     Stage::new("after write.concluded", 1, false, 1),
     Stage::new("after report", 1, false, 2),

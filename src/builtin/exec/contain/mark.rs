@@ -75,15 +75,23 @@ pub(super) fn may_be_borne(mark: u64, made: Duration) -> bool {
     last.marks.contains(&mark)
 }
 
+/// Kills all processes with a mark; returns whether there were any.
+pub(super) fn kill(mark: u64) -> bool {
+    let Some(pids) = bearers().remove(&mark) else { return false };
+    for pid in pids {
+        sys::kill(pid, libc::SIGKILL);
+    }
+    true
+}
+
 /// Kills all processes with a mark until none is left.
 pub(super) async fn end(mark: u64) -> End {
     let mut end = End::Nothing;
     for _ in 0..LOOKS {
-        let Some(pids) = bearers().remove(&mark) else { return end };
-        end = End::Ended;
-        for pid in &pids {
-            sys::kill(*pid, libc::SIGKILL);
+        if !kill(mark) {
+            return end;
         }
+        end = End::Ended;
         sleep(LOOK).await;
     }
     match bearers().remove(&mark) {

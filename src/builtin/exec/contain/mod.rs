@@ -60,7 +60,7 @@ pub(super) struct Terms {
     pub(super) cgroup: bool,
 }
 
-/// A run that has not begun yet, with what the ledger must record first.
+/// A run that has not begun yet, with what must be recorded first.
 pub(super) struct Ready {
     pub(super) remains: Remains,
     cgroup: Option<Cgroup>,

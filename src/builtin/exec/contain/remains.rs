@@ -1,9 +1,9 @@
-//! What a run may leave behind, as recorded in the ledger, and how it is killed.
+//! What a run may leave behind, as recorded in its directory, and how it is killed.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -37,18 +37,8 @@ impl Remains {
     /// every other one is awaited to its end. So this scans the machine's processes at most once
     /// per life of the daemon, and once for each dropped run.
     pub(in super::super) async fn end(&self) -> End {
-        if self.boot != boot() {
-            return End::Nothing;
-        }
-        let ours = self.life == life();
-        let let_go = || LET_GO.lock().unwrap_or_else(PoisonError::into_inner);
-        let may_be_there = if ours {
-            let_go().contains(&self.mark)
-        } else {
-            mark::may_be_borne(self.mark, self.made)
-        };
-        let cgroup =
-            self.cgroup.as_deref().filter(|_| !ours || may_be_there).filter(|path| path.exists());
+        let may_be_there = self.may_be_there();
+        let cgroup = self.cgroup(may_be_there);
         if let Some(path) = cgroup {
             cgroup::kill(path);
         }
@@ -56,15 +46,59 @@ impl Remains {
         if let Some(path) = cgroup {
             cgroup::remove(path);
         }
-        if ours && matches!(end, End::Nothing | End::Ended) {
+        if self.is_ours() && matches!(end, End::Nothing | End::Ended) {
             let_go().remove(&self.mark);
         }
         end
     }
 
-    pub(super) fn let_go(&self) {
-        LET_GO.lock().unwrap_or_else(PoisonError::into_inner).insert(self.mark);
+    /// Like [`end`](Self::end), without waiting for the end; returns whether anything was alive.
+    pub(in super::super) fn kill(&self) -> bool {
+        let may_be_there = self.may_be_there();
+        let cgroup = self.cgroup(may_be_there);
+        if let Some(path) = cgroup {
+            cgroup::kill(path);
+        }
+        let was_alive = may_be_there && mark::kill(self.mark);
+        if let Some(path) = cgroup.filter(|_| !was_alive) {
+            cgroup::remove(path);
+        }
+        if self.is_ours() && !was_alive {
+            let_go().remove(&self.mark);
+        }
+        was_alive
     }
+
+    /// It is of this life, and was dropped before it had ended.
+    pub(in super::super) fn is_let_go(&self) -> bool {
+        self.is_ours() && let_go().contains(&self.mark)
+    }
+
+    pub(super) fn let_go(&self) {
+        let_go().insert(self.mark);
+    }
+
+    fn is_ours(&self) -> bool {
+        self.life == life()
+    }
+
+    fn may_be_there(&self) -> bool {
+        if self.is_ours() {
+            self.is_let_go()
+        } else {
+            self.boot == boot() && mark::may_be_borne(self.mark, self.made)
+        }
+    }
+
+    /// The cgroup that may still hold something.
+    fn cgroup(&self, may_be_there: bool) -> Option<&Path> {
+        let may_hold = may_be_there || !self.is_ours() && self.boot == boot();
+        self.cgroup.as_deref().filter(|path| may_hold && path.exists())
+    }
+}
+
+fn let_go() -> MutexGuard<'static, BTreeSet<u64>> {
+    LET_GO.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A number that no other process has.

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, geteuid};
 
 use super::*;
@@ -54,13 +54,40 @@ impl Bench {
         )
     }
 
-    /// What the ledger holds about a run of `life`.
-    fn left_by(&self, mark: u64, life: u64, boot: &str) {
-        let made = json!({ "secs": 0, "nanos": 1 });
-        let run = json!({ "mark": mark, "made": made, "boot": boot, "life": life, "cgroup": null });
-        let _ = self.step.clone().with_checkpoint(json!({ "run": run }));
+    /// What is known of a run of another daemon.
+    fn left_by(&self, mark: u64, boot: &str, where_: Known) {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock"));
+        let made = json!({ "secs": now.as_secs(), "nanos": now.subsec_nanos() });
+        let run = json!({ "mark": mark, "made": made, "boot": boot, "life": 1, "cgroup": null });
+        if let Known::InLedger = where_ {
+            let _ = self.step.clone().with_checkpoint(json!({ "run": run }));
+            return;
+        }
+        let place = self.path("work/SYZ8ExZ3Sd-00000000000000ef");
+        fs::create_dir_all(&place).expect("created");
+        let run = json!({ "processes": run, "fence": 1, "after": null });
+        fs::write(place.join("run"), run.to_string()).expect("written");
+    }
+
+    /// A process with a mark that no other has.
+    fn left(&self) -> (Marked, u64) {
+        let left = self.marked(5_000_000_000_000_000 + fastrand::u64(..1_000_000));
+        let mark = fs::read_to_string(format!("/proc/{}/limits", left.pid())).expect("alive");
+        let mark = mark.lines().find(|line| line.contains("realtime timeout")).expect("a limit");
+        let mark = mark.split_whitespace().nth(3).expect("a number").parse().expect("a number");
+        (left, mark)
     }
 }
+
+/// Where an earlier run is known from.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    InDirectory,
+    /// Version 0.1.
+    InLedger,
+}
+
+const KNOWN: [Known; 2] = [Known::InDirectory, Known::InLedger];
 
 struct Marked(Child);
 
@@ -222,28 +249,53 @@ fn the_death_of_the_process_that_starts_programs_harms_neither_running_nor_later
 
 #[tokio::test]
 async fn what_a_killed_daemon_left_is_gone_before_the_next_run_begins() {
+    for known in KNOWN {
+        let bench = Bench::new();
+        let (left, mark) = bench.left();
+        bench.left_by(mark, &boot(), known);
+        bench
+            .run(&format!("! grep -q '^State:.[^ZX]' /proc/{}/status", left.pid()))
+            .await
+            .expect("it was gone first");
+        assert!(!alive(left.pid()), "{known:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_left_ends_with_the_next_life_before_the_step_goes_on() {
+    for known in KNOWN {
+        let bench = Bench::new();
+        let (left, mark) = bench.left();
+        bench.left_by(mark, &boot(), known);
+        bench.exec("true").reap(bench.cx()).await;
+        assert!(!alive(left.pid()), "{known:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_kept_until_what_it_tells_of_has_ended() {
     let bench = Bench::new();
-    let left = bench.marked(5_000_000_000_000_000 + fastrand::u64(..1_000_000));
-    let mark = fs::read_to_string(format!("/proc/{}/limits", left.pid())).expect("alive");
-    let mark = mark.lines().find(|line| line.contains("realtime timeout")).expect("a limit");
-    let mark = mark.split_whitespace().nth(3).expect("a number").parse().expect("a number");
-    bench.left_by(mark, 1, &boot());
-    bench
-        .run(&format!("! grep -q '^State:.[^ZX]' /proc/{}/status", left.pid()))
-        .await
-        .expect("it was gone first");
-    assert!(!alive(left.pid()));
+    let (mut left, mark) = bench.left();
+    bench.left_by(mark, &boot(), Known::InDirectory);
+    let place = bench.path("work/SYZ8ExZ3Sd-00000000000000ef");
+    abandoned::remove(&place);
+    assert!(place.exists());
+    left.0.wait().expect("killed");
+    abandoned::remove(&place);
+    assert!(!place.exists());
 }
 
 #[tokio::test]
 async fn what_is_of_no_earlier_run_is_left_alone() {
-    let bench = Bench::new();
-    let mark = 6_000_000_000_000_000 + fastrand::u64(..1_000_000);
-    let other = bench.marked(mark);
-    for (marked, boot) in [(mark + 1, boot()), (mark, "another".to_owned())] {
-        bench.left_by(marked, 1, &boot);
-        bench.run("true").await.expect("succeeds");
-        assert!(alive(other.pid()), "{marked} {boot}");
+    for known in KNOWN {
+        let bench = Bench::new();
+        let mark = 6_000_000_000_000_000 + fastrand::u64(..1_000_000);
+        let other = bench.marked(mark);
+        for (marked, boot) in [(mark + 1, boot()), (mark, "another".to_owned())] {
+            bench.left_by(marked, &boot, known);
+            bench.run("true").await.expect("succeeds");
+            assert!(alive(other.pid()), "{marked} {boot}");
+        }
     }
 }
 
@@ -262,24 +314,6 @@ async fn the_end_of_a_program_is_told_exactly() {
             format!("killed by signal {signal}")
         );
     }
-}
-
-#[tokio::test]
-async fn no_program_waits_for_the_record_of_another() {
-    let bench = Bench::new();
-    bench.step.hold_checkpoints();
-    let slow = bench.exec("touch $DIR/ran");
-    let others = async {
-        let benches: Vec<Bench> = std::iter::repeat_with(Bench::new).take(20).collect();
-        for ended in join_all(benches.iter().map(|bench| bench.run("true"))).await {
-            ended.expect("succeeds");
-        }
-        assert!(!bench.path("ran").exists(), "it is not on record");
-        bench.step.release_checkpoints();
-    };
-    let (result, ()) = tokio::join!(slow.run(bench.cx(), Value::Null), others);
-    result.expect("succeeds");
-    assert!(bench.path("ran").exists());
 }
 
 #[tokio::test]
