@@ -1,4 +1,4 @@
-//! A service for handlers of the type `http`, which records every request and answers from a script.
+//! A service for handlers of the type `http`: it records every request and answers from a script.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;

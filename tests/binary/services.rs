@@ -199,7 +199,7 @@ async fn a_request_that_a_killed_daemon_left_open_is_sent_again_under_the_same_k
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_a_shutdown_an_open_request_may_end_and_its_outcome_is_kept() {
+async fn a_request_that_outlasts_the_grace_of_a_shutdown_is_sent_again_as_the_same_attempt() {
     let (scene, service) = scene_and_service().await;
     let step = scene.step_sent().await;
     let config = calling(&scene.config(), &service.url("/run"));
@@ -212,7 +212,9 @@ async fn at_a_shutdown_an_open_request_may_end_and_its_outcome_is_kept() {
     service.answers("/run", [service::json(200, &json!({}))]);
     let _next = scene.start(&config);
     scene.answered_once(&step).await.outputs();
-    assert_eq!(service.calls("/run")[1].json()["attempt"], 1);
+    let calls = service.calls("/run");
+    assert_eq!((calls.len(), &calls[1].json()["attempt"]), (2, &json!(1)));
+    assert_eq!(calls[0].header("idempotency-key"), calls[1].header("idempotency-key"));
 }
 
 /// A process that says on its first line where it listens, killed when dropped.

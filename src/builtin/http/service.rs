@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url, redirect, retry};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs as cryptography;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
@@ -145,7 +145,7 @@ fn is_loopback(url: &Url) -> bool {
 /// The authorities are read only if they are needed.
 fn tls(url: &Url) -> Result<ClientConfig, SettingsError> {
     let roots = if url.scheme() == "https" { ROOTS.clone() } else { RootCertStore::empty().into() };
-    let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+    let mut config = ClientConfig::builder_with_provider(cryptography::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(|error| SettingsError::Client(error.to_string()))?
         .with_root_certificates(roots)
