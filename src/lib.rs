@@ -122,7 +122,8 @@ pub mod process;
 #[doc(hidden)]
 pub mod seam;
 #[cfg(any(feature = "aws", feature = "http-handler"))]
-mod trust;
+#[doc(hidden)]
+pub mod trust;
 
 pub use handler::{
     Completion, Context, Handler, HandlerError, HandlerResult, Registry, StopReason, handler_fn,
