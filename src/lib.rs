@@ -3,8 +3,9 @@
 //! failure with that token. callbackd receives the messages, runs a handler for each step, and
 //! reports the outcome until SageMaker has accepted it.
 //!
-//! Most handlers are programs, which the stock binary runs (`type = "exec"`); they do not need this
-//! crate. This is the documentation for handlers in Rust.
+//! Most handlers are programs, which the stock binary runs (`type = "exec"`), or services that it
+//! calls (`type = "http"`); they do not need this crate. This is the documentation for handlers in
+//! Rust.
 //!
 //! # Write one
 //! A handler is an async function, or a type that implements [`Handler`] if it has settings, a
@@ -120,6 +121,9 @@ pub mod observe;
 pub mod process;
 #[doc(hidden)]
 pub mod seam;
+#[cfg(any(feature = "aws", feature = "http-handler"))]
+#[doc(hidden)]
+pub mod trust;
 
 pub use handler::{
     Completion, Context, Handler, HandlerError, HandlerResult, Registry, StopReason, handler_fn,
@@ -170,9 +174,9 @@ mod map {
     //! aws  local                       the real seams; the local endpoint
     //! engine  crash                    drives lifecycle, owns every task; dies at chosen points
     //! ledger  lifecycle                records; decisions, pure
-    //! builtin  testing  handler        programs; tests of handlers; the contract
+    //! builtin  testing  handler        programs and services; tests of handlers; the contract
     //! seam  outcome  step              what SQS and SageMaker must do; what all of them speak of
-    //! clock  backoff  duration  causes  hex
+    //! clock  backoff  duration  causes  hex  trust
     //! ```
     //!
     //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers

@@ -126,10 +126,6 @@ pub(super) fn build_handlers(
         };
         match registry.build(&handler.kind, settings) {
             Ok(built) => drop(handlers.insert(name.clone(), built)),
-            Err(BuildError::Unknown { have, .. }) if handler.kind == "http" => judge.wrong(
-                format!("handlers.{name}.type"),
-                format!("\"http\" comes with a later version; this binary has: {have}"),
-            ),
             Err(error @ BuildError::Unknown { .. }) => {
                 judge.wrong(format!("handlers.{name}.type"), error.to_string());
             }

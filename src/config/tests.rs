@@ -12,10 +12,10 @@ use crate::engine::config::{AccountRole, Accounts, Verify};
 use crate::handler::handler_fn;
 use crate::seam::Role;
 
-/// A registry whose `exec` accepts any settings, so that no program has to exist.
+/// A registry whose `exec` and `http` accept any settings, so that no program has to exist.
 fn registry() -> Registry {
-    Registry::new()
-        .handler("exec", |_: Value| Ok::<_, Infallible>(handler_fn(async |_, _: Value| Ok(()))))
+    let any = |_: Value| Ok::<_, Infallible>(handler_fn(async |_, _: Value| Ok(())));
+    Registry::new().handler("exec", any).handler("http", any)
 }
 
 const LEAST: &str = r#"
@@ -87,7 +87,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         max_attempts = 0
         retry_delay = "1h"
         [handlers.Other]
-        type = "http"
+        type = "grpc"
         "#,
     );
     let wants = [
@@ -111,8 +111,8 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "handlers.Other: a handler's name consists of lower-case",
         "handlers.work.max_attempts: 0 is not allowed",
         "handlers.work.retry_delay: 1h is more than the retry_delay_max of 15m",
-        "handlers.Other.type: \"http\" comes with a later version; this binary has: exec",
-        "handlers.work.type: `exek` is not a handler type of this binary, which has: exec",
+        "handlers.Other.type: `grpc` is not a handler type of this binary, which has: exec, http",
+        "handlers.work.type: `exek` is not a handler type of this binary, which has: exec, http",
     ];
     for want in wants {
         assert!(told.iter().any(|told| told.starts_with(want)), "{want}\nnot in {told:#?}");
@@ -577,12 +577,12 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     expected.worker.work_dir = documented.worker.work_dir.clone();
     expected.queues[0].url.clone_from(&documented.queues[0].url);
     expected.queues[0].handler.clone_from(&documented.queues[0].handler);
-    let (mut handler, name) = (
-        expected.handlers["work"].clone(),
-        documented.handlers.keys().next().expect("one").clone(),
-    );
-    handler.settings = documented.handlers[&name].settings.clone();
-    expected.handlers = [(name, handler)].into();
+    // One for each type; what is not set has its default.
+    let with_default = |(name, documented): (&String, &HandlerConfig)| {
+        let (kind, settings) = (documented.kind.clone(), documented.settings.clone());
+        (name.clone(), HandlerConfig { kind, settings, ..expected.handlers["work"].clone() })
+    };
+    expected.handlers = documented.handlers.iter().map(with_default).collect();
     expected.ledger.path.clone_from(&documented.ledger.path);
     assert_eq!(documented, expected);
 }

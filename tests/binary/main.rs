@@ -23,6 +23,8 @@ mod moto;
 mod proxy;
 mod sagemaker;
 mod scene;
+#[cfg(feature = "http-handler")]
+mod service;
 
 mod answers;
 mod blame;
@@ -54,6 +56,8 @@ mod redrive;
 mod retried;
 #[cfg(feature = "local")]
 mod roles;
+#[cfg(feature = "http-handler")]
+mod services;
 mod silence;
 mod stops;
 mod surroundings;

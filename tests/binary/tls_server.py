@@ -1,7 +1,7 @@
-"""A SageMaker behind TLS whose authority nobody knows: tls_server.py FOLDER.
+"""A service behind TLS whose authority nobody knows: tls_server.py FOLDER [ANSWER].
 
-It leaves the authority's certificate as FOLDER/authority.pem, says the port where it listens, and answers every request that an execution was
-started, until its standard input ends.
+It leaves the authority's certificate as FOLDER/authority.pem, says the port where it listens, and answers every request, until its standard
+input ends: with ANSWER, else like a SageMaker that has started an execution.
 """
 import datetime, http.server, ipaddress, json, ssl, sys, threading
 
@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 
 folder = sys.argv[1]
 now = datetime.datetime.now(datetime.timezone.utc)
-ANSWER = json.dumps({"PipelineExecutionArn": "arn:aws:sagemaker:eu-west-1:210987654321:pipeline/p/execution/e1"}).encode()
+STARTED = json.dumps({"PipelineExecutionArn": "arn:aws:sagemaker:eu-west-1:210987654321:pipeline/p/execution/e1"})
+ANSWER = (sys.argv[2] if len(sys.argv) > 2 else STARTED).encode()
 
 
 def named(name):

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::sleep;
 
 pub use account::AccountError;
@@ -37,6 +37,7 @@ use self::earlier::{Earlier, Run};
 use self::program::{Ended, Program, Purpose};
 use self::settings::Lacking;
 use self::workspace::Workspace;
+use super::given;
 use crate::handler::{
     Completion, Context, Handler, HandlerError, HandlerResult, Leftover, Remark, host_trouble,
 };
@@ -115,7 +116,8 @@ impl Exec {
         };
         let program = Program::spawn(command.as_std(), &self.terms, record).await?;
         cx.is_under_way();
-        let ended = program.end(cx, purpose, stdin(cx), &workspace, saved).await?;
+        let stdin = format!("{}\n", given::step(cx)).into_bytes();
+        let ended = program.end(cx, purpose, stdin, &workspace, saved).await?;
         Ok((ended, workspace))
     }
 
@@ -264,21 +266,6 @@ impl Saved {
     fn by(directory: &str, file: Content) -> Self {
         Self { file: Some(file), workspace: Some(directory.to_owned()), run: None }
     }
-}
-
-fn stdin(cx: &Context) -> Vec<u8> {
-    let mut step = json!({
-        "token": cx.token(),
-        "pipelineExecutionArn": cx.execution(),
-        "pipeline": cx.pipeline(),
-        "queueUrl": cx.queue_url(),
-        "attempt": cx.attempt(),
-        "arguments": cx.arguments(),
-    });
-    if let Some(reason) = cx.stop_reason() {
-        step["stopReason"] = reason.as_str().into();
-    }
-    format!("{step}\n").into_bytes()
 }
 
 #[cfg(test)]
