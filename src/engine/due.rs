@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::dispatch::wake;
@@ -14,6 +14,7 @@ use super::shared::Shared;
 use crate::clock::after;
 use crate::lifecycle::{Event, Lease, Phase};
 use crate::seam::Observation;
+use crate::step::CallbackToken;
 
 /// How often the clocks are compared.
 const LOOK: Duration = Duration::from_secs(5);
@@ -22,14 +23,20 @@ const LATE: Duration = Duration::from_secs(2);
 
 /// Wakes steps that are due, until dropped.
 pub(crate) async fn wake_due(shared: Arc<Shared>) {
+    let (watched, claims) = mpsc::unbounded_channel();
+    tokio::join!(wake_in_turn(&shared, &watched), watch_claims(&shared, claims));
+}
+
+/// Those that wait for the end of another worker's claim are passed to `watched`, because a ledger
+/// that is slow holds up no others.
+async fn wake_in_turn(shared: &Arc<Shared>, watched: &UnboundedSender<(CallbackToken, Claim)>) {
     let mut phase = Phase::Running;
     loop {
         while let Some((token, claim)) = shared.steps.pop_due(shared.clock.now()) {
             match claim {
-                Some(claim) if let Some(until) = still_holds(&shared, &claim).await => {
-                    shared.steps.put_off(&token, until);
-                }
-                _ => wake(&shared, &token, Input::Look, Absent::Skip).await,
+                // The receiver lives as long as this does.
+                Some(claim) => drop(watched.send((token, claim))),
+                None => wake(shared, &token, Input::Look, Absent::Skip).await,
             }
         }
         let next = shared.steps.first_due().map(|due| shared.clock.instant(due));
@@ -37,7 +44,7 @@ pub(crate) async fn wake_due(shared: Arc<Shared>) {
             biased;
             () = shared.phases.beyond(phase) => {
                 phase = shared.phase();
-                wake_all(&shared, || Input::Look).await;
+                wake_all(shared, || Input::Look).await;
             }
             () = shared.steps.due_changed() => {}
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
@@ -45,18 +52,27 @@ pub(crate) async fn wake_due(shared: Arc<Shared>) {
     }
 }
 
-/// Until when a step need not be read because its owner lives, as far as that is known. One list of
-/// workers tells it of all steps.
-async fn still_holds(shared: &Shared, claim: &Claim) -> Option<Timestamp> {
-    let now = shared.clock.now();
-    let lease = shared.ledger.lease_of(&claim.owner).await;
-    let until = match lease {
-        Ok(Lease::Over) => return None,
-        Ok(Lease::Until(until)) => until,
-        // A table that does not answer is not asked for each step.
-        Err(_) => after(now, shared.ledger.lease() / 6),
-    };
-    Some(until.min(claim.read_at)).filter(|until| *until > now)
+/// Wakes steps once the claims of their owners are over, or it is time to read them all the same.
+async fn watch_claims(shared: &Arc<Shared>, mut claims: UnboundedReceiver<(CallbackToken, Claim)>) {
+    // A ledger that does not answer is not asked for each step.
+    let mut blind = None;
+    while let Some((token, claim)) = claims.recv().await {
+        let is_blind = blind.is_some_and(|until| until > shared.clock.now());
+        let lease = if is_blind { None } else { shared.ledger.lease_of(&claim.owner).await.ok() };
+        let now = shared.clock.now();
+        if lease.is_none() && !is_blind {
+            blind = Some(after(now, shared.ledger.lease() / 6));
+        }
+        let until = match lease {
+            Some(Lease::Until(until)) => Some(until),
+            Some(Lease::Over) => None,
+            None => blind,
+        };
+        match until.map(|until| until.min(claim.read_at)).filter(|until| *until > now) {
+            Some(until) => shared.steps.put_off(&token, until),
+            None => wake(shared, &token, Input::Look, Absent::Skip).await,
+        }
+    }
 }
 
 /// Compares the clocks regularly, until dropped: the wall clock may be set, and tokio's timers do

@@ -102,6 +102,7 @@ pub(crate) struct Parked {
     pub(crate) messages: Vec<Held>,
     pub(crate) sent: Option<Timestamp>,
     pub(crate) wake: Option<Timestamp>,
+    pub(crate) crowded: Option<Timestamp>,
     pub(crate) claim: Option<Claim>,
     /// When it must be looked at.
     pub(crate) due: Option<Timestamp>,

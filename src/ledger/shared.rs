@@ -95,8 +95,10 @@ impl Ledger {
         if !again || matches!(known, Lease::Until(until) if until > self.clock.now()) {
             return Ok(known);
         }
-        if !self.fleet().await?.contains(owner) {
-            return Ok(Lease::Over);
+        // One list tells it of all workers. It may lag behind what is not in it.
+        let lives = self.fleet().await;
+        if !lives.is_ok_and(|lives| lives.contains(owner)) {
+            self.look_at(owner).await?;
         }
         Ok(self.leases.of(owner, self.clock.now()))
     }
@@ -276,7 +278,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::clock::Clock;
+    use crate::clock::{Clock, after};
     use crate::ledger::{Memory, Written};
     use crate::lifecycle::Stop;
     use crate::step::Message;
@@ -400,6 +402,27 @@ mod tests {
         advance(LEASE / 6).await;
         assert_eq!(second.foreign_lease(&read(&second).await), Lease::Over);
         assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_known_to_hold_or_to_be_over_without_reading_its_step() {
+        let (first, second, _) = two().await;
+        let owner = first.me();
+        for _ in 0..6 {
+            advance(LEASE / 3).await;
+            first.renew().await.expect("renewed");
+        }
+        let now = second.clock.now();
+        let lease = second.lease_of(&owner).await;
+        assert_eq!(lease, Ok(Lease::Until(after(now, LEASE))));
+        advance(LEASE).await;
+        assert_eq!(second.lease_of(&owner).await, Ok(Lease::Over));
+        first.renew().await.expect("renewed");
+        advance(LEASE / 6).await;
+        assert!(matches!(second.lease_of(&owner).await, Ok(Lease::Until(_))));
+        first.resign().await.expect("it works");
+        advance(LEASE).await;
+        assert_eq!(second.lease_of(&owner).await, Ok(Lease::Over));
     }
 
     #[tokio::test(start_paused = true)]

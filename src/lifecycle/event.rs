@@ -20,6 +20,9 @@ pub enum Event {
     Answered(Answer),
     /// A work slot is free for the step.
     SlotFree,
+    /// The step has waited for a slot for as long as
+    /// [`Policy::crowded_after`](super::Policy::crowded_after) says.
+    Crowded,
     /// The handler saves a checkpoint.
     Checkpoint(Value),
     /// The run ended, or was aborted.

@@ -91,6 +91,9 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         // The step was stopped, or given back, while it waited for the slot.
         (Event::SlotFree, _) => step.nothing(),
 
+        (Event::Crowded, Activity::Queued) => step.crowded(),
+        (Event::Crowded, _) => step.nothing(),
+
         (
             Event::Checkpoint(value),
             Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_),
@@ -227,7 +230,8 @@ impl Decision<'_> {
     /// others finds the step in the ledger.
     pub(super) fn leave_to_owner(&self) -> Transition {
         match self.foreign_until() {
-            until if self.view.holds => self.sleep(until),
+            // A stop that was flagged here may have to be flagged again.
+            until if self.view.holds || self.record.stop_requested.is_some() => self.sleep(until),
             _ => self.to(Activity::Idle, [Effect::LetGo]),
         }
     }

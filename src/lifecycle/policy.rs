@@ -15,8 +15,8 @@ pub struct Policy {
     pub max_attempts: u32,
     /// No other worker can receive the step from its queue.
     pub alone: bool,
-    /// For how long a step waits here for a slot before it is passed on, if other workers of its
-    /// ledger may have one.
+    /// For how long a step waits here for a slot before it is passed on, if its ledger is shared:
+    /// other workers may have one.
     pub crowded_after: Option<Duration>,
     pub retry: Backoff,
     pub time_limit: Duration,

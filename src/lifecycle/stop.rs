@@ -103,8 +103,8 @@ impl Decision<'_> {
             }
             // Another live worker owns it, and learns of the flag with its next renewal.
             (_, Status::Claimed) if self.foreign_until().is_some() => {
-                let left = self.leave_to_owner();
-                Transition { write: self.write(flagged).write.filter(|_| first), ..left }
+                let sleep = self.sleep(self.foreign_until());
+                Transition { write: self.write(flagged).write.filter(|_| first), ..sleep }
             }
             (_, Status::New | Status::Claimed | Status::Waiting | Status::Deferred) => {
                 self.clean_up(flagged, StopReason::PipelineStopped)

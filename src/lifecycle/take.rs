@@ -71,7 +71,6 @@ impl Decision<'_> {
             activity if self.doubt().is_some() => self.ask(activity),
             // The doubt is gone: another worker of the ledger has decided.
             Activity::Confirming => self.proceed(),
-            Activity::Queued => self.crowded(),
             _ => self.nothing(),
         }
     }
@@ -136,18 +135,21 @@ impl Decision<'_> {
                 record.last_error.as_deref().unwrap_or("nothing is known about it"),
             ));
         }
-        let mut queued = self.to(Activity::Queued, [Effect::AwaitSlot]);
-        if let Some(wait) = self.view.policy.crowded_after.filter(|_| self.view.holds) {
-            queued.effects.push(Effect::Wake(later(self.view.now, wait)));
-        }
-        queued
+        self.to(Activity::Queued, [Effect::AwaitSlot])
     }
 
     /// The step has waited long for a slot of this worker, and another one may have one.
-    fn crowded(&self) -> Transition {
-        match self.view.policy.crowded_after {
-            Some(_) if self.view.holds => self.to(Activity::Idle, [Effect::PassOn]),
-            _ => self.nothing(),
+    pub(super) fn crowded(&self) -> Transition {
+        let now = self.proceed();
+        if now.local.activity != Activity::Queued {
+            return now;
+        }
+        // Its turn comes sooner here than at the end of the queue.
+        let is_retried = self.record.status == Status::Waiting && !self.record.resume;
+        if self.view.holds && self.doubt().is_none() && !is_retried {
+            self.to(Activity::Idle, [Effect::PassOn])
+        } else {
+            self.nothing()
         }
     }
 

@@ -144,6 +144,7 @@ fn events() -> Vec<Event> {
         Event::Delivered(Arrival::Foreign),
         Event::Found,
         Event::SlotFree,
+        Event::Crowded,
         Event::Checkpoint(serde_json::json!([1])),
         Event::Ended(RunEnd::Success(Outputs::new())),
         Event::Ended(RunEnd::Failure("no such table".to_owned())),

@@ -77,6 +77,10 @@ pub enum What {
     Slot {
         worker: usize,
     },
+    /// No slot is free for long.
+    Crowd {
+        worker: usize,
+    },
     RunEnds {
         worker: usize,
         end: EndKind,
@@ -212,6 +216,9 @@ impl World {
                 }
                 Some(driver) => {
                     self.course_of(index, driver, hope, put);
+                    if driver.awaits_slot && setup.policy.crowded_after.is_some() {
+                        put(What::Crowd { worker: index });
+                    }
                     self.course_meanwhile(index, driver, put);
                 }
                 None => self.course_without(index, worker, setup, put),

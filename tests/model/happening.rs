@@ -20,6 +20,7 @@ pub enum Happening {
     Found,
     Answered(Reply),
     SlotFree,
+    Crowded,
     Ended(EndKind),
     Cleaned { well: bool },
     CleanupAborted,
@@ -98,6 +99,7 @@ impl Happening {
             Self::Found => Event::Found,
             Self::Answered(reply) => Event::Answered(reply.answer()),
             Self::SlotFree => Event::SlotFree,
+            Self::Crowded => Event::Crowded,
             Self::Ended(end) => Event::Ended(match end {
                 EndKind::Success { run } => RunEnd::Success(outputs(run)),
                 EndKind::Failure => RunEnd::Failure("the handler says no".to_owned()),

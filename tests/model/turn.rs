@@ -1,6 +1,6 @@
 //! One action, performed on a copy of the world.
 
-use callbackd::lifecycle::{Beside, Via};
+use callbackd::lifecycle::{Activity, Beside, Via};
 
 use crate::action::{Action, Reported, What};
 use crate::driver::TOKEN;
@@ -145,6 +145,13 @@ impl<'a> Turn<'a> {
             What::Slot { worker } => {
                 self.driver(worker).awaits_slot = false;
                 self.feed(worker, Happening::SlotFree);
+            }
+            What::Crowd { worker } => {
+                self.read_again(worker);
+                self.feed(worker, Happening::Crowded);
+                if let Some(driver) = &mut self.world.workers[worker].driver {
+                    driver.awaits_slot &= driver.activity() == Activity::Queued;
+                }
             }
             What::RunEnds { worker, end } => {
                 self.world.budget.hindrances -= u8::from(end == EndKind::Hindered);

@@ -13,6 +13,8 @@ const REPORTS: &str = "SageMaker SendPipelineExecutionStep";
 pub struct Figures {
     /// The most reports of a second once SageMaker answers again.
     pub peak_after_the_outage: u64,
+    /// Of the table, a held step and hour, while nothing happens.
+    pub reads_while_quiet: f64,
     text: String,
 }
 
@@ -21,9 +23,14 @@ impl Figures {
         let phase = |name: &str| story.phases.iter().find(|(phase, _)| *phase == name);
         let after = phase("after the outage").map(|(_, window)| window.clone());
         let (peak, _) = story.world.meter(|meter| meter.peak(REPORTS, &after.unwrap_or_default()));
+        let quiet = phase("quiet").map(|(_, window)| window.clone()).unwrap_or_default();
+        let reads = story.world.meter(|meter| {
+            meter.total("DynamoDB GetItem", &quiet) + meter.total("DynamoDB Query", &quiet)
+        });
+        let each = reads as f64 * 3600.0 / quiet.len() as f64 / story.size.held as f64;
         let mut text = String::new();
-        write(&mut text, story, peak).expect("a string takes everything");
-        Self { peak_after_the_outage: peak, text }
+        write(&mut text, story, peak, each).expect("a string takes everything");
+        Self { peak_after_the_outage: peak, reads_while_quiet: each, text }
     }
 }
 
@@ -33,7 +40,7 @@ impl Display for Figures {
     }
 }
 
-fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
+fn write(to: &mut impl fmt::Write, story: &Story, peak: u64, reads: f64) -> fmt::Result {
     let Story { size, world, phases, .. } = story;
     writeln!(to, "\n{} workers, {} held steps; {:?}\n", size.workers, size.held, size.settings)?;
     writeln!(
@@ -71,16 +78,7 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64) -> fmt::Result {
         })
     })?;
     let seconds = |time: Duration| time.as_secs();
-    if let Some((_, quiet)) = phases.iter().find(|(name, _)| *name == "quiet") {
-        let reads = world.meter(|meter| {
-            meter.total("DynamoDB GetItem", quiet) + meter.total("DynamoDB Query", quiet)
-        });
-        let each = reads as f64 * 3600.0 / quiet.len() as f64 / size.held as f64;
-        writeln!(
-            to,
-            "\n{each:.1} reads of the table per held step and hour while nothing happens"
-        )?;
-    }
+    writeln!(to, "\n{reads:.1} reads of the table per held step and hour while nothing happens")?;
     writeln!(
         to,
         "the fullest worker ran {} steps after the redeploy; evenly, it would be {}",

@@ -93,6 +93,8 @@ fn no_promise_of_a_fleet_is_broken_by_everything_that_happens_to_one() {
     assert!(story.taken >= story.size.held / 3, "the wave took {} steps", story.taken);
     let piled = story.piled as u64;
     assert!(2 * piled * story.size.early >= story.size.held as u64, "{piled} outcomes piled up");
+    let reads = figures.reads_while_quiet;
+    assert!(reads <= READS_OF_A_MOVED_STEP, "{reads} reads of a held step in an hour");
     // Each of them is tried again within a minute, at a time of its own.
     let (herd, even) = (figures.peak_after_the_outage, piled.div_ceil(30));
     assert!(herd <= 4 * even + 10, "{herd} reports in a second, of {piled} outcomes");
@@ -149,6 +151,10 @@ fn an_idle_fleet_reads_little() {
     assert!(each(reads) <= READS, "{} reads of a worker in an hour", each(reads));
     assert!(each(writes) <= RENEWALS, "{} writes of a worker in an hour", each(writes));
 }
+
+/// Of a step that has moved and hour, at the small size: who holds a fresh copy of its message
+/// reads it ever more rarely, and the workers' own reads are divided by few steps.
+const READS_OF_A_MOVED_STEP: f64 = 20.0;
 
 /// Of an idle worker among 50 and hour: it lists the workers each 90 s, and what is due in its one
 /// or two of the 64 parts of the ledger each 15 minutes.

@@ -9,6 +9,7 @@ use crate::seam::Observation;
 
 /// How long a refused message stays invisible.
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_mins(15));
+
 impl Driver {
     pub(super) fn delete(&mut self) {
         for held in std::mem::take(&mut self.messages) {
@@ -42,7 +43,7 @@ impl Driver {
             );
         }
         for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.copy([&held.id]);
+            self.shared.lane_at(&held).messages.pass_on([&held.id]);
         }
     }
 

@@ -95,6 +95,8 @@ struct Driver {
     /// Consecutive failures of the ledger.
     failures: Failures,
     wake: Option<Timestamp>,
+    /// When it will have waited long for a slot.
+    crowded: Option<Timestamp>,
     grace: Option<Timestamp>,
     /// Another worker has recorded a stop: the record is to be read again.
     flagged: bool,
@@ -296,6 +298,7 @@ impl Driver {
             messages: self.messages.clone(),
             sent: self.sent,
             wake: self.wake,
+            crowded: self.crowded,
             claim: self.claim(),
             due: self.next_timer().map(|(at, _)| at),
         };

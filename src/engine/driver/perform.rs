@@ -133,6 +133,9 @@ impl Driver {
             .or_else(|| self.lane.slots.acquire(&record.token, self.reservation.take()));
         if self.slot.is_some() {
             self.backlog.push_front((Event::SlotFree, With::Nothing));
+        } else if let Some(wait) = self.policy.crowded_after {
+            let now = self.shared.clock.now();
+            self.crowded.get_or_insert_with(|| after(now, wait));
         }
     }
 
@@ -143,8 +146,11 @@ impl Driver {
             self.shared.impaired.leave(self.handler_name(), token);
             self.trial = None;
         }
-        if was == Activity::Queued && activity != was && self.slot.is_none() {
-            self.lane.slots.leave(token);
+        if was == Activity::Queued && activity != was {
+            self.crowded = None;
+            if self.slot.is_none() {
+                self.lane.slots.leave(token);
+            }
         }
     }
 

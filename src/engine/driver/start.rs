@@ -123,6 +123,7 @@ impl Place {
             sent: None,
             wants: Wants::default(),
             wake: None,
+            crowded: None,
             weight: None,
             reservation: None,
             slot: None,
@@ -154,7 +155,7 @@ impl Place {
             driver.state.local = row.local;
             driver.messages = row.messages;
             (driver.sent, driver.wants, driver.wake) = (row.sent, row.wants, row.wake);
-            driver.claim = row.claim;
+            (driver.crowded, driver.claim) = (row.crowded, row.claim);
         }
         driver.show();
         driver

@@ -45,6 +45,7 @@ pub(super) enum What {
     NotReleased,
     NotDeleted,
     NotCopied,
+    NotPassedOn,
     /// A batch was refused as a whole: its messages are sent one by one.
     TakenApart,
     /// Not ours to keep any more, or refused permanently.
@@ -222,6 +223,10 @@ impl MessageEntry {
                 Some(What::Copied)
             }
             Ok(Sent::Unwanted) => None,
+            Err(_) if self.fate == Fate::Copy && self.passes_on => {
+                self.release(Duration::ZERO, terms, now);
+                Some(What::NotPassedOn)
+            }
             Err(_) if self.fate == Fate::Copy => {
                 self.act_at = now + COPY_AGAIN;
                 Some(What::NotCopied)

@@ -74,6 +74,8 @@ pub(super) struct MessageEntry {
     /// Consecutive failures to delete it.
     pub(super) failures: Failures,
     pub(super) receives: u32,
+    /// No step needs it here any more: if it cannot be copied, it is released.
+    pub(super) passes_on: bool,
     /// A batch with it was refused as a whole: it is sent by itself next, to find the culprit.
     pub(super) alone: bool,
 }
@@ -99,6 +101,7 @@ impl MessageEntry {
             act_at: now,
             failures: Failures::default(),
             receives: received.receives,
+            passes_on: false,
             alone: false,
         };
         entry.begin(terms, now);
@@ -122,6 +125,7 @@ impl MessageEntry {
         }
         self.receipt_handle = received.receipt_handle.as_str().into();
         self.receives = received.receives;
+        self.passes_on = false;
         self.about = about.or(self.about.take());
         if self.fate == Fate::Delete {
             self.failures.end();
@@ -153,6 +157,15 @@ impl MessageEntry {
         if self.fate == Fate::Keep && self.repost_at.is_some() {
             self.fate = Fate::Copy;
             self.act_at = now;
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, terms: &Terms, now: Instant) {
+        self.copy(now);
+        if self.fate == Fate::Copy {
+            self.passes_on = true;
+        } else {
+            self.release(Duration::ZERO, terms, now);
         }
     }
 

@@ -78,9 +78,10 @@ impl Messages {
         self.each(ids, |entry, _, _| entry.forget());
     }
 
-    /// Replaces messages by fresh copies.
-    pub(crate) fn copy(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
-        self.each(ids, |entry, _, now| entry.copy(now));
+    /// Replaces messages by fresh copies, and no longer holds them. If that fails they are made
+    /// visible.
+    pub(crate) fn pass_on(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.each(ids, MessageEntry::pass_on);
     }
 
     /// Replaces those that were received three times or more by fresh copies.

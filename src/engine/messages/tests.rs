@@ -876,6 +876,28 @@ async fn only_worn_messages_that_are_kept_are_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_passed_on_is_copied_or_given_back() {
+    let sqs = Sqs::default();
+    let (messages, ids) = holding(&sqs, 3);
+    working(&messages, &sqs, async || {
+        messages.pass_on(&ids[..1]);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((sqs.sent(), messages.len()), (vec!["the body of m0".to_owned()], 2));
+        sqs.fail("send", FaultKind::Denied, 1);
+        messages.pass_on(&ids[1..2]);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((sqs.sizes("send").len(), sqs.visible(), messages.len()), (2, 1, 1));
+        // Its receiver needs it again.
+        sqs.fail("send", FaultKind::Denied, 1);
+        messages.pass_on(&ids[2..]);
+        messages.hold(&sqs.receive("m2"), true, Some(about(false)));
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((sqs.visible(), messages.len()), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn few_copies_are_under_way_at_once_and_none_is_begun_at_the_end() {
     let sqs = Sqs::default();
     let (messages, _) = holding(&sqs, 20);

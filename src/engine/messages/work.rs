@@ -116,6 +116,7 @@ fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Insta
         What::NotKept => "messages could not be kept invisible; tried again",
         What::NotReleased => "messages could not be given back; tried again",
         What::NotDeleted => "settled messages could not be deleted; tried again",
+        What::NotPassedOn => "fresh copies could not be sent; the messages are given back instead",
         What::NotCopied => "a fresh copy of a message could not be sent; tried again",
         What::TakenApart => "a batch of messages was refused as a whole; each is sent by itself",
         What::LetGo => "messages can no longer be kept invisible; their steps continue",
@@ -123,7 +124,8 @@ fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Insta
             "settled messages can no longer be deleted; if they come back, they are deleted then"
         }
         What::Copied => {
-            "replaced a message by a fresh copy, because of its age or its number of receives"
+            "replaced a message by a fresh copy, because of its age or its number of receives, or \
+             because its step has waited long for a slot"
         }
     };
     match fault {

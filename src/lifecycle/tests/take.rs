@@ -240,19 +240,41 @@ fn a_step_of_a_live_worker_is_waited_for_only_with_a_message_of_it() {
 }
 
 #[test]
-fn a_step_that_waits_long_for_a_slot_is_passed_on_where_another_worker_may_have_one() {
-    let wait = Duration::from_mins(2);
-    for (crowded_after, holds) in [(Some(wait), true), (Some(wait), false), (None, true)] {
+fn a_step_that_waits_long_for_a_slot_is_passed_on_with_its_message() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.delivered(false), [Effect::AwaitSlot]);
+    bench.holds = false;
+    assert_eq!(bench.feed(Event::Crowded), []);
+    bench.holds = true;
+    assert_eq!(bench.feed(Event::Crowded), [Effect::PassOn]);
+    assert!(bench.state.local.idle());
+    // It has its slot, or has gone, since.
+    assert_eq!(bench.feed(Event::Crowded), []);
+}
+
+#[test]
+fn a_step_that_was_given_back_is_passed_on_and_one_that_is_tried_again_is_not() {
+    for (resume, passed) in [(true, vec![Effect::PassOn]), (false, vec![])] {
+        let mut bench = Bench::running();
+        let record = &mut bench.state.record;
+        (record.status, record.owner, record.resume) = (Status::Waiting, None, resume);
+        bench.state.local = Local::NOTHING;
+        assert_eq!(bench.delivered(true), [Effect::AwaitSlot]);
+        assert_eq!(bench.feed(Event::Crowded), passed);
+    }
+}
+
+#[test]
+fn a_step_that_moved_on_while_it_waited_for_a_slot_is_not_passed_on() {
+    for (status, activity) in
+        [(Status::Settled, Activity::Idle), (Status::Claimed, Activity::Sleeping)]
+    {
         let mut bench = Bench::new();
-        bench.policy.crowded_after = crowded_after;
-        bench.holds = holds;
-        let passes_on = crowded_after.is_some() && holds;
-        let wakes = passes_on.then(|| Effect::Wake(machine::later(bench.now, wait)));
-        let waits: Vec<Effect> = [Effect::AwaitSlot].into_iter().chain(wakes).collect();
-        assert_eq!(bench.delivered(false), waits);
-        bench.pass(wait);
-        let passed: &[Effect] = if passes_on { &[Effect::PassOn] } else { &[] };
-        assert_eq!(bench.feed(Event::Woken), passed);
-        assert_eq!(bench.state.local.idle(), passes_on);
+        bench.delivered(false);
+        bench.state.record.status = status;
+        bench.state.record.owner = Some(WorkerId("other".into()));
+        bench.foreign = Lease::Until(machine::later(bench.now, LEASE));
+        assert!(!bench.feed(Event::Crowded).contains(&Effect::PassOn));
+        assert_eq!(bench.state.local.activity, activity);
     }
 }
