@@ -139,6 +139,15 @@ struct Table {
     due: BTreeSet<(Timestamp, CallbackToken)>,
 }
 
+impl Table {
+    /// Adds a moment at which a row is due; returns whether it is before all others.
+    fn add_due(&mut self, due: Timestamp, token: &CallbackToken) -> bool {
+        let first = self.due.first().is_none_or(|(first, _)| due < *first);
+        self.due.insert((due, token.clone()));
+        first
+    }
+}
+
 enum Place {
     Driven(Arc<Seat>),
     Parked(Box<Parked>),
@@ -239,11 +248,7 @@ impl Steps {
         if !lock(&seat.inputs).is_empty() {
             return false;
         }
-        let first =
-            row.due.is_some_and(|due| table.due.first().is_none_or(|(first, _)| due < *first));
-        if let Some(due) = row.due {
-            table.due.insert((due, token.clone()));
-        }
+        let first = row.due.is_some_and(|due| table.add_due(due, token));
         table.places.insert(token.clone(), Place::Parked(Box::new(row)));
         drop(table);
         if first {
@@ -277,9 +282,12 @@ impl Steps {
     pub(crate) fn put_off(&self, token: &CallbackToken, until: Timestamp) {
         let mut table = lock(&self.table);
         let Some(Place::Parked(row)) = table.places.get_mut(token) else { return };
-        if row.due.is_none() {
-            (row.wake, row.due) = (Some(until), Some(until));
-            table.due.insert((until, token.clone()));
+        if row.due.is_some() {
+            return;
+        }
+        (row.wake, row.due) = (Some(until), Some(until));
+        if table.add_due(until, token) {
+            self.due.notify_one();
         }
     }
 
