@@ -342,7 +342,7 @@ async fn a_type_that_it_does_not_have_is_refused_with_those_that_it_has() {
     assert_eq!(output.status.code(), Some(78));
     assert!(
         printed(&output)
-            .contains("`jobs` is not a handler type of this binary, which has: exec, job"),
+            .contains("`jobs` is not a handler type of this binary, which has: exec, http, job"),
         "{}",
         printed(&output)
     );
