@@ -9,13 +9,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::http_server::{Request, Response, serve};
 use crate::output::printed;
 use crate::venv::Venv;
 
@@ -46,13 +43,7 @@ impl Account {
         let address = listener.local_addr().expect("an address");
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let shared = asked.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let asked = shared.clone();
-                let service = service_fn(move |request| answer(request, status, asked.clone()));
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        serve(listener, move |request| answer(request, status, shared.clone()));
         Self { address, asked }
     }
 
@@ -76,10 +67,10 @@ impl Account {
 }
 
 async fn answer(
-    request: hyper::Request<Incoming>,
+    request: Request,
     status: &'static str,
     asked: Arc<Mutex<Vec<Asked>>>,
-) -> io::Result<hyper::Response<Full<Bytes>>> {
+) -> io::Result<Response> {
     let header = |name: &str| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     };

@@ -19,6 +19,7 @@ mod daemon;
 mod disk;
 mod history;
 mod http;
+mod http_server;
 mod moto;
 mod proxy;
 mod sagemaker;

@@ -7,15 +7,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::http_server::{self, Response, serve};
 use crate::service_model;
 
 pub const SUCCESS: &str = "SendPipelineExecutionStepSuccess";
@@ -96,13 +93,7 @@ impl SageMaker {
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let state = shared.clone();
-                let service = service_fn(move |request| answer(request, state.clone()));
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        let serving = serve(listener, move |request| answer(request, shared.clone()));
         Self { address, state, serving }
     }
 
@@ -262,13 +253,7 @@ impl Request {
     }
 }
 
-type Response = hyper::Response<Full<Bytes>>;
-
-/// An error ends the connection, which is then closed.
-async fn answer(
-    request: hyper::Request<Incoming>,
-    state: Arc<Mutex<State>>,
-) -> io::Result<Response> {
+async fn answer(request: http_server::Request, state: Arc<Mutex<State>>) -> io::Result<Response> {
     let target = request
         .headers()
         .get("x-amz-target")

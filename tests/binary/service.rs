@@ -8,14 +8,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+use crate::http_server::{Request, Response, serve};
 
 /// What is done with one request.
 #[derive(Clone, Debug)]
@@ -69,13 +67,7 @@ impl Service {
         let listener = TcpListener::bind(address).await.expect("the port is free");
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let state = shared.clone();
-                let service = service_fn(move |request| answer(request, state.clone()));
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
+        let serving = serve(listener, move |request| answer(request, shared.clone()));
         Self { address, state, serving }
     }
 
@@ -116,10 +108,7 @@ impl Call {
     }
 }
 
-async fn answer(
-    request: hyper::Request<Incoming>,
-    state: Arc<Mutex<State>>,
-) -> io::Result<hyper::Response<Full<Bytes>>> {
+async fn answer(request: Request, state: Arc<Mutex<State>>) -> io::Result<Response> {
     let path = request.uri().to_string();
     let headers = request.headers().iter().map(|(name, value)| {
         (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
