@@ -187,12 +187,8 @@ impl Wrong {
 mod defaults {
     use std::time::Duration;
 
-    const fn minutes(n: u64) -> Duration {
-        Duration::from_secs(60 * n)
-    }
-
     pub(super) fn time_limit() -> Duration {
-        minutes(24 * 60)
+        Duration::from_hours(24)
     }
 
     pub(super) fn max_attempts() -> u32 {
@@ -204,7 +200,7 @@ mod defaults {
     }
 
     pub(super) fn retry_delay_max() -> Duration {
-        minutes(15)
+        Duration::from_mins(15)
     }
 
     pub(super) fn stop_grace() -> Duration {
@@ -212,10 +208,10 @@ mod defaults {
     }
 
     pub(super) fn cleanup_limit() -> Duration {
-        minutes(5)
+        Duration::from_mins(5)
     }
 
     pub(super) fn deferred_limit() -> Duration {
-        minutes(7 * 24 * 60)
+        Duration::from_hours(7 * 24)
     }
 }

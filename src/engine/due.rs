@@ -54,20 +54,22 @@ async fn wake_in_turn(shared: &Arc<Shared>, watched: &UnboundedSender<(CallbackT
 
 /// Wakes steps once the claims of their owners are over, or it is time to read them all the same.
 async fn watch_claims(shared: &Arc<Shared>, mut claims: UnboundedReceiver<(CallbackToken, Claim)>) {
-    // A ledger that does not answer is not asked for each step.
+    // Until when a ledger that did not answer is not asked again: not for each step.
     let mut blind = None;
     while let Some((token, claim)) = claims.recv().await {
-        let is_blind = blind.is_some_and(|until| until > shared.clock.now());
-        let lease = if is_blind { None } else { shared.ledger.lease_of(&claim.owner).await.ok() };
-        let now = shared.clock.now();
-        if lease.is_none() && !is_blind {
-            blind = Some(after(now, shared.ledger.lease() / 6));
-        }
-        let until = match lease {
-            Some(Lease::Until(until)) => Some(until),
-            Some(Lease::Over) => None,
-            None => blind,
+        blind = blind.filter(|until| *until > shared.clock.now());
+        let until = match blind {
+            Some(_) => blind,
+            None => match shared.ledger.lease_of(&claim.owner).await {
+                Ok(Lease::Until(until)) => Some(until),
+                Ok(Lease::Over) => None,
+                Err(_) => {
+                    blind = Some(after(shared.clock.now(), shared.ledger.lease() / 6));
+                    blind
+                }
+            },
         };
+        let now = shared.clock.now();
         match until.map(|until| until.min(claim.read_at)).filter(|until| *until > now) {
             Some(until) => shared.steps.put_off(&token, until),
             None => wake(shared, &token, Input::Look, Absent::Skip).await,

@@ -90,9 +90,10 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Store`].
     pub(crate) async fn lease_of(&self, owner: &WorkerId) -> Result<Lease, LedgerError> {
-        let known = self.leases.of(owner, self.clock.now());
-        let again = self.leases.looks_at(owner, self.clock.now());
-        if !again || matches!(known, Lease::Until(until) if until > self.clock.now()) {
+        let now = self.clock.now();
+        let known = self.leases.of(owner, now);
+        let holds = matches!(known, Lease::Until(until) if until > now);
+        if holds || !self.leases.looks_at(owner, now) {
             return Ok(known);
         }
         // One list tells it of all workers. It may lag behind what is not in it.

@@ -229,10 +229,11 @@ impl Decision<'_> {
     /// nobody else can delete that one. Otherwise nothing is lost: if the owner dies, one of the
     /// others finds the step in the ledger.
     pub(super) fn leave_to_owner(&self) -> Transition {
-        match self.foreign_until() {
-            // A stop that was flagged here may have to be flagged again.
-            until if self.view.holds || self.record.stop_requested.is_some() => self.sleep(until),
-            _ => self.to(Activity::Idle, [Effect::LetGo]),
+        // A stop that was flagged here may have to be flagged again.
+        if self.view.holds || self.record.stop_requested.is_some() {
+            self.sleep(self.foreign_until())
+        } else {
+            self.to(Activity::Idle, [Effect::LetGo])
         }
     }
 

@@ -219,16 +219,12 @@ impl QueueConfig {
 mod defaults {
     use std::time::Duration;
 
-    const fn minutes(n: u64) -> Duration {
-        Duration::from_secs(60 * n)
-    }
-
     pub(super) fn concurrency() -> usize {
         16
     }
 
     pub(super) fn visibility_timeout() -> Duration {
-        minutes(2)
+        Duration::from_mins(2)
     }
 
     pub(super) fn poll_wait() -> Duration {
@@ -236,7 +232,7 @@ mod defaults {
     }
 
     pub(super) fn repost_after() -> Duration {
-        minutes(11 * 60 + 30)
+        Duration::from_mins(11 * 60 + 30)
     }
 
     pub(super) fn stop_watch() -> Duration {
@@ -244,7 +240,7 @@ mod defaults {
     }
 
     pub(super) fn stop_takeover_after() -> Duration {
-        minutes(5)
+        Duration::from_mins(5)
     }
 
     pub(super) fn exclusive() -> bool {
@@ -252,6 +248,6 @@ mod defaults {
     }
 
     pub(super) fn gone_after() -> Duration {
-        minutes(24 * 60)
+        Duration::from_hours(24)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::super::inbox::Held;
+use super::super::messages::Messages;
 use super::Driver;
 use super::pending::With;
 use crate::backoff::Backoff;
@@ -11,16 +13,19 @@ use crate::seam::Observation;
 const REFUSED: Backoff = Backoff::new(Duration::from_secs(60), Duration::from_mins(15));
 
 impl Driver {
-    pub(super) fn delete(&mut self) {
+    /// The step has none of them any more; `how` tells their lanes what becomes of them.
+    fn part_with(&mut self, how: impl Fn(&Messages, &Held)) {
         for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.delete([&held.id]);
+            how(&self.shared.lane_at(&held).messages, &held);
         }
     }
 
+    pub(super) fn delete(&mut self) {
+        self.part_with(|messages, held| messages.delete([&held.id]));
+    }
+
     pub(super) fn let_go(&mut self) {
-        for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.forget([&held.id]);
-        }
+        self.part_with(|messages, held| messages.forget([&held.id]));
     }
 
     /// Replaces those that were received too often.
@@ -42,15 +47,11 @@ impl Driver {
                  for another worker of the ledger"
             );
         }
-        for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.pass_on([&held.id]);
-        }
+        self.part_with(|messages, held| messages.pass_on([&held.id]));
     }
 
     pub(super) fn release(&mut self, visible_in: Duration) {
-        for held in std::mem::take(&mut self.messages) {
-            self.shared.lane_at(&held).messages.release([&held.id], visible_in);
-        }
+        self.part_with(|messages, held| messages.release([&held.id], visible_in));
     }
 
     /// Hides the messages of the queue for which SageMaker was asked. Those of other queues are
@@ -67,10 +68,10 @@ impl Driver {
         self.shared.observer.observe(Observation::Refused { queue: &self.lane.name });
         let (here, hidden) = (self.lane.index, self.lane.config.visibility_timeout);
         let mixed = self.messages.iter().any(|held| held.lane == here);
-        for held in std::mem::take(&mut self.messages) {
+        self.part_with(|messages, held| {
             let away = if mixed && held.lane != here { Duration::ZERO } else { hidden };
-            self.shared.lane_at(&held).messages.release([&held.id], away);
-        }
+            messages.release([&held.id], away);
+        });
     }
 
     pub(super) fn refuse_delivery(&mut self, why: &str, with: &With) {
