@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 pub use completion::{Completion, IntoCompletion};
-pub use context::{CheckpointError, Context, Progress};
+pub use context::{CheckpointError, Context, KeyError, Progress};
 pub(crate) use context::{CheckpointSink, Task};
 pub use error::HandlerError;
 pub use factory::HandlerFactory;
