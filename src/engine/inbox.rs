@@ -25,7 +25,7 @@ pub(crate) enum Input {
     Turn(Turn, Permit),
     /// It need not wait for its handler any more, which works again or is to be tested.
     Try(Option<Trial>),
-    /// Another worker of the ledger has recorded a stop of the step.
+    /// Another worker of the ledger has recorded a stop of the step, or a command has changed it.
     Flagged,
     /// A moment that it waits for has come, or the clock was set: check the timers.
     Look,

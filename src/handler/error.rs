@@ -4,8 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use super::{CheckpointError, KeyError};
 use super::host::trouble_in;
+use super::{CheckpointError, KeyError};
 use crate::causes::{causes, with_causes};
 use crate::outcome::InvalidOutput;
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::conclude::frozen;
 use super::{Ending, Record, Status};
 use crate::outcome::Outcome;
+use crate::step::{CallbackToken, StepKey};
 
 /// What an answer changes.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,22 @@ pub enum Unanswerable {
     /// SageMaker has had its answer from elsewhere, or waits for none.
     #[error("it is closed at SageMaker already, and not by this ledger: {}", .0.as_str())]
     Closed(Ending),
+}
+
+/// Why a key names no step to answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unclear {
+    /// The ledger has no step with it.
+    #[error("the ledger has no step with the key {0}: check the key, and that the handler sets it")]
+    Unknown(StepKey),
+    /// Several deferred steps have it.
+    #[error("the key {key} is ambiguous, because {} deferred steps have it: answer one of them by \
+             its token: {}", .tokens.len(), listed(.tokens))]
+    Ambiguous {
+        key: StepKey,
+        /// In the order of the ledger.
+        tokens: Vec<CallbackToken>,
+    },
 }
 
 /// An outcome, in words.
@@ -81,6 +98,33 @@ pub fn complete(
         },
         (Status::Concluded | Status::Settled, None) => Err(Unanswerable::Closed(ending)),
     }
+}
+
+/// Decides which of the steps with a key an answer is meant for: the one that is deferred. If none
+/// is, it is the one that was seen last, which then says why it takes no answer.
+///
+/// # Errors
+/// [`Unclear`] if there is none, or more than one is deferred.
+pub fn meant(key: &StepKey, named: &[Record]) -> Result<CallbackToken, Unclear> {
+    let deferred = named.iter().filter(|step| step.status == Status::Deferred);
+    let tokens: Vec<CallbackToken> = deferred.map(|step| step.token.clone()).collect();
+    match &*tokens {
+        [one] => Ok(one.clone()),
+        [] => named
+            .iter()
+            .max_by_key(|step| step.first_seen)
+            .map(|step| step.token.clone())
+            .ok_or_else(|| Unclear::Unknown(key.clone())),
+        _ => Err(Unclear::Ambiguous { key: key.clone(), tokens }),
+    }
+}
+
+/// A terminal has room for no more.
+const LISTED: usize = 10;
+
+fn listed(tokens: &[CallbackToken]) -> String {
+    let shown: Vec<&str> = tokens.iter().take(LISTED).map(CallbackToken::as_str).collect();
+    shown.join(", ") + if tokens.len() > LISTED { ", …" } else { "" }
 }
 
 impl fmt::Display for Told {

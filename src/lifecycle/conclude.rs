@@ -191,18 +191,9 @@ impl Decision<'_> {
 }
 
 /// The record with an outcome that does not change any more.
-pub(super) fn frozen(
-    record: Record,
-    outcome: Outcome,
-    ending: Ending,
-    now: Timestamp,
-) -> Record {
-    let request = ClientRequestToken::of_return(
-        &record.execution,
-        &record.token,
-        record.returns,
-        &outcome,
-    );
+pub(super) fn frozen(record: Record, outcome: Outcome, ending: Ending, now: Timestamp) -> Record {
+    let request =
+        ClientRequestToken::of_return(&record.execution, &record.token, record.returns, &outcome);
     Record {
         status: Status::Concluded,
         client_request_token: Some(request),

@@ -98,7 +98,7 @@ struct Driver {
     /// When it will have waited long for a slot.
     crowded: Option<Timestamp>,
     grace: Option<Timestamp>,
-    /// Another worker has recorded a stop: the record is to be read again.
+    /// The record was changed elsewhere, and is to be read again.
     flagged: bool,
     /// When the record was last read.
     read: Timestamp,
