@@ -48,7 +48,8 @@ async fn look(shared: &Arc<Shared>, seen: Option<u64>) -> Result<u64, LedgerErro
     loop {
         let page = shared.ledger.outlines(filter.clone()).await?;
         for step in page.found.into_iter().flatten() {
-            if is_deferred_here(shared, &step.token) {
+            // What this worker has concluded itself is being reported.
+            if !shared.lanes.iter().any(|lane| lane.unreported.contains(&step.token)) {
                 tell(shared, &step.token, Input::Flagged);
                 wake(shared, &step.token, Input::Event(Event::Found), Absent::Start).await;
             }
@@ -64,12 +65,11 @@ async fn look(shared: &Arc<Shared>, seen: Option<u64>) -> Result<u64, LedgerErro
 pub(crate) fn flagged(shared: &Arc<Shared>, token: &CallbackToken) {
     // One with a driver reads its record again before it decides anything else.
     tell(shared, token, Input::Flagged);
-    if is_deferred_here(shared, token) {
-        send_or_start(shared, token, Input::Event(Event::Found), Origin::Ledger);
+    let found = Input::Event(Event::Found);
+    // Every worker is told of it, and the one that watches the deferred step acts.
+    if shared.lanes.iter().any(|lane| lane.deferred.contains(token)) {
+        send_or_start(shared, token, found, Origin::Ledger);
+    } else {
+        tell(shared, token, found);
     }
-}
-
-/// Whether this worker is to notice the end of the step, which it has seen deferred.
-fn is_deferred_here(shared: &Shared, token: &CallbackToken) -> bool {
-    shared.lanes.iter().any(|lane| lane.deferred.contains(token))
 }

@@ -26,7 +26,7 @@ pub use leftover::Leftover;
 pub(crate) use registry::Erased;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
-pub use crate::step::StopReason;
+pub use crate::step::{InvalidKey, StepKey, StopReason};
 
 /// The result of a run: complete, or an error that says whether trying again can help.
 pub type HandlerResult = Result<Completion, HandlerError>;
