@@ -85,7 +85,9 @@ async fn the_first_answer_counts_whether_a_daemon_runs_or_not() {
     let _daemon = scene.start(&approvals(&scene));
     assert_eq!(scene.answered_once(&step).await.outputs(), json!({}));
     scene.settled(&step).await;
-    assert!(done(&run(&scene, &["complete", "--key", &key(&step), "--success"])).contains("before"));
+    assert!(
+        done(&run(&scene, &["complete", "--key", &key(&step), "--success"])).contains("before")
+    );
     refused(&run(&scene, &["complete", "--key", &key(&step), "--output", "a=b"]), 1);
     assert_eq!(scene.sagemaker.reports(&step.token).len(), 1);
 }
@@ -152,7 +154,10 @@ async fn a_key_that_two_deferred_steps_have_is_ambiguous_until_one_is_answered()
     let listed = done(&run(&scene, &["steps", "--deferred", "--json"]));
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
-    assert_eq!((&listed[0]["token"], &listed[0]["key"]), (&json!(steps[1].token), &json!("ORDER-17")));
+    assert_eq!(
+        (&listed[0]["token"], &listed[0]["key"]),
+        (&json!(steps[1].token), &json!("ORDER-17"))
+    );
     done(&run(&scene, &["complete", "--key", "ORDER-17", "--success"]));
     scene.answered_once(&steps[1]).await;
     let none = done(&run(&scene, &["steps", "--deferred"]));
@@ -212,7 +217,8 @@ async fn a_key_that_cannot_be_kept_fails_the_step_that_nobody_could_find() {
 async fn any_live_worker_of_a_fleet_reports_an_answer_to_a_step_that_another_deferred() {
     let fleet = Fleet::new(2, ASKS).await;
     let config = |worker| fleet.config(worker).with("handlers.job.settings.deferred", true);
-    let start = |worker| fleet.environment(worker).start(&config(worker), &format!("worker{worker}"));
+    let start =
+        |worker| fleet.environment(worker).start(&config(worker), &format!("worker{worker}"));
     let complete = |arguments: &[&str]| {
         let arguments = [&["complete"], arguments].concat();
         fleet.environment(1).run(&config(1), &arguments)

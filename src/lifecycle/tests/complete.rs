@@ -49,7 +49,10 @@ fn an_answer_is_frozen_like_any_outcome_and_reported_by_the_worker_that_finds_it
 
         assert_eq!(bench.feed(Event::Found), [Effect::Report]);
         assert_eq!(bench.feed(Event::ReportAccepted), [Effect::Finish(ending), Effect::Delete]);
-        assert_eq!((bench.state.record.status, bench.state.record.not_before), (Status::Settled, None));
+        assert_eq!(
+            (bench.state.record.status, bench.state.record.not_before),
+            (Status::Settled, None)
+        );
     }
 }
 
@@ -84,11 +87,17 @@ fn a_step_that_is_not_deferred_takes_no_answer() {
     let own = told(&Bench::concluded());
     assert!(own.ends_with("and differently: success"), "{own}");
     let mut stopping = Bench::deferred();
-    assert_eq!(stopping.stop_delivered().last(), Some(&Effect::CleanUp(StopReason::PipelineStopped)));
+    assert_eq!(
+        stopping.stop_delivered().last(),
+        Some(&Effect::CleanUp(StopReason::PipelineStopped))
+    );
     assert!(told(&stopping).contains("it is being stopped"));
     stopping.feed(Event::Cleaned(Ok(())));
     let stopped = told(&stopping);
-    assert!(stopped.contains("its pipeline was stopped") && stopped.contains("failure: "), "{stopped}");
+    assert!(
+        stopped.contains("its pipeline was stopped") && stopped.contains("failure: "),
+        "{stopped}"
+    );
 }
 
 #[test]
