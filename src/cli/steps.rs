@@ -143,7 +143,7 @@ fn detail(record: &Record) -> String {
     let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| {
         match (ending, &record.outcome) {
             (Ending::Success | Ending::Failure, None) => {
-                format!("{}, answered at SageMaker", ending.as_str())
+                format!("{}, closed at SageMaker", ending.as_str())
             }
             _ => ending.as_str().to_owned(),
         }

@@ -232,8 +232,8 @@ impl Decision<'_> {
     }
 }
 
-/// How someone has answered a deferred step at SageMaker, as intended: there is nothing to clean up.
-/// `None` if that is no answer.
+/// How a deferred step was answered at SageMaker, as intended: there is nothing to clean up. `None`
+/// if it was stopped.
 fn answer_in(how: StepResult) -> Option<Ending> {
     match how {
         StepResult::Succeeded => Some(Ending::Success),

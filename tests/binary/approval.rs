@@ -195,7 +195,7 @@ async fn a_step_that_is_answered_at_sagemaker_is_settled_and_shown_as_what_it_wa
     for (step, ending) in [(&yes, "success"), (&no, "failure")] {
         scene.settled(step).await;
         assert_eq!(scene.record(step).expect("a record")["ending"], ending);
-        let shown = format!("key {}: {ending}, answered at SageMaker", key(step));
+        let shown = format!("key {}: {ending}, closed at SageMaker", key(step));
         let listed = done(&run(&scene, &["steps"]));
         assert!(listed.contains(&shown), "{listed}");
         let complaint = refused(&run(&scene, &["complete", &step.token, "--success"]), 1);

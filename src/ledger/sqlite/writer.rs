@@ -21,7 +21,9 @@ pub(super) fn serve(connection: &Connection, inbox: &Inbox, observer: &dyn Obser
     while let Some(jobs) = inbox.take(FOLDED) {
         // Nothing is written, so nothing is committed.
         if jobs.iter().all(|job| job.haste == Haste::Look) {
-            jobs.into_iter().for_each(|job| (job.act)(Ok(connection))(None));
+            for job in jobs {
+                (job.act)(Ok(connection))(None);
+            }
             continue;
         }
         let began = Instant::now();

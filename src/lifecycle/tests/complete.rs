@@ -18,7 +18,7 @@ impl Bench {
     }
 
     /// Another process writes the answer.
-    fn answer(&mut self, answer: Outcome) {
+    fn complete(&mut self, answer: Outcome) {
         let Ok(Completed::Now(record)) = self.answered(answer) else { panic!("it takes one") };
         self.state.record = Record { version: record.version + 1, ..*record };
     }
@@ -32,7 +32,7 @@ impl Bench {
 fn an_answer_is_frozen_like_any_outcome_and_reported_by_the_worker_that_finds_it() {
     for (answer, ending) in [(approved(), Ending::Success), (rejected(), Ending::Failure)] {
         let mut bench = Bench::deferred();
-        bench.answer(answer.clone());
+        bench.complete(answer.clone());
         let record = bench.state.record.clone();
         assert_eq!((record.status, record.owner), (Status::Concluded, None));
         let request = record.client_request_token.expect("it is named");
@@ -59,7 +59,7 @@ fn an_answer_is_frozen_like_any_outcome_and_reported_by_the_worker_that_finds_it
 #[test]
 fn the_first_answer_counts_and_repeating_it_changes_nothing() {
     let mut bench = Bench::deferred();
-    bench.answer(approved());
+    bench.complete(approved());
     for settled in [false, true] {
         assert_eq!(bench.answered(approved()), Ok(Completed::Before));
         assert_eq!(
@@ -72,7 +72,7 @@ fn the_first_answer_counts_and_repeating_it_changes_nothing() {
         }
     }
     let mut bench = Bench::deferred();
-    bench.answer(rejected());
+    bench.complete(rejected());
     assert!(bench.refuses(approved()).ends_with("differently: failure: it is biased"));
 }
 
@@ -106,7 +106,7 @@ fn an_answer_in_time_is_taken_after_the_limit_until_the_failure_is_frozen() {
     bench.now = bench.state.record.deadline.expect("a limit");
     let mut late = Bench { state: bench.state.clone(), ..Bench::deferred() };
     late.now = bench.now;
-    bench.answer(approved());
+    bench.complete(approved());
     assert_eq!(bench.feed(Event::Found), [Effect::Report]);
     assert_eq!(late.feed(Event::Found), [Effect::Report]);
     let why = late.refuses(approved());
@@ -116,7 +116,7 @@ fn an_answer_in_time_is_taken_after_the_limit_until_the_failure_is_frozen() {
 #[test]
 fn a_stop_that_comes_after_the_answer_is_settled_with_it() {
     let mut bench = Bench::deferred();
-    bench.answer(approved());
+    bench.complete(approved());
     assert_eq!(bench.stop_delivered(), [Effect::Report]);
     assert_eq!(
         bench.feed(Event::ReportAccepted),
@@ -142,7 +142,7 @@ fn an_answer_given_at_sagemaker_is_settled_as_what_it_was() {
 #[test]
 fn an_answer_that_came_too_late_for_sagemaker_is_told_from_one_that_arrived() {
     let mut bench = Bench::deferred();
-    bench.answer(approved());
+    bench.complete(approved());
     bench.feed(Event::Found);
     bench.feed(Event::ReportRefused("closed".to_owned()));
     let closed = Event::Answered(Answer::Standing(Standing::Closed(StepResult::Failed)));
@@ -160,7 +160,7 @@ fn a_key_is_kept_with_the_step_and_written_only_if_it_is_new() {
         assert_eq!(bench.state.record.key, Some(key(name)));
     }
     bench.feed(Event::Ended(RunEnd::Deferred));
-    bench.answer(approved());
+    bench.complete(approved());
     bench.feed(Event::Found);
     bench.feed(Event::ReportAccepted);
     assert_eq!(bench.state.record.key, Some(key("ORDER-18")), "it is found when it is settled too");
