@@ -52,7 +52,7 @@ async fn an_answer_by_token_or_key_is_reported_by_the_running_daemon() {
         assert_eq!(scene.record(step).expect("a record")["key"], key(step));
     }
     let outputs = ["--output", "approved_by=ada=lovelace", "--output", "note="];
-    let told = done(&run(&scene, &[&["complete", &*yes.token], &outputs[..]].concat()));
+    let told = done(&run(&scene, &[&["complete", &yes.token][..], &outputs].concat()));
     assert!(told.contains("is answered") && told.contains(&key(&yes)), "{told}");
     done(&run(&scene, &["complete", "--key", &key(&no), "--failure", "it is biased"]));
     let answer = scene.answered_once(&yes).await;
@@ -96,7 +96,7 @@ async fn the_first_answer_counts_whether_a_daemon_runs_or_not() {
 async fn only_a_deferred_step_takes_an_answer_and_each_refusal_says_why() {
     let run_or_ask = format!("{ASKS}\nif [ -e $FOLDER/wait ]; then until_there gate; fi");
     let scene = Scene::new(&run_or_ask).await;
-    let complete = |arguments: &[&str]| run(&scene, &[&["complete"], arguments].concat());
+    let complete = |arguments: &[&str]| run(&scene, &[&["complete"][..], arguments].concat());
     let absent = refused(&complete(&["abcdefghij", "--success"]), 1);
     assert!(absent.contains("the file does not exist"), "{absent}");
 
@@ -220,7 +220,7 @@ async fn any_live_worker_of_a_fleet_reports_an_answer_to_a_step_that_another_def
     let start =
         |worker| fleet.environment(worker).start(&config(worker), &format!("worker{worker}"));
     let complete = |arguments: &[&str]| {
-        let arguments = [&["complete"], arguments].concat();
+        let arguments = [&["complete"][..], arguments].concat();
         fleet.environment(1).run(&config(1), &arguments)
     };
     let mut first = start(0);

@@ -33,9 +33,8 @@ impl Turn<'_> {
         };
         match complete(&record, answer, NOW) {
             Ok(Completed::Now(record)) => self.record_answer(ledger, *record),
-            Ok(Completed::Before) => {}
             Err(_) if record.outcome.is_some() => self.witness(Witness::AnswerRefused),
-            Err(_) => {}
+            Ok(Completed::Before) | Err(_) => {}
         }
     }
 

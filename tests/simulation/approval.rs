@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::clock::Clock;
-use callbackd::ledger::store::Commit;
-use callbackd::ledger::{Ledger, Memory, Written};
+use callbackd::ledger::{Commit, Ledger, Memory, Store, Written};
 use callbackd::lifecycle::{Completed, Unanswerable, WorkerId, complete};
 use callbackd::outcome::{Outcome, Outputs, Reason};
 use tokio::time::sleep;
@@ -31,9 +30,10 @@ pub struct Approval {
 impl Approval {
     /// Gives the answer, unless the step takes none any more.
     pub async fn give(self, success: bool) {
-        let clock = match callbackd::ledger::Store::workers(&self.held) {
-            Some(_) => Service::opened(&self.world, 0).clock(),
-            None => Clock::of(Box::new(Machine(self.world.clone()))),
+        let clock = if self.held.workers().is_some() {
+            Service::opened(&self.world, 0).clock()
+        } else {
+            Clock::of(Box::new(Machine(self.world.clone())))
         };
         let (store, me) = (Arc::new(self.held.clone()), WorkerId("command".into()));
         let ledger = Ledger::new(store, me, Duration::from_mins(1), clock, Arc::new(()));
