@@ -177,8 +177,9 @@ pub trait Store: Send + Sync {
     }
 
     /// A number that is another one once a different process has written to a store that is not
-    /// shared; what this one writes does not change it. Where workers share the store, the writer
-    /// tells them ([`Workers::flag`]), and it never changes.
+    /// shared. What this process writes should not change it, because each change has the store
+    /// listed. Where workers share the store, the writer tells them ([`Workers::flag`]), and it never
+    /// changes.
     fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
         Box::pin(ready(Ok(0)))
     }
