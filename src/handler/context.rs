@@ -214,10 +214,10 @@ impl Context {
         Ok(())
     }
 
-    /// Names the step for those who answer it, once the run is [`Deferred`]: with the key `ORDER-17`
-    /// that is `callbackd complete --key ORDER-17`. A key has 1 to 256 characters in one line. It is
-    /// durable when this returns, so set it before you ask for the answer. Only the last one is
-    /// kept.
+    /// Names the step for those who answer it, once the run is [`Deferred`]: a step with the key
+    /// `ORDER-17` by `callbackd complete --key ORDER-17`. A key has 1 to 256 characters in one
+    /// line. It is durable when this returns, so set it before you ask for the answer. Only the
+    /// last one is kept.
     ///
     /// [`Deferred`]: crate::Completion::Deferred
     ///
