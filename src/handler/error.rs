@@ -14,10 +14,10 @@ use crate::outcome::InvalidOutput;
 /// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. The step is
 /// then tried again, with these exceptions: an [`InvalidOutput`], a [`CheckpointError::Unfit`] and
 /// a [`KeyError::Invalid`] fail the step, because the same work would produce the same again; any
-/// other [`CheckpointError`] or [`KeyError`], and an [`io::Error`](std::io::Error) that says that space, descriptors or
-/// memory have run out, are [`host`](Self::host) errors. They are found among the causes of an
-/// error too. An `anyhow::Error`
-/// without a context hides which error it was made from; with `.context(…)` it shows it.
+/// other [`CheckpointError`] or [`KeyError`], and an [`io::Error`](std::io::Error) that says that
+/// space, descriptors or memory have run out, are [`host`](Self::host) errors. They are found among
+/// the causes of an error too. An `anyhow::Error` without a context hides which error it was made
+/// from; with `.context(…)` it shows it.
 ///
 /// ```
 /// use callbackd::HandlerError;

@@ -178,8 +178,8 @@ pub trait Store: Send + Sync {
 
     /// A number that is another one once a different process has written to a store that is not
     /// shared. What this process writes should not change it, because each change has the store
-    /// listed. Where workers share the store, the writer tells them ([`Workers::flag`]), and it never
-    /// changes.
+    /// listed. Where workers share the store, the writer tells them ([`Workers::flag`]), and it
+    /// never changes.
     fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
         Box::pin(ready(Ok(0)))
     }
@@ -229,8 +229,8 @@ pub trait Workers: Send + Sync {
         expected: u64,
     ) -> BoxFuture<'a, Result<Put, StoreError>>;
 
-    /// Adds a step to the set of stops of a worker, if it has a record: it was stopped, or changed by
-    /// a command. The version stays.
+    /// Adds a step to the set of stops of a worker, if it has a record: the step was stopped, or
+    /// changed by a command. The version stays.
     fn flag<'a>(
         &'a self,
         worker: &'a WorkerId,

@@ -36,7 +36,8 @@ pub enum End {
     Again(Duration),
     /// The machine keeps it from its work.
     Hindered,
-    /// Someone else completes the step, this much later if ever: at SageMaker, or through the ledger.
+    /// Someone else completes the step, this much later if ever: at SageMaker, or through the
+    /// ledger.
     Defer(Option<Duration>),
     Panic,
     /// It kills its worker.

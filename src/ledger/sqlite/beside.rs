@@ -21,8 +21,8 @@ use super::{Sqlite, writer};
 const PATIENT: Duration = Duration::from_secs(10);
 
 impl Sqlite {
-    /// Opens the file for single writes, which a daemon may have open at the same time: it is neither
-    /// created nor migrated.
+    /// Opens the file for single writes, which a daemon may have open at the same time: it is
+    /// neither created nor migrated.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be written.
