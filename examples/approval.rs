@@ -1,12 +1,12 @@
 //! A person answers the step: the handler asks, and the worker keeps nothing running while it
 //! waits.
 //!
-//! The request is a file here; put a ticket or a chat message in its place. The person approves the
-//! model with a call that anyone with the permission can make, using the token in the request:
+//! The request is a file here; put a ticket or a chat message in its place. The person, or the
+//! system behind the ticket, approves the model by the name of the request:
 //!
 //! ```sh
-//! aws sagemaker send-pipeline-execution-step-success --callback-token TOKEN \
-//!   --output-parameters Name=approved_by,Value=ada
+//! callbackd complete --key model-7 --output approved_by=ada
+//! callbackd complete --key model-7 --failure "it is biased"
 //! ```
 //!
 //! If the pipeline is stopped before that, the request is withdrawn.
@@ -60,6 +60,8 @@ impl Handler for Approval {
     type Args = Args;
 
     async fn run(&self, cx: Context, args: Args) -> HandlerResult {
+        // First, so that no answer comes too early.
+        cx.set_key(&args.model).await?;
         let text = format!("approve {} for {}\ntoken {}\n", args.model, cx.pipeline(), cx.token());
         tokio::fs::write(self.request(&cx), text).await?;
         Ok(Completion::Deferred)

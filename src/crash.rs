@@ -268,6 +268,11 @@ impl Store for Crashing<Arc<dyn Store>> {
         self.inner.holds()
     }
 
+    fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        // It only says that there is something to list.
+        self.inner.changes_from_outside()
+    }
+
     fn workers(&self) -> Option<&dyn Workers> {
         // The boundaries of the records' writes are what a crash can fall between.
         self.inner.workers()

@@ -302,14 +302,14 @@ async fn a_person_answers_the_step_or_the_request_is_withdrawn() {
     });
     let text = text.await;
     assert!(text.starts_with("approve penguins-7 for examples\n"), "{text}");
-    let token = text.trim().rsplit_once(' ').expect("a token").1;
-    let output = aws_sdk_sagemaker::types::OutputParameter::builder()
-        .name("approved_by")
-        .value("ada")
-        .build();
-    let answer = account.sagemaker.send_pipeline_execution_step_success().callback_token(token);
-    answer.output_parameters(output).send().await.expect("approved");
+    let approval = ["complete", "--key", "penguins-7", "--output", "approved_by=ada"];
+    let approved = eventually("the step is deferred", async || {
+        let output = account.worker(&approval).output().await.expect("the example starts");
+        output.status.success().then_some(output)
+    });
+    assert!(printed(&approved.await).contains("is answered"));
     assert_eq!(account.end(&execution).await, "Succeeded");
+    assert_eq!(account.step(&execution, "approve").await.0, json!({"approved_by": "ada"}));
     std::fs::remove_file(request).expect("it is done with");
 
     let execution = account.start().await;

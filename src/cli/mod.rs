@@ -2,6 +2,7 @@
 //! exit code.
 
 mod check;
+mod complete;
 mod config;
 #[cfg(feature = "local")]
 mod demo;
@@ -11,6 +12,7 @@ mod health;
 mod ledger;
 #[cfg(feature = "local")]
 mod local;
+mod place;
 mod probe;
 mod reconcile;
 mod run;
@@ -75,6 +77,11 @@ enum Command {
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
     /// worker may be running.
     Steps(steps::Arguments),
+    /// Answer a deferred step, such as an approval, by its token or by the key that its handler
+    /// gave it. The worker may be running; otherwise the next one reports the answer.
+    ///
+    /// The first answer counts. To repeat it changes nothing, and exits 0.
+    Complete(complete::Arguments),
     /// Find callback steps that wait on our queues and that no ledger record, no message and no run
     /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
     /// be running.
@@ -206,6 +213,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         #[cfg(feature = "local")]
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
+        Command::Complete(options) => complete::run(options, arguments.config.as_deref()).await,
         Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
         #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,

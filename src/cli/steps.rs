@@ -2,20 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-#[cfg(feature = "dynamodb")]
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::place::Place;
 use super::{Failure, complain, plain, say};
-#[cfg(feature = "dynamodb")]
-use crate::aws::Clients;
-use crate::config::Config;
-use crate::ledger::{self, Damaged, Kind};
-use crate::lifecycle::{Record, Status};
+use crate::ledger::{self, Damaged};
+use crate::lifecycle::{Ending, Record, Status};
 use crate::outcome::Outcome;
 
 #[derive(Args)]
@@ -24,54 +20,39 @@ pub(super) struct Arguments {
     /// DynamoDB table without arguments and checkpoints.
     #[arg(long)]
     json: bool,
+    /// Show only the steps that wait for `callbackd complete`, or for another answer from outside.
+    #[arg(long)]
+    deferred: bool,
     /// The ledger's file; else the one in the configuration.
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
 }
 
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
-    let path = match &arguments.ledger {
-        Some(path) => path.clone(),
-        None => {
-            let config = Config::section("ledger", file, std::env::vars_os())?.ledger;
-            #[cfg(feature = "dynamodb")]
-            if config.kind == Kind::Dynamodb {
-                return of_table(arguments, &config, file).await;
-            }
-            if config.kind != Kind::Sqlite {
-                return Err(Failure::Runtime(
-                    "the ledger is in the worker's memory: ask its /steps over HTTP".to_owned(),
-                ));
-            }
-            config.path
+    match Place::find(arguments.ledger.as_deref(), file).await? {
+        Place::File(path) => {
+            let mut printer = Printer::new(arguments, Timestamp::now);
+            ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
+            printer.end();
         }
-    };
-    let mut printer = Printer::new(arguments, Timestamp::now);
-    ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
-    printer.end();
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The steps of a table, without their arguments and checkpoints.
-#[cfg(feature = "dynamodb")]
-async fn of_table(
-    arguments: &Arguments,
-    config: &ledger::Config,
-    file: Option<&Path>,
-) -> Result<ExitCode, Failure> {
-    let aws = Config::section("aws", file, std::env::vars_os())?.aws;
-    let clients = Clients::new(aws, "command", Arc::new(()));
-    let table = clients.table(&config.table, config.retention).await.map_err(Failure::runtime)?;
-    let mut printer = Printer::new(arguments, || table.now());
-    let list = ledger::list(&table, &[], |record| printer.show(record));
-    list.await.map_err(Failure::runtime)?;
-    printer.end();
+        // Without their arguments and checkpoints.
+        #[cfg(feature = "dynamodb")]
+        Place::Table(table) => {
+            let statuses: &[Status] = if arguments.deferred { &[Status::Deferred] } else { &[] };
+            let mut printer = Printer::new(arguments, || table.now());
+            let list = ledger::list(&*table, statuses, |record| printer.show(record));
+            list.await.map_err(Failure::runtime)?;
+            printer.end();
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints each record as it is read: a whole ledger may not fit into memory.
 struct Printer<N> {
     json: bool,
+    /// Only deferred steps are shown.
+    deferred: bool,
     /// The time by the clock that names the records' times.
     now: N,
     begun: bool,
@@ -79,10 +60,15 @@ struct Printer<N> {
 
 impl<N: Fn() -> Timestamp> Printer<N> {
     fn new(arguments: &Arguments, now: N) -> Self {
-        Self { json: arguments.json, now, begun: false }
+        Self { json: arguments.json, deferred: arguments.deferred, now, begun: false }
     }
 
     fn show(&mut self, record: Result<Record, Damaged>) {
+        let is_deferred = |record: &Record| record.status == Status::Deferred;
+        // Whether a damaged one is deferred cannot be known.
+        if self.deferred && !record.as_ref().map_or(true, is_deferred) {
+            return;
+        }
         let first = !std::mem::replace(&mut self.begun, true);
         if self.json {
             let json = match record {
@@ -121,6 +107,7 @@ impl<N: Fn() -> Timestamp> Printer<N> {
             (true, true) => say("]"),
             (true, false) => say("[]"),
             (false, true) => {}
+            (false, false) if self.deferred => say("the ledger holds no deferred steps"),
             (false, false) => say("the ledger holds no steps"),
         }
     }
@@ -141,6 +128,7 @@ fn line(record: &Record, now: Timestamp) -> String {
 }
 
 fn detail(record: &Record) -> String {
+    let key = record.key.as_ref().map(|key| format!("key {key}"));
     let outcome = match &record.outcome {
         Some(Outcome::Success(outputs)) => Some(
             outputs
@@ -152,10 +140,14 @@ fn detail(record: &Record) -> String {
         Some(Outcome::Failure(reason)) => Some(reason.to_string()),
         None => None,
     };
-    let ending = record
-        .ending
-        .filter(|_| record.status == Status::Settled)
-        .map(|ending| ending.as_str().to_owned());
+    let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| {
+        match (ending, &record.outcome) {
+            (Ending::Success | Ending::Failure, None) => {
+                format!("{}, closed at SageMaker", ending.as_str())
+            }
+            _ => ending.as_str().to_owned(),
+        }
+    });
     let stop = record
         .stop_requested
         .filter(|_| record.outcome.is_none())
@@ -164,7 +156,11 @@ fn detail(record: &Record) -> String {
         .is_suspected()
         .then(|| format!("suspected of having killed its worker, in {} crashes", record.crashes));
     let error = record.last_error.clone().filter(|_| record.outcome.is_none());
-    [ending, stop, suspected, outcome, error].into_iter().flatten().collect::<Vec<_>>().join(": ")
+    [key, ending, stop, suspected, outcome, error]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Two units are precise enough.

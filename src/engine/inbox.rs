@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 use super::gates::{Permit, Reservation, Slot};
@@ -18,15 +17,15 @@ use crate::step::{CallbackToken, ExecutionArn, StopReason};
 pub(crate) enum Input {
     Message(Box<Delivery>),
     Event(Event),
-    /// A handler saves a checkpoint.
-    Save(Value, oneshot::Sender<Result<(), CheckpointError>>),
+    /// A handler saves a checkpoint or a key, which is the event.
+    Save(Event, oneshot::Sender<Result<(), CheckpointError>>),
     /// A slot has been given to it.
     Slot(Slot),
     /// Its turn has come.
     Turn(Turn, Permit),
     /// It need not wait for its handler any more, which works again or is to be tested.
     Try(Option<Trial>),
-    /// Another worker of the ledger has recorded a stop of the step.
+    /// Another worker of the ledger has recorded a stop of the step, or a command has changed it.
     Flagged,
     /// A moment that it waits for has come, or the clock was set: check the timers.
     Look,
@@ -173,9 +172,9 @@ impl Seat {
         lock(&self.inputs).pop_front()
     }
 
-    pub(crate) fn save(&self, checkpoint: Value) -> oneshot::Receiver<Result<(), CheckpointError>> {
+    pub(crate) fn save(&self, what: Event) -> oneshot::Receiver<Result<(), CheckpointError>> {
         let (reply, saved) = oneshot::channel();
-        self.push(Input::Save(checkpoint, reply));
+        self.push(Input::Save(what, reply));
         saved
     }
 

@@ -1,13 +1,12 @@
-//! Keeps this worker's lease in a shared ledger: renews it, passes on the stops that other workers
-//! have recorded for its steps, and gives up all claims in time if it cannot be renewed.
+//! Keeps this worker's lease in a shared ledger: renews it, passes on what others have recorded for
+//! its steps, and gives up all claims in time if it cannot be renewed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep_until, timeout_at};
 
-use super::dispatch::tell;
-use super::inbox::Input;
+use super::completed::flagged;
 use super::shared::Shared;
 use crate::clock::after;
 use crate::ledger::{LedgerError, Renewed};
@@ -25,7 +24,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         match renewed(&shared).await {
             Ok(Renewed::Holds(stops)) => {
                 for token in stops {
-                    tell(&shared, &token, Input::Flagged);
+                    flagged(&shared, &token);
                 }
             }
             Ok(Renewed::Lost) => lose(&shared, "another worker has taken over its steps"),

@@ -6,8 +6,8 @@
 //!   and `inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
-//! - `dispatch delivery pollers due looks bodies reap evidence sweep drain monitor` bring steps and
-//!   time to the drivers.
+//! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor` bring
+//!   steps and time to the drivers.
 
 mod accounts;
 pub mod config;
@@ -15,6 +15,7 @@ pub mod config;
 mod ask;
 mod bodies;
 mod budget;
+mod completed;
 pub(crate) mod delivery;
 pub(crate) mod dispatch;
 mod drain;
@@ -179,6 +180,7 @@ impl Engine {
         background.spawn(named("keeping the lease", lease::keep(shared.clone())));
         background.spawn(named("waking steps", due::wake_due(shared.clone())));
         background.spawn(named("testing impaired handlers", due::wake_hindered(shared.clone())));
+        background.spawn(named("noticing answers", completed::notice(shared.clone())));
         background.spawn(named("comparing the clocks", due::keep_time(shared.clone())));
         background.spawn(named(
             "looking through the ledger",

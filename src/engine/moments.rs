@@ -48,6 +48,10 @@ impl Moments {
         self.lock().in_order.first().map(|(at, _)| *at)
     }
 
+    pub(crate) fn contains(&self, token: &CallbackToken) -> bool {
+        self.lock().of.contains_key(token)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().of.len()
     }

@@ -2,10 +2,11 @@
 //! records the consequences of its death for the steps.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -15,7 +16,7 @@ use crate::backoff::{Backoff, Failures};
 use crate::handler::{CheckpointError, CheckpointSink, Context, Progress, Task};
 use crate::ledger::{Commit, Filter, LedgerError, Written};
 use crate::lifecycle::{Beside, Phase, Record, Status, WorkerId};
-use crate::step::{CallbackToken, StopReason};
+use crate::step::{CallbackToken, StepKey, StopReason};
 
 /// Records that are judged at a time; they are in memory as a whole, and written together.
 const JUDGED: usize = 100;
@@ -128,10 +129,12 @@ async fn end(shared: &Shared, record: &Record) {
 struct Nowhere;
 
 impl CheckpointSink for Nowhere {
-    fn save(&self, _: Value) -> futures_util::future::BoxFuture<'_, Result<(), CheckpointError>> {
-        Box::pin(async {
-            Err(CheckpointError::Failed("nothing is saved while reaping".to_owned()))
-        })
+    fn save(&self, _: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        Box::pin(ready(Err(CheckpointError::Failed("nothing is saved while reaping".to_owned()))))
+    }
+
+    fn set_key(&self, _: StepKey) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        self.save(Value::Null)
     }
 
     fn progress(&self, _: Progress) {}

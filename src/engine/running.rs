@@ -18,7 +18,7 @@ use crate::handler::{
     CheckpointError, CheckpointSink, Completion, Context, DynHandler, HandlerResult, Progress, Task,
 };
 use crate::lifecycle::{Event, RunEnd};
-use crate::step::StopReason;
+use crate::step::{StepKey, StopReason};
 
 /// How soon a cleanup is tried again that the machine hindered.
 const CLEANUP_AGAIN: Duration = Duration::from_secs(1);
@@ -166,13 +166,20 @@ pub(crate) struct ToDriver {
     pub(crate) cleanup: bool,
 }
 
+impl ToDriver {
+    async fn saved(&self, what: Event) -> Result<(), CheckpointError> {
+        let gone = |_| CheckpointError::Failed("this worker no longer runs the step".to_owned());
+        self.seat.save(what).await.map_err(gone)?
+    }
+}
+
 impl CheckpointSink for ToDriver {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
-        Box::pin(async move {
-            let gone =
-                |_| CheckpointError::Failed("this worker no longer runs the step".to_owned());
-            self.seat.save(checkpoint).await.map_err(gone)?
-        })
+        Box::pin(self.saved(Event::Checkpoint(checkpoint)))
+    }
+
+    fn set_key(&self, key: StepKey) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        Box::pin(self.saved(Event::Key(key)))
     }
 
     fn progress(&self, progress: Progress) {

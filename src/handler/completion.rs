@@ -16,7 +16,8 @@ pub enum Completion {
     /// The work continues elsewhere: call again after this long, with the checkpoint. Meanwhile the
     /// step holds no slot. The next call is no new attempt, and the time limit continues to run.
     Again(Duration),
-    /// Someone else will answer the step: a person, or another system. It uses no memory meanwhile.
+    /// Someone else will answer the step: a person, or another system, with `callbackd complete`
+    /// or at SageMaker. It uses no slot meanwhile.
     Deferred,
 }
 

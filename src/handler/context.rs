@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::handler::HandlerError;
-use crate::step::{CallbackToken, ExecutionArn, Step, StopReason};
+use crate::step::{CallbackToken, ExecutionArn, InvalidKey, Step, StepKey, StopReason};
 
 /// The progress of a run, as reported by the handler.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -40,10 +40,12 @@ pub(crate) struct Task {
     pub(crate) work_dir: Arc<Path>,
 }
 
-/// Receives checkpoints and progress.
+/// Receives checkpoints, keys and progress.
 pub(crate) trait CheckpointSink: Send + Sync {
     /// Durable when it returns.
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>>;
+    /// Durable when it returns.
+    fn set_key(&self, key: StepKey) -> BoxFuture<'_, Result<(), CheckpointError>>;
     fn progress(&self, progress: Progress);
 
     /// The machine keeps the run from continuing, or no longer does.
@@ -62,6 +64,18 @@ pub enum CheckpointError {
     /// It never can be: it is too large for the ledger, or cannot be encoded.
     #[error("the checkpoint cannot be kept: {0}")]
     Unfit(String),
+}
+
+/// A key was not saved. The last one that was is still there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The ledger failed, or the step is no longer this worker's.
+    #[error("the key was not saved: {0}")]
+    Failed(String),
+    /// The text cannot be a key.
+    #[error(transparent)]
+    Invalid(#[from] InvalidKey),
 }
 
 /// A handler's access to its step; cheap to clone.
@@ -198,6 +212,21 @@ impl Context {
         self.sink.save(value.clone()).await?;
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
+    }
+
+    /// Names the step for those who answer it, once the run is [`Deferred`]: a step with the key
+    /// `ORDER-17` by `callbackd complete --key ORDER-17`. A key has 1 to 256 characters in one
+    /// line. It is durable when this returns, so set it before you ask for the answer. Only the
+    /// last one is kept.
+    ///
+    /// [`Deferred`]: crate::Completion::Deferred
+    ///
+    /// # Errors
+    /// [`KeyError`] if it was not saved.
+    pub async fn set_key(&self, key: &str) -> Result<(), KeyError> {
+        self.sink.set_key(key.parse()?).await.map_err(|error| match error {
+            CheckpointError::Failed(why) | CheckpointError::Unfit(why) => KeyError::Failed(why),
+        })
     }
 
     /// Tells operators that the machine keeps the run from continuing, while the run keeps trying:

@@ -4,20 +4,20 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use super::CheckpointError;
 use super::host::trouble_in;
+use super::{CheckpointError, KeyError};
 use crate::causes::{causes, with_causes};
 use crate::outcome::InvalidOutput;
 
 /// An error of a handler. It carries the decision: try again later, or fail the step.
 ///
 /// `?` works on any [`std::error::Error`], on `anyhow::Error`, `String` and `&str`. The step is
-/// then tried again, with these exceptions: an [`InvalidOutput`] and a [`CheckpointError::Unfit`]
-/// fail the step, because the same work would produce the same outputs and checkpoints; any other
-/// [`CheckpointError`], and an [`io::Error`](std::io::Error) that says that space, descriptors or
-/// memory have run out, are [`host`](Self::host) errors. They are found among the causes of an
-/// error too. An `anyhow::Error`
-/// without a context hides which error it was made from; with `.context(…)` it shows it.
+/// then tried again, with these exceptions: an [`InvalidOutput`], a [`CheckpointError::Unfit`] and
+/// a [`KeyError::Invalid`] fail the step, because the same work would produce the same again; any
+/// other [`CheckpointError`] or [`KeyError`], and an [`io::Error`](std::io::Error) that says that
+/// space, descriptors or memory have run out, are [`host`](Self::host) errors. They are found among
+/// the causes of an error too. An `anyhow::Error` without a context hides which error it was made
+/// from; with `.context(…)` it shows it.
 ///
 /// ```
 /// use callbackd::HandlerError;
@@ -114,8 +114,9 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
         let error: Box<dyn Error + Send + Sync> = error.into();
         let message = with_causes(&*error);
         let is_permanent = |cause: &(dyn Error + 'static)| {
-            let checkpoint = cause.downcast_ref();
-            cause.is::<InvalidOutput>() || matches!(checkpoint, Some(CheckpointError::Unfit(_)))
+            cause.is::<InvalidOutput>()
+                || matches!(cause.downcast_ref(), Some(CheckpointError::Unfit(_)))
+                || matches!(cause.downcast_ref(), Some(KeyError::Invalid(_)))
         };
         if causes(&*error).any(is_permanent) {
             return Self::permanent(message);

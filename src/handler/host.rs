@@ -5,7 +5,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use super::CheckpointError;
+use super::{CheckpointError, KeyError};
 use crate::causes::causes;
 
 /// What is wrong with the machine, as the `what` of `callbackd_impaired`; `None` if the error
@@ -30,7 +30,9 @@ pub fn host_trouble(error: &io::Error) -> Option<&'static str> {
 /// What is certainly wrong with the machine, whatever was requested.
 pub(super) fn trouble_in(error: &(dyn Error + 'static)) -> Option<&'static str> {
     causes(error).find_map(|cause| {
-        if let Some(CheckpointError::Failed(_)) = cause.downcast_ref() {
+        if matches!(cause.downcast_ref(), Some(CheckpointError::Failed(_)))
+            || matches!(cause.downcast_ref(), Some(KeyError::Failed(_)))
+        {
             return Some("ledger");
         }
         let trouble = cause.downcast_ref::<io::Error>().and_then(host_trouble);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 pub use completion::{Completion, IntoCompletion};
-pub use context::{CheckpointError, Context, Progress};
+pub use context::{CheckpointError, Context, KeyError, Progress};
 pub(crate) use context::{CheckpointSink, Task};
 pub use error::HandlerError;
 pub use factory::HandlerFactory;
@@ -26,7 +26,7 @@ pub use leftover::Leftover;
 pub(crate) use registry::Erased;
 pub use registry::{BuildError, DynHandler, Registry, RegistryError};
 
-pub use crate::step::StopReason;
+pub use crate::step::{InvalidKey, StepKey, StopReason};
 
 /// The result of a run: complete, or an error that says whether trying again can help.
 pub type HandlerResult = Result<Completion, HandlerError>;

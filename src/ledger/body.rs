@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::form::Outline;
 use crate::lifecycle::{Ending, Record, Returned, Status, Stop};
 use crate::outcome::{ClientRequestToken, Outcome};
+use crate::step::StepKey;
 
 /// A record without its head, arguments and checkpoint. Absent fields are not written.
 #[derive(Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub(super) struct Body<'a> {
     not_before: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, StepKey>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stop_requested: Option<Stop>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +66,7 @@ impl<'a> Body<'a> {
             suspicion: record.suspicion,
             not_before: record.not_before,
             deadline: record.deadline,
+            key: record.key.as_ref().map(Cow::Borrowed),
             stop_requested: record.stop_requested,
             outcome: record.outcome.as_ref().map(Cow::Borrowed),
             client_request_token: record.client_request_token.as_ref().map(Cow::Borrowed),
@@ -103,6 +107,7 @@ impl<'a> Body<'a> {
             not_before: self.not_before,
             deadline: self.deadline,
             checkpoint: None,
+            key: self.key.map(Cow::into_owned),
             stop_requested: self.stop_requested,
             outcome: self.outcome.map(Cow::into_owned),
             client_request_token: self.client_request_token.map(Cow::into_owned),

@@ -151,6 +151,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         not_before,
         deadline,
         checkpoint: _,
+        key: _,
         stop_requested,
         outcome: _,
         client_request_token: _,

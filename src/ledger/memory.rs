@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
@@ -18,6 +19,8 @@ pub struct Memory {
     rows: Arc<Mutex<BTreeMap<CallbackToken, Row>>>,
     workers: Option<Members>,
     room: Option<usize>,
+    /// How many writes all clones have made. One cannot tell its own from others'.
+    writes: Arc<AtomicU64>,
 }
 
 /// The workers that share it.
@@ -151,6 +154,7 @@ impl Store for Memory {
                 return Ok(Put::Changed);
             }
             rows.insert(row.head.token.clone(), row);
+            store.writes.fetch_add(1, Ordering::SeqCst);
             Ok(Put::Done)
         })
     }
@@ -184,6 +188,11 @@ impl Store for Memory {
 
     fn room(&self) -> usize {
         self.room.unwrap_or(usize::MAX)
+    }
+
+    fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let writes = if self.workers.is_some() { 0 } else { self.writes.load(Ordering::SeqCst) };
+        Box::pin(async move { Ok(writes) })
     }
 
     fn workers(&self) -> Option<&dyn Workers> {

@@ -16,8 +16,8 @@ use crate::step::CallbackToken;
 /// The result of a renewal of this worker's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Renewed {
-    /// The lease holds. Other workers have recorded stops for these steps of this worker since the
-    /// last renewal.
+    /// The lease holds. Since the last renewal, other workers have recorded stops for these steps
+    /// of this worker, or a command has changed them.
     Holds(Vec<CallbackToken>),
     /// Another worker has taken over: all claims are lost.
     Lost,

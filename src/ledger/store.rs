@@ -176,6 +176,14 @@ pub trait Store: Send + Sync {
         Box::pin(ready(Ok(())))
     }
 
+    /// A number that is another one once a different process has written to a store that is not
+    /// shared. What this process writes should not change it, because each change has the store
+    /// listed. Where workers share the store, the writer tells them ([`Workers::flag`]), and it
+    /// never changes.
+    fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(ready(Ok(0)))
+    }
+
     /// The workers that have the store open; `None` if only this process can, so that every other
     /// owner in it is dead.
     fn workers(&self) -> Option<&dyn Workers>;
@@ -221,7 +229,8 @@ pub trait Workers: Send + Sync {
         expected: u64,
     ) -> BoxFuture<'a, Result<Put, StoreError>>;
 
-    /// Adds a step to the set of stops of a worker, if it has a record. Its version stays.
+    /// Adds a step to the set of stops of a worker, if it has a record: the step was stopped, or
+    /// changed by a command. The version stays.
     fn flag<'a>(
         &'a self,
         worker: &'a WorkerId,
@@ -234,7 +243,8 @@ pub trait Workers: Send + Sync {
 pub struct Worker {
     /// Grows by one with each renewal.
     pub version: u64,
-    /// Its steps for which another worker has recorded a stop, as far as it has not been told.
+    /// Steps for which another worker has recorded a stop, or that a command has changed, as far as
+    /// it has not been told.
     pub stops: BTreeSet<CallbackToken>,
 }
 

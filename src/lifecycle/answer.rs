@@ -172,9 +172,10 @@ impl Decision<'_> {
         match self.record.status {
             Status::New | Status::Owed => self.settle(Ending::SettledElsewhere),
             Status::Waiting if !ran => self.settle(Ending::SettledElsewhere),
-            Status::Deferred if is_completed(self.record, how) => {
-                self.settle(Ending::SettledElsewhere)
-            }
+            Status::Deferred => match answer_in(how) {
+                Some(ending) => self.settle(ending),
+                None => self.request_stop(Via::Watch, true),
+            },
             _ => self.request_stop(Via::Watch, true),
         }
     }
@@ -188,7 +189,11 @@ impl Decision<'_> {
         match self.local.activity {
             // Another worker has taken the claim and deferred the step since: this run ends with
             // its next renewal.
-            Activity::Running if is_completed(self.record, *how) => self.nothing(),
+            Activity::Running
+                if self.record.status == Status::Deferred && answer_in(*how).is_some() =>
+            {
+                self.nothing()
+            }
             Activity::Running | Activity::Queued | Activity::Sleeping => self.closed(*how),
             _ => self.nothing(),
         }
@@ -227,9 +232,14 @@ impl Decision<'_> {
     }
 }
 
-/// Someone has completed the deferred step, as intended: there is nothing to clean up.
-fn is_completed(record: &Record, how: StepResult) -> bool {
-    record.status == Status::Deferred && matches!(how, StepResult::Succeeded | StepResult::Failed)
+/// How a deferred step was answered at SageMaker, as intended: there is nothing to clean up. `None`
+/// if it was stopped.
+fn answer_in(how: StepResult) -> Option<Ending> {
+    match how {
+        StepResult::Succeeded => Some(Ending::Success),
+        StepResult::Failed => Some(Ending::Failure),
+        StepResult::Stopped => None,
+    }
 }
 
 /// Whether it matters if a stop is real.

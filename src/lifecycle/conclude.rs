@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::machine::{Decision, Transition, later, released};
 use super::{Activity, Effect, Ending, OnStop, Record, RunEnd, Status};
 use crate::outcome::{ClientRequestToken, Outcome, Outputs, Reason};
-use crate::step::StopReason;
+use crate::step::{StepKey, StopReason};
 
 impl Decision<'_> {
     pub(super) fn run_ended(&self, end: &RunEnd) -> Transition {
@@ -87,6 +88,14 @@ impl Decision<'_> {
         self.write(Record { checkpoint: Some(Arc::new(value.clone())), ..self.record.clone() })
     }
 
+    /// The handler names the step; again after each restart, most of the time.
+    pub(super) fn keyed(&self, key: &StepKey) -> Transition {
+        if self.record.key.as_ref() == Some(key) {
+            return self.nothing();
+        }
+        self.write(Record { key: Some(key.clone()), ..self.record.clone() })
+    }
+
     /// The end of a run that had been told to end. An outcome of its own is kept; otherwise the
     /// order decides.
     pub(super) fn told_run_ended(&self, reason: StopReason, end: &RunEnd) -> Transition {
@@ -155,21 +164,7 @@ impl Decision<'_> {
     }
 
     pub(super) fn conclude(&self, outcome: Outcome, ending: Ending) -> Transition {
-        let mut record = self.owned(self.record.clone());
-        record.status = Status::Concluded;
-        let request = ClientRequestToken::of_return(
-            &record.execution,
-            &record.token,
-            record.returns,
-            &outcome,
-        );
-        record.client_request_token = Some(request);
-        record.outcome = Some(outcome);
-        record.ending = Some(ending);
-        record.concluded_at = Some(self.view.now);
-        record.suspicion = 0;
-        record.not_before = None;
-        record.deadline = None;
+        let record = frozen(self.owned(self.record.clone()), outcome, ending, self.view.now);
         self.write(record).going(Activity::Reporting, [Effect::Report])
     }
 
@@ -192,6 +187,23 @@ impl Decision<'_> {
     pub(super) fn give_back(&self, record: Record) -> Transition {
         let record = Record { status: Status::Waiting, ..released(record) };
         self.write(record).going(Activity::Idle, [Effect::Return])
+    }
+}
+
+/// The record with an outcome that does not change any more.
+pub(super) fn frozen(record: Record, outcome: Outcome, ending: Ending, now: Timestamp) -> Record {
+    let request =
+        ClientRequestToken::of_return(&record.execution, &record.token, record.returns, &outcome);
+    Record {
+        status: Status::Concluded,
+        client_request_token: Some(request),
+        outcome: Some(outcome),
+        ending: Some(ending),
+        concluded_at: Some(now),
+        suspicion: 0,
+        not_before: None,
+        deadline: None,
+        ..record
     }
 }
 

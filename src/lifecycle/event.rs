@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::outcome::Outputs;
 use crate::seam::Standing;
+use crate::step::StepKey;
 
 /// Something that happened, passed to [`decide`](super::decide).
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub enum Event {
     Crowded,
     /// The handler saves a checkpoint.
     Checkpoint(Value),
+    /// The handler names the step.
+    Key(StepKey),
     /// The run ended, or was aborted.
     Ended(RunEnd),
     /// The cleanup ended; `Err` says why it failed.

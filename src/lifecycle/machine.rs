@@ -98,7 +98,12 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
             Event::Checkpoint(value),
             Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_),
         ) if step.is_mine() => step.checkpoint(value),
-        (Event::Checkpoint(_), _) => return Err(illegal()),
+        (Event::Key(key), Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_))
+            if step.is_mine() =>
+        {
+            step.keyed(key)
+        }
+        (Event::Checkpoint(_) | Event::Key(_), _) => return Err(illegal()),
 
         // Its result is frozen: the ledger accepted it, but its answer was lost.
         (Event::Ended(_), Activity::Running | Activity::Stopping(_))

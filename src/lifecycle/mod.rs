@@ -20,6 +20,7 @@
 
 mod answer;
 mod blame;
+mod complete;
 mod conclude;
 mod effect;
 mod elsewhere;
@@ -39,6 +40,7 @@ mod take;
 mod tests;
 
 pub use blame::Beside;
+pub use complete::{Completed, Told, Unanswerable, Unclear, complete, meant};
 pub use effect::Effect;
 pub use elsewhere::shows_an_answer;
 pub use event::{Answer, Arrival, Event, RunEnd, Via};

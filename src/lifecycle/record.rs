@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::{ClientRequestToken, Outcome};
-use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StepKey};
 
 /// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct Record {
     pub deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Arc<Value>>,
+    /// What the handler calls the step, for those who answer it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<StepKey>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_requested: Option<Stop>,
     /// The computed result; frozen.
@@ -166,6 +169,7 @@ impl Record {
             not_before: None,
             deadline: None,
             checkpoint: None,
+            key: None,
             stop_requested: None,
             outcome: None,
             client_request_token: None,

@@ -115,6 +115,7 @@ impl Decision<'_> {
             status: Status::Settled,
             ending: Some(ending),
             settled_at: Some(self.view.now),
+            not_before: None,
             deadline: None,
             arguments: Arc::new(Value::Null),
             checkpoint: None,

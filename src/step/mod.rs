@@ -2,6 +2,7 @@
 //! that it came from.
 
 mod arn;
+mod key;
 mod message;
 mod queue_url;
 mod quoted;
@@ -10,6 +11,7 @@ mod token;
 
 pub(crate) use arn::is_account;
 pub use arn::{ExecutionArn, InvalidArn};
+pub use key::{InvalidKey, StepKey};
 pub use message::{Message, Step, Unreadable};
 pub use queue_url::{InvalidQueueUrl, QueueUrl};
 pub use quoted::Quoted;

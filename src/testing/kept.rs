@@ -10,12 +10,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::handler::{CheckpointError, CheckpointSink, Progress};
+use crate::step::StepKey;
 
 /// What the worker would keep of the step, and what the test observes.
 pub(super) struct Kept {
     pub(super) attempt: AtomicU32,
     pub(super) claims: AtomicU64,
     pub(super) checkpoints: watch::Sender<Checkpoints>,
+    pub(super) key: Mutex<Option<StepKey>>,
     pub(super) progress: watch::Sender<Vec<Progress>>,
     pub(super) hindrance: Mutex<Option<String>>,
     pub(super) log: Arc<Mutex<Vec<u8>>>,
@@ -35,26 +37,43 @@ pub(super) struct Checkpoints {
     pub(super) last: Option<usize>,
 }
 
+impl Kept {
+    /// Waits until the test lets something be saved, or refuses it.
+    async fn accepted(&self) -> Result<(), CheckpointError> {
+        // The sender is part of `self`, so this can only return once nothing is held.
+        let _ = self.checkpoints.subscribe().wait_for(|checkpoints| !checkpoints.held).await;
+        let mut refused = false;
+        self.checkpoints.send_modify(|checkpoints| {
+            refused = checkpoints.refusals > 0;
+            checkpoints.refusals = checkpoints.refusals.saturating_sub(1);
+        });
+        if refused {
+            return Err(CheckpointError::Failed("the test refuses it".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 impl CheckpointSink for Kept {
     fn save(&self, checkpoint: Value) -> BoxFuture<'_, Result<(), CheckpointError>> {
         Box::pin(async move {
-            // The sender is part of `self`, so this can only return once nothing is held.
-            let _ = self.checkpoints.subscribe().wait_for(|checkpoints| !checkpoints.held).await;
-            let (mut refused, mut dead) = (false, false);
+            self.accepted().await?;
+            let mut dead = false;
             self.checkpoints.send_modify(|checkpoints| {
-                refused = checkpoints.refusals > 0;
-                checkpoints.refusals = checkpoints.refusals.saturating_sub(1);
-                if !refused {
-                    checkpoints.saved.push(checkpoint);
-                    dead = checkpoints.last.is_some_and(|last| checkpoints.saved.len() >= last);
-                }
+                checkpoints.saved.push(checkpoint);
+                dead = checkpoints.last.is_some_and(|last| checkpoints.saved.len() >= last);
             });
-            if refused {
-                return Err(CheckpointError::Failed("the test refuses it".to_owned()));
-            }
             if dead {
                 std::future::pending::<()>().await;
             }
+            Ok(())
+        })
+    }
+
+    fn set_key(&self, key: StepKey) -> BoxFuture<'_, Result<(), CheckpointError>> {
+        Box::pin(async move {
+            self.accepted().await?;
+            *locked(&self.key) = Some(key);
             Ok(())
         })
     }

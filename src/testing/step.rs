@@ -44,6 +44,7 @@ impl TestStep {
             attempt: AtomicU32::new(1),
             claims: AtomicU64::new(0),
             checkpoints: watch::Sender::new(Checkpoints::default()),
+            key: std::sync::Mutex::default(),
             progress: watch::Sender::new(Vec::new()),
             hindrance: std::sync::Mutex::default(),
             log: Arc::default(),
@@ -221,12 +222,18 @@ impl TestStep {
         self.kept.checkpoints.borrow().saved.clone()
     }
 
-    /// The next `times` checkpoints are not saved, as if the ledger could not be written.
+    /// The key that the handler gave the step last.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        locked(&self.kept.key).as_ref().map(ToString::to_string)
+    }
+
+    /// The next `times` checkpoints and keys are not saved, as if the ledger could not be written.
     pub fn refuse_checkpoints(&self, times: usize) {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.refusals = times);
     }
 
-    /// Checkpoints wait until [`release_checkpoints`](Self::release_checkpoints).
+    /// Checkpoints and keys wait until [`release_checkpoints`](Self::release_checkpoints).
     pub fn hold_checkpoints(&self) {
         self.kept.checkpoints.send_modify(|checkpoints| checkpoints.held = true);
     }

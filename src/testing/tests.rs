@@ -102,6 +102,19 @@ async fn a_checkpoint_that_was_not_saved_does_not_replace_the_last_one() {
 }
 
 #[tokio::test]
+async fn a_key_is_kept_once_it_can_be_one_and_is_saved() {
+    let step = TestStep::new(Value::Null);
+    let cx = step.context();
+    let fails = async |key: &str| HandlerError::from(cx.set_key(key).await.expect_err("refused"));
+    step.refuse_checkpoints(1);
+    assert_eq!(fails("ORDER-17").await.host_trouble(), Some("ledger"));
+    assert!(fails("ORDER\n17").await.is_permanent());
+    assert_eq!(step.key(), None);
+    cx.set_key("ORDER-17").await.expect("saved");
+    assert_eq!(step.key().as_deref(), Some("ORDER-17"));
+}
+
+#[tokio::test]
 async fn a_cleanup_knows_why() {
     struct Tells;
     impl Handler for Tells {

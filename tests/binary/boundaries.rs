@@ -34,6 +34,8 @@ enum Story {
     StopAlone,
     /// The step is deferred, and then stopped.
     Deferred,
+    /// The step is deferred, and then answered through the ledger.
+    Answered,
 }
 
 /// Where to kill it: before or after the boundary, at which passage.
@@ -52,13 +54,16 @@ impl Place {
             let stories: &[(Story, usize)] = match boundary {
                 // Covered in `ledgers`, with a failing ledger.
                 Boundary::ProbeLedger | Boundary::Write(Status::New) => &[],
-                Boundary::Receive | Boundary::DeleteMessages | Boundary::Report => {
+                Boundary::Receive | Boundary::DeleteMessages => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
+                }
+                Boundary::Report | Boundary::Write(Status::Settled) => {
+                    &[(Story::Success, 1), (Story::Stop, 1), (Story::Answered, 1)]
                 }
                 Boundary::LoadRecord | Boundary::ListRecords | Boundary::PurgeRecords => {
                     &[(Story::Success, 1)]
                 }
-                Boundary::Run | Boundary::Write(Status::Concluded | Status::Settled) => {
+                Boundary::Run | Boundary::Write(Status::Concluded) => {
                     &[(Story::Success, 1), (Story::Stop, 1)]
                 }
                 // The claim; then the flag of the stop, and the claim for the cleanup.
@@ -103,14 +108,18 @@ impl Place {
             (Story::Success, Boundary::Run, true)
             | (Story::Success, Boundary::Write(Status::Concluded), false)
             | (Story::Deferred, Boundary::Write(Status::Deferred), false) => &[1, 2],
-            (Story::Success | Story::Stop | Story::Deferred, _, _) => &[1],
+            (Story::Success | Story::Stop | Story::Deferred | Story::Answered, _, _) => &[1],
         })
     }
 
     /// How often the cleanup began.
     fn cleanups(self) -> usize {
         match (self.story, self.boundary, self.after) {
-            (Story::Success | Story::Retry | Story::Long | Story::Restart, _, _) => 0,
+            (
+                Story::Success | Story::Retry | Story::Long | Story::Restart | Story::Answered,
+                _,
+                _,
+            ) => 0,
             // That it was done is not recorded yet.
             (_, Boundary::CleanUp, true) | (_, Boundary::Write(Status::Concluded), false) => 2,
             (Story::Stop | Story::StopAlone | Story::Deferred, _, _) => 1,
@@ -131,7 +140,7 @@ impl Place {
 /// run.
 fn script(story: Story) -> &'static str {
     match story {
-        Story::Success | Story::Deferred => "end 0",
+        Story::Success | Story::Deferred | Story::Answered => "end 0",
         Story::Retry => "[ $STEP_ATTEMPT = 1 ] && end 75\nend 0",
         Story::Long | Story::Restart => {
             "[ -e $FOLDER/pid ] && alive $(cat $FOLDER/pid) && echo $$ >> $FOLDER/alive\n\
@@ -150,7 +159,7 @@ fn config(scene: &Scene, story: Story) -> Config {
         // Old records are looked for after a tenth of it.
         Story::Success => config.with("ledger.retention", "1m"),
         Story::Long => config.with("queues.0.repost_after", "10s"),
-        Story::Deferred => config.with("handlers.job.settings.deferred", true),
+        Story::Deferred | Story::Answered => config.with("handlers.job.settings.deferred", true),
         _ => config,
     }
 }
@@ -180,6 +189,12 @@ async fn go_on(scene: &Scene, story: Story, step: &Step) {
             })
             .await;
             scene.stop(step).await;
+        }
+        Story::Answered => {
+            let answer = ["complete", &step.token, "--success"];
+            let answered =
+                async || scene.environment().run(&scene.config(), &answer).status.success();
+            until("it takes the answer, which may be given again", answered).await;
         }
         _ => {}
     }

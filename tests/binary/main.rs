@@ -28,6 +28,7 @@ mod scene;
 mod service;
 
 mod answers;
+mod approval;
 mod blame;
 #[cfg(debug_assertions)]
 mod boundaries;

@@ -9,8 +9,9 @@ use callbackd::clock::Clock;
 use callbackd::engine::config::{HandlerConfig, QueueConfig};
 use callbackd::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
 use callbackd::handler::{DynHandler, Registry};
-use callbackd::ledger::Ledger;
-use callbackd::lifecycle::WorkerId;
+use callbackd::ledger::{Commit, Ledger, Written};
+use callbackd::lifecycle::{Completed, WorkerId, complete};
+use callbackd::outcome::Outcome;
 use callbackd::seam::{Observer, Pipelines, Queue};
 use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
 use jiff::Timestamp;
@@ -39,7 +40,8 @@ impl Log {
 }
 
 /// A handler controlled by the step's arguments:
-/// `{"do": "succeed" | "fail" | "error" | "panic" | "defer" | "again" | "wait" | "stubborn"}`.
+/// `{"do": "succeed" | "fail" | "error" | "panic" | "defer" | "again" | "wait" | "stubborn"}`, and
+/// `"key"`, if the step is to have one.
 pub struct Scripted {
     pub log: Log,
     /// Lets those that `wait` continue.
@@ -54,6 +56,9 @@ impl Handler for Scripted {
     async fn run(&self, cx: Context, args: Value) -> HandlerResult {
         self.log.add(format!("run {}", cx.attempt()));
         let seconds = args["seconds"].as_u64().unwrap_or(0);
+        if let Some(key) = args["key"].as_str() {
+            cx.set_key(key).await?;
+        }
         match args["do"].as_str().unwrap_or("succeed") {
             "fail" => return Err(HandlerError::permanent("no such table")),
             "error" => return Err(HandlerError::retry("no route")),
@@ -210,6 +215,21 @@ impl Bench {
     pub fn step(&self, token: &str, arguments: &Value) -> String {
         self.pipelines.open(token);
         self.queue.put(&body(token, arguments, "Executing"))
+    }
+
+    /// Someone answers the step through the ledger, as a command does.
+    pub async fn answer(&self, token: &str, answer: Outcome) {
+        let (store, me) = (Arc::new(self.disk.beside()), WorkerId("command".into()));
+        let (lease, clock) = (Duration::from_mins(1), Clock::starting_at(self.now));
+        let ledger = Ledger::new(store, me, lease, clock, Arc::new(()));
+        let token = token.parse().expect("a token");
+        let record = ledger.load(&token).await.expect("it works").expect("a record");
+        let Ok(Completed::Now(record)) = complete(&record, answer, ledger.now()) else {
+            panic!("the step takes no answer")
+        };
+        let written = ledger.write(*record, Commit::Now).await.expect("it works");
+        assert!(matches!(written, Written::Done(_)), "{written:?}");
+        ledger.announce(&token).await.expect("it works");
     }
 
     pub fn stop(&self, token: &str, arguments: &Value) -> String {

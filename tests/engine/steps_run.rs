@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use callbackd::outcome::Outcome;
+use callbackd::outcome::{Outcome, Reason};
 use callbackd::seam::{Queue, Standing};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::bench::{Bench, body, until};
 use crate::world::Disk;
@@ -167,6 +167,46 @@ async fn a_deferred_step_lets_its_message_go_and_fails_when_nobody_completes_it(
         panic!("succeeded")
     };
     assert_eq!(reason.as_str(), "nobody completed the deferred step within 12h");
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_step_has_its_key_and_an_answer_through_the_ledger_is_reported() {
+    for disk in [Disk::exclusive(), Disk::shared()] {
+        let mut bench = Bench::new();
+        bench.disk = disk;
+        let worker = bench.start().await;
+        bench.step(TOKEN, &json!({"do": "defer", "key": "ORDER-17"}));
+        until("it is deferred", || {
+            bench.disk.status(TOKEN).as_deref() == Some("deferred") && bench.queue.len() == 0
+        })
+        .await;
+        assert_eq!(bench.disk.body(TOKEN)["key"], "ORDER-17");
+        let answer = Outcome::Failure(Reason::new("rejected by ada"));
+        bench.answer(TOKEN, answer.clone()).await;
+        // Within a lease, and not when the ledger is next looked through for what is due.
+        let settled = || bench.disk.status(TOKEN).as_deref() == Some("settled");
+        let noticed = timeout(Duration::from_mins(1), until("it is settled", settled)).await;
+        assert!(noticed.is_ok(), "the answer is noticed");
+        let accepted = bench.pipelines.accepted();
+        assert_eq!((accepted.len(), &accepted[0].outcome), (1, &answer));
+        assert_eq!(bench.log.entries(), ["run 1"], "neither run nor cleaned up after again");
+        assert_eq!(bench.disk.body(TOKEN)["ending"], "failure");
+        worker.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_whose_key_cannot_be_one_fails() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    bench.step(TOKEN, &json!({"do": "defer", "key": " "}));
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    let Outcome::Failure(reason) = &bench.pipelines.accepted()[0].outcome else {
+        panic!("succeeded")
+    };
+    assert!(reason.as_str().contains("a key is 1 to 256 characters"), "{reason}");
+    assert_eq!(bench.log.entries(), ["run 1"], "no other attempt helps");
     worker.drain().await;
 }
 

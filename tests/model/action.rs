@@ -27,6 +27,11 @@ pub enum What {
     EndOtherwise,
     /// Someone else completes the deferred step.
     Complete,
+    /// Someone answers the step through a ledger.
+    AnswerThrough {
+        ledger: usize,
+        success: bool,
+    },
     /// The execution is deleted.
     Vanish,
     /// The token waits again, and says so.

@@ -103,6 +103,9 @@ fn one_worker_keeps_its_promises() {
         "crashes=3",
         "hindrances=1 stops=1 limits=1",
         "hindrances=1 shutdowns=1 writes=1",
+        "answers=2 stops=1",
+        "answers=1 crashes=1 replies=1",
+        "answers=1 endings=1 limits=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
@@ -143,6 +146,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         "limits=1 lies=2",
         "redrives=1 crashes=2",
         "hindrances=1",
+        "answers=2",
     ];
     // What takes more than one trouble at a time, or others who write the ledger.
     let of_more = [
@@ -180,6 +184,8 @@ fn two_workers_that_share_a_ledger_keep_their_promises() {
         "denials=1 endings=1",
         "deletions=1",
         "hindrances=1",
+        "answers=1 stops=1",
+        "answers=2 crashes=1",
     ];
     let missing = explore("shared ledger", SHARED, &budgets);
     let of_more =
@@ -214,6 +220,7 @@ fn further_bounds_hold_too() {
         "redrives=1 stops=1 crashes=2",
         "forgeries=1 stops=1 crashes=1",
         "hindrances=2 stops=1 crashes=1 limits=1",
+        "answers=2 stops=1 crashes=1 limits=1",
         "crashes=4",
     ];
     let missing = explore("one worker", ONE, &budgets);
@@ -239,6 +246,7 @@ fn further_bounds_hold_too() {
         "visibility=1 limits=1",
         "stops=1 lies=2",
         "hindrances=1 stops=1",
+        "answers=2 stops=1",
     ];
     let missing = explore("two ledgers", APART, &budgets);
     let of_more = [
@@ -271,6 +279,7 @@ fn further_bounds_hold_too() {
         "deletions=1 crashes=1",
         "hindrances=1 stops=1",
         "hindrances=1 leases=1 crashes=1",
+        "answers=2 stops=1 crashes=1",
         "crashes=3",
     ];
     assert_eq!(explore("shared ledger", SHARED, &budgets), OF_VERIFYING, "all else comes to pass");

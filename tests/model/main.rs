@@ -13,7 +13,8 @@
 //!   execution does not exist although it does. A listing may say that a step waits while its
 //!   execution is being stopped. An execution may be deleted, and a settled token may come back.
 //! - A ledger: a version, conditional writes, and failures before and after the effect. If it is
-//!   shared, each worker has a record that another may remove, and a set of stops.
+//!   shared, each worker has a record that another may remove, and a set of stops. Someone may
+//!   answer the step in it when it is deferred, and its workers notice at any later time.
 //! - Time does not pass: each limit is ahead or over, and may be over at any moment. What must hold
 //!   between limits is stated where a claim lapses (`World::may_see_lapse`).
 //! - A worker's phase changes before its drivers hear of it.
@@ -51,6 +52,7 @@
 )]
 
 mod action;
+mod approval;
 mod driver;
 mod explorations;
 mod happening;

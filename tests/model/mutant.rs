@@ -59,6 +59,8 @@ pub enum Mutant {
     ForgetDeferral,
     GiveUpOnALostReply,
     HoldMessagesForEver,
+    AnswerWhatIsBeingStopped,
+    AnswerAnew,
 }
 
 impl Mutant {

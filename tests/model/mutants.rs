@@ -63,6 +63,7 @@ const NO_FAULT: Budget = Budget {
     deletions: 0,
     returns: 0,
     hindrances: 0,
+    answers: 0,
 };
 const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
 const A_BAD_REPLY: Budget = Budget { replies: 1, ..NO_FAULT };
@@ -139,6 +140,19 @@ fn answering_a_stop_of_what_others_may_run_is_noticed() {
 fn forgetting_a_stop_breaks_p3() {
     let budget = Budget { stops: 1, crashes: 1, ..NO_FAULT };
     breaks(Mutant::ForgetStop, ONE, budget, &Promise::StartedAfterStop(1));
+}
+
+#[test]
+fn answering_what_is_being_stopped_breaks_p3_and_answering_anew_breaks_p2() {
+    let budget = Budget { answers: 1, ..A_STOP };
+    breaks(Mutant::AnswerWhatIsBeingStopped, ONE, budget, &Promise::NotCleaned(1));
+    let budget = Budget { answers: 2, ..A_BAD_REPLY };
+    breaks(Mutant::AnswerAnew, ONE, budget, &Promise::TwoRequests(1));
+}
+
+#[test]
+fn leaving_an_answer_where_it_was_given_never_ends() {
+    never_ends(Mutant::LeaveWhatIsFound, ONE, Budget { answers: 1, ..NO_FAULT });
 }
 
 #[test]

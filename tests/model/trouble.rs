@@ -60,6 +60,10 @@ impl World {
             put(What::Return);
         }
         for (ledger, known) in self.ledgers.iter().enumerate() {
+            if self.budget.answers > 0 && known.is_some() {
+                put(What::AnswerThrough { ledger, success: true });
+                put(What::AnswerThrough { ledger, success: false });
+            }
             if limits > 0 && known.as_ref().is_some_and(|known| known.is_ahead(Limit::Deadline)) {
                 put(What::Over { ledger, limit: Limit::Deadline });
             }

@@ -85,6 +85,7 @@ impl<'a> Turn<'a> {
             }
             What::EndOtherwise => self.close(Standing::Stopped),
             What::Complete => self.close(Standing::Succeeded),
+            What::AnswerThrough { ledger, success } => self.answer_through(ledger, success),
             What::Duplicate => {
                 self.world.budget.duplicates -= 1;
                 self.send(DUPLICATE, About::Work(TOKEN));
@@ -367,11 +368,8 @@ impl<'a> Turn<'a> {
         if self.world.was_taken_over(worker) {
             return self.broken(Broken::RenewedTooLate);
         }
-        if std::mem::take(&mut self.world.workers[worker].flagged)
-            && self.world.workers[worker].driver.is_some()
-        {
-            self.read_again(worker);
-            self.go_on(worker);
+        if std::mem::take(&mut self.world.workers[worker].flagged) {
+            self.flagged(worker);
         }
     }
 

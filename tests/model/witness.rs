@@ -52,10 +52,12 @@ pub enum Witness {
     HinderedAndTriedAgain,
     SparedInACrash,
     ChargedOnTrial,
+    AnsweredThroughTheLedger,
+    AnswerRefused,
 }
 
 impl Witness {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -100,6 +102,8 @@ impl Witness {
         Self::HinderedAndTriedAgain,
         Self::SparedInACrash,
         Self::ChargedOnTrial,
+        Self::AnsweredThroughTheLedger,
+        Self::AnswerRefused,
     ];
 }
 

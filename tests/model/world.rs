@@ -85,6 +85,8 @@ pub struct Budget {
     pub returns: u8,
     /// Runs that their machine keeps from working.
     pub hindrances: u8,
+    /// Answers that someone gives through a ledger.
+    pub answers: u8,
 }
 
 impl Budget {
@@ -119,6 +121,7 @@ impl Budget {
             "deletions" => &mut self.deletions,
             "returns" => &mut self.returns,
             "hindrances" => &mut self.hindrances,
+            "answers" => &mut self.answers,
             _ => return None,
         })
     }
@@ -177,7 +180,8 @@ pub struct Worker {
     pub losses: u8,
     /// Another worker has removed its record in the ledger, which it will find out.
     pub fenced: bool,
-    /// Another worker has put the step into its set of stops.
+    /// Another worker has put the step into its set of stops, or someone has answered it in the
+    /// worker's ledger.
     pub flagged: bool,
     pub phase: Phase,
     /// Messages kept invisible, as a set of their numbers.

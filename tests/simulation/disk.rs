@@ -206,6 +206,10 @@ impl Store for Disk {
         Box::pin(self.call("probe", move || Box::pin(std::future::ready(Ok(())))))
     }
 
+    fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.held.changes_from_outside()
+    }
+
     fn workers(&self) -> Option<&dyn Workers> {
         self.held.workers().map(|_| self as &dyn Workers)
     }

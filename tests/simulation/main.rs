@@ -26,6 +26,7 @@
 #[path = "../support/judge.rs"]
 mod judge;
 
+mod approval;
 mod clocks;
 mod dates;
 mod disk;

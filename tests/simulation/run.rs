@@ -84,6 +84,9 @@ async fn play(plan: Arc<Plan>) -> Story {
         let number = u32::try_from(number).expect("small");
         let apart = number > 0 && plan.fleet == Fleet::Apart;
         let held = if apart { Memory::new() } else { shared.clone() };
+        if number == 0 || apart {
+            world.keep(held.clone());
+        }
         let (plan, world, finish) = (plan.clone(), world.clone(), finish.clone());
         workers.spawn(Keeper { plan, world, ledger: u8::from(apart), number, held, finish }.keep());
     }

@@ -36,7 +36,8 @@ pub enum End {
     Again(Duration),
     /// The machine keeps it from its work.
     Hindered,
-    /// Someone else completes the step, this much later if ever.
+    /// Someone else completes the step, this much later if ever: at SageMaker, or through the
+    /// ledger.
     Defer(Option<Duration>),
     Panic,
     /// It kills its worker.
@@ -143,7 +144,11 @@ async fn work(life: &Life, cx: &Context, run: &Run, mut checkpoint: u64) -> Hand
         End::Again(after) => Ok(Completion::Again(after)),
         End::Defer(after) => {
             if let Some(after) = after.filter(|_| !life.is_over()) {
-                life.world.hand_over(cx.token().as_str(), after);
+                let (ledger, token) = (life.worker.ledger, cx.token().as_str());
+                match after.as_millis() % 3 {
+                    0 => life.world.hand_over(token, after),
+                    other => life.world.answer_through(ledger, token, after, other == 1),
+                }
             }
             Ok(Completion::Deferred)
         }

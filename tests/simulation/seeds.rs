@@ -14,7 +14,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have met, so that nothing is believed that was never tried.
-const MET: [&str; 125] = [
+const MET: [&str; 127] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -89,7 +89,9 @@ const MET: [&str; 125] = [
     "path: a write lost to another",
     "path: all stopped without a message",
     "path: an answer refused",
+    "path: an answer through the ledger is refused",
     "path: answered by somebody else",
+    "path: answered through the ledger",
     "path: checkpoint",
     "path: cleanup",
     "path: expired credentials refused",

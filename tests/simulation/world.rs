@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use callbackd::ledger::Memory;
 use callbackd::local::clock::{Clock, Time};
 use callbackd::local::undocumented::StoppingMessage;
 use callbackd::local::{Event, EventKind, Options, Service, Undocumented};
@@ -18,6 +19,7 @@ use tokio::sync::broadcast::{Receiver, error::TryRecvError};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::approval::Approval;
 use crate::hardship::{Forgery, Hardship, Trouble};
 use crate::judge::{About, Broken, Judge, Seen, Worker};
 use crate::limits::{Bound, Limits};
@@ -70,6 +72,8 @@ struct State {
     runs: BTreeMap<String, usize>,
     /// The crashes and attempts of a step as a ledger has them.
     crashes: BTreeMap<(u8, String), (u64, u64)>,
+    /// What the ledgers hold, by their numbers.
+    ledgers: Vec<Memory>,
     /// Tokens that someone else has as well.
     handed_over: BTreeSet<String>,
     /// Bodies of unreadable messages, and their ids.
@@ -127,6 +131,7 @@ impl World {
             checkpoints: BTreeMap::new(),
             runs: BTreeMap::new(),
             crashes: BTreeMap::new(),
+            ledgers: Vec::new(),
             handed_over: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             forged: BTreeMap::new(),
@@ -305,6 +310,27 @@ impl World {
             sleep(after).await;
             world.ask("SageMaker.SendPipelineExecutionStepSuccess", answer).await;
         });
+    }
+
+    /// Someone answers the step through the ledger, this much later.
+    pub fn answer_through(
+        self: &Arc<Self>,
+        ledger: u8,
+        token: &str,
+        after: Duration,
+        success: bool,
+    ) {
+        let held = self.state().ledgers[usize::from(ledger)].clone();
+        let approval = Approval { world: self.clone(), held, ledger, token: token.to_owned() };
+        tokio::spawn(async move {
+            sleep(after).await;
+            approval.give(success).await;
+        });
+    }
+
+    /// The content of the next ledger.
+    pub fn keep(&self, held: Memory) {
+        self.state().ledgers.push(held);
     }
 
     pub async fn create_queues(&self) {

@@ -7,6 +7,7 @@ mod contain;
 mod content;
 mod earlier;
 mod inherit;
+mod key;
 mod limits;
 mod lines;
 mod program;

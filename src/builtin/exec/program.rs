@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::checkpoint::Checkpoint;
 use super::contain::{self, Remains, Run, Terms};
+use super::key::Key;
 use super::workspace::Workspace;
 use super::{Saved, lines, progress, trouble};
 use crate::handler::{Context, HandlerError};
@@ -39,7 +40,8 @@ pub(super) struct Ended {
     /// The kernel killed it, or a process that it had started, because its memory limit was
     /// reached.
     pub(super) no_memory: bool,
-    /// Why the content of `$STEP_CHECKPOINT` is not in the ledger, if it cannot be saved.
+    /// Why the content of `$STEP_CHECKPOINT` or `$STEP_KEY` is not in the ledger, if it cannot be
+    /// saved.
     pub(super) unkept: Option<String>,
     /// The end of its stderr.
     pub(super) stderr: String,
@@ -101,7 +103,9 @@ impl Program {
         let mut checkpoint = Checkpoint::new(cx, workspace, saved);
         let over = Notify::new();
         let mut keeping = Box::pin(checkpoint.keep(&over));
-        let mut reporting = Box::pin(progress::report(cx, workspace));
+        let mut key = Key::new(cx, workspace);
+        let mut reporting =
+            Box::pin(async { tokio::join!(progress::report(cx, workspace), key.keep()) });
         let status = loop {
             let deadline = told.map(|at| at + cx.stop_grace());
             tokio::select! {
@@ -124,7 +128,7 @@ impl Program {
                     killed = true;
                 }
                 () = &mut keeping => {}
-                () = &mut reporting => {}
+                _ = &mut reporting => {}
             }
         };
         over.notify_one();
@@ -136,13 +140,13 @@ impl Program {
                  it is not logged"
             );
         }
-        drop(streams);
-        // A checkpoint saved in a cleanup helps no later run.
+        drop((streams, reporting));
+        // What is saved in a cleanup helps no later run.
         let unkept = match purpose {
             Purpose::Run => {
                 // A save that is under way would have to be made again.
                 keeping.await;
-                checkpoint.finish().await
+                checkpoint.finish().await.or(key.finish().await)
             }
             Purpose::Cleanup => None,
         };

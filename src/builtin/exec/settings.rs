@@ -296,6 +296,7 @@ pub(super) fn command(
     command.env("STEP_FENCE", cx.fence().to_string());
     command.env("STEP_OUTPUT", workspace.output()).env("STEP_CHECKPOINT", workspace.checkpoint());
     command.env("STEP_PROGRESS", workspace.progress_file());
+    command.env("STEP_KEY", workspace.key_file());
     command.env("STEP_REASON", workspace.reason_file());
     command.env("STEP_STOP_FILE", workspace.stop_file());
     if let Some(reason) = cx.stop_reason() {

@@ -123,6 +123,7 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
         "STEP_CHECKPOINT",
         "STEP_EXECUTION_ARN",
         "STEP_FENCE",
+        "STEP_KEY",
         "STEP_OUTPUT",
         "STEP_PIPELINE",
         "STEP_PROGRESS",
@@ -424,6 +425,48 @@ async fn progress_is_told_while_the_program_runs_beside_its_checkpoints_and_neve
     let progress = bench.step.progress();
     assert_eq!((progress[0].fraction, &*progress[0].text), (Some(0.4), "epoch 4 of 10"));
     assert_eq!(bench.step.checkpoints().len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_is_saved_while_the_program_runs_and_its_last_line_once_it_has_ended() {
+    let bench = Bench::new();
+    let exec = bench.exec(
+        "echo ORDER-17 > $STEP_KEY; until [ -e $DIR/go ]; do sleep 0.05; done; \
+         printf ' order 18 \\n\\n' >> $STEP_KEY; exit 76",
+    );
+    let watch = async {
+        until(|| bench.step.key().as_deref() == Some("ORDER-17")).await;
+        fs::write(bench.path("go"), "").expect("write");
+    };
+    let (result, ()) = tokio::join!(exec.run(bench.cx(), Value::Null), watch);
+    assert!(matches!(result, Ok(Completion::Again(_))), "{result:?}");
+    assert_eq!(bench.step.key().as_deref(), Some("order 18"));
+}
+
+#[tokio::test]
+async fn a_key_that_the_ledger_refused_is_saved_before_the_run_counts_as_ended() {
+    let bench = Bench::new();
+    bench.step.refuse_checkpoints(2);
+    bench.run("echo ORDER-17 > $STEP_KEY; exit 76").await.expect("again");
+    assert_eq!(bench.step.key().as_deref(), Some("ORDER-17"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_key_fails_a_step_that_goes_on_and_no_other() {
+    for (script, wants) in [
+        ("printf 'a\\001b' > $STEP_KEY", "STEP_KEY: a key is 1 to 256 characters in one line"),
+        ("head -c 300 /dev/zero | tr '\\0' x > $STEP_KEY", "STEP_KEY: a key is 1 to 256"),
+        ("head -c 20000 /dev/zero > $STEP_KEY", "STEP_KEY is larger than 16384 bytes"),
+        ("printf '\\377' > $STEP_KEY", "STEP_KEY is not UTF-8"),
+        ("ln -s /etc/passwd $STEP_KEY", "STEP_KEY is not a plain file"),
+    ] {
+        let bench = Bench::new();
+        let deferred = json!({ "command": ["/bin/sh", "-c", script], "deferred": true });
+        let reason = failure(bench.with(deferred).run(bench.cx(), Value::Null).await);
+        assert!(reason.starts_with(wants), "{reason}");
+        outputs(bench.run(script).await);
+        assert_eq!(bench.step.key(), None);
+    }
 }
 
 #[tokio::test]

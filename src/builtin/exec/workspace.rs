@@ -86,6 +86,10 @@ const MAX_CHECKPOINT: u64 = 256 << 10;
 const MAX_PROGRESS: u64 = 16 << 10;
 /// The name of `$STEP_PROGRESS` in its directory.
 pub(super) const PROGRESS: &str = "progress";
+/// A key has up to 256 characters; only the last line counts.
+const MAX_KEY: u64 = 16 << 10;
+/// The name of `$STEP_KEY` in its directory.
+pub(super) const KEY: &str = "key";
 /// A line of the log has room for no more, and SageMaker takes far less.
 const MAX_REASON: u64 = 16 << 10;
 /// The name of the directory of the program's files in the run's.
@@ -145,6 +149,10 @@ impl Workspace {
 
     pub(super) fn progress_file(&self) -> PathBuf {
         self.files().join(PROGRESS)
+    }
+
+    pub(super) fn key_file(&self) -> PathBuf {
+        self.files().join(KEY)
     }
 
     pub(super) fn stop_file(&self) -> PathBuf {
@@ -211,6 +219,18 @@ impl Workspace {
     pub(super) fn progress(&self) -> Option<String> {
         let bytes = read(&self.progress_file(), "STEP_PROGRESS", MAX_PROGRESS).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The last line of `$STEP_KEY` that is not blank, if there is one.
+    pub(super) fn key(&self) -> Result<Option<String>, FileError> {
+        let name = "STEP_KEY";
+        let bytes = match read(&self.key_file(), name, MAX_KEY) {
+            Err(FileError::Gone(_)) => return Ok(None),
+            bytes => bytes?,
+        };
+        let text = String::from_utf8(bytes).map_err(|_| FileError::Encoding(name))?;
+        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        Ok(line.map(str::to_owned))
     }
 
     /// What tells a changed checkpoint from the one before.

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::service::{Answer, LARGEST};
 use crate::duration;
+use crate::handler::StepKey;
 use crate::outcome::Outputs;
 
 /// What an answer means for its step.
@@ -20,16 +21,22 @@ use crate::outcome::Outputs;
 pub(super) enum Meaning {
     Success(Outputs),
     /// Ask again after this long.
-    Again(Duration, Option<Checkpoint>),
+    Again(Duration, Kept),
     /// Someone else will answer the step.
-    Deferred(Option<Checkpoint>),
+    Deferred(Kept),
     /// Try again later, after this long if the service says so.
-    Retry(Option<Duration>, String, Option<Checkpoint>),
+    Retry(Option<Duration>, String, Kept),
     Failure(String),
 }
 
-/// What the service wants to be given with the next request.
-pub(super) type Checkpoint = Value;
+/// What the service wants to be kept of the step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Kept {
+    /// Given to it with the next request.
+    pub(super) checkpoint: Option<Value>,
+    /// What it calls the step.
+    pub(super) key: Option<StepKey>,
+}
 
 /// The body of an answer with 200.
 #[derive(Default, Deserialize)]
@@ -38,7 +45,8 @@ struct Body<'a> {
     #[serde(borrow)]
     outputs: Option<&'a RawValue>,
     again: Option<String>,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<Value>,
+    key: Option<StepKey>,
 }
 
 /// The shortest wait: no service is asked more often than each second.
@@ -50,18 +58,18 @@ const SHOWN: usize = 2000;
 
 impl Meaning {
     pub(super) fn of(answer: &Answer) -> Self {
+        let wrong = |wrong| Self::Failure(format!("{}: {wrong}", named(answer.status)));
         match answer.status.as_u16() {
             200 | 202 if answer.is_cut => Self::Failure(format!(
                 "{}: the answer is larger than {LARGEST} bytes",
                 named(answer.status)
             )),
-            200 => done(&answer.body).unwrap_or_else(|wrong| {
-                Self::Failure(format!("{}: {wrong}", named(answer.status)))
-            }),
-            202 => Self::Deferred(checkpoint(&answer.body)),
+            200 => done(&answer.body).unwrap_or_else(wrong),
+            202 => kept(&answer.body).map_or_else(wrong, Self::Deferred),
             204 => Self::Success(Outputs::new()),
             408 | 409 | 425 | 429 | 500..=599 => {
-                Self::Retry(retry_after(&answer.headers), told(answer), checkpoint(&answer.body))
+                let kept = kept(&answer.body).unwrap_or_default();
+                Self::Retry(retry_after(&answer.headers), told(answer), kept)
             }
             400..=499 => Self::Failure(told(answer)),
             300..=399 => Self::Failure(format!(
@@ -100,7 +108,7 @@ fn done(body: &[u8]) -> Result<Meaning, String> {
         serde_json::from_slice(body).map_err(|error| {
             format!(
                 "the answer is not a JSON object with `outputs` or with `again`, and with \
-                 `checkpoint` if there is one: {error}"
+                 `checkpoint` and `key` if there are any: {error}"
             )
         })?
     };
@@ -108,7 +116,8 @@ fn done(body: &[u8]) -> Result<Meaning, String> {
         (Some(_), Some(_)) => Err("the answer has both `outputs` and `again`".to_owned()),
         (None, Some(wait)) => {
             let wait = duration::parse(&wait).map_err(|error| format!("`again`: {error}"))?;
-            Ok(Meaning::Again(wait.max(SOONEST), body.checkpoint))
+            let kept = Kept { checkpoint: body.checkpoint, key: body.key };
+            Ok(Meaning::Again(wait.max(SOONEST), kept))
         }
         (Some(outputs), None) => Outputs::from_json(outputs.get())
             .map(Meaning::Success)
@@ -117,10 +126,13 @@ fn done(body: &[u8]) -> Result<Meaning, String> {
     }
 }
 
-/// The checkpoint in an answer that may have any body.
-fn checkpoint(body: &[u8]) -> Option<Checkpoint> {
-    let mut body: Value = serde_json::from_slice(body).ok()?;
-    Some(body.get_mut("checkpoint")?.take()).filter(|checkpoint| !checkpoint.is_null())
+/// What is to be kept, of an answer that may have any body.
+fn kept(body: &[u8]) -> Result<Kept, String> {
+    let mut body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let mut taken = |name| body.get_mut(name).map(Value::take).filter(|value| !value.is_null());
+    let checkpoint = taken("checkpoint");
+    let key = taken("key").map(serde_json::from_value).transpose();
+    Ok(Kept { checkpoint, key: key.map_err(|error| format!("`key`: {error}"))? })
 }
 
 /// `reason` of a JSON object, else the text itself, in one line.
@@ -191,8 +203,10 @@ mod tests {
             let meaning = Meaning::of(&answer(status, ""));
             let fits = match status {
                 200 | 204 => meaning == Meaning::Success(Outputs::new()),
-                202 => meaning == Meaning::Deferred(None),
-                408 | 409 | 425 | 429 | 500.. => matches!(meaning, Meaning::Retry(None, _, None)),
+                202 => meaning == Meaning::Deferred(Kept::default()),
+                408 | 409 | 425 | 429 | 500.. => {
+                    matches!(&meaning, Meaning::Retry(None, _, kept) if *kept == Kept::default())
+                }
                 _ => matches!(meaning, Meaning::Failure(_)),
             };
             assert!(fits, "{status}: {meaning:?}");
@@ -236,7 +250,8 @@ mod tests {
     fn again_waits_as_asked_and_at_least_a_second() {
         for (asked, wants) in [("60s", 60), ("0s", 1), ("1h30m", 5400)] {
             let body = json!({ "again": asked, "checkpoint": { "job": 7 } }).to_string();
-            let wants = Meaning::Again(Duration::from_secs(wants), Some(json!({ "job": 7 })));
+            let kept = Kept { checkpoint: Some(json!({ "job": 7 })), key: None };
+            let wants = Meaning::Again(Duration::from_secs(wants), kept);
             assert_eq!(Meaning::of(&answer(200, &body)), wants);
         }
     }
@@ -244,14 +259,30 @@ mod tests {
     #[test]
     fn checkpoints_come_with_whatever_lets_the_step_go_on() {
         let body = r#"{"checkpoint": "job-7", "more": 1}"#;
-        assert_eq!(Meaning::of(&answer(202, body)), Meaning::Deferred(Some("job-7".into())));
-        let Meaning::Retry(_, _, checkpoint) = Meaning::of(&answer(503, body)) else {
+        let wants = Kept { checkpoint: Some("job-7".into()), key: None };
+        assert_eq!(Meaning::of(&answer(202, body)), Meaning::Deferred(wants.clone()));
+        let Meaning::Retry(_, _, kept) = Meaning::of(&answer(503, body)) else {
             panic!("no retry")
         };
-        assert_eq!(checkpoint, Some("job-7".into()));
+        assert_eq!(kept, wants);
         let of = |body| Meaning::of(&answer(202, body));
-        for body in [r#"{"checkpoint": null}"#, "accepted", "", "[]"] {
-            assert_eq!(of(body), Meaning::Deferred(None), "{body}");
+        for body in [r#"{"checkpoint": null, "key": null}"#, "accepted", "", "[]"] {
+            assert_eq!(of(body), Meaning::Deferred(Kept::default()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_key_comes_with_a_deferral_and_one_that_cannot_be_kept_fails_the_step() {
+        let kept = Kept { checkpoint: None, key: Some("ORDER-17".parse().expect("a key")) };
+        let body = r#"{"key": "ORDER-17"}"#;
+        assert_eq!(Meaning::of(&answer(202, body)), Meaning::Deferred(kept.clone()));
+        let body = r#"{"again": "60s", "key": "ORDER-17"}"#;
+        let again = Meaning::Again(Duration::from_secs(60), kept);
+        assert_eq!(Meaning::of(&answer(200, body)), again);
+        for body in [r#"{"key": ""}"#, r#"{"key": 17}"#, r#"{"key": "a\nb"}"#] {
+            let reason = failure(202, body);
+            assert!(reason.starts_with("HTTP 202 Accepted: `key`: "), "{reason}");
+            assert!(matches!(Meaning::of(&answer(503, body)), Meaning::Retry(..)), "{body}");
         }
     }
 

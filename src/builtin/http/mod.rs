@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 pub use settings::{Settings, SettingsError};
 
-use self::answer::Meaning;
+use self::answer::{Kept, Meaning};
 use self::secrets::Files;
 use self::service::{Answer, NoAnswer, Service};
 use super::given;
@@ -162,26 +162,26 @@ impl Handler for Http {
             }
         };
         let before = saved.clone();
-        let result = match Meaning::of(&answer) {
+        let (result, Kept { checkpoint, key }) = match Meaning::of(&answer) {
             Meaning::Success(outputs) => return Ok(Completion::Success(outputs)),
             Meaning::Failure(reason) => return Err(HandlerError::permanent(reason)),
-            Meaning::Again(wait, checkpoint) => {
+            Meaning::Again(wait, kept) => {
                 saved.looks += 1;
-                saved.checkpoint = checkpoint.or(saved.checkpoint);
-                Ok(Completion::Again(wait))
+                (Ok(Completion::Again(wait)), kept)
             }
-            Meaning::Deferred(checkpoint) => {
-                saved.checkpoint = checkpoint.or(saved.checkpoint);
-                Ok(Completion::Deferred)
-            }
-            Meaning::Retry(wait, error, checkpoint) => {
-                saved.checkpoint = checkpoint.or(saved.checkpoint);
-                Err(match wait {
+            Meaning::Deferred(kept) => (Ok(Completion::Deferred), kept),
+            Meaning::Retry(wait, error, kept) => {
+                let error = match wait {
                     Some(wait) => HandlerError::retry_after(spread(wait), error),
                     None => HandlerError::retry(error),
-                })
+                };
+                (Err(error), kept)
             }
         };
+        saved.checkpoint = checkpoint.or(saved.checkpoint);
+        if let Some(key) = key {
+            cx.set_key(key.as_str()).await?;
+        }
         if saved != before {
             cx.save_checkpoint(&saved).await?;
         }

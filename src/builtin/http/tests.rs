@@ -267,6 +267,18 @@ async fn an_answer_is_read_up_to_its_bound() {
 }
 
 #[tokio::test]
+async fn a_key_in_an_answer_that_defers_or_asks_again_is_kept() {
+    let replies =
+        [ok(200, r#"{"again": "1s", "key": "ORDER-17"}"#), ok(202, r#"{"key": "ORDER-18"}"#)];
+    let server = Server::start(replies).await;
+    let (handler, step) = (at(&server), step());
+    for key in ["ORDER-17", "ORDER-18"] {
+        step.run(&handler).await.expect("it goes on");
+        assert_eq!(step.key().as_deref(), Some(key));
+    }
+}
+
+#[tokio::test]
 async fn a_stop_closes_the_connection_and_a_cleanup_is_asked_for() {
     let mut server = Server::start([Reply::Hang, ok(202, "whatever")]).await;
     let handler = Arc::new(handler(json!({ "url": server.url, "cleanup_url": server.url })));

@@ -110,7 +110,10 @@ impl Driver {
             }
         };
         match then.write.take() {
-            None => self.enact(then, &with),
+            None => {
+                self.enact(then, &with);
+                with.kept();
+            }
             Some(Write { record, urgency: Urgency::Along }) => {
                 self.state.record = record;
                 self.unwritten = Some(event);
@@ -189,10 +192,7 @@ impl Driver {
                 // undo that.
                 let local = if then.local == from { self.state.local } else { then.local };
                 self.enact(Transition { local, ..then }, &with);
-                if let With::Reply(reply) = with {
-                    // The handler may have been dropped while it waited.
-                    let _ = reply.send(Ok(()));
-                }
+                with.kept();
             }
             Ok(Put::Changed) => {
                 let event = event.or_else(|| self.unwritten.take());

@@ -98,7 +98,7 @@ struct Driver {
     /// When it will have waited long for a slot.
     crowded: Option<Timestamp>,
     grace: Option<Timestamp>,
-    /// Another worker has recorded a stop: the record is to be read again.
+    /// The record was changed elsewhere, and is to be read again.
     flagged: bool,
     /// When the record was last read.
     read: Timestamp,
@@ -191,13 +191,11 @@ impl Driver {
         match input {
             Input::Message(delivery) => self.delivered(*delivery),
             Input::Event(event) => self.take_on(event, With::Nothing),
-            Input::Save(checkpoint, reply) => {
-                match self.shared.ledger.refuses(&checkpoint) {
-                    None => self.take_on(Event::Checkpoint(checkpoint), With::Reply(reply)),
-                    // The handler may have been dropped while it waited.
-                    Some(why) => drop(reply.send(Err(CheckpointError::Unfit(why)))),
-                }
-            }
+            Input::Save(what, reply) => match self.unfit(&what) {
+                None => self.take_on(what, With::Reply(reply)),
+                // The handler may have been dropped while it waited.
+                Some(why) => drop(reply.send(Err(CheckpointError::Unfit(why)))),
+            },
             Input::Slot(slot) => {
                 if self.state.local.activity == Activity::Queued {
                     self.slot = Some(slot);
@@ -208,6 +206,14 @@ impl Driver {
             Input::Try(trial) => self.handler_has_come(trial),
             Input::Flagged => self.flagged = true,
             Input::Look => {}
+        }
+    }
+
+    /// Why what the handler saves can never be kept.
+    fn unfit(&self, what: &Event) -> Option<String> {
+        match what {
+            Event::Checkpoint(checkpoint) => self.shared.ledger.refuses(checkpoint),
+            _ => None,
         }
     }
 

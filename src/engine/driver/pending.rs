@@ -11,7 +11,7 @@ use crate::lifecycle::{Event, Local, Record, Transition};
 /// What comes with an event but is not part of the decision.
 pub(super) enum With {
     Nothing,
-    /// The sender of a checkpoint, which waits until it is durable.
+    /// The sender of a checkpoint or a key, which waits until it is durable.
     Reply(Reply),
     /// The message that was delivered.
     Message(Held),
@@ -54,6 +54,16 @@ pub(super) enum Outcome {
     Read(Box<Result<Option<Record>, LedgerError>>),
     /// It is time to try again.
     Again,
+}
+
+impl With {
+    /// What was to be saved is durable.
+    pub(super) fn kept(self) {
+        if let Self::Reply(reply) = self {
+            // The handler may have been dropped while it waited.
+            let _ = reply.send(Ok(()));
+        }
+    }
 }
 
 impl Pending {

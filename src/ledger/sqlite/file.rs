@@ -113,13 +113,18 @@ pub(super) fn beside(path: &Path) -> Result<Connection, OpenError> {
     opened.map_err(|error| OpenError::of(path, &error))
 }
 
+pub(super) fn exists(path: &Path) -> Result<(), OpenError> {
+    if path.is_file() {
+        return Ok(());
+    }
+    let problem =
+        "the file does not exist: the daemon creates it when it first runs; check ledger.path";
+    Err(OpenError::new(path, problem))
+}
+
 /// Opens the file for reading, beside a daemon that may be writing it; also returns its schema.
 pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> {
-    if !path.is_file() {
-        let problem =
-            "the file does not exist: the daemon creates it when it first runs; check ledger.path";
-        return Err(OpenError::new(path, problem));
-    }
+    exists(path)?;
     // A reader may read a file that no daemon would accept: a copy, a backup.
     let network = Place::find(path).ok().and_then(|place| place.network);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
@@ -369,7 +374,7 @@ impl OpenError {
     }
 }
 
-fn remedy(error: &std::io::Error) -> &'static str {
+pub(super) fn remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::ReadOnlyFilesystem => "make its file system writable, or set ledger.path",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",

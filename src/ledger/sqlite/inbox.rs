@@ -16,10 +16,20 @@ pub(super) type Respond = Box<dyn FnOnce(Option<&StoreError>)>;
 /// Performs the job, or is told why it is not performed.
 type Act = Box<dyn FnOnce(Result<&Connection, &StoreError>) -> Respond + Send>;
 
+/// What a job shares its commit with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// Those that wait with it.
+    Urgent,
+    /// It may wait for another job.
+    Patient,
+    /// It is urgent, and writes nothing that would have to be committed.
+    Look,
+}
+
 /// Something to do on a connection.
 pub(super) struct Job {
-    /// It may wait for another job to share its commit.
-    pub(super) patient: bool,
+    pub(super) haste: Haste,
     pub(super) act: Act,
 }
 
@@ -57,6 +67,12 @@ const ROOM: usize = 4096;
 /// How long a patient job waits for another.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+impl Job {
+    pub(super) fn is_urgent(&self) -> bool {
+        self.haste != Haste::Patient
+    }
+}
+
 impl Inbox {
     pub(super) fn new() -> Self {
         Self { state: Mutex::default(), ready: Condvar::new(), room: Semaphore::new(ROOM) }
@@ -72,7 +88,7 @@ impl Inbox {
         if state.closed {
             return false;
         }
-        state.urgent += usize::from(!job.patient);
+        state.urgent += usize::from(job.is_urgent());
         state.jobs.push(job);
         let wake = match state.thread {
             Thread::Awake => false,
@@ -150,7 +166,7 @@ impl Inbox {
     fn some(&self, mut state: MutexGuard<'_, State>, most: usize) -> Vec<Job> {
         let rest = if state.jobs.len() > most { state.jobs.split_off(most) } else { Vec::new() };
         let jobs = mem::replace(&mut state.jobs, rest);
-        state.urgent = state.jobs.iter().filter(|job| !job.patient).count();
+        state.urgent = state.jobs.iter().filter(|job| job.is_urgent()).count();
         drop(state);
         self.room.add_permits(jobs.len());
         jobs

@@ -5,6 +5,7 @@
 //! for the disk's flush; one makes lists, so it delays neither. In SQLite's write-ahead mode a
 //! reader sees everything that was committed before it began.
 
+mod beside;
 mod file;
 mod files;
 mod inbox;
@@ -27,7 +28,7 @@ use tokio::sync::watch;
 use self::file::FileLock;
 pub use self::file::{OpenError, Progress};
 use self::files::Files;
-use self::inbox::Inbox;
+use self::inbox::{Haste, Inbox};
 use self::known::Known;
 pub use self::look::Look;
 use self::place::Place;
@@ -47,7 +48,7 @@ pub struct Sqlite {
     writer: Thread,
     ended: watch::Receiver<Option<String>>,
     files: Arc<Files>,
-    _lock: FileLock,
+    _lock: Option<FileLock>,
 }
 
 /// Rows that are read at a time, so that a slow reader delays nothing.
@@ -108,7 +109,7 @@ impl Sqlite {
         let writer = Thread::start("ledger", connection, ended, write).map_err(not_started)?;
         let files = Arc::new(Files::at(&place.path));
         let known = place.network.is_none().then(|| Known::of_file(&place.path));
-        Ok(Self { known, lists, reader, writer, ended: seen, files, _lock: lock })
+        Ok(Self { known, lists, reader, writer, ended: seen, files, _lock: Some(lock) })
     }
 
     fn lists(&self) -> &Thread {
@@ -169,7 +170,10 @@ impl Store for Sqlite {
             return Box::pin(ready(Ok(None)));
         }
         let token = token.clone();
-        Box::pin(self.reader().ask(false, move |connection| rows::get(connection, token.as_str())))
+        Box::pin(
+            self.reader()
+                .ask(Haste::Urgent, move |connection| rows::get(connection, token.as_str())),
+        )
     }
 
     fn put(
@@ -181,23 +185,22 @@ impl Store for Sqlite {
         if let (Some(known), None) = (&self.known, expected) {
             known.add(&row.head.token);
         }
-        Box::pin(
-            self.writer.ask(commit == Commit::Soon, move |connection| {
-                rows::put(connection, &row, expected)
-            }),
-        )
+        let haste = if commit == Commit::Soon { Haste::Patient } else { Haste::Urgent };
+        Box::pin(self.writer.ask(haste, move |connection| rows::put(connection, &row, expected)))
     }
 
     fn outlines(&self, query: Query) -> BoxFuture<'_, Result<Page<Head>, StoreError>> {
         Box::pin(
-            self.lists()
-                .ask(false, move |connection| rows::page(connection, &query, |row| row.head)),
+            self.lists().ask(Haste::Urgent, move |connection| {
+                rows::page(connection, &query, |row| row.head)
+            }),
         )
     }
 
     fn page(&self, query: Query) -> BoxFuture<'_, Result<Page<Row>, StoreError>> {
         Box::pin(
-            self.lists().ask(false, move |connection| rows::page(connection, &query, |row| row)),
+            self.lists()
+                .ask(Haste::Urgent, move |connection| rows::page(connection, &query, |row| row)),
         )
     }
 
@@ -206,8 +209,10 @@ impl Store for Sqlite {
             let mut all = 0;
             loop {
                 let age = age.clone();
-                let count =
-                    self.writer.ask(false, move |connection| rows::purge(connection, &age)).await?;
+                let count = self
+                    .writer
+                    .ask(Haste::Urgent, move |connection| rows::purge(connection, &age))
+                    .await?;
                 all += count;
                 if count < rows::PURGED {
                     return Ok(all);
@@ -217,14 +222,18 @@ impl Store for Sqlite {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.writer.ask(false, rows::probe))
+        Box::pin(self.writer.ask(Haste::Urgent, rows::probe))
     }
 
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // Network file systems report it themselves: a removed file is stale there.
         let Some(reader) = &self.reader else { return Box::pin(ready(Ok(()))) };
         let files = self.files.clone();
-        Box::pin(async move { reader.ask(false, move |_| Ok(files.are_there())).await? })
+        Box::pin(async move { reader.ask(Haste::Urgent, move |_| Ok(files.are_there())).await? })
+    }
+
+    fn changes_from_outside(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(self.writer.ask(Haste::Look, rows::changes_from_outside))
     }
 
     fn workers(&self) -> Option<&dyn Workers> {

@@ -148,6 +148,11 @@ pub(super) fn probe(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
+/// A number that changes when a connection of another process has committed something.
+pub(super) fn changes_from_outside(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.pragma_query_value(None, "data_version", |row| row.get(0))
+}
+
 /// Rows in order of creation, after `after`, with their positions.
 pub(super) fn in_order(
     connection: &Connection,

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
-use super::inbox::{Inbox, Job, Respond};
+use super::inbox::{Haste, Inbox, Job, Respond};
 use crate::ledger::store::StoreError;
 
 /// Where threads report that they have ended, and why.
@@ -47,10 +47,10 @@ impl Thread {
         Ok(Self { inbox, thread: Some(thread) })
     }
 
-    /// Has the thread perform a job, and waits for the answer. A `patient` one may wait for others.
+    /// Has the thread perform a job, and waits for the answer.
     pub(super) fn ask<T, A>(
         &self,
-        patient: bool,
+        haste: Haste,
         act: A,
     ) -> impl Future<Output = Result<T, StoreError>> + use<T, A>
     where
@@ -67,7 +67,7 @@ impl Thread {
                 let _ = reply.send(failure.map_or(result, |failure| Err(failure.clone())));
             })
         };
-        let (inbox, job) = (self.inbox.clone(), Job { patient, act: Box::new(act) });
+        let (inbox, job) = (self.inbox.clone(), Job { haste, act: Box::new(act) });
         async move {
             let gone = || StoreError("the ledger's thread has ended".to_owned());
             if !inbox.push(job).await {
@@ -136,9 +136,10 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_panics_fails_alone() {
         let (thread, seen) = started(answers);
-        let failed = thread.ask(false, |_| -> rusqlite::Result<()> { panic!("on purpose") }).await;
+        let failed =
+            thread.ask(Haste::Urgent, |_| -> rusqlite::Result<()> { panic!("on purpose") }).await;
         assert_eq!(failed, Err(StoreError("internal error: on purpose".to_owned())));
-        assert_eq!(thread.ask(false, |_| Ok(7)).await, Ok(7));
+        assert_eq!(thread.ask(Haste::Urgent, |_| Ok(7)).await, Ok(7));
         drop(thread);
         assert!(seen.has_changed().is_err(), "a thread that was closed has nothing to say");
     }
@@ -149,10 +150,10 @@ mod tests {
             inbox.take(1);
         });
         let gone = Err(StoreError("the ledger's thread has ended".to_owned()));
-        assert_eq!(thread.ask(false, |_| Ok(())).await, gone);
+        assert_eq!(thread.ask(Haste::Urgent, |_| Ok(())).await, gone);
         let said = seen.wait_for(Option::is_some).await.expect("said").clone();
         assert_eq!(said.as_deref(), Some("the thread ledger has ended"));
-        assert_eq!(thread.ask(false, |_| Ok(())).await, gone);
+        assert_eq!(thread.ask(Haste::Urgent, |_| Ok(())).await, gone);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod answer;
 mod blame;
+mod complete;
 mod conclude;
 mod gone;
 mod leave;

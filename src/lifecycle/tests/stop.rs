@@ -190,11 +190,13 @@ fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
 #[test]
 fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
     for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
-        for closed in [StepResult::Succeeded, StepResult::Failed] {
+        for (closed, ending) in
+            [(StepResult::Succeeded, Ending::Success), (StepResult::Failed, Ending::Failure)]
+        {
             let mut bench = Bench::deferred();
             assert_eq!(bench.feed(event.clone()), [ASK]);
             let effects = bench.answer(Standing::Closed(closed));
-            assert_eq!(effects, ELSEWHERE);
+            assert_eq!(effects, [Effect::Finish(ending), Effect::Delete]);
         }
         let mut bench = Bench::deferred();
         bench.feed(event);
@@ -208,7 +210,7 @@ fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
 #[test]
 fn a_step_that_another_worker_deferred_meanwhile_and_somebody_completed_is_not_cleaned_up_either() {
     let completed = || Standing::Closed(StepResult::Succeeded);
-    let settled = ELSEWHERE;
+    let settled = [Effect::Finish(Ending::Success), Effect::Delete];
     for activity in [Activity::Queued, Activity::Sleeping] {
         for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
             let mut bench = Bench::deferred();

@@ -169,7 +169,7 @@ impl Fleet {
         records.into_iter().find(|record| record["token"] == step.token.as_str())
     }
 
-    async fn recorded_as(&self, step: &Step, status: &str) {
+    pub async fn recorded_as(&self, step: &Step, status: &str) {
         let is_so = async || self.item(step).await["status"]["S"] == status;
         until(&format!("the step is recorded as {status}"), is_so).await;
     }
