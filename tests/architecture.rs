@@ -88,6 +88,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "config",
             "daemon",
             "duration",
+            "engine",
             "handler",
             "ledger",
             "lifecycle",

@@ -13,6 +13,7 @@ mod ledger;
 mod local;
 mod probe;
 mod reconcile;
+mod route;
 mod run;
 mod steps;
 
@@ -76,6 +77,11 @@ enum Command {
     /// worker may be running.
     Steps(steps::Arguments),
     /// Find callback steps that wait on our queues and that no ledger record, no message and no run
+    /// Show which handler a message would get, and why: for each route what matches and what
+    /// differs, and whether the arguments fit the handler. It asks neither AWS nor the worker.
+    ///
+    /// Exits 0 if there is a handler for the message, else 1.
+    Route(route::Arguments),
     /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
     /// be running.
     ///
@@ -207,6 +213,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
         Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
+        Command::Route(options) => route::run(&load()?, &options),
         #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,

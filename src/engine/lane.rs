@@ -144,11 +144,7 @@ impl Lane {
 
     /// The handlers that its steps may use.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
-        self.config
-            .handler
-            .iter()
-            .chain(self.config.routes.iter().map(|route| &route.handler))
-            .map(String::as_str)
+        self.config.handlers()
     }
 
     /// Whether its pipelines are asked with the credentials of this account.
@@ -163,21 +159,7 @@ impl Lane {
 
     /// Why executions like this one are not accepted from this queue, if they are not.
     pub(crate) fn foreign(&self, execution: &ExecutionArn) -> Option<String> {
-        if execution.region() != self.region {
-            return Some(format!(
-                "its execution is in the region {}, the queue in {}",
-                execution.region(),
-                self.region
-            ));
-        }
-        let account = execution.account();
-        if account != self.account && !self.config.accounts.allow(account) {
-            return Some(format!(
-                "its execution is in the account {account}, which `accounts` of this queue does \
-                 not allow"
-            ));
-        }
-        None
+        self.config.foreign(execution, &self.account, Some(&self.region))
     }
 }
 

@@ -58,6 +58,7 @@ mod retried;
 #[cfg(feature = "local")]
 mod roles;
 #[cfg(feature = "http-handler")]
+mod route;
 mod services;
 mod silence;
 mod stops;
