@@ -66,7 +66,7 @@ fn mismatch(found: Option<&Value>, reason: &str) -> String {
 
 /// The path of a field. serde's own may end with it already.
 fn below(path: &Path, name: &str) -> String {
-    let names_it = matches!(path.iter().last(), Some(Segment::Map { key }) if key == name);
+    let names_it = matches!(path.iter().next_back(), Some(Segment::Map { key }) if key == name);
     match path.to_string() {
         path if names_it => path,
         path if path == "." => name.to_owned(),

@@ -375,14 +375,14 @@ mod tests {
             #[serde(skip_serializing_if = "Option::is_none")]
             loss: Option<f64>,
             #[serde(serialize_with = "never")]
-            broken: u8,
+            broken: [u8; 16],
         }
 
-        fn never<S: Serializer>(_: &u8, _: S) -> Result<S::Ok, S::Error> {
+        fn never<S: Serializer>(_: &[u8; 16], _: S) -> Result<S::Ok, S::Error> {
             Err(ser::Error::custom("out of range"))
         }
 
-        let error = outputs(&Sparse { loss: None, broken: 1 }).expect_err("broken");
+        let error = outputs(&Sparse { loss: None, broken: [0; 16] }).expect_err("broken");
         assert_eq!(error, InvalidOutput::Unserialisable("`broken`: out of range".to_owned()));
         assert!(error.to_string().contains("`broken`: out of range"), "{error}");
     }
