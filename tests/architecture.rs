@@ -149,9 +149,10 @@ const ORDERS: &[(&str, &[&str])] = &[
         "engine",
         &[
             "accounts", "config", "route", "phase", "said", "impaired", "missing", "budget",
-            "gates", "messages", "watch", "polls", "inbox", "moments", "orphans", "lane", "shared",
-            "ask", "report", "running", "driver", "dispatch", "delivery", "pollers", "due",
-            "lease", "looks", "bodies", "reap", "fleet", "evidence", "sweep", "drain", "monitor",
+            "gates", "messages", "watch", "polls", "progress", "inbox", "moments", "orphans",
+            "lane", "shared", "ask", "report", "running", "driver", "dispatch", "delivery",
+            "pollers", "due", "lease", "looks", "bodies", "reap", "fleet", "evidence", "sweep",
+            "drain", "monitor",
         ],
     ),
     (

@@ -15,6 +15,7 @@ mod probe;
 mod reconcile;
 mod route;
 mod run;
+mod status;
 mod steps;
 
 use std::fmt::Display;
@@ -74,14 +75,14 @@ enum Command {
     /// queues, permissions and the clock.
     Check(check::Arguments),
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
-    /// worker may be running.
+    /// worker may be running; then it is asked at `http.listen` how far its steps are.
     Steps(steps::Arguments),
-    /// Find callback steps that wait on our queues and that no ledger record, no message and no run
     /// Show which handler a message would get, and why: for each route what matches and what
     /// differs, and whether the arguments fit the handler. It asks neither AWS nor the worker.
     ///
     /// Exits 0 if there is a handler for the message, else 1.
     Route(route::Arguments),
+    /// Find callback steps that wait on our queues and that no ledger record, no message and no run
     /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
     /// be running.
     ///
@@ -212,8 +213,8 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         #[cfg(feature = "local")]
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
-        Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
         Command::Route(options) => route::run(&load()?, &options),
+        Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
         #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,

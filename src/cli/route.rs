@@ -428,10 +428,11 @@ mod tests {
         assert_eq!(
             lines[2..],
             [
-                "no         routes[0], handler spark: `arguments.options.cores`: expected 4, found 2",
+                "no         routes[0], handler spark: `arguments.options.cores`: expected 4, \
+                 found 2",
                 "yes        routes[1], handler train: the pipeline matches \"train-*\"",
-                "no         routes[2], handler spark: `arguments.task` is \"spark\", but an earlier \
-                 route matches too",
+                "no         routes[2], handler spark: `arguments.task` is \"spark\", but an \
+                 earlier route matches too",
                 "no         the queue has no handler of its own",
                 "handler    train, of type sized",
                 "arguments  fit the handler",
@@ -454,8 +455,8 @@ mod tests {
         assert_eq!(
             lines[2],
             "no         routes[0], handler spark: the pipeline score does not match \"train-*\"; \
-             `arguments.options`: expected {\"cores\":4}, found nothing; `arguments.task`: expected \
-             \"spark\", found nothing"
+             `arguments.options`: expected {\"cores\":4}, found nothing; `arguments.task`: \
+             expected \"spark\", found nothing"
         );
         assert_eq!(
             lines.last().expect("a line"),

@@ -66,6 +66,8 @@ pub(crate) struct Lane {
     pub(crate) deferred: Moments,
     /// When each owed stop was first seen.
     pub(crate) owed: Moments,
+    /// When each running step last made progress, by the handlers that the queue's steps may get.
+    pub(crate) progress: BTreeMap<String, Moments>,
 }
 
 /// Concurrent reports: at 20 ms each they answer 3,000 steps a second, and leave sockets for the
@@ -80,8 +82,10 @@ pub(crate) struct Complaints(Mutex<VecDeque<String>>);
 
 impl Lane {
     pub(crate) fn new(index: usize, parts: QueueParts) -> Self {
+        let progress = |name: &str| (name.to_owned(), Moments::default());
         Self {
             index,
+            progress: parts.config.handlers().map(progress).collect(),
             routes: Routes::new(&parts.config),
             slots: Slots::new(parts.config.concurrency),
             asks: Gate::new(ASKS),
@@ -140,6 +144,7 @@ impl Lane {
     pub(crate) fn forget(&self, token: &CallbackToken) {
         self.unreported.remove(token);
         self.owed.remove(token);
+        self.progress.values().for_each(|moments| moments.remove(token));
     }
 
     /// The handlers that its steps may use.

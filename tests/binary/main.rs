@@ -50,6 +50,7 @@ mod missing;
 mod names;
 mod operations;
 mod outages;
+mod progress;
 mod reconcile;
 mod reconcile_table;
 mod redrive;
@@ -57,8 +58,8 @@ mod redrive;
 mod retried;
 #[cfg(feature = "local")]
 mod roles;
-#[cfg(feature = "http-handler")]
 mod route;
+#[cfg(feature = "http-handler")]
 mod services;
 mod silence;
 mod stops;
