@@ -4,6 +4,8 @@
 //! Lengths are counted in UTF-16 units. SageMaker's model says "characters" without saying which;
 //! this count is never the smaller one.
 
+mod typed;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -72,7 +74,7 @@ pub enum InvalidOutput {
     Value(String, usize),
     #[error("the output `{0}` is {1}; only strings, numbers and booleans are allowed")]
     NotScalar(String, &'static str),
-    #[error("the output `{0}` is a number too large to be written")]
+    #[error("the output `{0}` is not a finite number")]
     NotFinite(String),
     #[error("the output `{0}` is set twice")]
     Twice(String),
@@ -135,16 +137,27 @@ impl Outputs {
         Ok(all)
     }
 
-    /// The fields of a struct, or the entries of a map, as outputs; none for `()`.
+    /// The fields of a struct, or the entries of a map, as outputs; none for `()`. A field is a
+    /// string, a number, a boolean, or an enum variant without content, which becomes its name. A
+    /// `None` is refused like any null: leave it out with
+    /// `#[serde(skip_serializing_if = "Option::is_none")]`.
+    ///
+    /// ```
+    /// use callbackd::Outputs;
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct Trained { model: String, accuracy: f32 }
+    ///
+    /// let trained = Trained { model: "s3://bucket/model".into(), accuracy: 0.9 };
+    /// assert_eq!(Outputs::from_serialize(&trained)?.get("accuracy"), Some("0.9"));
+    /// # Ok::<(), callbackd::outcome::InvalidOutput>(())
+    /// ```
     ///
     /// # Errors
-    /// [`InvalidOutput`] if SageMaker would refuse one, or if it is neither a struct nor a map.
+    /// [`InvalidOutput`] names the field that SageMaker would refuse, or says that the value is
+    /// neither a struct nor a map.
     pub fn from_serialize(value: &impl Serialize) -> Result<Self, InvalidOutput> {
-        match serde_json::to_value(value) {
-            Ok(Value::Null) => Ok(Self::new()),
-            Ok(value) => value.try_into(),
-            Err(error) => Err(InvalidOutput::Unserialisable(error.to_string())),
-        }
+        typed::outputs(value)
     }
 
     /// The entries of one JSON object. A number keeps its text, however many digits it has.

@@ -63,6 +63,7 @@ fn used() -> Metrics {
             deferred: 3,
             stops_held: 9,
             last_poll: Some(Duration::from_millis(1_700_000_000_500)),
+            progress_ages: vec![(ODD.to_owned(), Some(Duration::from_secs(1800)))],
         },
     );
     metrics.set_tasks(12);
@@ -88,6 +89,7 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
             1.0,
         ),
         ("callbackd_steps_running", handler.clone(), 1.0),
+        ("callbackd_progress_age_seconds", handler.clone(), 1800.0),
         ("callbackd_attempts_total", handler.clone(), 2.0),
         ("callbackd_retries_total", handler.clone(), 1.0),
         ("callbackd_step_seconds_count", handler.clone(), 1.0),

@@ -15,7 +15,9 @@ mod local;
 mod place;
 mod probe;
 mod reconcile;
+mod route;
 mod run;
+mod status;
 mod steps;
 
 use std::fmt::Display;
@@ -75,13 +77,18 @@ enum Command {
     /// queues, permissions and the clock.
     Check(check::Arguments),
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
-    /// worker may be running.
+    /// worker may be running; then it is asked at `http.listen` how far its steps are.
     Steps(steps::Arguments),
     /// Answer a deferred step, such as an approval, by its token or by the key that its handler
     /// gave it. The worker may be running; otherwise the next one reports the answer.
     ///
     /// The first answer counts. To repeat it changes nothing, and exits 0.
     Complete(complete::Arguments),
+    /// Show which handler a message would get, and why: for each route what matches and what
+    /// differs, and whether the arguments fit the handler. It asks neither AWS nor the worker.
+    ///
+    /// Exits 0 if there is a handler for the message, else 1.
+    Route(route::Arguments),
     /// Find callback steps that wait on our queues and that no ledger record, no message and no run
     /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
     /// be running.
@@ -214,6 +221,7 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,
         Command::Complete(options) => complete::run(options, arguments.config.as_deref()).await,
+        Command::Route(options) => route::run(&load()?, &options),
         Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
         #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,

@@ -1,18 +1,23 @@
 //! `callbackd steps`: what the ledger holds.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::json;
 
 use super::place::Place;
+use super::status::{self, InHand};
 use super::{Failure, complain, plain, say};
+use crate::config::Config;
 use crate::ledger::{self, Damaged};
 use crate::lifecycle::{Ending, Record, Status};
 use crate::outcome::Outcome;
+use crate::step::Quoted;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -29,9 +34,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
-    match Place::find(arguments.ledger.as_deref(), file).await? {
+    let place = Place::find(arguments.ledger.as_deref(), file).await?;
+    let in_hand = if arguments.ledger.is_none() { in_hand(file).await } else { BTreeMap::new() };
+    match place {
         Place::File(path) => {
-            let mut printer = Printer::new(arguments, Timestamp::now);
+            let mut printer = Printer::new(arguments, in_hand, Timestamp::now);
             ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
             printer.end();
         }
@@ -39,7 +46,7 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => {
             let statuses: &[Status] = if arguments.deferred { &[Status::Deferred] } else { &[] };
-            let mut printer = Printer::new(arguments, || table.now());
+            let mut printer = Printer::new(arguments, in_hand, || table.now());
             let list = ledger::list(&*table, statuses, |record| printer.show(record));
             list.await.map_err(Failure::runtime)?;
             printer.end();
@@ -48,19 +55,29 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the daemon on this machine has in progress. A mistake in its address is for the daemon to
+/// tell.
+async fn in_hand(file: Option<&Path>) -> BTreeMap<String, InHand> {
+    match Config::section("http", file, std::env::vars_os()) {
+        Ok(config) => status::in_hand(config.http.listen).await,
+        Err(_) => BTreeMap::new(),
+    }
+}
+
 /// Prints each record as it is read: a whole ledger may not fit into memory.
 struct Printer<N> {
     json: bool,
     /// Only deferred steps are shown.
     deferred: bool,
+    in_hand: BTreeMap<String, InHand>,
     /// The time by the clock that names the records' times.
     now: N,
     begun: bool,
 }
 
 impl<N: Fn() -> Timestamp> Printer<N> {
-    fn new(arguments: &Arguments, now: N) -> Self {
-        Self { json: arguments.json, deferred: arguments.deferred, now, begun: false }
+    fn new(arguments: &Arguments, in_hand: BTreeMap<String, InHand>, now: N) -> Self {
+        Self { json: arguments.json, deferred: arguments.deferred, in_hand, now, begun: false }
     }
 
     fn show(&mut self, record: Result<Record, Damaged>) {
@@ -72,7 +89,10 @@ impl<N: Fn() -> Timestamp> Printer<N> {
         let first = !std::mem::replace(&mut self.begun, true);
         if self.json {
             let json = match record {
-                Ok(record) => serde_json::to_string_pretty(&record),
+                Ok(record) => {
+                    let in_hand = self.in_hand.get(record.token.as_str());
+                    serde_json::to_string_pretty(&Row { record: &record, in_hand })
+                }
                 Err(Damaged { token, detail }) => {
                     serde_json::to_string_pretty(&json!({ "token": token, "error": detail }))
                 }
@@ -89,7 +109,7 @@ impl<N: Fn() -> Timestamp> Printer<N> {
             ));
         }
         say(plain(&match record {
-            Ok(record) => line(&record, (self.now)()),
+            Ok(record) => line(&record, self.in_hand.get(record.token.as_str()), (self.now)()),
             Err(Damaged { token, detail }) => format!(
                 "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} the record cannot be read: {detail}",
                 token.as_deref().unwrap_or("-"),
@@ -113,18 +133,50 @@ impl<N: Fn() -> Timestamp> Printer<N> {
     }
 }
 
-fn line(record: &Record, now: Timestamp) -> String {
-    let age = Duration::try_from(now.duration_since(record.first_seen)).unwrap_or_default();
+/// A record, and what is in progress.
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    #[serde(flatten)]
+    in_hand: Option<&'a InHand>,
+}
+
+fn line(record: &Record, in_hand: Option<&InHand>, now: Timestamp) -> String {
+    let under_way = in_hand.map(|step| under_way(step, now)).filter(|text| !text.is_empty());
+    let detail = under_way.into_iter().chain([detail(record)]).filter(|text| !text.is_empty());
     format!(
         "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} {}",
         record.token.as_str(),
         record.status.as_str(),
         record.handler.as_deref().unwrap_or("-"),
         record.attempt,
-        coarse(age),
+        coarse(since(record.first_seen, now)),
         record.execution.pipeline(),
-        detail(record),
+        detail.collect::<Vec<_>>().join(": "),
     )
+}
+
+fn since(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
+/// For how long a step has been running, and how far it is.
+fn under_way(step: &InHand, now: Timestamp) -> String {
+    let is_running = matches!(step.activity.as_deref(), Some("running" | "stopping"));
+    let runs = step
+        .started_at
+        .filter(|_| is_running)
+        .map(|at| format!("running for {}", coarse(since(at, now))));
+    let progress = step.progress.as_ref().map(|progress| {
+        let percent = |fraction: f64| format!("{:.0} %", fraction.clamp(0.0, 1.0) * 100.0);
+        let percent = progress.fraction.map(percent);
+        let text = Some(Quoted::within(200, &progress.text).to_string());
+        let text = text.filter(|text| !text.is_empty());
+        let ago = step.progressed_at.map(|at| format!("({} ago)", coarse(since(at, now))));
+        [percent, text, ago].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    });
+    runs.into_iter().chain(progress).collect::<Vec<_>>().join(", ")
 }
 
 fn detail(record: &Record) -> String {
@@ -177,10 +229,35 @@ pub(super) fn coarse(age: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::status::Progress;
 
     #[test]
     fn an_age_is_told_in_two_units() {
         let ages = [5, 65, 3_700, 90_000].map(|seconds| coarse(Duration::from_secs(seconds)));
         assert_eq!(ages, ["5s", "1m5s", "1h1m", "1d1h"]);
+    }
+
+    #[test]
+    fn a_step_under_way_is_told_with_its_age_and_its_progress() {
+        let at = |second| Some(Timestamp::from_second(second).expect("in range"));
+        let progress = |fraction, text: &str| Some(Progress { fraction, text: text.to_owned() });
+        let now = at(3_000).expect("a time");
+        for (activity, started_at, progress, progressed_at, says) in [
+            (
+                "running",
+                at(1_000),
+                progress(Some(0.4), "epoch 4 of 10"),
+                at(2_990),
+                "running for 33m20s, 40 % epoch 4 of 10 (10s ago)",
+            ),
+            ("stopping", at(1_000), None, None, "running for 33m20s"),
+            // A job that is polled, between two looks.
+            ("waiting", at(1_000), progress(Some(1.0), ""), at(2_000), "100 % (16m40s ago)"),
+            ("waiting", None, progress(None, "a\u{202e}b"), at(2_999), "a\\u{202e}b (1s ago)"),
+        ] {
+            let activity = Some(activity.to_owned());
+            let step = InHand { activity, started_at, progress, progressed_at };
+            assert_eq!(under_way(&step, now), says);
+        }
     }
 }

@@ -269,8 +269,7 @@ async fn queues(
         }
         let name = config.url.name().to_owned();
         metrics.expect_queue(&name);
-        for handler in config.handler.iter().chain(config.routes.iter().map(|route| &route.handler))
-        {
+        for handler in config.handlers() {
             metrics.expect_handler(&name, handler);
         }
         parts.push(QueueParts {

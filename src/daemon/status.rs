@@ -247,6 +247,11 @@ impl Source for Status {
                 deferred: queue.deferred,
                 stops_held: queue.stops_held,
                 last_poll: queue.polled_ago.and_then(moment),
+                progress_ages: queue
+                    .progress
+                    .into_iter()
+                    .map(|(handler, since)| (handler, since.and_then(age)))
+                    .collect(),
             };
             metrics.set_queue(&queue.name, &figures);
         }
@@ -259,7 +264,9 @@ fn described(monitor: &Monitor, record: &Record) -> Value {
     let mut row = serde_json::to_value(monitor.named(record)).unwrap_or_default();
     row["activity"] = face.activity.map_or(Value::Null, |activity| activity.as_str().into());
     row["started_at"] = json!(face.started_at.map(|at| monitor.name(at)));
-    row["progress"] = json!(face.progress);
+    let progress = face.progress.as_ref();
+    row["progress"] = json!(progress.map(|it| &it.progress));
+    row["progressed_at"] = json!(progress.map(|it| monitor.name(it.at)));
     row
 }
 

@@ -9,7 +9,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::gates::{Permit, Reservation, Slot};
 use super::impaired::Trial;
-use crate::handler::{CheckpointError, Progress};
+use super::progress::Progressed;
+use crate::handler::CheckpointError;
 use crate::lifecycle::{Activity, Arrival, Event, Local, Status, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn, StopReason};
 
@@ -89,7 +90,7 @@ pub struct Face {
     pub activity: Option<Activity>,
     /// When this worker last started the handler.
     pub started_at: Option<Timestamp>,
-    pub progress: Option<Progress>,
+    pub progress: Option<Arc<Progressed>>,
 }
 
 /// A step that waits and needs no driver meanwhile.
@@ -103,6 +104,7 @@ pub(crate) struct Parked {
     pub(crate) wake: Option<Timestamp>,
     pub(crate) crowded: Option<Timestamp>,
     pub(crate) claim: Option<Claim>,
+    pub(crate) progress: Option<Arc<Progressed>>,
     /// When it must be looked at.
     pub(crate) due: Option<Timestamp>,
 }
@@ -186,8 +188,12 @@ impl Seat {
         })
     }
 
-    pub(crate) fn show(&self, change: impl FnOnce(&mut Face)) {
-        change(&mut lock(&self.face));
+    pub(crate) fn show<T>(&self, change: impl FnOnce(&mut Face) -> T) -> T {
+        change(&mut lock(&self.face))
+    }
+
+    pub(crate) fn face(&self) -> Face {
+        lock(&self.face).clone()
     }
 }
 
@@ -321,10 +327,12 @@ impl Steps {
     /// What is published of a step in hand.
     pub(crate) fn face(&self, token: &CallbackToken) -> Option<Face> {
         match lock(&self.table).places.get(token)? {
-            Place::Driven(seat) => Some(lock(&seat.face).clone()),
-            Place::Parked(row) => {
-                Some(Face { activity: Some(row.local.activity), ..Face::default() })
-            }
+            Place::Driven(seat) => Some(seat.face()),
+            Place::Parked(row) => Some(Face {
+                activity: Some(row.local.activity),
+                started_at: None,
+                progress: row.progress.clone(),
+            }),
         }
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Lane {
     pub(crate) deferred: Moments,
     /// When each owed stop was first seen.
     pub(crate) owed: Moments,
+    /// When each running step last made progress, by the handlers that the queue's steps may get.
+    pub(crate) progress: BTreeMap<String, Moments>,
 }
 
 /// Concurrent reports: at 20 ms each they answer 3,000 steps a second, and leave sockets for the
@@ -80,8 +82,10 @@ pub(crate) struct Complaints(Mutex<VecDeque<String>>);
 
 impl Lane {
     pub(crate) fn new(index: usize, parts: QueueParts) -> Self {
+        let progress = |name: &str| (name.to_owned(), Moments::default());
         Self {
             index,
+            progress: parts.config.handlers().map(progress).collect(),
             routes: Routes::new(&parts.config),
             slots: Slots::new(parts.config.concurrency),
             asks: Gate::new(ASKS),
@@ -140,15 +144,12 @@ impl Lane {
     pub(crate) fn forget(&self, token: &CallbackToken) {
         self.unreported.remove(token);
         self.owed.remove(token);
+        self.progress.values().for_each(|moments| moments.remove(token));
     }
 
     /// The handlers that its steps may use.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
-        self.config
-            .handler
-            .iter()
-            .chain(self.config.routes.iter().map(|route| &route.handler))
-            .map(String::as_str)
+        self.config.handlers()
     }
 
     /// Whether its pipelines are asked with the credentials of this account.
@@ -163,21 +164,7 @@ impl Lane {
 
     /// Why executions like this one are not accepted from this queue, if they are not.
     pub(crate) fn foreign(&self, execution: &ExecutionArn) -> Option<String> {
-        if execution.region() != self.region {
-            return Some(format!(
-                "its execution is in the region {}, the queue in {}",
-                execution.region(),
-                self.region
-            ));
-        }
-        let account = execution.account();
-        if account != self.account && !self.config.accounts.allow(account) {
-            return Some(format!(
-                "its execution is in the account {account}, which `accounts` of this queue does \
-                 not allow"
-            ));
-        }
-        None
+        self.config.foreign(execution, &self.account, Some(&self.region))
     }
 }
 

@@ -2,8 +2,8 @@
 //! drains.
 //!
 //! The files in the order of use, each depending only on those before it:
-//! - `accounts config route phase claim said impaired missing budget gates messages watch polls`
-//!   and `inbox moments orphans`: the parts;
+//! - `accounts config route phase said impaired missing budget gates messages watch polls`, and
+//!   `progress inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
 //! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor` bring
@@ -37,6 +37,7 @@ mod orphans;
 mod phase;
 pub(crate) mod pollers;
 mod polls;
+mod progress;
 mod reap;
 pub(crate) mod report;
 pub mod route;
@@ -63,6 +64,7 @@ pub use impaired::Impairment;
 pub use inbox::Face;
 pub use lane::{HandlerParts, QueueParts};
 pub use monitor::{Monitor, QueueStatus};
+pub use progress::Progressed;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
@@ -156,6 +158,7 @@ impl Engine {
             orphans: orphans::Orphans::default(),
             unseen,
             said: said::Said::default(),
+            progress_lines: progress::Lines::default(),
             impaired,
             missing,
             bodies: Budget::new(BODIES, queues),

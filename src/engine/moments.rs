@@ -28,6 +28,15 @@ impl Moments {
         table.in_order.insert((at, token.clone()));
     }
 
+    /// Moves the moment of a step that has one.
+    pub(crate) fn move_to(&self, token: &CallbackToken, at: Timestamp) {
+        let mut table = self.lock();
+        if table.remove(token) {
+            table.of.insert(token.clone(), at);
+            table.in_order.insert((at, token.clone()));
+        }
+    }
+
     pub(crate) fn remove(&self, token: &CallbackToken) {
         self.lock().remove(token);
     }
@@ -52,6 +61,20 @@ impl Moments {
         self.lock().of.contains_key(token)
     }
 
+    /// The earliest moment of a step that is still there; others are removed on the way.
+    pub(crate) fn first_where(
+        &self,
+        is_there: impl Fn(&CallbackToken) -> bool,
+    ) -> Option<Timestamp> {
+        loop {
+            let (at, token) = self.lock().in_order.first().cloned()?;
+            if is_there(&token) {
+                return Some(at);
+            }
+            self.remove(&token);
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().of.len()
     }
@@ -62,10 +85,10 @@ impl Moments {
 }
 
 impl Table {
-    fn remove(&mut self, token: &CallbackToken) {
-        if let Some(at) = self.of.remove(token) {
-            self.in_order.remove(&(at, token.clone()));
-        }
+    /// Whether it was there.
+    fn remove(&mut self, token: &CallbackToken) -> bool {
+        let at = self.of.remove(token);
+        at.is_some_and(|at| self.in_order.remove(&(at, token.clone())))
     }
 }
 
@@ -83,8 +106,14 @@ mod tests {
         moments.set(&b, at(2));
         moments.set(&a, at(1));
         assert_eq!((moments.len(), moments.first()), (2, Some(at(1))));
-        assert_eq!(moments.until(at(2)), [a.clone(), b]);
+        assert_eq!(moments.until(at(2)), [a.clone(), b.clone()]);
         moments.remove(&a);
         assert_eq!((moments.len(), moments.first()), (1, Some(at(2))));
+        moments.move_to(&a, at(1));
+        moments.move_to(&b, at(4));
+        assert_eq!((moments.len(), moments.first()), (1, Some(at(4))));
+        moments.set(&a, at(3));
+        assert_eq!(moments.first_where(|token| *token == b), Some(at(4)));
+        assert_eq!((moments.len(), moments.first_where(|_| false)), (1, None));
     }
 }

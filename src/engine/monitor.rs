@@ -44,6 +44,9 @@ pub struct QueueStatus {
     pub polled_ago: Option<Duration>,
     /// Its pollers make progress, whatever the queue answers.
     pub turning: bool,
+    /// By handler, when the running step that has been silent for longest last made progress, or
+    /// was started.
+    pub progress: Vec<(String, Option<Timestamp>)>,
     /// It is not polled because the arguments of steps in hand use up the memory budget.
     pub bodies_spent: Option<Spent>,
 }
@@ -95,6 +98,14 @@ impl Monitor {
                 stops_held: lane.owed.len(),
                 polled_ago: lane.polls.since_success(),
                 turning: self.is_draining() || lane.polls.are_turning(TURN),
+                progress: lane
+                    .progress
+                    .iter()
+                    .map(|(handler, moments)| {
+                        let is_there = |token: &CallbackToken| self.0.steps.contains(token);
+                        (handler.clone(), moments.first_where(is_there))
+                    })
+                    .collect(),
                 bodies_spent: self.0.bodies.spent(lane.index),
             }
         };

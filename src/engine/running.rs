@@ -13,12 +13,14 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::inbox::Seat;
+use super::lane::Lane;
+use super::progress::Progressed;
 use super::shared::Shared;
 use crate::handler::{
     CheckpointError, CheckpointSink, Completion, Context, DynHandler, HandlerResult, Progress, Task,
 };
 use crate::lifecycle::{Event, RunEnd};
-use crate::step::{StepKey, StopReason};
+use crate::step::{CallbackToken, StepKey, StopReason};
 
 /// How soon a cleanup is tried again that the machine hindered.
 const CLEANUP_AGAIN: Duration = Duration::from_secs(1);
@@ -161,6 +163,9 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 pub(crate) struct ToDriver {
     pub(crate) seat: Arc<Seat>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) lane: Arc<Lane>,
+    /// The token and the attempt.
+    pub(crate) step: (CallbackToken, u32),
     /// The handler's name.
     pub(crate) handler: String,
     pub(crate) cleanup: bool,
@@ -183,7 +188,23 @@ impl CheckpointSink for ToDriver {
     }
 
     fn progress(&self, progress: Progress) {
-        self.seat.show(|face| face.progress = Some(progress));
+        let ((token, attempt), now) = (&self.step, self.shared.clock.now());
+        let next = self.seat.show(|face| {
+            let (next, logs) =
+                Progressed::after(face.progress.as_deref(), progress, *attempt, now)?;
+            let next = Arc::new(next);
+            face.progress = Some(next.clone());
+            Some((next, logs))
+        });
+        let Some((next, logs)) = next else { return };
+        if let Some(moments) = self.lane.progress.get(&self.handler) {
+            moments.move_to(token, now);
+        }
+        let Progress { fraction, text } = &next.progress;
+        match logs.then(|| self.shared.progress_lines.take()).flatten() {
+            Some(more) => tracing::info!(fraction, text, more, "the step makes progress"),
+            None => tracing::debug!(fraction, text, "the step makes progress"),
+        }
     }
 
     fn hindered(&self, by: Option<(&'static str, &str)>) {

@@ -20,6 +20,7 @@ use super::lane::{HandlerParts, Lane};
 use super::missing::{self, Missing};
 use super::orphans::{Fate, Orphan, Orphans};
 use super::phase::Phases;
+use super::progress::Lines;
 use super::said::Said;
 use super::watch::{Kind, Watch};
 use crate::backoff::Backoff;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     /// goes.
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
+    pub(crate) progress_lines: Lines,
     /// The handlers that this machine keeps from working.
     pub(crate) impaired: Impaired,
     /// The steps that wait for a handler that is not configured.

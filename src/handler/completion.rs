@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{HandlerError, HandlerResult};
-use crate::outcome::Outputs;
+use crate::outcome::{InvalidOutput, Outputs};
 
 /// A run that ended without an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,26 @@ pub enum Completion {
 }
 
 impl Completion {
+    /// The work is done; the outputs are the fields of a struct, or the entries of a map.
+    ///
+    /// ```
+    /// use callbackd::{Completion, HandlerResult};
+    ///
+    /// #[derive(serde::Serialize)]
+    /// struct Trained { model: String, epochs: u32 }
+    ///
+    /// fn trained() -> HandlerResult {
+    ///     Ok(Completion::success(&Trained { model: "s3://bucket/model".into(), epochs: 7 })?)
+    /// }
+    /// # assert_eq!(trained().unwrap().outputs().unwrap().get("epochs"), Some("7"));
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Outputs::from_serialize`]; `?` in a handler then fails the step.
+    pub fn success(outputs: &impl Serialize) -> Result<Self, InvalidOutput> {
+        Outputs::from_serialize(outputs).map(Self::Success)
+    }
+
     /// The outputs, if the work is done.
     #[must_use]
     pub fn outputs(&self) -> Option<&Outputs> {
@@ -47,7 +67,7 @@ impl From<()> for Completion {
 
 /// What a function registered with [`Registry::function`](super::Registry::function) may return
 /// inside `Ok`: a [`Completion`], or anything that serialises to outputs: [`Outputs`], a struct
-/// whose fields are strings, numbers or booleans, or `()` for none.
+/// whose fields are strings, numbers, booleans or enum variants without content, or `()` for none.
 ///
 /// ```
 /// use callbackd::handler::IntoCompletion;
@@ -78,8 +98,7 @@ impl IntoCompletion for Completion {
 
 impl<T: Serialize> IntoCompletion for T {
     fn into_completion(self) -> HandlerResult {
-        let outputs = Outputs::from_serialize(&self).map_err(HandlerError::permanent)?;
-        Ok(Completion::Success(outputs))
+        Completion::success(&self).map_err(HandlerError::permanent)
     }
 }
 

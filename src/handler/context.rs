@@ -19,8 +19,13 @@ use crate::step::{CallbackToken, ExecutionArn, InvalidKey, Step, StepKey, StopRe
 pub struct Progress {
     /// 0.0 to 1.0, if the handler can tell.
     pub fraction: Option<f64>,
-    /// A description for people.
+    /// A description for people, of at most 200 characters.
     pub text: String,
+}
+
+impl Progress {
+    /// What is kept of a description: a line on a screen.
+    pub(crate) const TEXT: usize = 200;
 }
 
 /// The subject of one call of a handler.
@@ -240,9 +245,18 @@ impl Context {
         self.sink.hindered(None);
     }
 
-    /// Tells operators how far the run is; `fraction` from 0.0 to 1.0. Kept in memory only.
+    /// Tells operators how far the run is; `fraction` from 0.0 to 1.0, `text` up to 200 characters.
+    /// It is shown by `callbackd steps` and at `/steps`, and logged at most once a minute. Kept in
+    /// memory only, also while the step waits after [`Again`](crate::Completion::Again).
+    ///
+    /// `callbackd_progress_age_seconds` is the time since the running step that has been silent for
+    /// longest last reported something new: alert on it to find runs that hang.
     pub fn progress(&self, fraction: impl Into<Option<f64>>, text: impl Into<String>) {
         let fraction = fraction.into().filter(|f: &f64| f.is_finite()).map(|f| f.clamp(0.0, 1.0));
-        self.sink.progress(Progress { fraction, text: text.into() });
+        let mut text = text.into();
+        if let Some((end, _)) = text.char_indices().nth(Progress::TEXT) {
+            text.truncate(end);
+        }
+        self.sink.progress(Progress { fraction, text });
     }
 }

@@ -1,5 +1,6 @@
 //! The contract with the code that does a step's work.
 
+mod arguments;
 mod completion;
 mod context;
 mod error;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+pub use arguments::Misfit;
 pub use completion::{Completion, IntoCompletion};
 pub use context::{CheckpointError, Context, KeyError, Progress};
 pub(crate) use context::{CheckpointSink, Task};
@@ -165,8 +167,8 @@ impl Remark {
 /// # }
 /// ```
 pub trait Handler: Send + Sync + 'static {
-    /// The step's arguments. If they do not decode, the step fails with a reason that says what is
-    /// wrong with them.
+    /// The step's arguments. If they do not decode, the step fails with a reason that names the
+    /// argument, what was expected and what was found. `callbackd route` shows it beforehand.
     type Args: DeserializeOwned + Send;
 
     /// Does the step's work.

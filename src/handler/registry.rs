@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::arguments::{Misfit, decode};
 use super::{
     Context, Handler, HandlerError, HandlerFactory, HandlerResult, IntoCompletion, Leftover,
     Remark, handler_fn,
@@ -151,6 +152,14 @@ impl DynHandler {
         Self(Arc::new(handler))
     }
 
+    /// Whether a step's arguments decode into the handler's.
+    ///
+    /// # Errors
+    /// [`Misfit`] says which one does not, and why.
+    pub fn fits(&self, arguments: &Value) -> Result<(), Misfit> {
+        self.0.fits(arguments)
+    }
+
     /// [`Handler::run`]; arguments that do not decode are a permanent error.
     pub fn run(&self, cx: Context) -> BoxFuture<'static, HandlerResult> {
         let handler = self.0.clone();
@@ -187,6 +196,7 @@ impl fmt::Debug for DynHandler {
 }
 
 pub(crate) trait Erased: Send + Sync {
+    fn fits(&self, arguments: &Value) -> Result<(), Misfit>;
     fn run(&self, cx: Context) -> BoxFuture<'_, HandlerResult>;
     fn cleanup(&self, cx: Context) -> BoxFuture<'_, Result<(), HandlerError>>;
     fn remarks(&self, work_dir: &Path) -> Vec<Remark>;
@@ -195,16 +205,20 @@ pub(crate) trait Erased: Send + Sync {
 }
 
 impl<H: Handler> Erased for H {
+    fn fits(&self, arguments: &Value) -> Result<(), Misfit> {
+        decode::<H::Args>(arguments).map(drop)
+    }
+
     fn run(&self, cx: Context) -> BoxFuture<'_, HandlerResult> {
         Box::pin(async move {
-            let args = decode::<H>(&cx)?;
+            let args = args_of::<H>(&cx)?;
             Handler::run(self, cx, args).await
         })
     }
 
     fn cleanup(&self, cx: Context) -> BoxFuture<'_, Result<(), HandlerError>> {
         Box::pin(async move {
-            let args = decode::<H>(&cx)?;
+            let args = args_of::<H>(&cx)?;
             Handler::cleanup(self, cx, args).await
         })
     }
@@ -222,15 +236,10 @@ impl<H: Handler> Erased for H {
     }
 }
 
-/// The step's arguments in the handler's type.
-fn decode<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
-    serde_path_to_error::deserialize(cx.arguments()).map_err(|error| {
-        let path = error.path().to_string();
-        HandlerError::permanent(format_args!(
-            "the step's arguments do not fit, at `{path}`: {}",
-            error.into_inner()
-        ))
-    })
+fn args_of<H: Handler>(cx: &Context) -> Result<H::Args, HandlerError> {
+    let fails =
+        |misfit| HandlerError::permanent(format_args!("the step's arguments do not fit: {misfit}"));
+    decode(cx.arguments()).map_err(fails)
 }
 
 #[cfg(test)]

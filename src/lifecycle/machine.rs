@@ -16,6 +16,8 @@ pub struct View<'a> {
     pub now: Timestamp,
     pub me: &'a WorkerId,
     pub policy: &'a Policy,
+    /// The handlers that the queue's routes lead to, for people.
+    pub handlers: &'a str,
     /// The state of the claim of the record's owner, if that is another process.
     pub foreign: Lease,
     /// In `0.0..1.0`, for waits that must not coincide.

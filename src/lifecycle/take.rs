@@ -121,8 +121,10 @@ impl Decision<'_> {
         }
         if record.handler.is_none() {
             let text = format!(
-                "no handler is configured for the pipeline {} and these arguments",
-                record.execution.pipeline()
+                "no handler is configured for the pipeline {} and these arguments; the queue's \
+                 routes lead to: {}",
+                record.execution.pipeline(),
+                self.view.handlers
             );
             return self.fail(&text);
         }

@@ -246,6 +246,7 @@ impl Metrics {
         drop(self.retries.get_or_create(&labels));
         drop(self.step_seconds.get_or_create(&labels));
         drop(self.pickup_seconds.get_or_create(&labels));
+        self.queues.set_progress_age(queue, handler, None);
         for outcome in ["success", "failure", "deferred", "stopped", "settled_elsewhere"] {
             drop(self.steps.get_or_create(&outcome_labels(queue, handler, outcome)));
         }
@@ -503,6 +504,10 @@ mod tests {
                 "{of_queue}"
             );
         }
+        assert_eq!(
+            lines(&metrics, "callbackd_progress_age_seconds{"),
+            ["callbackd_progress_age_seconds{queue=\"q\",handler=\"h\"} 0.0"]
+        );
         assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
         assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
@@ -533,6 +538,17 @@ mod tests {
         metrics.set_queue("q", &Figures { queued: [0, 5], ..Figures::default() });
         assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"new\"}"), 0.0);
         assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"resumed\"}"), 5.0);
+    }
+
+    #[test]
+    fn the_age_of_progress_is_that_of_a_handler_and_0_if_none_runs() {
+        let metrics = Metrics::new();
+        let series = "callbackd_progress_age_seconds{queue=\"q\",handler=\"h\"}";
+        for (age, shown) in [(Some(Duration::from_secs(90)), 90.0), (None, 0.0)] {
+            let progress_ages = vec![("h".to_owned(), age)];
+            metrics.set_queue("q", &Figures { progress_ages, ..Figures::default() });
+            assert_eq!(value(&metrics, series), shown);
+        }
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub struct Figures {
     pub stops_held: usize,
     /// When a receive last succeeded, since the epoch.
     pub last_poll: Option<Duration>,
+    /// By handler: how long ago the running step that has been silent for longest last made
+    /// progress, if one runs.
+    pub progress_ages: Vec<(String, Option<Duration>)>,
 }
 
 type Labels<const N: usize> = [(&'static str, String); N];
@@ -55,6 +58,7 @@ pub(super) struct QueueStat {
     deferred: Counts,
     stops_held: Counts,
     last_poll: Seconds,
+    progress_age: Family<Labels<2>, Gauge<f64, std::sync::atomic::AtomicU64>>,
 }
 
 impl QueueStat {
@@ -103,6 +107,14 @@ impl QueueStat {
             "When a receive from the queue last succeeded, since the epoch; 0 if none has since \
              the start",
         );
+        let progress_age = Family::default();
+        registry.register_with_unit(
+            "progress_age",
+            "How long ago the running step that has been silent for longest last made progress, \
+             or was started; 0 if none runs",
+            Unit::Seconds,
+            progress_age.clone(),
+        );
         Self {
             concurrency,
             held,
@@ -115,6 +127,7 @@ impl QueueStat {
             deferred,
             stops_held,
             last_poll,
+            progress_age,
         }
     }
 
@@ -139,6 +152,14 @@ impl QueueStat {
         let seconds = |duration: Option<Duration>| duration.unwrap_or_default().as_secs_f64();
         self.oldest_unreported.get_or_create(&label).set(seconds(figures.oldest_unreported));
         self.last_poll.get_or_create(&label).set(seconds(figures.last_poll));
+        for (handler, age) in &figures.progress_ages {
+            self.set_progress_age(queue, handler, *age);
+        }
+    }
+
+    pub(super) fn set_progress_age(&self, queue: &str, handler: &str, age: Option<Duration>) {
+        let labels = [("queue", queue.to_owned()), ("handler", handler.to_owned())];
+        self.progress_age.get_or_create(&labels).set(age.unwrap_or_default().as_secs_f64());
     }
 }
 

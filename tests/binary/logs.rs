@@ -19,7 +19,7 @@ const LOUD: &str =
 const DROPPED: &str = "callbackd_log_lines_dropped_total";
 
 /// A port that is free at the moment.
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a free port")

@@ -51,6 +51,7 @@ mod missing;
 mod names;
 mod operations;
 mod outages;
+mod progress;
 mod reconcile;
 mod reconcile_table;
 mod redrive;
@@ -58,6 +59,7 @@ mod redrive;
 mod retried;
 #[cfg(feature = "local")]
 mod roles;
+mod route;
 #[cfg(feature = "http-handler")]
 mod services;
 mod silence;

@@ -68,13 +68,23 @@ impl Handler for Scripted {
             }
             "defer" => return Ok(Completion::Deferred),
             "again" => {
-                let done: u64 = cx.checkpoint()?.unwrap_or(0);
+                let done: u32 = cx.checkpoint()?.unwrap_or(0);
                 cx.save_checkpoint(&(done + 1)).await?;
+                cx.progress(f64::from(done) / 4.0, "looked at");
                 if done < 3 {
                     return Ok(Completion::Again(Duration::from_secs(seconds)));
                 }
             }
             "sleep" => sleep(Duration::from_secs(seconds)).await,
+            "report" => {
+                for text in args["texts"].as_array().expect("texts") {
+                    cx.progress(None, text.as_str().expect("a text"));
+                    sleep(Duration::from_secs(seconds)).await;
+                }
+                if cx.attempt() < 2 && args["fails"] == true {
+                    return Err(HandlerError::retry("no route"));
+                }
+            }
             "again after a sleep" => {
                 sleep(Duration::from_secs(seconds)).await;
                 return Ok(Completion::Again(Duration::from_millis(10)));

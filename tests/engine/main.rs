@@ -9,6 +9,7 @@ mod faults;
 mod host;
 mod intake;
 mod outages;
+mod progress;
 mod steps_run;
 mod steps_stop;
 mod world;

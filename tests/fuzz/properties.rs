@@ -199,6 +199,7 @@ pub fn record(data: &[u8]) -> bool {
             now,
             me: &me,
             policy: &POLICY,
+            handlers: "handler",
             foreign,
             random: 1.0,
             phase,

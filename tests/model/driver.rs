@@ -160,6 +160,7 @@ impl Turn<'_> {
                 now: NOW,
                 me: &me,
                 policy: &policy,
+                handlers: "handler",
                 foreign,
                 random: 0.5,
                 phase: self.phase(worker),

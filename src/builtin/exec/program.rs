@@ -134,6 +134,8 @@ impl Program {
         over.notify_one();
         let no_memory = self.run.ran_out_of_memory();
         self.run.finish().await;
+        // A look at a job elsewhere is over before its progress is read.
+        progress::look(cx, workspace);
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
             tracing::warn!(
                 "a process that could not be killed holds the program's output open; the rest of \

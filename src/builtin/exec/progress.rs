@@ -10,23 +10,22 @@ use crate::handler::Context;
 
 /// How often it is read at most: a program may write it in each round of a loop.
 const REST: Duration = Duration::from_secs(1);
-/// What is shown of it: a line on a screen.
-const TEXT: usize = 200;
 
 /// Tells operators what the program writes, as long as it is polled.
 pub(super) async fn report(cx: &Context, workspace: &Workspace) {
     let notices = Notices::of(&workspace.files(), PROGRESS);
-    let mut last = None;
     // The program may have written before the watch began.
     loop {
-        let progress = workspace.progress().as_deref().and_then(read);
-        if let Some((fraction, text)) = progress.clone().filter(|_| progress != last) {
-            tracing::debug!(fraction, text, "the program's progress");
-            cx.progress(fraction, text);
-            last = progress;
-        }
+        look(cx, workspace);
         sleep(REST).await;
         notices.next().await;
+    }
+}
+
+/// Tells operators what the program has written. If that is the same as before, nothing follows.
+pub(super) fn look(cx: &Context, workspace: &Workspace) {
+    if let Some((fraction, text)) = workspace.progress().as_deref().and_then(read) {
+        cx.progress(fraction, text);
     }
 }
 
@@ -36,7 +35,7 @@ fn read(text: &str) -> Option<(Option<f64>, String)> {
     let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let fraction = first.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction));
     let text = if fraction.is_some() { rest.trim_start() } else { line };
-    Some((fraction, text.chars().take(TEXT).collect()))
+    Some((fraction, text.to_owned()))
 }
 
 #[cfg(test)]
@@ -56,6 +55,5 @@ mod tests {
             assert_eq!(read(text), Some((fraction, says.to_owned())), "{text:?}");
         }
         assert_eq!(read(" \n"), None);
-        assert_eq!(read(&"ä".repeat(1000)).map(|(_, text)| text.chars().count()), Some(TEXT));
     }
 }

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use tokio::net::TcpSocket;
 
 use crate::aws::doctor::{Finding, Level};
-use crate::cli::health;
+use crate::cli::status;
 use crate::config::CheckedConfig;
 use crate::ledger::{Kind, Sqlite};
 use crate::observe::listen::Listen;
@@ -148,7 +148,7 @@ async fn listen(address: SocketAddr, runs: bool) -> Finding {
             finding(Level::Ok, subject, "is in use, while a worker runs on this ledger", None)
         }
         // With a memory ledger, this is the only sign of a running worker.
-        Err(_) if health::is_callbackd(address).await => finding(
+        Err(_) if status::is_callbackd(address).await => finding(
             Level::Warn,
             subject,
             "is in use by a callbackd",

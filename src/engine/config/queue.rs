@@ -12,7 +12,7 @@ use super::{Bounded, FAR, Mistake, SQS_CEILING, Wrong};
 use crate::duration::{Range, text};
 use crate::lifecycle::Verify;
 use crate::seam::{ExternalId, Role};
-use crate::step::QueueUrl;
+use crate::step::{ExecutionArn, QueueUrl};
 
 /// SQS's limit for a long poll.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -133,6 +133,38 @@ impl QueueConfig {
     pub fn role(&self) -> Option<Role<'_>> {
         let external_id = self.external_id.as_ref();
         self.role_arn.as_deref().map(|arn| Role { arn, external_id })
+    }
+
+    /// The handlers that its steps may get; one may come more than once.
+    pub fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
+        self.handler
+            .iter()
+            .chain(self.routes.iter().map(|route| &route.handler))
+            .map(String::as_str)
+    }
+
+    /// Why executions like this one are not accepted from the queue, which is of this account and
+    /// region, if they are not.
+    #[must_use]
+    pub fn foreign(
+        &self,
+        execution: &ExecutionArn,
+        account: &str,
+        region: Option<&str>,
+    ) -> Option<String> {
+        if let Some(region) = region.filter(|region| *region != execution.region()) {
+            return Some(format!(
+                "its execution is in the region {}, the queue in {region}",
+                execution.region(),
+            ));
+        }
+        let other = execution.account();
+        (other != account && !self.accounts.allow(other)).then(|| {
+            format!(
+                "its execution is in the account {other}, which `accounts` of this queue does not \
+                 allow"
+            )
+        })
     }
 
     /// Its mistakes, independent of the other sections.

@@ -77,6 +77,7 @@ impl Driver {
             now: self.shared.clock.now(),
             me: &self.shared.ledger.me(),
             policy: &self.policy,
+            handlers: self.lane.routes.handlers(),
             foreign: self.shared.ledger.foreign_lease(&self.state.record),
             random: fastrand::f64(),
             phase: self.shared.phase(),

@@ -306,6 +306,7 @@ impl Driver {
             wake: self.wake,
             crowded: self.crowded,
             claim: self.claim(),
+            progress: self.seat.face().progress,
             due: self.next_timer().map(|(at, _)| at),
         };
         self.left = self.shared.steps.park(&self.state.record.token, &self.seat, row);

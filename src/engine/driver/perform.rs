@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::impaired::{Admission, Hindrance, Trial};
-use super::super::inbox::Turn;
+use super::super::inbox::{Face, Turn};
 use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
 use super::super::{ask, report};
@@ -14,7 +14,7 @@ use super::Driver;
 use super::pending::With;
 use crate::clock::after;
 use crate::handler::Task;
-use crate::lifecycle::{Activity, Effect, Ending, Event, RunEnd};
+use crate::lifecycle::{Activity, Effect, Ending, Event, RunEnd, Status};
 use crate::outcome::Outcome;
 use crate::seam::Observation;
 use crate::step::StopReason;
@@ -221,9 +221,11 @@ impl Driver {
         self.observe_start(pickup);
         let now = self.shared.clock.now();
         self.trusted = Some(after(now, record.trusted_after()));
+        let attempt = record.attempt;
         self.seat.show(|face| {
             face.started_at = Some(now);
-            face.progress = None;
+            // A job that is polled makes progress from one look to the next.
+            face.progress = face.progress.take().filter(|before| before.attempt == attempt);
         });
         if let Some(trial) = &self.trial {
             trial.begins();
@@ -234,6 +236,7 @@ impl Driver {
             self.task(&parts),
             self.sink(false),
         ));
+        self.note_progress();
     }
 
     fn clean_up(&mut self, reason: StopReason) {
@@ -360,8 +363,33 @@ impl Driver {
     }
 
     fn sink(&self, cleanup: bool) -> Arc<ToDriver> {
-        let (seat, shared) = (self.seat.clone(), self.shared.clone());
-        Arc::new(ToDriver { seat, shared, handler: self.handler_name().to_owned(), cleanup })
+        Arc::new(ToDriver {
+            seat: self.seat.clone(),
+            shared: self.shared.clone(),
+            lane: self.lane.clone(),
+            step: (self.state.record.token.clone(), self.state.record.attempt),
+            handler: self.handler_name().to_owned(),
+            cleanup,
+        })
+    }
+
+    /// Records when a step that runs, or that waits to be looked at again, last made progress.
+    fn note_progress(&self) {
+        let record = &self.state.record;
+        let Some(moments) = self.lane.progress.get(self.handler_name()) else { return };
+        let Face { started_at, progress, .. } = self.seat.face();
+        let progressed = progress.map(|progressed| progressed.at);
+        let runs = self.state.local.activity.is_running() && self.call.is_some();
+        let is_polled = record.status == Status::Waiting && record.resume && !record.hindered;
+        let at = match (runs, is_polled) {
+            (true, _) => progressed.or(started_at),
+            (false, true) => progressed,
+            (false, false) => None,
+        };
+        match at {
+            Some(at) => moments.set(&record.token, at),
+            None => moments.remove(&record.token),
+        }
     }
 
     /// Publishes what is in progress.
@@ -369,6 +397,7 @@ impl Driver {
         let activity = self.state.local.activity;
         self.seat.show(|face| face.activity = Some(activity));
         self.lane.note(&self.state.record);
+        self.note_progress();
         self.shared.watch_for(&self.state, &mut self.watched, false);
     }
 }

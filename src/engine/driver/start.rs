@@ -156,6 +156,7 @@ impl Place {
             driver.messages = row.messages;
             (driver.sent, driver.wants, driver.wake) = (row.sent, row.wants, row.wake);
             (driver.crowded, driver.claim) = (row.crowded, row.claim);
+            driver.seat.show(|face| face.progress = row.progress);
         }
         driver.show();
         driver

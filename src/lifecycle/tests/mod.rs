@@ -153,6 +153,7 @@ impl Bench {
             now: self.now,
             me: &self.me,
             policy: &self.policy,
+            handlers: "a, b",
             foreign: self.foreign,
             random: 1.0,
             phase: self.phase,

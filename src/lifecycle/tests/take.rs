@@ -85,7 +85,9 @@ fn a_step_without_a_handler_fails_and_says_so() {
     let mut bench = Bench::new();
     bench.state.record.handler = None;
     assert_eq!(bench.delivered(false), [Effect::Report]);
-    assert!(bench.reason().contains("no handler is configured"), "{}", bench.reason());
+    let reason = bench.reason();
+    assert!(reason.contains("no handler is configured"), "{reason}");
+    assert!(reason.ends_with("lead to: a, b"), "{reason}");
 }
 
 #[test]
