@@ -10,9 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::machine::{Decision, Transition, later};
-use super::{Activity, Answer, Effect, Ending, Record, Status, Verify, Via};
+use super::{Activity, Answer, Effect, Record, Status, Verify, Via};
 use crate::backoff::Backoff;
-use crate::seam::{Standing, StepResult};
+use crate::seam::Standing;
 
 /// A question whose answer decided nothing is asked again: soon at first, because SageMaker may
 /// only have been busy.
@@ -104,7 +104,7 @@ impl Decision<'_> {
             | Activity::Unverified
             | Activity::Resuming
             | Activity::Reopening => self.answered_here(answer),
-            _ => self.request_stop(Via::Message, false),
+            _ => self.request_stop(Via::Message, None),
         }
     }
 
@@ -166,19 +166,6 @@ impl Decision<'_> {
         }
     }
 
-    /// SageMaker shows the step closed, and not by this worker: what ran here is cleaned up after.
-    pub(super) fn closed(&self, how: StepResult) -> Transition {
-        let ran = self.record.attempt > 0;
-        match self.record.status {
-            Status::New | Status::Owed => self.settle(Ending::SettledElsewhere),
-            Status::Waiting if !ran => self.settle(Ending::SettledElsewhere),
-            Status::Deferred if is_completed(self.record, how) => {
-                self.settle(Ending::SettledElsewhere)
-            }
-            _ => self.request_stop(Via::Watch, true),
-        }
-    }
-
     /// An answer that matters only to a step whose execution may have ended.
     ///
     /// Only a step that SageMaker shows closed has ended: one that is not found may have been
@@ -188,7 +175,11 @@ impl Decision<'_> {
         match self.local.activity {
             // Another worker has taken the claim and deferred the step since: this run ends with
             // its next renewal.
-            Activity::Running if is_completed(self.record, *how) => self.nothing(),
+            Activity::Running
+                if self.record.status == Status::Deferred && self.is_answered(*how) =>
+            {
+                self.nothing()
+            }
             Activity::Running | Activity::Queued | Activity::Sleeping => self.closed(*how),
             _ => self.nothing(),
         }
@@ -207,7 +198,7 @@ impl Decision<'_> {
                 self.refuse("SageMaker waits for this step on another queue")
             }
             Answer::Standing(Standing::Open { stopping: true, .. }) => {
-                self.request_stop(Via::Watch, false)
+                self.request_stop(Via::Watch, None)
             }
             Answer::Standing(Standing::Open { .. }) => {
                 self.knowing(|local| local.failures = 0).take()
@@ -225,11 +216,6 @@ impl Decision<'_> {
     pub(super) fn refuse(&self, why: &str) -> Transition {
         self.to(Activity::Idle, [Effect::Refuse(why.to_owned())])
     }
-}
-
-/// Someone has completed the deferred step, as intended: there is nothing to clean up.
-fn is_completed(record: &Record, how: StepResult) -> bool {
-    record.status == Status::Deferred && matches!(how, StepResult::Succeeded | StepResult::Failed)
 }
 
 /// Whether it matters if a stop is real.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::{ClientRequestToken, Outcome};
-use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StopReason};
 
 /// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub enum Status {
     Claimed,
     /// No worker runs it: it was released, or waits for its next attempt.
     Waiting,
-    /// Someone else will complete it.
+    /// Someone else will complete it, or the handler itself.
     Deferred,
     /// The outcome is frozen and not yet known to be accepted.
     Concluded,
@@ -115,6 +115,9 @@ pub struct Stop {
     pub at: Timestamp,
     /// The step is closed at SageMaker: clean up, and report nothing.
     pub closed: bool,
+    /// It is closed because it has succeeded by an answer of someone else's while its handler ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub succeeded: bool,
 }
 
 /// A token that may have come back: pipelines can be retried, and their steps then wait once more.
@@ -134,6 +137,9 @@ pub enum Ending {
     Deferred,
     Stopped,
     SettledElsewhere,
+    /// SageMaker shows it closed, and its handler was to answer it:
+    /// [`AnsweredBy::Handler`](super::AnsweredBy::Handler).
+    AnsweredByHandler,
 }
 
 /// One process of one worker; two processes never share one.
@@ -191,6 +197,20 @@ impl Record {
     }
 }
 
+impl Stop {
+    /// A stop of a step that SageMaker still waits for.
+    #[must_use]
+    pub fn open(at: Timestamp) -> Self {
+        Self { at, closed: false, succeeded: false }
+    }
+
+    /// What the run and the cleanup are told.
+    #[must_use]
+    pub fn reason(self) -> StopReason {
+        if self.succeeded { StopReason::SettledElsewhere } else { StopReason::PipelineStopped }
+    }
+}
+
 impl Status {
     /// Its name in the ledger, `callbackd steps` and `/steps`.
     #[must_use]
@@ -216,6 +236,7 @@ impl Ending {
             Self::Deferred => "deferred",
             Self::Stopped => "stopped",
             Self::SettledElsewhere => "settled_elsewhere",
+            Self::AnsweredByHandler => "answered_by_handler",
         }
     }
 }

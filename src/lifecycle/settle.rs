@@ -64,7 +64,7 @@ impl Decision<'_> {
                     (Some(Outcome::Success(_)), StepResult::Succeeded)
                         | (Some(Outcome::Failure(_)), StepResult::Failed)
                 );
-                self.settle(record.ending.filter(|_| as_ours).unwrap_or(Ending::SettledElsewhere))
+                self.settle(record.ending.filter(|_| as_ours).unwrap_or(self.ending_of(*how)))
             }
             Answer::Standing(Standing::NotFound) => self.missing(),
             Answer::Standing(Standing::Open { .. }) => self.report_later(None, None),

@@ -38,6 +38,7 @@ mod crashes;
 #[cfg(feature = "local")]
 mod crowds;
 mod deletes;
+mod elsewhere;
 mod fleet;
 mod handlers;
 mod health;

@@ -52,10 +52,14 @@ pub enum Witness {
     HinderedAndTriedAgain,
     SparedInACrash,
     ChargedOnTrial,
+    SucceededElsewhereInARun,
+    SucceededElsewhereInAWait,
+    AnsweredByItsHandler,
+    AnsweredBeforeAnotherRun,
 }
 
 impl Witness {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 48] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -100,6 +104,10 @@ impl Witness {
         Self::HinderedAndTriedAgain,
         Self::SparedInACrash,
         Self::ChargedOnTrial,
+        Self::SucceededElsewhereInARun,
+        Self::SucceededElsewhereInAWait,
+        Self::AnsweredByItsHandler,
+        Self::AnsweredBeforeAnotherRun,
     ];
 }
 

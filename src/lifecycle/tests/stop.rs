@@ -270,7 +270,7 @@ fn a_step_whose_stop_came_to_another_worker_while_it_waited_for_a_slot_is_not_ru
     bench.delivered(false);
     // The write finds the record changed, so it is read and decided again.
     bench.state.record.status = Status::Owed;
-    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    bench.state.record.stop_requested = Some(Stop::open(bench.now));
     assert_eq!(bench.feed(Event::SlotFree), [ASK]);
     assert_eq!(bench.answer(OPEN), [Effect::CleanUp(StopReason::PipelineStopped)]);
 }
