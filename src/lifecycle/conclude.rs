@@ -31,9 +31,13 @@ impl Decision<'_> {
                 let wait = after.unwrap_or_else(|| {
                     self.view.policy.retry.after(self.record.attempt, self.view.random)
                 });
-                self.wait(Record { last_error: Some(error.clone()), ..cleared() }, wait)
+                let record = Record { last_error: Some(error.clone()), ..cleared() };
+                self.may_have_answered().wait(record, wait)
             }
-            RunEnd::Again(wait) => self.wait(Record { resume: true, ..cleared() }, *wait),
+            RunEnd::Again(wait) => {
+                let record = Record { resume: true, ..cleared() };
+                self.may_have_answered().wait(record, *wait)
+            }
             RunEnd::Deferred => self.deferred(cleared()),
             RunEnd::Hindered { after, error, .. } => self.hindered(*after, error),
             RunEnd::Aborted => {
@@ -178,14 +182,10 @@ impl Decision<'_> {
         let until = later(self.view.now, wait);
         let record =
             Record { status: Status::Waiting, not_before: Some(until), ..released(record) };
-        let mut step = *self;
-        let mut wake = until;
-        if self.is_left_to_its_handler() {
-            // It may have answered, so SageMaker is asked before it runs again, or is given up.
-            step.local.wanted = false;
-            wake = record.deadline.map_or(until, |deadline| deadline.min(until));
-        }
-        step.write(record).going(Activity::Sleeping, [Effect::Wake(wake)])
+        // If it is not known to wait, nothing but this has SageMaker asked before its limit acts.
+        let limit = record.deadline.filter(|_| !self.local.wanted);
+        let wake = limit.map_or(until, |limit| limit.min(until));
+        self.write(record).going(Activity::Sleeping, [Effect::Wake(wake)])
     }
 
     /// Gives the step back unchanged: the attempt continues elsewhere, or here after a restart.

@@ -12,6 +12,13 @@ impl Decision<'_> {
         self.view.policy.answers == AnsweredBy::Handler && self.record.attempt > 0
     }
 
+    /// After a run that asks for another one: its handler may have answered all the same, so
+    /// SageMaker is asked before it runs again.
+    pub(super) fn may_have_answered(self) -> Self {
+        let answers = self.is_left_to_its_handler();
+        self.knowing(|local| local.wanted &= !answers)
+    }
+
     /// Whether a step that is closed like this has been answered.
     ///
     /// One that has failed may have failed with its execution, which cannot be told apart: only if

@@ -349,7 +349,7 @@ impl<'a> Turn<'a> {
         let driver = self.driver(worker);
         driver.call = None;
         driver.grace = false;
-        driver.told_open &= !answered;
+        driver.told_open &= !answered || end == EndKind::Hindered;
         let seen =
             Seen::Ended { worker: self.world.judged(worker), token: TOKEN, own: end.is_own() };
         self.see(&seen);

@@ -281,6 +281,15 @@ fn a_step_that_its_handler_may_have_answered_is_asked_about_before_the_handler_r
 }
 
 #[test]
+fn a_handler_that_the_machine_kept_from_working_has_not_answered() {
+    let mut bench = running();
+    let (what, after, error) = ("space", Duration::from_secs(30), "disk full".into());
+    bench.feed(Event::Ended(RunEnd::Hindered { what, after, error }));
+    bench.pass(after);
+    assert_eq!(bench.feed(Event::Woken), [Effect::AwaitSlot]);
+}
+
+#[test]
 fn a_wait_of_a_handler_that_answers_ends_with_its_time_limit_once_sagemaker_was_asked() {
     let mut bench = running();
     let limit = bench.state.record.deadline.expect("a limit");
