@@ -45,11 +45,10 @@ impl Decision<'_> {
             (Activity::Idle | Activity::Sleeping, Status::Owed) => step.ask(Activity::Asking),
             (Activity::Idle, _) => step.proceed(),
             // The pending question was whether SageMaker waits for the step. Its message says so.
-            (Activity::Resuming | Activity::Confirming, Status::Claimed | Status::Waiting)
-                if step.local.wanted || step.local.activity == Activity::Confirming =>
-            {
+            (Activity::Resuming, Status::Claimed | Status::Waiting) if step.local.wanted => {
                 step.proceed()
             }
+            (Activity::Confirming, Status::Claimed | Status::Waiting) => step.proceed(),
             (Activity::Sleeping, _) if self.resumable() => step.proceed(),
             _ => step.nothing(),
         }
