@@ -143,15 +143,7 @@ impl Mutant {
             Self::CleanUpWhatSucceeded if succeeded && state.record.status == Status::Waiting => {
                 *transition = cleaning(state, StopReason::SettledElsewhere);
             }
-            Self::CallASuccessAStop => {
-                for effect in effects {
-                    if let Effect::Tell(reason) = effect
-                        && *reason == StopReason::SettledElsewhere
-                    {
-                        *reason = StopReason::PipelineStopped;
-                    }
-                }
-            }
+            Self::CallASuccessAStop => effects.iter_mut().for_each(call_it_a_stop),
             Self::AskForTheAnswerOnce
                 if activity == Activity::Asking && state.record.status == Status::Deferred =>
             {
@@ -237,6 +229,12 @@ impl Mutant {
 fn idle(record: Option<Record>, effect: Effect) -> Transition {
     let write = record.map(|record| Write { record, urgency: Urgency::First });
     Transition { write, local: Local::NOTHING, effects: vec![effect] }
+}
+
+fn call_it_a_stop(effect: &mut Effect) {
+    if *effect == Effect::Tell(StopReason::SettledElsewhere) {
+        *effect = Effect::Tell(StopReason::PipelineStopped);
+    }
 }
 
 fn cleaning(state: &State, reason: StopReason) -> Transition {

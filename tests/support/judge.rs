@@ -336,12 +336,7 @@ impl<N: Name> Judge<N> {
                 }
             }
             Seen::StopTold { token, .. } => return self.stop_believed(token),
-            Seen::SuccessTold { token, .. } => {
-                let step = self.step(token);
-                if step.open && !step.returned {
-                    return Err(Broken::StoppedUnasked(token.clone()));
-                }
-            }
+            Seen::SuccessTold { token, .. } => return self.success_believed(token),
             Seen::Concluded { ledger, token } => self.in_ledger(*ledger, token).concluded = true,
             Seen::Claiming { worker, token } => {
                 let draining = self.draining.contains(worker);
@@ -469,6 +464,14 @@ impl<N: Name> Judge<N> {
     fn stop_believed(&mut self, token: &N) -> Result<(), Broken<N>> {
         let step = self.step(token);
         if step.given_out && step.open && !step.stopping && !step.stopped_before {
+            return Err(Broken::StoppedUnasked(token.clone()));
+        }
+        Ok(())
+    }
+
+    fn success_believed(&mut self, token: &N) -> Result<(), Broken<N>> {
+        let step = self.step(token);
+        if step.open && !step.returned {
             return Err(Broken::StoppedUnasked(token.clone()));
         }
         Ok(())
