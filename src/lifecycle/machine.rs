@@ -111,7 +111,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         }
         // Another worker of this ledger has flagged the stop, and the run has not been told yet.
         (Event::Ended(end), Activity::Running) => match state.record.stop_requested {
-            Some(stop) => step.told_run_ended(stop.reason(), end),
+            Some(request) => step.told_run_ended(request.reason(), end),
             None => step.run_ended(end),
         },
         (Event::Ended(end), Activity::Stopping(reason)) => step.told_run_ended(reason, end),

@@ -207,15 +207,13 @@ fn a_handler_that_has_not_answered_is_asked_for_ever_more_slowly_until_its_limit
     let since = bench.now;
     let limit = machine::later(since, POLICY.deferred_limit);
     assert_eq!(bench.state.record.deadline, Some(limit), "it begins as the run ends");
-    let mut asked = 0;
-    for wait in [5, 10, 20, 40, 80, 160, 300, 300] {
+    for (asked, wait) in [5, 10, 20, 40, 80, 160, 300, 300].into_iter().enumerate() {
         let again = bench.wakes_in(wait);
         let effects = match asked % 3 {
             0 => bench.answer(OPEN),
             1 => bench.no_answer(),
             _ => bench.answer(Standing::NotFound),
         };
-        asked += 1;
         assert_eq!((effects, bench.written), (vec![again], None));
         bench.pass(Duration::from_secs(wait));
         assert_eq!(bench.feed(Event::Woken), [Effect::Delete, ASK]);

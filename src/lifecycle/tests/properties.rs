@@ -69,7 +69,7 @@ fn any_turn() -> impl Strategy<Value = Turn> {
 fn any_policy() -> impl Strategy<Value = Policy> {
     let verify = prop_oneof![Just(Verify::Redelivered), Just(Verify::Always), Just(Verify::Never)];
     let answers = prop_oneof![Just(AnsweredBy::Callbackd), Just(AnsweredBy::Handler)];
-    (verify, answers).prop_map(|(verify, answers)| Policy { verify, answers, ..POLICY })
+    (verify, answers).prop_map(|(verify, answers)| Policy { answers, verify, ..POLICY })
 }
 
 impl Bench {
