@@ -14,7 +14,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have met, so that nothing is believed that was never tried.
-const MET: [&str; 125] = [
+const MET: [&str; 128] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
