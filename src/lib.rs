@@ -199,9 +199,9 @@ mod map {
     //! | outcome | success with outputs, or failure with a reason; computed once, then frozen |
     //! | report | the call that tells SageMaker the outcome |
     //! | settle | to record that a step needs nothing more; its message is deleted after that |
-    //! | deferred | someone else answers the step, here or at SageMaker; the worker only watches for its end |
+    //! | deferred | someone else, or the handler itself, answers the step; the worker only watches for its end |
     //! | key | what the handler calls the step, for those who answer it |
-    //! | stop | the early end of a run: pipeline stopped, time limit, shutdown, lost lease |
+    //! | stop | the early end of a run: pipeline stopped, step settled elsewhere, time limit, shutdown, lost lease |
     //! | owed stop | a stop that must still be answered after its cleanup |
     //! | resume | to continue a step from the ledger, after a wait or without its message |
     //! | lane | one queue with its role and limits, as the engine works with it |

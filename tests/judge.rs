@@ -282,6 +282,15 @@ fn a_stop_that_sagemaker_never_asked_for_is_not_believed() {
 }
 
 #[test]
+fn no_run_is_told_of_a_success_that_sagemaker_does_not_show() {
+    let told = Seen::SuccessTold { worker: WORKER, token: 1 };
+    assert_eq!(last([OPENED, STARTED, told.clone()]), Err(Broken::StoppedUnasked(1)));
+    let closed = Seen::Closed { token: 1, succeeded: true };
+    assert!(last([OPENED, STARTED, closed.clone(), told.clone()]).is_ok());
+    assert!(last([OPENED, STARTED, closed, OPENED, told]).is_ok(), "its token has come back since");
+}
+
+#[test]
 fn a_forged_message_is_neither_acted_upon_nor_deleted() {
     let forged = Seen::Forged { message: 1, token: 1 };
     assert_eq!(last([forged.clone(), STARTED]), Err(Broken::ForgeryBelieved(1)));

@@ -15,7 +15,7 @@ use super::status::{self, InHand};
 use super::{Failure, complain, plain, say};
 use crate::config::Config;
 use crate::ledger::{self, Damaged};
-use crate::lifecycle::{Ending, Record, Status};
+use crate::lifecycle::{Record, Status};
 use crate::outcome::Outcome;
 use crate::step::Quoted;
 
@@ -193,12 +193,8 @@ fn detail(record: &Record) -> String {
         None => None,
     };
     let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| {
-        match (ending, &record.outcome) {
-            (Ending::Success | Ending::Failure, None) => {
-                format!("{}, closed at SageMaker", ending.as_str())
-            }
-            _ => ending.as_str().to_owned(),
-        }
+        let how = record.closed_as.map(|how| format!(" ({})", how.as_str()));
+        format!("{}{}", ending.as_str(), how.unwrap_or_default())
     });
     let stop = record
         .stop_requested

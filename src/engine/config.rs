@@ -11,7 +11,7 @@ use serde_json::Value;
 
 pub use super::accounts::{AccountRole, Accounts, RoleWithId};
 use crate::duration::{Range, text};
-pub use crate::lifecycle::{OnStop, Verify};
+pub use crate::lifecycle::{AnsweredBy, OnStop, Verify};
 pub use queue::{QueueConfig, RouteConfig};
 
 /// SQS keeps no message invisible for longer.
@@ -69,6 +69,9 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::stop_grace")]
     #[schemars(with = "String")]
     pub stop_grace: Duration,
+    /// Who answers a step whose run ends well: this worker, or the handler itself.
+    #[serde(default)]
+    pub answers: AnsweredBy,
     /// How a stopped step is answered.
     #[serde(default)]
     pub on_stop: OnStop,
@@ -76,7 +79,8 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::cleanup_limit")]
     #[schemars(with = "String")]
     pub cleanup_limit: Duration,
-    /// How long a deferred step waits for its answer before it fails.
+    /// How long a deferred step, or one that its handler answers, waits for its answer before it
+    /// fails; from the end of the run.
     #[serde(with = "crate::duration", default = "defaults::deferred_limit")]
     #[schemars(with = "String")]
     pub deferred_limit: Duration,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
-use super::config::HandlerConfig;
+use super::config::{AnsweredBy, HandlerConfig};
 use super::gates::Trials;
 use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
@@ -128,12 +128,19 @@ impl Shared {
             ),
             time_limit: or(|config| config.time_limit),
             deferred_limit: or(|config| config.deferred_limit),
+            answers: handler.map(|config| config.answers).unwrap_or_default(),
             on_stop: handler.map(|config| config.on_stop).unwrap_or_default(),
             verify: lane.config.verify,
             stop_takeover_after: lane.config.stop_takeover_after,
             gone_after: lane.config.gone_after,
             ask_every: ask_every(lane.config.stop_watch),
         }
+    }
+
+    /// Whether SageMaker is asked for the answers of this handler's steps.
+    pub(crate) fn answers_itself(&self, handler: Option<&str>) -> bool {
+        let parts = handler.and_then(|name| self.handlers.get(name));
+        parts.is_some_and(|parts| parts.config.answers == AnsweredBy::Handler)
     }
 
     /// Watches the step's execution as long as the step can be stopped. `leaves`: it has no driver

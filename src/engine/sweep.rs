@@ -228,7 +228,7 @@ impl Sweep {
             Status::Deferred => {
                 lane.deferred.set(&step.token, step.due.unwrap_or(Timestamp::MAX));
                 self.shared.watch.enter(&step.execution, lane.index, &step.token, Kind::Deferred);
-                step.flagged
+                step.flagged || self.shared.answers_itself(step.handler.as_deref())
             }
             // Of the settled ones, those whose token may have come back.
             Status::Claimed | Status::Waiting | Status::Settled => step.flagged,

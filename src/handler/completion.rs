@@ -11,7 +11,8 @@ use crate::outcome::{InvalidOutput, Outputs};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Completion {
-    /// The work is done.
+    /// The work is done. The outputs are sent unless the handler answers the step itself, which its
+    /// configuration says (`answers = "handler"`).
     Success(Outputs),
     /// The work continues elsewhere: call again after this long, with the checkpoint. Meanwhile the
     /// step holds no slot. The next call is no new attempt, and the time limit continues to run.

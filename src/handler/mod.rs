@@ -86,6 +86,8 @@ impl Remark {
 /// 5. If the pipeline is stopped or the time limit is reached, [`Context::stopping`] resolves. The
 ///    run has `stop_grace` to end; then its future is dropped. [`cleanup`](Handler::cleanup) is
 ///    called, and the step is answered.
+///    The same happens without an answer if SageMaker shows the step closed meanwhile; the reason
+///    is [`StopReason::SettledElsewhere`] if it has succeeded.
 /// 6. If the worker shuts down, `stopping` resolves too, with the same grace. There is no cleanup:
 ///    another worker, or this one after a restart, calls `run` again, with the checkpoint. After a
 ///    crash the same happens without a warning.
@@ -175,7 +177,8 @@ pub trait Handler: Send + Sync + 'static {
     fn run(&self, cx: Context, args: Self::Args) -> impl Future<Output = HandlerResult> + Send;
 
     /// Ends what a stopped step left behind elsewhere; [`Context::stop_reason`] says why. The step
-    /// is answered even if this fails.
+    /// is answered even if this fails. It is not called for a step that has succeeded by someone
+    /// else's answer while nothing of it ran.
     fn cleanup(
         &self,
         cx: Context,

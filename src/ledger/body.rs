@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::form::Outline;
 use crate::lifecycle::{Ending, Record, Returned, Status, Stop};
 use crate::outcome::{ClientRequestToken, Outcome};
+use crate::seam::StepResult;
 use crate::step::StepKey;
 
 /// A record without its head, arguments and checkpoint. Absent fields are not written.
@@ -37,6 +38,8 @@ pub(super) struct Body<'a> {
     client_request_token: Option<Cow<'a, ClientRequestToken>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ending: Option<Ending>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    closed_as: Option<StepResult>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_error: Option<Cow<'a, str>>,
     first_seen: Timestamp,
@@ -71,6 +74,7 @@ impl<'a> Body<'a> {
             outcome: record.outcome.as_ref().map(Cow::Borrowed),
             client_request_token: record.client_request_token.as_ref().map(Cow::Borrowed),
             ending: record.ending,
+            closed_as: record.closed_as,
             last_error: record.last_error.as_deref().map(Cow::Borrowed),
             first_seen: record.first_seen,
             concluded_at: record.concluded_at,
@@ -112,6 +116,7 @@ impl<'a> Body<'a> {
             outcome: self.outcome.map(Cow::into_owned),
             client_request_token: self.client_request_token.map(Cow::into_owned),
             ending: self.ending,
+            closed_as: self.closed_as,
             last_error: self.last_error.map(Cow::into_owned),
             first_seen: self.first_seen,
             concluded_at: self.concluded_at,

@@ -156,6 +156,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         outcome: _,
         client_request_token: _,
         ending: _,
+        closed_as: _,
         last_error: _,
         first_seen,
         concluded_at,

@@ -387,7 +387,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_that_another_worker_records_is_told_to_the_owner_once() {
         let (first, second, record) = two().await;
-        let stop = Some(Stop { at: Timestamp::UNIX_EPOCH, closed: false });
+        let stop = Some(Stop::open(Timestamp::UNIX_EPOCH));
         let mut flagged = Record { stop_requested: stop, ..record.clone() };
         let put = second.begin(&record, &mut flagged, Commit::Now).await;
         assert_eq!(second.end(put), Ok(Put::Done));

@@ -101,7 +101,7 @@ fn timed(token: &str) -> Record {
         status: Status::Waiting,
         not_before: Some(at(1_000_002)),
         deadline: Some(at(1_000_003)),
-        stop_requested: Some(Stop { at: at(1_000_004), closed: false }),
+        stop_requested: Some(Stop { at: at(1_000_004), closed: true, succeeded: true }),
         concluded_at: Some(at(1_000_005)),
         settled_at: Some(at(1_000_006)),
         first_seen: at(1_000_007),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::machine::{Decision, Transition, later};
-use super::{Activity, Answer, Effect, Ending, Record, Status, Verify, Via};
+use super::{Activity, Answer, Effect, Record, Status, Verify, Via};
 use crate::backoff::Backoff;
-use crate::seam::{Standing, StepResult};
+use crate::seam::Standing;
 
 /// A question whose answer decided nothing is asked again: soon at first, because SageMaker may
 /// only have been busy.
@@ -104,7 +104,7 @@ impl Decision<'_> {
             | Activity::Unverified
             | Activity::Resuming
             | Activity::Reopening => self.answered_here(answer),
-            _ => self.request_stop(Via::Message, false),
+            _ => self.request_stop(Via::Message, None),
         }
     }
 
@@ -166,20 +166,6 @@ impl Decision<'_> {
         }
     }
 
-    /// SageMaker shows the step closed, and not by this worker: what ran here is cleaned up after.
-    pub(super) fn closed(&self, how: StepResult) -> Transition {
-        let ran = self.record.attempt > 0;
-        match self.record.status {
-            Status::New | Status::Owed => self.settle(Ending::SettledElsewhere),
-            Status::Waiting if !ran => self.settle(Ending::SettledElsewhere),
-            Status::Deferred => match answer_in(how) {
-                Some(ending) => self.settle(ending),
-                None => self.request_stop(Via::Watch, true),
-            },
-            _ => self.request_stop(Via::Watch, true),
-        }
-    }
-
     /// An answer that matters only to a step whose execution may have ended.
     ///
     /// Only a step that SageMaker shows closed has ended: one that is not found may have been
@@ -190,7 +176,7 @@ impl Decision<'_> {
             // Another worker has taken the claim and deferred the step since: this run ends with
             // its next renewal.
             Activity::Running
-                if self.record.status == Status::Deferred && answer_in(*how).is_some() =>
+                if self.record.status == Status::Deferred && self.is_answered(*how) =>
             {
                 self.nothing()
             }
@@ -212,7 +198,7 @@ impl Decision<'_> {
                 self.refuse("SageMaker waits for this step on another queue")
             }
             Answer::Standing(Standing::Open { stopping: true, .. }) => {
-                self.request_stop(Via::Watch, false)
+                self.request_stop(Via::Watch, None)
             }
             Answer::Standing(Standing::Open { .. }) => {
                 self.knowing(|local| local.failures = 0).take()
@@ -229,16 +215,6 @@ impl Decision<'_> {
 
     pub(super) fn refuse(&self, why: &str) -> Transition {
         self.to(Activity::Idle, [Effect::Refuse(why.to_owned())])
-    }
-}
-
-/// How a deferred step was answered at SageMaker, as intended: there is nothing to clean up. `None`
-/// if it was stopped.
-fn answer_in(how: StepResult) -> Option<Ending> {
-    match how {
-        StepResult::Succeeded => Some(Ending::Success),
-        StepResult::Failed => Some(Ending::Failure),
-        StepResult::Stopped => None,
     }
 }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::conclude::frozen;
 use super::{Ending, Record, Status};
 use crate::outcome::Outcome;
+use crate::seam::StepResult;
 use crate::step::{CallbackToken, StepKey};
 
 /// What an answer changes.
@@ -37,8 +38,8 @@ pub enum Unanswerable {
     #[error("its pipeline was stopped, and the stop was answered: {0}")]
     Stopped(Told),
     /// SageMaker has had its answer from elsewhere, or waits for none.
-    #[error("it is closed at SageMaker already, and not by this ledger: {}", .0.as_str())]
-    Closed(Ending),
+    #[error("it is closed at SageMaker already, and not by this ledger{}", as_what(*.0))]
+    Closed(Option<StepResult>),
 }
 
 /// Why a key names no step to answer.
@@ -94,9 +95,11 @@ pub fn complete(
             Ending::Success | Ending::Failure if *first == answer => Ok(Completed::Before),
             Ending::Success | Ending::Failure => Err(Unanswerable::Answered(Told(first.clone()))),
             Ending::Stopped => Err(Unanswerable::Stopped(Told(first.clone()))),
-            Ending::Deferred | Ending::SettledElsewhere => Err(Unanswerable::Closed(ending)),
+            Ending::Deferred | Ending::SettledElsewhere | Ending::AnsweredByHandler => {
+                Err(Unanswerable::Closed(record.closed_as))
+            }
         },
-        (Status::Concluded | Status::Settled, None) => Err(Unanswerable::Closed(ending)),
+        (Status::Concluded | Status::Settled, None) => Err(Unanswerable::Closed(record.closed_as)),
     }
 }
 
@@ -121,6 +124,10 @@ pub fn meant(key: &StepKey, named: &[Record]) -> Result<CallbackToken, Unclear> 
 
 /// A terminal has room for no more.
 const LISTED: usize = 10;
+
+fn as_what(how: Option<StepResult>) -> String {
+    how.map(|how| format!(": it has {}", how.as_str())).unwrap_or_default()
+}
 
 fn listed(tokens: &[CallbackToken]) -> String {
     let shown: Vec<&str> = tokens.iter().take(LISTED).map(CallbackToken::as_str).collect();

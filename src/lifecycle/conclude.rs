@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::machine::{Decision, Transition, later, released};
-use super::{Activity, Effect, Ending, OnStop, Record, RunEnd, Status};
+use super::{Activity, Effect, Ending, OnStop, Record, RunEnd, Status, Stop};
 use crate::outcome::{ClientRequestToken, Outcome, Outputs, Reason};
 use crate::step::{StepKey, StopReason};
 
@@ -20,6 +20,7 @@ impl Decision<'_> {
         // It has killed no worker.
         let cleared = || Record { suspicion: 0, ..self.record.clone() };
         match end {
+            RunEnd::Success(_) if self.is_left_to_its_handler() => self.deferred(cleared()),
             RunEnd::Success(outputs) => {
                 self.conclude(Outcome::Success(outputs.clone()), Ending::Success)
             }
@@ -31,18 +32,14 @@ impl Decision<'_> {
                 let wait = after.unwrap_or_else(|| {
                     self.view.policy.retry.after(self.record.attempt, self.view.random)
                 });
-                self.wait(Record { last_error: Some(error.clone()), ..cleared() }, wait)
+                let record = Record { last_error: Some(error.clone()), ..cleared() };
+                self.may_have_answered().wait(record, wait)
             }
-            RunEnd::Again(wait) => self.wait(Record { resume: true, ..cleared() }, *wait),
-            RunEnd::Deferred => {
-                let until = later(self.view.now, self.view.policy.deferred_limit);
-                let record = Record {
-                    status: Status::Deferred,
-                    deadline: Some(until),
-                    ..released(cleared())
-                };
-                self.deferred(record)
+            RunEnd::Again(wait) => {
+                let record = Record { resume: true, ..cleared() };
+                self.may_have_answered().wait(record, *wait)
             }
+            RunEnd::Deferred => self.deferred(cleared()),
             RunEnd::Hindered { after, error, .. } => self.hindered(*after, error),
             RunEnd::Aborted => {
                 let error = "the run was aborted".to_owned();
@@ -74,13 +71,19 @@ impl Decision<'_> {
     }
 
     /// Someone else will complete the step, so nothing is held for it, unless it has an unconfirmed
-    /// stop.
+    /// stop. If the handler was to, SageMaker is asked at once.
     fn deferred(&self, record: Record) -> Transition {
-        let there = match self.doubt() {
-            Some(_) => self.ask(Activity::Confirming),
-            None => self.to(Activity::Idle, [Effect::Delete]),
+        let until = later(self.view.now, self.view.policy.deferred_limit);
+        let record = Record { status: Status::Deferred, deadline: Some(until), ..released(record) };
+        let there = if self.is_left_to_its_handler() {
+            self.knowing(|local| local.failures = 0).ask_for_its_answer()
+        } else {
+            let there = match self.doubt() {
+                Some(_) => self.ask(Activity::Confirming),
+                None => self.to(Activity::Idle, [Effect::Delete]),
+            };
+            there.first(Some(Effect::Finish(Ending::Deferred)))
         };
-        let there = there.first(Some(Effect::Finish(Ending::Deferred)));
         Transition { write: self.write(record).write, ..there }
     }
 
@@ -100,20 +103,22 @@ impl Decision<'_> {
     /// order decides.
     pub(super) fn told_run_ended(&self, reason: StopReason, end: &RunEnd) -> Transition {
         let record = self.record;
-        let closed = record.stop_requested.is_some_and(|stop| stop.closed);
+        let closed = reason == StopReason::SettledElsewhere
+            || record.stop_requested.is_some_and(|stop| stop.closed);
         let finished = matches!(end, RunEnd::Success(_) | RunEnd::Failure(_));
         if reason == StopReason::LeaseLost || !self.is_mine() {
             return self.to(Activity::Idle, [Effect::LetGo]);
         }
         // A shutdown does not override a stop.
-        let stopped = reason == StopReason::Shutdown && record.stop_requested.is_some();
-        let reason = if stopped { StopReason::PipelineStopped } else { reason };
+        let stop = record.stop_requested.filter(|_| reason == StopReason::Shutdown);
+        let reason = stop.map_or(reason, Stop::reason);
         match (reason, finished) {
             (_, true) if closed => self.settle(Ending::SettledElsewhere),
             (_, true) => self.run_ended(end),
-            (StopReason::PipelineStopped | StopReason::TimeLimit, false) => {
-                self.clean_up(record.clone(), reason)
-            }
+            (
+                StopReason::PipelineStopped | StopReason::SettledElsewhere | StopReason::TimeLimit,
+                false,
+            ) => self.clean_up(record.clone(), reason),
             (StopReason::Shutdown | StopReason::LeaseLost, false) => match end {
                 RunEnd::Deferred => self.run_ended(end),
                 RunEnd::Again(wait) => {
@@ -172,7 +177,10 @@ impl Decision<'_> {
         let until = later(self.view.now, wait);
         let record =
             Record { status: Status::Waiting, not_before: Some(until), ..released(record) };
-        self.write(record).going(Activity::Sleeping, [Effect::Wake(until)])
+        // If it is not known to wait, nothing but this has SageMaker asked before its limit acts.
+        let limit = record.deadline.filter(|_| !self.local.wanted);
+        let wake = limit.map_or(until, |limit| limit.min(until));
+        self.write(record).going(Activity::Sleeping, [Effect::Wake(wake)])
     }
 
     /// Gives the step back unchanged: the attempt continues elsewhere, or here after a restart.

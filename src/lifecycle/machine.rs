@@ -117,10 +117,10 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
             step.proceed()
         }
         // Another worker of this ledger has flagged the stop, and the run has not been told yet.
-        (Event::Ended(end), Activity::Running) if state.record.stop_requested.is_some() => {
-            step.told_run_ended(StopReason::PipelineStopped, end)
-        }
-        (Event::Ended(end), Activity::Running) => step.run_ended(end),
+        (Event::Ended(end), Activity::Running) => match state.record.stop_requested {
+            Some(request) => step.told_run_ended(request.reason(), end),
+            None => step.run_ended(end),
+        },
         (Event::Ended(end), Activity::Stopping(reason)) => step.told_run_ended(reason, end),
         (Event::Ended(_), _) => return Err(illegal()),
         // It was dropped when the lease was lost, or ended by itself at that moment: another worker
@@ -290,7 +290,8 @@ impl Decision<'_> {
             Event::Delivered(Arrival::Work { .. } | Arrival::Stop | Arrival::EarlierStop)
         ) || self.record.status == Status::New
             || self.local.stop_in_doubt.is_some();
-        durable && news && !to.local.idle()
+        let deleted = to.effects.contains(&Effect::Delete);
+        durable && news && !to.local.idle() && !deleted
     }
 }
 

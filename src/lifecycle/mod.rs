@@ -46,6 +46,6 @@ pub use elsewhere::shows_an_answer;
 pub use event::{Answer, Arrival, Event, RunEnd, Via};
 pub use machine::{Illegal, Transition, Urgency, View, Write, decide};
 pub use phase::Phase;
-pub use policy::{OnStop, Policy, Verify};
+pub use policy::{AnsweredBy, OnStop, Policy, Verify};
 pub use record::{Ending, Record, Returned, Status, Stop, WorkerId};
 pub use state::{Activity, Lease, Local, State};

@@ -21,6 +21,7 @@ pub struct Policy {
     pub retry: Backoff,
     pub time_limit: Duration,
     pub deferred_limit: Duration,
+    pub answers: AnsweredBy,
     pub on_stop: OnStop,
     pub verify: Verify,
     pub stop_takeover_after: Duration,
@@ -38,6 +39,19 @@ pub enum OnStop {
     #[default]
     Failure,
     Success,
+}
+
+/// Who answers a step whose run ends well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AnsweredBy {
+    /// This worker, with the run's outputs.
+    #[default]
+    Callbackd,
+    /// The handler, or something that it has started: SageMaker is asked until it shows the step
+    /// closed. What ends without an outcome of its own (a failure, a stop, a limit) is answered by
+    /// this worker all the same.
+    Handler,
 }
 
 /// Which steps SageMaker is asked about before they are started.

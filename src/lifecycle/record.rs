@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::{ClientRequestToken, Outcome};
-use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StepKey};
+use crate::seam::StepResult;
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StepKey, StopReason};
 
 /// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct Record {
     /// How the step ended, for the metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
+    /// How SageMaker showed the step when it was found to be closed by someone else's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_as: Option<StepResult>,
     /// The last error, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -104,7 +108,7 @@ pub enum Status {
     Claimed,
     /// No worker runs it: it was released, or waits for its next attempt.
     Waiting,
-    /// Someone else will complete it.
+    /// Someone else will complete it, or the handler itself.
     Deferred,
     /// The outcome is frozen and not yet known to be accepted.
     Concluded,
@@ -118,6 +122,9 @@ pub struct Stop {
     pub at: Timestamp,
     /// The step is closed at SageMaker: clean up, and report nothing.
     pub closed: bool,
+    /// It is closed because it has succeeded by an answer of someone else's while its handler ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub succeeded: bool,
 }
 
 /// A token that may have come back: pipelines can be retried, and their steps then wait once more.
@@ -137,6 +144,9 @@ pub enum Ending {
     Deferred,
     Stopped,
     SettledElsewhere,
+    /// SageMaker shows it closed, and its handler was to answer it:
+    /// [`AnsweredBy::Handler`](super::AnsweredBy::Handler).
+    AnsweredByHandler,
 }
 
 /// One process of one worker; two processes never share one.
@@ -174,6 +184,7 @@ impl Record {
             outcome: None,
             client_request_token: None,
             ending: None,
+            closed_as: None,
             last_error: None,
             first_seen: now,
             concluded_at: None,
@@ -192,6 +203,20 @@ impl Record {
     pub fn step(&self) -> Step {
         let arguments = self.arguments.clone();
         Step { token: self.token.clone(), execution: self.execution.clone(), arguments }
+    }
+}
+
+impl Stop {
+    /// A stop of a step that SageMaker still waits for.
+    #[must_use]
+    pub fn open(at: Timestamp) -> Self {
+        Self { at, closed: false, succeeded: false }
+    }
+
+    /// What the run and the cleanup are told.
+    #[must_use]
+    pub fn reason(self) -> StopReason {
+        if self.succeeded { StopReason::SettledElsewhere } else { StopReason::PipelineStopped }
     }
 }
 
@@ -220,6 +245,7 @@ impl Ending {
             Self::Deferred => "deferred",
             Self::Stopped => "stopped",
             Self::SettledElsewhere => "settled_elsewhere",
+            Self::AnsweredByHandler => "answered_by_handler",
         }
     }
 }

@@ -37,7 +37,7 @@ impl Decision<'_> {
         }
         match answer {
             Answer::Standing(Standing::Open { stopping: true, .. }) => {
-                self.request_stop(Via::Watch, false)
+                self.request_stop(Via::Watch, None)
             }
             Answer::Standing(Standing::Open { .. }) => {
                 let wanted = self.knowing(|local| {
@@ -120,7 +120,7 @@ impl Decision<'_> {
         local.wanted = true;
         local.failures = 0;
         let anew = Decision { record: &fresh, local, view: self.view };
-        let mut there = if stopping { anew.request_stop(Via::Watch, false) } else { anew.take() };
+        let mut there = if stopping { anew.request_stop(Via::Watch, None) } else { anew.take() };
         if there.write.is_none() {
             there.write = anew.write(fresh.clone()).write;
         }

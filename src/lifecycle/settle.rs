@@ -64,7 +64,10 @@ impl Decision<'_> {
                     (Some(Outcome::Success(_)), StepResult::Succeeded)
                         | (Some(Outcome::Failure(_)), StepResult::Failed)
                 );
-                self.settle(record.ending.filter(|_| as_ours).unwrap_or(Ending::SettledElsewhere))
+                match record.ending.filter(|_| as_ours) {
+                    Some(ending) => self.settle(ending),
+                    None => self.settle_closed(*how),
+                }
             }
             Answer::Standing(Standing::NotFound) => self.missing(),
             Answer::Standing(Standing::Open { .. }) => self.report_later(None, None),

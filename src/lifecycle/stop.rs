@@ -3,7 +3,7 @@
 
 use super::machine::{Decision, Transition, Write, later};
 use super::{Activity, Answer, Effect, Record, Status, Stop, Urgency, Verify, Via};
-use crate::seam::Standing;
+use crate::seam::{Standing, StepResult};
 use crate::step::StopReason;
 
 impl Decision<'_> {
@@ -57,20 +57,19 @@ impl Decision<'_> {
             (Activity::Idle | Activity::Sleeping, _) if watch && self.resumable() => {
                 self.to(Activity::Resuming, [Effect::Ask { confirm_stop: true }])
             }
-            _ => self.request_stop(via, false),
+            _ => self.request_stop(via, None),
         }
     }
 
-    /// Records that the step must end, and ends it as far as this worker can.
-    pub(super) fn request_stop(&self, via: Via, closed: bool) -> Transition {
+    /// Records that the step must end, and ends it as far as this worker can. `closed`: how
+    /// SageMaker shows it closed, if it does.
+    pub(super) fn request_stop(&self, via: Via, closed: Option<StepResult>) -> Transition {
         let record = self.record;
         let first = record.stop_requested.is_none();
-        let stop = record.stop_requested.unwrap_or(Stop { at: self.view.now, closed: false });
-        let flagged = Record {
-            stop_requested: Some(Stop { closed: stop.closed || closed, ..stop }),
-            ..record.clone()
-        };
-        let count = first.then_some(Effect::CountStop(via));
+        let stop = self.stop_of(closed);
+        let flagged = Record { stop_requested: Some(stop), ..record.clone() };
+        // That it has succeeded is no stop.
+        let count = (first && !stop.succeeded).then_some(Effect::CountStop(via));
         let transition = match (self.local.activity, record.status) {
             // Another worker of the ledger was faster while SageMaker was asked.
             (
@@ -89,12 +88,14 @@ impl Decision<'_> {
             }
             // It was told already. If the ledger does not know, the record was changed before that
             // was written.
-            (Activity::Stopping(StopReason::PipelineStopped), _) if first => {
+            (Activity::Stopping(StopReason::PipelineStopped | StopReason::SettledElsewhere), _) => {
+                if !first {
+                    return self.nothing();
+                }
                 return self.write(flagged).urgent(Urgency::Along);
             }
-            (Activity::Stopping(StopReason::PipelineStopped), _) => return self.nothing(),
             (Activity::Running | Activity::Stopping(_), _) => {
-                self.tell(Some(flagged), StopReason::PipelineStopped)
+                self.tell(Some(flagged), stop.reason())
             }
             // Only the stop is known, and SageMaker has just confirmed it.
             (Activity::Confirming, Status::New) if !self.local.wanted => {
@@ -107,10 +108,23 @@ impl Decision<'_> {
                 Transition { write: self.write(flagged).write.filter(|_| first), ..sleep }
             }
             (_, Status::New | Status::Claimed | Status::Waiting | Status::Deferred) => {
-                self.clean_up(flagged, StopReason::PipelineStopped)
+                self.clean_up(flagged, stop.reason())
             }
         };
         transition.first(count)
+    }
+
+    /// The stop on record, with what is known now. A stop stays one if the step succeeds in it.
+    fn stop_of(&self, closed: Option<StepResult>) -> Stop {
+        let told = self.local.activity == Activity::Stopping(StopReason::SettledElsewhere);
+        let known = self.record.stop_requested;
+        let succeeded = told || known.is_none() && closed == Some(StepResult::Succeeded);
+        let stop = known.unwrap_or(Stop::open(self.view.now));
+        Stop {
+            closed: stop.closed || succeeded || closed.is_some(),
+            succeeded: stop.succeeded || succeeded,
+            ..stop
+        }
     }
 
     /// The answer about an owed stop of a step that is not known to run anywhere, or about a step
@@ -125,6 +139,7 @@ impl Decision<'_> {
                 self.take()
             }
             (Status::Owed, _) => self.sleep(Some(self.owed_until())),
+            (Status::Deferred, _) if self.is_left_to_its_handler() => self.unanswered(answer),
             _ if self.resumable() => self.resumed(answer),
             _ => self.proceed(),
         }
@@ -132,8 +147,8 @@ impl Decision<'_> {
 
     /// The record of an owed stop, for a step that this ledger has never run.
     fn owed(&self) -> Record {
-        let stop = Some(Stop { at: self.view.now, closed: false });
-        Record { status: Status::Owed, stop_requested: stop, ..self.record.clone() }
+        let stop_requested = Some(Stop::open(self.view.now));
+        Record { status: Status::Owed, stop_requested, ..self.record.clone() }
     }
 
     /// When to ask next about an owed stop.
@@ -181,9 +196,12 @@ impl Decision<'_> {
     /// again.
     pub(super) fn stop_confirmed(&self, answer: &Answer) -> Transition {
         match answer {
-            Answer::Standing(Standing::Open { .. }) => self.request_stop(Via::Watch, false),
+            Answer::Standing(Standing::Open { .. }) => self.request_stop(Via::Watch, None),
             Answer::Standing(Standing::Closed(how)) => self.closed(*how),
-            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => self.proceed(),
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => match self.record.status {
+                Status::Deferred if self.is_left_to_its_handler() => self.unanswered(answer),
+                _ => self.proceed(),
+            },
         }
     }
 
@@ -205,13 +223,18 @@ impl Decision<'_> {
         }
     }
 
+    /// The time of a deferred step is over, and as far as is known no one has answered it.
     pub(super) fn deferral_over(&self) -> Transition {
         if self.view.policy.handler_is_gone {
             return self
                 .fail(&format!("nobody completed the deferred step in time, and {}", self.gone()));
         }
         let limit = crate::duration::text(self.view.policy.deferred_limit);
-        self.fail(&format!("nobody completed the deferred step within {limit}"))
+        self.fail(&if self.is_left_to_its_handler() {
+            format!("the handler ended well but did not answer the step within {limit}")
+        } else {
+            format!("nobody completed the deferred step within {limit}")
+        })
     }
 
     /// Telling never waits for the ledger.

@@ -26,8 +26,10 @@ impl Decision<'_> {
         if let Some(sent) = self.came_back(sent).filter(|_| self.local.idle()) {
             return self.knowing(|local| local.wanted = true).reopen(sent, arguments);
         }
+        // If its handler may have answered it since, the message proves nothing.
+        let waits = !self.is_left_to_its_handler();
         let step = self.knowing(|local| {
-            local.wanted = true;
+            local.wanted |= waits;
             local.sent = local.sent.max(sent);
         });
         match (self.local.activity, self.record.status) {
@@ -43,9 +45,10 @@ impl Decision<'_> {
             (Activity::Idle | Activity::Sleeping, Status::Owed) => step.ask(Activity::Asking),
             (Activity::Idle, _) => step.proceed(),
             // The pending question was whether SageMaker waits for the step. Its message says so.
-            (Activity::Resuming | Activity::Confirming, Status::Claimed | Status::Waiting) => {
+            (Activity::Resuming, Status::Claimed | Status::Waiting) if step.local.wanted => {
                 step.proceed()
             }
+            (Activity::Confirming, Status::Claimed | Status::Waiting) => step.proceed(),
             (Activity::Sleeping, _) if self.resumable() => step.proceed(),
             _ => step.nothing(),
         }
@@ -97,6 +100,9 @@ impl Decision<'_> {
                 self.sleep(self.not_before())
             }
             Status::Waiting => self.take(),
+            Status::Deferred if self.is_left_to_its_handler() && !self.overdue() => {
+                self.ask_for_its_answer()
+            }
             Status::Deferred if record.stop_requested.is_some() => self.take(),
             Status::Deferred if self.overdue() => self.deferral_over(),
             Status::Deferred if self.doubt().is_some() => self.ask(Activity::Confirming),
@@ -110,8 +116,8 @@ impl Decision<'_> {
     pub(super) fn take(&self) -> Transition {
         let record = &*self.left_behind();
         let most = self.view.policy.max_attempts;
-        if record.stop_requested.is_some() {
-            return self.clean_up(self.record.clone(), StopReason::PipelineStopped);
+        if let Some(stop) = record.stop_requested {
+            return self.clean_up(self.record.clone(), stop.reason());
         }
         if self.overdue() {
             return self.clean_up(self.record.clone(), StopReason::TimeLimit);
@@ -238,9 +244,11 @@ impl Decision<'_> {
         // A cleanup is not put on trial, so nothing is attributed to it.
         record.suspicion = 0;
         record.not_before = None;
-        if reason == StopReason::PipelineStopped {
-            // The run may have been told before that was recorded.
-            record.stop_requested.get_or_insert(Stop { at: self.view.now, closed: false });
+        // The run may have been told before that was recorded.
+        let succeeded = reason == StopReason::SettledElsewhere;
+        if succeeded || reason == StopReason::PipelineStopped {
+            let stop = Stop { at: self.view.now, closed: succeeded, succeeded };
+            record.stop_requested.get_or_insert(stop);
         }
         self.write(record).going(Activity::Cleaning(reason), [Effect::CleanUp(reason)])
     }

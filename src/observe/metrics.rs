@@ -34,6 +34,10 @@ const PICKUP_SECONDS: [f64; 14] =
 const COMMIT_SECONDS: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// How a step may end: the label `outcome`.
+const OUTCOMES: [&str; 6] =
+    ["success", "failure", "deferred", "stopped", "settled_elsewhere", "answered_by_handler"];
+
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
@@ -247,7 +251,7 @@ impl Metrics {
         drop(self.step_seconds.get_or_create(&labels));
         drop(self.pickup_seconds.get_or_create(&labels));
         self.queues.set_progress_age(queue, handler, None);
-        for outcome in ["success", "failure", "deferred", "stopped", "settled_elsewhere"] {
+        for outcome in OUTCOMES {
             drop(self.steps.get_or_create(&outcome_labels(queue, handler, outcome)));
         }
     }
@@ -276,7 +280,7 @@ impl Metrics {
         self.running.get_or_create(&step_labels(queue, handler)).dec();
     }
 
-    /// A step is finished: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
+    /// A step is finished: with one of [`OUTCOMES`].
     pub fn step_ended(&self, queue: &str, handler: &str, outcome: &str, took: Option<Duration>) {
         self.steps.get_or_create(&outcome_labels(queue, handler, outcome)).inc();
         if let Some(took) = took {
@@ -509,7 +513,7 @@ mod tests {
             ["callbackd_progress_age_seconds{queue=\"q\",handler=\"h\"} 0.0"]
         );
         assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
-        assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), 5);
+        assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), OUTCOMES.len());
         assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
         assert_eq!(value(&metrics, "callbackd_timeouts_total{operation=\"ReceiveMessage\"}"), 0.0);
         for single in [

@@ -24,7 +24,8 @@ pub enum Observation<'a> {
         queue: &'a str,
         handler: &'a str,
     },
-    /// A step is finished: `success`, `failure`, `deferred`, `stopped` or `settled_elsewhere`.
+    /// A step is finished: `success`, `failure`, `deferred`, `stopped`, `settled_elsewhere` or
+    /// `answered_by_handler`.
     StepEnded {
         queue: &'a str,
         handler: &'a str,

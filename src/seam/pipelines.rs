@@ -1,6 +1,7 @@
 //! SageMaker, as the engine sees it.
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use crate::outcome::{ClientRequestToken, Outcome};
@@ -18,11 +19,24 @@ pub enum Standing {
 }
 
 /// How a step, or an execution, ended at SageMaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StepResult {
     Succeeded,
     Failed,
     Stopped,
+}
+
+impl StepResult {
+    /// Its name in the ledger and in `callbackd steps`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// Where one execution stands, according to SageMaker.

@@ -6,8 +6,12 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// The pipeline is being stopped, or its execution ended otherwise.
+    /// The pipeline is being stopped; or the step has failed or was stopped, by itself or with its
+    /// execution.
     PipelineStopped,
+    /// The step has succeeded by an answer that this worker did not send: its job, an operator or
+    /// another worker has answered.
+    SettledElsewhere,
     /// The worker is shutting down. Another worker, or the next life of this one, will run the step
     /// with the checkpoint.
     Shutdown,
@@ -18,11 +22,12 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// `pipeline_stopped`, `shutdown`, `time_limit` or `lease_lost`.
+    /// `pipeline_stopped`, `settled_elsewhere`, `shutdown`, `time_limit` or `lease_lost`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PipelineStopped => "pipeline_stopped",
+            Self::SettledElsewhere => "settled_elsewhere",
             Self::Shutdown => "shutdown",
             Self::TimeLimit => "time_limit",
             Self::LeaseLost => "lease_lost",
@@ -39,12 +44,14 @@ impl fmt::Display for StopReason {
 
 #[cfg(test)]
 mod tests {
-    use super::StopReason::{LeaseLost, PipelineStopped, Shutdown, TimeLimit};
+    use super::StopReason::{LeaseLost, PipelineStopped, SettledElsewhere, Shutdown, TimeLimit};
 
     #[test]
     fn reasons_are_named_as_programs_know_them() {
-        let names =
-            [PipelineStopped, Shutdown, TimeLimit, LeaseLost].map(super::StopReason::as_str);
-        assert_eq!(names, ["pipeline_stopped", "shutdown", "time_limit", "lease_lost"]);
+        let names = [PipelineStopped, SettledElsewhere, Shutdown, TimeLimit, LeaseLost]
+            .map(super::StopReason::as_str);
+        let known =
+            ["pipeline_stopped", "settled_elsewhere", "shutdown", "time_limit", "lease_lost"];
+        assert_eq!(names, known);
     }
 }

@@ -192,14 +192,19 @@ async fn a_step_that_is_answered_at_sagemaker_is_settled_and_shown_as_what_it_wa
         deferred(&scene, step).await;
         scene.sagemaker.close(&step.arn, how);
     }
-    for (step, ending) in [(&yes, "success"), (&no, "failure")] {
+    for (step, how) in [(&yes, "succeeded"), (&no, "failed")] {
         scene.settled(step).await;
-        assert_eq!(scene.record(step).expect("a record")["ending"], ending);
-        let shown = format!("key {}: {ending}, closed at SageMaker", key(step));
+        let record = scene.record(step).expect("a record");
+        assert_eq!(
+            (&record["ending"], &record["closed_as"]),
+            (&json!("settled_elsewhere"), &json!(how))
+        );
+        let shown = format!("key {}: settled_elsewhere ({how})", key(step));
         let listed = done(&run(&scene, &["steps"]));
         assert!(listed.contains(&shown), "{listed}");
         let complaint = refused(&run(&scene, &["complete", &step.token, "--success"]), 1);
-        assert!(complaint.contains("closed at SageMaker already"), "{complaint}");
+        let why = format!("closed at SageMaker already, and not by this ledger: it has {how}");
+        assert!(complaint.contains(&why), "{complaint}");
     }
     assert!(scene.cleanups().is_empty() && scene.sagemaker.reports(&yes.token).is_empty());
 }

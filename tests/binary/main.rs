@@ -39,6 +39,7 @@ mod crashes;
 #[cfg(feature = "local")]
 mod crowds;
 mod deletes;
+mod elsewhere;
 mod fleet;
 mod handlers;
 mod health;

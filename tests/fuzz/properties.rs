@@ -11,8 +11,8 @@ use callbackd::backoff::Backoff;
 use callbackd::builtin::exec::outputs_of;
 use callbackd::config::CheckedConfig;
 use callbackd::lifecycle::{
-    Answer, Arrival, Event, Lease, OnStop, Phase, Policy, Record, RunEnd, State, Status, Verify,
-    Via, View, WorkerId, Write, decide,
+    Answer, AnsweredBy, Arrival, Event, Lease, OnStop, Phase, Policy, Record, RunEnd, State,
+    Status, Verify, Via, View, WorkerId, Write, decide,
 };
 use callbackd::outcome::{Outcome, Outputs, Reason};
 use callbackd::seam::{Standing, StepResult};
@@ -120,6 +120,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(24),
     deferred_limit: Duration::MAX,
+    answers: AnsweredBy::Callbackd,
     on_stop: OnStop::Failure,
     verify: Verify::Redelivered,
     stop_takeover_after: Duration::from_mins(5),

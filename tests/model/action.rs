@@ -25,7 +25,7 @@ pub enum What {
     },
     /// The execution is ended by other means.
     EndOtherwise,
-    /// Someone else completes the deferred step.
+    /// Someone else answers the step, which has begun, with success; or its handler does.
     Complete,
     /// Someone answers the step through a ledger.
     AnswerThrough {
@@ -220,7 +220,7 @@ impl World {
                     self.course_meanwhile(index, driver, put);
                 }
                 Some(driver) => {
-                    self.course_of(index, driver, hope, put);
+                    self.course_of(index, driver, (hope, setup), put);
                     if driver.awaits_slot && setup.policy.crowded_after.is_some() {
                         put(What::Crowd { worker: index });
                     }
@@ -305,7 +305,13 @@ impl World {
         }
     }
 
-    fn course_of(&self, worker: usize, driver: &Driver, hope: Hope, put: &mut impl FnMut(What)) {
+    fn course_of(
+        &self,
+        worker: usize,
+        driver: &Driver,
+        (hope, setup): (Hope, &Setup),
+        put: &mut impl FnMut(What),
+    ) {
         if let Some(report) = driver.report {
             self.replies(worker, report, put);
         }
@@ -321,7 +327,7 @@ impl World {
                 if call.aborted {
                     put(What::RunEnds { worker, end: EndKind::Aborted });
                 }
-                if hope == Hope::Anything || !self.is_to_end(worker, driver) {
+                if hope == Hope::Anything || !self.is_to_end(worker, driver, setup) {
                     let run = self.judged(worker).process * 8 + driver.known.record().attempt;
                     let success = EndKind::Success { run };
                     let ends = [
@@ -399,7 +405,11 @@ impl World {
         let status = known.record().status;
         let due = match status {
             Status::Concluded => true,
-            Status::Deferred => !known.is_ahead(Limit::Deadline),
+            Status::Deferred if !known.is_ahead(Limit::Deadline) => true,
+            // As when a process starts.
+            Status::Deferred => {
+                setup.answers_itself() && (self.is_shared(index) || worker.life > 0)
+            }
             Status::Owed => !known.is_ahead(Limit::Takeover),
             // If no other process writes the ledger, it is looked through for these when a process
             // starts.
@@ -459,11 +469,17 @@ impl World {
     }
 
     /// Something, or someone, wants the run to end.
-    fn is_to_end(&self, worker: usize, driver: &Driver) -> bool {
+    fn is_to_end(&self, worker: usize, driver: &Driver, setup: &Setup) -> bool {
         let overdue =
             driver.known.record().deadline.is_some() && !driver.known.is_ahead(Limit::Deadline);
-        // No one is told of an execution that is not found.
-        !matches!(self.sagemaker, Standing::Open { stopping: false } | Standing::Gone)
+        let goes_on = match self.sagemaker {
+            // No one is told of an execution that is not found.
+            Standing::Open { stopping: false } | Standing::Gone => true,
+            // What the run has answered itself does not end it.
+            Standing::Succeeded | Standing::Failed => setup.answers_itself(),
+            Standing::Open { stopping: true } | Standing::Stopped => false,
+        };
+        !goes_on
             || matches!(self.workers[worker].phase, Phase::Stopping | Phase::Leaving)
             || matches!(driver.activity(), Activity::Stopping(_))
             || overdue

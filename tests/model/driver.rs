@@ -146,6 +146,8 @@ impl Turn<'_> {
             let crashed = record.status == Status::Claimed && !mine;
             let mut state = driver.state();
             let (lapsed, waiting) = (driver.lapsed, driver.pending.is_some());
+            let nothing_runs =
+                !state.local.activity.is_running() && state.record.stop_requested.is_none();
             let (blind, owed) = (is_anothers_to_answer(driver), record.status == Status::Owed);
             if mutant == Some(Mutant::AnswerStopBlindly) && blind {
                 state.record.status = Status::Waiting;
@@ -212,6 +214,9 @@ impl Turn<'_> {
             let cleans = effects.iter().any(|effect| matches!(effect, Effect::CleanUp(_)));
             if blind && cleans {
                 self.broken(Broken::AnsweredBlindly);
+            }
+            if nothing_runs && effects.contains(&Effect::CleanUp(StopReason::SettledElsewhere)) {
+                self.broken(Broken::CleanedWhatSucceeded);
             }
             if cleans && owed && !matches!(happening, Happening::Answered(_)) {
                 self.broken(Broken::AnsweredUnasked);
@@ -424,6 +429,9 @@ impl Turn<'_> {
             }
             Effect::Report => {
                 let mut report = report_of(self.driver(worker).known.record());
+                if report.success && self.setup.answers_itself() {
+                    self.broken(Broken::AnsweredForItsHandler);
+                }
                 if self.setup.mutant == Some(Mutant::RandomRequest) {
                     report.request ^= u64::from(judged.process) + 1;
                 }
@@ -464,11 +472,16 @@ impl Turn<'_> {
         }
     }
 
-    /// A stop that does not exist is never believed.
+    /// A stop that does not exist is never believed, and a success never called one.
     fn believe(&mut self, reason: StopReason) {
-        if reason == StopReason::PipelineStopped
-            && self.world.sagemaker == (Standing::Open { stopping: false })
-        {
+        let never_stopped = self.world.budget.stops == self.setup.budget.stops;
+        let is_false = match (reason, self.world.sagemaker) {
+            (StopReason::PipelineStopped, Standing::Open { stopping }) => !stopping,
+            (StopReason::PipelineStopped, Standing::Succeeded) => never_stopped,
+            (StopReason::SettledElsewhere, standing) => standing != Standing::Succeeded,
+            _ => false,
+        };
+        if is_false {
             self.broken(Broken::StoppedForNothing);
         }
     }

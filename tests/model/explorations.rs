@@ -45,6 +45,10 @@ const OF_VERIFYING: [Witness; 4] = [
     Witness::StopConfirmedWhileRunning,
 ];
 
+/// What can be met only where the handler answers its steps itself.
+const OF_ANSWERING: [Witness; 2] =
+    [Witness::AnsweredByItsHandler, Witness::AnsweredBeforeAnotherRun];
+
 /// Explores everything that each of `budgets` allows, and returns what never happened.
 fn explore(name: &str, ledgers: &'static [u8], budgets: &[&str]) -> Vec<Witness> {
     explore_each(name, budgets, |budget| Setup::new(ledgers, budget))
@@ -110,7 +114,7 @@ fn one_worker_keeps_its_promises() {
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
         missing,
-        [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(),
+        [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING, &OF_ANSWERING].concat(),
         "all else comes to pass"
     );
 }
@@ -160,7 +164,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         Witness::EndedMeanwhile,
         Witness::PassedOn,
     ];
-    let of_more = [&of_more[..], &OF_ONE].concat();
+    let of_more = [&of_more[..], &OF_ONE, &OF_ANSWERING].concat();
     assert_eq!(explore("two ledgers", APART, &budgets), of_more, "all else comes to pass");
 }
 
@@ -188,9 +192,37 @@ fn two_workers_that_share_a_ledger_keep_their_promises() {
         "answers=2 crashes=1",
     ];
     let missing = explore("shared ledger", SHARED, &budgets);
-    let of_more =
-        [&[Witness::CleanupInterrupted], &OF_VERIFYING[..], &[Witness::ChargedOnTrial]].concat();
+    let of_more = [
+        &[Witness::CleanupInterrupted],
+        &OF_VERIFYING[..],
+        &[Witness::ChargedOnTrial],
+        &OF_ANSWERING,
+    ]
+    .concat();
     assert_eq!(missing, of_more, "all else comes to pass");
+}
+
+#[test]
+fn steps_that_their_handlers_answer_keep_the_promises() {
+    let answering = |ledgers, budget| Setup::new(ledgers, budget).answering();
+    let budgets = [
+        "endings=1 crashes=1",
+        "endings=1 replies=1 lies=1",
+        "endings=1 stops=1",
+        "endings=1 limits=1",
+        "endings=1 writes=1",
+        "endings=1 shutdowns=1",
+        "losses=1 crashes=1 endings=1",
+        "returns=1 endings=1",
+    ];
+    let name = "one worker whose handler answers";
+    let missing = explore_each(name, &budgets, |budget| answering(ONE, budget));
+    let seen = OF_ANSWERING.iter().all(|witness| !missing.contains(witness));
+    assert!(seen, "never came to pass: {missing:?}");
+    let budgets = ["endings=1", "endings=1 duplicates=1", "crashes=1", "stops=1", "leases=1"];
+    for (name, ledgers) in [("two ledgers", APART), ("shared ledger", SHARED)] {
+        explore_each(name, &budgets, |budget| answering(ledgers, budget));
+    }
 }
 
 #[test]
@@ -226,7 +258,7 @@ fn further_bounds_hold_too() {
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
         missing,
-        [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING].concat(),
+        [&OF_A_SHARED_LEDGER[..], &OF_VERIFYING, &OF_ANSWERING].concat(),
         "all else comes to pass"
     );
     let budgets = [
@@ -259,7 +291,8 @@ fn further_bounds_hold_too() {
         Witness::Replaced,
         Witness::PassedOn,
     ];
-    assert_eq!(missing, [&of_more[..], &OF_ONE].concat(), "all else comes to pass");
+    let of_more = [&of_more[..], &OF_ONE, &OF_ANSWERING].concat();
+    assert_eq!(missing, of_more, "all else comes to pass");
     let budgets = [
         "stops=1 crashes=1",
         "stops=1 leases=1 duplicates=1",
@@ -282,7 +315,8 @@ fn further_bounds_hold_too() {
         "answers=2 stops=1 crashes=1",
         "crashes=3",
     ];
-    assert_eq!(explore("shared ledger", SHARED, &budgets), OF_VERIFYING, "all else comes to pass");
+    let of_more = [&OF_VERIFYING[..], &OF_ANSWERING].concat();
+    assert_eq!(explore("shared ledger", SHARED, &budgets), of_more, "all else comes to pass");
     explore_verifying(
         "shared ledger that verifies",
         SHARED,

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use callbackd::backoff::Backoff;
-use callbackd::lifecycle::{OnStop, Policy, Record, Stop, Verify, WorkerId};
+use callbackd::lifecycle::{AnsweredBy, OnStop, Policy, Record, Stop, Verify, WorkerId};
 use callbackd::outcome::ClientRequestToken;
 use callbackd::step::Message;
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ pub const POLICY: Policy = Policy {
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(1),
     deferred_limit: Duration::from_hours(24),
+    answers: AnsweredBy::Callbackd,
     on_stop: OnStop::Failure,
     verify: Verify::Redelivered,
     stop_takeover_after: Duration::from_mins(5),

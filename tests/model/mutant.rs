@@ -2,8 +2,10 @@
 //! real one either.
 
 use callbackd::lifecycle::{
-    Activity, Effect, Local, Policy, Record, State, Status, Transition, Urgency, Verify, Via, Write,
+    Activity, AnsweredBy, Effect, Local, Policy, Record, State, Status, Transition, Urgency,
+    Verify, Via, Write,
 };
+use callbackd::step::StopReason;
 
 use crate::happening::{Happening, Post, Reply, Standing};
 use crate::known::NOW;
@@ -39,9 +41,14 @@ pub enum Mutant {
     DeleteWhatReturns,
     NeverRefuseStops,
     SuspectEverybody,
+    CleanUpWhatIsCompleted,
+    CleanUpWhatSucceeded,
+    CallASuccessAStop,
+    AnswerForTheHandler,
+    RunWhatMayBeAnswered,
+    AskForTheAnswerOnce,
     // Mistakes in carrying them out.
     BelieveNotFound,
-    CleanUpWhatIsCompleted,
     AnswerStopBlindly,
     AnswerStopWithoutCleanup,
     RandomRequest,
@@ -82,15 +89,8 @@ impl Mutant {
         if self == Self::BelieveForeignStops && happening == Happening::Delivered(Post::Foreign) {
             return Happening::Delivered(Post::Stop);
         }
-        let (heard, instead) = match self {
-            Self::BelieveNotFound => (Reply::NotFound, Standing::Failed),
-            Self::CleanUpWhatIsCompleted => {
-                (Reply::Standing(Standing::Succeeded), Standing::Stopped)
-            }
-            _ => return happening,
-        };
-        if happening == Happening::Answered(heard) {
-            return Happening::Answered(Reply::Standing(instead));
+        if self == Self::BelieveNotFound && happening == Happening::Answered(Reply::NotFound) {
+            return Happening::Answered(Reply::Standing(Standing::Failed));
         }
         happening
     }
@@ -103,6 +103,9 @@ impl Mutant {
                 (state.record.resume, state.record.suspicion) = (false, u32::MAX);
             }
             Self::StartWhatIsFound if found => state.local.wanted = true,
+            Self::RunWhatMayBeAnswered if matches!(happening, Happening::Delivered(_)) || found => {
+                state.local.wanted = true;
+            }
             Self::TakeOverUnasked
                 if happening == Happening::Woken
                     && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>
@@ -119,6 +122,9 @@ impl Mutant {
             Self::BelieveStops if happening == Happening::Delivered(Post::Stop) => {
                 Policy { verify: Verify::Redelivered, ..policy }
             }
+            Self::AnswerForTheHandler if matches!(happening, Happening::Ended(_)) => {
+                Policy { answers: AnsweredBy::Callbackd, ..policy }
+            }
             _ => policy,
         }
     }
@@ -128,8 +134,23 @@ impl Mutant {
         let effects = &mut transition.effects;
         let refused = happening == Happening::ReportRefused;
         let not_found = happening == Happening::Answered(Reply::NotFound);
+        let succeeded = happening == Happening::Answered(Reply::Standing(Standing::Succeeded));
         let activity = state.local.activity;
         match self {
+            Self::CleanUpWhatIsCompleted
+                if succeeded && state.record.status == Status::Deferred =>
+            {
+                *transition = cleaning(state, StopReason::TimeLimit);
+            }
+            Self::CleanUpWhatSucceeded if succeeded && state.record.status == Status::Waiting => {
+                *transition = cleaning(state, StopReason::SettledElsewhere);
+            }
+            Self::CallASuccessAStop => effects.iter_mut().for_each(call_it_a_stop),
+            Self::AskForTheAnswerOnce
+                if activity == Activity::Asking && state.record.status == Status::Deferred =>
+            {
+                effects.retain(|effect| !matches!(effect, Effect::Wake(_)));
+            }
             Self::DeleteBeforeReport if effects.contains(&Effect::Report) => {
                 effects.insert(0, Effect::Delete);
             }
@@ -210,6 +231,17 @@ impl Mutant {
 fn idle(record: Option<Record>, effect: Effect) -> Transition {
     let write = record.map(|record| Write { record, urgency: Urgency::First });
     Transition { write, local: Local::NOTHING, effects: vec![effect] }
+}
+
+fn call_it_a_stop(effect: &mut Effect) {
+    if *effect == Effect::Tell(StopReason::SettledElsewhere) {
+        *effect = Effect::Tell(StopReason::PipelineStopped);
+    }
+}
+
+fn cleaning(state: &State, reason: StopReason) -> Transition {
+    let local = Local { activity: Activity::Cleaning(reason), ..state.local };
+    Transition { write: None, local, effects: vec![Effect::CleanUp(reason)] }
 }
 
 fn settled(state: &State) -> Transition {

@@ -65,6 +65,7 @@ const NO_FAULT: Budget = Budget {
     hindrances: 0,
     answers: 0,
 };
+const AN_ENDING: Budget = Budget { endings: 1, ..NO_FAULT };
 const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
 const A_BAD_REPLY: Budget = Budget { replies: 1, ..NO_FAULT };
 const A_COPY: Budget = Budget { visibility: 1, ..NO_FAULT };
@@ -120,8 +121,26 @@ fn answering_a_stop_without_cleanup_breaks_p3() {
 
 #[test]
 fn cleaning_up_what_somebody_completed_breaks_p3() {
-    let budget = Budget { endings: 1, ..NO_FAULT };
-    breaks(Mutant::CleanUpWhatIsCompleted, ONE, budget, &Promise::CleanedAfterSuccess(1));
+    breaks(Mutant::CleanUpWhatIsCompleted, ONE, AN_ENDING, &Promise::CleanedAfterSuccess(1));
+}
+
+#[test]
+fn cleaning_up_what_succeeded_elsewhere_and_calling_that_a_stop_are_noticed() {
+    does(Mutant::CleanUpWhatSucceeded, ONE, AN_ENDING, &Broken::CleanedWhatSucceeded);
+    does(Mutant::CallASuccessAStop, ONE, AN_ENDING, &Broken::StoppedForNothing);
+    does(Mutant::CallASuccessAStop, APART, A_COPY, &Broken::StoppedForNothing);
+}
+
+#[test]
+fn answering_for_a_handler_that_is_to_and_running_it_again_unasked_are_noticed() {
+    let answering = |budget| Setup::new(ONE, budget).answering();
+    let world = found_in(answering(NO_FAULT), Mutant::AnswerForTheHandler, SAFE);
+    assert_eq!(world.broken, Some(Broken::AnsweredForItsHandler));
+    for budget in [NO_FAULT, Budget { crashes: 1, ..NO_FAULT }] {
+        let world = found_in(answering(budget), Mutant::RunWhatMayBeAnswered, SAFE);
+        assert_eq!(world.broken, Some(Broken::StartedUnasked));
+    }
+    assert!(found_in(answering(NO_FAULT), Mutant::AskForTheAnswerOnce, ENDS).broken.is_none());
 }
 
 #[test]

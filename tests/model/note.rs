@@ -1,6 +1,6 @@
 //! Which decisions are recorded as witnesses.
 
-use callbackd::lifecycle::{Activity, Effect, State, Status, Transition};
+use callbackd::lifecycle::{Activity, Effect, Ending, State, Status, Transition};
 use callbackd::step::StopReason;
 
 use crate::happening::{EndKind, Happening, Post, Reply, Standing};
@@ -123,8 +123,29 @@ impl Turn<'_> {
                 _ => {}
             }
         }
+        self.note_answers(state, transition);
         if effects.contains(&Effect::CleanUp(StopReason::TimeLimit)) {
             self.witness(Witness::TimeLimitReached);
+        }
+    }
+
+    /// What is known of answers that the ledger has not given.
+    fn note_answers(&self, state: &State, transition: &Transition) {
+        let effects = &transition.effects;
+        let by_handler = effects.contains(&Effect::Finish(Ending::AnsweredByHandler));
+        let elsewhere = effects.contains(&Effect::Finish(Ending::SettledElsewhere));
+        let waits = matches!(state.record.status, Status::Waiting | Status::Claimed);
+        if effects.contains(&Effect::Tell(StopReason::SettledElsewhere)) {
+            self.witness(Witness::SucceededElsewhereInARun);
+        }
+        if elsewhere && waits && state.record.attempt > 0 && state.record.stop_requested.is_none() {
+            self.witness(Witness::SucceededElsewhereInAWait);
+        }
+        if by_handler && state.record.status == Status::Deferred {
+            self.witness(Witness::AnsweredByItsHandler);
+        }
+        if by_handler && waits {
+            self.witness(Witness::AnsweredBeforeAnotherRun);
         }
     }
 }

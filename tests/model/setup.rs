@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use callbackd::lifecycle::{Policy, Verify};
+use callbackd::lifecycle::{AnsweredBy, Policy, Verify};
 use stateright::{Model, Property};
 
 use crate::action::{Action, Hope, What};
@@ -58,6 +58,16 @@ impl Setup {
     /// Steps and stops are verified before they are believed.
     pub fn verifying(self) -> Self {
         Self { policy: Policy { verify: Verify::Always, ..self.policy }, ..self }
+    }
+
+    /// The handler answers its steps itself.
+    pub fn answering(self) -> Self {
+        Self { policy: Policy { answers: AnsweredBy::Handler, ..self.policy }, ..self }
+    }
+
+    /// The handler of the step answers it itself.
+    pub fn answers_itself(&self) -> bool {
+        self.policy.answers == AnsweredBy::Handler
     }
 
     /// All workers on the queue share one ledger, so that a step of the ledger may go on without

@@ -31,12 +31,11 @@ impl World {
             }
             if endings > 0 {
                 put(What::EndOtherwise);
-                if self
-                    .ledgers
-                    .iter()
-                    .flatten()
-                    .any(|known| known.record().status == Status::Deferred)
-                {
+                let begun = |known: &Known| {
+                    let status = known.record().status;
+                    matches!(status, Status::Claimed | Status::Waiting | Status::Deferred)
+                };
+                if self.ledgers.iter().flatten().any(begun) {
                     put(What::Complete);
                 }
             }

@@ -260,7 +260,11 @@ impl<'a> Turn<'a> {
             FORGED | STOP => Post::Stop,
             _ => Post::Work { redelivered, anew: message == ANEW },
         };
-        self.driver(worker).told_open |= matches!(post, Post::Work { .. });
+        // A handler that has begun may have answered since.
+        let answered = self.setup.answers_itself();
+        let driver = self.driver(worker);
+        let waits = !answered || driver.known.record().attempt == 0;
+        driver.told_open |= matches!(post, Post::Work { .. }) && waits;
         self.delivered = message;
         self.feed(worker, Happening::Delivered(post));
     }
@@ -342,9 +346,11 @@ impl<'a> Turn<'a> {
     }
 
     fn run_ends(&mut self, worker: usize, end: EndKind) {
+        let answered = self.setup.answers_itself();
         let driver = self.driver(worker);
         driver.call = None;
         driver.grace = false;
+        driver.told_open &= !answered || end == EndKind::Hindered;
         let seen =
             Seen::Ended { worker: self.world.judged(worker), token: TOKEN, own: end.is_own() };
         self.see(&seen);

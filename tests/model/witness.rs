@@ -54,10 +54,14 @@ pub enum Witness {
     ChargedOnTrial,
     AnsweredThroughTheLedger,
     AnswerRefused,
+    SucceededElsewhereInARun,
+    SucceededElsewhereInAWait,
+    AnsweredByItsHandler,
+    AnsweredBeforeAnotherRun,
 }
 
 impl Witness {
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 50] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -104,6 +108,10 @@ impl Witness {
         Self::ChargedOnTrial,
         Self::AnsweredThroughTheLedger,
         Self::AnswerRefused,
+        Self::SucceededElsewhereInARun,
+        Self::SucceededElsewhereInAWait,
+        Self::AnsweredByItsHandler,
+        Self::AnsweredBeforeAnotherRun,
     ];
 }
 

@@ -49,10 +49,8 @@ pub const WORN: u8 = 1;
 pub struct Budget {
     /// The user stops the execution.
     pub stops: u8,
-    /// The execution is ended by other means, or a deferred step completed by someone
-    /// else.
+    /// The execution is ended by other means, or a step answered by someone else.
     pub endings: u8,
-    /// The execution is ended by other means, or a deferred step completed by someone else.
     pub duplicates: u8,
     pub crashes: u8,
     /// Lost replies, refusals for no reason, answers that are late or missing.
@@ -144,8 +142,12 @@ pub enum Broken {
     StartedUnasked,
     /// A stop that is owed was answered without asking at that moment.
     AnsweredUnasked,
-    /// Something is stopped without a stop.
+    /// Something is stopped without a stop, or for another reason than it is told.
     StoppedForNothing,
+    /// A step that succeeded elsewhere was cleaned up after, although nothing of it ran.
+    CleanedWhatSucceeded,
+    /// A step was reported as a success although its handler is to answer.
+    AnsweredForItsHandler,
     /// A step was to be started although its worker is shutting down.
     StartedTooLate,
     /// A message was replaced whose step is not recorded, or whose stop is unconfirmed.
@@ -306,6 +308,15 @@ impl Driver {
         self.local.activity
     }
 
+    /// It only waits for the answer of the step's handler.
+    fn awaits_an_answer(&self) -> bool {
+        self.known.record().status == Status::Deferred
+            && self.activity() == Activity::Sleeping
+            && self.wake
+            && self.messages == 0
+            && self.pending.is_none()
+    }
+
     /// Whether the deadline ends anything here, and is reached.
     pub fn is_overdue(&self) -> bool {
         self.state().deadline().is_some_and(|deadline: Timestamp| deadline <= NOW)
@@ -375,8 +386,10 @@ impl World {
 
     /// Nothing waits, nothing is left over, nothing runs, and no worker has an activity.
     pub fn is_done(&self) -> bool {
-        let idle =
-            |worker: &Worker| worker.driver.is_none() && worker.deleting == 0 && worker.held == 0;
+        let idle = |worker: &Worker| {
+            let rests = worker.driver.as_ref().is_none_or(Driver::awaits_an_answer);
+            rests && worker.deleting == 0 && worker.held == 0
+        };
         // A deferred step may wait, but not for the answer to a stop, not beyond its limit, and not
         // forgotten.
         let hopeless = |known: &Known| match known.record().status {

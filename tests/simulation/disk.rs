@@ -126,6 +126,9 @@ impl Disk {
         ));
         self.life.world.count(&format!("path: written as {}", row.head.status));
         if row.head.status == "settled" {
+            if record["ending"] == "answered_by_handler" {
+                self.life.world.count("path: a step answered by its handler");
+            }
             // What it was settled with was told before; and if its token has come back, it says
             // nothing of that.
             return;

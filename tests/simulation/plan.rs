@@ -58,6 +58,8 @@ pub struct Plan {
     /// What the configuration bounds, for each of the two handlers.
     pub bounds: [Bounds; 2],
     pub verify: &'static str,
+    /// The steps of the handler `kind` are answered by their own runs.
+    pub answering: bool,
 }
 
 /// What a handler's steps are bounded by.
@@ -151,14 +153,21 @@ impl Plan {
         };
         let stopped_in_the_end = dice.one_in(4);
         let hardships = Hardships::of(seed, window, only);
-        let Settings { config, bounds, verify } =
+        let Settings { mut config, bounds, verify } =
             settings(&mut dice, stopped_in_the_end, fleet, &hardships);
+        // Not by the dice: all else is as without it.
+        let answering = seed % 3 == 1;
+        if answering {
+            config =
+                config.replace("[handlers.kind]\n", "[handlers.kind]\nanswers = \"handler\"\n");
+        }
         let mut plan = Self {
             seed,
             fleet,
             config,
             bounds,
             verify,
+            answering,
             stopped_in_the_end,
             scripts,
             executions,
@@ -262,6 +271,7 @@ impl Plan {
             revocations: Vec::new(),
             unreadable: Vec::new(),
             stopped_in_the_end: false,
+            answering: false,
             ..Self::of(0)
         }
     }

@@ -94,6 +94,7 @@ impl Handler for Scripted {
                 "the checkpoint {confirmed} of {token} is lost: there is {checkpoint}"
             ));
         }
+        let answers = life.world.answers_itself(&args);
         let result = tokio::select! {
             biased;
             reason = cx.stopping(), if script.on_stop != OnStop::Ignores => {
@@ -103,6 +104,11 @@ impl Handler for Scripted {
             }
             result = work(life, &cx, run, checkpoint) => result,
         };
+        if answers && matches!(result, Ok(Completion::Success(_))) && !life.is_over() {
+            life.world.count("path: a run answers its step");
+            // At the latest by then; the run does not wait for it.
+            life.world.hand_over(&token, run.work / 8);
+        }
         life.cross("run, ended").await;
         running.end(&result, life.is_draining());
         result
@@ -253,6 +259,9 @@ impl<'a> Running<'a> {
         match reason {
             StopReason::PipelineStopped => {
                 life.see(&Seen::StopTold { worker: life.worker, token: token.clone() });
+            }
+            StopReason::SettledElsewhere => {
+                life.see(&Seen::SuccessTold { worker: life.worker, token: token.clone() });
             }
             StopReason::TimeLimit => life.world.limit_acted(life.worker, &token, Bound::Time),
             StopReason::LeaseLost => {

@@ -14,7 +14,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have met, so that nothing is believed that was never tried.
-const MET: [&str; 127] = [
+const MET: [&str; 130] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -74,9 +74,12 @@ const MET: [&str; 127] = [
     "crash: run, ended",
     "path: a run told of lease_lost",
     "path: a run told of pipeline_stopped",
+    "path: a run told of settled_elsewhere",
     "path: a run told of shutdown",
     "path: a run told of time_limit",
     "path: a signature of another time refused",
+    "path: a run answers its step",
+    "path: a step answered by its handler",
     "path: a renewal that is not accepted",
     "path: a renewal that tells of stops",
     "path: a worker is fenced",

@@ -333,6 +333,11 @@ impl World {
         self.state().ledgers.push(held);
     }
 
+    /// Whether the run of a step with these arguments is to answer it.
+    pub fn answers_itself(&self, arguments: &Value) -> bool {
+        self.plan.answering && arguments["kind"] == true
+    }
+
     pub async fn create_queues(&self) {
         let hardships = &self.plan.hardships;
         let retention = hardships.retention.map_or(1_209_600, |time| time.as_secs()).to_string();
@@ -594,7 +599,9 @@ impl World {
         let outcome = record["outcome"].to_string();
         if outcome.contains("the time limit of") {
             self.limit_acted(worker, token, Bound::Time);
-        } else if outcome.contains("nobody completed the deferred step") {
+        } else if outcome.contains("nobody completed the deferred step")
+            || outcome.contains("but did not answer the step")
+        {
             self.limit_acted(worker, token, Bound::Deferral);
         }
     }

@@ -85,6 +85,8 @@ pub enum Seen<N> {
     Ended { worker: Worker, token: N, own: bool },
     /// A run was told that its pipeline is stopped.
     StopTold { worker: Worker, token: N },
+    /// A run was told that its step has succeeded by someone else's answer.
+    SuccessTold { worker: Worker, token: N },
     /// The run that is about to end counts as no attempt: it asked to be called again, or was given
     /// back.
     Free { worker: Worker, token: N },
@@ -334,6 +336,7 @@ impl<N: Name> Judge<N> {
                 }
             }
             Seen::StopTold { token, .. } => return self.stop_believed(token),
+            Seen::SuccessTold { token, .. } => return self.success_believed(token),
             Seen::Concluded { ledger, token } => self.in_ledger(*ledger, token).concluded = true,
             Seen::Claiming { worker, token } => {
                 let draining = self.draining.contains(worker);
@@ -461,6 +464,14 @@ impl<N: Name> Judge<N> {
     fn stop_believed(&mut self, token: &N) -> Result<(), Broken<N>> {
         let step = self.step(token);
         if step.given_out && step.open && !step.stopping && !step.stopped_before {
+            return Err(Broken::StoppedUnasked(token.clone()));
+        }
+        Ok(())
+    }
+
+    fn success_believed(&mut self, token: &N) -> Result<(), Broken<N>> {
+        let step = self.step(token);
+        if step.open && !step.returned {
             return Err(Broken::StoppedUnasked(token.clone()));
         }
         Ok(())

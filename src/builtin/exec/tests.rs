@@ -326,6 +326,7 @@ async fn what_a_told_program_exits_with_is_no_outcome_unless_it_is_to_be_kept() 
 async fn the_reason_of_a_stop_is_there_before_its_signal() {
     for reason in [
         StopReason::PipelineStopped,
+        StopReason::SettledElsewhere,
         StopReason::Shutdown,
         StopReason::TimeLimit,
         StopReason::LeaseLost,

@@ -204,7 +204,7 @@ impl Driver {
     }
 
     /// Logs why an attempt or a cleanup failed, unless the answer to SageMaker, which is logged,
-    /// says the same.
+    /// says the same; and that outputs are lost.
     fn tell_of_failure(&self, event: &Event) {
         let record = &self.state.record;
         match event {
@@ -227,6 +227,11 @@ impl Driver {
                 if record.status == Status::Concluded && text.chars().count() > Reason::MAX =>
             {
                 tracing::warn!(error = cut(text), "the step fails; its reason is a part of this");
+            }
+            Event::Ended(RunEnd::Success(outputs))
+                if record.status == Status::Deferred && outputs.iter().next().is_some() =>
+            {
+                tracing::warn!("the outputs of the run are not sent: its handler answers itself");
             }
             Event::Cleaned(Err(error)) => tracing::warn!(error = cut(error), "the cleanup failed"),
             _ => {}

@@ -125,17 +125,16 @@ fn a_stop_that_comes_after_the_answer_is_settled_with_it() {
 }
 
 #[test]
-fn an_answer_given_at_sagemaker_is_settled_as_what_it_was() {
-    for (how, ending) in
-        [(StepResult::Succeeded, Ending::Success), (StepResult::Failed, Ending::Failure)]
-    {
+fn an_answer_given_at_sagemaker_is_settled_and_known_as_what_it_was() {
+    for how in [StepResult::Succeeded, StepResult::Failed] {
         let mut bench = Bench::deferred();
         bench.feed(Event::ExecutionEnded);
         let closed = Event::Answered(Answer::Standing(Standing::Closed(how)));
-        assert_eq!(bench.feed(closed), [Effect::Finish(ending), Effect::Delete]);
-        assert_eq!(bench.state.record.outcome, None);
+        assert_eq!(bench.feed(closed), ELSEWHERE);
+        let record = &bench.state.record;
+        assert_eq!((&record.outcome, record.closed_as), (&None, Some(how)));
         let why = bench.refuses(approved());
-        assert!(why.ends_with(&format!("not by this ledger: {}", ending.as_str())), "{why}");
+        assert!(why.ends_with(&format!("not by this ledger: it has {}", how.as_str())), "{why}");
     }
 }
 

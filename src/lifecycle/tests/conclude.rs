@@ -151,7 +151,7 @@ fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unles
     for end in [retry, RunEnd::Again(Duration::from_secs(1)), RunEnd::Aborted, RunEnd::Deferred] {
         let mut bench = Bench::running();
         bench.state.record.attempt = POLICY.max_attempts;
-        bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+        bench.state.record.stop_requested = Some(Stop::open(bench.now));
         assert_eq!(
             bench.feed(Event::Ended(end.clone())),
             [Effect::CleanUp(StopReason::PipelineStopped)],
@@ -159,7 +159,7 @@ fn a_run_that_ends_while_another_worker_flags_its_stop_is_cleaned_up_after_unles
         );
     }
     let mut bench = Bench::running();
-    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    bench.state.record.stop_requested = Some(Stop::open(bench.now));
     assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), [Effect::Report]);
     assert_eq!(bench.state.record.ending, Some(Ending::Success));
 }

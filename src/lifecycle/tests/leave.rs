@@ -123,7 +123,7 @@ fn what_is_frozen_as_the_worker_leaves_is_sent_once() {
 fn a_deferral_at_a_shutdown_does_not_outweigh_a_stop_that_another_worker_has_flagged() {
     let mut bench = Bench::running();
     bench.enter(Phase::Stopping);
-    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    bench.state.record.stop_requested = Some(Stop::open(bench.now));
     assert_eq!(
         bench.feed(Event::Ended(RunEnd::Deferred)),
         [Effect::CleanUp(StopReason::PipelineStopped)]

@@ -4,6 +4,7 @@ mod answer;
 mod blame;
 mod complete;
 mod conclude;
+mod elsewhere;
 mod gone;
 mod leave;
 mod properties;
@@ -33,6 +34,7 @@ const POLICY: Policy = Policy {
     retry: Backoff::new(Duration::from_secs(10), Duration::from_mins(15)),
     time_limit: Duration::from_hours(1),
     deferred_limit: Duration::from_hours(24),
+    answers: AnsweredBy::Callbackd,
     on_stop: OnStop::Failure,
     verify: Verify::Redelivered,
     stop_takeover_after: Duration::from_mins(5),
@@ -262,6 +264,7 @@ fn what_people_read_is_named_as_it_is_stored() {
         Ending::Deferred,
         Ending::Stopped,
         Ending::SettledElsewhere,
+        Ending::AnsweredByHandler,
     ] {
         assert_eq!(json!(ending), ending.as_str());
     }

@@ -10,6 +10,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(STOPPING),
         Just(CLOSED),
         Just(Standing::Closed(StepResult::Succeeded)),
+        Just(Standing::Closed(StepResult::Failed)),
         Just(Standing::NotFound),
     ];
     prop_oneof![
@@ -65,8 +66,10 @@ fn any_turn() -> impl Strategy<Value = Turn> {
     )
 }
 
-fn any_verify() -> impl Strategy<Value = Verify> {
-    prop_oneof![Just(Verify::Redelivered), Just(Verify::Always), Just(Verify::Never)]
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let verify = prop_oneof![Just(Verify::Redelivered), Just(Verify::Always), Just(Verify::Never)];
+    let answers = prop_oneof![Just(AnsweredBy::Callbackd), Just(AnsweredBy::Handler)];
+    (verify, answers).prop_map(|(verify, answers)| Policy { answers, verify, ..POLICY })
 }
 
 impl Bench {
@@ -94,9 +97,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn whatever_happens_the_promises_hold(verify in any_verify(), turns in prop::collection::vec(any_turn(), 1..60)) {
-        let mut bench = Bench::new();
-        bench.policy.verify = verify;
+    fn whatever_happens_the_promises_hold(policy in any_policy(), turns in prop::collection::vec(any_turn(), 1..60)) {
+        let mut bench = Bench { policy, ..Bench::new() };
         let mut frozen = None;
         for turn in turns {
             let before = bench.state.clone();
@@ -136,11 +138,10 @@ proptest! {
     /// These rules alone let a driver perform effects, park steps and forget them.
     #[test]
     fn whatever_happens_a_driver_can_rely_on_the_shape_of_a_transition(
-        verify in any_verify(),
+        policy in any_policy(),
         turns in prop::collection::vec(any_turn(), 1..60),
     ) {
-        let mut bench = Bench::new();
-        bench.policy.verify = verify;
+        let mut bench = Bench { policy, ..Bench::new() };
         for turn in turns {
             let before = bench.state.clone();
             let Ok(effects) = bench.take_turn(&turn) else { continue };

@@ -190,13 +190,11 @@ fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
 #[test]
 fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
     for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
-        for (closed, ending) in
-            [(StepResult::Succeeded, Ending::Success), (StepResult::Failed, Ending::Failure)]
-        {
+        for closed in [StepResult::Succeeded, StepResult::Failed] {
             let mut bench = Bench::deferred();
             assert_eq!(bench.feed(event.clone()), [ASK]);
             let effects = bench.answer(Standing::Closed(closed));
-            assert_eq!(effects, [Effect::Finish(ending), Effect::Delete]);
+            assert_eq!(effects, ELSEWHERE);
         }
         let mut bench = Bench::deferred();
         bench.feed(event);
@@ -210,7 +208,7 @@ fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
 #[test]
 fn a_step_that_another_worker_deferred_meanwhile_and_somebody_completed_is_not_cleaned_up_either() {
     let completed = || Standing::Closed(StepResult::Succeeded);
-    let settled = [Effect::Finish(Ending::Success), Effect::Delete];
+    let settled = ELSEWHERE;
     for activity in [Activity::Queued, Activity::Sleeping] {
         for event in [Event::ExecutionEnded, Event::StopSeen(Via::Watch)] {
             let mut bench = Bench::deferred();
@@ -272,7 +270,7 @@ fn a_step_whose_stop_came_to_another_worker_while_it_waited_for_a_slot_is_not_ru
     bench.delivered(false);
     // The write finds the record changed, so it is read and decided again.
     bench.state.record.status = Status::Owed;
-    bench.state.record.stop_requested = Some(Stop { at: bench.now, closed: false });
+    bench.state.record.stop_requested = Some(Stop::open(bench.now));
     assert_eq!(bench.feed(Event::SlotFree), [ASK]);
     assert_eq!(bench.answer(OPEN), [Effect::CleanUp(StopReason::PipelineStopped)]);
 }

@@ -141,7 +141,7 @@ fn a_step_that_waits_for_its_next_attempt_waits_on_after_a_crash_unless_it_is_to
     let at = bench.state.record.not_before.expect("it waits");
     assert_eq!(bench.delivered(true), [Effect::Wake(at)]);
     let mut stopped = waiting();
-    stopped.state.record.stop_requested = Some(Stop { at: stopped.now, closed: false });
+    stopped.state.record.stop_requested = Some(Stop::open(stopped.now));
     assert_eq!(stopped.delivered(true), [Effect::CleanUp(StopReason::PipelineStopped)]);
     let mut overdue = waiting();
     overdue.pass(POLICY.time_limit);

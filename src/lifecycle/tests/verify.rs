@@ -244,7 +244,7 @@ fn a_stop_that_the_watch_or_another_worker_has_seen_is_in_doubt_no_longer() {
     let mut flagged = Bench::deferred();
     flagged.policy.verify = Verify::Always;
     flagged.stop_delivered();
-    flagged.state.record.stop_requested = Some(Stop { at: flagged.now, closed: false });
+    flagged.state.record.stop_requested = Some(Stop::open(flagged.now));
     assert_eq!(flagged.feed(Event::Woken), [Effect::CleanUp(StopReason::PipelineStopped)]);
 }
 

@@ -55,6 +55,31 @@ async fn a_deferred_step_of_a_dead_worker_is_watched_by_another_for_a_stop_witho
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_answer_of_a_handler_is_asked_for_by_another_worker_once_its_own_is_dead() {
+    let fleet = Fleet::new(2, "end 0").await;
+    // Nothing else asks.
+    let config = |worker| {
+        fleet
+            .config(worker)
+            .with("handlers.job.answers", "handler")
+            .with("queues.0.stop_watch", "0s")
+    };
+    let step = fleet.scene.step_sent().await;
+    let mut first = fleet.start_as(0, &config(0), &[]);
+    fleet.recorded_as(&step, "deferred").await;
+    fleet.scene.queue_is_empty().await;
+    let second = fleet.start_as(1, &config(1), &[]);
+    until("the other is up", async || second.is_up()).await;
+    first.kill();
+    fleet.scene.sagemaker.close(&step.arn, "Succeeded");
+    fleet.recorded_as(&step, "settled").await;
+    let seen = fleet.record_seen_by(1, &step).expect("it is there");
+    assert_eq!(seen["ending"], "answered_by_handler");
+    assert_eq!(fleet.scene.runs(), [step.attempt(1)]);
+    assert!(fleet.scene.sagemaker.reports(&step.token).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_worker_s_step_whose_message_is_gone_is_resumed_by_one_of_the_others() {
     let fleet = Fleet::new(3, HANDS_OVER).await;
     let clocks = Clocks::ahead(fleet.scene.folder(), "clocks", 0);

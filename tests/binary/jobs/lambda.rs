@@ -21,6 +21,15 @@ struct Stage {
 
 impl Stage {
     async fn new(handler: &str, arguments: impl AsyncFnOnce(&Service) -> Value) -> Self {
+        Self::of(handler, arguments, false).await
+    }
+
+    /// With `answers`, the handler sends its answers itself.
+    async fn of(
+        handler: &str,
+        arguments: impl AsyncFnOnce(&Service) -> Value,
+        answers: bool,
+    ) -> Self {
         let glue = Service::new("glue").await;
         let scene = Scene::new("").await;
         let step = scene.step_sent_with(arguments(&glue).await).await;
@@ -32,11 +41,17 @@ impl Stage {
         variables.remove("AWS_REGION");
         variables.insert("LAMBDA_TASK_ROOT".to_owned(), handlers.into());
         variables.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into());
+        if answers {
+            let sagemaker = format!("http://{}", scene.sagemaker.address);
+            variables.insert("AWS_ENDPOINT_URL_SAGEMAKER".to_owned(), sagemaker.into());
+            variables.insert("LAMBDA_ANSWERS".to_owned(), "handler".into());
+        }
         let command = [shim, handler.to_owned()];
         let cleanup = command.iter().cloned().chain(["cleanup".to_owned()]);
         let config = scene
             .config()
             .with("handlers.job.max_attempts", 100)
+            .with("handlers.job.answers", if answers { "handler" } else { "callbackd" })
             .with("handlers.job.settings.command", command.to_vec())
             .with("handlers.job.settings.cleanup", cleanup.collect::<Vec<_>>())
             .with("handlers.job.settings.env", variables);
@@ -103,4 +118,17 @@ async fn a_handler_s_own_exception_is_the_reason_if_it_sends_that() {
     let stage = Stage::new("at_once.handler", async |_: &Service| json!({})).await;
     let reason = stage.scene.answered_once(&stage.step).await.reason();
     assert!(reason.contains("no 'endpoint'"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_sends_its_answers_itself_is_not_answered_for() {
+    let arguments = async |_: &Service| json!({ "endpoint": "search" });
+    let stage = Stage::of("at_once.handler", arguments, true).await;
+    stage.scene.settled(&stage.step).await;
+    let record = stage.scene.record(&stage.step).expect("a record");
+    assert_eq!(record["ending"], "answered_by_handler");
+    let sent = stage.scene.sagemaker.reports(&stage.step.token);
+    assert_eq!(sent.len(), 1, "the handler's own: {sent:?}");
+    assert_eq!(sent[0].outputs(), json!({ "endpoint": "search", "status": "ok" }));
+    stage.scene.queue_is_empty().await;
 }
