@@ -21,6 +21,10 @@ pub struct Options {
     /// Seeds every random choice (tokens, ids, faults), so that a run can be repeated; random by
     /// default.
     pub seed: Option<u64>,
+    /// How many ended executions can be inspected: the oldest are forgotten, and then not found.
+    /// 10,000 by default, tens of megabytes. A step whose execution is forgotten is not known to
+    /// be closed, so a fleet with more of them needs more.
+    pub ended_executions: usize,
     pub undocumented: Undocumented,
     /// The external ids that `AssumeRole` requires, by the role's ARN; other roles require none.
     pub external_ids: ExternalIds,
@@ -36,6 +40,7 @@ impl Default for Options {
             public_url: None,
             allow_remote: false,
             seed: None,
+            ended_executions: 10_000,
             undocumented: Undocumented::default(),
             external_ids: ExternalIds::new(),
             faults: Vec::new(),

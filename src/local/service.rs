@@ -36,6 +36,7 @@ pub struct Dropped {
 pub struct Service {
     region: String,
     account: String,
+    ended_executions: usize,
     clock: Clock,
     events: Events,
     state: Mutex<State>,
@@ -69,6 +70,7 @@ impl Service {
         Self {
             region: options.region,
             account: options.account,
+            ended_executions: options.ended_executions,
             clock,
             events: Events::new(),
             state: Mutex::new(state),
@@ -201,10 +203,9 @@ impl Service {
             Dialect::Sqs => self
                 .with(suffers, |state, call| sqs::api::call(operation, body, state.queues, call)),
             Dialect::SageMaker => self.with(suffers, |state, call| {
-                let sagemaker = state
-                    .sagemaker
-                    .entry(account.to_owned())
-                    .or_insert_with(|| SageMaker::new(&self.region, account));
+                let sagemaker = state.sagemaker.entry(account.to_owned()).or_insert_with(|| {
+                    SageMaker::new(&self.region, account, self.ended_executions)
+                });
                 sagemaker::api::call(operation, &body, sagemaker, state.queues, call)
             }),
         }
@@ -427,6 +428,37 @@ mod tests {
             bench.sqs("ReceiveMessage", json!({"QueueUrl": bench.url, "WaitTimeSeconds": 20}));
         let (polled, ()) = tokio::join!(poll, delete);
         assert_eq!(polled.expect_err("gone").code, "QueueDoesNotExist");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_ended_executions_are_forgotten() {
+        let bench = Bench::new(Options { ended_executions: 1, ..Options::default() }).await;
+        let mut arns = vec![bench.start().await];
+        for number in 1..3 {
+            let start =
+                json!({"PipelineName": "p", "ClientRequestToken": format!("{number:0>32}")});
+            let started = bench.sagemaker("StartPipelineExecution", start).await.expect("started");
+            arns.push(started["PipelineExecutionArn"].as_str().expect("an ARN").to_owned());
+        }
+        let step = |arn: &str| {
+            let list = json!({"PipelineExecutionArn": arn});
+            bench.sagemaker("ListPipelineExecutionSteps", list)
+        };
+        for message in bench.step_messages().await {
+            let token = message["token"].as_str().expect("a token");
+            let answer = json!({"CallbackToken": token,
+                "ClientRequestToken": format!("{token:0>32}"), "OutputParameters": [{"Name": "x", "Value": "1"}]});
+            // The third goes on.
+            if message["pipelineExecutionArn"] != *arns[2] {
+                bench
+                    .sagemaker("SendPipelineExecutionStepSuccess", answer)
+                    .await
+                    .expect("answered");
+            }
+        }
+        assert_eq!(step(&arns[0]).await.expect_err("forgotten").code, "ResourceNotFound");
+        assert_eq!(bench.status(&arns[1]).await, "Succeeded");
+        assert_eq!(bench.status(&arns[2]).await, "Executing");
     }
 
     #[tokio::test(start_paused = true)]

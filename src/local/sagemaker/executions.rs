@@ -20,17 +20,16 @@ use crate::local::undocumented::{RetriedToken, StoppingMessage};
 /// Executions that have not ended; enough for a load test with one step in each.
 pub(super) const MAX_RUNNING: usize = 250_000;
 
-/// Ended executions are kept for inspection up to this number.
-const MAX_ENDED: usize = 10_000;
-
 /// The executions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Executions {
     /// In the order in which they were started.
     by_number: BTreeMap<u64, Execution>,
     by_arn: BTreeMap<Arc<str>, u64>,
     by_token: BTreeMap<String, (u64, usize)>,
     ended: BTreeSet<u64>,
+    /// How many of those are kept.
+    kept: usize,
     next: u64,
 }
 
@@ -45,6 +44,18 @@ struct StepMessage<'a> {
 }
 
 impl Executions {
+    /// None yet; of those that end, the last `kept` can be inspected.
+    pub(super) fn new(kept: usize) -> Self {
+        Self {
+            by_number: BTreeMap::new(),
+            by_arn: BTreeMap::new(),
+            by_token: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            kept,
+            next: 0,
+        }
+    }
+
     pub(super) fn running(&self) -> usize {
         self.by_number.len() - self.ended.len()
     }
@@ -186,7 +197,7 @@ impl Executions {
         if execution.status.is_terminal() {
             self.ended.insert(number);
         }
-        while self.ended.len() > MAX_ENDED {
+        while self.ended.len() > self.kept {
             self.forget_oldest();
         }
     }

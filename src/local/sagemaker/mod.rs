@@ -29,10 +29,10 @@ pub(super) struct SageMaker {
 }
 
 impl SageMaker {
-    pub(super) fn new(region: &str, account: &str) -> Self {
+    pub(super) fn new(region: &str, account: &str, kept: usize) -> Self {
         Self {
             pipelines: Pipelines::new(region, account),
-            executions: Executions::default(),
+            executions: Executions::new(kept),
             requests: Requests::default(),
         }
     }
