@@ -204,7 +204,10 @@ fn rank(seen: &Seen<String>) -> u8 {
         Seen::Concluded { .. } | Seen::Deferred { .. } => 7,
         Seen::Reported { .. } => 8,
         Seen::Closed { .. } => 9,
-        Seen::Deleted { .. } | Seen::Lost { .. } | Seen::Lapsed { .. } => 10,
+        Seen::Deleted { .. }
+        | Seen::Lost { .. }
+        | Seen::Lapsed { .. }
+        | Seen::SuccessTold { .. } => 10,
     }
 }
 
