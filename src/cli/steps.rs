@@ -10,12 +10,13 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Failure, complain, plain, say};
+use super::{Failure, complain, pause, plain, say};
 #[cfg(feature = "dynamodb")]
 use crate::aws::Clients;
 use crate::config::Config;
 use crate::ledger::{self, Damaged, Kind};
 use crate::lifecycle::{Record, Status};
+use crate::orders::Orders;
 use crate::outcome::Outcome;
 
 #[derive(Args)]
@@ -46,6 +47,7 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
             config.path
         }
     };
+    pause::mention(Some(Orders::beside(&path)));
     let mut printer = Printer::new(arguments, Timestamp::now);
     ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
     printer.end();
@@ -60,6 +62,8 @@ async fn of_table(
     file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
     let aws = Config::section("aws", file, std::env::vars_os())?.aws;
+    let worker = Config::section("worker", file, std::env::vars_os())?.worker;
+    pause::mention(Config { worker, ledger: config.clone(), ..Config::default() }.orders());
     let clients = Clients::new(aws, "command", Arc::new(()));
     let table = clients.table(&config.table, config.retention).await.map_err(Failure::runtime)?;
     let mut printer = Printer::new(arguments, || table.now());

@@ -2,12 +2,12 @@
 //! drains.
 //!
 //! The files in the order of use, each depending only on those before it:
-//! - `accounts config route phase claim said impaired missing budget gates messages watch polls`
-//!   and `inbox moments orphans`: the parts;
+//! - `accounts config route phase pause said waiting impaired limits missing budget gates messages watch`
+//!   and `polls inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
-//! - `dispatch delivery pollers due looks bodies reap evidence sweep drain monitor` bring steps and
-//!   time to the drivers.
+//! - `dispatch delivery pollers due looks bodies reap evidence sweep drain monitor intake` bring
+//!   steps, time and orders to the drivers.
 
 mod accounts;
 pub mod config;
@@ -25,14 +25,17 @@ mod fleet;
 mod gates;
 mod impaired;
 pub(crate) mod inbox;
+mod intake;
 mod lane;
 mod lease;
+mod limits;
 mod looks;
 pub(crate) mod messages;
 mod missing;
 mod moments;
 mod monitor;
 mod orphans;
+mod pause;
 mod phase;
 pub(crate) mod pollers;
 mod polls;
@@ -43,6 +46,7 @@ pub(crate) mod running;
 mod said;
 mod shared;
 pub(crate) mod sweep;
+mod waiting;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
@@ -60,13 +64,16 @@ use tokio_util::task::TaskTracker;
 pub use budget::Spent;
 pub use impaired::Impairment;
 pub use inbox::Face;
+pub use intake::Intake;
 pub use lane::{HandlerParts, QueueParts};
-pub use monitor::{Monitor, QueueStatus};
+pub use limits::Tripped;
+pub use monitor::{Monitor, QueueStatus, Unpolled};
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::lifecycle::Phase;
 use crate::seam::Observer;
+use crate::step::QueueUrl;
 use budget::Budget;
 use dispatch::{FreeSlots, Turns};
 use gates::{Grants, Permit, Slot};
@@ -88,6 +95,8 @@ pub struct Parts {
     pub retention: Duration,
     /// Where handlers keep files of runs.
     pub work_dir: PathBuf,
+    /// The queues that are not polled until [`Intake`] says so.
+    pub paused: Vec<QueueUrl>,
 }
 
 /// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. If it
@@ -137,6 +146,8 @@ impl Engine {
         let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
         let impaired = impaired::Impaired::new(parts.observer.clone());
+        let configs = parts.handlers.iter().map(|(name, parts)| (name, &parts.config));
+        let limits = limits::Limits::new(configs);
         let missing = missing::Missing::new(parts.observer.clone());
         let unseen = AtomicBool::new(!parts.ledger.is_shared());
         let shared = Arc::new(Shared {
@@ -156,6 +167,7 @@ impl Engine {
             unseen,
             said: said::Said::default(),
             impaired,
+            limits,
             missing,
             bodies: Budget::new(BODIES, queues),
             phases: phase::Phases::default(),
@@ -165,6 +177,7 @@ impl Engine {
             tasks: TaskTracker::new(),
         });
         let hooks = Hooks::set(&shared);
+        Intake::new(shared.clone()).pause_only(&parts.paused);
         let (mut pollers, mut background, mut keepers) =
             (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for lane in &shared.lanes {
@@ -179,6 +192,7 @@ impl Engine {
         background.spawn(named("keeping the lease", lease::keep(shared.clone())));
         background.spawn(named("waking steps", due::wake_due(shared.clone())));
         background.spawn(named("testing impaired handlers", due::wake_hindered(shared.clone())));
+        background.spawn(named("waking limited steps", due::wake_limited(shared.clone())));
         background.spawn(named("comparing the clocks", due::keep_time(shared.clone())));
         background.spawn(named(
             "looking through the ledger",
@@ -260,6 +274,12 @@ impl Engine {
     #[must_use]
     pub fn monitor(&self) -> Monitor {
         Monitor::new(self.shared.clone())
+    }
+
+    /// What decides from outside which queues are polled; it does not keep the engine alive.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        Intake::new(self.shared.clone())
     }
 }
 

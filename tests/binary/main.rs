@@ -45,6 +45,7 @@ mod host;
 mod jobs;
 mod kills;
 mod ledgers;
+mod limits;
 mod logs;
 mod missing;
 mod names;

@@ -8,6 +8,7 @@ mod edges;
 mod faults;
 mod host;
 mod intake;
+mod limits;
 mod outages;
 mod steps_run;
 mod steps_stop;
