@@ -76,8 +76,8 @@ enum Command {
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
     /// worker may be running.
     Steps(steps::Arguments),
-    /// Receive nothing more from a queue until it is resumed, also after a restart. Steps in hand go
-    /// on, and their stops are answered.
+    /// Receive nothing more from a queue until it is resumed, also after a restart. Steps in hand
+    /// go on, and their stops are answered.
     ///
     /// The order is a file beside the ledger, which the worker on this machine reads every 2 s. Its
     /// user and root can give it.

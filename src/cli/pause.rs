@@ -58,9 +58,7 @@ pub(super) fn run(
         )),
     }
     if config.ledger.kind == ledger::Kind::Dynamodb {
-        say(
-            "This is for the worker of this machine only: each worker of the fleet is told on its own.",
-        );
+        say("This is for the worker of this machine only; tell each worker of the fleet.");
     }
     Ok(ExitCode::SUCCESS)
 }

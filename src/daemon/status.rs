@@ -106,25 +106,7 @@ impl Source for Status {
         let ailment = monitor.ledger_ailment();
         let draining = monitor.is_draining();
         let queues = monitor.queues();
-        let silent: Vec<String> = queues
-            .iter()
-            .filter(|queue| {
-                queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY)
-                    && queue.running < queue.concurrency
-                    && queue.unpolled.is_none()
-            })
-            .map(|queue| match queue.bodies_spent {
-                Some(Spent { by_queue, by_all, limit }) => format!(
-                    "{} (the arguments of its steps take {}, of {} in all queues, which is more \
-                     than {})",
-                    queue.name,
-                    mebibytes(by_queue),
-                    mebibytes(by_all),
-                    mebibytes(limit)
-                ),
-                None => queue.name.clone(),
-            })
-            .collect();
+        let silent = silent(&queues);
         let tripped = tripped(monitor);
         let impaired: Vec<String> = monitor
             .impaired()
@@ -267,6 +249,29 @@ impl Source for Status {
             metrics.set_breaker(&handler, tripped.is_some());
         }
     }
+}
+
+/// The queues that should have been polled lately and were not.
+fn silent(queues: &[QueueStatus]) -> Vec<String> {
+    queues
+        .iter()
+        .filter(|queue| {
+            queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY)
+                && queue.running < queue.concurrency
+                && queue.unpolled.is_none()
+        })
+        .map(|queue| match queue.bodies_spent {
+            Some(Spent { by_queue, by_all, limit }) => format!(
+                "{} (the arguments of its steps take {}, of {} in all queues, which is more \
+                 than {})",
+                queue.name,
+                mebibytes(by_queue),
+                mebibytes(by_all),
+                mebibytes(limit)
+            ),
+            None => queue.name.clone(),
+        })
+        .collect()
 }
 
 /// What is said of queues that are all polled, or not for a good reason. An operator who pauses a

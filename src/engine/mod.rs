@@ -2,8 +2,8 @@
 //! drains.
 //!
 //! The files in the order of use, each depending only on those before it:
-//! - `accounts config route phase pause said waiting impaired limits missing budget gates messages watch`
-//!   and `polls inbox moments orphans`: the parts;
+//! - `accounts config route phase pause said waiting impaired limits missing budget gates messages`
+//!   and `watch polls inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
 //! - `dispatch delivery pollers due looks bodies reap evidence sweep drain monitor intake` bring

@@ -70,8 +70,7 @@ impl QueueStat {
         let queued: Family<Labels<2>, Gauge> = Family::default();
         registry.register(
             "steps_queued",
-            "Steps that wait for a slot, new ones and those that ran before, or for a limit of their \
-             handler",
+            "Steps that wait for a slot, new or having run before, or for a limit of their handler",
             queued.clone(),
         );
         let paused: Family<Labels<2>, Gauge> = Family::default();

@@ -106,7 +106,7 @@ async fn while_its_queue_is_paused_a_step_goes_on_and_another_ones_stop_is_answe
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_keeps_failing_is_left_alone_until_an_order_or_a_success() {
-    let scene = Scene::new("[ -e $FOLDER/well ] && end 0; end 3").await;
+    let scene = Scene::new("[ -e $FOLDER/well ] && end 0; end 75").await;
     let config = config(&scene)
         .with("queues.0.concurrency", 1)
         .with("handlers.job.max_attempts", 3)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::bench::{Bench, Worker, body_of, run_and_crash, until};
-use crate::world::{FakeQueue, QUEUE_URL};
+use crate::world::{Disk, FakeQueue, QUEUE_URL};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -171,6 +171,28 @@ async fn with_a_handler_at_its_limit_the_stop_of_a_step_that_waits_is_answered()
     assert!(began.elapsed() <= 35 * SECOND, "{:?}", began.elapsed());
     assert_eq!(bench.log.count("run 1"), 1);
     worker.drain_hurried().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_waits_long_for_a_limit_is_passed_on_where_workers_share_a_ledger() {
+    let mut bench = bench(&json!({"max_running": 1}));
+    bench.disk = Disk::shared();
+    // So that it does not look ahead at the moment when they are passed on.
+    bench.queue_config.stop_watch = MINUTE;
+    let full = bench.start().await;
+    bench.step(&token(0), &json!({"do": "sleep", "seconds": 36_000}));
+    until("one runs", || bench.log.count("run 1") == 1).await;
+    for number in 1..6 {
+        bench.step(&token(number), &json!({}));
+    }
+    until("the others wait", || full.monitor.queues()[0].limited == 5).await;
+    bench.own_config = None;
+    let other = bench.start().await;
+    let began = Instant::now();
+    until("they are done", || bench.pipelines.accepted().len() == 5).await;
+    assert!(began.elapsed() < 5 * MINUTE, "{:?}", began.elapsed());
+    assert_eq!(full.monitor.running(), 1);
+    tokio::join!(full.drain_hurried(), other.drain());
 }
 
 #[tokio::test(start_paused = true)]

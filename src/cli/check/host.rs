@@ -42,7 +42,7 @@ fn pauses(loaded: &CheckedConfig) -> Vec<Finding> {
     let reading = match orders.read() {
         Ok(reading) => reading,
         Err(error) => {
-            let remedy = "give the directory to the worker's user";
+            let remedy = "make it a directory that the worker's user can read";
             return vec![finding(Level::Error, "orders", error.to_string(), Some(remedy))];
         }
     };
