@@ -118,6 +118,8 @@ pub mod local;
 #[doc(hidden)]
 pub mod observe;
 #[doc(hidden)]
+pub mod orders;
+#[doc(hidden)]
 pub mod process;
 #[doc(hidden)]
 pub mod seam;
@@ -170,7 +172,7 @@ mod map {
     //! # Layers
     //! ```text
     //! cli  daemon                      commands; wiring
-    //! config  observe  process         settings; what is shown; the surroundings
+    //! config  observe  process  orders settings; what is shown; the surroundings; the operator
     //! aws  local                       the real seams; the local endpoint
     //! engine  crash                    drives lifecycle, owns every task; dies at chosen points
     //! ledger  lifecycle                records; decisions, pure
@@ -204,5 +206,7 @@ mod map {
     //! | stop | the early end of a run: pipeline stopped, step settled elsewhere, time limit, shutdown, lost lease |
     //! | owed stop | a stop that must still be answered after its cleanup |
     //! | resume | to continue a step from the ledger, after a wait or without its message |
+    //! | breaker | what leaves a handler alone for a while if its steps keep failing |
+    //! | pause | the time in which a queue is not polled, by order, or a handler not started, by its breaker |
     //! | lane | one queue with its role and limits, as the engine works with it |
 }

@@ -59,8 +59,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("local", &["duration", "hex"]),
     ("observe", &["causes"]),
+    // The files by which commands pause and resume queues of a running daemon.
+    ("orders", &["step"]),
     ("process", &["backoff", "causes"]),
-    ("config", &["aws", "duration", "engine", "handler", "ledger", "observe", "step"]),
+    ("config", &["aws", "duration", "engine", "handler", "ledger", "observe", "orders", "step"]),
     // Stands between the seams and the code that uses them, in debug builds.
     ("crash", &["clock", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     (
@@ -76,8 +78,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "ledger",
             "lifecycle",
             "observe",
+            "orders",
             "process",
             "seam",
+            "step",
         ],
     ),
     (
@@ -94,6 +98,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "lifecycle",
             "local",
             "observe",
+            "orders",
             "outcome",
             "process",
             "seam",
@@ -152,8 +157,11 @@ const ORDERS: &[(&str, &[&str])] = &[
             "config",
             "route",
             "phase",
+            "pause",
             "said",
+            "waiting",
             "impaired",
+            "limits",
             "missing",
             "budget",
             "gates",
@@ -184,6 +192,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "sweep",
             "drain",
             "monitor",
+            "intake",
         ],
     ),
     (

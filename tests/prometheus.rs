@@ -54,7 +54,8 @@ fn used() -> Metrics {
         &Figures {
             concurrency: 16,
             held: 100_000,
-            queued: [5, 6],
+            queued: [5, 6, 10],
+            paused: [true, false],
             cleanups_waiting: 7,
             reports_waiting: 8,
             without_message: 4,
@@ -66,6 +67,7 @@ fn used() -> Metrics {
             progress_ages: vec![(ODD.to_owned(), Some(Duration::from_secs(1800)))],
         },
     );
+    metrics.set_breaker(ODD, true);
     metrics.set_tasks(12);
     metrics.message_unreadable("q");
     metrics.heartbeat_failed("q", 10);
@@ -119,6 +121,10 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
         ("callbackd_steps_without_message", json!({ "queue": "q" }), 4.0),
         ("callbackd_steps_queued", json!({ "queue": "q", "kind": "new" }), 5.0),
         ("callbackd_steps_queued", json!({ "queue": "q", "kind": "resumed" }), 6.0),
+        ("callbackd_steps_queued", json!({ "queue": "q", "kind": "limited" }), 10.0),
+        ("callbackd_queue_paused", json!({ "queue": "q", "why": "order" }), 1.0),
+        ("callbackd_queue_paused", json!({ "queue": "q", "why": "breaker" }), 0.0),
+        ("callbackd_breaker_open", json!({ "handler": ODD }), 1.0),
         ("callbackd_cleanups_waiting", json!({ "queue": "q" }), 7.0),
         ("callbackd_reports_waiting", json!({ "queue": "q" }), 8.0),
         ("callbackd_clock_set_total", json!({}), 1.0),

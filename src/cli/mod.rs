@@ -12,6 +12,7 @@ mod health;
 mod ledger;
 #[cfg(feature = "local")]
 mod local;
+mod pause;
 mod place;
 mod probe;
 mod reconcile;
@@ -31,7 +32,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{CheckedConfig, Mistakes};
 use crate::handler::Registry;
-use crate::observe;
+use crate::{observe, orders};
 
 /// Answers Amazon SageMaker Pipelines' callback steps.
 #[derive(Parser)]
@@ -89,6 +90,14 @@ enum Command {
     ///
     /// Exits 0 if there is a handler for the message, else 1.
     Route(route::Arguments),
+    /// Receive nothing more from a queue until it is resumed, also after a restart. Steps in hand
+    /// go on, and their stops are answered.
+    ///
+    /// The order is a file beside the ledger, which the worker on this machine reads every 2 s. Its
+    /// user and root can give it.
+    Pause(pause::Arguments),
+    /// Poll a paused queue again, and end the pause of its handlers whose steps failed (`breaker`).
+    Resume(pause::Arguments),
     /// Find callback steps that wait on our queues and that no ledger record, no message and no run
     /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
     /// be running.
@@ -223,6 +232,12 @@ async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, 
         Command::Complete(options) => complete::run(options, arguments.config.as_deref()).await,
         Command::Route(options) => route::run(&load()?, &options),
         Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
+        Command::Pause(queue) => {
+            pause::run(&queue, orders::Kind::Pause, arguments.config.as_deref())
+        }
+        Command::Resume(queue) => {
+            pause::run(&queue, orders::Kind::Resume, arguments.config.as_deref())
+        }
         #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,

@@ -12,10 +12,11 @@ use serde_json::json;
 
 use super::place::Place;
 use super::status::{self, InHand};
-use super::{Failure, complain, plain, say};
+use super::{Failure, complain, pause, plain, say};
 use crate::config::Config;
 use crate::ledger::{self, Damaged};
 use crate::lifecycle::{Record, Status};
+use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::step::Quoted;
 
@@ -35,6 +36,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let place = Place::find(arguments.ledger.as_deref(), file).await?;
+    pause::mention(orders(&place, file)?);
     let in_hand = if arguments.ledger.is_none() { in_hand(file).await } else { BTreeMap::new() };
     match place {
         Place::File(path) => {
@@ -53,6 +55,19 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the orders to the worker of this machine are.
+fn orders(place: &Place, file: Option<&Path>) -> Result<Option<Orders>, Failure> {
+    match place {
+        Place::File(path) => Ok(Some(Orders::beside(path))),
+        #[cfg(feature = "dynamodb")]
+        Place::Table(_) => {
+            let worker = Config::section("worker", file, std::env::vars_os())?.worker;
+            let ledger = Config::section("ledger", file, std::env::vars_os())?.ledger;
+            Ok(Config { worker, ledger, ..Config::default() }.orders())
+        }
+    }
 }
 
 /// What the daemon on this machine has in progress. A mistake in its address is for the daemon to

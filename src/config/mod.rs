@@ -20,6 +20,7 @@ pub use mistake::{Mistake, Mistakes};
 pub use crate::engine::config::RoleWithId;
 use crate::engine::config::{Accounts, HandlerConfig, QueueConfig, WorkerConfig};
 use crate::handler::{DynHandler, Registry, Remark};
+use crate::orders::Orders;
 use crate::step::QueueUrl;
 use crate::{ledger, observe};
 
@@ -123,6 +124,18 @@ impl Config {
             None => self.ledger.path.parent().unwrap_or(Path::new("")).join("work"),
         };
         std::path::absolute(&directory).unwrap_or(directory)
+    }
+
+    /// Where commands leave their orders about queues for the daemon of this machine: beside the
+    /// ledger's file, or beside `worker.work_dir` if the ledger is elsewhere. `None` if nothing
+    /// outlives the process.
+    #[must_use]
+    pub fn orders(&self) -> Option<Orders> {
+        match self.ledger.kind {
+            ledger::Kind::Memory => None,
+            ledger::Kind::Sqlite => Some(Orders::beside(&self.ledger.path)),
+            ledger::Kind::Dynamodb => Some(Orders::beside(&self.work_dir())),
+        }
     }
 
     /// The whole configuration, for a command that runs no handler: the handlers' own settings are

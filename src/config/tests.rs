@@ -580,7 +580,9 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     // One for each type; what is not set has its default.
     let with_default = |(name, documented): (&String, &HandlerConfig)| {
         let (kind, settings) = (documented.kind.clone(), documented.settings.clone());
-        (name.clone(), HandlerConfig { kind, settings, ..expected.handlers["work"].clone() })
+        let HandlerConfig { max_running, rate, breaker, .. } = *documented;
+        let rest = expected.handlers["work"].clone();
+        (name.clone(), HandlerConfig { kind, settings, max_running, rate, breaker, ..rest })
     };
     expected.handlers = documented.handlers.iter().map(with_default).collect();
     expected.ledger.path.clone_from(&documented.ledger.path);
@@ -675,7 +677,7 @@ fn every_range_is_in_the_manual_and_in_the_schema() {
         let begin = begin.unwrap_or_else(|| panic!("[{section}]"));
         for (key, range) in ranges {
             let at = (begin..lines.len())
-                .find(|at| lines[*at].starts_with(&format!("{key} = ")))
+                .find(|at| lines[*at].trim_start_matches("# ").starts_with(&format!("{key} = ")))
                 .expect(key);
             let comments = lines[..at].iter().rev().take_while(|line| line.starts_with("# "));
             let comment: Vec<&str> = comments.map(|line| line.trim_start_matches("# ")).collect();

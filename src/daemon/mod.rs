@@ -1,5 +1,6 @@
 //! Assembles a running worker from a checked configuration, and shuts it down.
 
+mod obedience;
 mod opening;
 mod status;
 
@@ -23,10 +24,13 @@ use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::Metrics;
 use crate::observe::server::{self, Server};
+use crate::orders::Orders;
 use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
 use crate::seam::{Observer, Pipelines};
+use crate::step::QueueUrl;
+use obedience::Obedience;
 use status::{Counting, Status};
 
 /// Why the worker cannot run.
@@ -104,6 +108,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
+    // A test whose time is simulated gets no orders from a disk.
+    let orders = loaded.config.orders().filter(|_| store.is_none());
     // Before everything that may take long: health checks wait neither for the ledger nor for AWS.
     let status = Arc::new(Status::default());
     let monitored = CancellationToken::new();
@@ -137,6 +143,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
+    let (obedience, paused) = obedience(orders).await;
     let mut engine = Engine::start(Parts {
         ledger: Ledger::new(
             store,
@@ -152,9 +159,11 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         drain_timeout: loaded.config.worker.drain_timeout,
         retention: loaded.config.ledger.retention,
         work_dir: loaded.config.work_dir(),
+        paused,
     });
     let monitor = status.watch(engine.monitor());
     tasks.extend(file.map(|file| tokio::spawn(opening::measure(file, metrics, monitored.clone()))));
+    tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
     }
@@ -202,6 +211,13 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         let _ = task.await;
     }
     Ok(())
+}
+
+/// What obeys these orders, if there may be some, and the queues that they pause by now.
+async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Vec<QueueUrl>) {
+    let Some(orders) = orders else { return (None, Vec::new()) };
+    let (obedience, paused) = Obedience::begin(orders).await;
+    (Some(obedience), paused)
 }
 
 /// Logs the handlers' remarks about this machine.

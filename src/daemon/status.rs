@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::duration;
-use crate::engine::{Monitor, Spent};
+use crate::engine::{Monitor, QueueStatus, Spent, Tripped, Unpolled};
 use crate::ledger::{Cursor, Filter};
 use crate::lifecycle::{Record, Status as StepStatus};
 use crate::observe::metrics::{Figures, Metrics};
@@ -106,24 +106,8 @@ impl Source for Status {
         let ailment = monitor.ledger_ailment();
         let draining = monitor.is_draining();
         let queues = monitor.queues();
-        let silent: Vec<String> = queues
-            .iter()
-            .filter(|queue| {
-                queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY)
-                    && queue.running < queue.concurrency
-            })
-            .map(|queue| match queue.bodies_spent {
-                Some(Spent { by_queue, by_all, limit }) => format!(
-                    "{} (the arguments of its steps take {}, of {} in all queues, which is more \
-                     than {})",
-                    queue.name,
-                    mebibytes(by_queue),
-                    mebibytes(by_all),
-                    mebibytes(limit)
-                ),
-                None => queue.name.clone(),
-            })
-            .collect();
+        let silent = silent(&queues);
+        let tripped = tripped(monitor);
         let impaired: Vec<String> = monitor
             .impaired()
             .into_iter()
@@ -156,7 +140,7 @@ impl Source for Status {
                 ok: silent.is_empty(),
                 detail: told(
                     silent.is_empty(),
-                    "all queues are polled",
+                    &polled(&queues),
                     format!("not polled lately: {}; see the log", silent.join(", ")),
                 ),
             },
@@ -164,6 +148,15 @@ impl Source for Status {
                 name: "host",
                 ok: impaired.is_empty(),
                 detail: told(impaired.is_empty(), &well, impaired.join("; ")),
+            },
+            Check {
+                name: "breakers",
+                ok: tripped.is_empty(),
+                detail: told(
+                    tripped.is_empty(),
+                    "no handler is left alone",
+                    format!("{}; see the log", tripped.join("; ")),
+                ),
             },
             Check {
                 name: "running",
@@ -238,7 +231,9 @@ impl Source for Status {
             let figures = Figures {
                 concurrency: queue.concurrency,
                 held: queue.held,
-                queued: queue.queued,
+                queued: [queue.queued[0], queue.queued[1], queue.limited],
+                paused: [Unpolled::ByOrder, Unpolled::ByBreaker]
+                    .map(|why| queue.unpolled == Some(why)),
                 cleanups_waiting: queue.cleanups_waiting,
                 reports_waiting: queue.reports_waiting,
                 without_message: queue.without_message,
@@ -255,7 +250,57 @@ impl Source for Status {
             };
             metrics.set_queue(&queue.name, &figures);
         }
+        for (handler, tripped) in monitor.breakers() {
+            metrics.set_breaker(&handler, tripped.is_some());
+        }
     }
+}
+
+/// The queues that should have been polled lately and were not.
+fn silent(queues: &[QueueStatus]) -> Vec<String> {
+    queues
+        .iter()
+        .filter(|queue| {
+            queue.polled_ago.is_none_or(|ago| ago > POLLED_LATELY)
+                && queue.running < queue.concurrency
+                && queue.unpolled.is_none()
+        })
+        .map(|queue| match queue.bodies_spent {
+            Some(Spent { by_queue, by_all, limit }) => format!(
+                "{} (the arguments of its steps take {}, of {} in all queues, which is more \
+                 than {})",
+                queue.name,
+                mebibytes(by_queue),
+                mebibytes(by_all),
+                mebibytes(limit)
+            ),
+            None => queue.name.clone(),
+        })
+        .collect()
+}
+
+/// What is said of queues that are all polled, or not for a good reason. An operator who pauses a
+/// queue does not want the worker restarted.
+fn polled(queues: &[QueueStatus]) -> String {
+    let paused = queues.iter().filter(|queue| queue.unpolled == Some(Unpolled::ByOrder));
+    let paused: Vec<&str> = paused.map(|queue| queue.name.as_str()).collect();
+    if paused.is_empty() {
+        return "all queues are polled".to_owned();
+    }
+    format!("paused by `callbackd pause`: {}; all others are polled", paused.join(", "))
+}
+
+/// The handlers of which no step is started because their steps failed. One that is tried again,
+/// one step at a time, works as far as is known.
+fn tripped(monitor: &Monitor) -> Vec<String> {
+    let of_one = |(handler, tripped): (String, Option<Tripped>)| {
+        let left = Duration::from_secs(tripped?.pauses_for?.as_secs());
+        Some(format!(
+            "{handler}: its steps failed, and none is started for {}",
+            duration::text(left)
+        ))
+    };
+    monitor.breakers().into_iter().filter_map(of_one).collect()
 }
 
 /// Everything known about a step, with its times by the wall clock.

@@ -1,5 +1,6 @@
 //! The settings of the worker, a queue and a handler.
 
+mod limits;
 mod queue;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use serde_json::Value;
 pub use super::accounts::{AccountRole, Accounts, RoleWithId};
 use crate::duration::{Range, text};
 pub use crate::lifecycle::{AnsweredBy, OnStop, Verify};
+pub use limits::{BreakerConfig, Rate};
 pub use queue::{QueueConfig, RouteConfig};
 
 /// SQS keeps no message invisible for longer.
@@ -84,6 +86,16 @@ pub struct HandlerConfig {
     #[serde(with = "crate::duration", default = "defaults::deferred_limit")]
     #[schemars(with = "String")]
     pub deferred_limit: Duration,
+    /// How many runs of it there are at once on this worker, in all queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_running: Option<usize>,
+    /// How many attempts are started in which time, such as `10/1m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub rate: Option<Rate>,
+    /// How many steps in a row must fail until no more are started, and for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerConfig>,
 }
 
 impl Default for WorkerConfig {
@@ -144,7 +156,8 @@ impl HandlerConfig {
     #[must_use]
     pub fn ranges() -> Vec<(&'static str, String)> {
         let durations = Self::DURATIONS.into_iter().map(|(key, range, _)| (key, range.to_string()));
-        durations.chain([("max_attempts", "at least 1".to_owned())]).collect()
+        let attempts = ("max_attempts", "at least 1".to_owned());
+        durations.chain([attempts]).chain(limits::ranges()).collect()
     }
 
     /// Its mistakes; its `settings` are checked by its type.
@@ -155,6 +168,7 @@ impl HandlerConfig {
             wrong.add("max_attempts", "0 is not allowed; at least 1 is");
         }
         wrong.unless_within(&Self::DURATIONS, self);
+        limits::judge(self, &mut wrong);
         if self.retry_delay > self.retry_delay_max {
             let (delay, most) = (text(self.retry_delay), text(self.retry_delay_max));
             wrong.add("retry_delay", format!("{delay} is more than the retry_delay_max of {most}"));

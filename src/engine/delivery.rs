@@ -36,6 +36,11 @@ pub(crate) fn deliver(
     if shared.phase() != Phase::Running {
         return lane.messages.release([&received.id], Duration::ZERO);
     }
+    let in_hand = shared.steps.contains(&message.step().token);
+    if lane.pause.is_on() && !is_stop && !in_hand {
+        // A poll that was open when the queue was paused has brought it.
+        return lane.messages.release([&received.id], Duration::ZERO);
+    }
     let weight = shared.bodies.weigh(lane.index, received.body.len());
     let (Message::Work(step) | Message::Stop(step)) = message;
     let token = step.token.clone();

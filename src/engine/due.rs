@@ -139,6 +139,14 @@ pub(crate) async fn wake_hindered(shared: Arc<Shared>) {
     }
 }
 
+/// Wakes the steps that wait for a limit of their handler when their turn has come, until dropped.
+pub(crate) async fn wake_limited(shared: Arc<Shared>) {
+    loop {
+        let (token, berth) = shared.limits.next().await;
+        wake(&shared, &token, Input::Berth(berth), Absent::Skip).await;
+    }
+}
+
 async fn wake_all(shared: &Arc<Shared>, input: impl Fn() -> Input) {
     for token in shared.steps.tokens() {
         wake(shared, &token, input(), Absent::Skip).await;

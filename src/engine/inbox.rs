@@ -9,6 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::gates::{Permit, Reservation, Slot};
 use super::impaired::Trial;
+use super::limits::Berth;
 use super::progress::Progressed;
 use crate::handler::CheckpointError;
 use crate::lifecycle::{Activity, Arrival, Event, Local, Status, WorkerId};
@@ -26,6 +27,8 @@ pub(crate) enum Input {
     Turn(Turn, Permit),
     /// It need not wait for its handler any more, which works again or is to be tested.
     Try(Option<Trial>),
+    /// The limits of its handler allow it to run.
+    Berth(Berth),
     /// Another worker of the ledger has recorded a stop of the step, or a command has changed it.
     Flagged,
     /// A moment that it waits for has come, or the clock was set: check the timers.

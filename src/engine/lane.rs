@@ -9,6 +9,7 @@ use super::gates::{Gate, Slots};
 use super::inbox::Turn;
 use super::messages::Messages;
 use super::moments::Moments;
+use super::pause::Pause;
 use super::polls::Polls;
 use super::route::Routes;
 use super::said::Said;
@@ -58,6 +59,8 @@ pub(crate) struct Lane {
     pub(crate) cleanups: Gate,
     pub(crate) messages: Messages,
     pub(crate) polls: Polls,
+    /// By order from outside.
+    pub(crate) pause: Pause,
     pub(crate) complaints: Complaints,
     pub(crate) said: Said,
     /// When each unreported outcome was frozen.
@@ -70,6 +73,8 @@ pub(crate) struct Lane {
     pub(crate) progress: BTreeMap<String, Moments>,
 }
 
+/// SQS's limit for a receive.
+pub(crate) const BATCH: usize = 10;
 /// Concurrent reports: at 20 ms each they answer 3,000 steps a second, and leave sockets for the
 /// heartbeats.
 const REPORTS: usize = 64;
@@ -94,6 +99,7 @@ impl Lane {
             cleanups: Gate::new(parts.config.concurrency),
             messages: Messages::new(parts.config.visibility_timeout, parts.config.repost_after),
             polls: Polls::default(),
+            pause: Pause::default(),
             complaints: Complaints::default(),
             said: Said::default(),
             unreported: Moments::default(),
@@ -150,6 +156,11 @@ impl Lane {
     /// The handlers that its steps may use.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
         self.config.handlers()
+    }
+
+    /// How many of its steps may wait for some of its handlers while others work.
+    pub(crate) fn many(&self) -> usize {
+        self.config.concurrency.max(BATCH)
     }
 
     /// Whether its pipelines are asked with the credentials of this account.

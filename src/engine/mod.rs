@@ -2,12 +2,12 @@
 //! drains.
 //!
 //! The files in the order of use, each depending only on those before it:
-//! - `accounts config route phase said impaired missing budget gates messages watch polls`, and
-//!   `progress inbox moments orphans`: the parts;
+//! - `accounts config route phase pause said waiting impaired limits missing budget gates messages`
+//!   and `watch polls progress inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
-//! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor` bring
-//!   steps and time to the drivers.
+//! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor intake`
+//!   bring steps, time and orders to the drivers.
 
 mod accounts;
 pub mod config;
@@ -26,14 +26,17 @@ mod fleet;
 mod gates;
 mod impaired;
 pub(crate) mod inbox;
+mod intake;
 mod lane;
 mod lease;
+mod limits;
 mod looks;
 pub(crate) mod messages;
 mod missing;
 mod moments;
 mod monitor;
 mod orphans;
+mod pause;
 mod phase;
 pub(crate) mod pollers;
 mod polls;
@@ -45,6 +48,7 @@ pub(crate) mod running;
 mod said;
 mod shared;
 pub(crate) mod sweep;
+mod waiting;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;
@@ -62,14 +66,17 @@ use tokio_util::task::TaskTracker;
 pub use budget::Spent;
 pub use impaired::Impairment;
 pub use inbox::Face;
+pub use intake::Intake;
 pub use lane::{HandlerParts, QueueParts};
-pub use monitor::{Monitor, QueueStatus};
+pub use limits::Tripped;
+pub use monitor::{Monitor, QueueStatus, Unpolled};
 pub use progress::Progressed;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::lifecycle::Phase;
 use crate::seam::Observer;
+use crate::step::QueueUrl;
 use budget::Budget;
 use dispatch::{FreeSlots, Turns};
 use gates::{Grants, Permit, Slot};
@@ -91,6 +98,8 @@ pub struct Parts {
     pub retention: Duration,
     /// Where handlers keep files of runs.
     pub work_dir: PathBuf,
+    /// The queues that are not polled until [`Intake`] says so.
+    pub paused: Vec<QueueUrl>,
 }
 
 /// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. If it
@@ -140,6 +149,8 @@ impl Engine {
         let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
         let impaired = impaired::Impaired::new(parts.observer.clone());
+        let configs = parts.handlers.iter().map(|(name, parts)| (name, &parts.config));
+        let limits = limits::Limits::new(configs);
         let missing = missing::Missing::new(parts.observer.clone());
         let unseen = AtomicBool::new(!parts.ledger.is_shared());
         let shared = Arc::new(Shared {
@@ -160,6 +171,7 @@ impl Engine {
             said: said::Said::default(),
             progress_lines: progress::Lines::default(),
             impaired,
+            limits,
             missing,
             bodies: Budget::new(BODIES, queues),
             phases: phase::Phases::default(),
@@ -169,6 +181,7 @@ impl Engine {
             tasks: TaskTracker::new(),
         });
         let hooks = Hooks::set(&shared);
+        Intake::new(shared.clone()).pause_only(&parts.paused);
         let (mut pollers, mut background, mut keepers) =
             (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for lane in &shared.lanes {
@@ -184,6 +197,7 @@ impl Engine {
         background.spawn(named("waking steps", due::wake_due(shared.clone())));
         background.spawn(named("testing impaired handlers", due::wake_hindered(shared.clone())));
         background.spawn(named("noticing answers", completed::notice(shared.clone())));
+        background.spawn(named("waking limited steps", due::wake_limited(shared.clone())));
         background.spawn(named("comparing the clocks", due::keep_time(shared.clone())));
         background.spawn(named(
             "looking through the ledger",
@@ -265,6 +279,12 @@ impl Engine {
     #[must_use]
     pub fn monitor(&self) -> Monitor {
         Monitor::new(self.shared.clone())
+    }
+
+    /// What decides from outside which queues are polled; it does not keep the engine alive.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        Intake::new(self.shared.clone())
     }
 }
 

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use super::budget::Spent;
 use super::impaired::Impairment;
 use super::inbox::Face;
+use super::lane::Lane;
+use super::limits::Tripped;
 use super::shared::Shared;
 use crate::ledger::{Filter, LedgerError, Page};
 use crate::lifecycle::{Phase, Record};
@@ -27,6 +29,10 @@ pub struct QueueStatus {
     pub concurrency: usize,
     /// Steps that wait for a slot: new ones, and those that resume after a wait.
     pub queued: [usize; 2],
+    /// Steps that wait for a limit of their handler.
+    pub limited: usize,
+    /// Why it is not polled although it has free slots, if there is such a reason.
+    pub unpolled: Option<Unpolled>,
     pub cleanups_waiting: usize,
     pub reports_waiting: usize,
     /// Messages that are kept invisible.
@@ -49,6 +55,17 @@ pub struct QueueStatus {
     pub progress: Vec<(String, Option<Timestamp>)>,
     /// It is not polled because the arguments of steps in hand use up the memory budget.
     pub bodies_spent: Option<Spent>,
+}
+
+/// What keeps a queue from being polled for steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpolled {
+    /// It is paused by [`Intake`](super::Intake).
+    ByOrder,
+    /// The steps of all its handlers failed.
+    ByBreaker,
+    /// No handler of it may start a step, or many of its steps wait for one that may not.
+    ByLimits,
 }
 
 /// More than one round of a poll takes: a long poll, or a call that times out, with a margin.
@@ -79,8 +96,8 @@ impl Monitor {
 
     #[must_use]
     pub fn queues(&self) -> Vec<QueueStatus> {
-        let now = self.0.clock.now();
-        let status = |lane: &Arc<super::lane::Lane>| {
+        let (now, limits) = (self.0.clock.now(), &self.0.limits);
+        let status = |lane: &Arc<Lane>| {
             let usage = lane.slots.usage();
             QueueStatus {
                 name: lane.name.clone(),
@@ -88,6 +105,8 @@ impl Monitor {
                 running: usage.busy,
                 concurrency: usage.limit,
                 queued: [usage.waiting_new, usage.waiting_resumed],
+                limited: limits.waiting(lane.index),
+                unpolled: self.unpolled(lane),
                 cleanups_waiting: lane.cleanups.waiting(),
                 reports_waiting: lane.reports.waiting(),
                 held: lane.messages.len(),
@@ -110,6 +129,18 @@ impl Monitor {
             }
         };
         self.0.lanes.iter().map(status).collect()
+    }
+
+    fn unpolled(&self, lane: &Lane) -> Option<Unpolled> {
+        let limits = &self.0.limits;
+        if lane.pause.is_on() {
+            Some(Unpolled::ByOrder)
+        } else if limits.is_paused(lane.handlers()) {
+            Some(Unpolled::ByBreaker)
+        } else {
+            let full = limits.is_full(lane.index, lane.handlers(), lane.many());
+            full.then_some(Unpolled::ByLimits)
+        }
     }
 
     /// A page of what the ledger holds, including the settled steps that it still keeps, without
@@ -156,6 +187,12 @@ impl Monitor {
     #[must_use]
     pub fn impaired(&self) -> Vec<Impairment> {
         self.0.impaired.list()
+    }
+
+    /// The handlers that are left alone if their steps fail, each with its pause if it has one.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(String, Option<Tripped>)> {
+        self.0.limits.breakers()
     }
 
     /// The handlers that unfinished steps wait for and that are not configured.

@@ -16,15 +16,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::delivery::deliver;
-use super::gates::Reservation;
-use super::lane::Lane;
+use super::gates::{AHEAD, Reservation};
+use super::lane::{BATCH, Lane};
 use super::shared::Shared;
 use crate::backoff::{Backoff, Failures};
 use crate::lifecycle::Phase;
 use crate::seam::{Fault, FaultKind, Received};
 
-/// SQS's limit for a receive.
-const BATCH: usize = 10;
 /// The maximum number of polls of one queue: at 10 ms a receive they bring 8,000 messages a second.
 const MAX_POLLS: usize = 8;
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -96,9 +94,23 @@ fn receive(lane: &Lane, reserved: Vec<Reservation>) -> Poll<'_> {
 }
 
 impl Pollers<'_> {
-    /// Room for what a receive may bring; beyond the slots too if no other poll is pending. Cancel
-    /// safe.
+    /// Room for what a receive may bring; beyond the slots and limits too if no other poll is
+    /// pending. Cancel safe.
     async fn room(&self, alone: bool) -> Vec<Reservation> {
+        loop {
+            self.may_poll().await;
+            let reserved = self.reserve(alone).await;
+            // It may have taken long.
+            let is_paused =
+                self.lane.pause.is_on() || self.shared.limits.is_paused(self.lane.handlers());
+            if !reserved.is_empty() && !is_paused {
+                return reserved;
+            }
+        }
+    }
+
+    /// Waits until nothing speaks against a poll.
+    async fn may_poll(&self) {
         if let Some(until) = self.pause {
             sleep_until(until).await;
         }
@@ -111,20 +123,40 @@ impl Pollers<'_> {
             sleep(LEASE_LOOK).await;
         }
         self.memory().await;
-        let many = self.lane.config.concurrency.max(BATCH);
-        let rarely =
-            self.shared.impaired.may_poll(self.lane.index, self.lane.handlers(), many).await;
+        self.lane.pause.over().await;
+    }
+
+    async fn reserve(&self, alone: bool) -> Vec<Reservation> {
+        let Shared { impaired, limits, .. } = &**self.shared;
+        let (lane, many) = (self.lane, self.lane.many());
+        let rarely = impaired.may_poll(lane.index, lane.handlers(), many).await;
         let most = if rarely { 1 } else { BATCH };
         let patience = if self.busy && !rarely { GATHER } else { Duration::ZERO };
+        let within = async {
+            if limits.room(lane.index, lane.handlers(), many).await < most {
+                sleep(patience).await;
+            }
+            lane.slots.reserve_up_to(most, patience).await
+        };
         let ahead = async {
             sleep_until(self.look_ahead).await;
-            self.lane.slots.reserve_ahead(most).await
+            let room = limits.room_ahead(lane.index, lane.handlers(), AHEAD).await;
+            lane.slots.reserve_ahead(most.min(room)).await
         };
         tokio::select! {
             biased;
-            reserved = self.lane.slots.reserve_up_to(most, patience) => reserved,
+            reserved = within => self.within_limits(reserved),
             reserved = ahead, if alone => reserved,
         }
+    }
+
+    /// As many of them as the handlers' limits allow by now.
+    fn within_limits(&self, mut reserved: Vec<Reservation>) -> Vec<Reservation> {
+        let (lane, most) = (self.lane, reserved.len());
+        let limits = self.shared.limits.reserve(lane.index, lane.handlers(), lane.many(), most);
+        reserved.truncate(limits.messages);
+        let mut rooms = limits.rooms.into_iter();
+        reserved.into_iter().map(|reserved| reserved.with(rooms.next())).collect()
     }
 
     /// Waits until the bodies of steps in hand leave room for more.

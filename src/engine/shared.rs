@@ -17,6 +17,7 @@ use super::gates::Trials;
 use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
 use super::lane::{HandlerParts, Lane};
+use super::limits::Limits;
 use super::missing::{self, Missing};
 use super::orphans::{Fate, Orphan, Orphans};
 use super::phase::Phases;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) progress_lines: Lines,
     /// The handlers that this machine keeps from working.
     pub(crate) impaired: Impaired,
+    /// What bounds the runs of each handler.
+    pub(crate) limits: Limits,
     /// The steps that wait for a handler that is not configured.
     pub(crate) missing: Missing,
     pub(crate) bodies: Budget,

@@ -71,6 +71,7 @@ pub struct Metrics {
     ledger_failing: Gauge,
     clock_set: Counter,
     impaired: Family<Labels<1>, Gauge>,
+    breaker_open: Family<Labels<1>, Gauge>,
 }
 
 impl Metrics {
@@ -181,6 +182,12 @@ impl Metrics {
             impaired: add.plain(
                 "impaired",
                 "1 while this machine keeps handlers from working",
+                Family::default(),
+            ),
+            breaker_open: add.plain(
+                "breaker_open",
+                "1 while no step of the handler is started, or one at a time, because its steps \
+                 failed",
                 Family::default(),
             ),
             clock_set: add.plain(
@@ -350,6 +357,11 @@ impl Metrics {
         self.impaired.get_or_create(&[("what", what.to_owned().into())]).set(impaired.into());
     }
 
+    /// Whether a handler is left alone because its steps failed.
+    pub fn set_breaker(&self, handler: &str, open: bool) {
+        self.breaker_open.get_or_create(&[("handler", handler.to_owned().into())]).set(open.into());
+    }
+
     /// A stop was noticed: by `message`, `watch` or `ledger`.
     pub fn stop(&self, queue: &str, via: &'static str) {
         self.stops.get_or_create(&via_labels(queue, via)).inc();
@@ -512,7 +524,7 @@ mod tests {
             lines(&metrics, "callbackd_progress_age_seconds{"),
             ["callbackd_progress_age_seconds{queue=\"q\",handler=\"h\"} 0.0"]
         );
-        assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 2);
+        assert_eq!(lines(&metrics, "callbackd_steps_queued{").len(), 3);
         assert_eq!(lines(&metrics, "callbackd_steps_total{").len(), OUTCOMES.len());
         assert_eq!(lines(&metrics, "callbackd_stops_total{").len(), 3);
         assert_eq!(value(&metrics, "callbackd_timeouts_total{operation=\"ReceiveMessage\"}"), 0.0);
@@ -538,8 +550,8 @@ mod tests {
     #[test]
     fn what_waits_is_as_many_as_was_last_told() {
         let metrics = Metrics::new();
-        metrics.set_queue("q", &Figures { queued: [3, 4], ..Figures::default() });
-        metrics.set_queue("q", &Figures { queued: [0, 5], ..Figures::default() });
+        metrics.set_queue("q", &Figures { queued: [3, 4, 1], ..Figures::default() });
+        metrics.set_queue("q", &Figures { queued: [0, 5, 0], ..Figures::default() });
         assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"new\"}"), 0.0);
         assert_eq!(value(&metrics, "callbackd_steps_queued{queue=\"q\",kind=\"resumed\"}"), 5.0);
     }

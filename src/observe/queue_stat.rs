@@ -7,9 +7,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// The kinds of steps that wait for a slot.
+/// The kinds of steps that wait to be run.
 const NEW: &str = "new";
 const RESUMED: &str = "resumed";
+const LIMITED: &str = "limited";
+/// Why a queue is not polled.
+const ORDER: &str = "order";
+const BREAKER: &str = "breaker";
 
 /// The state of one queue.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,8 +22,11 @@ pub struct Figures {
     pub concurrency: usize,
     /// Messages that heartbeats keep invisible.
     pub held: usize,
-    /// Steps that wait for a slot: those that never ran, and those that resume.
-    pub queued: [usize; 2],
+    /// Steps that wait for a slot: those that never ran, and those that resume; and steps that wait
+    /// for a limit of their handler.
+    pub queued: [usize; 3],
+    /// Whether it is not polled by order, or because the steps of its handlers failed.
+    pub paused: [bool; 2],
     /// Cleanups that wait for others to end.
     pub cleanups_waiting: usize,
     /// Outcomes that wait for other pending reports.
@@ -50,6 +57,7 @@ pub(super) struct QueueStat {
     concurrency: Counts,
     held: Counts,
     queued: Family<Labels<2>, Gauge>,
+    paused: Family<Labels<2>, Gauge>,
     cleanups_waiting: Counts,
     reports_waiting: Counts,
     without_message: Counts,
@@ -66,8 +74,14 @@ impl QueueStat {
         let queued: Family<Labels<2>, Gauge> = Family::default();
         registry.register(
             "steps_queued",
-            "Steps that wait for a slot: new ones, and those that ran before",
+            "Steps that wait for a slot, new or having run before, or for a limit of their handler",
             queued.clone(),
+        );
+        let paused: Family<Labels<2>, Gauge> = Family::default();
+        registry.register(
+            "queue_paused",
+            "1 while the queue is not polled, by `callbackd pause` or because its steps failed",
+            paused.clone(),
         );
         let mut counts = |name: &str, help: &str| {
             let family = Counts::default();
@@ -119,6 +133,7 @@ impl QueueStat {
             concurrency,
             held,
             queued,
+            paused,
             cleanups_waiting,
             reports_waiting,
             without_message,
@@ -145,9 +160,13 @@ impl QueueStat {
         ] {
             family.get_or_create(&label).set(whole(count));
         }
-        for (kind, count) in [NEW, RESUMED].into_iter().zip(figures.queued) {
+        for (kind, count) in [NEW, RESUMED, LIMITED].into_iter().zip(figures.queued) {
             let labels = [("queue", queue.to_owned()), ("kind", kind.to_owned())];
             self.queued.get_or_create(&labels).set(whole(count));
+        }
+        for (why, paused) in [ORDER, BREAKER].into_iter().zip(figures.paused) {
+            let labels = [("queue", queue.to_owned()), ("why", why.to_owned())];
+            self.paused.get_or_create(&labels).set(paused.into());
         }
         let seconds = |duration: Option<Duration>| duration.unwrap_or_default().as_secs_f64();
         self.oldest_unreported.get_or_create(&label).set(seconds(figures.oldest_unreported));

@@ -47,6 +47,7 @@ mod host;
 mod jobs;
 mod kills;
 mod ledgers;
+mod limits;
 mod logs;
 mod missing;
 mod names;

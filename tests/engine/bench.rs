@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use callbackd::clock::Clock;
 use callbackd::engine::config::{HandlerConfig, QueueConfig};
-use callbackd::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
+use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts};
 use callbackd::handler::{DynHandler, Registry};
 use callbackd::ledger::{Commit, Ledger, Written};
 use callbackd::lifecycle::{Completed, WorkerId, complete};
 use callbackd::outcome::Outcome;
 use callbackd::seam::{Observer, Pipelines, Queue};
+use callbackd::step::QueueUrl;
 use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -61,6 +62,9 @@ impl Handler for Scripted {
         }
         match args["do"].as_str().unwrap_or("succeed") {
             "fail" => return Err(HandlerError::permanent("no such table")),
+            "error until well" if !self.well.load(Ordering::SeqCst) => {
+                return Err(HandlerError::retry("no service"));
+            }
             "error" => return Err(HandlerError::retry("no route")),
             "panic" => panic!("on purpose"),
             "need the machine" if !self.well.load(Ordering::SeqCst) => {
@@ -143,16 +147,21 @@ pub struct Bench {
     pub well: Arc<AtomicBool>,
     pub queue_config: QueueConfig,
     pub handler_config: HandlerConfig,
+    /// Of the handler `h`, if it differs.
+    pub own_config: Option<HandlerConfig>,
     pub now: Timestamp,
     pub retention: Duration,
     pub observer: Arc<dyn Observer>,
     /// Queues beside the first.
     pub others: Vec<(QueueConfig, Arc<FakeQueue>)>,
+    /// The queues that are paused from the start.
+    pub paused: Vec<QueueUrl>,
     workers: usize,
 }
 
 pub struct Worker {
     engine: Engine,
+    pub intake: Intake,
     pub monitor: Monitor,
 }
 
@@ -169,10 +178,12 @@ impl Bench {
             well: Arc::default(),
             queue_config: serde_json::from_value(queue_config).expect("config"),
             handler_config: serde_json::from_value(handler_config).expect("config"),
+            own_config: None,
             now: Timestamp::UNIX_EPOCH,
             retention: Duration::from_hours(14 * 24),
             observer: Arc::new(()),
             others: Vec::new(),
+            paused: Vec::new(),
             workers: 0,
         }
     }
@@ -199,6 +210,8 @@ impl Bench {
         let first = std::iter::once(lane(&self.queue_config, &self.queue));
         // A problem of the machine may affect only one handler.
         let parts = HandlerParts { config: self.handler_config.clone(), handler };
+        let config = self.own_config.clone().unwrap_or_else(|| parts.config.clone());
+        let own = HandlerParts { config, ..parts.clone() };
         let engine = Engine::start(Parts {
             ledger: Ledger::new(
                 Arc::new(self.disk.clone()),
@@ -210,15 +223,16 @@ impl Bench {
             queues: first
                 .chain(self.others.iter().map(|(config, queue)| lane(config, queue)))
                 .collect(),
-            handlers: ["h", "other"].map(|name| (name.to_owned(), parts.clone())).into(),
+            handlers: [("h".to_owned(), own), ("other".to_owned(), parts)].into(),
             observer: self.observer.clone(),
             clock,
             drain_timeout: Duration::from_secs(100),
             retention: self.retention,
             work_dir: "work".into(),
+            paused: self.paused.clone(),
         });
         let monitor = engine.monitor();
-        Worker { engine, monitor }
+        Worker { intake: engine.intake(), engine, monitor }
     }
 
     /// A step that waits at SageMaker, with its message on the queue.

@@ -9,6 +9,7 @@ mod edges;
 mod faults;
 mod host;
 mod intake;
+mod limits;
 mod outages;
 mod progress;
 mod steps_run;

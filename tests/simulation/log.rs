@@ -10,7 +10,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::run::fail_here;
+use crate::run::{count_here, fail_here};
 
 /// Listens from now on, on all threads; `aloud`, everything is told as well.
 pub fn listen(aloud: bool) {
@@ -31,6 +31,9 @@ impl<S: Subscriber> Layer<S> for Mistakes {
             event.record(&mut text);
             if text.0.contains("internal error: this is a bug in callbackd") {
                 fail_here(&text.0);
+            }
+            if text.0.contains("attempts of so many steps have failed") {
+                count_here("path: a breaker opens");
             }
         }
     }

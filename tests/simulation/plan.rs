@@ -419,6 +419,24 @@ fn rules(dice: &mut Dice) -> Vec<Rule> {
     rules
 }
 
+/// What bounds the starts of a handler, if anything does.
+fn limits(dice: &mut Dice) -> String {
+    let mut limits = String::new();
+    if dice.one_in(4) {
+        limits.push_str(&format!("max_running = {}\n", dice.number(1..=3)));
+    }
+    if dice.one_in(4) {
+        let (starts, seconds) = (dice.number(1..=3), dice.number(1..=30));
+        limits.push_str(&format!("rate = \"{starts}/{seconds}s\"\n"));
+    }
+    if dice.one_in(4) {
+        let (failures, seconds) = (dice.number(1..=3), dice.number(1..=60));
+        limits
+            .push_str(&format!("breaker = {{ failures = {failures}, pause = \"{seconds}s\" }}\n"));
+    }
+    limits
+}
+
 struct Settings {
     config: String,
     bounds: [Bounds; 2],
@@ -435,6 +453,8 @@ fn settings(
     let (limit, deferred) =
         if stopped_in_the_end { (FAR..=FAR, FAR..=FAR) } else { (60..=600, 1..=3_600) };
     let visibility = dice.number(10..=60);
+    // The other decisions of a seed do not depend on these.
+    let mut own = Dice(dice.0.clone());
     let mut bounds = [Bounds::default(); 2];
     let handlers: Vec<String> = ["plain", "kind"]
         .into_iter()
@@ -448,13 +468,14 @@ fn settings(
                 "[handlers.{name}]\ntype = \"scripted\"\ntime_limit = \"{}s\"\nmax_attempts = \
                  {}\nretry_delay = \"{retry_delay}s\"\n\
                  retry_delay_max = \"60s\"\ndeferred_limit = \"{}s\"\nstop_grace = \
-                 \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n",
+                 \"{}s\"\ncleanup_limit = \"{}s\"\non_stop = \"{}\"\n{}",
                 bounds.time_limit.as_secs(),
                 bounds.attempts,
                 bounds.deferred_limit.as_secs(),
                 dice.number(0..=30),
                 dice.number(5..=60),
                 if name == "kind" { "success" } else { "failure" },
+                limits(&mut own),
             )
         })
         .collect();

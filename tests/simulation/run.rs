@@ -29,6 +29,8 @@ thread_local! {
     /// What panicked on this thread although no script said so, or what the daemon reported as its
     /// own bug.
     static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// What its log says that nothing else shows.
+    static SAID: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Fails the run of this thread, wherever in the daemon it is.
@@ -36,6 +38,11 @@ pub fn fail_here(why: &str) {
     PANICKED.with_borrow_mut(|panicked| {
         panicked.get_or_insert_with(|| why.to_owned());
     });
+}
+
+/// Counts something for the run of this thread.
+pub fn count_here(what: &'static str) {
+    SAID.with_borrow_mut(|said| said.push(what));
 }
 
 /// Runs a plan on this thread, with nothing else meanwhile.
@@ -46,13 +53,17 @@ pub fn run(plan: Plan) -> Story {
         log::listen(LIVE.load(Ordering::SeqCst));
     });
     PANICKED.take();
+    SAID.take();
     // The engine's jitter and the SDK's ids come from here.
     fastrand::seed(plan.seed);
     // Neither sockets nor other threads: anything that needs them fails here.
     let runtime =
         Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    let story = runtime.block_on(play(Arc::new(plan)));
+    let mut story = runtime.block_on(play(Arc::new(plan)));
     drop(runtime);
+    for what in SAID.take() {
+        story.tally.count(what);
+    }
     Story { broken: PANICKED.take().or(story.broken), ..story }
 }
 
@@ -77,6 +88,11 @@ async fn play(plan: Arc<Plan>) -> Story {
         world.count(&format!("hardship: {}", hardship.name()));
     }
     world.count(&format!("setting: verify = {}", plan.verify));
+    for limit in ["max_running", "rate", "breaker"] {
+        if plan.config.contains(&format!("\n{limit} = ")) {
+            world.count(&format!("setting: {limit}"));
+        }
+    }
     world.create_queues().await;
     let (workers, finish) = (TaskTracker::new(), CancellationToken::new());
     let shared = if plan.fleet == Fleet::Sharing { Memory::shared() } else { Memory::new() };

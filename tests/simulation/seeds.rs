@@ -14,7 +14,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have met, so that nothing is believed that was never tried.
-const MET: [&str; 130] = [
+const MET: [&str; 134] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -72,6 +72,10 @@ const MET: [&str; 130] = [
     "crash: put, before",
     "crash: run, begun",
     "crash: run, ended",
+    "setting: breaker",
+    "setting: max_running",
+    "setting: rate",
+    "path: a breaker opens",
     "path: a run told of lease_lost",
     "path: a run told of pipeline_stopped",
     "path: a run told of settled_elsewhere",

@@ -32,7 +32,32 @@ pub(super) async fn look(loaded: &CheckedConfig) -> Vec<Finding> {
         "set TMPDIR to a directory that is",
     );
     let work_dir = work_dir(&loaded.config.work_dir());
-    ledger.into_iter().chain([work_dir, temporary, descriptors(loaded)]).chain(address).collect()
+    let rest = [work_dir, temporary, descriptors(loaded)].into_iter().chain(address);
+    ledger.into_iter().chain(rest).chain(pauses(loaded)).collect()
+}
+
+/// The queues that are not polled by order, and orders that have no effect.
+fn pauses(loaded: &CheckedConfig) -> Vec<Finding> {
+    let Some(orders) = loaded.config.orders() else { return Vec::new() };
+    let reading = match orders.read() {
+        Ok(reading) => reading,
+        Err(error) => {
+            let remedy = "make it a directory that the worker's user can read";
+            return vec![finding(Level::Error, "orders", error.to_string(), Some(remedy))];
+        }
+    };
+    let paused = reading.paused().filter_map(|(url, at)| {
+        let queue = loaded.config.queues.iter().find(|queue| queue.url.is_same_queue(url))?;
+        let name = queue.url.name();
+        let remedy = format!("`callbackd resume {name}` has it polled");
+        let text = format!("is paused since {at}");
+        Some(finding(Level::Warn, format!("queue {name}"), text, Some(&remedy)))
+    });
+    let unreadable = reading.unreadable.iter().map(|(path, why)| {
+        let subject = format!("the order {}", path.display());
+        finding(Level::Warn, subject, why.clone(), Some("it has no effect; give it again"))
+    });
+    paused.chain(unreadable).collect()
 }
 
 /// Where programs have their files. The daemon creates missing directories, so they belong to the

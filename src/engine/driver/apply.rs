@@ -53,6 +53,7 @@ impl Driver {
         self.backlog.clear();
         self.state.local = Local::NOTHING;
         self.slot = None;
+        self.berth = None;
         self.let_go();
     }
 

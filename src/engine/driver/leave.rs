@@ -34,6 +34,7 @@ impl Driver {
             Activity::Queued | Activity::Running | Activity::Stopping(_) | Activity::Cleaning(_)
         ) {
             self.slot = None;
+            self.berth = None;
         }
         if activity != Activity::Queued {
             self.entering = None;

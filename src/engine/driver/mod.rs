@@ -4,6 +4,7 @@
 //! Events are decided in order, each once the record of the previous one is durable. What must not
 //! wait for the ledger does not: a run is told to end at once, whatever is still to be written.
 
+mod admission;
 mod apply;
 mod held;
 mod leave;
@@ -28,6 +29,7 @@ use super::gates::{Leave, Permit, Reservation, Slot};
 use super::impaired::{Hindrance, Trial};
 use super::inbox::{Claim, Delivery, Held, Input, Parked, Seat, Turn, Wants};
 use super::lane::Lane;
+use super::limits::Berth;
 use super::running::Call;
 use super::shared::Shared;
 use super::watch::Kind;
@@ -79,6 +81,8 @@ struct Driver {
     cleanup: Option<Permit>,
     /// The permit to try an impaired handler.
     trial: Option<Trial>,
+    /// The permit of a handler with limits to run, beside the slot.
+    berth: Option<Berth>,
     /// Why the run that is being claimed will not be started.
     hindrance: Option<Hindrance>,
     /// The run is started once all events are decided; not if the step is to be stopped.
@@ -199,7 +203,13 @@ impl Driver {
             Input::Slot(slot) => {
                 if self.state.local.activity == Activity::Queued {
                     self.slot = Some(slot);
-                    self.take_on(Event::SlotFree, With::Nothing);
+                    self.look_for_slot();
+                }
+            }
+            Input::Berth(berth) => {
+                if self.state.local.activity == Activity::Queued && self.berth.is_none() {
+                    self.berth = Some(berth);
+                    self.look_for_slot();
                 }
             }
             Input::Turn(turn, permit) => self.turn_has_come(turn, permit),
@@ -291,6 +301,7 @@ impl Driver {
             && self.asked.is_empty()
             && !self.shared.ledger.claims(&self.state.record)
             && self.slot.is_none()
+            && self.berth.is_none()
             && self.cleanup.is_none()
             && self.trial.is_none()
             && self.next_timer().is_none_or(|(at, _)| at > self.shared.clock.now())
@@ -363,6 +374,7 @@ impl Driver {
         let token = &self.state.record.token;
         self.lane.slots.leave(token);
         self.shared.impaired.leave(self.handler_name(), token);
+        self.shared.limits.leave(self.handler_name(), token);
         for turn in [Turn::Ask, Turn::Report, Turn::CleanUp] {
             self.lane.gate(turn).leave(token);
         }

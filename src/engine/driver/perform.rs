@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::super::impaired::{Admission, Hindrance, Trial};
+use super::super::impaired::Hindrance;
 use super::super::inbox::{Face, Turn};
 use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
@@ -14,7 +12,7 @@ use super::Driver;
 use super::pending::With;
 use crate::clock::after;
 use crate::handler::Task;
-use crate::lifecycle::{Activity, Effect, Ending, Event, RunEnd, Status};
+use crate::lifecycle::{Effect, Ending, Event, RunEnd, Status};
 use crate::outcome::Outcome;
 use crate::seam::Observation;
 use crate::step::StopReason;
@@ -109,77 +107,6 @@ impl Driver {
         }
     }
 
-    /// Takes a slot or waits for one, after waiting for the handler if this machine keeps it from
-    /// working.
-    fn await_slot(&mut self) {
-        let record = &self.state.record;
-        if self.trial.is_none() && self.slot.is_none() {
-            match self.shared.impaired.enter(self.handler_name(), self.lane.index, &record.token) {
-                Admission::Free => {}
-                Admission::Trial(trial) => self.trial = Some(trial),
-                Admission::Wait(hindrance) => {
-                    // Once that is recorded, it waits without a driver, and its time limit runs.
-                    if self.policy.alone && !record.hindered {
-                        self.hindrance = Some(hindrance);
-                        self.backlog.push_front((Event::SlotFree, With::Nothing));
-                    }
-                    return;
-                }
-            }
-        }
-        self.slot = self
-            .slot
-            .take()
-            .or_else(|| self.lane.slots.acquire(&record.token, self.reservation.take()));
-        if self.slot.is_some() {
-            self.backlog.push_front((Event::SlotFree, With::Nothing));
-        } else if let Some(wait) = self.policy.crowded_after {
-            let now = self.shared.clock.now();
-            self.crowded.get_or_insert_with(|| after(now, wait));
-        }
-    }
-
-    /// A step that has moved on waits for nothing.
-    pub(super) fn leave_lines(&mut self, was: Activity) {
-        let (activity, token) = (self.state.local.activity, &self.state.record.token);
-        if !matches!(activity, Activity::Queued | Activity::Sleeping | Activity::Running) {
-            self.shared.impaired.leave(self.handler_name(), token);
-            self.trial = None;
-        }
-        if was == Activity::Queued && activity != was {
-            self.crowded = None;
-            if self.slot.is_none() {
-                self.lane.slots.leave(token);
-            }
-        }
-    }
-
-    /// The handler works again, or this step is to try it.
-    pub(super) fn handler_has_come(&mut self, trial: Option<Trial>) {
-        let tries = trial.is_some();
-        match self.state.local.activity {
-            Activity::Queued if self.slot.is_none() && self.trial.is_none() => {
-                self.trial = trial;
-                self.await_slot();
-            }
-            Activity::Sleeping if tries && self.trial.is_none() => {
-                self.trial = trial;
-                self.take_on(Event::Woken, With::Nothing);
-                if self.state.local.activity == Activity::Sleeping {
-                    self.trial = None;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// A poll's reservation is kept for a step that is verified first, a hindrance for a step that
-    /// is about to be claimed.
-    pub(super) fn drop_what_is_over(&mut self, activity: Activity) {
-        self.reservation = self.reservation.take().filter(|_| activity.is_verifying());
-        self.hindrance = self.hindrance.take().filter(|_| activity == Activity::Queued);
-    }
-
     /// What is known of the machine, or of a stop, is considered before the start.
     fn run(&mut self) {
         match self.hindrance.take() {
@@ -230,6 +157,9 @@ impl Driver {
         if let Some(trial) = &self.trial {
             trial.begins();
         }
+        if let Some(berth) = &mut self.berth {
+            berth.begins();
+        }
         self.call = Some(Call::run(
             &self.shared.tasks,
             &parts.handler,
@@ -258,23 +188,6 @@ impl Driver {
             reason,
             limit,
         ));
-    }
-
-    /// Draws conclusions about the machine from the end of a run.
-    pub(super) fn weighed(&self, mut event: Event, begun: Instant) -> Event {
-        match &mut event {
-            Event::Ended(RunEnd::Hindered { what, after, error })
-                if self.state.local.activity == Activity::Running =>
-            {
-                let (handler, token) = (self.handler_name(), &self.state.record.token);
-                *after = self.shared.impaired.strike(handler, what, error);
-                self.shared.impaired.hold(handler, self.lane.index, token);
-            }
-            Event::Ended(RunEnd::Hindered { .. } | RunEnd::Aborted) => {}
-            Event::Ended(_) => self.shared.impaired.works(self.handler_name(), begun),
-            _ => {}
-        }
-        event
     }
 
     fn observe_start(&self, pickup: Option<Duration>) {

@@ -132,6 +132,7 @@ impl Place {
             trusted: None,
             cleanup: None,
             trial: None,
+            berth: None,
             hindrance: None,
             starts: false,
             call: None,

@@ -46,7 +46,10 @@ impl Driver {
                 self.grace = None;
                 self.take_on(Event::GraceOver, With::Nothing);
             }
-            Timer::Deadline => self.take_on(Event::DeadlineReached, With::Nothing),
+            Timer::Deadline => {
+                self.outlasted();
+                self.take_on(Event::DeadlineReached, With::Nothing);
+            }
             Timer::Trusted => {
                 self.trusted = None;
                 self.take_on(Event::Trusted, With::Nothing);

@@ -9,5 +9,5 @@ mod trial;
 
 pub(crate) use gate::{Gate, Permit};
 pub(crate) use grants::Grants;
-pub(crate) use slots::{Reservation, Slot, Slots};
+pub(crate) use slots::{AHEAD, Reservation, Slot, Slots};
 pub(crate) use trial::{Leave, Trials};

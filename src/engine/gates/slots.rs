@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::super::limits::Room;
 use super::grants::{Grants, Hook};
 use super::line::Line;
 use crate::step::CallbackToken;
@@ -64,6 +65,8 @@ pub(crate) struct Reservation {
     slots: Option<Arc<Inner>>,
     /// Beyond the slots.
     ahead: bool,
+    /// The same for the limits of the step's handler.
+    room: Option<Room>,
 }
 
 /// A step's permit to run; returned when dropped.
@@ -156,7 +159,7 @@ impl Slots {
     }
 
     fn reservations(&self, room: usize, ahead: bool) -> Vec<Reservation> {
-        (0..room).map(|_| Reservation { slots: Some(self.0.clone()), ahead }).collect()
+        (0..room).map(|_| Reservation { slots: Some(self.0.clone()), ahead, room: None }).collect()
     }
 
     /// A slot, if one is free and no step waits. Otherwise the token joins the line, as a new step
@@ -265,6 +268,13 @@ impl Inner {
 impl Reservation {
     fn is_of(&self, slots: &Slots) -> bool {
         self.slots.as_ref().is_some_and(|inner| Arc::ptr_eq(inner, &slots.0))
+    }
+
+    /// Adds what is reserved of the limits of the step's handler.
+    pub(crate) fn with(self, room: Option<Room>) -> Self {
+        let mut reserved = self;
+        reserved.room = room;
+        reserved
     }
 
     /// It was reserved by a poll that looks ahead.

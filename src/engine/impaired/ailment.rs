@@ -1,13 +1,12 @@
 //! One handler's impairment: since when, how long it is left alone, and which steps wait for its
 //! end.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::waiting::Waiting;
 use crate::backoff::{Backoff, Failures};
-use crate::step::CallbackToken;
 
 /// Soon at first: a program that is being replaced is back in a moment.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
@@ -36,16 +35,6 @@ struct Underway {
     number: u64,
     /// When it had its slot.
     begun: Option<Instant>,
-}
-
-/// The steps that wait for a handler, first come, first served.
-#[derive(Default)]
-pub(super) struct Waiting {
-    tickets: u64,
-    order: BTreeMap<u64, (CallbackToken, usize)>,
-    places: BTreeMap<CallbackToken, u64>,
-    /// How many belong to each queue.
-    queues: BTreeMap<usize, usize>,
 }
 
 impl Ailment {
@@ -120,43 +109,5 @@ impl Ailment {
         } else {
             self.lapses()
         }
-    }
-}
-
-impl Waiting {
-    pub(super) fn push(&mut self, token: &CallbackToken, queue: usize) {
-        if self.places.contains_key(token) {
-            return;
-        }
-        self.order.insert(self.tickets, (token.clone(), queue));
-        self.places.insert(token.clone(), self.tickets);
-        self.tickets += 1;
-        *self.queues.entry(queue).or_default() += 1;
-    }
-
-    pub(super) fn pop(&mut self) -> Option<CallbackToken> {
-        let token = self.order.first_key_value()?.1.0.clone();
-        self.remove(&token);
-        Some(token)
-    }
-
-    pub(super) fn remove(&mut self, token: &CallbackToken) {
-        let Some((_, queue)) =
-            self.places.remove(token).and_then(|ticket| self.order.remove(&ticket))
-        else {
-            return;
-        };
-        if let Some(count) = self.queues.get_mut(&queue) {
-            *count -= 1;
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
-    /// How many belong to this queue.
-    pub(super) fn of(&self, queue: usize) -> usize {
-        self.queues.get(&queue).copied().unwrap_or_default()
     }
 }

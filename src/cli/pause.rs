@@ -1,0 +1,131 @@
+//! `callbackd pause` and `callbackd resume`: orders for the daemon of this machine.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::{Failure, complain, say};
+use crate::config::Config;
+use crate::engine::config::QueueConfig;
+use crate::ledger;
+use crate::orders::{Kind, Order, Orders};
+use crate::step::QueueUrl;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// A configured queue: its name, or its URL.
+    #[arg(value_name = "QUEUE")]
+    queue: String,
+}
+
+pub(super) fn run(
+    arguments: &Arguments,
+    kind: Kind,
+    file: Option<&Path>,
+) -> Result<ExitCode, Failure> {
+    let config = Config::load(file, std::env::vars_os())?;
+    let queue = named(&arguments.queue, &config.queues)?;
+    let Some(orders) = config.orders() else {
+        return Err(Failure::Runtime(
+            "the ledger is in the worker's memory, and so nothing is kept of an order: stop the \
+             worker, or use another ledger"
+                .to_owned(),
+        ));
+    };
+    let order = Order { queue: queue.url.clone(), order: kind, at: Timestamp::now() };
+    orders.give(&order).map_err(|error| {
+        Failure::Runtime(format!(
+            "the order could not be written to {error}; run the command on the worker's machine, \
+             as its user or as root"
+        ))
+    })?;
+    let name = queue.url.name();
+    match kind {
+        Kind::Pause => {
+            say(format_args!(
+                "{name} is paused: a running worker receives nothing more from it after 2 s, nor \
+                 does one that is started, until `callbackd resume {name}`. Steps in hand go on."
+            ));
+            if queue.stop_watch.is_zero() {
+                say("Its stop_watch is off: until then their stops are not noticed.");
+            }
+        }
+        Kind::Resume => say(format_args!(
+            "{name} is resumed: a running worker polls it within 2 s, and starts its handlers \
+             again if their steps had failed."
+        )),
+    }
+    if config.ledger.kind == ledger::Kind::Dynamodb {
+        say("This is for the worker of this machine only; tell each worker of the fleet.");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells which queues are paused; there may be no orders.
+pub(super) fn mention(orders: Option<Orders>) {
+    match orders.map(|orders| orders.read()) {
+        None => {}
+        Some(Ok(reading)) => {
+            for (queue, at) in reading.paused() {
+                let name = queue.name();
+                complain(format_args!("{name} is paused since {at}; `callbackd resume {name}`"));
+            }
+        }
+        Some(Err(error)) => complain(format_args!("paused queues cannot be told: {error}")),
+    }
+}
+
+/// The configured queue with this name or URL.
+fn named<'a>(wanted: &str, queues: &'a [QueueConfig]) -> Result<&'a QueueConfig, Failure> {
+    let url = wanted.parse::<QueueUrl>().ok();
+    let is_it = |queue: &&QueueConfig| match &url {
+        Some(url) => queue.url.is_same_queue(url),
+        None => queue.url.name() == wanted,
+    };
+    let found: Vec<&QueueConfig> = queues.iter().filter(is_it).collect();
+    let list = |queues: &[&QueueConfig]| {
+        queues.iter().map(|queue| queue.url.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    match found[..] {
+        [queue] => Ok(queue),
+        [] => {
+            let all: Vec<&QueueConfig> = queues.iter().collect();
+            let known = list(&all);
+            Err(Failure::Usage(format!("no queue {wanted:?} is configured; there are: {known}")))
+        }
+        _ => {
+            let known = list(&found);
+            Err(Failure::Usage(format!("several queues are named {wanted:?}; give one of {known}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_is_named_by_its_name_unless_that_is_ambiguous_or_by_any_url_of_it() {
+        let queue = |host: &str, name: &str| -> QueueConfig {
+            let url = format!("https://{host}/123456789012/{name}");
+            serde_json::from_value(json!({"url": url, "handler": "h"})).expect("config")
+        };
+        let queues = [
+            queue("sqs.us-east-1.amazonaws.com", "a"),
+            queue("sqs.eu-west-1.amazonaws.com", "a"),
+            queue("sqs.us-east-1.amazonaws.com", "b"),
+        ];
+        let found = |wanted: &str| named(wanted, &queues).map(|queue| queue.url.to_string());
+        assert_eq!(found("b").ok().as_deref(), Some(queues[2].url.as_str()));
+        let by_url = found("https://sqs-fips.eu-west-1.amazonaws.com/123456789012/a");
+        assert_eq!(by_url.ok().as_deref(), Some(queues[1].url.as_str()));
+        for (wanted, told) in [("a", "several"), ("c", "/123456789012/b"), ("", "no queue")] {
+            let Err(Failure::Usage(text)) = found(wanted) else { panic!("{wanted} is refused") };
+            assert!(text.contains(told), "{text}");
+        }
+    }
+}

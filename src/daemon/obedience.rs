@@ -1,0 +1,152 @@
+//! Obeys the orders that commands of this machine leave in files: pauses and resumes queues.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Intake;
+use crate::orders::{Kind, OrderError, Orders, Reading};
+use crate::step::QueueUrl;
+
+/// How often the files are read: an order is obeyed soon enough, and an idle daemon hardly wakes.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// The orders, and which of them are known.
+pub(super) struct Obedience {
+    orders: Orders,
+    /// When each queue was resumed: an order to resume is obeyed once.
+    resumed: BTreeSet<(String, Timestamp)>,
+    unreadable: BTreeSet<PathBuf>,
+    failing: bool,
+}
+
+impl Obedience {
+    /// Reads the orders that were given before the daemon was started, and returns the queues that
+    /// are paused. The disk is one that the daemon needs anyway.
+    pub(super) async fn begin(orders: Orders) -> (Self, Vec<QueueUrl>) {
+        let (resumed, unreadable) = (BTreeSet::new(), BTreeSet::new());
+        let mut obedience = Self { orders, resumed, unreadable, failing: false };
+        let reading = obedience.read().await.unwrap_or_default();
+        obedience.newly_resumed(&reading);
+        let paused = paused(&reading);
+        (obedience, paused)
+    }
+
+    /// Obeys until `until` is cancelled. Orders that cannot be read leave everything as it is.
+    pub(super) async fn obey(mut self, intake: Intake, until: CancellationToken) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while until.run_until_cancelled(ticks.tick()).await.is_some() {
+            // A disk that hangs holds up nothing else.
+            let Some(reading) = until.run_until_cancelled(self.read()).await else { return };
+            let Some(reading) = reading else { continue };
+            intake.pause_only(&paused(&reading));
+            for queue in self.newly_resumed(&reading) {
+                intake.close_breakers(&queue);
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Option<Reading> {
+        let orders = self.orders.clone();
+        let read = spawn_blocking(move || orders.read()).await;
+        match read.ok()? {
+            Ok(reading) => {
+                self.failing = false;
+                self.complain(&reading);
+                Some(reading)
+            }
+            Err(error) => {
+                self.fail(&error);
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &OrderError) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(%error, "orders to pause or resume queues cannot be read; the last \
+                ones stay in force: give the directory to the user of the daemon");
+        }
+    }
+
+    /// Each file is told once.
+    fn complain(&mut self, reading: &Reading) {
+        for (path, why) in &reading.unreadable {
+            if self.unreadable.insert(path.clone()) {
+                tracing::error!(
+                    path = %path.display(),
+                    why,
+                    "an order to pause or resume a queue cannot be read and has no effect; give it \
+                     again"
+                );
+            }
+        }
+    }
+
+    /// The queues that were ordered to be resumed since the last call.
+    fn newly_resumed(&mut self, reading: &Reading) -> Vec<QueueUrl> {
+        let mut queues = Vec::new();
+        let mut resumed = BTreeSet::new();
+        for order in reading.orders.iter().filter(|order| order.order == Kind::Resume) {
+            let known = (order.queue.as_str().to_owned(), order.at);
+            if !self.resumed.contains(&known) {
+                queues.push(order.queue.clone());
+            }
+            resumed.insert(known);
+        }
+        self.resumed = resumed;
+        queues
+    }
+}
+
+fn paused(reading: &Reading) -> Vec<QueueUrl> {
+    reading.paused().map(|(queue, _)| queue.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::orders::Order;
+
+    #[tokio::test]
+    async fn an_order_to_resume_is_obeyed_once_and_not_again_after_a_restart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let orders = Orders::beside(&folder.path().join("ledger.db"));
+        let queue: QueueUrl =
+            "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a URL");
+        let give = |kind, second| {
+            let at = Timestamp::from_second(second).expect("a time");
+            let order = Order { queue: queue.clone(), order: kind, at };
+            orders.give(&order).expect("it is ours");
+        };
+        give(Kind::Pause, 1);
+        let (mut obedience, paused) = Obedience::begin(orders.clone()).await;
+        assert_eq!(paused, [queue.clone()]);
+        give(Kind::Resume, 2);
+        let reading = obedience.read().await.expect("it is ours");
+        assert_eq!(obedience.newly_resumed(&reading), [queue.clone()]);
+        assert!(obedience.newly_resumed(&reading).is_empty());
+        let (mut next, paused) = Obedience::begin(orders.clone()).await;
+        assert!(paused.is_empty() && next.newly_resumed(&reading).is_empty());
+        give(Kind::Resume, 3);
+        let reading = next.read().await.expect("it is ours");
+        assert_eq!(next.newly_resumed(&reading), [queue.clone()]);
+    }
+
+    #[tokio::test]
+    async fn orders_that_cannot_be_read_change_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("orders");
+        std::fs::write(&file, "").expect("it is ours");
+        let (mut obedience, paused) = Obedience::begin(Orders::beside(&file)).await;
+        assert!(paused.is_empty() && obedience.failing && obedience.read().await.is_none());
+        std::fs::remove_file(file).expect("it is ours");
+        assert!(obedience.read().await.is_some() && !obedience.failing);
+    }
+}

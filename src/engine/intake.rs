@@ -1,0 +1,53 @@
+//! Orders from outside about which queues are polled.
+
+use std::sync::Arc;
+
+use super::shared::Shared;
+use crate::step::QueueUrl;
+
+/// Pauses and resumes the queues of a running engine; cheap to clone. It does not keep the engine
+/// alive.
+///
+/// Guarantees: nothing more is received from a paused queue, and what an open poll of it still
+/// brings is given back, unless it belongs to a step in hand or is a stop. Steps in hand go on,
+/// retries and waits included; the stop watch notices their stops, and they are answered.
+///
+/// Caveats: the stop of a step that is still on the queue is noticed only once it is resumed.
+#[derive(Clone)]
+pub struct Intake(Arc<Shared>);
+
+impl Intake {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// Pauses these queues and no others. A URL that this worker does not have is ignored.
+    pub fn pause_only(&self, queues: &[QueueUrl]) {
+        for lane in &self.0.lanes {
+            let pause = queues.iter().any(|url| lane.config.url.is_same_queue(url));
+            if !lane.pause.set(pause) {
+                continue;
+            }
+            if pause {
+                tracing::warn!(
+                    queue = lane.name,
+                    "the queue is paused: nothing is received from it; steps in hand go on"
+                );
+            } else {
+                tracing::info!(queue = lane.name, "the queue is polled again");
+            }
+        }
+    }
+
+    /// Has the handlers of this queue started as usual again although their steps failed.
+    pub fn close_breakers(&self, queue: &QueueUrl) {
+        let Some(lane) = self.0.lane(queue) else { return };
+        for handler in self.0.limits.close(lane.handlers()) {
+            tracing::info!(
+                handler,
+                queue = lane.name,
+                "the pause of the handler is ended by order: its steps are started as usual"
+            );
+        }
+    }
+}

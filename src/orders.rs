@@ -1,0 +1,248 @@
+//! Orders of an operator about queues: files that commands write and the daemon of the same machine
+//! reads.
+//!
+//! A file survives a restart, needs no open port and no secret, and may be written only by those
+//! who may write beside the ledger: the daemon's user and root. There is one file for each queue,
+//! with the last order about it. It is replaced and never removed, so that no order is lost between
+//! its reading and its removal.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use crate::step::QueueUrl;
+
+/// The directory of the orders, which need not exist.
+#[derive(Clone, Debug)]
+pub struct Orders(PathBuf);
+
+/// The last order about a queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    pub queue: QueueUrl,
+    pub order: Kind,
+    /// By this machine's wall clock.
+    pub at: Timestamp,
+}
+
+/// What is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Receive nothing more from the queue.
+    Pause,
+    /// Poll the queue, and start its handlers again although their steps failed.
+    Resume,
+}
+
+/// The orders, and the files that are none, each with the reason.
+#[derive(Debug, Default)]
+pub struct Reading {
+    pub orders: Vec<Order>,
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
+/// An order could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", path.display())]
+pub struct OrderError {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+/// An order has some hundred bytes; what is larger is none.
+const MAX: u64 = 8 * 1024;
+
+impl Orders {
+    /// In `orders` beside a file or directory that outlives the process.
+    #[must_use]
+    pub fn beside(path: &Path) -> Self {
+        let directory = path.parent().unwrap_or(Path::new("")).join("orders");
+        Self(std::path::absolute(&directory).unwrap_or(directory))
+    }
+
+    /// Replaces the last order about the queue. When it returns, the order survives a crash of the
+    /// machine.
+    ///
+    /// # Errors
+    /// If the directory, or the one that it is in, cannot be written.
+    pub fn give(&self, order: &Order) -> Result<(), OrderError> {
+        self.write(order).map_err(|cause| OrderError { path: self.0.clone(), cause })
+    }
+
+    fn write(&self, order: &Order) -> io::Result<()> {
+        let parent = self.0.parent().unwrap_or(Path::new("/"));
+        // What root writes, the daemon's user must be able to read.
+        let owner = geteuid().is_root().then(|| parent.metadata()).transpose()?;
+        let owner = owner.map(|parent| (Some(parent.uid()), Some(parent.gid())));
+        match DirBuilder::new().mode(0o700).create(&self.0) {
+            Ok(()) => {
+                if let Some((user, group)) = owner {
+                    chown(&self.0, user, group)?;
+                }
+            }
+            // A link would lead root to where the daemon's user may not write.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if !fs::symlink_metadata(&self.0)?.is_dir() {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        let name = file_name(&order.queue);
+        let fresh = self.0.join(format!(".{name}.{}", std::process::id()));
+        let written = Self::write_file(&fresh, order, owner)
+            .and_then(|()| fs::rename(&fresh, self.0.join(name)));
+        if written.is_err() {
+            // It may not exist.
+            let _ = fs::remove_file(&fresh);
+        }
+        written?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    fn write_file(
+        path: &Path,
+        order: &Order,
+        owner: Option<(Option<u32>, Option<u32>)>,
+    ) -> io::Result<()> {
+        // What an earlier process with this id has left.
+        let _ = fs::remove_file(path);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        if let Some((user, group)) = owner {
+            fchown(&file, user, group)?;
+        }
+        serde_json::to_writer(&file, order)?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    }
+
+    /// The last order about each queue.
+    ///
+    /// # Errors
+    /// If the directory exists and cannot be read.
+    pub fn read(&self) -> Result<Reading, OrderError> {
+        let failed = |cause| OrderError { path: self.0.clone(), cause };
+        let mut reading = Reading::default();
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(reading),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let path = entry.map_err(failed)?.path();
+            // Those that begin with a dot are being written.
+            let is_hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
+            if path.file_name().is_none_or(is_hidden) {
+                continue;
+            }
+            match read_file(&path) {
+                Ok(order) => reading.orders.push(order),
+                Err(error) => reading.unreadable.push((path, error.to_string())),
+            }
+        }
+        // A queue whose URL is spelt differently since has two files.
+        reading.orders.sort_by_key(|order| order.at);
+        let mut newest: Vec<Order> = Vec::new();
+        for order in reading.orders {
+            newest.retain(|older| !older.queue.is_same_queue(&order.queue));
+            newest.push(order);
+        }
+        Ok(Reading { orders: newest, ..reading })
+    }
+}
+
+impl Reading {
+    /// The paused queues, and since when.
+    pub fn paused(&self) -> impl Iterator<Item = (&QueueUrl, Timestamp)> {
+        let paused = self.orders.iter().filter(|order| order.order == Kind::Pause);
+        paused.map(|order| (&order.queue, order.at))
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<Order> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX).read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+/// One for each queue: names are unique within an account and region.
+fn file_name(queue: &QueueUrl) -> String {
+    let region = queue.region().map(|region| format!("_{region}")).unwrap_or_default();
+    format!("{}_{}{region}", queue.name(), queue.account())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    const QUEUE: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/q";
+
+    fn order(queue: &str, order: Kind, second: i64) -> Order {
+        let at = Timestamp::from_second(second).expect("a time");
+        Order { queue: queue.parse().expect("a URL"), order, at }
+    }
+
+    #[test]
+    fn the_last_order_about_each_queue_counts_and_is_nobody_elses_to_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let orders = Orders::beside(&folder.path().join("ledger.db"));
+        assert!(orders.read().expect("none is no error").orders.is_empty());
+        let other = order(&QUEUE.replace("12/q", "12/r"), Kind::Pause, 5);
+        for order in [&order(QUEUE, Kind::Pause, 1), &order(QUEUE, Kind::Resume, 2), &other] {
+            orders.give(order).expect("it is ours");
+        }
+        let reading = orders.read().expect("it is ours");
+        assert_eq!(reading.orders, [order(QUEUE, Kind::Resume, 2), other.clone()]);
+        assert_eq!(reading.paused().map(|(queue, _)| queue.name()).collect::<Vec<_>>(), ["r"]);
+        let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+        let file = folder.path().join("orders/q_123456789012_us-east-1");
+        assert_eq!((mode(&folder.path().join("orders")), mode(&file)), (0o700, 0o600));
+
+        // The same queue, by an endpoint that does not name its region.
+        let vpc = order("https://vpce-1.internal/123456789012/q", Kind::Pause, 9);
+        orders.give(&vpc).expect("it is ours");
+        assert_eq!(orders.read().expect("it is ours").orders, [other, vpc]);
+    }
+
+    #[test]
+    fn what_is_no_order_is_told_and_takes_no_effect() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let orders = Orders(folder.path().to_owned());
+        for (name, text) in [
+            ("cut", "{\"queue\":\"https"),
+            (".half", "{}"),
+            (
+                "other",
+                "{\"queue\":\"https://h/123456789012/q\",\"order\":\"stop\",\"at\":\"2026-01-01T00:00:00Z\"}",
+            ),
+            ("large", &" ".repeat(100_000)),
+        ] {
+            fs::write(folder.path().join(name), text).expect("it is ours");
+        }
+        fs::write(folder.path().join("bytes"), b"\xff").expect("it is ours");
+        let reading = orders.read().expect("it is ours");
+        assert_eq!((reading.orders.len(), reading.unreadable.len()), (0, 4), "{reading:?}");
+    }
+
+    #[test]
+    fn a_link_is_not_followed_and_no_directory_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+        symlink("/tmp", &link).expect("it is ours");
+        fs::write(&file, "").expect("it is ours");
+        for path in [link, file.clone(), folder.path().join("no/orders")] {
+            let orders = Orders(path.clone());
+            let error = orders.give(&order(QUEUE, Kind::Pause, 1)).expect_err("refused");
+            assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+        }
+        assert!(Orders(file).read().is_err());
+    }
+}
