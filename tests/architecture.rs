@@ -92,7 +92,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "config",
             "daemon",
             "duration",
-            "engine",
             "handler",
             "ledger",
             "lifecycle",

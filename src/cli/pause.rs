@@ -8,7 +8,6 @@ use jiff::Timestamp;
 
 use super::{Failure, complain, say};
 use crate::config::Config;
-use crate::engine::config::QueueConfig;
 use crate::ledger;
 use crate::orders::{Kind, Order, Orders};
 use crate::step::QueueUrl;
@@ -26,7 +25,8 @@ pub(super) fn run(
     file: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
     let config = Config::load(file, std::env::vars_os())?;
-    let queue = named(&arguments.queue, &config.queues)?;
+    let urls: Vec<&QueueUrl> = config.queues.iter().map(|queue| &queue.url).collect();
+    let queue = &config.queues[named(&arguments.queue, &urls)?];
     let Some(orders) = config.orders() else {
         return Err(Failure::Runtime(
             "the ledger is in the worker's memory, and so nothing is kept of an order: stop the \
@@ -77,52 +77,48 @@ pub(super) fn mention(orders: Option<Orders>) {
     }
 }
 
-/// The configured queue with this name or URL.
-fn named<'a>(wanted: &str, queues: &'a [QueueConfig]) -> Result<&'a QueueConfig, Failure> {
+/// The position of the queue with this name or URL.
+fn named(wanted: &str, queues: &[&QueueUrl]) -> Result<usize, Failure> {
     let url = wanted.parse::<QueueUrl>().ok();
-    let is_it = |queue: &&QueueConfig| match &url {
-        Some(url) => queue.url.is_same_queue(url),
-        None => queue.url.name() == wanted,
+    let is_it = |queue: &QueueUrl| match &url {
+        Some(url) => queue.is_same_queue(url),
+        None => queue.name() == wanted,
     };
-    let found: Vec<&QueueConfig> = queues.iter().filter(is_it).collect();
-    let list = |queues: &[&QueueConfig]| {
-        queues.iter().map(|queue| queue.url.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let found: Vec<usize> = (0..queues.len()).filter(|at| is_it(queues[*at])).collect();
     match found[..] {
-        [queue] => Ok(queue),
+        [at] => Ok(at),
         [] => {
-            let all: Vec<&QueueConfig> = queues.iter().collect();
-            let known = list(&all);
+            let known: Vec<&str> = queues.iter().map(|queue| queue.as_str()).collect();
+            let known = known.join(", ");
             Err(Failure::Usage(format!("no queue {wanted:?} is configured; there are: {known}")))
         }
         _ => {
-            let known = list(&found);
-            Err(Failure::Usage(format!("several queues are named {wanted:?}; give one of {known}")))
+            let these: Vec<&str> = found.iter().map(|at| queues[*at].as_str()).collect();
+            let these = these.join(", ");
+            Err(Failure::Usage(format!("several queues are named {wanted:?}; give one of {these}")))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn a_queue_is_named_by_its_name_unless_that_is_ambiguous_or_by_any_url_of_it() {
-        let queue = |host: &str, name: &str| -> QueueConfig {
-            let url = format!("https://{host}/123456789012/{name}");
-            serde_json::from_value(json!({"url": url, "handler": "h"})).expect("config")
-        };
-        let queues = [
-            queue("sqs.us-east-1.amazonaws.com", "a"),
-            queue("sqs.eu-west-1.amazonaws.com", "a"),
-            queue("sqs.us-east-1.amazonaws.com", "b"),
-        ];
-        let found = |wanted: &str| named(wanted, &queues).map(|queue| queue.url.to_string());
-        assert_eq!(found("b").ok().as_deref(), Some(queues[2].url.as_str()));
-        let by_url = found("https://sqs-fips.eu-west-1.amazonaws.com/123456789012/a");
-        assert_eq!(by_url.ok().as_deref(), Some(queues[1].url.as_str()));
+        let queues: Vec<QueueUrl> = ["us-east-1", "eu-west-1"]
+            .into_iter()
+            .flat_map(|region| ["a", "b"].map(|name| (region, name)))
+            .filter(|at| *at != ("eu-west-1", "b"))
+            .map(|(region, name)| {
+                let url = format!("https://sqs.{region}.amazonaws.com/123456789012/{name}");
+                url.parse().expect("a URL")
+            })
+            .collect();
+        let found = |wanted: &str| named(wanted, &queues.iter().collect::<Vec<_>>());
+        assert_eq!(found("b").ok(), Some(1));
+        let fips = "https://sqs-fips.eu-west-1.amazonaws.com/123456789012/a";
+        assert_eq!(found(fips).ok(), Some(2));
         for (wanted, told) in [("a", "several"), ("c", "/123456789012/b"), ("", "no queue")] {
             let Err(Failure::Usage(text)) = found(wanted) else { panic!("{wanted} is refused") };
             assert!(text.contains(told), "{text}");

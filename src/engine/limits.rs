@@ -58,6 +58,8 @@ pub(crate) struct Berth {
     handler: String,
     token: CallbackToken,
     want: Want,
+    /// Whether the handler works again is seen by this step.
+    trial: bool,
     begun: bool,
 }
 
@@ -125,11 +127,9 @@ impl Limits {
         want: Want,
         now: Instant,
     ) -> Berth {
-        if bound.grant(token, want, now) {
-            tracing::info!(handler, token = %token, "one step of the handler is tried");
-        }
+        let trial = bound.grant(token, want, now);
         let (inner, handler, token) = (self.0.clone(), handler.to_owned(), token.clone());
-        Berth { inner, handler, token, want, begun: false }
+        Berth { inner, handler, token, want, trial, begun: false }
     }
 
     /// The step waits no more for the handler, and does not try it.
@@ -397,6 +397,9 @@ impl Berth {
     pub(crate) fn begins(&mut self) {
         if !std::mem::replace(&mut self.begun, true) && self.want == Want::Start {
             self.inner.change(&self.handler, |bound| bound.begin(Instant::now()));
+            if self.trial {
+                tracing::info!(handler = self.handler, "the handler is tried with one step");
+            }
         }
     }
 }
