@@ -6,8 +6,8 @@
 //!   and `watch polls progress inbox moments orphans`: the parts;
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
-//! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor intake`
-//!   bring steps, time and orders to the drivers.
+//! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor` and
+//!   `intake` bring steps, time and orders to the drivers.
 
 mod accounts;
 pub mod config;

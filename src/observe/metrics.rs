@@ -42,8 +42,7 @@ type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
 /// All metrics of one daemon. Every method is a few atomic operations after a lookup, fit for the
-/// hot path. A queue is named by the last segment of its URL; accounts are left out, because a
-/// worker rarely has two queues of one name.
+/// hot path. A queue is named by the last segment of its URL: names differ between accounts too.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -291,9 +290,8 @@ impl Metrics {
     pub fn step_ended(&self, queue: &str, handler: &str, outcome: &str, took: Option<Duration>) {
         self.steps.get_or_create(&outcome_labels(queue, handler, outcome)).inc();
         if let Some(took) = took {
-            self.step_seconds
-                .get_or_create(&step_labels(queue, handler))
-                .observe(took.as_secs_f64());
+            let labels = step_labels(queue, handler);
+            self.step_seconds.get_or_create(&labels).observe(took.as_secs_f64());
         }
     }
 
