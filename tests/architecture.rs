@@ -92,6 +92,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "config",
             "daemon",
             "duration",
+            "engine",
             "handler",
             "ledger",
             "lifecycle",
