@@ -199,18 +199,22 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = manager.watchdog(|| Instant::now() < until) => {}
         () = clients.keep_credentials() => {}
     }
-    if loaded.config.ledger.kind == ledger::Kind::Memory && loaded.config.worker.work_dir.is_none()
-    {
-        // It was created for this process alone. If it is not empty, its content is in use or worth
-        // a look.
-        let _ = std::fs::remove_dir(loaded.config.work_dir());
-    }
+    remove_own_directory(&loaded);
     monitored.cancel();
     for task in tasks {
         // A task that panicked has been logged by the panic hook.
         let _ = task.await;
     }
     Ok(())
+}
+
+/// Removes the directory that was created for this process alone. If it is not empty, its content
+/// is in use or worth a look.
+fn remove_own_directory(loaded: &CheckedConfig) {
+    let config = &loaded.config;
+    if config.ledger.kind == ledger::Kind::Memory && config.worker.work_dir.is_none() {
+        let _ = std::fs::remove_dir(config.work_dir());
+    }
 }
 
 /// What obeys these orders, if there may be some, and the queues that they pause by now.

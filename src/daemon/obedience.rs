@@ -127,16 +127,16 @@ mod tests {
         };
         give(Kind::Pause, 1);
         let (mut obedience, paused) = Obedience::begin(orders.clone()).await;
-        assert_eq!(paused, [queue.clone()]);
+        assert_eq!(paused, std::slice::from_ref(&queue));
         give(Kind::Resume, 2);
         let reading = obedience.read().await.expect("it is ours");
-        assert_eq!(obedience.newly_resumed(&reading), [queue.clone()]);
+        assert_eq!(obedience.newly_resumed(&reading), std::slice::from_ref(&queue));
         assert!(obedience.newly_resumed(&reading).is_empty());
         let (mut next, paused) = Obedience::begin(orders.clone()).await;
         assert!(paused.is_empty() && next.newly_resumed(&reading).is_empty());
         give(Kind::Resume, 3);
         let reading = next.read().await.expect("it is ours");
-        assert_eq!(next.newly_resumed(&reading), [queue.clone()]);
+        assert_eq!(next.newly_resumed(&reading), std::slice::from_ref(&queue));
     }
 
     #[tokio::test]
