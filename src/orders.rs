@@ -126,7 +126,8 @@ impl Orders {
     /// The last order about each queue.
     ///
     /// # Errors
-    /// If the directory exists and cannot be read.
+    /// If the directory exists and it or a file in it cannot be read: an order that is not seen
+    /// must not count as withdrawn.
     pub fn read(&self) -> Result<Reading, OrderError> {
         let failed = |cause| OrderError { path: self.0.clone(), cause };
         let mut reading = Reading::default();
@@ -141,9 +142,9 @@ impl Orders {
             if path.file_name().is_none_or(is_hidden) {
                 continue;
             }
-            match read_file(&path) {
+            match read_file(&path).map_err(failed)? {
                 Ok(order) => reading.orders.push(order),
-                Err(error) => reading.unreadable.push((path, error.to_string())),
+                Err(why) => reading.unreadable.push((path, why)),
             }
         }
         // A queue whose URL is spelt differently since has two files.
@@ -165,10 +166,14 @@ impl Reading {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<Order> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX).read_to_string(&mut text)?;
-    Ok(serde_json::from_str(&text)?)
+/// The order in a file, or why it is none.
+fn read_file(path: &Path) -> io::Result<Result<Order, String>> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(Err("it is not a file".to_owned()));
+    }
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).map_err(|error| error.to_string()))
 }
 
 /// One for each queue: names are unique within an account and region.

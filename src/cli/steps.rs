@@ -15,7 +15,7 @@ use super::status::{self, InHand};
 use super::{Failure, complain, pause, plain, say};
 use crate::config::Config;
 use crate::ledger::{self, Damaged};
-use crate::lifecycle::{Record, Status};
+use crate::lifecycle::{Ending, Record, Status};
 use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::step::Quoted;
@@ -207,6 +207,12 @@ fn detail(record: &Record) -> String {
         Some(Outcome::Failure(reason)) => Some(reason.to_string()),
         None => None,
     };
+    // SageMaker has another one.
+    let elsewhere = [Some(Ending::SettledElsewhere), Some(Ending::AnsweredByHandler)];
+    let outcome = outcome.map(|text| match elsewhere.contains(&record.ending) {
+        true => format!("not accepted: {text}"),
+        false => text,
+    });
     let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| {
         let how = record.closed_as.map(|how| format!(" ({})", how.as_str()));
         format!("{}{}", ending.as_str(), how.unwrap_or_default())

@@ -31,7 +31,11 @@ impl Obedience {
     pub(super) async fn begin(orders: Orders) -> (Self, Vec<QueueUrl>) {
         let (resumed, unreadable) = (BTreeSet::new(), BTreeSet::new());
         let mut obedience = Self { orders, resumed, unreadable, failing: false };
-        let reading = obedience.read().await.unwrap_or_default();
+        let reading = obedience.read().await;
+        if reading.is_none() {
+            tracing::error!("the daemon starts without orders: a queue that was paused is polled");
+        }
+        let reading = reading.unwrap_or_default();
         obedience.newly_resumed(&reading);
         let paused = paused(&reading);
         (obedience, paused)
@@ -70,13 +74,15 @@ impl Obedience {
 
     fn fail(&mut self, error: &OrderError) {
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(%error, "orders to pause or resume queues cannot be read; the last \
-                ones stay in force: give the directory to the user of the daemon");
+            tracing::error!(%error, "orders to pause or resume queues cannot be read; what was \
+                read before stays in force: give the directory to the user of the daemon");
         }
     }
 
-    /// Each file is told once.
+    /// Each file is told once, until it is read again.
     fn complain(&mut self, reading: &Reading) {
+        let is_one = |path: &PathBuf| reading.unreadable.iter().any(|(other, _)| other == path);
+        self.unreadable.retain(is_one);
         for (path, why) in &reading.unreadable {
             if self.unreadable.insert(path.clone()) {
                 tracing::error!(

@@ -38,8 +38,9 @@ pub(crate) fn deliver(
     }
     let in_hand = shared.steps.contains(&message.step().token);
     if lane.pause.is_on() && !is_stop && !in_hand {
-        // A poll that was open when the queue was paused has brought it.
-        return lane.messages.release([&received.id], Duration::ZERO);
+        // A poll that was open when the queue was paused has brought it. Others may be open still,
+        // and would bring it again and again.
+        return lane.messages.release([&received.id], lane.config.poll_wait);
     }
     let weight = shared.bodies.weigh(lane.index, received.body.len());
     let (Message::Work(step) | Message::Stop(step)) = message;

@@ -60,7 +60,8 @@ pub(crate) struct Berth {
     want: Want,
     /// Whether the handler works again is seen by this step.
     trial: bool,
-    begun: bool,
+    /// When its run began.
+    begun: Option<Instant>,
 }
 
 /// The leave of a poll to bring one message for a handler; returned when dropped.
@@ -129,7 +130,7 @@ impl Limits {
     ) -> Berth {
         let trial = bound.grant(token, want, now);
         let (inner, handler, token) = (self.0.clone(), handler.to_owned(), token.clone());
-        Berth { inner, handler, token, want, trial, begun: false }
+        Berth { inner, handler, token, want, trial, begun: None }
     }
 
     /// The step waits no more for the handler, and does not try it.
@@ -395,18 +396,26 @@ impl Inner {
 impl Berth {
     /// The handler is being started.
     pub(crate) fn begins(&mut self) {
-        if !std::mem::replace(&mut self.begun, true) && self.want == Want::Start {
-            self.inner.change(&self.handler, |bound| bound.begin(Instant::now()));
+        let now = Instant::now();
+        if self.begun.replace(now).is_none() && self.want == Want::Start {
+            self.inner.change(&self.handler, |bound| bound.begin(now));
             if self.trial {
                 tracing::info!(handler = self.handler, "the handler is tried with one step");
             }
+        }
+    }
+
+    /// This machine kept the run from working: it does not count for the rate.
+    pub(crate) fn was_hindered(&self) {
+        if let Some(at) = self.begun.filter(|_| self.want == Want::Start) {
+            self.inner.change(&self.handler, |bound| bound.take_back(at));
         }
     }
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        let unused = !self.begun && self.want == Want::Start;
+        let unused = self.begun.is_none() && self.want == Want::Start;
         self.inner.change(&self.handler, |bound| bound.give_back(&self.token, unused));
     }
 }
@@ -450,6 +459,20 @@ mod tests {
 
     fn enter(limits: &Limits, queue: usize, number: usize) -> Option<Berth> {
         berth(limits.enter("a", queue, &token(number), Want::Start))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_machine_kept_from_working_does_not_count_for_the_rate() {
+        let limits = limits(&json!({"rate": "2/1h"}));
+        for number in 0..5 {
+            let mut berth = enter(&limits, 0, number).expect("nothing counts yet");
+            berth.begins();
+            berth.was_hindered();
+        }
+        for number in 5..7 {
+            enter(&limits, 0, number).expect("two may start").begins();
+        }
+        assert!(enter(&limits, 0, 7).is_none());
     }
 
     #[tokio::test(start_paused = true)]

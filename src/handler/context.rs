@@ -222,7 +222,8 @@ impl Context {
     /// Names the step for those who answer it, once the run is [`Deferred`]: a step with the key
     /// `ORDER-17` by `callbackd complete --key ORDER-17`. A key has 1 to 256 characters in one
     /// line. It is durable when this returns, so set it before you ask for the answer. Only the
-    /// last one is kept.
+    /// last one is kept. Use a key for one question: a repeated answer is meant for the step that
+    /// has it then.
     ///
     /// [`Deferred`]: crate::Completion::Deferred
     ///

@@ -166,12 +166,20 @@ impl Decision<'_> {
         }
     }
 
-    /// An answer that matters only to a step whose execution may have ended.
+    /// An answer that matters only to a step whose execution may have ended, or is being stopped.
     ///
     /// Only a step that SageMaker shows closed has ended: one that is not found may have been
     /// looked for in the wrong place.
     fn execution_end_answered(&self, answer: &Answer) -> Transition {
-        let Answer::Standing(Standing::Closed(how)) = answer else { return self.nothing() };
+        let how = match answer {
+            Answer::Standing(Standing::Closed(how)) => how,
+            Answer::Standing(Standing::Open { stopping: true, .. })
+                if self.local.activity == Activity::Running =>
+            {
+                return self.request_stop(Via::Watch, None);
+            }
+            _ => return self.nothing(),
+        };
         match self.local.activity {
             // Another worker has taken the claim and deferred the step since: this run ends with
             // its next renewal.

@@ -69,6 +69,17 @@ impl Record {
             && self.owner.as_ref().is_some_and(|owner| owner != me)
     }
 
+    /// Whether the next run goes on with the last attempt, if `me` claims it now: it was given
+    /// back, its owner has died, or `me` itself has claimed it and does not run it, because the
+    /// claim or the ledger's answer was lost.
+    #[must_use]
+    pub fn goes_on(&self, me: &WorkerId) -> bool {
+        if self.is_left_behind(me) {
+            return self.clone().after_crash(Beside::Others).resume;
+        }
+        self.resume || self.status == Status::Claimed && self.owner.as_ref() == Some(me)
+    }
+
     /// Whether it is on trial if `me` claims it now.
     #[must_use]
     pub fn starts_on_trial(&self, me: &WorkerId) -> bool {

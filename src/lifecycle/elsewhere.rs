@@ -12,6 +12,16 @@ impl Decision<'_> {
         self.view.policy.answers == AnsweredBy::Handler && self.record.attempt > 0
     }
 
+    /// The step, whose handler was to answer it, has been answered through the ledger instead, and
+    /// nothing was reported yet.
+    pub(super) fn is_answered_here(&self) -> bool {
+        self.record.status == Status::Concluded
+            && self.record.owner.is_none()
+            && self.local.refusals == 0
+            && self.record.missing_since.is_none()
+            && self.is_left_to_its_handler()
+    }
+
     /// After a run that asks for another one: its handler may have answered all the same, so
     /// SageMaker is asked before it runs again.
     pub(super) fn may_have_answered(self) -> Self {

@@ -85,6 +85,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::Delivered(Arrival::EarlierStop), _) => step.earlier_stop_delivered(),
         (Event::Delivered(Arrival::Foreign), _) => step.foreign_delivered(),
         (Event::Found, Activity::Idle) => step.found(),
+        (Event::Found, Activity::Sleeping) if step.is_answered_here() => step.proceed(),
         (Event::Found, _) => step.nothing(),
 
         (Event::Answered(answer), _) => step.answered(answer),

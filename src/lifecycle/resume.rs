@@ -49,6 +49,13 @@ impl Decision<'_> {
             Answer::Standing(Standing::Closed(how)) => {
                 self.closed(*how).first(self.answered_elsewhere(*how))
             }
+            // A step whose handler was to answer it is not kept waiting beyond its limit. If it was
+            // answered, SageMaker refuses the failure.
+            Answer::Standing(Standing::NotFound) | Answer::Unknown(_)
+                if self.is_left_to_its_handler() && self.overdue() =>
+            {
+                self.take()
+            }
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => {
                 self.ask_later(Activity::Sleeping)
             }

@@ -57,8 +57,23 @@ impl Decision<'_> {
             (Activity::Idle | Activity::Sleeping, _) if watch && self.resumable() => {
                 self.to(Activity::Resuming, [Effect::Ask { confirm_stop: true }])
             }
+            // It may have been answered since its last run.
+            (Activity::Sleeping, Status::Waiting) if watch && self.may_be_answered() => {
+                self.ask(Activity::Confirming)
+            }
+            // By its run.
+            (Activity::Running, Status::Claimed)
+                if watch && self.is_left_to_its_handler() && self.may_be_answered() =>
+            {
+                self.to(Activity::Running, [Effect::Ask { confirm_stop: true }])
+            }
             _ => self.request_stop(via, None),
         }
+    }
+
+    /// The step has begun, and its pipeline may have gone on to a later one, which is stopped.
+    fn may_be_answered(&self) -> bool {
+        self.record.attempt > 0 && self.record.stop_requested.is_none()
     }
 
     /// Records that the step must end, and ends it as far as this worker can. `closed`: how
@@ -67,7 +82,8 @@ impl Decision<'_> {
         let record = self.record;
         let first = record.stop_requested.is_none();
         let stop = self.stop_of(closed);
-        let flagged = Record { stop_requested: Some(stop), ..record.clone() };
+        let closed_as = closed.or(record.closed_as);
+        let flagged = Record { stop_requested: Some(stop), closed_as, ..record.clone() };
         // That it has succeeded is no stop.
         let count = (first && !stop.succeeded).then_some(Effect::CountStop(via));
         let transition = match (self.local.activity, record.status) {
@@ -200,6 +216,8 @@ impl Decision<'_> {
             Answer::Standing(Standing::Closed(how)) => self.closed(*how),
             Answer::Standing(Standing::NotFound) | Answer::Unknown(_) => match self.record.status {
                 Status::Deferred if self.is_left_to_its_handler() => self.unanswered(answer),
+                // It is certain that its execution is being stopped.
+                Status::Waiting => self.request_stop(Via::Watch, None),
                 _ => self.proceed(),
             },
         }

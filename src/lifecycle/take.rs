@@ -137,7 +137,7 @@ impl Decision<'_> {
         if let Some(why) = record.crashed_too_often(most) {
             return self.fail(&format!("gave up: {why}"));
         }
-        if !self.goes_on(record) && record.attempt >= most {
+        if !record.goes_on(self.view.me) && record.attempt >= most {
             return self.fail(&gave_up(
                 record.attempt,
                 record.last_error.as_deref().unwrap_or("nothing is known about it"),
@@ -190,7 +190,7 @@ impl Decision<'_> {
             return now;
         }
         let taken = self.left_behind();
-        let goes_on = self.goes_on(&taken);
+        let goes_on = taken.goes_on(self.view.me);
         let mut record = self.owned(taken.into_owned());
         record.attempt += u32::from(!goes_on);
         record.status = Status::Claimed;
@@ -200,12 +200,6 @@ impl Decision<'_> {
         let limit = later(self.view.now, self.view.policy.time_limit);
         record.deadline = Some(record.deadline.map_or(limit, |deadline| deadline.min(limit)));
         self.write(record).going(Activity::Running, [Effect::Run])
-    }
-
-    /// The next run continues the last attempt, which was given back, or which this very process
-    /// claimed but does not run: the claim was lost, or the ledger's answer was.
-    fn goes_on(&self, record: &Record) -> bool {
-        record.resume || record.status == Status::Claimed && self.is_mine()
     }
 
     /// The record with the consequences of its owner's death. If the ledger is this process's

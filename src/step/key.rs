@@ -30,9 +30,10 @@ impl StepKey {
     }
 }
 
+/// For people: what is not seen, or turns text around, is escaped.
 impl fmt::Display for StepKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        Quoted::within(Self::MAX, &self.0).fmt(f)
     }
 }
 
@@ -66,6 +67,11 @@ mod tests {
         for text in ["ORDER-17", "order 17 of Müller & Söhne", &longest] {
             assert_eq!(text.parse::<StepKey>().expect(text).as_str(), text);
         }
+        let turned = "ORDER\u{202e}17".parse::<StepKey>().expect("a key");
+        assert_eq!(
+            (turned.as_str(), &*turned.to_string()),
+            ("ORDER\u{202e}17", "ORDER\\u{202e}17")
+        );
         let long = format!("{longest}x");
         for text in ["", " ", " ORDER-17", "ORDER-17\n", "ORDER\n17", "\u{1b}[2J", &long] {
             let error = text.parse::<StepKey>().expect_err(text).to_string();

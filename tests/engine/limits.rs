@@ -365,9 +365,8 @@ async fn steps_of_a_paused_queue_go_on_and_their_stops_are_answered() {
     bench.queue.put(&body_of("b", &token(2), &json!({"do": "wait"}), "Executing"));
     until("all run", || bench.log.count("run 1") == 3).await;
     worker.intake.pause_only(&[url()]);
-    let mut executions = bench.pipelines.executions.lock().unwrap();
-    executions.insert("b".to_owned(), ExecutionStanding::Stopping);
-    drop(executions);
+    let stopping = ("b".to_owned(), ExecutionStanding::Stopping);
+    bench.pipelines.executions.lock().unwrap().extend([stopping]);
     let began = Instant::now();
     until("the stop is answered", || failures(&bench) == 1).await;
     assert!(began.elapsed() <= 31 * SECOND, "within the stop watch: {:?}", began.elapsed());

@@ -72,11 +72,13 @@ thread_local! {
     static BUG: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Fails the run of this thread.
-pub fn fail_here(why: &str) {
-    BUG.with_borrow_mut(|bug| {
-        bug.get_or_insert_with(|| why.to_owned());
-    });
+/// The daemon has logged an error on this thread.
+pub fn heard(error: &str) {
+    if error.contains(log::BUG) {
+        BUG.with_borrow_mut(|bug| {
+            bug.get_or_insert_with(|| error.to_owned());
+        });
+    }
 }
 
 /// Runs a fleet on this thread, under paused time.

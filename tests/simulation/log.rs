@@ -1,4 +1,4 @@
-//! The daemon's log: an error that it reports as its own bug fails the run.
+//! The daemon's log, as far as a run hears it: its errors.
 
 use std::fmt::{Debug, Write};
 use std::io::stderr;
@@ -10,7 +10,10 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-use crate::run::{count_here, fail_here};
+use crate::run::heard;
+
+/// How the daemon reports its own bugs.
+pub const BUG: &str = "internal error: this is a bug in callbackd";
 
 /// Listens from now on, on all threads; `aloud`, everything is told as well.
 pub fn listen(aloud: bool) {
@@ -19,22 +22,17 @@ pub fn listen(aloud: bool) {
     let teller =
         || tracing_subscriber::fmt::layer().without_time().with_ansi(false).with_writer(stderr);
     let told = aloud.then(|| teller().with_filter(filter()));
-    tracing_subscriber::registry().with(Mistakes.with_filter(LevelFilter::ERROR)).with(told).init();
+    tracing_subscriber::registry().with(Errors.with_filter(LevelFilter::ERROR)).with(told).init();
 }
 
-struct Mistakes;
+struct Errors;
 
-impl<S: Subscriber> Layer<S> for Mistakes {
+impl<S: Subscriber> Layer<S> for Errors {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         if *event.metadata().level() == Level::ERROR {
             let mut text = Text(String::new());
             event.record(&mut text);
-            if text.0.contains("internal error: this is a bug in callbackd") {
-                fail_here(&text.0);
-            }
-            if text.0.contains("attempts of so many steps have failed") {
-                count_here("path: a breaker opens");
-            }
+            heard(&text.0);
         }
     }
 }

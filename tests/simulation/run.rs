@@ -34,15 +34,20 @@ thread_local! {
 }
 
 /// Fails the run of this thread, wherever in the daemon it is.
-pub fn fail_here(why: &str) {
+fn fail_here(why: &str) {
     PANICKED.with_borrow_mut(|panicked| {
         panicked.get_or_insert_with(|| why.to_owned());
     });
 }
 
-/// Counts something for the run of this thread.
-pub fn count_here(what: &'static str) {
-    SAID.with_borrow_mut(|said| said.push(what));
+/// The daemon has logged an error on this thread.
+pub fn heard(error: &str) {
+    if error.contains(log::BUG) {
+        fail_here(error);
+    }
+    if error.contains("attempts of so many steps have failed") {
+        SAID.with_borrow_mut(|said| said.push("path: a breaker opens"));
+    }
 }
 
 /// Runs a plan on this thread, with nothing else meanwhile.

@@ -65,10 +65,14 @@ impl Meaning {
                 named(answer.status)
             )),
             200 => done(&answer.body).unwrap_or_else(wrong),
-            202 => kept(&answer.body).map_or_else(wrong, Self::Deferred),
+            202 => {
+                let (checkpoint, key) = kept(&answer.body);
+                key.map_or_else(wrong, |key| Self::Deferred(Kept { checkpoint, key }))
+            }
             204 => Self::Success(Outputs::new()),
             408 | 409 | 425 | 429 | 500..=599 => {
-                let kept = kept(&answer.body).unwrap_or_default();
+                let (checkpoint, key) = kept(&answer.body);
+                let kept = Kept { checkpoint, key: key.unwrap_or_default() };
                 Self::Retry(retry_after(&answer.headers), told(answer), kept)
             }
             400..=499 => Self::Failure(told(answer)),
@@ -126,13 +130,13 @@ fn done(body: &[u8]) -> Result<Meaning, String> {
     }
 }
 
-/// What is to be kept, of an answer that may have any body.
-fn kept(body: &[u8]) -> Result<Kept, String> {
+/// The checkpoint and the key to keep, of an answer that may have any body.
+fn kept(body: &[u8]) -> (Option<Value>, Result<Option<StepKey>, String>) {
     let mut body: Value = serde_json::from_slice(body).unwrap_or_default();
     let mut taken = |name| body.get_mut(name).map(Value::take).filter(|value| !value.is_null());
     let checkpoint = taken("checkpoint");
     let key = taken("key").map(serde_json::from_value).transpose();
-    Ok(Kept { checkpoint, key: key.map_err(|error| format!("`key`: {error}"))? })
+    (checkpoint, key.map_err(|error| format!("`key`: {error}")))
 }
 
 /// `reason` of a JSON object, else the text itself, in one line.

@@ -30,7 +30,8 @@ impl Driver {
     /// steps of other queues.
     fn has_slot(&mut self) -> bool {
         if !(self.is_unhindered() && self.is_within_limits()) {
-            (self.slot, self.berth) = (None, None);
+            // A trial of the handler is for a step that may run.
+            (self.slot, self.berth, self.trial) = (None, None, None);
             return false;
         }
         self.slot = self
@@ -74,7 +75,8 @@ impl Driver {
         }
         let (handler, record) = (self.handler_name(), &self.state.record);
         // What this machine kept from starting was never under way.
-        let want = if record.resume && !record.hindered { Want::GoOn } else { Want::Start };
+        let goes_on = record.goes_on(&self.shared.ledger.me()) && !record.hindered;
+        let want = if goes_on { Want::GoOn } else { Want::Start };
         match self.shared.limits.enter(handler, self.lane.index, &record.token, want) {
             Entry::Free => true,
             Entry::Granted(berth) => {
@@ -144,6 +146,9 @@ impl Driver {
         let (handler, token) = (self.handler_name(), &self.state.record.token);
         let Event::Ended(end) = &mut event else { return event };
         self.shared.limits.ended(handler, token, begun, self.verdict(end));
+        if let (RunEnd::Hindered { .. }, Some(berth)) = (&end, &self.berth) {
+            berth.was_hindered();
+        }
         match end {
             RunEnd::Hindered { what, after, error }
                 if self.state.local.activity == Activity::Running =>

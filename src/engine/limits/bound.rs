@@ -154,6 +154,13 @@ impl Bound {
         }
     }
 
+    /// The attempt that began then does not count for the rate.
+    pub(super) fn take_back(&mut self, begun: Instant) {
+        if let Some(at) = self.begun.iter().rposition(|at| *at == begun) {
+            self.begun.remove(at);
+        }
+    }
+
     /// What was granted is given back; `unused` if it was an attempt that did not begin.
     pub(super) fn give_back(&mut self, token: &CallbackToken, unused: bool) {
         self.running -= 1;

@@ -289,13 +289,19 @@ fn a_handler_that_the_machine_kept_from_working_has_not_answered() {
 
 #[test]
 fn a_wait_of_a_handler_that_answers_ends_with_its_time_limit_once_sagemaker_was_asked() {
-    let mut bench = running();
-    let limit = bench.state.record.deadline.expect("a limit");
-    let effects = bench.feed(Event::Ended(RunEnd::Again(POLICY.time_limit * 2)));
-    assert_eq!(effects, [Effect::Wake(limit)]);
-    bench.now = limit;
-    assert_eq!(bench.feed(Event::Woken), [ASK]);
-    assert_eq!(bench.answer(OPEN), [Effect::CleanUp(StopReason::TimeLimit)]);
+    let due = || {
+        let mut bench = running();
+        let limit = bench.state.record.deadline.expect("a limit");
+        let effects = bench.feed(Event::Ended(RunEnd::Again(POLICY.time_limit * 2)));
+        assert_eq!(effects, [Effect::Wake(limit)]);
+        bench.now = limit;
+        assert_eq!(bench.feed(Event::Woken), [ASK]);
+        bench
+    };
+    let cleanup = [Effect::CleanUp(StopReason::TimeLimit)];
+    assert_eq!(due().answer(OPEN), cleanup);
+    assert_eq!(due().answer(Standing::NotFound), cleanup);
+    assert_eq!(due().no_answer(), cleanup, "no one can say whether it was answered");
 }
 
 #[test]
@@ -354,6 +360,44 @@ fn a_stop_does_not_wait_for_the_handlers_answer_and_respects_one_that_was_given(
         message.stop_delivered(),
         [Effect::CountStop(Via::Message), Effect::CleanUp(StopReason::PipelineStopped)]
     );
+}
+
+#[test]
+fn the_stop_of_a_later_step_is_no_stop_of_one_that_has_succeeded() {
+    let cleaned = [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)];
+    for mut bench in asleep() {
+        assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [ASK]);
+        assert_eq!(bench.answer(SUCCEEDED), ELSEWHERE);
+    }
+    // That its execution is being stopped is known, whatever SageMaker says of the step.
+    for answer in [Some(OPEN), Some(STOPPING), Some(Standing::NotFound), None] {
+        for mut bench in asleep() {
+            bench.feed(Event::StopSeen(Via::Watch));
+            let effects = match answer.clone() {
+                Some(standing) => bench.answer(standing),
+                None => bench.no_answer(),
+            };
+            assert_eq!(effects, cleaned, "{answer:?}");
+        }
+    }
+    let mut bench = running();
+    assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [CONFIRM]);
+    assert_eq!((bench.answer(SUCCEEDED), bench.activity()), (vec![], Activity::Running));
+    assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [CONFIRM]);
+    let told = [Effect::CountStop(Via::Watch), Effect::Tell(StopReason::PipelineStopped)];
+    assert_eq!(bench.answer(STOPPING), told);
+}
+
+#[test]
+fn an_answer_through_the_ledger_ends_the_wait_for_the_handlers_own() {
+    let mut bench = ended();
+    assert!(matches!(bench.answer(OPEN)[..], [Effect::Wake(_)]));
+    let answer = Outcome::Success(Outputs::new());
+    let Ok(Completed::Now(record)) = complete(&bench.state.record, answer, bench.now) else {
+        panic!("it takes an answer")
+    };
+    bench.state.record = *record;
+    assert_eq!(bench.feed(Event::Found), [Effect::Report]);
 }
 
 #[test]
