@@ -208,11 +208,10 @@ fn detail(record: &Record) -> String {
         None => None,
     };
     // SageMaker has another one.
-    let elsewhere = [Some(Ending::SettledElsewhere), Some(Ending::AnsweredByHandler)];
-    let outcome = outcome.map(|text| match elsewhere.contains(&record.ending) {
-        true => format!("not accepted: {text}"),
-        false => text,
-    });
+    let elsewhere =
+        matches!(record.ending, Some(Ending::SettledElsewhere | Ending::AnsweredByHandler));
+    let outcome =
+        outcome.map(|text| if elsewhere { format!("not accepted: {text}") } else { text });
     let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| {
         let how = record.closed_as.map(|how| format!(" ({})", how.as_str()));
         format!("{}{}", ending.as_str(), how.unwrap_or_default())
