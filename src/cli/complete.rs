@@ -5,6 +5,7 @@ use std::process::ExitCode;
 #[cfg(feature = "dynamodb")]
 use std::sync::Arc;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args};
 
 use super::place::Place;
@@ -32,7 +33,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     success: bool,
     /// The step fails, for this reason; SageMaker gets its first 256 characters.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     failure: Option<String>,
     /// The ledger's file; else the one in the configuration.
     #[arg(long, value_name = "FILE")]
@@ -137,7 +138,10 @@ async fn give(ledger: &Ledger, token: &CallbackToken, answer: &Outcome) -> Resul
         })?;
         if let Written::Done(_) = written {
             announce(ledger, token).await?;
-            say(plain(&format!("the step {name} is answered, and its worker reports it: {told}")));
+            say(plain(&format!(
+                "the step {name} is answered, and its worker reports it, unless SageMaker has had \
+                 another answer: {told}"
+            )));
             return Ok(());
         }
     }

@@ -33,7 +33,9 @@ impl Place {
                 Ok(Self::Table(Box::new(table.map_err(Failure::runtime)?)))
             }
             _ => Err(Failure::Runtime(
-                "the ledger is in the worker's memory: ask its /steps over HTTP".to_owned(),
+                "the ledger is in the worker's memory: ask its /steps over HTTP; to answer steps \
+                 from outside, use another ledger"
+                    .to_owned(),
             )),
         }
     }

@@ -201,13 +201,13 @@ impl Accepted<'_> {
 
     fn tell(&self, queue: &QueueConfig, lines: &mut Lines) {
         let Step { token, execution, .. } = self.message.step();
-        let what = match self.message {
+        let (what, but) = match self.message {
             Message::Stop(_) => {
-                "a stop of the step; if the ledger knows the step, it keeps its handler"
+                ("a stop of the step", "; if the ledger knows the step, it keeps its handler")
             }
-            _ => "the step",
+            _ => ("the step", ""),
         };
-        lines.add("message", &format!("{what} {token} of {execution}"));
+        lines.add("message", &format!("{what} {token} of {execution}{but}"));
         let first = self.first_match();
         for (index, (route, config)) in self.routes.iter().zip(&queue.routes).enumerate() {
             let (verdict, why) = self.judged(route, config, first.is_some_and(|at| at < index));

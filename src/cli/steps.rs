@@ -15,7 +15,7 @@ use super::status::{self, InHand};
 use super::{Failure, complain, pause, plain, say};
 use crate::config::Config;
 use crate::ledger::{self, Damaged};
-use crate::lifecycle::{Ending, Record, Status};
+use crate::lifecycle::{Ending, Record, Status, Told};
 use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::step::Quoted;
@@ -196,7 +196,11 @@ fn under_way(step: &InHand, now: Timestamp) -> String {
 
 fn detail(record: &Record) -> String {
     let key = record.key.as_ref().map(|key| format!("key {key}"));
+    // SageMaker has another one.
+    let elsewhere =
+        matches!(record.ending, Some(Ending::SettledElsewhere | Ending::AnsweredByHandler));
     let outcome = match &record.outcome {
+        Some(outcome) if elsewhere => Some(format!("not accepted: {}", Told(outcome.clone()))),
         Some(Outcome::Success(outputs)) => Some(
             outputs
                 .iter()
@@ -207,12 +211,8 @@ fn detail(record: &Record) -> String {
         Some(Outcome::Failure(reason)) => Some(reason.to_string()),
         None => None,
     };
-    // SageMaker has another one.
-    let elsewhere =
-        matches!(record.ending, Some(Ending::SettledElsewhere | Ending::AnsweredByHandler));
-    let outcome =
-        outcome.map(|text| if elsewhere { format!("not accepted: {text}") } else { text });
-    let ending = record.ending.filter(|_| record.status == Status::Settled).map(|ending| {
+    let has_ended = matches!(record.status, Status::Concluded | Status::Settled);
+    let ending = record.ending.filter(|_| has_ended).map(|ending| {
         let how = record.closed_as.map(|how| format!(" ({})", how.as_str()));
         format!("{}{}", ending.as_str(), how.unwrap_or_default())
     });
@@ -227,6 +227,7 @@ fn detail(record: &Record) -> String {
     [key, ending, stop, suspected, outcome, error]
         .into_iter()
         .flatten()
+        .filter(|text| !text.is_empty())
         .collect::<Vec<_>>()
         .join(": ")
 }

@@ -161,7 +161,7 @@ impl Decision<'_> {
     /// SageMaker was asked only about a stop, and the step is not to be stopped.
     fn left_alone(&self) -> Transition {
         match self.record.status {
-            Status::Deferred => self.proceed(),
+            Status::Deferred | Status::Waiting => self.proceed(),
             _ => self.to(Activity::Idle, []),
         }
     }

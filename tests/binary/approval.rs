@@ -120,6 +120,7 @@ async fn only_a_deferred_step_takes_an_answer_and_each_refusal_says_why() {
         (vec![&*waits.token, "--success", "--failure", "no"], 2, "cannot be used with"),
         (vec!["abc", "--success"], 2, "ten characters"),
         (vec!["--key", "", "--success"], 2, "1 to 256 characters"),
+        (vec![&*waits.token, "--failure", ""], 2, "a value is required"),
         (vec![&*waits.token, "--output", "novalue"], 2, "NAME=VALUE"),
         (vec![&*waits.token, "--output", "a=1", "--output", "a=2"], 2, "`a` is set twice"),
         (vec![&*waits.token, "--output", &format!("a={}", "x".repeat(1025))], 2, "at most 1024"),
