@@ -64,7 +64,7 @@ impl Decision<'_> {
             Status::Waiting if record.attempt == 0 => true,
             Status::Deferred => answered,
             Status::Claimed | Status::Waiting if runs && answered => {
-                if self.is_left_to_its_handler() {
+                if self.is_left_to_its_handler() && !self.local.stop_seen {
                     return self.left_running();
                 }
                 false
@@ -81,7 +81,8 @@ impl Decision<'_> {
         Decision { record: &record, ..*self }.settle(self.ending_of(how))
     }
 
-    /// A run that has answered its step is not stopped for it: it ends by itself.
+    /// A run that has answered its step is not stopped for it: it ends by itself, unless its
+    /// pipeline is stopped.
     fn left_running(&self) -> Transition {
         match self.local.activity {
             Activity::Running => self.nothing(),

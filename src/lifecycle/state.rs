@@ -24,6 +24,9 @@ pub struct Local {
     pub failures: u32,
     /// Since when an unconfirmed Stopping message is held, if one is.
     pub stop_in_doubt: Option<Timestamp>,
+    /// The stop watch saw the execution being stopped while a run was going on whose step may have
+    /// been answered.
+    pub stop_seen: bool,
     /// When the newest Executing message that was delivered here was sent, by SQS's clock. The next
     /// write includes it.
     pub sent: Option<Timestamp>,
@@ -103,6 +106,7 @@ impl Local {
         refusals: 0,
         failures: 0,
         stop_in_doubt: None,
+        stop_seen: false,
         sent: None,
     };
 

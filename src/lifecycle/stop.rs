@@ -65,7 +65,8 @@ impl Decision<'_> {
             (Activity::Running, Status::Claimed)
                 if watch && self.is_left_to_its_handler() && self.may_be_answered() =>
             {
-                self.to(Activity::Running, [Effect::Ask { confirm_stop: true }])
+                self.knowing(|local| local.stop_seen = true)
+                    .to(Activity::Running, [Effect::Ask { confirm_stop: true }])
             }
             _ => self.request_stop(via, None),
         }
