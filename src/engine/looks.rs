@@ -12,7 +12,7 @@ use super::inbox::Input;
 use super::shared::Shared;
 use super::watch::Looks;
 use crate::lifecycle::{Event, Via};
-use crate::seam::{ExecutionStanding, Observation};
+use crate::seam::{ExecutionStanding, Observation, StepResult};
 use crate::step::{CallbackToken, ExecutionArn};
 
 /// Asks through the lanes' pipelines.
@@ -29,8 +29,9 @@ impl Looks for Watching {
             match lane.pipelines(execution).execution(execution).await {
                 Ok(ExecutionStanding::Executing) => None,
                 Ok(ExecutionStanding::Stopping) => Some(Event::StopSeen(Via::Watch)),
-                Ok(ExecutionStanding::Ended(_) | ExecutionStanding::NotFound) => {
-                    Some(Event::ExecutionEnded)
+                Ok(ended @ (ExecutionStanding::Ended(_) | ExecutionStanding::NotFound)) => {
+                    let stopped = ended == ExecutionStanding::Ended(StepResult::Stopped);
+                    Some(Event::ExecutionEnded { stopped })
                 }
                 Err(fault) => {
                     if let Some(more) = lane.said.again("watch") {

@@ -45,7 +45,10 @@ pub enum Event {
     /// The step is to be stopped: the execution is stopping.
     StopSeen(Via),
     /// The execution has ended, so the step may have too.
-    ExecutionEnded,
+    ExecutionEnded {
+        /// Because it was stopped.
+        stopped: bool,
+    },
     /// SageMaker accepted the report.
     ReportAccepted,
     /// SageMaker refused the report in a way that leaves open whether the step is closed.

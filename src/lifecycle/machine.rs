@@ -147,7 +147,9 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::DeadlineReached, _) => step.deadline_reached(),
         (Event::Woken, _) => step.woken(),
         (Event::StopSeen(via), _) => step.stop_seen(*via),
-        (Event::ExecutionEnded, _) => step.execution_ended(),
+        (Event::ExecutionEnded { stopped }, _) => {
+            step.knowing(|local| local.stop_seen |= stopped).execution_ended()
+        }
 
         // Another worker of the ledger has settled it since.
         (

@@ -24,8 +24,8 @@ pub struct Local {
     pub failures: u32,
     /// Since when an unconfirmed Stopping message is held, if one is.
     pub stop_in_doubt: Option<Timestamp>,
-    /// The stop watch saw the execution being stopped while a run was going on whose step may have
-    /// been answered.
+    /// The stop watch saw that the execution is being stopped, or was, and that ends a run even if
+    /// its step has been answered.
     pub stop_seen: bool,
     /// When the newest Executing message that was delivered here was sent, by SQS's clock. The next
     /// write includes it.
