@@ -79,12 +79,8 @@ pub(super) fn mention(orders: Option<Orders>) {
 
 /// The position of the queue with this name or URL.
 fn named(wanted: &str, queues: &[&QueueUrl]) -> Result<usize, Failure> {
-    let url = wanted.parse::<QueueUrl>().ok();
-    let is_it = |queue: &QueueUrl| match &url {
-        Some(url) => queue.is_same_queue(url),
-        None => queue.name() == wanted,
-    };
-    let found: Vec<usize> = (0..queues.len()).filter(|at| is_it(queues[*at])).collect();
+    let is_it = |at: &usize| queues[*at].is_meant_by(wanted);
+    let found: Vec<usize> = (0..queues.len()).filter(is_it).collect();
     match found[..] {
         [at] => Ok(at),
         [] => {

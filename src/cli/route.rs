@@ -47,12 +47,7 @@ pub(super) fn run(loaded: &CheckedConfig, arguments: &Arguments) -> Result<ExitC
 
 /// The queue that is meant.
 fn queue<'a>(queues: &'a [QueueConfig], named: Option<&str>) -> Result<&'a QueueConfig, Failure> {
-    let is_meant = |queue: &&QueueConfig| {
-        named.is_none_or(|named| {
-            let same = |url: crate::step::QueueUrl| url.is_same_queue(&queue.url);
-            queue.url.name() == named || named.parse().is_ok_and(same)
-        })
-    };
+    let is_meant = |queue: &&QueueConfig| named.is_none_or(|named| queue.url.is_meant_by(named));
     let meant: Vec<&QueueConfig> = queues.iter().filter(is_meant).collect();
     if let [queue] = meant[..] {
         return Ok(queue);

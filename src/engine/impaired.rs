@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::waiting::found;
 use crate::seam::{Observation, Observer};
 use crate::step::CallbackToken;
 use ailment::Ailment;
@@ -174,21 +175,11 @@ impl Impaired {
     /// The next step that need not wait any more: its handler works again, or it is to test it.
     /// Cancel safe.
     pub(crate) async fn next(&self) -> (CallbackToken, Option<Trial>) {
-        loop {
-            let news = self.0.news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
+        let look = || {
             self.lapse();
-            let due = match self.next_now() {
-                Ok(next) => return next,
-                Err(due) => due,
-            };
-            tokio::select! {
-                biased;
-                () = news => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-            }
-        }
+            self.next_now()
+        };
+        found(&self.0.news, look).await
     }
 
     /// Or when there may be one, or an impairment may lapse.

@@ -17,9 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::config::HandlerConfig;
+use super::waiting::found;
 use crate::step::CallbackToken;
 use bound::Bound;
 pub(crate) use bound::Want;
@@ -142,20 +143,7 @@ impl Limits {
 
     /// The next step that may run. Cancel safe.
     pub(crate) async fn next(&self) -> (CallbackToken, Berth) {
-        loop {
-            let news = self.0.news.notified();
-            tokio::pin!(news);
-            news.as_mut().enable();
-            let due = match self.next_now() {
-                Ok(next) => return next,
-                Err(due) => due,
-            };
-            tokio::select! {
-                biased;
-                () = news => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
-            }
-        }
+        found(&self.0.news, || self.next_now()).await
     }
 
     /// Or when there may be one.
@@ -208,21 +196,7 @@ impl Limits {
         &self,
         mut look: impl FnMut(&mut Bounds, Instant) -> Result<T, Option<Instant>>,
     ) -> T {
-        loop {
-            let room = self.0.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            let now = Instant::now();
-            let due = match look(&mut self.0.lock(), now) {
-                Ok(found) => return found,
-                Err(due) => due,
-            };
-            tokio::select! {
-                biased;
-                () = room => {}
-                () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
-            }
-        }
+        found(&self.0.room, || look(&mut self.0.lock(), Instant::now())).await
     }
 
     /// Reserves what a poll may bring: at most `most`, possibly nothing.

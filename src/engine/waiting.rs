@@ -1,8 +1,33 @@
-//! The steps that wait until their handler may be started.
+//! The steps that wait until their handler may be started, and the wait for what they wait for.
 
 use std::collections::BTreeMap;
 
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
 use crate::step::CallbackToken;
+
+/// Looks until something is found: again at each of the `news`, and when a look that finds nothing
+/// says that there may be something by then. Cancel safe.
+pub(crate) async fn found<T>(
+    news: &Notify,
+    mut look: impl FnMut() -> Result<T, Option<Instant>>,
+) -> T {
+    loop {
+        let news = news.notified();
+        tokio::pin!(news);
+        news.as_mut().enable();
+        let due = match look() {
+            Ok(found) => return found,
+            Err(due) => due,
+        };
+        tokio::select! {
+            biased;
+            () = news => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+    }
+}
 
 /// The steps that wait for a handler, first come, first served.
 #[derive(Default)]

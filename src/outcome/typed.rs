@@ -30,6 +30,34 @@ macro_rules! refuse {
     };
 }
 
+/// Methods of a [`Serializer`] for what is around a value: an option and a newtype are looked
+/// through.
+macro_rules! wrapped {
+    ($done:ty) => {
+        fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<$done, InvalidOutput> {
+            value.serialize(self)
+        }
+
+        fn serialize_newtype_struct<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            value: &T,
+        ) -> Result<$done, InvalidOutput> {
+            value.serialize(self)
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result<$done, InvalidOutput> {
+            Err(self.refusal("an enum variant with content"))
+        }
+    };
+}
+
 /// Takes a struct or a map.
 struct Whole;
 
@@ -71,27 +99,7 @@ impl Serializer for Whole {
         Ok(Outputs::new())
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<Outputs, InvalidOutput> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        value: &T,
-    ) -> Result<Outputs, InvalidOutput> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<Outputs, InvalidOutput> {
-        Err(self.refusal("an enum variant with content"))
-    }
+    wrapped! { Outputs }
 
     refuse! {
         serialize_bool(bool) -> Outputs, "a boolean";
@@ -242,10 +250,6 @@ impl Serializer for Scalar<'_> {
         serialize_f64(f64);
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<String, InvalidOutput> {
-        value.serialize(self)
-    }
-
     fn serialize_unit_variant(
         self,
         _: &'static str,
@@ -255,23 +259,7 @@ impl Serializer for Scalar<'_> {
         Ok(variant.to_owned())
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        value: &T,
-    ) -> Result<String, InvalidOutput> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<String, InvalidOutput> {
-        Err(self.refusal("an enum variant with content"))
-    }
+    wrapped! { String }
 
     refuse! {
         serialize_none() -> String, "null";

@@ -130,6 +130,15 @@ impl QueueUrl {
         self.name() == other.name() && self.account() == other.account() && !regions_differ()
     }
 
+    /// Whether an operator means it: by its name, or by any URL of it.
+    #[must_use]
+    pub fn is_meant_by(&self, text: &str) -> bool {
+        match text.parse() {
+            Ok(url) => self.is_same_queue(&url),
+            Err(_) => self.name() == text,
+        }
+    }
+
     fn part(&self, (start, end): Span) -> &str {
         &self.text[usize::from(start)..usize::from(end)]
     }
