@@ -41,7 +41,7 @@ async fn crash(scene: &Scene, daemon: &mut Daemon) {
     }
 }
 
-/// A job that was polled, its daemon dead and its message gone.
+/// A job that was polled twice at least, its daemon dead and its message gone.
 async fn purged(config: &Config, scene: &Scene) -> Step {
     let step = scene.step_sent().await;
     let mut daemon = scene.start(config);
