@@ -5,6 +5,7 @@
 //! required method of the traits, and clippy for those with a default body. It exists only in debug
 //! builds.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::Path;
@@ -213,6 +214,13 @@ impl Pipelines for Crashing<Arc<dyn Pipelines>> {
         token: &'a CallbackToken,
     ) -> BoxFuture<'a, Result<Standing, Fault>> {
         Box::pin(self.crash.around(Boundary::AskStep, self.inner.step(execution, token)))
+    }
+
+    fn ended_steps<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<BTreeSet<CallbackToken>, Fault>> {
+        Box::pin(self.crash.around(Boundary::AskStep, self.inner.ended_steps(execution)))
     }
 
     fn execution<'a>(

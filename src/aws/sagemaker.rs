@@ -1,5 +1,8 @@
 //! SageMaker, as far as callback steps need it.
 
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
 use aws_sdk_sagemaker::types::{
     OutputParameter, PipelineExecutionStatus, PipelineExecutionStep, StepStatus,
 };
@@ -66,6 +69,31 @@ impl SageMaker {
         )
     }
 
+    /// The first answer about a step of the execution; `None` as well if it does not exist.
+    async fn search<T>(
+        &self,
+        execution: &ExecutionArn,
+        mut about: impl FnMut(&PipelineExecutionStep) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
+        let mut next = None;
+        for _ in 0..Self::MAX_PAGES {
+            let (steps, following) = match self.page(execution, next).await {
+                Ok(page) => page,
+                Err(failed) if failed.failure.is_not_found() => return Ok(None),
+                Err(failed) => return Err(failed.into()),
+            };
+            let Some(steps) = steps else { return Err(Self::listless()) };
+            if let Some(found) = steps.iter().find_map(&mut about) {
+                return Ok(Some(found));
+            }
+            next = following;
+            if next.is_none() {
+                return Ok(None);
+            }
+        }
+        Err(Self::endless())
+    }
+
     async fn send(
         &self,
         token: &CallbackToken,
@@ -123,23 +151,23 @@ impl Pipelines for SageMaker {
         token: &'a CallbackToken,
     ) -> BoxFuture<'a, Result<Standing, Fault>> {
         Box::pin(async move {
-            let mut next = None;
-            for _ in 0..Self::MAX_PAGES {
-                let (steps, following) = match self.page(execution, next).await {
-                    Ok(page) => page,
-                    Err(failed) if failed.failure.is_not_found() => return Ok(Standing::NotFound),
-                    Err(failed) => return Err(failed.into()),
-                };
-                let Some(steps) = steps else { return Err(Self::listless()) };
-                if let Some(standing) = steps.iter().find_map(|step| standing(step, token)) {
-                    return Ok(standing);
-                }
-                next = following;
-                if next.is_none() {
-                    return Ok(Standing::NotFound);
-                }
-            }
-            Err(Self::endless())
+            let found = self.search(execution, |step| standing(step, token)).await?;
+            Ok(found.unwrap_or(Standing::NotFound))
+        })
+    }
+
+    fn ended_steps<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<BTreeSet<CallbackToken>, Fault>> {
+        Box::pin(async move {
+            let mut ended = BTreeSet::new();
+            self.search(execution, |step| {
+                ended.extend(ended_callback(step));
+                None::<Infallible>
+            })
+            .await?;
+            Ok(ended)
         })
     }
 
@@ -174,6 +202,13 @@ fn standing(step: &PipelineExecutionStep, token: &CallbackToken) -> Option<Stand
             queue_url: callback.sqs_queue_url().and_then(|url| url.parse().ok()),
         },
     })
+}
+
+/// The token of a callback step that has ended.
+fn ended_callback(step: &PipelineExecutionStep) -> Option<CallbackToken> {
+    let token = step.metadata()?.callback()?.callback_token()?;
+    ending(step.step_status())?;
+    token.parse().ok()
 }
 
 /// How a step ended. An unknown status counts as not ended: a step that is wrongly taken for closed
@@ -365,6 +400,21 @@ mod tests {
                 Server::with_sagemaker([steps(&[step(status, TOKEN)], None)]).await;
             assert_eq!(sagemaker.step(&arn(), &token()).await, Ok(wants), "{status}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_callback_steps_that_have_ended_are_collected_from_every_page() {
+        let no_callback = json!({ "StepName": "train", "StepStatus": "Failed", "Metadata": {} });
+        let (server, sagemaker) = Server::with_sagemaker([
+            steps(&[step("Failed", TOKEN), no_callback, step("Stopping", "stopping00")], Some("2")),
+            steps(&[step("Executing", "executing0"), step("Succeeded", "succeeded0")], None),
+            error("ResourceNotFound"),
+        ])
+        .await;
+        let ended = ["succeeded0", TOKEN].map(|token| token.parse().expect("a token"));
+        assert_eq!(sagemaker.ended_steps(&arn()).await, Ok(BTreeSet::from(ended)));
+        assert_eq!(sagemaker.ended_steps(&arn()).await, Ok(BTreeSet::new()));
+        assert_eq!(server.requests().len(), 3);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use super::dispatch::send_or_start;
 use super::driver::Origin;
 use super::inbox::Input;
 use super::shared::Shared;
-use super::watch::Looks;
+use super::watch::{Looks, Sight};
 use crate::lifecycle::{Event, Via};
 use crate::seam::{ExecutionStanding, Observation, StepResult};
 use crate::step::{CallbackToken, ExecutionArn};
@@ -19,19 +19,15 @@ use crate::step::{CallbackToken, ExecutionArn};
 pub(crate) struct Watching(pub(crate) Arc<Shared>);
 
 impl Looks for Watching {
-    fn look<'a>(
-        &'a self,
-        execution: &'a ExecutionArn,
-        lane: usize,
-    ) -> BoxFuture<'a, Option<Event>> {
+    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
         Box::pin(async move {
-            let lane = self.0.lanes.get(lane)?;
+            let Some(lane) = self.0.lanes.get(lane) else { return Sight::Nothing };
             match lane.pipelines(execution).execution(execution).await {
-                Ok(ExecutionStanding::Executing) => None,
-                Ok(ExecutionStanding::Stopping) => Some(Event::StopSeen(Via::Watch)),
+                Ok(ExecutionStanding::Executing) => Sight::Nothing,
+                Ok(ExecutionStanding::Stopping) => Sight::Execution(Event::StopSeen(Via::Watch)),
                 Ok(ended @ (ExecutionStanding::Ended(_) | ExecutionStanding::NotFound)) => {
                     let stopped = ended == ExecutionStanding::Ended(StepResult::Stopped);
-                    Some(Event::ExecutionEnded { stopped })
+                    Sight::Execution(Event::SeenEnded { stopped })
                 }
                 Err(fault) => {
                     if let Some(more) = lane.said.again("watch") {
@@ -42,7 +38,31 @@ impl Looks for Watching {
                             "SageMaker did not say whether the execution is being stopped"
                         );
                     }
-                    None
+                    Sight::Nothing
+                }
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
+        Box::pin(async move {
+            let sight = self.look(execution, lane).await;
+            let Some(lane) = self.0.lanes.get(lane).filter(|_| sight == Sight::Nothing) else {
+                return sight;
+            };
+            match lane.pipelines(execution).ended_steps(execution).await {
+                Ok(ended) => Sight::Ended(ended),
+                Err(fault) => {
+                    if let Some(more) = lane.said.again("list") {
+                        tracing::warn!(
+                            %execution,
+                            error = %fault,
+                            more,
+                            "SageMaker did not list the execution's steps: if someone else answers \
+                             one that is deferred, that is noticed at the execution's end"
+                        );
+                    }
+                    sight
                 }
             }
         })

@@ -5,6 +5,9 @@
 //! `stop_watch`, however many of its steps are here. All calls together stay below two a second, so
 //! with many executions the interval stretches. Executions with a step that runs or waits come
 //! first: an unnoticed stop of a deferred step costs nothing, that of a running one does.
+//!
+//! Someone else may answer a deferred step at SageMaker while its execution goes on. So every tenth
+//! look at an execution that has one lists the steps, too.
 
 #[cfg(test)]
 mod tests;
@@ -29,13 +32,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How many calls for executions with active steps may precede one that has only deferred steps and
 /// is due.
 const PASSED: u32 = 3;
+/// Every so many looks at an execution with deferred steps, its steps are listed.
+const LISTED: u8 = 10;
+
+/// What a step is told that has ended while its execution goes on: it asks for itself.
+const STEP_ENDED: Event = Event::SeenEnded { stopped: false };
 
 /// What the watch needs from its owner.
 pub(crate) trait Looks: Send + Sync {
-    /// Asks where the execution stands, through the lane's account; returns what its steps are to
-    /// be told, if anything. A failed call tells nothing.
-    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize)
-    -> BoxFuture<'a, Option<Event>>;
+    /// Asks where the execution stands, through the lane's account. A failed call shows nothing.
+    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight>;
+
+    /// Also asks which of its steps have ended, if the execution goes on.
+    fn list<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight>;
 
     /// Tells a step. If it does not accept it now, it is told again by the next look, as long as it
     /// is watched.
@@ -43,6 +52,17 @@ pub(crate) trait Looks: Send + Sync {
 
     /// The interval at which executions with active steps are asked has changed.
     fn observe_interval(&self, interval: Duration);
+}
+
+/// What a look at an execution shows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Sight {
+    /// Nothing that a step should know.
+    Nothing,
+    /// Its steps are to be told this.
+    Execution(Event),
+    /// The execution goes on, and these of its steps have ended.
+    Ended(BTreeSet<CallbackToken>),
 }
 
 /// How a step is watched.
@@ -75,9 +95,19 @@ struct Watched {
     due: Instant,
     /// It is being asked about, and therefore not due.
     looking: bool,
+    /// Looks until its steps are listed, if it has deferred ones.
+    unlisted: u8,
     steps: Steps,
     /// How many of them are active.
     active: usize,
+}
+
+/// An execution whose turn it is.
+struct Next {
+    name: Arc<str>,
+    lane: usize,
+    /// Its steps are listed, too.
+    lists: bool,
 }
 
 /// The steps of an execution; nearly all have one.
@@ -166,8 +196,8 @@ impl Watch {
             }
             tokio::select! {
                 biased;
-                Some((name, answer)) = under_way.next(), if !under_way.is_empty() => {
-                    match &answer {
+                Some((name, sight)) = under_way.next(), if !under_way.is_empty() => {
+                    match &sight {
                         Some(_) => late = false,
                         None if !late => {
                             late = true;
@@ -176,13 +206,13 @@ impl Watch {
                         }
                         None => {}
                     }
-                    self.looked(&name, answer.flatten(), looks);
+                    self.looked(&name, &sight.unwrap_or(Sight::Nothing), looks);
                 }
                 () = self.sooner.notified() => {}
                 () = sleep_until(next.map_or(free, |due| due.max(free))), if next.is_some() => {
-                    if let Some((name, lane)) = self.begin() {
-                        free = Instant::now() + GAP;
-                        under_way.push(ask(looks, name, lane));
+                    if let Some(next) = self.begin() {
+                        free = Instant::now() + if next.lists { GAP * 2 } else { GAP };
+                        under_way.push(ask(looks, next));
                     }
                 }
             }
@@ -203,33 +233,37 @@ impl Watch {
     }
 
     /// Takes out the execution whose turn it is, if one is due.
-    fn begin(&self) -> Option<(Arc<str>, usize)> {
+    fn begin(&self) -> Option<Next> {
         let now = Instant::now();
         let mut table = self.lock();
         let name = table.due.pop(now)?;
         let watched = table.executions.get_mut(&name)?;
         watched.looking = true;
         watched.due = now + jittered(self.every(watched.lane));
-        Some((name, watched.lane))
+        Some(Next { name, lane: watched.lane, lists: watched.lists() })
     }
 
     /// Puts an execution back, and tells its steps.
-    fn looked(&self, name: &Arc<str>, event: Option<Event>, looks: &dyn Looks) {
+    fn looked(&self, name: &Arc<str>, sight: &Sight, looks: &dyn Looks) {
         let mut table = self.lock();
         let Table { executions, due } = &mut *table;
         let Some(watched) = executions.get_mut(name) else { return };
         watched.looking = false;
-        let told = if event.is_some() { watched.steps.tokens() } else { Vec::new() };
+        let told = match sight {
+            Sight::Nothing => Vec::new(),
+            Sight::Execution(event) => watched.steps.told(event, |_, _| true),
+            Sight::Ended(ended) => watched
+                .steps
+                .told(&STEP_ENDED, |token, kind| kind == Kind::Deferred && ended.contains(token)),
+        };
         if watched.is_over() {
             executions.remove(name);
         } else {
             due.add(name, watched);
         }
         drop(table);
-        if let Some(event) = event {
-            for token in &told {
-                looks.tell(token, event.clone());
-            }
+        for (token, event) in told {
+            looks.tell(&token, event);
         }
     }
 
@@ -242,14 +276,16 @@ impl Watch {
     }
 }
 
-/// Asks about an execution. `None` in place of an answer: it took too long.
-async fn ask(looks: &dyn Looks, name: Arc<str>, lane: usize) -> (Arc<str>, Option<Option<Event>>) {
-    let answer = match name.parse::<ExecutionArn>() {
+/// Asks about an execution. `None` in place of a sight: it took too long.
+async fn ask(looks: &dyn Looks, next: Next) -> (Arc<str>, Option<Sight>) {
+    let Next { name, lane, lists } = next;
+    let sight = match name.parse::<ExecutionArn>() {
+        Ok(execution) if lists => timeout(PATIENCE, looks.list(&execution, lane)).await.ok(),
         Ok(execution) => timeout(PATIENCE, looks.look(&execution, lane)).await.ok(),
         // The text was that of a parsed ARN.
-        Err(_) => Some(None),
+        Err(_) => Some(Sight::Nothing),
     };
-    (name, answer)
+    (name, sight)
 }
 
 /// Up to a quarter less, so that workers that started together do not ask together.
@@ -259,7 +295,19 @@ fn jittered(every: Duration) -> Duration {
 
 impl Watched {
     fn new(lane: usize, due: Instant) -> Self {
-        Self { lane, due, looking: false, steps: Steps::None, active: 0 }
+        // Not all at the same look after a start.
+        let unlisted = fastrand::u8(..LISTED);
+        Self { lane, due, looking: false, unlisted, steps: Steps::None, active: 0 }
+    }
+
+    /// Whether this look is for its steps as well; counts the looks until then.
+    fn lists(&mut self) -> bool {
+        if self.active == self.steps.len() {
+            return false;
+        }
+        let lists = self.unlisted == 0;
+        self.unlisted = self.unlisted.checked_sub(1).unwrap_or(LISTED - 1);
+        lists
     }
 
     fn insert(&mut self, token: &CallbackToken, kind: Kind) {
@@ -275,12 +323,7 @@ impl Watched {
 
     /// No step watches it, and no look is about to put it back.
     fn is_over(&self) -> bool {
-        let empty = match &self.steps {
-            Steps::None => true,
-            Steps::One(..) => false,
-            Steps::Many(steps) => steps.is_empty(),
-        };
-        empty && !self.looking
+        self.steps.len() == 0 && !self.looking
     }
 }
 
@@ -314,11 +357,29 @@ impl Steps {
         }
     }
 
-    fn tokens(&self) -> Vec<CallbackToken> {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(..) => 1,
+            Self::Many(steps) => steps.len(),
+        }
+    }
+
+    /// What those steps that it concerns are told.
+    fn told(
+        &self,
+        event: &Event,
+        concerns: impl Fn(&CallbackToken, Kind) -> bool,
+    ) -> Vec<(CallbackToken, Event)> {
+        let telling = |token: &CallbackToken, kind| {
+            concerns(token, kind).then(|| (token.clone(), event.clone()))
+        };
         match self {
             Self::None => Vec::new(),
-            Self::One(token, _) => vec![token.clone()],
-            Self::Many(steps) => steps.keys().cloned().collect(),
+            Self::One(token, kind) => telling(token, *kind).into_iter().collect(),
+            Self::Many(steps) => {
+                steps.iter().filter_map(|(token, kind)| telling(token, *kind)).collect()
+            }
         }
     }
 }

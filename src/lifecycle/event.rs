@@ -44,9 +44,9 @@ pub enum Event {
     Woken,
     /// The step is to be stopped: the execution is stopping.
     StopSeen(Via),
-    /// The execution has ended, so the step may have too.
-    ExecutionEnded {
-        /// Because it was stopped.
+    /// The execution was seen to have ended, so the step may have too; or the step itself was.
+    SeenEnded {
+        /// The execution was stopped.
         stopped: bool,
     },
     /// SageMaker accepted the report.

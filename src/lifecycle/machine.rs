@@ -147,8 +147,8 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
         (Event::DeadlineReached, _) => step.deadline_reached(),
         (Event::Woken, _) => step.woken(),
         (Event::StopSeen(via), _) => step.stop_seen(*via),
-        (Event::ExecutionEnded { stopped }, _) => {
-            step.knowing(|local| local.stop_seen |= stopped).execution_ended()
+        (Event::SeenEnded { stopped }, _) => {
+            step.knowing(|local| local.stop_seen |= stopped).seen_ended()
         }
 
         // Another worker of the ledger has settled it since.

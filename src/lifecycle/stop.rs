@@ -177,7 +177,7 @@ impl Decision<'_> {
         Effect::Ask { confirm_stop: self.local.stop_in_doubt.is_some() }
     }
 
-    pub(super) fn execution_ended(&self) -> Transition {
+    pub(super) fn seen_ended(&self) -> Transition {
         match (self.local.activity, self.record.status) {
             (_, Status::Owed | Status::Concluded | Status::Settled)
             | (

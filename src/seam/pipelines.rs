@@ -1,5 +1,7 @@
 //! SageMaker, as the engine sees it.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +67,12 @@ pub trait Pipelines: Send + Sync {
         execution: &'a ExecutionArn,
         token: &'a CallbackToken,
     ) -> BoxFuture<'a, Result<Standing, Fault>>;
+
+    /// The callback steps of the execution that have ended; none if it is not found.
+    fn ended_steps<'a>(
+        &'a self,
+        execution: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<BTreeSet<CallbackToken>, Fault>>;
 
     /// Where the execution stands.
     fn execution<'a>(

@@ -211,6 +211,28 @@ async fn a_step_that_is_answered_at_sagemaker_is_settled_and_shown_as_what_it_wa
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_at_sagemaker_is_noticed_while_its_execution_and_its_siblings_wait_on() {
+    let scene = Scene::new(ASKS).await;
+    let yes = scene.step_sent().await;
+    let (no, open) = (scene.sibling_sent(&yes).await, scene.sibling_sent(&yes).await);
+    let _daemon = scene.start(&approvals(&scene));
+    for step in [&yes, &no, &open] {
+        deferred(&scene, step).await;
+    }
+    for (step, how) in [(&yes, "Succeeded"), (&no, "Failed")] {
+        scene.sagemaker.close_step(&step.arn, &step.token, how);
+    }
+    for (step, how) in [(&yes, "succeeded"), (&no, "failed")] {
+        scene.settled(step).await;
+        assert_eq!(scene.record(step).expect("a record")["closed_as"], how);
+    }
+    assert_eq!(scene.record(&open).expect("a record")["status"], "deferred");
+    done(&run(&scene, &["complete", &open.token, "--success"]));
+    assert_eq!(scene.answered_once(&open).await.outputs(), json!({}));
+    assert!(scene.cleanups().is_empty() && scene.runs().len() == 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_cannot_be_kept_fails_the_step_that_nobody_could_find() {
     let scene = Scene::new("head -c 300 /dev/zero | tr '\\0' x > $STEP_KEY").await;
     let step = scene.step_sent().await;

@@ -97,7 +97,8 @@ impl SageMaker {
         Self { address, state, serving }
     }
 
-    /// An execution whose callback step waits with this token.
+    /// An execution whose callback step waits with this token; one more step of an execution that
+    /// is there.
     pub fn begin(&self, arn: &str, token: &str, queue_url: &str) {
         let step = Step {
             token: token.to_owned(),
@@ -106,8 +107,9 @@ impl SageMaker {
             started: Timestamp::now(),
             accepted: None,
         };
-        let execution = Execution { status: "Executing", steps: vec![step], stopped: None };
-        self.state.lock().unwrap().executions.insert(arn.to_owned(), execution);
+        let executions = &mut self.state.lock().unwrap().executions;
+        let new = || Execution { status: "Executing", steps: Vec::new(), stopped: None };
+        executions.entry(arn.to_owned()).or_insert_with(new).steps.push(step);
     }
 
     /// `StopPipelineExecution`, but for the message.
@@ -134,6 +136,13 @@ impl SageMaker {
         for step in &mut execution.steps {
             step.status = status;
         }
+    }
+
+    /// Someone else answers one step of an execution, which goes on.
+    pub fn close_step(&self, arn: &str, token: &str, status: &'static str) {
+        let mut state = self.state.lock().unwrap();
+        let steps = &mut state.executions.get_mut(arn).expect("an execution").steps;
+        steps.iter_mut().find(|step| step.token == token).expect("a step").status = status;
     }
 
     /// The step of an execution has waited for so many hours.

@@ -194,6 +194,10 @@ impl Scene {
             "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/{}",
             token.to_lowercase()
         );
+        self.step_of(arn, token)
+    }
+
+    fn step_of(&self, arn: String, token: String) -> Step {
         self.sagemaker.begin(&arn, &token, &self.queue.url);
         Step { opened: Timestamp::now(), token, arn, arguments: json!({ "n": 1 }) }
     }
@@ -209,6 +213,13 @@ impl Scene {
     pub async fn step_sent_with(&self, arguments: Value) -> Step {
         let mut step = self.step();
         step.arguments = arguments;
+        self.queue.send(&step.executing()).await;
+        step
+    }
+
+    /// One more step of the same execution, with its message.
+    pub async fn sibling_sent(&self, of: &Step) -> Step {
+        let step = self.step_of(of.arn.clone(), random_token());
         self.queue.send(&step.executing()).await;
         step
     }

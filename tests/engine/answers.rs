@@ -14,6 +14,46 @@ use crate::world::{Disk, Trouble};
 const TOKEN: &str = "abcdefghij";
 const SUCCEEDED: Standing = Standing::Closed(StepResult::Succeeded);
 
+/// A step is deferred, and its execution goes on.
+async fn deferred(bench: &Bench) {
+    bench.step(TOKEN, &json!({"do": "defer"}));
+    until("it is deferred", || bench.disk.status(TOKEN).as_deref() == Some("deferred")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_step_that_is_answered_at_sagemaker_is_settled_while_its_execution_goes_on() {
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    deferred(&bench).await;
+    sleep(Duration::from_hours(1)).await;
+    let listed = *bench.pipelines.listed.lock().unwrap();
+    assert!((10..=18).contains(&listed), "listed {listed} times at a stop_watch of 30s");
+    assert_eq!(bench.asked(), 0, "an open step is not asked about by itself");
+    bench.pipelines.stand(TOKEN, SUCCEEDED);
+    bench.settled().await;
+    let body = bench.disk.body(TOKEN);
+    assert_eq!(
+        (&body["ending"], &body["closed_as"]),
+        (&json!("settled_elsewhere"), &json!("succeeded"))
+    );
+    assert_eq!(bench.log.entries(), ["run 1"], "nothing is cleaned up after");
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_right_to_list_steps_a_deferred_one_waits_for_its_executions_end() {
+    let mut bench = Bench::new();
+    bench.pipelines.fail("list", 1_000, Trouble::Before(FaultKind::Denied));
+    let worker = bench.start().await;
+    deferred(&bench).await;
+    bench.pipelines.stand(TOKEN, SUCCEEDED);
+    sleep(Duration::from_hours(1)).await;
+    assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("deferred"));
+    bench.succeeds();
+    bench.settled().await;
+    worker.drain().await;
+}
+
 /// A bench whose handler answers its steps itself.
 fn bench() -> Bench {
     let mut bench = Bench::new();

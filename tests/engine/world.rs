@@ -262,6 +262,8 @@ pub struct FakePipelines {
     pub reports: Mutex<Vec<Report>>,
     pub trouble: Mutex<BTreeMap<&'static str, VecDeque<Trouble>>>,
     pub asked: Mutex<usize>,
+    /// How often the steps of an execution were listed.
+    pub listed: Mutex<usize>,
 }
 
 impl Default for FakePipelines {
@@ -273,6 +275,7 @@ impl Default for FakePipelines {
             reports: Mutex::default(),
             trouble: Mutex::default(),
             asked: Mutex::default(),
+            listed: Mutex::default(),
         }
     }
 }
@@ -359,6 +362,21 @@ impl Pipelines for FakePipelines {
                 return Err(Fault::new(kind, "made to fail"));
             }
             Ok(self.steps.lock().unwrap().get(token).cloned().unwrap_or(Standing::NotFound))
+        })
+    }
+
+    fn ended_steps<'a>(
+        &'a self,
+        _: &'a ExecutionArn,
+    ) -> BoxFuture<'a, Result<BTreeSet<CallbackToken>, Fault>> {
+        Box::pin(async move {
+            *self.listed.lock().unwrap() += 1;
+            if let Some(Trouble::Before(kind)) = self.trouble("list") {
+                return Err(Fault::new(kind, "made to fail"));
+            }
+            let ended = |standing: &Standing| matches!(standing, Standing::Closed(_));
+            let steps = self.steps.lock().unwrap();
+            Ok(steps.iter().filter(|(_, it)| ended(it)).map(|(token, _)| token.clone()).collect())
         })
     }
 

@@ -166,7 +166,7 @@ fn events() -> Vec<Event> {
         Event::DeadlineReached,
         Event::Woken,
         Event::StopSeen(Via::Watch),
-        Event::ExecutionEnded { stopped: false },
+        Event::SeenEnded { stopped: false },
         Event::ReportAccepted,
         Event::ReportRefused("no".to_owned()),
         Event::LeaseLost,

@@ -121,7 +121,7 @@ impl Happening {
             Self::DeadlineReached => Event::DeadlineReached,
             Self::Woken => Event::Woken,
             Self::StopSeen(via) => Event::StopSeen(via),
-            Self::ExecutionEnded => Event::ExecutionEnded { stopped: false },
+            Self::ExecutionEnded => Event::SeenEnded { stopped: false },
             Self::ReportAccepted => Event::ReportAccepted,
             Self::ReportRefused => Event::ReportRefused("refused".to_owned()),
             Self::ReportFailed { denied } => {

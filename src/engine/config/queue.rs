@@ -48,8 +48,8 @@ pub struct QueueConfig {
     #[serde(with = "crate::duration", default = "defaults::repost_after")]
     #[schemars(with = "String")]
     pub repost_after: Duration,
-    /// How often SageMaker is asked whether the execution of a step held here is being stopped;
-    /// zero means never.
+    /// How often SageMaker is asked whether the execution of a step held here is being stopped, and
+    /// every tenth time whether someone else has answered a deferred step; zero means never.
     #[serde(with = "crate::duration", default = "defaults::stop_watch")]
     #[schemars(with = "String")]
     pub stop_watch: Duration,

@@ -17,28 +17,42 @@ struct World {
     asked: Mutex<Vec<(Duration, String, usize)>>,
     stopping: Mutex<BTreeSet<String>>,
     hanging: Mutex<BTreeSet<String>>,
+    listed: Mutex<Vec<String>>,
+    /// The steps that have ended at SageMaker.
+    ended: Mutex<BTreeSet<CallbackToken>>,
     told: Mutex<Vec<String>>,
     intervals: Mutex<Vec<Duration>>,
 }
 
 impl Looks for World {
-    fn look<'a>(
-        &'a self,
-        execution: &'a ExecutionArn,
-        lane: usize,
-    ) -> BoxFuture<'a, Option<Event>> {
+    fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
         let name = execution.as_str().rsplit('/').next().unwrap_or_default().to_owned();
         self.asked.lock().unwrap().push((self.began.elapsed(), name.clone(), lane));
         Box::pin(async move {
             if self.hanging.lock().unwrap().contains(&name) {
                 std::future::pending::<()>().await;
             }
-            self.stopping.lock().unwrap().contains(&name).then_some(Event::StopSeen(Via::Watch))
+            if self.stopping.lock().unwrap().contains(&name) {
+                Sight::Execution(Event::StopSeen(Via::Watch))
+            } else {
+                Sight::Nothing
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
+        Box::pin(async move {
+            let sight = self.look(execution, lane).await;
+            let name = execution.as_str().rsplit('/').next().unwrap_or_default();
+            self.listed.lock().unwrap().push(name.to_owned());
+            let ended = self.ended.lock().unwrap();
+            if ended.is_empty() { sight } else { Sight::Ended(ended.clone()) }
         })
     }
 
     fn tell(&self, token: &CallbackToken, event: Event) {
-        assert_eq!(event, Event::StopSeen(Via::Watch));
+        let ended = self.ended.lock().unwrap().contains(token);
+        assert_eq!(event, if ended { STEP_ENDED } else { Event::StopSeen(Via::Watch) });
         self.told.lock().unwrap().push(token.as_str().trim_start_matches('0').to_owned());
     }
 
@@ -54,6 +68,8 @@ impl World {
             asked: Mutex::default(),
             stopping: Mutex::default(),
             hanging: Mutex::default(),
+            listed: Mutex::default(),
+            ended: Mutex::default(),
             told: Mutex::default(),
             intervals: Mutex::default(),
         })
@@ -61,6 +77,11 @@ impl World {
 
     fn names(&self) -> Vec<String> {
         self.asked.lock().unwrap().iter().map(|(_, name, _)| name.clone()).collect()
+    }
+
+    /// How many calls it cost: a look that lists is two.
+    fn calls(&self) -> usize {
+        self.asked.lock().unwrap().len() + self.listed.lock().unwrap().len()
     }
 
     /// When an execution was asked about.
@@ -157,7 +178,8 @@ async fn active_executions_come_first_and_deferred_ones_have_every_fourth_call()
     }
     // All become due while nothing looks.
     advance(MINUTE).await;
-    sleep(GAP * 18).await;
+    // A look that lists takes two calls.
+    sleep(GAP * 27).await;
     let kinds: String = run.world.names().iter().map(|name| &name[..1]).collect();
     assert_eq!(kinds, "aaadaaadaaaddddddd");
     run.world.assert_two_a_second();
@@ -174,11 +196,11 @@ async fn twenty_thousand_deferred_steps_do_not_delay_the_look_at_a_running_one()
     sleep(hours).await;
     run.world.assert_two_a_second();
     let running = run.world.looks_at("running");
-    assert!(longest(&running, hours) <= MINUTE + GAP * 2);
+    assert!(longest(&running, hours) <= MINUTE + GAP * 3);
     let deferred: BTreeSet<String> =
         run.world.names().into_iter().filter(|name| name != "running").collect();
     assert_eq!(deferred.len(), 20_000, "each had its look");
-    let calls = run.world.asked.lock().unwrap().len();
+    let calls = run.world.calls();
     assert!(Duration::from_secs(calls as u64 / 2) + MINUTE * 2 > hours, "no call was left unused");
 }
 
@@ -191,7 +213,7 @@ async fn a_deferred_step_is_looked_at_among_a_thousand_running_ones() {
     run.enter("deferred", Kind::Deferred);
     sleep(MINUTE * 30).await;
     run.world.assert_two_a_second();
-    assert!(longest(&run.world.looks_at("deferred"), MINUTE * 30) <= MINUTE + GAP * 5);
+    assert!(longest(&run.world.looks_at("deferred"), MINUTE * 30) <= MINUTE + GAP * 6);
     for at in 0..1_000 {
         let looks = run.world.looks_at(&format!("{at}"));
         assert!(longest(&looks, MINUTE * 30) <= MINUTE * 11, "{at}: {looks:?}");
@@ -212,6 +234,38 @@ async fn one_look_serves_all_steps_of_an_execution() {
     sleep(MINUTE).await;
     assert_eq!(run.world.names(), ["one"]);
     assert_eq!(*run.world.told.lock().unwrap(), ["a", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_tenth_look_lists_deferred_steps_and_tells_those_that_have_ended() {
+    let run = Running::start(&[MINUTE]);
+    let one = execution("one");
+    for (name, kind) in [("a", Kind::Deferred), ("b", Kind::Deferred), ("c", Kind::Active)] {
+        run.watch.enter(&one, 0, &token(name), kind);
+    }
+    run.enter("active", Kind::Active);
+    sleep(MINUTE * 60).await;
+    let listed = run.world.listed.lock().unwrap().split_off(0);
+    assert!(listed.iter().all(|name| name == "one"), "{listed:?}");
+    assert!(run.world.looks_at("one").len().abs_diff(listed.len() * 10) <= 10, "{listed:?}");
+    assert!(run.world.told.lock().unwrap().is_empty());
+    run.world.ended.lock().unwrap().extend(["b", "c"].map(token));
+    sleep(MINUTE * 11).await;
+    let told = run.world.told.lock().unwrap().split_off(0);
+    assert!(!told.is_empty() && told.iter().all(|name| name == "b"), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_lists_counts_as_two_calls() {
+    let run = Running::start(&[MINUTE]);
+    for at in 0..1_000 {
+        run.enter(&format!("{at}"), Kind::Deferred);
+    }
+    let passed = MINUTE * 60;
+    sleep(passed).await;
+    let calls = run.world.calls();
+    assert!(run.world.listed.lock().unwrap().len() > 500, "it lists");
+    assert!(GAP * u32::try_from(calls).unwrap() <= passed + GAP * 2, "{calls} calls");
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,7 +446,7 @@ proptest! {
                         model.retain(|_, steps| !steps.is_empty());
                     }
                     Op::Begin => {
-                        if let Some((name, _)) = watch.begin() {
+                        if let Some(Next { name, .. }) = watch.begin() {
                             prop_assert!(!looking.contains(&name), "asked about twice at once");
                             looking.push(name);
                         }
@@ -400,7 +454,7 @@ proptest! {
                     Op::End(which) if !looking.is_empty() => {
                         let name = looking.swap_remove(which % looking.len());
                         world.told.lock().unwrap().clear();
-                        watch.looked(&name, Some(Event::StopSeen(Via::Watch)), &*world);
+                        watch.looked(&name, &Sight::Execution(Event::StopSeen(Via::Watch)), &*world);
                         let told = world.told.lock().unwrap().len();
                         prop_assert_eq!(told, model.get(&*name).map_or(0, BTreeMap::len));
                     }

@@ -40,11 +40,11 @@ fn a_step_that_waits_on_another_queue_is_refused_and_one_that_waits_on_its_own_i
 #[test]
 fn a_step_that_sagemaker_does_not_find_goes_on() {
     let mut bench = Bench::running();
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.answer(Standing::NotFound), []);
     assert_eq!(bench.state.local.activity, Activity::Running);
     let mut bench = Bench::deferred();
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.answer(Standing::NotFound), [Effect::Delete]);
     assert_eq!(bench.status(), Status::Deferred);
 }

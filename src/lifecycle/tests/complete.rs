@@ -128,7 +128,7 @@ fn a_stop_that_comes_after_the_answer_is_settled_with_it() {
 fn an_answer_given_at_sagemaker_is_settled_and_known_as_what_it_was() {
     for how in [StepResult::Succeeded, StepResult::Failed] {
         let mut bench = Bench::deferred();
-        bench.feed(Event::ExecutionEnded { stopped: false });
+        bench.feed(Event::SeenEnded { stopped: false });
         let closed = Event::Answered(Answer::Standing(Standing::Closed(how)));
         assert_eq!(bench.feed(closed), ELSEWHERE);
         let record = &bench.state.record;

@@ -191,7 +191,7 @@ fn a_deferral_has_a_limit_of_its_own() {
 #[test]
 fn a_run_that_finishes_after_its_execution_has_ended_is_settled_without_a_report() {
     let mut bench = Bench::running();
-    bench.feed(Event::ExecutionEnded { stopped: false });
+    bench.feed(Event::SeenEnded { stopped: false });
     assert_eq!(bench.answer(CLOSED)[1..], [Effect::Tell(StopReason::PipelineStopped)]);
     let settled = ELSEWHERE;
     assert_eq!(bench.feed(Event::Ended(RunEnd::Success(Outputs::new()))), settled);

@@ -43,7 +43,7 @@ fn ended() -> Bench {
 #[test]
 fn a_step_that_succeeds_elsewhere_while_nothing_of_it_runs_is_settled_without_a_cleanup() {
     for mut bench in asleep() {
-        assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+        assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
         assert_eq!(bench.answer(SUCCEEDED), ELSEWHERE);
         assert_eq!(bench.state.record.stop_requested, None);
     }
@@ -56,7 +56,7 @@ fn a_step_that_succeeds_elsewhere_while_nothing_of_it_runs_is_settled_without_a_
     let mut queued = Bench::running();
     queued.feed(Event::Ended(RunEnd::Again(Duration::ZERO)));
     assert_eq!(queued.feed(Event::Woken), [Effect::AwaitSlot]);
-    assert_eq!(queued.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(queued.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(queued.answer(SUCCEEDED), ELSEWHERE);
     let mut died = Bench::running();
     died.crash();
@@ -67,7 +67,7 @@ fn a_step_that_succeeds_elsewhere_while_nothing_of_it_runs_is_settled_without_a_
 #[test]
 fn an_answer_that_comes_once_the_outcome_is_frozen_decides_nothing() {
     let mut bench = Bench::running();
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     bench.feed(success());
     bench.feed(Event::ReportFailed { denied: false, detail: "no answer".into() });
     assert_eq!(bench.activity(), Activity::Sleeping);
@@ -79,7 +79,7 @@ fn an_answer_that_comes_once_the_outcome_is_frozen_decides_nothing() {
 fn a_step_that_fails_or_is_stopped_with_its_execution_while_it_waits_is_cleaned_up_after() {
     for how in [FAILED, CLOSED] {
         for mut bench in asleep() {
-            bench.feed(Event::ExecutionEnded { stopped: false });
+            bench.feed(Event::SeenEnded { stopped: false });
             assert_eq!(
                 bench.answer(how.clone()),
                 [Effect::CountStop(Via::Watch), Effect::CleanUp(StopReason::PipelineStopped)]
@@ -93,7 +93,7 @@ fn a_step_that_fails_or_is_stopped_with_its_execution_while_it_waits_is_cleaned_
 fn a_run_whose_step_succeeds_elsewhere_is_told_so_and_counts_as_no_stop() {
     let told = || {
         let mut bench = Bench::running();
-        assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+        assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
         assert_eq!(bench.answer(SUCCEEDED), [Effect::Tell(StopReason::SettledElsewhere)]);
         assert_eq!(bench.written, Some(Urgency::Along));
         bench
@@ -119,7 +119,7 @@ fn a_run_whose_step_succeeds_elsewhere_is_told_so_and_counts_as_no_stop() {
 fn a_run_that_is_told_of_a_success_elsewhere_needs_the_ledger_for_nothing() {
     for lost in [false, true] {
         let mut bench = Bench::running();
-        bench.feed(Event::ExecutionEnded { stopped: false });
+        bench.feed(Event::SeenEnded { stopped: false });
         bench.answer(SUCCEEDED);
         // The write was not accepted, or a stop is noticed before it is.
         bench.state.record.stop_requested = None;
@@ -142,7 +142,7 @@ fn a_step_that_succeeds_while_it_is_being_stopped_is_still_a_stopped_one() {
     }
     let mut bench = Bench::running();
     bench.state.record.stop_requested = Some(Stop::open(bench.now));
-    bench.feed(Event::ExecutionEnded { stopped: false });
+    bench.feed(Event::SeenEnded { stopped: false });
     let effects = bench.answer(SUCCEEDED);
     assert_eq!(effects, [Effect::Tell(StopReason::PipelineStopped)]);
 }
@@ -155,7 +155,7 @@ fn the_owner_of_a_step_that_succeeded_elsewhere_is_told_by_the_worker_that_notic
     noticing.state.local.activity = Activity::Sleeping;
     let until = machine::later(noticing.now, LEASE);
     noticing.foreign = Lease::Until(until);
-    assert_eq!(noticing.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(noticing.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(noticing.answer(SUCCEEDED), [Effect::Wake(until)]);
     let flagged = noticing.state.record.clone();
     assert!(flagged.stop_requested.is_some_and(|stop| stop.succeeded));
@@ -308,14 +308,14 @@ fn a_wait_of_a_handler_that_answers_ends_with_its_time_limit_once_sagemaker_was_
 fn a_run_that_has_answered_its_step_is_left_to_its_end() {
     for how in [SUCCEEDED, FAILED] {
         let mut bench = running();
-        assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+        assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
         assert_eq!(bench.answer(how.clone()), []);
         assert_eq!(bench.activity(), Activity::Running);
         bench.feed(success());
         assert_eq!(bench.answer(how), BY_HANDLER);
     }
     let mut stopped = running();
-    stopped.feed(Event::ExecutionEnded { stopped: false });
+    stopped.feed(Event::SeenEnded { stopped: false });
     let effects = stopped.answer(CLOSED);
     assert_eq!(effects[1..], [Effect::Tell(StopReason::PipelineStopped)]);
 
@@ -324,7 +324,7 @@ fn a_run_that_has_answered_its_step_is_left_to_its_end() {
     elsewhere.state.local.activity = Activity::Sleeping;
     let until = machine::later(elsewhere.now, LEASE);
     elsewhere.foreign = Lease::Until(until);
-    elsewhere.feed(Event::ExecutionEnded { stopped: false });
+    elsewhere.feed(Event::SeenEnded { stopped: false });
     assert_eq!((elsewhere.answer(SUCCEEDED), elsewhere.written), (vec![Effect::Wake(until)], None));
 }
 
@@ -388,7 +388,7 @@ fn the_stop_of_a_later_step_is_no_stop_of_one_that_has_succeeded() {
     answered.feed(Event::StopSeen(Via::Watch));
     assert_eq!(answered.answer(SUCCEEDED), [Effect::Tell(StopReason::SettledElsewhere)]);
     let mut over = running();
-    assert_eq!(over.feed(Event::ExecutionEnded { stopped: true }), [ASK]);
+    assert_eq!(over.feed(Event::SeenEnded { stopped: true }), [ASK]);
     assert_eq!(over.answer(SUCCEEDED), [Effect::Tell(StopReason::SettledElsewhere)]);
 }
 

@@ -50,7 +50,7 @@ fn a_stop_is_answered_at_once_and_says_that_nothing_was_cleaned_up() {
         );
     }
     let mut closed = held();
-    assert_eq!(closed.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(closed.feed(Event::SeenEnded { stopped: false }), [ASK]);
     let effects = closed.answer(CLOSED);
     assert_eq!(effects[1..], ELSEWHERE);
 }

@@ -159,7 +159,7 @@ fn once_the_worker_drains_nothing_is_started_waited_for_or_asked_about() {
         owed,
         resuming,
         reopening,
-        asking(Event::ExecutionEnded { stopped: false }),
+        asking(Event::SeenEnded { stopped: false }),
         asking(Event::StopSeen(Via::Watch)),
     ];
     for mut bench in benches {
@@ -212,9 +212,7 @@ fn a_run_that_ends_while_the_worker_drains_is_not_begun_again() {
 
 #[test]
 fn a_run_is_told_of_the_shutdown_by_whatever_comes_first() {
-    for event in
-        [Event::Phase, Event::Woken, Event::Found, Event::ExecutionEnded { stopped: false }]
-    {
+    for event in [Event::Phase, Event::Woken, Event::Found, Event::SeenEnded { stopped: false }] {
         let mut bench = Bench::running();
         bench.phase = Phase::Stopping;
         let effects = bench.feed(event.clone());

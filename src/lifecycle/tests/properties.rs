@@ -37,7 +37,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::DeadlineReached),
         2 => Just(Event::Woken),
         1 => Just(Event::StopSeen(Via::Watch)),
-        1 => Just(Event::ExecutionEnded { stopped: false }),
+        1 => Just(Event::SeenEnded { stopped: false }),
         2 => Just(Event::ReportAccepted),
         1 => Just(Event::ReportRefused("conflict".into())),
         1 => any::<bool>().prop_map(|denied| Event::ReportFailed { denied, detail: "no".into() }),
@@ -205,7 +205,7 @@ proptest! {
             let confirmed = match &turn.event {
                 Event::Answered(answer) => says(answer),
                 // The watch has asked SageMaker itself.
-                Event::StopSeen(_) | Event::ExecutionEnded { stopped: false } => true,
+                Event::StopSeen(_) | Event::SeenEnded { stopped: false } => true,
                 _ => false,
             };
             if confirmed {

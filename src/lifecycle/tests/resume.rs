@@ -39,7 +39,7 @@ fn a_step_found_without_its_message_that_sagemaker_does_not_confirm_is_never_sta
             assert_eq!(effects, [again]);
             assert_eq!(bench.activity(), Activity::Sleeping);
             assert_eq!(
-                bench.feed(Event::ExecutionEnded { stopped: false }),
+                bench.feed(Event::SeenEnded { stopped: false }),
                 [],
                 "it is asked about anyway"
             );
@@ -84,7 +84,7 @@ fn a_step_found_answered_that_this_ledger_never_answered_is_told_of_where_it_sho
             assert_eq!(told(&mut bench, how), [Effect::AnsweredElsewhere(how)]);
         }
         for mut bench in left_behind() {
-            bench.feed(Event::ExecutionEnded { stopped: false });
+            bench.feed(Event::SeenEnded { stopped: false });
             assert_eq!(told(&mut bench, how), [Effect::AnsweredElsewhere(how)]);
         }
         for mut bench in left_behind() {
@@ -94,11 +94,11 @@ fn a_step_found_answered_that_this_ledger_never_answered_is_told_of_where_it_sho
         }
         for mut bench in left_behind() {
             bench.delivered(true);
-            bench.feed(Event::ExecutionEnded { stopped: false });
+            bench.feed(Event::SeenEnded { stopped: false });
             assert_eq!(told(&mut bench, how), [], "its message is here");
         }
         for mut bench in [Bench::running(), Bench::deferred(), Bench::concluded()] {
-            bench.feed(Event::ExecutionEnded { stopped: false });
+            bench.feed(Event::SeenEnded { stopped: false });
             assert_eq!(told(&mut bench, how), [], "the handler, or who completes it, may answer");
         }
         let mut reported = Bench::concluded();
@@ -236,7 +236,7 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
 {
     let mut bench = Bench::running();
     bench.state.record.sent = sent_at(10);
-    bench.feed(Event::ExecutionEnded { stopped: false });
+    bench.feed(Event::SeenEnded { stopped: false });
     bench.answer(CLOSED);
     bench.feed(Event::Ended(RunEnd::Aborted));
     assert_eq!(bench.activity(), Activity::Cleaning(StopReason::PipelineStopped));
@@ -253,7 +253,7 @@ fn a_message_that_comes_while_a_closed_step_is_cleaned_up_after_is_given_back_an
 fn a_message_that_comes_before_the_cleanup_of_a_closed_step_is_given_back_and_then_asked_about() {
     let mut bench = Bench::running();
     bench.state.record.sent = sent_at(10);
-    bench.feed(Event::ExecutionEnded { stopped: false });
+    bench.feed(Event::SeenEnded { stopped: false });
     bench.answer(CLOSED);
     bench.feed(Event::Ended(RunEnd::Aborted));
     bench.feed(Event::CleanupAborted);

@@ -21,7 +21,7 @@ fn a_refused_report_settles_the_step_only_if_it_is_closed() {
 #[test]
 fn a_settled_step_says_how_and_when_it_ended_and_waits_for_nothing() {
     let mut bench = Bench::running();
-    bench.feed(Event::ExecutionEnded { stopped: false });
+    bench.feed(Event::SeenEnded { stopped: false });
     bench.answer(CLOSED);
     bench.pass(Duration::from_secs(5));
     bench.feed(Event::Ended(RunEnd::Failure("no".into())));

@@ -167,14 +167,14 @@ fn a_stop_that_the_ledger_lost_while_the_run_is_told_is_written_again_and_counte
 #[test]
 fn a_step_that_waits_for_a_slot_and_is_closed_elsewhere_is_settled_without_cleanup() {
     let mut bench = Bench::queued();
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.answer(Standing::Closed(StepResult::Succeeded)), ELSEWHERE);
 }
 
 #[test]
 fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
     let mut bench = Bench::running();
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.answer(OPEN), []);
     assert_eq!(
         bench.answer(CLOSED),
@@ -189,7 +189,7 @@ fn a_step_whose_execution_ended_otherwise_is_cleaned_up_and_not_reported() {
 
 #[test]
 fn a_deferred_step_that_somebody_has_completed_is_settled_without_cleanup() {
-    for event in [Event::ExecutionEnded { stopped: false }, Event::StopSeen(Via::Watch)] {
+    for event in [Event::SeenEnded { stopped: false }, Event::StopSeen(Via::Watch)] {
         for closed in [StepResult::Succeeded, StepResult::Failed] {
             let mut bench = Bench::deferred();
             assert_eq!(bench.feed(event.clone()), [ASK]);
@@ -210,7 +210,7 @@ fn a_step_that_another_worker_deferred_meanwhile_and_somebody_completed_is_not_c
     let completed = || Standing::Closed(StepResult::Succeeded);
     let settled = ELSEWHERE;
     for activity in [Activity::Queued, Activity::Sleeping] {
-        for event in [Event::ExecutionEnded { stopped: false }, Event::StopSeen(Via::Watch)] {
+        for event in [Event::SeenEnded { stopped: false }, Event::StopSeen(Via::Watch)] {
             let mut bench = Bench::deferred();
             bench.state.local.activity = activity;
             assert_eq!(bench.feed(event), [ASK]);
@@ -219,7 +219,7 @@ fn a_step_that_another_worker_deferred_meanwhile_and_somebody_completed_is_not_c
     }
     let mut bench = Bench::deferred();
     bench.state.local.activity = Activity::Running;
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.answer(completed()), [], "its claim is lost, and says so with its renewal");
     assert_eq!(bench.state.local.activity, Activity::Running);
 }
@@ -234,7 +234,7 @@ fn a_deferred_step_is_stopped_by_the_watch_only_if_sagemaker_waits_for_it() {
         assert_eq!(bench.feed(Event::Answered(silence)), [Effect::Delete]);
         assert_eq!(bench.status(), Status::Deferred);
     }
-    bench.feed(Event::ExecutionEnded { stopped: false });
+    bench.feed(Event::SeenEnded { stopped: false });
     assert_eq!(bench.feed(Event::StopSeen(Via::Watch)), [], "it is being asked");
     assert_eq!(bench.answer(OPEN), stop);
 }
@@ -244,7 +244,7 @@ fn a_stop_message_of_a_deferred_step_is_taken_at_its_word() {
     let stop = [Effect::CountStop(Via::Message), Effect::CleanUp(StopReason::PipelineStopped)];
     assert_eq!(Bench::deferred().feed(Event::Delivered(Arrival::Stop)), stop);
     let mut asking = Bench::deferred();
-    asking.feed(Event::ExecutionEnded { stopped: false });
+    asking.feed(Event::SeenEnded { stopped: false });
     assert_eq!(asking.feed(Event::Delivered(Arrival::Stop)), stop);
 }
 

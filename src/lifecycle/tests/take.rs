@@ -153,7 +153,7 @@ fn a_step_that_waits_goes_on_where_its_execution_has_not_ended_after_all() {
     let mut bench = Bench::running();
     bench.feed(Event::Ended(RunEnd::Again(Duration::from_mins(5))));
     let at = bench.state.record.not_before.expect("it waits");
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.answer(OPEN), [Effect::Wake(at)]);
 }
 

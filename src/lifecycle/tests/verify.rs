@@ -264,7 +264,7 @@ fn a_run_that_ends_with_its_outcome_while_its_stop_is_in_doubt_is_reported() {
 fn a_deferred_step_whose_execution_seems_to_have_ended_keeps_a_stop_that_is_in_doubt() {
     let mut bench = Bench::deferred();
     bench.policy.verify = Verify::Always;
-    assert_eq!(bench.feed(Event::ExecutionEnded { stopped: false }), [ASK]);
+    assert_eq!(bench.feed(Event::SeenEnded { stopped: false }), [ASK]);
     assert_eq!(bench.stop_delivered(), [CONFIRM]);
     let again = bench.wakes_in(5);
     assert_eq!(bench.no_answer(), [again]);
