@@ -108,6 +108,22 @@ pub(super) async fn in_hand(listen: Listen) -> BTreeMap<String, InHand> {
     steps
 }
 
+/// What keeps the daemon from being ready, a line each. Nothing if there is no daemon, or it does
+/// not answer soon.
+pub(super) async fn ailments(listen: Listen) -> Vec<String> {
+    let Listen::On(address) = listen else { return Vec::new() };
+    let answer = timeout(BRIEFLY, ask(reachable(address), "/readyz", SHORT)).await;
+    let Ok(Ok(answer)) = answer else { return Vec::new() };
+    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    let checks = body["checks"].as_array().into_iter().flatten();
+    let failed = checks.filter(|check| check["ok"] == false);
+    failed
+        .filter_map(|check| {
+            Some(format!("{}: {}", check["name"].as_str()?, check["detail"].as_str()?))
+        })
+        .collect()
+}
+
 async fn collect(address: SocketAddr, steps: &mut BTreeMap<String, InHand>) {
     let mut next = Some("/steps?status=claimed,waiting".to_owned());
     while let Some(path) = next.take().filter(|_| steps.len() < MOST) {
@@ -182,6 +198,30 @@ mod tests {
         assert_eq!((progress.fraction, &*progress.text), (Some(0.4), "epoch 4"));
         assert!(asked[0].starts_with("GET /steps?status=claimed,waiting HTTP/1.1"), "{asked:?}");
         assert!(asked[1].starts_with("GET /steps?after=b HTTP/1.1"), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn checks_that_fail_are_told_and_no_other_answer_is() {
+        let checks = "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"ok\":false,\"checks\":[\
+            {\"name\":\"ledger\",\"ok\":true,\"detail\":\"it works\"},\
+            {\"name\":\"breakers\",\"ok\":false,\"detail\":\"job: its steps failed\"}]}";
+        for (answer, wants) in [
+            (checks, &["breakers: job: its steps failed"][..]),
+            ("HTTP/1.1 200 OK\r\n\r\n<html>", &[]),
+            ("", &[]),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("an address");
+            let serving = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut request = vec![0; 1024];
+                stream.read(&mut request).await.expect("a request");
+                stream.write_all(answer.as_bytes()).await.expect("it is read");
+            };
+            let (told, ()) = tokio::join!(ailments(Listen::On(address)), serving);
+            assert_eq!(told, wants, "{answer}");
+        }
+        assert!(ailments(Listen::Off).await.is_empty());
     }
 
     #[tokio::test]

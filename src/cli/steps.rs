@@ -1,6 +1,6 @@
 //! `callbackd steps`: what the ledger holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::place::Place;
 use super::status::{self, InHand};
 use super::{Failure, complain, pause, plain, say};
 use crate::config::Config;
+use crate::engine::config::AnsweredBy;
 use crate::ledger::{self, Damaged};
 use crate::lifecycle::{Ending, Record, Status, Told};
 use crate::orders::Orders;
@@ -37,10 +38,16 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let place = Place::find(arguments.ledger.as_deref(), file).await?;
     pause::mention(orders(&place, file)?);
-    let in_hand = if arguments.ledger.is_none() { in_hand(file).await } else { BTreeMap::new() };
+    let surroundings = match &arguments.ledger {
+        None => Surroundings::of(file).await,
+        Some(_) => Surroundings::default(),
+    };
+    for ailment in &surroundings.ailments {
+        complain(plain(&format!("the daemon is not ready: {ailment}")));
+    }
     match place {
         Place::File(path) => {
-            let mut printer = Printer::new(arguments, in_hand, Timestamp::now);
+            let mut printer = Printer::new(arguments, surroundings, Timestamp::now);
             ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
             printer.end();
         }
@@ -48,7 +55,7 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => {
             let statuses: &[Status] = if arguments.deferred { &[Status::Deferred] } else { &[] };
-            let mut printer = Printer::new(arguments, in_hand, || table.now());
+            let mut printer = Printer::new(arguments, surroundings, || table.now());
             let list = ledger::list(&*table, statuses, |record| printer.show(record));
             list.await.map_err(Failure::runtime)?;
             printer.end();
@@ -70,12 +77,26 @@ fn orders(place: &Place, file: Option<&Path>) -> Result<Option<Orders>, Failure>
     }
 }
 
-/// What the daemon on this machine has in progress. A mistake in its address is for the daemon to
-/// tell.
-async fn in_hand(file: Option<&Path>) -> BTreeMap<String, InHand> {
-    match Config::section("http", file, std::env::vars_os()) {
-        Ok(config) => status::in_hand(config.http.listen).await,
-        Err(_) => BTreeMap::new(),
+/// What the daemon on this machine and its configuration say beyond the ledger.
+#[derive(Default)]
+struct Surroundings {
+    /// What it has in progress, by token.
+    in_hand: BTreeMap<String, InHand>,
+    /// What keeps it from being ready.
+    ailments: Vec<String>,
+    /// The handlers that answer their steps themselves.
+    answering: BTreeSet<String>,
+}
+
+impl Surroundings {
+    /// A mistake in the configuration is for the daemon to tell.
+    async fn of(file: Option<&Path>) -> Self {
+        let section = |name| Config::section(name, file, std::env::vars_os()).unwrap_or_default();
+        let handlers = section("handlers").handlers.into_iter();
+        let answering = handlers.filter(|(_, handler)| handler.answers == AnsweredBy::Handler);
+        let listen = section("http").http.listen;
+        let (in_hand, ailments) = tokio::join!(status::in_hand(listen), status::ailments(listen));
+        Self { in_hand, ailments, answering: answering.map(|(name, _)| name).collect() }
     }
 }
 
@@ -84,15 +105,15 @@ struct Printer<N> {
     json: bool,
     /// Only deferred steps are shown.
     deferred: bool,
-    in_hand: BTreeMap<String, InHand>,
+    surroundings: Surroundings,
     /// The time by the clock that names the records' times.
     now: N,
     begun: bool,
 }
 
 impl<N: Fn() -> Timestamp> Printer<N> {
-    fn new(arguments: &Arguments, in_hand: BTreeMap<String, InHand>, now: N) -> Self {
-        Self { json: arguments.json, deferred: arguments.deferred, in_hand, now, begun: false }
+    fn new(arguments: &Arguments, surroundings: Surroundings, now: N) -> Self {
+        Self { json: arguments.json, deferred: arguments.deferred, surroundings, now, begun: false }
     }
 
     fn show(&mut self, record: Result<Record, Damaged>) {
@@ -105,7 +126,7 @@ impl<N: Fn() -> Timestamp> Printer<N> {
         if self.json {
             let json = match record {
                 Ok(record) => {
-                    let in_hand = self.in_hand.get(record.token.as_str());
+                    let in_hand = self.surroundings.in_hand.get(record.token.as_str());
                     serde_json::to_string_pretty(&Row { record: &record, in_hand })
                 }
                 Err(Damaged { token, detail }) => {
@@ -124,7 +145,7 @@ impl<N: Fn() -> Timestamp> Printer<N> {
             ));
         }
         say(plain(&match record {
-            Ok(record) => line(&record, self.in_hand.get(record.token.as_str()), (self.now)()),
+            Ok(record) => line(&record, &self.surroundings, (self.now)()),
             Err(Damaged { token, detail }) => format!(
                 "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} the record cannot be read: {detail}",
                 token.as_deref().unwrap_or("-"),
@@ -157,9 +178,14 @@ struct Row<'a> {
     in_hand: Option<&'a InHand>,
 }
 
-fn line(record: &Record, in_hand: Option<&InHand>, now: Timestamp) -> String {
-    let under_way = in_hand.map(|step| under_way(step, now)).filter(|text| !text.is_empty());
-    let detail = under_way.into_iter().chain([detail(record)]).filter(|text| !text.is_empty());
+fn line(record: &Record, surroundings: &Surroundings, now: Timestamp) -> String {
+    let in_hand = surroundings.in_hand.get(record.token.as_str());
+    let under_way = in_hand.map(|step| under_way(step, now));
+    let answers = record.handler.as_ref().is_some_and(|it| surroundings.answering.contains(&**it));
+    let awaited = (answers && record.status == Status::Deferred)
+        .then(|| "its handler is to answer it at SageMaker".to_owned());
+    let parts = [under_way, awaited, Some(detail(record))].into_iter().flatten();
+    let detail = parts.filter(|text| !text.is_empty());
     format!(
         "{:<11} {:<10} {:<20} {:>3} {:>9}  {:<28} {}",
         record.token.as_str(),

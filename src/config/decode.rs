@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
+use super::expected;
 use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
 
@@ -68,6 +69,7 @@ pub(super) fn decode<T: DeserializeOwned>(
             });
             if !again {
                 let what = unsaid(&source.tree, &segments, message);
+                let what = expected::in_words(&what, &segments);
                 let range = super::range_of(&key)
                     .map(|range| format!("; allowed: {range}"))
                     .unwrap_or_default();
@@ -141,7 +143,7 @@ fn note(source: &Source, mistakes: &mut Mistakes, key: String, what: String) {
 
 /// One step of the path to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Field(String),
     Index(usize),
 }

@@ -4,6 +4,7 @@
 mod checks;
 mod decode;
 mod dump;
+mod expected;
 mod mistake;
 mod source;
 

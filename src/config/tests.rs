@@ -103,7 +103,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
         "queues[0].stop_watch: 100ms is not allowed",
         "queues[0].poll_wait: only whole seconds are allowed",
         "queues[0].gone_after: 59s is not allowed; 1m to ",
-        "queues[0].exclusive: invalid type: the text, expected a boolean",
+        "queues[0].exclusive: invalid type: the text, expected true or false",
         "queues[0].accounts[0]: is not the twelve digits",
         "queues[0].handler: there is no [handlers.nobody]; there are: Other, work",
         "queues[1].repost_after: 12h and a visibility_timeout of 2m exceed the 12h",
@@ -119,6 +119,38 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
     }
     let without_tables = usize::from(!cfg!(feature = "dynamodb"));
     assert_eq!(told.len(), wants.len() + without_tables, "{told:#?}");
+}
+
+#[test]
+fn a_value_of_another_kind_is_told_what_the_key_takes() {
+    for (line, wants) in [
+        (
+            "answers = true",
+            "answers: invalid type: the boolean, expected \"callbackd\" or \"handler\"",
+        ),
+        (
+            "breaker = 5",
+            "breaker: invalid type: the integer, expected a table with failures, pause",
+        ),
+        (
+            "breaker = { failures = \"x\", pause = \"5m\" }",
+            "breaker.failures: invalid type: the text, expected a whole number",
+        ),
+        (
+            "max_running = \"four\"",
+            "max_running: invalid type: the text, expected a whole number; allowed: 1 to 100000",
+        ),
+        (
+            "max_running = 1.5",
+            "max_running: invalid type: the floating point, expected a whole number",
+        ),
+        ("rate = 3", "rate: invalid type: the integer, expected a text in quotes; allowed: "),
+        ("type = 3", "type: invalid type: the integer, expected a text in quotes"),
+    ] {
+        let told = mistakes(&format!("[handlers.work]\n{line}\n"));
+        let wants = format!("handlers.work.{wants}");
+        assert!(told.iter().any(|told| told.starts_with(&wants)), "{wants}\nnot in {told:#?}");
+    }
 }
 
 #[test]

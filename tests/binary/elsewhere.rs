@@ -64,6 +64,9 @@ async fn the_answer_of_what_a_handler_has_started_is_waited_for_across_a_kill() 
     let mut daemon = scene.start(&config);
     has_status(&scene, &step, "deferred").await;
     scene.queue_is_empty().await;
+    let listed = scene.environment().run(&config, &["steps"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("its handler is to answer it at SageMaker"), "{listed}");
     daemon.kill();
     scene.sagemaker.close(&step.arn, "Failed");
     let _next = scene.start(&config);

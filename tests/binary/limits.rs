@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::Table;
 
 use crate::daemon::{Config, Daemon};
+use crate::logs::free_port;
 use crate::scene::{Scene, Step, never, until};
 
 fn config(scene: &Scene) -> Config {
@@ -108,10 +109,12 @@ async fn while_its_queue_is_paused_a_step_goes_on_and_another_ones_stop_is_answe
 async fn a_handler_that_keeps_failing_is_left_alone_until_an_order_or_a_success() {
     let scene = Scene::new("[ -e $FOLDER/well ] && end 0; end 75").await;
     let config = config(&scene)
+        .with("http.listen", free_port().to_string())
         .with("queues.0.concurrency", 1)
         .with("handlers.job.max_attempts", 3)
         .with("handlers.job.breaker", table("failures = 2\npause = '1h'"));
     let daemon = scene.start(&config);
+    daemon.listens_at(config.value("http.listen").as_str().expect("text").parse().expect("it is"));
     until("it is up", async || is_ready(&daemon).await).await;
     let mut steps: Vec<Step> = Vec::new();
     for _ in 0..6 {
@@ -121,6 +124,9 @@ async fn a_handler_that_keeps_failing_is_left_alone_until_an_order_or_a_success(
     assert_eq!(daemon.metric("callbackd_breaker_open{handler=\"job\"}").await, Some(1.0));
     let (status, body) = ready(&daemon).await.expect("it answers");
     assert!(status == 503 && body.contains("job: its steps failed"), "{status} {body}");
+    let told = scene.environment().run(&config, &["steps"]);
+    let told = text(&told.stderr);
+    assert!(told.contains("the daemon is not ready: breakers: job: its steps failed"), "{told}");
     let runs = scene.runs().len();
     never("more are started", Duration::from_secs(3), async || scene.runs().len() > runs).await;
     assert!(steps.iter().all(|step| scene.sagemaker.reports(&step.token).is_empty()));
