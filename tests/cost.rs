@@ -95,8 +95,8 @@ fn a_short_step_takes_little_more_than_a_call() {
 #[test]
 fn steps_that_run_together_share_their_commits() {
     // The faster the disk, the fewer share a commit: 0.3 to 0.5 on the machines where this was
-    // measured.
-    assert!(COSTS.iter().all(|cost| cost.commits <= 0.8), "{COSTS:#.2?}");
+    // measured, up to 0.9 beside a compilation; without sharing it would be 3.
+    assert!(COSTS.iter().all(|cost| cost.commits <= 1.5), "{COSTS:#.2?}");
 }
 
 #[test]
