@@ -24,7 +24,7 @@ mod steps;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -155,11 +155,11 @@ impl Registry {
     /// handler type registered twice.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        main(&self)
+        main(self)
     }
 }
 
-fn main(registry: &Registry) -> ExitCode {
+fn main(registry: Registry) -> ExitCode {
     crate::process::signals::reset();
     if let Err(error) = registry.check() {
         return end(Err(Failure::Configuration(error.to_string())));
@@ -190,7 +190,7 @@ fn main(registry: &Registry) -> ExitCode {
         }
     };
     let is_daemon = matches!(arguments.command, Command::Run);
-    let ended = runtime.block_on(perform(arguments, registry));
+    let ended = runtime.block_on(perform(arguments, Arc::new(registry)));
     // A handler that blocks its thread must not keep the process from exiting: its step is released
     // already.
     runtime.shutdown_background();
@@ -220,12 +220,13 @@ fn runtime() -> std::io::Result<Runtime> {
     built
 }
 
-async fn perform(arguments: Arguments, registry: &Registry) -> Result<ExitCode, Failure> {
-    let load = || CheckedConfig::load(arguments.config.as_deref(), std::env::vars_os(), registry);
+async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCode, Failure> {
+    let (file, types) = (arguments.config.clone(), registry.clone());
+    let load = move || CheckedConfig::load(file.as_deref(), std::env::vars_os(), &types);
     match arguments.command {
-        Command::Run => run::run(load()?).await,
+        Command::Run => run::run(load).await,
         #[cfg(feature = "local")]
-        Command::Demo => demo::run(registry).await,
+        Command::Demo => demo::run(&registry).await,
         #[cfg(feature = "local")]
         Command::Local(arguments) => local::run(arguments).await,
         Command::Check(options) => check::run(&load()?, &options).await,

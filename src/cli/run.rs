@@ -2,15 +2,21 @@
 
 use std::process::ExitCode;
 
+use tokio::sync::mpsc;
+
 use super::Failure;
-use crate::config::CheckedConfig;
-use crate::daemon::Daemon;
+use crate::config::{CheckedConfig, Mistakes};
+use crate::daemon::{Daemon, Reloads};
 use crate::observe;
 use crate::process::limits::raise_open_files;
-use crate::process::signals::Signals;
+use crate::process::signals::{Asked, Signals};
 use crate::process::{pages, secrecy};
 
-pub(super) async fn run(loaded: CheckedConfig) -> Result<ExitCode, Failure> {
+/// Runs the worker with the configuration that `load` reads, and that it reads again at `SIGHUP`.
+pub(super) async fn run(
+    load: impl Fn() -> Result<CheckedConfig, Mistakes> + Send + Sync + 'static,
+) -> Result<ExitCode, Failure> {
+    let loaded = load()?;
     observe::log::init(&loaded.config.log).map_err(Failure::Runtime)?;
     secrecy::keep();
     pages::keep_small();
@@ -21,10 +27,20 @@ pub(super) async fn run(loaded: CheckedConfig) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen().map_err(|error| {
         Failure::Runtime(format!("signal handlers could not be installed: {error}"))
     })?;
+    let (reload, requests) = mpsc::channel(1);
     let stop = async || {
-        let asked = signals.next().await;
-        tracing::info!(?asked, "told to stop");
+        loop {
+            match signals.next().await {
+                // If one is pending, it will read what this one would.
+                Asked::Reload => drop(reload.try_send(())),
+                asked => {
+                    tracing::info!(?asked, "told to stop");
+                    break;
+                }
+            }
+        }
     };
-    Daemon::new(loaded).run(stop).await.map_err(Failure::runtime)?;
+    let daemon = Daemon::new(loaded).reloads(Reloads::new(requests, load));
+    daemon.run(stop).await.map_err(Failure::runtime)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ mod decode;
 mod dump;
 mod expected;
 mod mistake;
+mod reload;
 mod source;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use mistake::{Mistake, Mistakes};
+pub use reload::Reloaded;
 
 pub use crate::engine::config::RoleWithId;
 use crate::engine::config::{Accounts, HandlerConfig, QueueConfig, WorkerConfig};

@@ -2,6 +2,7 @@
 
 mod obedience;
 mod opening;
+mod reload;
 mod status;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ use crate::process::systemd::Manager;
 use crate::seam::{Observer, Pipelines};
 use crate::step::QueueUrl;
 use obedience::Obedience;
+use reload::Reloading;
+pub use reload::Reloads;
 use status::{Counting, Status};
 
 /// Why the worker cannot run.
@@ -63,12 +66,13 @@ pub struct Daemon {
     store: Option<Arc<dyn Store>>,
     outside: aws::Outside,
     clock: Option<Clock>,
+    reloads: Option<Reloads>,
 }
 
 impl Daemon {
     #[must_use]
     pub fn new(loaded: CheckedConfig) -> Self {
-        Self { loaded, store: None, outside: aws::Outside::default(), clock: None }
+        Self { loaded, store: None, outside: aws::Outside::default(), clock: None, reloads: None }
     }
 
     /// Replaces the configured ledger.
@@ -89,6 +93,13 @@ impl Daemon {
         Self { clock: Some(clock), ..self }
     }
 
+    /// Takes over settings of a changed configuration while it works, as far as
+    /// [`Config::reloaded`](crate::config::Config::reloaded) says; one with mistakes is refused.
+    #[must_use]
+    pub fn reloads(self, reloads: Reloads) -> Self {
+        Self { reloads: Some(reloads), ..self }
+    }
+
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop`
     /// resolves cuts a wait short.
     ///
@@ -101,7 +112,7 @@ impl Daemon {
 }
 
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
-    let Daemon { loaded, store, outside, clock } = daemon;
+    let Daemon { loaded, store, outside, clock, reloads } = daemon;
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
@@ -162,7 +173,16 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         paused,
     });
     let monitor = status.watch(engine.monitor());
-    tasks.extend(file.map(|file| tokio::spawn(opening::measure(file, metrics, monitored.clone()))));
+    let reloading = Reloading {
+        reloads,
+        config: loaded.config.clone(),
+        settings: engine.settings(),
+        metrics: &metrics,
+        manager: &manager,
+    };
+    let measured = metrics.clone();
+    tasks
+        .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
@@ -184,6 +204,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             return Err(DaemonError::Broken(what));
         }
         () = manager.watchdog(|| is_turning(&monitor)) => {}
+        () = reloading.work() => {}
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;

@@ -45,7 +45,7 @@ pub(crate) fn deliver(
     let weight = shared.bodies.weigh(lane.index, received.body.len());
     let (Message::Work(step) | Message::Stop(step)) = message;
     let token = step.token.clone();
-    let handler = lane.routes.handler(step.execution.pipeline(), &step.arguments).cloned();
+    let handler = lane.routes().handler(step.execution.pipeline(), &step.arguments).cloned();
     let execution = step.execution.clone();
     shared.orphans.found(&token, &execution);
     let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());

@@ -42,7 +42,7 @@ impl Intake {
     /// Has the handlers of this queue started as usual again although their steps failed.
     pub fn close_breakers(&self, queue: &QueueUrl) {
         let Some(lane) = self.0.lane(queue) else { return };
-        for handler in self.0.limits.close(lane.handlers()) {
+        for handler in self.0.limits.close(lane.routes().handlers()) {
             tracing::info!(
                 handler,
                 queue = lane.name,

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::config::{HandlerConfig, QueueConfig};
+use tokio::sync::Notify;
+
+use super::config::QueueConfig;
 use super::gates::{Gate, Slots};
 use super::inbox::Turn;
 use super::messages::Messages;
@@ -13,7 +15,6 @@ use super::pause::Pause;
 use super::polls::Polls;
 use super::route::Routes;
 use super::said::Said;
-use crate::handler::DynHandler;
 use crate::lifecycle::{Record, Status};
 use crate::seam::{Pipelines, Queue};
 use crate::step::{CallbackToken, ExecutionArn};
@@ -33,23 +34,19 @@ pub struct QueueParts {
     pub elsewhere: BTreeMap<String, Arc<dyn Pipelines>>,
 }
 
-/// One configured handler.
-#[derive(Clone, Debug)]
-pub struct HandlerParts {
-    pub config: HandlerConfig,
-    pub handler: DynHandler,
-}
-
 pub(crate) struct Lane {
     /// Its position among the lanes.
     pub(crate) index: usize,
     pub(crate) name: String,
+    /// As at the start; what a reload changes is in `routes` and `slots`.
     pub(crate) config: QueueConfig,
     /// There is evidence that another consumer reads the queue, whatever the configuration says.
     shares: AtomicBool,
     pub(crate) account: String,
     pub(crate) region: String,
-    pub(crate) routes: Routes,
+    routes: RwLock<Arc<Routes>>,
+    /// The pollers have to look again at the slots and routes.
+    pub(crate) reloaded: Notify,
     pub(crate) queue: Arc<dyn Queue>,
     pipelines: Arc<dyn Pipelines>,
     elsewhere: BTreeMap<String, Arc<dyn Pipelines>>,
@@ -69,7 +66,7 @@ pub(crate) struct Lane {
     pub(crate) deferred: Moments,
     /// When each owed stop was first seen.
     pub(crate) owed: Moments,
-    /// When each running step last made progress, by the handlers that the queue's steps may get.
+    /// When each running step last made progress, by handler.
     pub(crate) progress: BTreeMap<String, Moments>,
 }
 
@@ -86,12 +83,18 @@ const ASKS: usize = 16;
 pub(crate) struct Complaints(Mutex<VecDeque<String>>);
 
 impl Lane {
-    pub(crate) fn new(index: usize, parts: QueueParts) -> Self {
-        let progress = |name: &str| (name.to_owned(), Moments::default());
+    /// The lane of a queue whose steps may get any of these handlers some time.
+    pub(crate) fn new<'a>(
+        index: usize,
+        parts: QueueParts,
+        handlers: impl Iterator<Item = &'a String>,
+    ) -> Self {
+        let progress = |name: &String| (name.clone(), Moments::default());
         Self {
             index,
-            progress: parts.config.handlers().map(progress).collect(),
-            routes: Routes::new(&parts.config),
+            progress: handlers.map(progress).collect(),
+            reloaded: Notify::new(),
+            routes: RwLock::new(Routes::new(&parts.config).into()),
             slots: Slots::new(parts.config.concurrency),
             asks: Gate::new(ASKS),
             reports: Gate::new(REPORTS),
@@ -153,14 +156,22 @@ impl Lane {
         self.progress.values().for_each(|moments| moments.remove(token));
     }
 
-    /// The handlers that its steps may use.
-    pub(crate) fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
-        self.config.handlers()
+    /// Which handlers its steps get.
+    pub(crate) fn routes(&self) -> Arc<Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many of its steps may wait for some of its handlers while others work.
     pub(crate) fn many(&self) -> usize {
-        self.config.concurrency.max(BATCH)
+        self.slots.limit().max(BATCH)
+    }
+
+    /// Takes over what may change while it works: its slots, and the handlers of new steps.
+    pub(crate) fn reload(&self, config: &QueueConfig) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = Routes::new(config).into();
+        self.slots.resize(config.concurrency);
+        self.cleanups.resize(config.concurrency);
+        self.reloaded.notify_one();
     }
 
     /// Whether its pipelines are asked with the credentials of this account.

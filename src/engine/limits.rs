@@ -13,6 +13,7 @@ mod bound;
 mod breaker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ pub(crate) struct Limits(Arc<Inner>);
 struct Inner {
     /// By handler; one without limits is not here.
     bounds: Mutex<Bounds>,
-    /// No handler has limits.
-    none: bool,
+    /// No handler has had limits yet.
+    none: AtomicBool,
     /// A waiting step may have its turn.
     news: Notify,
     /// A poll may bring more.
@@ -92,9 +93,22 @@ impl Limits {
     pub(crate) fn new<'a>(handlers: impl Iterator<Item = (&'a String, &'a HandlerConfig)>) -> Self {
         let bound = |(name, config): (&String, _)| Some((name.clone(), Bound::new(config)?));
         let bounds: Bounds = handlers.filter_map(bound).collect();
-        let none = bounds.is_empty();
+        let none = AtomicBool::new(bounds.is_empty());
         let (news, room) = (Notify::new(), Notify::new());
         Self(Arc::new(Inner { bounds: Mutex::new(bounds), none, news, room }))
+    }
+
+    /// Changes the limits of a handler.
+    pub(crate) fn reload(&self, handler: &str, config: &HandlerConfig) {
+        {
+            let mut bounds = self.0.lock();
+            match bounds.get_mut(handler) {
+                Some(bound) => bound.reload(config),
+                None => bounds.extend(Bound::new(config).map(|new| (handler.to_owned(), new))),
+            }
+            self.0.none.store(bounds.is_empty(), Ordering::SeqCst);
+        }
+        self.0.tell();
     }
 
     /// Whether a step of this queue may run the handler. Otherwise it joins the line, or keeps its
@@ -106,7 +120,7 @@ impl Limits {
         token: &CallbackToken,
         want: Want,
     ) -> Entry {
-        if self.0.none {
+        if self.0.is_none() {
             return Entry::Free;
         }
         let now = Instant::now();
@@ -136,7 +150,9 @@ impl Limits {
 
     /// The step waits no more for the handler, and does not try it.
     pub(crate) fn leave(&self, handler: &str, token: &CallbackToken) {
-        if !self.0.none && self.0.lock().get_mut(handler).is_some_and(|bound| bound.leave(token)) {
+        if !self.0.is_none()
+            && self.0.lock().get_mut(handler).is_some_and(|bound| bound.leave(token))
+        {
             self.0.tell();
         }
     }
@@ -207,7 +223,7 @@ impl Limits {
         many: usize,
         most: usize,
     ) -> Reserved {
-        if self.0.none {
+        if self.0.is_none() {
             return Reserved { messages: most, rooms: Vec::new() };
         }
         let handlers: BTreeSet<&str> = handlers.collect();
@@ -302,7 +318,7 @@ impl Limits {
     }
 
     fn change<T>(&self, handler: &str, change: impl FnOnce(&mut Bound) -> T) -> Option<T> {
-        if self.0.none { None } else { self.0.change(handler, change) }
+        if self.0.is_none() { None } else { self.0.change(handler, change) }
     }
 }
 
@@ -351,6 +367,10 @@ fn paused(bounds: &Bounds, handlers: &BTreeSet<&str>, now: Instant) -> Option<In
 }
 
 impl Inner {
+    fn is_none(&self) -> bool {
+        self.none.load(Ordering::SeqCst)
+    }
+
     fn change<T>(&self, handler: &str, change: impl FnOnce(&mut Bound) -> T) -> Option<T> {
         let changed = self.lock().get_mut(handler).map(change);
         self.tell();

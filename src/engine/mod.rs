@@ -24,6 +24,7 @@ mod due;
 mod evidence;
 mod fleet;
 mod gates;
+mod handlers;
 mod impaired;
 pub(crate) mod inbox;
 mod intake;
@@ -46,6 +47,7 @@ pub(crate) mod report;
 pub mod route;
 pub(crate) mod running;
 mod said;
+mod settings;
 mod shared;
 pub(crate) mod sweep;
 mod waiting;
@@ -64,13 +66,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use budget::Spent;
+pub use handlers::HandlerParts;
 pub use impaired::Impairment;
 pub use inbox::Face;
 pub use intake::Intake;
-pub use lane::{HandlerParts, QueueParts};
+pub use lane::QueueParts;
 pub use limits::Tripped;
 pub use monitor::{Monitor, QueueStatus, Unpolled};
 pub use progress::Progressed;
+pub use settings::Settings;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
@@ -80,6 +84,7 @@ use crate::step::QueueUrl;
 use budget::Budget;
 use dispatch::{FreeSlots, Turns};
 use gates::{Grants, Permit, Slot};
+use handlers::Handlers;
 use inbox::Turn;
 use lane::Lane;
 use shared::Shared;
@@ -146,8 +151,9 @@ impl Engine {
     #[must_use]
     pub fn start(parts: Parts) -> Self {
         let queues = parts.queues.len();
-        let lane = |(index, queue)| Arc::new(Lane::new(index, queue));
+        let lane = |(index, queue)| Arc::new(Lane::new(index, queue, parts.handlers.keys()));
         let watches = parts.queues.iter().map(|queue| queue.config.stop_watch).collect();
+        let lanes = parts.queues.into_iter().enumerate().map(lane).collect();
         let impaired = impaired::Impaired::new(parts.observer.clone());
         let configs = parts.handlers.iter().map(|(name, parts)| (name, &parts.config));
         let limits = limits::Limits::new(configs);
@@ -156,12 +162,8 @@ impl Engine {
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
-            handlers: parts
-                .handlers
-                .into_iter()
-                .map(|(name, parts)| (name, Arc::new(parts)))
-                .collect(),
-            lanes: parts.queues.into_iter().enumerate().map(lane).collect(),
+            handlers: Handlers::new(parts.handlers),
+            lanes,
             observer: parts.observer,
             work_dir: parts.work_dir.into(),
             steps: inbox::Steps::default(),
@@ -279,6 +281,12 @@ impl Engine {
     #[must_use]
     pub fn monitor(&self) -> Monitor {
         Monitor::new(self.shared.clone())
+    }
+
+    /// What changes settings while it works; it does not keep the engine alive.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings::new(self.shared.clone())
     }
 
     /// What decides from outside which queues are polled; it does not keep the engine alive.

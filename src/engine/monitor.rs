@@ -98,7 +98,7 @@ impl Monitor {
     pub fn queues(&self) -> Vec<QueueStatus> {
         let (now, limits) = (self.0.clock.now(), &self.0.limits);
         let status = |lane: &Arc<Lane>| {
-            let usage = lane.slots.usage();
+            let (usage, routes) = (lane.slots.usage(), lane.routes());
             QueueStatus {
                 name: lane.name.clone(),
                 url: lane.config.url.as_str().to_owned(),
@@ -124,6 +124,9 @@ impl Monitor {
                         let is_there = |token: &CallbackToken| self.0.steps.contains(token);
                         (handler.clone(), moments.first_where(is_there))
                     })
+                    .filter(|(handler, first)| {
+                        first.is_some() || routes.handlers().any(|name| name == handler)
+                    })
                     .collect(),
                 bodies_spent: self.0.bodies.spent(lane.index),
             }
@@ -135,10 +138,10 @@ impl Monitor {
         let limits = &self.0.limits;
         if lane.pause.is_on() {
             Some(Unpolled::ByOrder)
-        } else if limits.is_paused(lane.handlers()) {
+        } else if limits.is_paused(lane.routes().handlers()) {
             Some(Unpolled::ByBreaker)
         } else {
-            let full = limits.is_full(lane.index, lane.handlers(), lane.many());
+            let full = limits.is_full(lane.index, lane.routes().handlers(), lane.many());
             full.then_some(Unpolled::ByLimits)
         }
     }

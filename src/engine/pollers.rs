@@ -41,10 +41,6 @@ type Poll<'a> = BoxFuture<'a, (Vec<Reservation>, Result<Vec<Received>, Fault>)>;
 struct Pollers<'a> {
     shared: &'a Arc<Shared>,
     lane: &'a Arc<Lane>,
-    /// What a receive brings at most.
-    full: usize,
-    /// How many polls can have a batch of slots each.
-    most: usize,
     wanted: usize,
     busy: bool,
     failures: Failures,
@@ -55,12 +51,9 @@ struct Pollers<'a> {
 
 /// Polls until the worker drains, and delivers what the polls pending then still bring.
 pub(crate) async fn poll(shared: Arc<Shared>, lane: Arc<Lane>) {
-    let concurrency = lane.config.concurrency;
     let mut pollers = Pollers {
         shared: &shared,
         lane: &lane,
-        full: concurrency.min(BATCH),
-        most: concurrency.div_ceil(BATCH).clamp(1, MAX_POLLS),
         wanted: 1,
         busy: false,
         failures: Failures::default(),
@@ -99,10 +92,15 @@ impl Pollers<'_> {
     async fn room(&self, alone: bool) -> Vec<Reservation> {
         loop {
             self.may_poll().await;
-            let reserved = self.reserve(alone).await;
+            let reserved = tokio::select! {
+                biased;
+                reserved = self.reserve(alone) => reserved,
+                // What it waits for may not be what speaks against a poll now.
+                () = self.lane.reloaded.notified() => continue,
+            };
             // It may have taken long.
-            let is_paused =
-                self.lane.pause.is_on() || self.shared.limits.is_paused(self.lane.handlers());
+            let is_paused = self.lane.pause.is_on()
+                || self.shared.limits.is_paused(self.lane.routes().handlers());
             if !reserved.is_empty() && !is_paused {
                 return reserved;
             }
@@ -128,19 +126,19 @@ impl Pollers<'_> {
 
     async fn reserve(&self, alone: bool) -> Vec<Reservation> {
         let Shared { impaired, limits, .. } = &**self.shared;
-        let (lane, many) = (self.lane, self.lane.many());
-        let rarely = impaired.may_poll(lane.index, lane.handlers(), many).await;
+        let (lane, many, routes) = (self.lane, self.lane.many(), self.lane.routes());
+        let rarely = impaired.may_poll(lane.index, routes.handlers(), many).await;
         let most = if rarely { 1 } else { BATCH };
         let patience = if self.busy && !rarely { GATHER } else { Duration::ZERO };
         let within = async {
-            if limits.room(lane.index, lane.handlers(), many).await < most {
+            if limits.room(lane.index, routes.handlers(), many).await < most {
                 sleep(patience).await;
             }
             lane.slots.reserve_up_to(most, patience).await
         };
         let ahead = async {
             sleep_until(self.look_ahead).await;
-            let room = limits.room_ahead(lane.index, lane.handlers(), AHEAD).await;
+            let room = limits.room_ahead(lane.index, routes.handlers(), AHEAD).await;
             lane.slots.reserve_ahead(most.min(room)).await
         };
         tokio::select! {
@@ -152,8 +150,9 @@ impl Pollers<'_> {
 
     /// As many of them as the handlers' limits allow by now.
     fn within_limits(&self, mut reserved: Vec<Reservation>) -> Vec<Reservation> {
-        let (lane, most) = (self.lane, reserved.len());
-        let limits = self.shared.limits.reserve(lane.index, lane.handlers(), lane.many(), most);
+        let (lane, most, routes) = (self.lane, reserved.len(), self.lane.routes());
+        let limits = &self.shared.limits;
+        let limits = limits.reserve(lane.index, routes.handlers(), lane.many(), most);
         reserved.truncate(limits.messages);
         let mut rooms = limits.rooms.into_iter();
         reserved.into_iter().map(|reserved| reserved.with(rooms.next())).collect()
@@ -193,8 +192,11 @@ impl Pollers<'_> {
                 let some = !messages.is_empty();
                 if !ahead {
                     self.busy = some;
-                    if messages.len() >= self.full {
-                        self.wanted = (self.wanted + 1).min(self.most);
+                    let concurrency = self.lane.slots.limit();
+                    // What a receive brings at most; so many polls can have a batch of slots each.
+                    if messages.len() >= concurrency.min(BATCH) {
+                        let most = concurrency.div_ceil(BATCH).clamp(1, MAX_POLLS);
+                        self.wanted = (self.wanted + 1).min(most);
                     } else if !self.busy {
                         self.wanted = 1;
                     }

@@ -109,7 +109,7 @@ async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), Le
 }
 
 async fn end(shared: &Shared, record: &Record) {
-    let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(&**name)) else {
+    let Some(parts) = record.handler.as_ref().and_then(|name| shared.handlers.get(name)) else {
         return;
     };
     let (_tell, stop) = watch::channel(Some(StopReason::LeaseLost));

@@ -14,8 +14,8 @@ use super::config::QueueConfig;
 pub struct Routes {
     in_order: Vec<Route>,
     otherwise: Option<Arc<str>>,
-    /// The names of all handlers.
-    handlers: String,
+    /// The names of all handlers, each once.
+    names: Vec<String>,
 }
 
 /// One route.
@@ -58,11 +58,11 @@ impl Routes {
             arguments: route.arguments.clone(),
             handler: route.handler.as_str().into(),
         };
-        let handlers: BTreeSet<&str> = config.handlers().collect();
+        let names: BTreeSet<&str> = config.handlers().collect();
         Self {
             in_order: config.routes.iter().map(route).collect(),
             otherwise: config.handler.as_deref().map(Into::into),
-            handlers: handlers.into_iter().collect::<Vec<_>>().join(", "),
+            names: names.into_iter().map(str::to_owned).collect(),
         }
     }
 
@@ -74,10 +74,15 @@ impl Routes {
         matching.map(|route| &route.handler).or(self.otherwise.as_ref())
     }
 
-    /// The names of the handlers that steps of the queue may get, separated by commas.
+    /// The names of the handlers that steps of the queue may get.
+    pub fn handlers(&self) -> impl Iterator<Item = &str> + Clone {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// The same, for a text.
     #[must_use]
-    pub fn handlers(&self) -> &str {
-        &self.handlers
+    pub fn listed(&self) -> String {
+        self.names.join(", ")
     }
 
     /// The routes in order.
@@ -227,7 +232,7 @@ mod tests {
         );
         let fitting = json!({"task": "spark", "size": 5.0});
         assert_eq!(route.differences("TRAIN-A", &fitting).next(), None);
-        assert_eq!((routes.handlers(), routes.otherwise()), (ALL, Some("other")));
+        assert_eq!((&*routes.listed(), routes.otherwise()), (ALL, Some("other")));
     }
 
     const ALL: &str = "any-spark, other, spark, train";

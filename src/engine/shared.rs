@@ -1,6 +1,5 @@
 //! State shared by all tasks of the engine.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,9 +13,10 @@ use tokio_util::task::TaskTracker;
 use super::budget::Budget;
 use super::config::{AnsweredBy, HandlerConfig};
 use super::gates::Trials;
+use super::handlers::Handlers;
 use super::impaired::Impaired;
 use super::inbox::{Held, Input, Seat, Steps};
-use super::lane::{HandlerParts, Lane};
+use super::lane::Lane;
 use super::limits::Limits;
 use super::missing::{self, Missing};
 use super::orphans::{Fate, Orphan, Orphans};
@@ -37,8 +37,7 @@ const MARGIN: Duration = Duration::from_secs(30);
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) ledger: Ledger,
-    /// By their names in the configuration.
-    pub(crate) handlers: BTreeMap<String, Arc<HandlerParts>>,
+    pub(crate) handlers: Handlers,
     pub(crate) lanes: Vec<Arc<Lane>>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Where handlers keep files of runs.
@@ -117,8 +116,9 @@ impl Shared {
 
     /// The settings that apply to a step of `lane` with the chosen `handler`.
     pub(crate) fn policy(&self, lane: &Lane, handler: Option<&str>) -> Policy {
-        let handler_is_gone = handler.is_some_and(|name| !self.handlers.contains_key(name));
-        let handler = handler.and_then(|name| self.handlers.get(name)).map(|parts| &parts.config);
+        let handler_is_gone = handler.is_some_and(|name| !self.handlers.contains(name));
+        let parts = handler.and_then(|name| self.handlers.get(name));
+        let handler = parts.as_ref().map(|parts| &parts.config);
         let or = |get: fn(&HandlerConfig) -> Duration| handler.map_or(Duration::ZERO, get);
         Policy {
             alone: lane.is_exclusive() && !self.ledger.is_shared(),
@@ -151,7 +151,7 @@ impl Shared {
     pub(crate) fn watch_for(&self, state: &State, watched: &mut Option<Kind>, leaves: bool) {
         let record = &state.record;
         match &record.handler {
-            Some(name) if !self.handlers.contains_key(&**name) && missing::has_begun(record) => {
+            Some(name) if !self.handlers.contains(name) && missing::has_begun(record) => {
                 self.missing.add(&record.token, name);
             }
             _ => self.missing.remove(&record.token),

@@ -185,7 +185,7 @@ impl Sweep {
 
     /// Removes what is left on this machine of settled steps.
     async fn tidy(&self) {
-        for parts in self.shared.handlers.values() {
+        for parts in self.shared.handlers.all() {
             for leftover in parts.handler.leftovers(&self.shared.work_dir) {
                 let Ok(token) = leftover.token().parse::<CallbackToken>() else { continue };
                 // Even if its message has come again: what is in use is no leftover.
@@ -219,7 +219,7 @@ impl Sweep {
         }
         if let (Status::Claimed | Status::Waiting | Status::Deferred, Some(name)) =
             (step.status, &step.handler)
-            && !self.shared.handlers.contains_key(&**name)
+            && !self.shared.handlers.contains(name)
         {
             self.shared.missing.add(&step.token, name);
         }

@@ -13,9 +13,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::observe::line::{self, Form, Lines, Out};
 use crate::observe::writer::{Stderr, Writer};
@@ -86,6 +86,9 @@ fn is_verbose(level: &str) -> bool {
 /// The writer of the process's log, once it exists.
 static WRITER: OnceLock<Writer> = OnceLock::new();
 
+/// What decides which lines are written, once it exists.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 impl Out for Writer {
     fn put(&self, line: &str, level: Level) {
         Self::put(self, line, level <= Level::WARN);
@@ -98,7 +101,7 @@ impl Out for Writer {
 /// # Errors
 /// A sentence, if the level is wrong or other code in the process has set up logging before.
 pub fn init(config: &Config) -> Result<(), String> {
-    let filter = config.filter()?;
+    let (filter, handle) = reload::Layer::new(config.filter()?);
     let terminal = io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let form = match config.format {
@@ -116,8 +119,20 @@ pub fn init(config: &Config) -> Result<(), String> {
         .map_err(|error| failed(&error))?;
     // The first caller has set up logging; for all others the line above has failed.
     let _ = WRITER.set(writer);
+    let _ = FILTER.set(handle);
     panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Changes the level of the process's log; its format stays.
+///
+/// # Errors
+/// A sentence, if the level is wrong.
+pub fn reload(config: &Config) -> Result<(), String> {
+    let filter = config.filter()?;
+    // Without a log there is nothing to change.
+    let Some(handle) = FILTER.get() else { return Ok(()) };
+    handle.reload(filter).map_err(|error| format!("the log's level cannot be changed: {error}"))
 }
 
 /// Ends the log: writes `last` as it is, without the log's form, and waits until everything is

@@ -68,6 +68,7 @@ pub struct Metrics {
     stop_watch_interval: Gauge<f64, std::sync::atomic::AtomicU64>,
     ledger_commit: Histogram,
     ledger_failing: Gauge,
+    reloaded: Gauge,
     clock_set: Counter,
     impaired: Family<Labels<1>, Gauge>,
     breaker_open: Family<Labels<1>, Gauge>,
@@ -172,6 +173,11 @@ impl Metrics {
                 "How long a commit to the ledger takes",
                 Histogram::new(COMMIT_SECONDS),
             ),
+            reloaded: add.plain(
+                "config_last_reload_successful",
+                "1 unless the last reload of the configuration was refused",
+                Gauge::default(),
+            ),
             ledger_failing: add.plain(
                 "ledger_failing",
                 "1 while the ledger cannot be written or read, or its file is gone, so no new step \
@@ -197,6 +203,7 @@ impl Metrics {
             registry,
         };
         metrics.expect_kinds();
+        metrics.reloaded(true);
         metrics
     }
 
@@ -371,6 +378,11 @@ impl Metrics {
 
     pub fn ledger_committed(&self, took: Duration) {
         self.ledger_commit.observe(took.as_secs_f64());
+    }
+
+    /// A reload of the configuration has ended.
+    pub fn reloaded(&self, taken_over: bool) {
+        self.reloaded.set(taken_over.into());
     }
 
     pub fn set_ledger_failing(&self, failing: bool) {

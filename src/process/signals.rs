@@ -8,8 +8,8 @@ use std::task::Poll;
 use nix::sys::signal::{SigHandler, SigSet, Signal as Number, signal as set};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// `SIGTERM`, `SIGINT` and `SIGQUIT`, one after another. The first requests a drain; the caller
-/// decides what a further one means.
+/// `SIGTERM`, `SIGINT`, `SIGQUIT` and `SIGHUP`, one after another. The first that does not request
+/// a reload requests a drain; the caller decides what a further one means.
 ///
 /// From [`Signals::listen`] on none of them ends the process by itself, nor do signals that others
 /// send for their own reasons, such as log rotators and timers: those are ignored with a line in
@@ -20,13 +20,13 @@ pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
+    hangup: Signal,
     ignored: Vec<(Number, Signal)>,
 }
 
 /// Signals that would end the process and request nothing that it does. A signal that the kernel
 /// sends because of an error of the process, or a limit on its CPU time, still ends it.
-const IGNORED: [Number; 9] = [
-    Number::SIGHUP,
+const IGNORED: [Number; 8] = [
     Number::SIGUSR1,
     Number::SIGUSR2,
     Number::SIGALRM,
@@ -46,6 +46,8 @@ pub enum Asked {
     Interrupt,
     /// `SIGQUIT`: someone at a terminal, or an image with this stop signal.
     Quit,
+    /// `SIGHUP`: the configuration is to be read again.
+    Reload,
 }
 
 /// Resets what a parent may have left: blocked signals, and an ignored `SIGCHLD`, with which no
@@ -68,6 +70,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
             ignored: IGNORED.into_iter().map(caught).collect::<io::Result<_>>()?,
         })
     }
@@ -79,6 +82,7 @@ impl Signals {
                 Some(()) = self.terminate.recv() => return Asked::Terminate,
                 Some(()) = self.interrupt.recv() => return Asked::Interrupt,
                 Some(()) = self.quit.recv() => return Asked::Quit,
+                Some(()) = self.hangup.recv() => return Asked::Reload,
                 number = any(&mut self.ignored) => tracing::info!("{number} is ignored; SIGTERM \
                     ends the worker"),
             }
@@ -105,6 +109,7 @@ impl fmt::Display for Asked {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
             Self::Quit => "SIGQUIT",
+            Self::Reload => "SIGHUP",
         })
     }
 }
@@ -124,6 +129,7 @@ mod tests {
             (Number::SIGTERM, Asked::Terminate),
             (Number::SIGINT, Asked::Interrupt),
             (Number::SIGQUIT, Asked::Quit),
+            (Number::SIGHUP, Asked::Reload),
             (Number::SIGTERM, Asked::Terminate),
         ] {
             for ignored in IGNORED {

@@ -59,6 +59,11 @@ impl Manager {
         self.tell(&format!("READY=1\n{}", status_line(status))).await;
     }
 
+    /// The daemon reads its configuration again; [`ready`](Self::ready) ends that.
+    pub async fn reloading(&self, status: &str) {
+        self.tell(&format!("RELOADING=1\n{}", status_line(status))).await;
+    }
+
     /// The daemon's state in one line for `systemctl status`.
     pub async fn status(&self, status: &str) {
         self.tell(&status_line(status)).await;
@@ -188,6 +193,8 @@ mod tests {
         let (socket, manager) = manager(&[]);
         manager.ready("polling 2 queues").await;
         assert_eq!(told(&socket).await, "READY=1\nSTATUS=polling 2 queues");
+        manager.reloading("reading").await;
+        assert_eq!(told(&socket).await, "RELOADING=1\nSTATUS=reading");
         manager.status("3 steps running").await;
         assert_eq!(told(&socket).await, "STATUS=3 steps running");
         manager.stopping("draining").await;

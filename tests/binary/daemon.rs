@@ -69,6 +69,10 @@ impl Config {
         place.as_table_mut().expect("a table")
     }
 
+    pub fn text(&self) -> String {
+        self.0.to_string()
+    }
+
     /// What is set there.
     pub fn value(&self, path: &str) -> toml::Value {
         let (parent, key) = path.rsplit_once('.').expect("a section and a key");
@@ -185,17 +189,24 @@ impl Environment {
         child.wait_with_output().expect("it ends")
     }
 
-    fn command(&self, config: &Config, arguments: &[&str]) -> Command {
-        let text = config.0.to_string();
-        // One for each configuration: a command must not replace the file that a daemon is about to
-        // read.
+    /// One for each configuration: a command must not replace the file that a daemon is about to
+    /// read.
+    fn file(&self, config: &Config) -> PathBuf {
         let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        let folder = self.folder.join(format!("config-{:x}", hasher.finish()));
-        let file = folder.join("callbackd.toml");
+        config.text().hash(&mut hasher);
+        self.folder.join(format!("config-{:x}", hasher.finish())).join("callbackd.toml")
+    }
+
+    /// Puts this text into the file with which a daemon was started.
+    pub fn rewrite(&self, config: &Config, text: &str) {
+        fs::write(self.file(config), text).expect("the folder is writable");
+    }
+
+    fn command(&self, config: &Config, arguments: &[&str]) -> Command {
+        let file = self.file(config);
         if !file.exists() {
-            fs::create_dir_all(folder).expect("the folder is writable");
-            fs::write(&file, text).expect("the folder is writable");
+            fs::create_dir_all(file.parent().expect("a folder")).expect("the folder is writable");
+            self.rewrite(config, &config.text());
         }
         let scratch = self.folder.join("tmp");
         fs::create_dir_all(&scratch).expect("the folder is writable");

@@ -57,6 +57,7 @@ mod progress;
 mod reconcile;
 mod reconcile_table;
 mod redrive;
+mod reload;
 #[cfg(feature = "local")]
 mod retried;
 #[cfg(feature = "local")]

@@ -78,7 +78,7 @@ impl Driver {
             now: self.shared.clock.now(),
             me: &self.shared.ledger.me(),
             policy: &self.policy,
-            handlers: self.lane.routes.handlers(),
+            handlers: &self.lane.routes().listed(),
             foreign: self.shared.ledger.foreign_lease(&self.state.record),
             random: fastrand::f64(),
             phase: self.shared.phase(),

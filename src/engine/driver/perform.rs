@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::handlers::HandlerParts;
 use super::super::impaired::Hindrance;
 use super::super::inbox::{Face, Turn};
-use super::super::lane::HandlerParts;
 use super::super::running::{Call, ToDriver};
 use super::super::{ask, report};
 use super::Driver;
@@ -254,7 +254,7 @@ impl Driver {
     }
 
     fn handler(&self) -> Option<Arc<HandlerParts>> {
-        self.shared.handlers.get(self.state.record.handler.as_deref()?).cloned()
+        self.shared.handlers.get(self.state.record.handler.as_deref()?)
     }
 
     pub(super) fn handler_name(&self) -> &str {

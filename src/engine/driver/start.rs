@@ -99,12 +99,12 @@ impl Place {
             self.shared.reaped.cancelled().await;
         }
         let is_known =
-            record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains_key(&**name));
+            record.handler.as_ref().is_some_and(|name| self.shared.handlers.contains(name));
         // The configuration has changed since. A new handler does not continue what another one has
         // begun.
         if !is_known && !has_begun(&record) && record.status != Status::Concluded {
             record.handler =
-                lane.routes.handler(record.execution.pipeline(), &record.arguments).cloned();
+                lane.routes().handler(record.execution.pipeline(), &record.arguments).cloned();
         }
         self.taken = true;
         Some(Box::new(self.seated(record, lane)))

@@ -11,13 +11,13 @@ use crate::step::CallbackToken;
 pub(crate) struct Gate(Arc<Inner>);
 
 struct Inner {
-    limit: usize,
     state: Mutex<State>,
     hook: Hook<Permit>,
 }
 
 #[derive(Default)]
 struct State {
+    limit: usize,
     busy: usize,
     waiting: Line,
     /// One thread is serving the line, and checks it again before it ends.
@@ -31,7 +31,8 @@ pub(crate) struct Permit(Arc<Inner>);
 impl Gate {
     /// A gate with `limit` permits, at least one.
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner { limit: limit.max(1), state: Mutex::default(), hook: Hook::new() }))
+        let state = State { limit: limit.max(1), ..State::default() };
+        Self(Arc::new(Inner { state: Mutex::new(state), hook: Hook::new() }))
     }
 
     /// Sets the receiver of permits for steps that had to wait; once, before any step waits.
@@ -43,7 +44,7 @@ impl Gate {
     /// place in it.
     pub(crate) fn enter(&self, token: &CallbackToken) -> Option<Permit> {
         let mut state = self.0.lock();
-        if state.busy < self.0.limit && state.waiting.is_empty() {
+        if state.busy < state.limit && state.waiting.is_empty() {
             state.busy += 1;
             return Some(Permit(self.0.clone()));
         }
@@ -55,6 +56,12 @@ impl Gate {
     /// granted a permit.
     pub(crate) fn leave(&self, token: &CallbackToken) -> bool {
         self.0.lock().waiting.remove(token)
+    }
+
+    /// Changes how many permits there are, at least one. Work beyond it goes on.
+    pub(crate) fn resize(&self, limit: usize) {
+        self.0.lock().limit = limit.max(1);
+        self.0.serve();
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -73,10 +80,20 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives free permits to the steps that wait.
+    fn serve(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.lock().serving, true) {
+            return;
+        }
+        while let Some(token) = self.next() {
+            self.hook.give(token, Permit(self.clone()));
+        }
+    }
+
     /// Moves the head of the line to a free permit.
     fn next(&self) -> Option<CallbackToken> {
         let mut state = self.lock();
-        let next = if state.busy < self.limit { state.waiting.pop() } else { None };
+        let next = if state.busy < state.limit { state.waiting.pop() } else { None };
         state.busy += usize::from(next.is_some());
         state.serving = next.is_some();
         next
@@ -85,16 +102,8 @@ impl Inner {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        {
-            let mut state = self.0.lock();
-            state.busy -= 1;
-            if std::mem::replace(&mut state.serving, true) {
-                return;
-            }
-        }
-        while let Some(token) = self.0.next() {
-            self.0.hook.give(token, Permit(self.0.clone()));
-        }
+        self.0.lock().busy -= 1;
+        self.0.serve();
     }
 }
 

@@ -33,7 +33,6 @@ pub(crate) const AHEAD: usize = 10;
 pub(crate) struct Slots(Arc<Inner>);
 
 struct Inner {
-    limit: usize,
     state: Mutex<State>,
     /// There may be room for a poll. A poll that takes room wakes the next if some is left, because
     /// two notifications may wake only one.
@@ -45,6 +44,7 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    limit: usize,
     busy: usize,
     reserved: usize,
     /// Reserved by polls that look ahead.
@@ -87,9 +87,9 @@ pub(crate) struct Usage {
 impl Slots {
     /// This many slots, at least one.
     pub(crate) fn new(limit: usize) -> Self {
+        let state = State { limit: limit.max(1), ..State::default() };
         Self(Arc::new(Inner {
-            limit: limit.max(1),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             room: Notify::new(),
             ahead: Notify::new(),
             hook: Hook::new(),
@@ -115,7 +115,7 @@ impl Slots {
     /// Like [`reserve`](Self::reserve), then waits up to `patience` for room for `most`, so that a
     /// receive on a busy queue brings more than one message.
     pub(crate) async fn reserve_up_to(&self, most: usize, patience: Duration) -> Vec<Reservation> {
-        let most = most.clamp(1, self.0.limit);
+        let most = most.clamp(1, self.limit());
         let mut reserved = self.reserve(most).await;
         let until = Instant::now() + patience;
         while reserved.len() < most && timeout_at(until, self.0.room.notified()).await.is_ok() {
@@ -127,7 +127,7 @@ impl Slots {
     /// Reserves the available room, at most `most`, possibly none.
     pub(crate) fn try_reserve(&self, most: usize) -> Vec<Reservation> {
         let mut state = self.0.lock();
-        let room = state.room(self.0.limit).min(most);
+        let room = state.room().min(most);
         state.reserved += room;
         self.0.unlock(state);
         self.reservations(room, false)
@@ -180,7 +180,7 @@ impl Slots {
         if let Some(mut room) = ours {
             room.end(&mut state);
         }
-        let free = state.busy < self.0.limit && state.new.is_empty() && state.resumed.is_empty();
+        let free = state.busy < state.limit && state.new.is_empty() && state.resumed.is_empty();
         if free {
             state.busy += 1;
         } else if new && !state.resumed.contains(token) {
@@ -201,11 +201,23 @@ impl Slots {
         was_in
     }
 
+    pub(crate) fn limit(&self) -> usize {
+        self.0.lock().limit
+    }
+
+    /// Changes how many slots there are, at least one. Steps that run beyond it run on.
+    pub(crate) fn resize(&self, limit: usize) {
+        let mut state = self.0.lock();
+        state.limit = limit.max(1);
+        self.0.unlock(state);
+        self.0.serve();
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         let state = self.0.lock();
         Usage {
             busy: state.busy,
-            limit: self.0.limit,
+            limit: state.limit,
             waiting_new: state.new.len(),
             waiting_resumed: state.resumed.len(),
         }
@@ -214,10 +226,10 @@ impl Slots {
 
 impl State {
     /// How much more polls may reserve.
-    fn room(&self, limit: usize) -> usize {
+    fn room(&self) -> usize {
         let brought = self.reserved + self.new.len();
-        let free = limit.saturating_sub(self.busy + brought);
-        let share = if self.resumed.is_empty() { 0 } else { (limit / 2).max(1) };
+        let free = self.limit.saturating_sub(self.busy + brought);
+        let share = if self.resumed.is_empty() { 0 } else { (self.limit / 2).max(1) };
         free.max(share.saturating_sub(brought))
     }
 
@@ -244,7 +256,7 @@ impl Inner {
 
     /// Ends a change of the state: a poll is notified if there is room.
     fn unlock(&self, state: MutexGuard<'_, State>) {
-        let (room, ahead) = (state.room(self.limit) > 0, state.ahead_room() > 0);
+        let (room, ahead) = (state.room() > 0, state.ahead_room() > 0);
         drop(state);
         if room {
             self.room.notify_one();
@@ -254,10 +266,20 @@ impl Inner {
         }
     }
 
+    /// Gives free slots to the steps that wait.
+    fn serve(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.lock().serving, true) {
+            return;
+        }
+        while let Some(token) = self.next() {
+            self.hook.give(token, Slot(self.clone()));
+        }
+    }
+
     /// Moves the next step to a free slot.
     fn next(&self) -> Option<CallbackToken> {
         let mut state = self.lock();
-        let next = if state.busy < self.limit { state.pop() } else { None };
+        let next = if state.busy < state.limit { state.pop() } else { None };
         state.busy += usize::from(next.is_some());
         state.serving = next.is_some();
         self.unlock(state);
@@ -303,15 +325,7 @@ impl Drop for Reservation {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        {
-            let mut state = self.0.lock();
-            state.busy -= 1;
-            if std::mem::replace(&mut state.serving, true) {
-                return;
-            }
-        }
-        while let Some(token) = self.0.next() {
-            self.0.hook.give(token, Slot(self.0.clone()));
-        }
+        self.0.lock().busy -= 1;
+        self.0.serve();
     }
 }

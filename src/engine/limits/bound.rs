@@ -54,6 +54,16 @@ impl Bound {
         })
     }
 
+    /// Takes over other limits, which may be none any more.
+    pub(super) fn reload(&mut self, config: &HandlerConfig) {
+        self.max_running = config.max_running.unwrap_or(usize::MAX);
+        self.rate = config.rate;
+        self.breaker = match (self.breaker.take(), config.breaker) {
+            (Some(breaker), Some(config)) => Some(breaker.with(config)),
+            (_, config) => config.map(Breaker::new),
+        };
+    }
+
     /// How many more runs there may be.
     pub(super) fn room(&mut self, want: Want, now: Instant) -> usize {
         let free = self.max_running.saturating_sub(self.running);

@@ -52,6 +52,11 @@ impl Breaker {
         Self { config, failed: BTreeSet::new(), open: None }
     }
 
+    /// The same, as it stands, with other settings. A pause that has begun keeps its length.
+    pub(super) fn with(self, config: BreakerConfig) -> Self {
+        Self { config, ..self }
+    }
+
     /// How many steps may be started.
     pub(super) fn room(&self, now: Instant) -> usize {
         match &self.open {

@@ -1,0 +1,101 @@
+//! Takes over settings of a changed configuration while the worker works.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use crate::config::{CheckedConfig, Config, Mistakes, Reloaded};
+use crate::engine::Settings;
+use crate::observe;
+use crate::observe::metrics::Metrics;
+use crate::process::limits::raise_open_files;
+use crate::process::systemd::Manager;
+
+type Load = Arc<dyn Fn() -> Result<CheckedConfig, Mistakes> + Send + Sync>;
+
+/// When the configuration is to be read again, and how.
+pub struct Reloads {
+    requests: mpsc::Receiver<()>,
+    load: Load,
+}
+
+impl Reloads {
+    /// Reads it with `load` each time that a request arrives.
+    pub fn new(
+        requests: mpsc::Receiver<()>,
+        load: impl Fn() -> Result<CheckedConfig, Mistakes> + Send + Sync + 'static,
+    ) -> Self {
+        Self { requests, load: Arc::new(load) }
+    }
+}
+
+/// What a reload changes.
+pub(super) struct Reloading<'a> {
+    pub(super) reloads: Option<Reloads>,
+    /// The configuration in force.
+    pub(super) config: Config,
+    pub(super) settings: Settings,
+    pub(super) metrics: &'a Metrics,
+    pub(super) manager: &'a Manager,
+}
+
+impl Reloading<'_> {
+    /// Reloads at each request. Never returns.
+    pub(super) async fn work(mut self) {
+        let Some(mut reloads) = self.reloads.take() else { return std::future::pending().await };
+        while let Some(()) = reloads.requests.recv().await {
+            self.manager.reloading("reloading its configuration").await;
+            let load = reloads.load.clone();
+            // A file on a disk that hangs holds up nothing else.
+            let loaded = spawn_blocking(move || load()).await;
+            // A panic has been logged.
+            let Ok(loaded) = loaded else { continue };
+            let taken_over = match loaded {
+                Ok(loaded) => self.take_over(&loaded),
+                Err(mistakes) => {
+                    refused(&mistakes);
+                    false
+                }
+            };
+            self.metrics.reloaded(taken_over);
+            self.manager.ready("polling").await;
+        }
+        std::future::pending().await
+    }
+
+    /// Returns whether it was taken over, as far as it can be.
+    fn take_over(&mut self, loaded: &CheckedConfig) -> bool {
+        let Reloaded { config, changed, needs_restart } = self.config.reloaded(&loaded.config);
+        if let Err(error) = observe::log::reload(&config.log) {
+            tracing::error!(error, "the configuration is not reloaded: the old one stays in force");
+            return false;
+        }
+        raise_open_files(config.queues.iter().map(|queue| queue.concurrency).sum());
+        for queue in &config.queues {
+            for handler in queue.handlers() {
+                self.metrics.expect_handler(queue.url.name(), handler);
+            }
+        }
+        self.settings.reload(&config.queues, &config.handlers);
+        self.config = config;
+        for warning in &loaded.warnings {
+            tracing::warn!("configuration: {warning}");
+        }
+        if !needs_restart.is_empty() {
+            tracing::warn!(
+                keys = needs_restart.join(", "),
+                "these changes of the configuration take effect at the next start"
+            );
+        }
+        tracing::info!(changed = changed.join(", "), "the configuration is reloaded");
+        true
+    }
+}
+
+fn refused(mistakes: &Mistakes) {
+    tracing::error!(
+        error = mistakes.to_string(),
+        "the configuration is not reloaded: the old one stays in force"
+    );
+}
