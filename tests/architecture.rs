@@ -162,6 +162,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "waiting",
             "impaired",
             "limits",
+            "handlers",
             "missing",
             "budget",
             "gates",
@@ -193,6 +194,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "drain",
             "monitor",
             "intake",
+            "settings",
         ],
     ),
     (

@@ -215,7 +215,7 @@ mod tests {
             let serving = async {
                 let (mut stream, _) = listener.accept().await.expect("a connection");
                 let mut request = vec![0; 1024];
-                stream.read(&mut request).await.expect("a request");
+                let _ = stream.read(&mut request).await.expect("a request");
                 stream.write_all(answer.as_bytes()).await.expect("it is read");
             };
             let (told, ()) = tokio::join!(ailments(Listen::On(address)), serving);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aws;
 use crate::clock::Clock;
-use crate::config::CheckedConfig;
+use crate::config::{CheckedConfig, Config};
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
 use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
@@ -173,13 +173,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         paused,
     });
     let monitor = status.watch(engine.monitor());
-    let reloading = Reloading {
-        reloads,
-        config: loaded.config.clone(),
-        settings: engine.settings(),
-        metrics: &metrics,
-        manager: &manager,
-    };
+    let (config, settings) = (loaded.config.clone(), engine.settings());
+    let reloading = Reloading { reloads, config, settings, metrics: &metrics, manager: &manager };
     let measured = metrics.clone();
     tasks
         .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
@@ -208,18 +203,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;
-    let longest =
-        loaded.config.handlers.values().map(|handler| handler.stop_grace).max().unwrap_or_default();
-    let until = Instant::now() + loaded.config.worker.drain_timeout + longest + LAST_WORDS;
-    tokio::select! {
-        biased;
-        () = engine.drain(stop) => {}
-        () = &mut reaping => {}
-        // Beyond its own limits a drain hangs, and systemd may kill it.
-        () = manager.keep_extending(|| Instant::now() < until) => {}
-        () = manager.watchdog(|| Instant::now() < until) => {}
-        () = clients.keep_credentials() => {}
-    }
+    let until = Instant::now() + longest_drain(&loaded.config);
+    drain(engine, stop, reaping, &manager, &clients, until).await;
     remove_own_directory(&loaded);
     monitored.cancel();
     for task in tasks {
@@ -227,6 +212,32 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         let _ = task.await;
     }
     Ok(())
+}
+
+/// How long a drain may take.
+fn longest_drain(config: &Config) -> Duration {
+    let longest = config.handlers.values().map(|handler| handler.stop_grace).max();
+    config.worker.drain_timeout + longest.unwrap_or_default() + LAST_WORDS
+}
+
+/// Drains the engine while everything else goes on. Beyond its own limits, at `until`, a drain
+/// hangs, and systemd may kill it.
+async fn drain(
+    engine: Engine,
+    stop: impl AsyncFnMut(),
+    reaping: impl Future<Output = ()>,
+    manager: &Manager,
+    clients: &aws::Clients,
+    until: Instant,
+) {
+    tokio::select! {
+        biased;
+        () = engine.drain(stop) => {}
+        () = reaping => {}
+        () = manager.keep_extending(|| Instant::now() < until) => {}
+        () = manager.watchdog(|| Instant::now() < until) => {}
+        () = clients.keep_credentials() => {}
+    }
 }
 
 /// Removes the directory that was created for this process alone. If it is not empty, its content

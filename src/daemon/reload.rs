@@ -61,7 +61,7 @@ impl Reloading<'_> {
             self.metrics.reloaded(taken_over);
             self.manager.ready("polling").await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Returns whether it was taken over, as far as it can be.

@@ -1,6 +1,5 @@
 //! Counters and measurements, in Prometheus' terms.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use crate::observe::labels::{Labels, code, outcome_labels, queue_label, step_labels, via_labels};
 use crate::observe::ledger_size::LedgerSize;
 use crate::observe::log::Dropped;
 use crate::observe::process_stat::ProcessStat;
@@ -38,7 +38,6 @@ const COMMIT_SECONDS: [f64; 13] =
 const OUTCOMES: [&str; 6] =
     ["success", "failure", "deferred", "stopped", "settled_elsewhere", "answered_by_handler"];
 
-type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Histograms = Family<Labels<2>, Histogram, fn() -> Histogram>;
 
 /// All metrics of one daemon. Every method is a few atomic operations after a lookup, fit for the
@@ -418,32 +417,6 @@ impl Add<'_> {
         self.0.register_with_unit(name, help, Unit::Seconds, metric.clone());
         metric
     }
-}
-
-fn step_labels(queue: &str, handler: &str) -> Labels<2> {
-    [("queue", queue.to_owned().into()), ("handler", handler.to_owned().into())]
-}
-
-fn outcome_labels(queue: &str, handler: &str, outcome: &str) -> Labels<3> {
-    let [queue, handler] = step_labels(queue, handler);
-    [queue, handler, ("outcome", outcome.to_owned().into())]
-}
-
-fn via_labels(queue: &str, via: &'static str) -> Labels<2> {
-    [("queue", queue.to_owned().into()), ("via", via.into())]
-}
-
-fn queue_label(queue: &str) -> Labels<1> {
-    [("queue", queue.to_owned().into())]
-}
-
-/// An error's code, which a service or a proxy chose: only text that looks like one becomes a
-/// label.
-fn code(result: &str) -> Cow<'static, str> {
-    let plain = !result.is_empty()
-        && result.len() <= 64
-        && result.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if plain { result.to_owned().into() } else { "other".into() }
 }
 
 fn set(gauge: &Gauge<i64, AtomicI64>, value: usize) {

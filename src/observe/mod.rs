@@ -4,6 +4,7 @@
 //! through [`server::Source`].
 
 mod connections;
+mod labels;
 mod ledger_size;
 pub mod line;
 pub mod listen;

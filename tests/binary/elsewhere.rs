@@ -119,7 +119,8 @@ async fn a_program_whose_step_succeeds_elsewhere_is_told_so_and_so_is_its_cleanu
                   $FOLDER/ready; wait";
     let scene = Scene::new(script).await;
     let step = scene.step_sent().await;
-    let _daemon = scene.start(&scene.config());
+    let config = scene.config().with("handlers.job.stop_grace", "30s");
+    let _daemon = scene.start(&config);
     until("it runs", async || scene.path("ready").exists()).await;
     scene.sagemaker.close(&step.arn, "Succeeded");
     settled_by(&scene, &step, "settled_elsewhere").await;

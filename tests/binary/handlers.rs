@@ -57,9 +57,9 @@ async fn exit_76_runs_the_program_again_with_its_checkpoint_and_counts_no_attemp
 async fn the_time_limit_ends_the_program_cleans_up_and_fails_the_step() {
     let scene = Scene::new("until_there gate").await;
     let step = scene.step_sent().await;
-    let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "2s"));
+    let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "8s"));
     let reason = scene.answered_once(&step).await.reason();
-    assert!(reason.contains("time limit of 2s"), "{reason}");
+    assert!(reason.contains("time limit of 8s"), "{reason}");
     assert_eq!(scene.runs(), [step.attempt(1)]);
     assert_eq!(scene.cleanups(), [step.cleaned("time_limit")]);
 }

@@ -156,7 +156,7 @@ async fn while_another_process_holds_the_write_lock_runs_are_told_of_stops_and_l
                sleep 300 & wait";
     let scene = Scene::new(run).await;
     let steps = [scene.step_sent().await, scene.step_sent().await];
-    let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "15s"));
+    let _daemon = scene.start(&scene.config().with("handlers.job.time_limit", "40s"));
     until("both run", async || scene.lines("ready").len() == 2).await;
     let other = Connection::open(scene.ledger()).expect("a ledger");
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock is free at times");
@@ -166,7 +166,7 @@ async fn while_another_process_holds_the_write_lock_runs_are_told_of_stops_and_l
     until("the time limit is told", async || scene.lines("told").len() == 2).await;
     assert!(scene.sagemaker.reports(&steps[0].token).is_empty(), "what is not frozen is not sent");
     other.execute_batch("ROLLBACK").expect("it is held");
-    for (step, reason) in steps.iter().zip(["the pipeline was stopped", "time limit of 15s"]) {
+    for (step, reason) in steps.iter().zip(["the pipeline was stopped", "time limit of 40s"]) {
         let told = scene.answer(step).await.reason();
         assert!(told.contains(reason), "{told}");
     }

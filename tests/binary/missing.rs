@@ -33,7 +33,7 @@ async fn kept_for_as_long_as_is_configured() {
     let daemon = scene.start(&scene.config().with("queues.0.gone_after", "1m"));
     until("SageMaker does not find it", async || !scene.sagemaker.requests(LIST).is_empty()).await;
     let gone = async || scene.queue.size().await == 0;
-    never("it is given up before", Duration::from_secs(57), gone).await;
+    never("it is given up before", Duration::from_secs(50), gone).await;
     assert!(
         scene.record(&step).is_some_and(|record| record["status"] == "concluded"),
         "{}",

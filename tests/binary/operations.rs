@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Config, Daemon};
 use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{Scene, until};
 
@@ -22,11 +22,16 @@ async fn draining(daemon: &Daemon) {
     .await;
 }
 
+/// Its last poll ends long before the daemon would give it up.
+fn polling(scene: &Scene) -> Config {
+    scene.config().with("queues.0.poll_wait", "1s")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_runs_finish_and_leaves_nothing_stranded() {
     let scene = Scene::new("until_there gate").await;
     let steps = [scene.step_sent().await, scene.step_sent().await];
-    let mut daemon = scene.start(&scene.config().listening());
+    let mut daemon = scene.start(&polling(&scene).listening());
     until("both run", async || scene.runs().len() == 2).await;
     daemon.signal(Signal::SIGTERM);
     draining(&daemon).await;
@@ -45,7 +50,7 @@ async fn sigterm_lets_runs_finish_and_leaves_nothing_stranded() {
 async fn a_run_that_outlasts_the_drain_is_released_and_not_failed() {
     let scene = Scene::new("until_there gate").await;
     let step = scene.step_sent().await;
-    let config = scene.config();
+    let config = polling(&scene);
     let mut daemon = scene.start(&config.clone().with("worker.drain_timeout", "1s"));
     until("it runs", async || !scene.runs().is_empty()).await;
     daemon.signal(Signal::SIGTERM);
@@ -143,7 +148,7 @@ async fn a_step_begun_just_before_a_shutdown_is_told_of_it() {
 async fn a_second_sigterm_cuts_the_waiting_short_and_releases_the_step() {
     let scene = Scene::new("until_there gate").await;
     let step = scene.step_sent().await;
-    let mut daemon = scene.start(&scene.config().listening().with("worker.drain_timeout", "24h"));
+    let mut daemon = scene.start(&polling(&scene).listening().with("worker.drain_timeout", "24h"));
     until("it runs", async || !scene.runs().is_empty()).await;
     daemon.signal(Signal::SIGTERM);
     draining(&daemon).await;
@@ -186,7 +191,7 @@ async fn an_outcome_that_cannot_be_sent_before_the_end_is_sent_by_the_next_proce
     let scene = Scene::new("date +%N | sed s/^/at=/ >> $STEP_OUTPUT").await;
     scene.sagemaker.always(SUCCESS, Fault::Answer(503, "ServiceUnavailable"));
     let step = scene.step_sent().await;
-    let config = scene.config().with("worker.drain_timeout", "1s");
+    let config = polling(&scene).with("worker.drain_timeout", "1s");
     let mut daemon = scene.start(&config);
     until("a report was refused", async || !scene.sagemaker.reports(&step.token).is_empty()).await;
     daemon.signal(Signal::SIGTERM);

@@ -45,7 +45,8 @@ async fn crash(scene: &Scene, daemon: &mut Daemon) {
 async fn purged(config: &Config, scene: &Scene) -> Step {
     let step = scene.step_sent().await;
     let mut daemon = scene.start(config);
-    looked_at(scene, 2).await;
+    // The kill may hit the third look, and with it the third checkpoint.
+    looked_at(scene, 3).await;
     daemon.kill();
     scene.queue.purge().await;
     step
@@ -111,7 +112,8 @@ async fn a_step_whose_message_is_purged_while_it_is_held_goes_on() {
     until("that was noticed", async || scene.to_sqs.seen("changemessagevisibilitybatch") > kept)
         .await;
     looked_at(&scene, 3).await;
-    assert!(looks(&scene, &step).await > 4);
+    // The fourth may have found the gate open.
+    assert!(looks(&scene, &step).await > 3);
     scene.settled(&step).await;
 }
 

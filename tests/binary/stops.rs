@@ -83,10 +83,10 @@ async fn a_program_that_exits_after_sigterm_at_the_time_limit_is_cleaned_up_afte
     let _daemon = scene.start(
         &scene
             .config()
-            .with("handlers.job.time_limit", "2s")
+            .with("handlers.job.time_limit", "8s")
             .with("handlers.job.stop_grace", "30s"),
     );
-    assert!(scene.answered_once(&step).await.reason().contains("the time limit of 2s was reached"));
+    assert!(scene.answered_once(&step).await.reason().contains("the time limit of 8s was reached"));
     assert_eq!(scene.cleanups(), [step.cleaned("time_limit")]);
 }
 
@@ -258,8 +258,8 @@ fn owed_since(scene: &Scene, step: &Step) -> Option<Timestamp> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_its_owner_closes_just_before_it_would_be_taken_over_is_not_cleaned_up_after() {
     let scene = Scene::new("").await;
-    let takeover = Duration::from_secs(8);
-    let _daemon = scene.start(&scene.config().with("queues.0.stop_takeover_after", "8s"));
+    let takeover = Duration::from_secs(25);
+    let _daemon = scene.start(&scene.config().with("queues.0.stop_takeover_after", "25s"));
     // Many, since each is looked at in times of its own.
     let steps: Vec<Step> = (0..12).map(|_| scene.step()).collect();
     for step in &steps {
@@ -267,8 +267,13 @@ async fn a_step_that_its_owner_closes_just_before_it_would_be_taken_over_is_not_
     }
     let mut owed = Vec::new();
     for step in &steps {
-        until("the stop is on record", async || owed_since(&scene, step).is_some()).await;
-        owed.push((owed_since(&scene, step).expect("it is on record") + takeover, step));
+        let mut since = None;
+        until("the stop is on record", async || {
+            since = owed_since(&scene, step);
+            since.is_some()
+        })
+        .await;
+        owed.push((since.expect("it is on record") + takeover, step));
     }
     owed.sort_by_key(|(at, _)| *at);
     let mut closed = Vec::new();

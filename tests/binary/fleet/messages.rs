@@ -14,7 +14,7 @@ async fn the_limit_of_a_deferred_step_is_enforced_by_whichever_worker_lives() {
         fleet
             .config(worker)
             .with("handlers.job.settings.deferred", true)
-            .with("handlers.job.deferred_limit", "5s")
+            .with("handlers.job.deferred_limit", "20s")
     };
     let step = fleet.scene.step_sent().await;
     let mut first = fleet.start_as(0, &config(0), &[]);
@@ -27,7 +27,7 @@ async fn the_limit_of_a_deferred_step_is_enforced_by_whichever_worker_lives() {
     }
     let _others = [1, 2].map(|worker| fleet.start_as(worker, &config(worker), &[]));
     let reason = fleet.scene.answered_once(&step).await.reason();
-    assert!(reason.contains("nobody completed the deferred step within 5s"), "{reason}");
+    assert!(reason.contains("nobody completed the deferred step within 20s"), "{reason}");
     fleet.recorded_as(&step, "settled").await;
     assert_eq!(fleet.scene.runs(), [step.attempt(1)]);
     assert_eq!(fleet.scene.sagemaker.reports(&step.token).len(), 1);
@@ -102,7 +102,7 @@ async fn a_dead_worker_s_step_whose_message_is_gone_is_resumed_by_one_of_the_oth
         assert!(seconds < 300, "it is not resumed");
         clocks.run_ahead_to(seconds);
         // Time for what is due to be done.
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
     fleet.handed_over(&step).await;
     let resumed =
@@ -127,8 +127,7 @@ async fn the_fresh_copy_of_a_long_step_s_message_never_starts_a_second_run() {
     until("another worker has the copy", received).await;
     assert!(fleet.ways[0].to_sqs.seen("sendmessage") >= 1);
     never("it is run again", Duration::from_secs(5), async || fleet.scene.runs().len() > 1).await;
-    let copies = fleet.scene.queue.size().await;
-    assert_eq!(copies, 1, "the old one is deleted");
+    until("the old one is deleted", async || fleet.scene.queue.size().await == 1).await;
     fleet.scene.open("gate");
     fleet.scene.answered_once(&step).await;
     fleet.recorded_as(&step, "settled").await;

@@ -11,7 +11,7 @@ mod table;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -37,6 +37,9 @@ until_there never
 
 /// How many stories are told at once: with more, moto does not answer within a lease.
 const AT_ONCE: usize = 4;
+/// How many stories are being told, by all tests.
+static TOLD: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
 
 /// Workers with ways of their own to the queue and the table.
 pub struct Fleet {
@@ -88,7 +91,7 @@ impl Fleet {
             .config()
             .with("ledger.type", "dynamodb")
             .with("ledger.table", self.table.as_str())
-            .with("ledger.lease", "3s")
+            .with("ledger.lease", "6s")
             .with("worker.id", format!("worker{worker}"))
             .with("worker.work_dir", work.to_str().expect("UTF-8"))
             // The stop of a run is heard of by its message alone.
@@ -246,7 +249,12 @@ fn all<T: Copy + Debug + Send + Sync>(cases: &[T], tell: impl AsyncFn(T) + Copy 
                         let runtime = Builder::new_multi_thread().enable_all().build();
                         runtime.expect("a runtime").block_on(tell(*case));
                     };
-                    if scope.spawn(story).join().is_err() {
+                    let told = TOLD.lock().unwrap();
+                    *ENDED.wait_while(told, |told| *told >= AT_ONCE).unwrap() += 1;
+                    let outcome = scope.spawn(story).join();
+                    *TOLD.lock().unwrap() -= 1;
+                    ENDED.notify_one();
+                    if outcome.is_err() {
                         failed.lock().unwrap().push(format!("{case:?}"));
                     }
                 }

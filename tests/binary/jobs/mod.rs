@@ -280,12 +280,13 @@ async fn the_time_limit_cancels_a_job_whose_step_sleeps() {
     let mut stage = Stage::new(Service::new("glue").await).await;
     stage.config = stage
         .config
-        .with("handlers.job.time_limit", "6s")
+        .with("handlers.job.time_limit", "30s")
         .with("handlers.job.settings.poll_interval", "1h");
     let _daemon = stage.start();
     stage.only_job().await;
+    stage.sleeps().await;
     let reason = stage.scene.answered_once(&stage.step).await.reason();
-    assert!(reason.contains("the time limit of 6s was reached"), "{reason}");
+    assert!(reason.contains("the time limit of 30s was reached"), "{reason}");
     assert_eq!(stage.only_job().await.state, "STOPPED");
 }
 
