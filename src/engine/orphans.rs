@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::seam::StepResult;
 use crate::step::{CallbackToken, ExecutionArn};
 
+/// By token.
 #[derive(Default)]
 pub(crate) struct Orphans(Mutex<Table>);
 

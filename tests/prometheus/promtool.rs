@@ -33,7 +33,12 @@ fn promtool(arguments: &[&str], file: &Path) -> String {
     });
     let printed =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert!(output.status.success(), "promtool {arguments:?} {file:?}\n{}", printed.concat());
+    assert!(
+        output.status.success(),
+        "promtool {arguments:?} {}\n{}",
+        file.display(),
+        printed.concat()
+    );
     printed.concat()
 }
 
