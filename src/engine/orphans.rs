@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn token(n: usize) -> CallbackToken {
-        format!("token-{n:05}").parse().expect("a token")
+        format!("token{n:05}").parse().expect("a token")
     }
 
     fn at(seconds: i64) -> Timestamp {
