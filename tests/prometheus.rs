@@ -1,7 +1,9 @@
-//! `/metrics`, read by Prometheus' own parser.
+//! `/metrics`, read by Prometheus' own parser, and what is built on it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "prometheus/promtool.rs"]
+mod promtool;
 #[path = "support/venv.rs"]
 mod venv;
 
@@ -16,7 +18,12 @@ use serde_json::{Value, json};
 use venv::Venv;
 
 fn parsed(exposition: &str) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/prometheus/parse.py");
+    read_by_python("parse.py", exposition)
+}
+
+/// What a script in `tests/prometheus` makes of a text.
+fn read_by_python(script: &str, text: &str) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/prometheus").join(script);
     let mut python = Command::new(Venv::ready().python())
         .arg(script)
         .stdin(Stdio::piped())
@@ -25,10 +32,10 @@ fn parsed(exposition: &str) -> Value {
         .spawn()
         .expect("Python runs");
     let mut stdin = python.stdin.take().expect("it is piped");
-    stdin.write_all(exposition.as_bytes()).expect("it reads to the end");
+    stdin.write_all(text.as_bytes()).expect("it reads to the end");
     drop(stdin);
     let output = python.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "{}\n{exposition}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("it prints JSON")
 }
 

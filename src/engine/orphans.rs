@@ -1,6 +1,6 @@
 //! Steps in the ledger whose messages have not been received in this life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -10,7 +10,20 @@ use crate::step::{CallbackToken, ExecutionArn};
 
 /// By token.
 #[derive(Default)]
-pub(crate) struct Orphans(Mutex<BTreeMap<CallbackToken, Orphan>>);
+pub(crate) struct Orphans(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    of: BTreeMap<CallbackToken, Orphan>,
+    /// Those that wait, by lane: a scrape counts the overdue ones without looking at each.
+    waiting: BTreeMap<usize, Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    ahead: BTreeSet<(Timestamp, CallbackToken)>,
+    overdue: BTreeSet<CallbackToken>,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Orphan {
@@ -35,22 +48,22 @@ pub(crate) enum Fate {
 impl Orphans {
     /// Does nothing if its message is expected already.
     pub(crate) fn add(&self, token: CallbackToken, orphan: Orphan) {
-        let mut orphans = self.lock();
-        if orphans.get(&token).is_none_or(|known| known.fate == Fate::Resumed) {
-            orphans.insert(token, orphan);
+        let mut table = self.lock();
+        if table.of.get(&token).is_none_or(|known| known.fate == Fate::Resumed) {
+            table.put(token, orphan);
         }
     }
 
     /// A message has arrived. One that names another execution is not the step's own.
     pub(crate) fn found(&self, token: &CallbackToken, execution: &ExecutionArn) {
-        let mut orphans = self.lock();
-        if orphans.get(token).is_some_and(|orphan| orphan.execution == *execution) {
-            orphans.remove(token);
+        let mut table = self.lock();
+        if table.of.get(token).is_some_and(|orphan| orphan.execution == *execution) {
+            table.remove(token);
         }
     }
 
     pub(crate) fn contains(&self, token: &CallbackToken) -> bool {
-        self.lock().contains_key(token)
+        self.lock().of.contains_key(token)
     }
 
     /// Forgets it. False if its message has arrived before.
@@ -59,21 +72,18 @@ impl Orphans {
     }
 
     pub(crate) fn resumed(&self, token: &CallbackToken) {
-        if let Some(orphan) = self.lock().get_mut(token) {
-            orphan.fate = Fate::Resumed;
-        }
+        self.lock().decide(token, Fate::Resumed);
     }
 
     /// Nothing if its message has arrived before.
     pub(crate) fn answered(&self, token: &CallbackToken, how: StepResult) {
-        if let Some(orphan) = self.lock().get_mut(token) {
-            orphan.fate = Fate::Answered(how);
-        }
+        self.lock().decide(token, Fate::Answered(how));
     }
 
     /// Forgets the resumed steps that are no longer in hand.
     pub(crate) fn keep_resumed(&self, is_in_hand: impl Fn(&CallbackToken) -> bool) {
-        self.lock().retain(|token, orphan| orphan.fate != Fate::Resumed || is_in_hand(token));
+        // They do not wait, so no other table has them.
+        self.lock().of.retain(|token, orphan| orphan.fate != Fate::Resumed || is_in_hand(token));
     }
 
     /// The steps that still wait for messages which should have arrived by `now`.
@@ -87,25 +97,124 @@ impl Orphans {
         self.past(now, |fate| matches!(fate, Fate::Answered(_)))
     }
 
-    /// How many of a lane's steps are overdue.
+    /// How many of a lane's steps are overdue. Each is looked at once, when its moment comes:
+    /// `now` never goes back.
     pub(crate) fn count(&self, lane: usize, now: Timestamp) -> usize {
-        let overdue = |orphan: &&Orphan| {
-            orphan.lane == lane && orphan.overdue <= now && orphan.fate == Fate::Waits
-        };
-        self.lock().values().filter(overdue).count()
+        self.lock().waiting.get_mut(&lane).map_or(0, |waiting| waiting.count(now))
     }
 
     fn past(&self, now: Timestamp, wanted: impl Fn(Fate) -> bool) -> Vec<(CallbackToken, Orphan)> {
         let past =
             |(_, orphan): &(&CallbackToken, &Orphan)| orphan.overdue <= now && wanted(orphan.fate);
         self.lock()
+            .of
             .iter()
             .filter(past)
             .map(|(token, orphan)| (token.clone(), orphan.clone()))
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<CallbackToken, Orphan>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn put(&mut self, token: CallbackToken, orphan: Orphan) {
+        self.remove(&token);
+        if orphan.fate == Fate::Waits {
+            let waiting = self.waiting.entry(orphan.lane).or_default();
+            waiting.ahead.insert((orphan.overdue, token.clone()));
+        }
+        self.of.insert(token, orphan);
+    }
+
+    fn remove(&mut self, token: &CallbackToken) -> Option<Orphan> {
+        let orphan = self.of.remove(token)?;
+        if let Some(waiting) = self.waiting.get_mut(&orphan.lane) {
+            waiting.ahead.remove(&(orphan.overdue, token.clone()));
+            waiting.overdue.remove(token);
+        }
+        Some(orphan)
+    }
+
+    fn decide(&mut self, token: &CallbackToken, fate: Fate) {
+        if let Some(orphan) = self.remove(token) {
+            self.put(token.clone(), Orphan { fate, ..orphan });
+        }
+    }
+}
+
+impl Waiting {
+    fn count(&mut self, now: Timestamp) -> usize {
+        while self.ahead.first().is_some_and(|(at, _)| *at <= now) {
+            self.overdue.extend(self.ahead.pop_first().map(|(_, token)| token));
+        }
+        self.overdue.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(n: usize) -> CallbackToken {
+        format!("token{n:05}").parse().expect("a token")
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).expect("in range")
+    }
+
+    fn orphan(lane: usize, overdue: i64) -> Orphan {
+        let execution =
+            "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abcdefghijkl";
+        let execution = execution.parse().expect("an execution");
+        Orphan { lane, execution, overdue: at(overdue), fate: Fate::Waits }
+    }
+
+    fn one_of_each() -> Orphans {
+        let orphans = Orphans::default();
+        for n in 0..4 {
+            orphans.add(token(n), orphan(0, 10));
+        }
+        orphans.add(token(4), orphan(0, 20));
+        orphans.add(token(5), orphan(1, 10));
+        orphans
+    }
+
+    #[test]
+    fn those_of_a_lane_that_are_late_and_undecided_are_counted() {
+        // What becomes of a step counts the same before and after it was late.
+        for look_first in [false, true] {
+            let orphans = one_of_each();
+            if look_first {
+                assert_eq!(orphans.count(0, at(9)), 0);
+                assert_eq!((orphans.count(0, at(10)), orphans.count(1, at(10))), (4, 1));
+            }
+            orphans.resumed(&token(0));
+            orphans.answered(&token(1), StepResult::Succeeded);
+            assert!(orphans.take(&token(2)) && !orphans.take(&token(2)));
+            let late = |now| (orphans.count(0, at(now)), orphans.overdue(at(now)).len());
+            assert_eq!((late(10), orphans.count(1, at(10))), ((1, 2), 1));
+            orphans.found(&token(3), &orphan(0, 0).execution);
+            assert_eq!((late(10), late(20)), ((0, 1), (1, 2)));
+            orphans.keep_resumed(|_| false);
+            assert!(!orphans.contains(&token(0)) && orphans.contains(&token(1)));
+            orphans.add(token(0), orphan(0, 30));
+            assert_eq!((orphans.count(0, at(29)), orphans.count(0, at(30))), (1, 2));
+        }
+    }
+
+    #[test]
+    fn a_count_looks_at_each_late_step_once() {
+        let orphans = Orphans::default();
+        for n in 0..10_000 {
+            orphans.add(token(n), orphan(0, i64::from(n % 2 == 0) * 10));
+        }
+        let ahead = || orphans.lock().waiting[&0].ahead.len();
+        assert_eq!((orphans.count(0, at(5)), ahead()), (5_000, 5_000));
+        assert_eq!((orphans.count(0, at(10)), ahead()), (10_000, 0));
+        assert_eq!((orphans.count(0, at(10)), ahead()), (10_000, 0));
     }
 }
