@@ -3,6 +3,7 @@
 mod obedience;
 mod opening;
 mod status;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::seam::{Observer, Pipelines};
 use crate::step::QueueUrl;
 use obedience::Obedience;
 use status::{Counting, Status};
+use summary::keep_told;
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +129,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         Some(store) => store,
         None => {
             let config = &loaded.config.ledger;
+            manager.status("opening the ledger").await;
             tokio::select! {
                 biased;
                 opened = opening::open(config, &clients, observer.clone(), &manager) => opened?,
@@ -184,6 +187,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             return Err(DaemonError::Broken(what));
         }
         () = manager.watchdog(|| is_turning(&monitor)) => {}
+        () = keep_told(&manager, &monitor, &status) => {}
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;
@@ -197,6 +201,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         // Beyond its own limits a drain hangs, and systemd may kill it.
         () = manager.keep_extending(|| Instant::now() < until) => {}
         () = manager.watchdog(|| Instant::now() < until) => {}
+        () = keep_told(&manager, &monitor, &status) => {}
         () = clients.keep_credentials() => {}
     }
     remove_own_directory(&loaded);
