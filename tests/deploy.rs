@@ -36,14 +36,17 @@ fn json(name: &str) -> Value {
 mod systemd {
     use super::*;
 
-    /// Runs systemd-analyze on the unit, with an existing program in place of ours; `None` if
-    /// systemd is not installed.
-    fn analyze(arguments: &[&str]) -> Option<Output> {
-        let unit = text("systemd/callbackd.service");
-        let ours = "ExecStart=/usr/local/bin/callbackd ";
+    const UNITS: [&str; 2] = ["callbackd.service", "callbackd@.service"];
+
+    /// Runs systemd-analyze on a unit, with an existing program in place of ours; `None` if systemd
+    /// is not installed.
+    fn analyze(name: &str, arguments: &[&str]) -> Option<Output> {
+        let unit = text(&format!("systemd/{name}"));
+        let ours = "ExecStart=callbackd ";
         assert!(unit.contains(ours), "the unit starts callbackd");
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("callbackd.service");
+        // A template is examined as one of its instances.
+        let file = folder.path().join(name.replace('@', "@etl"));
         fs::write(&file, unit.replace(ours, "ExecStart=/bin/true ")).expect("it is writable");
         let run = Command::new("systemd-analyze")
             .args(arguments)
@@ -71,7 +74,7 @@ mod systemd {
 
     #[test]
     fn the_unit_is_one_that_systemd_understands_without_a_warning() {
-        if let Some(output) = analyze(&["verify"]) {
+        for output in UNITS.into_iter().filter_map(|name| analyze(name, &["verify"])) {
             assert!(
                 output.status.success() && printed(&output).trim().is_empty(),
                 "{}",
@@ -82,10 +85,66 @@ mod systemd {
 
     #[test]
     fn the_unit_is_as_closed_as_handlers_allow() {
-        // In tenths: 2.0, of 10; a unit without a sandbox has 9.5.
-        if let Some(output) = analyze(&["security", "--offline=true", "--threshold=20"]) {
+        // In tenths: 1.5, of 10; a unit without a sandbox has 9.5.
+        let security = ["security", "--offline=true", "--threshold=15"];
+        for output in UNITS.into_iter().filter_map(|name| analyze(name, &security)) {
             assert!(output.status.success(), "{}", printed(&output));
         }
+    }
+
+    #[test]
+    fn an_instance_differs_from_the_only_service_in_its_names_alone() {
+        let settings = |name: &str| -> Vec<String> {
+            let unit = text(&format!("systemd/{name}"));
+            let lines = unit.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+            lines.map(str::to_owned).collect()
+        };
+        let own = ["EnvironmentFile=-/etc/callbackd/%i.", "Environment=CALLBACKD_CONFIG="];
+        let instance: Vec<String> = settings("callbackd@.service")
+            .into_iter()
+            .filter(|line| !own.iter().any(|own| line.starts_with(own)))
+            .map(|line| {
+                line.replace("callbackd-%i", "callbackd").replace("callbackd %i", "callbackd")
+            })
+            .collect();
+        assert_eq!(instance, settings("callbackd.service"));
+    }
+
+    #[test]
+    fn the_drop_in_for_handlers_changes_nothing_until_it_is_edited_and_is_then_understood() {
+        let drop_in = text("systemd/handlers.conf");
+        let (_, offered) = drop_in.split_once("[Service]\n").expect("a section");
+        assert!(offered.lines().all(|line| line.starts_with('#')), "{offered}");
+        let settings = offered.lines().filter_map(|line| line.strip_prefix('#'));
+        let settings: Vec<&str> = settings.filter(|line| !line.starts_with(' ')).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("handlers.service");
+        let unit = format!("[Service]\nExecStart=/bin/true\n{}\n", settings.join("\n"));
+        fs::write(&file, unit).expect("it is writable");
+        let run = Command::new("systemd-analyze").arg("verify").arg(&file).output();
+        if let Ok(output) = run {
+            assert!(
+                output.status.success() && printed(&output).trim().is_empty(),
+                "{}",
+                printed(&output)
+            );
+        }
+    }
+
+    #[test]
+    fn the_packaged_configuration_names_no_queue_until_it_is_edited_and_is_then_right() {
+        let packaged = text("debian/callbackd.toml");
+        assert!(packaged.lines().all(|line| line.is_empty() || line.starts_with('#')));
+        let edited: Vec<&str> = packaged
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("callbackd.toml");
+        fs::write(&file, edited.join("\n")).expect("it is writable");
+        let loaded = callbackd::config::Config::load(Some(&file), []).expect("it is right");
+        assert_eq!(loaded.queues.len(), 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod health;
 mod ledger;
 #[cfg(feature = "local")]
 mod local;
+mod manual;
 mod pause;
 mod place;
 mod probe;
@@ -123,6 +124,11 @@ enum Command {
     Health,
     /// Print the configuration in force with secrets hidden, or its JSON Schema.
     Config(config::Arguments),
+    /// Print the completions of these commands for a shell.
+    Completions(manual::Completions),
+    /// Write the man pages of all commands into a directory, for those who make packages.
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 /// How a command ends.
@@ -247,6 +253,8 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
         Command::Health => health::run(arguments.config.as_deref()).await,
         Command::Config(options) => config::run(&options, arguments.config.as_deref()),
+        Command::Completions(options) => manual::completions(&options),
+        Command::Man(options) => manual::man(&options),
     }
 }
 

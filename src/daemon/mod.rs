@@ -4,6 +4,7 @@ mod obedience;
 mod opening;
 mod reload;
 mod status;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use obedience::Obedience;
 use reload::Reloading;
 pub use reload::Reloads;
 use status::{Counting, Status};
+use summary::keep_told;
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +140,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         Some(store) => store,
         None => {
             let config = &loaded.config.ledger;
+            manager.status("opening the ledger").await;
             tokio::select! {
                 biased;
                 opened = opening::open(config, &clients, observer.clone(), &manager) => opened?,
@@ -199,12 +202,16 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             return Err(DaemonError::Broken(what));
         }
         () = manager.watchdog(|| is_turning(&monitor)) => {}
+        () = keep_told(&manager, &monitor, &status) => {}
         () = reloading.work() => {}
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;
     let until = Instant::now() + longest_drain(&loaded.config);
-    drain(engine, stop, reaping, &manager, &clients, until).await;
+    tokio::select! {
+        () = drain(engine, stop, reaping, &manager, &clients, until) => {}
+        () = keep_told(&manager, &monitor, &status) => {}
+    }
     remove_own_directory(&loaded);
     monitored.cancel();
     for task in tasks {

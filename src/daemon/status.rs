@@ -21,7 +21,7 @@ use crate::seam::{Observation, Observer};
 
 /// A queue whose last successful poll is older than this is not being polled: a long poll takes 20
 /// s, a failing one backs off.
-const POLLED_LATELY: Duration = Duration::from_mins(2);
+pub(super) const POLLED_LATELY: Duration = Duration::from_mins(2);
 /// Steps on a page of `/steps`, unless another number is requested.
 const PAGE: usize = 500;
 /// How many pages of the ledger are searched for one page of steps since some time.

@@ -54,6 +54,12 @@ impl Manager {
         Self { watchdog: watchdog.filter(|_| socket.is_some()), socket }
     }
 
+    /// Whether a manager wants to be notified.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// The daemon is up. `status` is one line for `systemctl status`.
     pub async fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\n{}", status_line(status))).await;
@@ -257,6 +263,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn outside_systemd_nothing_is_told_and_nothing_ends() {
         let manager = Manager::of(|name| (name == "WATCHDOG_USEC").then(|| "20000000".into()));
+        assert!(!manager.is_there());
         manager.ready("x").await;
         manager.stopping("x").await;
         timeout(Duration::from_hours(1), manager.watchdog(|| unreachable!("nobody asks")))
