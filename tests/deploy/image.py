@@ -1,4 +1,4 @@
-"""Assembles the image's root by the Dockerfile's own steps, and boots it without a container engine.
+"""Assembles the image's root by the Dockerfile's own steps, and boots it without an engine.
 
     image.py BINARY [BASE]
 
