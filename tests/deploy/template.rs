@@ -1,4 +1,4 @@
-//! The CloudFormation template, by cfn-lint and by checks of our own; each check is seen to fail.
+//! `deploy/cloudformation`, by cfn-lint and by checks of our own, which are seen to fail.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const fn breaks(from: &'static str, to: &'static str, complaint: &'static str) -
     Break { from, to, complaint }
 }
 
-/// One for each complaint of `tests/deploy/template.py`; each `from` is there once.
+/// What `tests/deploy/template.py` must see; each `from` is there once.
 const BREAKS: [Break; 32] = [
     breaks("ecs:UpdateTaskProtection", "ecs:GetTaskProtection", "is not iam/task-protection-pol"),
     breaks("PolicyName: task-protection-policy", "PolicyName: x", "x is no policy of a worker"),
