@@ -4,6 +4,8 @@
 
 #[path = "support/output.rs"]
 mod output;
+#[path = "deploy/template.rs"]
+mod template;
 #[path = "support/venv.rs"]
 mod venv;
 

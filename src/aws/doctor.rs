@@ -3,31 +3,28 @@
 //! The requests are ones that no service carries out: receipt handles that belong to no message, a
 //! message that is invalid.
 //!
-//! Two permissions cannot be tried harmlessly and are not: `sqs:ReceiveMessage`, because a received
-//! message counts as received, and `sagemaker:SendPipelineExecutionStep*`, because only a token
-//! that really waits has a pipeline that a policy could name. Starting an execution as a canary
-//! tries both.
+//! A policy that names pipelines denies what is tried at SageMaker, because it is about none of
+//! them: that is a warning. Starting an execution as a canary tries it all. The rights to a queue's
+//! own key and to ECS's protection of this task cannot be tried harmlessly; they are named.
 
 mod attributes;
+mod rights;
 #[cfg(feature = "dynamodb")]
 mod table;
 
 use std::time::Duration;
 
-use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-};
-
 use self::attributes::{clock, judge, judge_dead_letters, read};
+pub use self::rights::unprotected;
+use self::rights::{allow, sagemaker, sqs};
 #[cfg(feature = "dynamodb")]
 pub use self::table::examine_table;
 use super::backlog::dead_letters;
 use super::calls::Limit;
 use super::clients::{Clients, NoEndpoint};
-use super::sagemaker::SageMaker;
 use super::sqs::Sqs;
 use crate::seam::{Fault, FaultKind, Role};
-use crate::step::{ExecutionArn, QueueUrl};
+use crate::step::QueueUrl;
 
 /// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +120,7 @@ async fn try_examine(clients: &Clients, subject: &Subject<'_>) -> Result<Vec<Fin
         }
     }
     findings.extend(Box::pin(attributes(&queue, subject.visibility_timeout)).await);
-    findings.extend(Box::pin(permissions(&queue)).await);
+    findings.extend(Box::pin(sqs(&queue)).await);
     Ok(findings)
 }
 
@@ -151,7 +148,8 @@ async fn of_account(
             let finding = Finding::of(
                 &fault,
                 "credentials",
-                "check the profile, and the trust policy of `role_arn`",
+                "check the profile; for a `role_arn`, allow sts:AssumeRole on it, and check its \
+                 trust policy",
             );
             // The worker itself never calls STS: with an endpoint that only offers SQS and
             // SageMaker it works all the same.
@@ -248,7 +246,7 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
             let mut finding = Finding::of(
                 &fault,
                 url,
-                "allow sqs:GetQueueAttributes, which only this check needs",
+                &format!("{}, which only this check needs", allow("sqs:GetQueueAttributes")),
             );
             if fault.kind == FaultKind::Denied {
                 finding.level = Level::Warn;
@@ -273,99 +271,11 @@ async fn attributes(queue: &Sqs, visibility_timeout: Duration) -> Vec<Finding> {
                 Level::Warn,
                 dead.as_str(),
                 format!("the dead-letter queue cannot be examined: {}", Fault::from(failed)),
-                "allow sqs:GetQueueAttributes on it",
+                format!("{} on it", allow("sqs:GetQueueAttributes")),
             )),
         }
     }
     findings
-}
-
-/// Tries to delete and to hide a message with a receipt handle that belongs to none.
-async fn permissions(queue: &Sqs) -> Vec<Finding> {
-    const HANDLE: &str = "callbackd-check";
-    let (client, calls) = queue.client();
-    let url = queue.url().as_str();
-    let hide = ChangeMessageVisibilityBatchRequestEntry::builder()
-        .id("0")
-        .receipt_handle(HANDLE)
-        .visibility_timeout(0);
-    let delete = DeleteMessageBatchRequestEntry::builder().id("0").receipt_handle(HANDLE);
-    let (Ok(hide), Ok(delete)) = (hide.build(), delete.build()) else { return Vec::new() };
-    let hide = client.change_message_visibility_batch().queue_url(url).entries(hide).send();
-    let delete = client.delete_message_batch().queue_url(url).entries(delete).send();
-    let tried = [
-        (
-            "sqs:ChangeMessageVisibility",
-            calls.send("ChangeMessageVisibilityBatch", Limit::QUICK, hide).await.err(),
-        ),
-        ("sqs:DeleteMessage", calls.send("DeleteMessageBatch", Limit::QUICK, delete).await.err()),
-    ];
-    // The message is invalid in two ways: a character and a delay that SQS does not allow.
-    let send = client.send_message().queue_url(url).message_body("\u{1}").delay_seconds(901).send();
-    let send = calls.send("SendMessage", Limit::QUICK, send).await.err().map(Fault::from);
-    let mut copies = allowed(url, "sqs:SendMessage", send, Level::Error);
-    if copies.level != Level::Ok {
-        copies.text.push_str(
-            "; long jobs, and messages that came three times, are replaced by fresh copies",
-        );
-    }
-    let tried = tried
-        .into_iter()
-        .map(|(action, failed)| allowed(url, action, failed.map(Fault::from), Level::Error));
-    tried.chain([copies]).collect()
-}
-
-/// Asks about an execution that does not exist, under a name that no pipeline has.
-async fn sagemaker(pipelines: &SageMaker, partition: &str, account: &str) -> Vec<Finding> {
-    let subject = format!("SageMaker in {}", pipelines.region());
-    let arn = format!(
-        "arn:{partition}:sagemaker:{}:{account}:pipeline/callbackd-check/execution/callbackdcheck",
-        pipelines.region()
-    );
-    let Ok(arn) = arn.parse::<ExecutionArn>() else {
-        let remedy = "check that STS is the one of the same endpoint";
-        return vec![Finding::bad(
-            Level::Warn,
-            &subject,
-            format!("not asked: {account:?} is no account id"),
-            remedy,
-        )];
-    };
-    let steps = pipelines.page(&arn, None).await.err().map(Fault::from);
-    let describe = pipelines.describe(&arn).await.err();
-    // A policy that is limited to named pipelines denies this one, and may be exactly right.
-    [
-        ("sagemaker:ListPipelineExecutionSteps", steps),
-        ("sagemaker:DescribePipelineExecution", describe),
-    ]
-    .into_iter()
-    .map(|(action, fault)| allowed(&subject, action, fault, Level::Warn))
-    .collect()
-}
-
-/// Whether an action is allowed, judged by how it failed on something that does not exist.
-fn allowed(subject: &str, action: &str, fault: Option<Fault>, denied: Level) -> Finding {
-    match fault {
-        Some(fault)
-            if matches!(
-                fault.kind,
-                FaultKind::Denied | FaultKind::Misconfigured | FaultKind::Transient
-            ) =>
-        {
-            let scoped = if denied == Level::Warn {
-                " on pipeline/*/execution/*; if your policy names pipelines, it denied only the \
-                 one made up for this check"
-            } else {
-                ""
-            };
-            let mut finding = Finding::of(&fault, subject, &format!("allow {action}{scoped}"));
-            if fault.kind == FaultKind::Denied {
-                finding.level = denied;
-            }
-            finding
-        }
-        _ => Finding::ok(subject, format!("{action} is not denied")),
-    }
 }
 
 #[cfg(test)]
@@ -376,6 +286,7 @@ mod tests {
 
     use super::*;
     use crate::aws::server::{Reply, Request, Server};
+    use crate::step::ExecutionArn;
 
     const URL: &str = "https://sqs.us-east-1.amazonaws.com/123456789012/sagemaker-callbacks";
     const REDRIVE: &str =
@@ -511,18 +422,6 @@ mod tests {
         assert_eq!(levels(short), [Level::Ok, Level::Warn]);
     }
 
-    #[test]
-    fn only_a_denial_or_silence_speaks_against_a_permission() {
-        let with = |kind| {
-            allowed("x", "sqs:DeleteMessage", Some(Fault::new(kind, "detail")), Level::Warn).level
-        };
-        assert_eq!(with(FaultKind::Denied), Level::Warn);
-        assert_eq!(with(FaultKind::Transient), Level::Error);
-        assert_eq!(with(FaultKind::Stale), Level::Ok);
-        assert_eq!(with(FaultKind::Refused), Level::Ok);
-        assert_eq!(allowed("x", "sqs:DeleteMessage", None, Level::Error).level, Level::Ok);
-    }
-
     const STS: &str = "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:iam::123456789012:user/u</Arn>\
                        <Account>123456789012</Account></GetCallerIdentityResult></GetCallerIdentityResponse>";
 
@@ -563,11 +462,14 @@ mod tests {
             sts(),
             error("ResourceNotFound"),
             error("ResourceNotFound"),
+            error("ResourceNotFound"),
+            error("ResourceNotFound"),
             Reply::Raw(200, now.leak(), attributes.to_string().leak()),
             Reply::Json(200, json!({ "Attributes": { "ApproximateNumberOfMessages": "0" } })),
             Reply::Json(200, stale.clone()),
             Reply::Json(200, stale),
             error("InvalidMessageContents"),
+            error("InvalidParameterValue"),
         ])
         .await;
         assert_eq!(worst(&findings), []);
@@ -581,18 +483,27 @@ mod tests {
             [
                 "ListPipelineExecutionSteps",
                 "DescribePipelineExecution",
+                "SendPipelineExecutionStepSuccess",
+                "SendPipelineExecutionStepFailure",
                 "GetQueueAttributes",
                 "GetQueueAttributes",
                 "ChangeMessageVisibilityBatch",
                 "DeleteMessageBatch",
                 "SendMessage",
+                "ReceiveMessage",
             ]
         );
-        let sent = requests[7].json();
+        let sent = requests[9].json();
         assert_eq!(
             (&sent["MessageBody"], &sent["DelaySeconds"]),
             (&json!("\u{1}"), &json!(901)),
             "no message can be so"
+        );
+        let received = requests[10].json();
+        assert_eq!(
+            (&received["MaxNumberOfMessages"], &received["WaitTimeSeconds"]),
+            (&json!(11), &json!(21)),
+            "nothing can be received so"
         );
         assert!(
             requests[1].json()["PipelineExecutionArn"]
@@ -604,12 +515,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_denied_is_told_action_by_action() {
         let (findings, _) =
-            examined((0..7).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") }))
+            examined((0..10).map(|n| if n == 0 { sts() } else { error("AccessDeniedException") }))
                 .await;
         let remedies: Vec<(Level, &str)> = findings
             .iter()
             .filter_map(|finding| {
-                Some((finding.level, finding.remedy.as_deref()?.split_whitespace().nth(1)?))
+                let remedy = finding.remedy.as_deref()?;
+                assert!(remedy.contains("(deploy/iam/worker-policy.json)"), "{remedy}");
+                Some((finding.level, remedy.split_whitespace().nth(1)?))
             })
             .collect();
         assert_eq!(
@@ -617,10 +530,13 @@ mod tests {
             [
                 (Level::Warn, "sagemaker:ListPipelineExecutionSteps"),
                 (Level::Warn, "sagemaker:DescribePipelineExecution"),
-                (Level::Warn, "sqs:GetQueueAttributes,"),
+                (Level::Warn, "sagemaker:SendPipelineExecutionStepSuccess"),
+                (Level::Warn, "sagemaker:SendPipelineExecutionStepFailure"),
+                (Level::Warn, "sqs:GetQueueAttributes"),
                 (Level::Error, "sqs:ChangeMessageVisibility"),
                 (Level::Error, "sqs:DeleteMessage"),
                 (Level::Error, "sqs:SendMessage"),
+                (Level::Error, "sqs:ReceiveMessage"),
             ]
         );
     }
@@ -632,6 +548,9 @@ mod tests {
             error("UnknownOperation"),
             error("ResourceNotFound"),
             error("ResourceNotFound"),
+            error("ResourceNotFound"),
+            error("ResourceNotFound"),
+            gone(),
             gone(),
             gone(),
             gone(),

@@ -58,6 +58,9 @@ pub(super) async fn run(
     if !arguments.online {
         return Ok(ExitCode::SUCCESS);
     }
+    if std::env::var_os("ECS_AGENT_URI").is_some() {
+        show(&doctor::unprotected());
+    }
     let clients = Clients::new(loaded.config.aws.clone(), "check", Arc::new(()));
     #[cfg(feature = "dynamodb")]
     if loaded.config.ledger.kind == Kind::Dynamodb {

@@ -45,21 +45,21 @@ impl Reloading<'_> {
     pub(super) async fn work(mut self) {
         let Some(mut reloads) = self.reloads.take() else { return std::future::pending().await };
         while let Some(()) = reloads.requests.recv().await {
-            self.manager.reloading("reloading its configuration").await;
+            self.manager.reloading().await;
             let load = reloads.load.clone();
             // A file on a disk that hangs holds up nothing else.
             let loaded = spawn_blocking(move || load()).await;
-            // A panic has been logged.
-            let Ok(loaded) = loaded else { continue };
             let taken_over = match loaded {
-                Ok(loaded) => self.take_over(&loaded),
-                Err(mistakes) => {
+                Ok(Ok(loaded)) => self.take_over(&loaded),
+                Ok(Err(mistakes)) => {
                     refused(&mistakes);
                     false
                 }
+                // A panic has been logged.
+                Err(_) => false,
             };
             self.metrics.reloaded(taken_over);
-            self.manager.ready("polling").await;
+            self.manager.reloaded().await;
         }
         std::future::pending::<()>().await;
     }

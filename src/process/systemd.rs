@@ -65,9 +65,14 @@ impl Manager {
         self.tell(&format!("READY=1\n{}", status_line(status))).await;
     }
 
-    /// The daemon reads its configuration again; [`ready`](Self::ready) ends that.
-    pub async fn reloading(&self, status: &str) {
-        self.tell(&format!("RELOADING=1\n{}", status_line(status))).await;
+    /// The daemon reads its configuration again, until [`reloaded`](Self::reloaded).
+    pub async fn reloading(&self) {
+        self.tell("RELOADING=1").await;
+    }
+
+    /// The daemon works with the configuration that it has now.
+    pub async fn reloaded(&self) {
+        self.tell("READY=1").await;
     }
 
     /// The daemon's state in one line for `systemctl status`.
@@ -199,8 +204,10 @@ mod tests {
         let (socket, manager) = manager(&[]);
         manager.ready("polling 2 queues").await;
         assert_eq!(told(&socket).await, "READY=1\nSTATUS=polling 2 queues");
-        manager.reloading("reading").await;
-        assert_eq!(told(&socket).await, "RELOADING=1\nSTATUS=reading");
+        manager.reloading().await;
+        assert_eq!(told(&socket).await, "RELOADING=1");
+        manager.reloaded().await;
+        assert_eq!(told(&socket).await, "READY=1");
         manager.status("3 steps running").await;
         assert_eq!(told(&socket).await, "STATUS=3 steps running");
         manager.stopping("draining").await;

@@ -139,8 +139,9 @@ pub(super) fn judge(
         findings.push(Finding::ok(
             url,
             format!(
-                "encrypted with {key}: this worker needs kms:Decrypt on it, the pipeline's \
-                     role kms:GenerateDataKey and kms:Decrypt"
+                "encrypted with {key}, which is not tried: on it, this worker needs kms:Decrypt \
+                 and kms:GenerateDataKey (deploy/iam/worker-kms-policy.json), and the pipeline's \
+                 role both (deploy/iam/pipeline-role-kms-policy.json)"
             ),
         ));
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Finding, Level, allowed};
+use super::rights::{allow, allowed};
+use super::{Finding, Level};
 use crate::aws::clients::Clients;
 use crate::aws::dynamodb::DynamoDb;
 use crate::seam::{Fault, FaultKind};
@@ -69,7 +70,7 @@ async fn examined(table: &DynamoDb) -> Vec<Finding> {
 
 /// Without this permission the table works all the same.
 fn unknown(subject: &str, fault: &Fault, action: &str) -> Finding {
-    let finding = Finding::of(fault, subject, &format!("allow {action}"));
+    let finding = Finding::of(fault, subject, &allow(action));
     let level = if fault.kind == FaultKind::Denied { Level::Warn } else { finding.level };
     Finding { level, ..finding }
 }
@@ -143,6 +144,7 @@ mod tests {
             assert_eq!(finding.level, Level::Error);
             let remedy = finding.remedy.as_deref().unwrap_or_default();
             assert!(remedy.starts_with(&format!("allow dynamodb:{action}")), "{remedy}");
+            assert!(remedy.ends_with("(deploy/iam/ledger-policy.json)"), "{remedy}");
         }
     }
 
