@@ -169,6 +169,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "watch",
             "polls",
             "progress",
+            "endings",
             "inbox",
             "moments",
             "orphans",

@@ -1,7 +1,9 @@
 //! Assembles a running worker from a checked configuration, and shuts it down.
 
+mod backlog;
 mod obedience;
 mod opening;
+mod overview;
 mod status;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::aws;
+use crate::aws::{self, Sqs};
 use crate::clock::Clock;
 use crate::config::CheckedConfig;
 #[cfg(debug_assertions)]
@@ -138,7 +140,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     // Reported only now: if another daemon runs here, its lock on the ledger says more than the
     // address in use.
     served?;
-    let queues = queues(&loaded, &clients, &metrics).await?;
+    let (queues, asked) = queues(&loaded, &clients, &metrics).await?;
     log_remarks(&loaded);
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
@@ -163,6 +165,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     });
     let monitor = status.watch(engine.monitor());
     tasks.extend(file.map(|file| tokio::spawn(opening::measure(file, metrics, monitored.clone()))));
+    let (backlogs, looked) = (status.backlogs().clone(), monitor.clone());
+    let until = monitored.clone();
+    tasks.push(tokio::spawn(async move { backlogs.keep(asked, looked, until).await }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
@@ -267,12 +272,13 @@ fn is_turning(monitor: &Monitor) -> bool {
     monitor.queues().iter().all(|queue| queue.turning)
 }
 
+/// The queues as the engine works with them, and as they are asked for their backlog.
 async fn queues(
     loaded: &CheckedConfig,
     clients: &aws::Clients,
     metrics: &Metrics,
-) -> Result<Vec<QueueParts>, aws::NoEndpoint> {
-    let mut parts = Vec::new();
+) -> Result<(Vec<QueueParts>, Vec<Sqs>), aws::NoEndpoint> {
+    let (mut parts, mut asked) = (Vec::new(), Vec::new());
     for config in &loaded.config.queues {
         let (region, role) = (config.region.as_deref(), config.role());
         let queue = clients.queue(&config.url, region, role).await?;
@@ -287,6 +293,7 @@ async fn queues(
                 );
             }
         }
+        asked.push(queue.clone());
         let name = config.url.name().to_owned();
         metrics.expect_queue(&name);
         for handler in config.handlers() {
@@ -302,7 +309,7 @@ async fn queues(
             elsewhere,
         });
     }
-    Ok(parts)
+    Ok((parts, asked))
 }
 
 /// The handlers' remarks about this machine, each with the handlers that make it.

@@ -21,6 +21,7 @@ pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod driver;
 mod due;
+mod endings;
 mod evidence;
 mod fleet;
 mod gates;
@@ -64,6 +65,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use budget::Spent;
+pub use endings::Ended;
 pub use impaired::Impairment;
 pub use inbox::Face;
 pub use intake::Intake;
@@ -170,6 +172,7 @@ impl Engine {
             unseen,
             said: said::Said::default(),
             progress_lines: progress::Lines::default(),
+            endings: endings::Endings::default(),
             impaired,
             limits,
             missing,
