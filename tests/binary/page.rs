@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 
 use callbackd::ledger::{Commit, Ledger, Sqlite, Written};
 use callbackd::lifecycle::{Record, Status};
@@ -99,6 +100,7 @@ async fn a_browser_shows_ten_thousand_steps_and_no_one_s_markup() {
     let running = scene.step_sent().await;
     until("it is shown", async || shows(&running, "epoch").await).await;
 
+    let begun = Instant::now();
     let output = spawn_blocking(move || {
         let mut node = Command::new("node");
         node.args(["--test", "--test-reporter=spec", "page.test.mjs"])
@@ -111,4 +113,9 @@ async fn a_browser_shows_ten_thousand_steps_and_no_one_s_markup() {
     let output = output.await.expect("it ends").expect("node starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let asked = "callbackd_aws_requests_total{service=\"sqs\",operation=\"GetQueueAttributes\",\
+                 result=\"ok\"}";
+    let asked = daemon.metric(asked).await.expect("it has asked");
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    assert!(asked <= minutes + 2.0, "once a minute, however often the page is read: {asked}");
 }

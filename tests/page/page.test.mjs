@@ -128,6 +128,9 @@ test("steps are found by token, pipeline and key, and the address says so", asyn
   assert.deepEqual(await find("order-07777"), ["defer07777"]);
   assert.deepEqual(await find("defer04242"), ["defer04242"]);
   assert.equal((await find("FRAUD")).length, 50);
+  await find("price");
+  await page.setViewportSize({ width: 1200, height: 860 });
+  await page.screenshot({ path: "shots/search.png" });
   assert.deepEqual(await find("no such step"), []);
   assert.match(await page.locator("#none").textContent(), /no such step/);
   await find("order-07777");
@@ -215,8 +218,16 @@ test("a step has a page of its own, with its arguments on request", async () => 
   await page.locator("#back").click();
   await page.locator("#overview").waitFor();
   assert.match(page.url(), /search=defer00000/);
-  await page.goto(new URL("?step=absent0000", PAGE).href).catch(() => {});
-  await close().catch((error) => assert.match(String(error), /404/));
+  await close();
+});
+
+test("a step that the ledger does not have is told as such", async () => {
+  const { page, strays, close } = await open("?step=absent0000");
+  assert.match(await page.locator("#one-error").textContent(), /has no step absent0000/);
+  // The browser itself writes of the answer 404.
+  assert.ok(strays.length > 0 && strays.every((stray) => /404/.test(stray)), strays.join());
+  strays.length = 0;
+  await close();
 });
 
 test("text that turns its direction is shown with escapes", async () => {

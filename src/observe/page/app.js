@@ -16,7 +16,7 @@ const by = (id) => document.getElementById(id);
 const form = by("filter");
 let timer;
 let current = null;
-let searched = 0;
+let searched = -Infinity;
 let paused = false;
 let last = null;
 let condition = null;

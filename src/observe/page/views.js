@@ -136,7 +136,7 @@ function counts(queues) {
 }
 
 const N = "number";
-const QUEUE = ["", "", N, N, N, N, N, N, N, N, ""];
+const QUEUE = ["", "", N, N, N, N, N, N, N, N, "note"];
 
 function queue_rows(queues, now) {
   keyed(by("queues"), queues, (it) => it.url, () => row(QUEUE), (made, it) => {
@@ -219,7 +219,8 @@ export function steps(found, now) {
 
 /** A step with all that is known of it; `now` is the daemon's time. */
 export function step(it, now) {
-  const ago = (at) => at && `${at} (${words.span(words.between(at, now))} ago)`;
+  const time = (at) => at && words.plain(at).replace(/\.\d+Z$/, "Z");
+  const ago = (at) => at && `${time(at)} (${words.span(words.between(at, now))} ago)`;
   const facts = [
     ["State", words.state(it)],
     ["Pipeline", words.pipeline(it.execution)],
@@ -232,8 +233,8 @@ export function step(it, now) {
     ["Last progress", ago(it.progressed_at)],
     ["First seen", ago(it.first_seen)],
     ["Started here", ago(it.started_at)],
-    ["Time limit", it.deadline && `${it.deadline} (${words.left(it, now) || "no longer runs"})`],
-    ["Not before", it.not_before],
+    ["Time limit", it.deadline && `${time(it.deadline)} (${words.left(it, now) || "no longer runs"})`],
+    ["Not before", time(it.not_before)],
     ["Stop requested", ago(it.stop_requested?.at)],
     ["Owner", words.plain(it.owner)],
     ["Last error", words.plain(it.last_error)],
