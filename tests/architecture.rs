@@ -170,6 +170,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "watch",
             "polls",
             "progress",
+            "endings",
             "inbox",
             "moments",
             "orphans",

@@ -368,6 +368,10 @@ mod container {
                 Vec::new()
             }
 
+            fn status(&self) -> Value {
+                Value::Null
+            }
+
             fn steps(&self, _: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
                 Box::pin(async { Ok(Steps { rows: Vec::new(), next: None }) })
             }

@@ -82,7 +82,9 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
 /// Whether the server at this address is a callbackd.
 pub(super) async fn is_callbackd(address: SocketAddr) -> bool {
     let answer = timeout(PATIENCE, ask(reachable(address), "/", SHORT)).await;
-    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.body.starts_with("callbackd\n")))
+    answer.is_ok_and(|answer| {
+        answer.is_ok_and(|answer| answer.body.contains("<title>callbackd</title>"))
+    })
 }
 
 /// Asks for a page; no more than `most` bytes are read.

@@ -1,7 +1,9 @@
 //! Assembles a running worker from a checked configuration, and shuts it down.
 
+mod backlog;
 mod obedience;
 mod opening;
+mod overview;
 mod reload;
 mod status;
 mod summary;
@@ -15,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::aws;
+use crate::aws::{self, Sqs};
 use crate::clock::Clock;
 use crate::config::{CheckedConfig, Config};
 #[cfg(debug_assertions)]
@@ -136,23 +138,17 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
             }
         });
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
-    let store = match store {
-        Some(store) => store,
-        None => {
-            let config = &loaded.config.ledger;
-            manager.status("opening the ledger").await;
-            tokio::select! {
-                biased;
-                opened = opening::open(config, &clients, observer.clone(), &manager) => opened?,
-                () = stop() => return Ok(()),
-            }
-        }
+    let opened = open(store, &loaded.config.ledger, &clients, &observer, &manager);
+    let store = tokio::select! {
+        biased;
+        opened = opened => opened?,
+        () = stop() => return Ok(()),
     };
     let clock = store.clock().or(clock).unwrap_or_else(Clock::of_this_machine);
     // Reported only now: if another daemon runs here, its lock on the ledger says more than the
     // address in use.
     served?;
-    let queues = queues(&loaded, &clients, &metrics).await?;
+    let (queues, asked) = queues(&loaded, &clients, &metrics).await?;
     log_remarks(&loaded);
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
@@ -181,6 +177,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let measured = metrics.clone();
     tasks
         .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
+    let (backlogs, looked) = (status.backlogs().clone(), monitor.clone());
+    let until = monitored.clone();
+    tasks.push(tokio::spawn(async move { backlogs.keep(asked, looked, until).await }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
@@ -219,6 +218,20 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         let _ = task.await;
     }
     Ok(())
+}
+
+/// The ledger's storage: the one that replaces it, or what is configured.
+async fn open(
+    store: Option<Arc<dyn Store>>,
+    config: &ledger::Config,
+    clients: &aws::Clients,
+    observer: &Arc<dyn Observer>,
+    manager: &Manager,
+) -> Result<Arc<dyn Store>, DaemonError> {
+    match store {
+        Some(store) => Ok(store),
+        None => opening::open(config, clients, observer.clone(), manager).await,
+    }
 }
 
 /// How long a drain may take.
@@ -306,12 +319,13 @@ fn is_turning(monitor: &Monitor) -> bool {
     monitor.queues().iter().all(|queue| queue.turning)
 }
 
+/// The queues as the engine works with them, and as they are asked for their backlog.
 async fn queues(
     loaded: &CheckedConfig,
     clients: &aws::Clients,
     metrics: &Metrics,
-) -> Result<Vec<QueueParts>, aws::NoEndpoint> {
-    let mut parts = Vec::new();
+) -> Result<(Vec<QueueParts>, Vec<Sqs>), aws::NoEndpoint> {
+    let (mut parts, mut asked) = (Vec::new(), Vec::new());
     for config in &loaded.config.queues {
         let (region, role) = (config.region.as_deref(), config.role());
         let queue = clients.queue(&config.url, region, role).await?;
@@ -326,6 +340,7 @@ async fn queues(
                 );
             }
         }
+        asked.push(queue.clone());
         let name = config.url.name().to_owned();
         metrics.expect_queue(&name);
         for handler in config.handlers() {
@@ -341,7 +356,7 @@ async fn queues(
             elsewhere,
         });
     }
-    Ok(parts)
+    Ok((parts, asked))
 }
 
 /// The handlers' remarks about this machine, each with the handlers that make it.

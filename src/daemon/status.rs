@@ -11,6 +11,8 @@ use serde::de::value::{Error as BadValue, StrDeserializer};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
+use super::backlog::Backlogs;
+use super::overview;
 use crate::duration;
 use crate::engine::{Monitor, QueueStatus, Spent, Tripped, Unpolled};
 use crate::ledger::{Cursor, Filter};
@@ -24,7 +26,8 @@ use crate::seam::{Observation, Observer};
 pub(super) const POLLED_LATELY: Duration = Duration::from_mins(2);
 /// Steps on a page of `/steps`, unless another number is requested.
 const PAGE: usize = 500;
-/// How many pages of the ledger are searched for one page of steps since some time.
+/// How many pages of the ledger are searched for one page of steps since some time, or with some
+/// text.
 const LOOKED: usize = 20;
 
 /// Turns the observations of the engine and the clients into metrics.
@@ -66,16 +69,24 @@ impl Observer for Counting {
 
 /// What the status server shows of the engine, once it exists.
 #[derive(Default)]
-pub(super) struct Status(OnceLock<Monitor>);
+pub(super) struct Status {
+    monitor: OnceLock<Monitor>,
+    backlogs: Arc<Backlogs>,
+}
 
 impl Status {
     /// Shows this engine from now on.
     pub(super) fn watch(&self, monitor: Monitor) -> Monitor {
-        self.0.get_or_init(|| monitor).clone()
+        self.monitor.get_or_init(|| monitor).clone()
+    }
+
+    /// What SQS says of the queues, once someone looks at the page.
+    pub(super) fn backlogs(&self) -> &Arc<Backlogs> {
+        &self.backlogs
     }
 
     fn monitor(&self) -> Result<&Monitor, Problem> {
-        self.0.get().ok_or_else(|| Problem::unavailable("the engine is being started"))
+        self.monitor.get().ok_or_else(|| Problem::unavailable("the engine is being started"))
     }
 
     /// A slow start, with a large ledger or a slow network, is no reason for a restart.
@@ -85,8 +96,13 @@ impl Status {
 }
 
 impl Source for Status {
+    fn status(&self) -> Value {
+        let (health, readiness) = (self.health(), self.readiness());
+        overview::of(self.monitor.get(), &self.backlogs, &health, &readiness)
+    }
+
     fn health(&self) -> Vec<Check> {
-        let Some(monitor) = self.0.get() else { return Self::starting(true) };
+        let Some(monitor) = self.monitor.get() else { return Self::starting(true) };
         let stuck: Vec<String> = monitor
             .queues()
             .into_iter()
@@ -102,7 +118,7 @@ impl Source for Status {
     }
 
     fn readiness(&self) -> Vec<Check> {
-        let Some(monitor) = self.0.get() else { return Self::starting(false) };
+        let Some(monitor) = self.monitor.get() else { return Self::starting(false) };
         let ailment = monitor.ledger_ailment();
         let draining = monitor.is_draining();
         let queues = monitor.queues();
@@ -174,6 +190,10 @@ impl Source for Status {
                 .as_deref()
                 .map(|text| since(text, monitor.name(monitor.now())))
                 .transpose()?;
+            if let Some(record) = whole_token(monitor, &query).await? {
+                return Ok(Steps { rows: vec![row(monitor, &record)], next: None });
+            }
+            let narrow = since.is_some() || query.search.is_some();
             let mut filter = filter(query)?;
             let asked = filter.limit;
             let mut rows = Vec::new();
@@ -198,7 +218,7 @@ impl Source for Status {
                 filter.limit = asked - rows.len();
                 filter.after = page.next;
                 // In the other cases a short page is still a page.
-                if filter.after.is_none() || filter.limit == 0 || since.is_none() {
+                if filter.after.is_none() || filter.limit == 0 || !narrow {
                     break;
                 }
             }
@@ -219,7 +239,7 @@ impl Source for Status {
     }
 
     fn refresh(&self, metrics: &Metrics) {
-        let Some(monitor) = self.0.get() else { return };
+        let Some(monitor) = self.monitor.get() else { return };
         let ready = self.readiness().iter().all(|check| check.ok);
         metrics.set_state(monitor.is_draining(), ready);
         metrics.set_tasks(Handle::current().metrics().num_alive_tasks());
@@ -254,6 +274,14 @@ impl Source for Status {
             metrics.set_breaker(&handler, tripped.is_some());
         }
     }
+}
+
+/// The step whose token is searched for: a list might read the whole ledger to find it.
+async fn whole_token(monitor: &Monitor, query: &StepsQuery) -> Result<Option<Record>, Problem> {
+    let token = query.search.as_ref().and_then(|text| text.parse().ok());
+    let Some(token) = token.filter(|_| query.after.is_none()) else { return Ok(None) };
+    let found = monitor.record(&token).await;
+    found.map_err(|error| Problem::unavailable(error.to_string()))
 }
 
 /// The queues that should have been polled lately and were not.
@@ -356,6 +384,7 @@ fn filter(query: StepsQuery) -> Result<Filter, Problem> {
         statuses: statuses?,
         pipeline: query.pipeline,
         handler: query.handler,
+        search: query.search,
         after: query.after.map(Cursor),
         limit,
         ..Filter::default()

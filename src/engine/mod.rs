@@ -21,6 +21,7 @@ pub(crate) mod dispatch;
 mod drain;
 pub(crate) mod driver;
 mod due;
+mod endings;
 mod evidence;
 mod fleet;
 mod gates;
@@ -66,6 +67,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use budget::Spent;
+pub use endings::Ended;
 pub use handlers::HandlerParts;
 pub use impaired::Impairment;
 pub use inbox::Face;
@@ -172,6 +174,7 @@ impl Engine {
             unseen,
             said: said::Said::default(),
             progress_lines: progress::Lines::default(),
+            endings: endings::Endings::default(),
             impaired,
             limits,
             missing,

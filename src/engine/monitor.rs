@@ -1,18 +1,20 @@
 //! What can be observed of an engine, while it works and while it drains.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::budget::Spent;
+use super::endings::Ended;
 use super::impaired::Impairment;
 use super::inbox::Face;
 use super::lane::Lane;
 use super::limits::Tripped;
 use super::shared::Shared;
 use crate::ledger::{Filter, LedgerError, Page};
-use crate::lifecycle::{Phase, Record};
+use crate::lifecycle::{Phase, Record, WorkerId};
 use crate::step::CallbackToken;
 
 /// A view of a running engine; cheap to clone. It does not keep the engine alive.
@@ -46,6 +48,8 @@ pub struct QueueStatus {
     pub deferred: usize,
     /// Owed stops, of steps that this ledger has never run.
     pub stops_held: usize,
+    /// When the oldest of them was first seen.
+    pub oldest_stop: Option<Timestamp>,
     /// How long ago the last successful poll was.
     pub polled_ago: Option<Duration>,
     /// Its pollers make progress, whatever the queue answers.
@@ -115,6 +119,7 @@ impl Monitor {
                 oldest_unreported: lane.unreported.first(),
                 deferred: lane.deferred.len(),
                 stops_held: lane.owed.len(),
+                oldest_stop: lane.owed.first(),
                 polled_ago: lane.polls.since_success(),
                 turning: self.is_draining() || lane.polls.are_turning(TURN),
                 progress: lane
@@ -184,6 +189,30 @@ impl Monitor {
     #[must_use]
     pub fn ledger_ailment(&self) -> Option<&'static str> {
         self.0.ledger.ailment()
+    }
+
+    /// The id of this worker in the ledger.
+    #[must_use]
+    pub fn me(&self) -> WorkerId {
+        self.0.ledger.me()
+    }
+
+    /// The workers of a shared ledger that are alive, as far as this one has seen; `None` if the
+    /// ledger is not shared.
+    ///
+    /// # Errors
+    /// If the ledger cannot be read.
+    pub async fn workers(&self) -> Result<Option<BTreeSet<WorkerId>>, LedgerError> {
+        if !self.0.ledger.is_shared() {
+            return Ok(None);
+        }
+        self.0.ledger.fleet().await.map(Some)
+    }
+
+    /// The steps that ended last, the newest first.
+    #[must_use]
+    pub fn endings(&self) -> Vec<Ended> {
+        self.0.endings.list()
     }
 
     /// The handlers that this machine keeps from working, and why.

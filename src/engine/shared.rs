@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::config::{AnsweredBy, HandlerConfig};
+use super::endings::Endings;
 use super::gates::Trials;
 use super::handlers::Handlers;
 use super::impaired::Impaired;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) unseen: AtomicBool,
     pub(crate) said: Said,
     pub(crate) progress_lines: Lines,
+    pub(crate) endings: Endings,
     /// The handlers that this machine keeps from working.
     pub(crate) impaired: Impaired,
     /// What bounds the runs of each handler.

@@ -59,6 +59,15 @@ pub(super) struct Body<'a> {
     returns: u32,
 }
 
+/// The step's key in the JSON of a body, if it has one.
+pub(super) fn key(json: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Keyed {
+        key: Option<String>,
+    }
+    serde_json::from_str::<Keyed>(json).ok()?.key
+}
+
 impl<'a> Body<'a> {
     pub(super) fn of(record: &'a Record) -> Self {
         Self {

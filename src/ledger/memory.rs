@@ -54,10 +54,8 @@ impl Memory {
         let rows = self.lock();
         let after = query.after.as_ref().and_then(|cursor| cursor.0.parse::<CallbackToken>().ok());
         let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut wanted = rows
-            .range((after, Bound::Unbounded))
-            .filter(|(_, row)| row.head.answers(query))
-            .peekable();
+        let mut wanted =
+            rows.range((after, Bound::Unbounded)).filter(|(_, row)| row.answers(query)).peekable();
         let found: Vec<_> =
             wanted.by_ref().take(query.bounded()).map(|(token, row)| (token, take(row))).collect();
         let more = wanted.peek().is_some();

@@ -144,6 +144,8 @@ pub struct Filter {
     /// Of executions of this pipeline; the name is compared without regard to case.
     pub pipeline: Option<String>,
     pub handler: Option<String>,
+    /// With this text in the token, the pipeline's name or the key, without regard to case.
+    pub search: Option<String>,
     /// Of this [part](store::part) of the steps.
     pub part: Option<u32>,
     /// Due at that time, or earlier.
@@ -166,8 +168,8 @@ impl Filter {
 
     fn query(self) -> Query {
         let statuses = self.statuses.iter().map(|status| status.as_str().to_owned()).collect();
-        let Self { pipeline, handler, part, due, after, limit, .. } = self;
-        Query { statuses, pipeline, handler, part, due, after, limit }
+        let Self { pipeline, handler, search, part, due, after, limit, .. } = self;
+        Query { statuses, pipeline, handler, search, part, due, after, limit }
     }
 }
 

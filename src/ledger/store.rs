@@ -11,6 +11,7 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
+use super::body;
 use crate::clock::Clock;
 use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
@@ -96,6 +97,8 @@ pub struct Query {
     /// Of executions of this pipeline; the name is compared without regard to case.
     pub pipeline: Option<String>,
     pub handler: Option<String>,
+    /// With this text in the token, the pipeline's name or the key, without regard to case.
+    pub search: Option<String>,
     /// Of this [part] of the steps.
     pub part: Option<u32>,
     /// Due at that time, or earlier.
@@ -262,6 +265,15 @@ impl Query {
         self.pipeline.as_ref().map(|name| format!(":pipeline/{}/", name.to_ascii_lowercase()))
     }
 
+    /// Whether a row has the text that is searched for.
+    pub(crate) fn finds(&self, token: &str, execution: &str, body: &str) -> bool {
+        let Some(wanted) = &self.search else { return true };
+        let wanted = wanted.to_lowercase();
+        let has = |text: &str| text.to_lowercase().contains(&wanted);
+        let mut pipeline = execution.split('/').skip(1).take(1);
+        has(token) || pipeline.any(has) || body::key(body).is_some_and(|key| has(&key))
+    }
+
     pub(crate) fn has_part(&self, token: &CallbackToken) -> bool {
         self.part.is_none_or(|wanted| wanted == part(token))
     }
@@ -289,8 +301,15 @@ pub fn part(token: &CallbackToken) -> u32 {
 /// The one status that a store knows: its rows are many, and are removed when they are old.
 pub(crate) const SETTLED: &str = "settled";
 
-impl Head {
+impl Row {
     pub(crate) fn answers(&self, query: &Query) -> bool {
+        self.head.answers(query)
+            && query.finds(self.head.token.as_str(), &self.head.execution, &self.body)
+    }
+}
+
+impl Head {
+    fn answers(&self, query: &Query) -> bool {
         (query.statuses.is_empty() || query.statuses.iter().any(|status| *status == self.status))
             && (query.handler.is_none() || query.handler.as_deref() == self.handler.as_deref())
             && query.has_part(&self.token)

@@ -185,10 +185,9 @@ async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
         for n in 0..25 {
             let status = if n % 5 == 0 { Status::Settled } else { Status::Waiting };
             let handler = (n % 2 == 0).then(|| "train".into());
-            all.push(
-                written(&ledger, Record { handler, status, ..timed(&format!("token{n:05}")) })
-                    .await,
-            );
+            let key = (n == 7).then(|| "Order-%\"7".parse().expect("a key"));
+            let record = Record { handler, status, key, ..timed(&format!("token{n:05}")) };
+            all.push(written(&ledger, record).await);
         }
         let pages = async |mut filter: Filter| {
             let mut pages = vec![];
@@ -226,9 +225,17 @@ async fn records_are_listed_in_pages_by_status_pipeline_and_handler() {
             some(&|_| true)
         );
         assert_eq!(
-            pages(Filter { pipeline: Some("ml-pipeline".into()), ..ten }).await.concat(),
+            pages(Filter { pipeline: Some("ml-pipeline".into()), ..ten.clone() }).await.concat(),
             []
         );
+        let found = async |text: &str| {
+            pages(Filter { search: Some(text.to_owned()), ..ten.clone() }).await.concat()
+        };
+        let (last, pipeline) = (&all[24], all[0].execution.pipeline().to_ascii_uppercase());
+        assert_eq!(found(&last.token.as_str().to_uppercase()).await, [light(last)]);
+        assert_eq!(found(&pipeline).await, some(&|_| true));
+        assert_eq!(found("execution").await, [], "only the pipeline's name is searched");
+        assert_eq!(found("oRDER-%\"").await, some(&|record| record.token.as_str() == "token00007"));
 
         let outlines = ledger.outlines(Filter::of(&[Status::Waiting])).await.expect("a page");
         assert_eq!((outlines.found.len(), &outlines.next), (20, &None));

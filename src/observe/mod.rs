@@ -10,6 +10,7 @@ pub mod line;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+mod page;
 mod process_stat;
 mod queue_stat;
 pub mod server;

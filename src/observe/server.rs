@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::connections;
 pub use crate::observe::listen::{Config, Listen};
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
+use crate::observe::page;
 
 /// How long the answer of `/steps` may take. Load balancers and Prometheus give up after about as
 /// long.
@@ -38,6 +39,9 @@ pub trait Source: Send + Sync {
 
     /// `/readyz`: whether it accepts and answers steps now.
     fn readiness(&self) -> Vec<Check>;
+
+    /// `/status`: the worker, its queues and what ended last, for the page.
+    fn status(&self) -> Value;
 
     /// `/steps`: a page of what the ledger holds.
     fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>>;
@@ -57,6 +61,9 @@ pub struct StepsQuery {
     pub status: Option<String>,
     pub pipeline: Option<String>,
     pub handler: Option<String>,
+    /// With this text in the token, the pipeline's name or the key, whatever its case. A whole
+    /// token finds its step, whatever the other conditions are.
+    pub search: Option<String>,
     /// First seen, concluded or settled since then: a time (RFC 3339), or how long ago (`1h`).
     pub since: Option<String>,
     /// At most this many.
@@ -172,7 +179,8 @@ impl Server {
 
 fn router(shared: Shared) -> Router {
     Router::new()
-        .route("/", get(index))
+        .merge(page::router())
+        .route("/status", get(status))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -183,11 +191,8 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-async fn index() -> Response {
-    let text = "callbackd\n\n/healthz  whether it is alive\n/readyz   whether it accepts \
-                steps\n/metrics  for Prometheus\n/steps    the steps in its ledger; /steps/TOKEN \
-                one step\n";
-    answer(StatusCode::OK, "text/plain; charset=utf-8", text)
+async fn status(State(shared): State<Shared>) -> Response {
+    json_answer(StatusCode::OK, &shared.source.status())
 }
 
 async fn health(State(shared): State<Shared>) -> Response {
@@ -247,6 +252,7 @@ fn following(query: &StepsQuery, next: &str) -> String {
         ("status", query.status.as_deref()),
         ("pipeline", query.pipeline.as_deref()),
         ("handler", query.handler.as_deref()),
+        ("search", query.search.as_deref()),
         ("since", query.since.as_deref()),
         ("limit", limit.as_deref()),
         ("after", Some(next)),
@@ -273,7 +279,7 @@ fn percent_encoded(text: &str) -> String {
 async fn unknown() -> Response {
     problem(
         StatusCode::NOT_FOUND,
-        "no such page; the pages are /, /healthz, /readyz, /metrics and /steps",
+        "no such page; the pages are /, /healthz, /readyz, /metrics, /status and /steps",
     )
 }
 
@@ -292,7 +298,11 @@ fn json_answer(status: StatusCode, body: &Value) -> Response {
     answer(status, "application/json", format!("{body}\n"))
 }
 
-fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Body>,
+) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -322,7 +332,11 @@ async fn guard(
 
 const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
-    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src \
+         'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
@@ -386,6 +400,10 @@ mod tests {
 
         fn readiness(&self) -> Vec<Check> {
             self.checks.lock().expect("not poisoned").clone()
+        }
+
+        fn status(&self) -> Value {
+            json!({ "ready": true })
         }
 
         fn steps(&self, query: StepsQuery) -> BoxFuture<'_, Result<Steps, Problem>> {
@@ -462,7 +480,11 @@ mod tests {
     #[tokio::test]
     async fn every_page_is_there_and_says_what_it_is() {
         for (path, content_type, holds) in [
-            ("/", "text/plain; charset=utf-8", "/readyz"),
+            ("/", "text/html; charset=utf-8", "/readyz"),
+            ("/page/app.js", "text/javascript; charset=utf-8", "visibilitychange"),
+            ("/page/style.css", "text/css; charset=utf-8", "prefers-color-scheme"),
+            ("/page/icon.svg", "image/svg+xml", "<svg"),
+            ("/status", "application/json", "\"ready\":true"),
             ("/healthz", "application/json", "\"ok\":true"),
             ("/readyz", "application/json", "\"ok\":true"),
             ("/metrics", CONTENT_TYPE, "callbackd_tasks 42\n"),

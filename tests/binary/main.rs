@@ -53,6 +53,7 @@ mod missing;
 mod names;
 mod operations;
 mod outages;
+mod page;
 mod progress;
 mod reconcile;
 mod reconcile_table;

@@ -52,7 +52,7 @@ impl DynamoDb {
                     continue;
                 }
                 let row = items::row(&item);
-                if row.as_ref().is_ok_and(|row| !row.head.answers(query)) {
+                if row.as_ref().is_ok_and(|row| !row.answers(query)) {
                     continue;
                 }
                 page.found.push(row.map(&take));

@@ -198,7 +198,7 @@ mod tests {
         let address = other.local_addr().expect("an address");
         let answering = std::thread::spawn(move || {
             // One that sends nothing, then a callbackd.
-            for text in ["", "HTTP/1.1 200 OK\r\n\r\ncallbackd\n"] {
+            for text in ["", "HTTP/1.1 200 OK\r\n\r\n<title>callbackd</title>"] {
                 let (mut stream, _) = other.accept().expect("asked");
                 let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
                 std::io::Write::write_all(&mut stream, text.as_bytes()).expect("told");

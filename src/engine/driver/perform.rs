@@ -245,6 +245,9 @@ impl Driver {
             took = took.map(tracing::field::debug),
             "the step has ended"
         );
+        if ending != Ending::Deferred {
+            self.shared.endings.add(record, ending, self.shared.clock.now());
+        }
         self.shared.observer.observe(Observation::StepEnded {
             queue: &self.lane.name,
             handler: self.handler_name(),

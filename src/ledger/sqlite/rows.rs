@@ -105,7 +105,9 @@ pub(super) fn page<T>(
         };
         let of_part =
             query.part.is_none() || last.parse().is_ok_and(|token| query.has_part(&token));
-        if of_pipeline && of_handler && of_part {
+        let is_found = query.search.is_none()
+            || query.finds(&last, &text(columns.get_ref(4)?), &text(columns.get_ref(14)?));
+        if of_pipeline && of_handler && of_part && is_found {
             page.found.push(light(columns).map(&take));
         }
     }
