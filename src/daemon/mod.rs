@@ -208,6 +208,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     manager.stopping("draining").await;
     let until = Instant::now() + longest_drain(&loaded.config);
     tokio::select! {
+        biased;
         () = drain(engine, stop, reaping, &manager, &clients, until) => {}
         () = keep_told(&manager, &monitor, &status) => {}
     }
