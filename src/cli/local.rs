@@ -36,7 +36,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     ));
     loop {
         tokio::select! {
-            _ = signals.next() => break,
+            _ = signals.next_end() => break,
             event = events.recv() => match event {
                 Ok(event) => say(serde_json::to_string(&event).map_err(Failure::runtime)?),
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(count)) => {

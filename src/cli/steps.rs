@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::engine::config::AnsweredBy;
 use crate::ledger::{self, Damaged};
 use crate::lifecycle::{Ending, Record, Status, Told};
+use crate::observe::server::Listen;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::step::Quoted;
@@ -94,7 +95,8 @@ impl Surroundings {
         let section = |name| Config::section(name, file, std::env::vars_os()).unwrap_or_default();
         let handlers = section("handlers").handlers.into_iter();
         let answering = handlers.filter(|(_, handler)| handler.answers == AnsweredBy::Handler);
-        let listen = section("http").http.listen;
+        let http = Config::section("http", file, std::env::vars_os());
+        let listen = http.map_or(Listen::Off, |config| config.http.listen);
         let (in_hand, ailments) = tokio::join!(status::in_hand(listen), status::ailments(listen));
         Self { in_hand, ailments, answering: answering.map(|(name, _)| name).collect() }
     }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::aws::{self, Sqs};
 use crate::clock::Clock;
-use crate::config::{CheckedConfig, Config};
+use crate::config::CheckedConfig;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
 use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
@@ -173,7 +173,13 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     });
     let monitor = status.watch(engine.monitor());
     let (config, settings) = (loaded.config.clone(), engine.settings());
-    let reloading = Reloading { reloads, config, settings, metrics: &metrics, manager: &manager };
+    let reloading = Reloading {
+        reloads,
+        config,
+        settings: settings.clone(),
+        metrics: &metrics,
+        manager: &manager,
+    };
     let measured = metrics.clone();
     tasks
         .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
@@ -206,7 +212,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = clients.keep_credentials() => {}
     }
     manager.stopping("draining").await;
-    let until = Instant::now() + longest_drain(&loaded.config);
+    let longest = loaded.config.worker.drain_timeout + settings.longest_grace() + LAST_WORDS;
+    let until = Instant::now() + longest;
     tokio::select! {
         biased;
         () = drain(engine, stop, reaping, &manager, &clients, until) => {}
@@ -233,12 +240,6 @@ async fn open(
         Some(store) => Ok(store),
         None => opening::open(config, clients, observer.clone(), manager).await,
     }
-}
-
-/// How long a drain may take.
-fn longest_drain(config: &Config) -> Duration {
-    let longest = config.handlers.values().map(|handler| handler.stop_grace).max();
-    config.worker.drain_timeout + longest.unwrap_or_default() + LAST_WORDS
 }
 
 /// Drains the engine while everything else goes on. Beyond its own limits, at `until`, a drain

@@ -24,14 +24,7 @@ pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl A
     );
     let hurried = wait(shared, patience, &mut hurry).await == Waited::Hurried;
     if shared.steps.len() > 0 && !hurried {
-        let grace = shared
-            .handlers
-            .all()
-            .iter()
-            .map(|parts| parts.config.stop_grace)
-            .max()
-            .unwrap_or_default()
-            + MARGIN;
+        let grace = shared.handlers.longest_grace() + MARGIN;
         tracing::info!(
             steps = shared.steps.len(),
             ?grace,

@@ -1,7 +1,8 @@
 //! The configured handlers, whose limits may be changed while they work.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use super::config::HandlerConfig;
 use crate::handler::DynHandler;
@@ -13,34 +14,55 @@ pub struct HandlerParts {
     pub handler: DynHandler,
 }
 
-/// All of them, by their names in the configuration.
-pub(crate) struct Handlers(RwLock<BTreeMap<String, Arc<HandlerParts>>>);
+/// All of them.
+pub(crate) struct Handlers(RwLock<Inner>);
+
+struct Inner {
+    /// By their names in the configuration.
+    parts: BTreeMap<String, Arc<HandlerParts>>,
+    /// Of all runs that may be under way: a run keeps the grace with which it was started.
+    longest_grace: Duration,
+}
 
 impl Handlers {
     pub(crate) fn new(parts: BTreeMap<String, HandlerParts>) -> Self {
+        let longest_grace = parts.values().map(|parts| parts.config.stop_grace).max();
         let parts = parts.into_iter().map(|(name, parts)| (name, Arc::new(parts)));
-        Self(RwLock::new(parts.collect()))
+        Self(RwLock::new(Inner {
+            parts: parts.collect(),
+            longest_grace: longest_grace.unwrap_or_default(),
+        }))
     }
 
     /// What uses it goes on with the settings that it has then.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<HandlerParts>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.read().parts.get(name).cloned()
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+        self.read().parts.contains_key(name)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<HandlerParts>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.read().parts.values().cloned().collect()
+    }
+
+    /// The longest time that a run which is told to end may take.
+    pub(crate) fn longest_grace(&self) -> Duration {
+        self.read().longest_grace
     }
 
     /// Changes the limits of a handler; one that is not here is ignored.
     pub(crate) fn reload(&self, name: &str, config: &HandlerConfig) {
         let mut handlers = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parts) = handlers.get_mut(name) {
+        handlers.longest_grace = handlers.longest_grace.max(config.stop_grace);
+        if let Some(parts) = handlers.parts.get_mut(name) {
             let handler = parts.handler.clone();
             *parts = Arc::new(HandlerParts { config: config.clone(), handler });
         }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -281,19 +281,18 @@ impl Limits {
         handlers.into_iter().filter(closed).map(str::to_owned).collect()
     }
 
-    /// The handlers with a breaker, each with its pause if it has one.
+    /// The handlers with limits, each with the pause of its breaker if it has one.
     pub(crate) fn breakers(&self) -> Vec<(String, Option<Tripped>)> {
         let now = Instant::now();
         let told = |(handler, bound): (&String, &Bound)| {
-            let breaker = bound.breaker.as_ref()?;
-            let tripped = breaker.since().map(|since| Tripped {
-                handler: handler.clone(),
-                since: now - since,
-                pauses_for: breaker.pauses_until(now).map(|until| until - now),
+            let tripped = bound.breaker.as_ref().and_then(|breaker| {
+                let since = now - breaker.since()?;
+                let pauses_for = breaker.pauses_until(now).map(|until| until - now);
+                Some(Tripped { handler: handler.clone(), since, pauses_for })
             });
-            Some((handler.clone(), tripped))
+            (handler.clone(), tripped)
         };
-        self.0.lock().iter().filter_map(told).collect()
+        self.0.lock().iter().map(told).collect()
     }
 
     /// Whether a queue with these handlers is not polled because all of them are paused.

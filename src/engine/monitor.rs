@@ -102,7 +102,7 @@ impl Monitor {
     pub fn queues(&self) -> Vec<QueueStatus> {
         let (now, limits) = (self.0.clock.now(), &self.0.limits);
         let status = |lane: &Arc<Lane>| {
-            let (usage, routes) = (lane.slots.usage(), lane.routes());
+            let usage = lane.slots.usage();
             QueueStatus {
                 name: lane.name.clone(),
                 url: lane.config.url.as_str().to_owned(),
@@ -128,9 +128,6 @@ impl Monitor {
                     .map(|(handler, moments)| {
                         let is_there = |token: &CallbackToken| self.0.steps.contains(token);
                         (handler.clone(), moments.first_where(is_there))
-                    })
-                    .filter(|(handler, first)| {
-                        first.is_some() || routes.handlers().any(|name| name == handler)
                     })
                     .collect(),
                 bodies_spent: self.0.bodies.spent(lane.index),

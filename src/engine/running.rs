@@ -32,6 +32,8 @@ pub(crate) struct Call {
     cleanup: bool,
     /// When it was started.
     pub(crate) begun: Instant,
+    /// How long it may take once it is told to end.
+    pub(crate) grace: Duration,
 }
 
 impl Call {
@@ -42,7 +44,7 @@ impl Call {
         task: Task,
         sink: Arc<dyn CheckpointSink>,
     ) -> Self {
-        let (stop, stopping) = watch::channel(None);
+        let (grace, (stop, stopping)) = (task.stop_grace, watch::channel(None));
         let told = stopping.clone();
         let run = handler.run(Context::new(task, stopping, sink));
         let call = async move {
@@ -57,6 +59,7 @@ impl Call {
             task: tasks.spawn(call.in_current_span()),
             cleanup: false,
             begun: Instant::now(),
+            grace,
         }
     }
 
@@ -69,7 +72,7 @@ impl Call {
         reason: StopReason,
         limit: Duration,
     ) -> Self {
-        let (stop, stopping) = watch::channel(Some(reason));
+        let (grace, (stop, stopping)) = (task.stop_grace, watch::channel(Some(reason)));
         let (handler, cx) = (handler.clone(), Context::new(task, stopping, sink));
         let call = async move {
             let mut hindrance = None;
@@ -98,6 +101,7 @@ impl Call {
             task: tasks.spawn(call.in_current_span()),
             cleanup: true,
             begun: Instant::now(),
+            grace,
         }
     }
 

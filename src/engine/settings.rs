@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::config::{HandlerConfig, QueueConfig};
 use super::shared::Shared;
@@ -10,7 +11,8 @@ use super::shared::Shared;
 ///
 /// Guarantees: what runs, runs on. With fewer slots nothing is started until enough runs have
 /// ended. A step keeps the handler that it has; its next decision is made with the new limits, and
-/// a time limit that is counting already stays. A breaker that is open stays so, unless there is
+/// a time limit that is counting already stays,
+/// and a run has the grace with which it was started. A breaker that is open stays so, unless there is
 /// none any more.
 ///
 /// Caveats: runs of a handler that had no limit of its own are not counted by its first one.
@@ -20,6 +22,12 @@ pub struct Settings(Arc<Shared>);
 impl Settings {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self(shared)
+    }
+
+    /// The longest time that a run which is told to end may take, by all settings so far.
+    #[must_use]
+    pub fn longest_grace(&self) -> Duration {
+        self.0.handlers.longest_grace()
     }
 
     /// Takes over the slots and routes of these queues, and the limits of these handlers. Those

@@ -75,6 +75,17 @@ impl Signals {
         })
     }
 
+    /// The next signal that does not request a reload: for what has nothing to reload. Dropping the
+    /// future loses none.
+    pub async fn next_end(&mut self) -> Asked {
+        loop {
+            match self.next().await {
+                Asked::Reload => tracing::info!("SIGHUP is ignored: there is nothing to reload"),
+                asked => return asked,
+            }
+        }
+    }
+
     /// The next signal. Dropping the future loses none.
     pub async fn next(&mut self) -> Asked {
         loop {

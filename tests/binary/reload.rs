@@ -1,10 +1,12 @@
 //! `SIGHUP`: what a running daemon takes over from its changed configuration file.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use toml::{Table, Value};
 
 use crate::daemon::{Config, Daemon};
-use crate::scene::{Scene, Step, until};
+use crate::scene::{Scene, Step, never, until};
 
 const RELOADED: &str = "the configuration is reloaded";
 const REFUSED: &str = "the configuration is not reloaded";
@@ -35,14 +37,21 @@ fn routed_to(handler: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_limits_routes_and_the_logs_level_are_taken_over_while_steps_run() {
     let scene = Scene::new("until_there gate; end 0").await;
-    let config =
-        scene.config().listening().with("queues.0.concurrency", 1).with("queues.0.poll_wait", "1s");
+    let config = scene.config();
+    let settings = config.value("handlers.job.settings");
+    let other: Table = "type = 'exec'".parse().expect("TOML");
+    let config = config
+        .listening()
+        .with("handlers.other", other)
+        .with("handlers.other.settings", settings)
+        .with("queues.0.concurrency", 1)
+        .with("queues.0.poll_wait", "1s");
     let daemon = scene.start(&config);
-    let first: [Step; 2] = [scene.step_sent().await, scene.step_sent().await];
+    let mut steps: Vec<Step> = vec![scene.step_sent().await, scene.step_sent().await];
     until("one runs", async || scene.runs().len() == 1).await;
     assert!(last_was_good(&daemon).await);
 
-    let more = config.clone().with("queues.0.concurrency", 3);
+    let more = config.clone().with("queues.0.concurrency", 6);
     let said = reload(&scene, &daemon, &config, &more.text()).await;
     assert!(said.contains("queues[0].concurrency"), "{said}");
     until("both run", async || scene.runs().len() == 2).await;
@@ -50,28 +59,41 @@ async fn slots_limits_routes_and_the_logs_level_are_taken_over_while_steps_run()
     // What runs is not counted by its handler's first limit, so this bounds the two that come.
     let limited = more.with("handlers.job.max_running", 1);
     reload(&scene, &daemon, &config, &limited.text()).await;
-    let third = scene.step_sent().await;
+    steps.push(scene.step_sent().await);
     until("a third runs", async || scene.runs().len() == 3).await;
-    let fourth = scene.step_sent().await;
+    steps.push(scene.step_sent().await);
+    let runs = async || scene.runs().len();
+    never("a fourth runs", Duration::from_secs(3), async || runs().await > 3).await;
+    let limited = limited.with("handlers.job.max_running", 2);
+    reload(&scene, &daemon, &config, &limited.text()).await;
+    until("a fourth runs", async || runs().await == 4).await;
 
-    let job = limited.value("handlers.job");
+    let new: Table = "type = 'exec'\nsettings = { command = ['/bin/true'] }".parse().expect("TOML");
     let routed = limited
         .with("log.level", "debug")
-        .with("handlers.job.max_running", 2)
-        .with("queues.0.routes", routed_to("job"))
-        .with("handlers.other", job)
+        .with("queues.0.routes", routed_to("other"))
+        .with("handlers.new", new)
         .with("worker.drain_timeout", "7s");
     let said = reload(&scene, &daemon, &config, &routed.text()).await;
-    for key in ["handlers.job.max_running", "log.level", "queues[0].routes"] {
-        assert!(said.contains(key), "{key}: {said}");
-    }
+    assert!(said.contains("log.level") && said.contains("queues[0].routes"), "{said}");
     let waits = daemon.complaints(&["WARN"], "take effect at the next start");
     let waits = waits.last().expect("a line").to_string();
-    assert!(waits.contains("handlers.other") && waits.contains("worker.drain_timeout"), "{waits}");
+    assert!(waits.contains("handlers.new") && waits.contains("worker.drain_timeout"), "{waits}");
+    let elsewhere = scene.step_sent().await;
+    until("the other handler has it", async || {
+        scene.record(&elsewhere).is_some_and(|record| record["handler"] == "other")
+    })
+    .await;
+    steps.push(elsewhere);
+
+    let fewer = routed.with("queues.0.concurrency", 1);
+    reload(&scene, &daemon, &config, &fewer.text()).await;
+    until("what runs beyond the slots runs on", async || runs().await == 5).await;
     scene.open("gate");
-    for step in first.iter().chain([&third, &fourth]) {
+    for step in &steps {
         scene.answered_once(step).await;
     }
+    assert_eq!(runs().await, steps.len());
     until("debug lines are written", async || daemon.log().contains("\"level\":\"DEBUG\"")).await;
 }
 

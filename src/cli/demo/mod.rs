@@ -66,7 +66,7 @@ pub(super) async fn run(registry: &Registry) -> Result<ExitCode, Failure> {
             Ok(verdict) => Ok(if verdict?.tell() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
             Err(_) => Err(Failure::Runtime(format!("the demo did not end within {LIMIT:?}"))),
         },
-        _ = signals.next() => Err(Failure::Runtime("the demo was interrupted".to_owned())),
+        _ = signals.next_end() => Err(Failure::Runtime("the demo was interrupted".to_owned())),
     }
 }
 

@@ -192,10 +192,10 @@ async fn clean_up(
 async fn heeding<T>(signals: &Interruptions, work: impl Future<Output = T>) -> Result<T, Failure> {
     let mut caught = Signals::listen().map_err(Failure::runtime)?;
     let heed = async {
-        caught.next().await;
+        caught.next_end().await;
         complain("ending, and removing what was created; a second signal leaves it there");
         signals.experiments.cancel();
-        caught.next().await;
+        caught.next_end().await;
         signals.removal.cancel();
         std::future::pending().await
     };

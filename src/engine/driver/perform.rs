@@ -218,8 +218,7 @@ impl Driver {
         tracing::info!(reason = reason.as_str(), "the run is told to end");
         call.tell(reason);
         let now = self.shared.clock.now();
-        let grace =
-            self.handler().map_or(Duration::ZERO, |parts| parts.config.stop_grace) + GRACE_MARGIN;
+        let grace = call.grace + GRACE_MARGIN;
         let grace = match reason {
             StopReason::LeaseLost => grace.min(self.shared.ledger.grace_of_loss(now)),
             _ => grace,

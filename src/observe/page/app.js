@@ -109,6 +109,7 @@ async function refresh(moved = false) {
   const round = new AbortController();
   current = round;
   const wants = wanted();
+  if (moved) searched = -Infinity;
   try {
     const status = (await get("/status", round.signal)).body;
     const now = status.now ?? new Date().toISOString();
