@@ -12,7 +12,7 @@ use super::source::Source;
 use crate::duration::text;
 use crate::engine::config::{HandlerConfig, QueueConfig};
 use crate::handler::{BuildError, DynHandler, Registry, Remark, Severity};
-use crate::ledger::Kind;
+use crate::ledger::{self, Kind};
 
 /// Collects mistakes about keys.
 struct Judge<'a> {
@@ -204,6 +204,14 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
         if !queue.exclusive && config.ledger.kind != Kind::Dynamodb {
             warn_of_second_starts(index, queue, config, warnings);
         }
+    }
+    let path = &config.ledger.path;
+    if config.ledger.kind == Kind::Sqlite && ledger::Config::is_by_service_manager(path) {
+        warnings.push(format!(
+            "ledger.path: is {} because the service manager says so (STATE_DIRECTORY); set it in \
+             the file, because commands in a shell look elsewhere",
+            path.display()
+        ));
     }
     if config.ledger.kind == Kind::Memory {
         warnings.push(

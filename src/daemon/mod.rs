@@ -172,14 +172,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         paused,
     });
     let monitor = status.watch(engine.monitor());
-    let (config, settings) = (loaded.config.clone(), engine.settings());
-    let reloading = Reloading {
-        reloads,
-        config,
-        settings: settings.clone(),
-        metrics: &metrics,
-        manager: &manager,
-    };
+    let settings = engine.settings();
+    let reloading = Reloading::new(reloads, &loaded.config, &settings, &metrics, &manager);
     let measured = metrics.clone();
     tasks
         .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));

@@ -32,15 +32,25 @@ impl Reloads {
 
 /// What a reload changes.
 pub(super) struct Reloading<'a> {
-    pub(super) reloads: Option<Reloads>,
+    reloads: Option<Reloads>,
     /// The configuration in force.
-    pub(super) config: Config,
-    pub(super) settings: Settings,
-    pub(super) metrics: &'a Metrics,
-    pub(super) manager: &'a Manager,
+    config: Config,
+    settings: Settings,
+    metrics: &'a Metrics,
+    manager: &'a Manager,
 }
 
-impl Reloading<'_> {
+impl<'a> Reloading<'a> {
+    pub(super) fn new(
+        reloads: Option<Reloads>,
+        config: &Config,
+        settings: &Settings,
+        metrics: &'a Metrics,
+        manager: &'a Manager,
+    ) -> Self {
+        Self { reloads, config: config.clone(), settings: settings.clone(), metrics, manager }
+    }
+
     /// Reloads at each request. Never returns.
     pub(super) async fn work(mut self) {
         let Some(mut reloads) = self.reloads.take() else { return std::future::pending().await };

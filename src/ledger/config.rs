@@ -1,6 +1,6 @@
 //! The settings of the ledger.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -70,6 +70,14 @@ impl Config {
         mistakes.extend(Self::LEASE.refusal(self.lease).map(|what| ("lease", what)));
         mistakes.extend(Self::RETENTION.refusal(self.retention).map(|what| ("retention", what)));
         mistakes
+    }
+}
+
+impl Config {
+    /// Whether this is the default path, and would be another one in a shell.
+    #[must_use]
+    pub fn is_by_service_manager(path: &Path) -> bool {
+        *path == Self::default().path && *path != default_path(None)
     }
 }
 

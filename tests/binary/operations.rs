@@ -196,7 +196,8 @@ async fn an_outcome_that_cannot_be_sent_before_the_end_is_sent_by_the_next_proce
     until("a report was refused", async || !scene.sagemaker.reports(&step.token).is_empty()).await;
     daemon.signal(Signal::SIGTERM);
     assert_eq!(exit_code(&mut daemon).await, Some(0));
-    assert_eq!((scene.queue.invisible().await, scene.queue.visible().await), (0, 1));
+    // Not given back at once: a worker with another ledger would compute the outcome again.
+    assert_eq!(scene.queue.size().await, 1, "its message is still there");
     scene.sagemaker.heal();
     let _next = scene.start(&config);
     scene.answered_once(&step).await;
