@@ -10,10 +10,9 @@ use super::shared::Shared;
 /// Changes settings of a running engine; cheap to clone. It does not keep the engine alive.
 ///
 /// Guarantees: what runs, runs on. With fewer slots nothing is started until enough runs have
-/// ended. A step keeps the handler that it has; its next decision is made with the new limits, and
-/// a time limit that is counting already stays,
-/// and a run has the grace with which it was started. A breaker that is open stays so, unless there is
-/// none any more.
+/// ended. A step keeps the handler that it has; its next decision is made with the new limits. A
+/// time limit that is counting stays, and a run has the grace with which it was started. A breaker
+/// that is open stays so, unless there is none any more.
 ///
 /// Caveats: runs of a handler that had no limit of its own are not counted by its first one.
 #[derive(Clone)]
