@@ -61,26 +61,25 @@ impl<'a> Reloading<'a> {
             let loaded = spawn_blocking(move || load()).await;
             let taken_over = match loaded {
                 Ok(Ok(loaded)) => self.take_over(&loaded),
-                Ok(Err(mistakes)) => {
-                    refused(&mistakes);
-                    false
-                }
-                // A panic has been logged.
-                Err(_) => false,
+                Ok(Err(mistakes)) => Err(mistakes.to_string()),
+                Err(panic) => Err(panic.to_string()),
             };
-            self.metrics.reloaded(taken_over);
+            if let Err(error) = &taken_over {
+                tracing::error!(
+                    error,
+                    "the configuration is not reloaded: the old one stays in force"
+                );
+            }
+            self.metrics.reloaded(taken_over.is_ok());
             self.manager.reloaded().await;
         }
         std::future::pending::<()>().await;
     }
 
-    /// Returns whether it was taken over, as far as it can be.
-    fn take_over(&mut self, loaded: &CheckedConfig) -> bool {
+    /// Takes it over, as far as it can be.
+    fn take_over(&mut self, loaded: &CheckedConfig) -> Result<(), String> {
         let Reloaded { config, changed, needs_restart } = self.config.reloaded(&loaded.config);
-        if let Err(error) = observe::log::reload(&config.log) {
-            tracing::error!(error, "the configuration is not reloaded: the old one stays in force");
-            return false;
-        }
+        observe::log::reload(&config.log)?;
         raise_open_files(config.queues.iter().map(|queue| queue.concurrency).sum());
         for queue in &config.queues {
             for handler in queue.handlers() {
@@ -99,13 +98,6 @@ impl<'a> Reloading<'a> {
             );
         }
         tracing::info!(changed = changed.join(", "), "the configuration is reloaded");
-        true
+        Ok(())
     }
-}
-
-fn refused(mistakes: &Mistakes) {
-    tracing::error!(
-        error = mistakes.to_string(),
-        "the configuration is not reloaded: the old one stays in force"
-    );
 }

@@ -52,14 +52,14 @@ impl Handlers {
         self.read().longest_grace
     }
 
-    /// Changes the limits of a handler; one that is not here is ignored.
-    pub(crate) fn reload(&self, name: &str, config: &HandlerConfig) {
+    /// Changes the limits of a handler. False if it is not here: it is ignored.
+    pub(crate) fn reload(&self, name: &str, config: &HandlerConfig) -> bool {
         let mut handlers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(parts) = handlers.parts.get_mut(name) else { return false };
+        let handler = parts.handler.clone();
+        *parts = Arc::new(HandlerParts { config: config.clone(), handler });
         handlers.longest_grace = handlers.longest_grace.max(config.stop_grace);
-        if let Some(parts) = handlers.parts.get_mut(name) {
-            let handler = parts.handler.clone();
-            *parts = Arc::new(HandlerParts { config: config.clone(), handler });
-        }
+        true
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {

@@ -33,8 +33,7 @@ impl Settings {
     /// that the engine does not have are ignored, as is every other setting of a queue.
     pub fn reload(&self, queues: &[QueueConfig], handlers: &BTreeMap<String, HandlerConfig>) {
         for (name, config) in handlers {
-            self.0.handlers.reload(name, config);
-            if self.0.handlers.contains(name) {
+            if self.0.handlers.reload(name, config) {
                 self.0.limits.reload(name, config);
             }
         }
