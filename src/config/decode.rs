@@ -158,7 +158,7 @@ impl Step {
     }
 }
 
-fn join(steps: &[Step], last: Option<&str>) -> String {
+pub(super) fn join(steps: &[Step], last: Option<&str>) -> String {
     let mut key = String::new();
     for step in steps {
         match step {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Config;
+use super::decode::{Step, join};
 use crate::engine::config::{HandlerConfig, QueueConfig};
 
 /// What becomes of a changed configuration.
@@ -62,29 +63,30 @@ fn take_over(
 fn differences(one: &Config, other: &Config) -> Vec<String> {
     let tree = |config| serde_json::to_value(config).unwrap_or_default();
     let mut found = Vec::new();
-    compare("", &tree(one), &tree(other), &mut found);
+    compare(&mut Vec::new(), &tree(one), &tree(other), &mut found);
     found
 }
 
-fn compare(key: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
+fn compare(path: &mut Vec<Step>, one: &Value, other: &Value, found: &mut Vec<String>) {
     match (one, other) {
         _ if one == other => {}
         (Value::Object(one), Value::Object(other)) => {
             let keys = one.keys().chain(other.keys().filter(|key| !one.contains_key(*key)));
             for field in keys {
-                let key = if key.is_empty() { field.clone() } else { format!("{key}.{field}") };
-                let of = |tree: &serde_json::Map<String, Value>| {
-                    tree.get(field).cloned().unwrap_or_default()
-                };
-                compare(&key, &of(one), &of(other), found);
+                let of = |tree: &Map<String, Value>| tree.get(field).cloned().unwrap_or_default();
+                path.push(Step::Field(field.clone()));
+                compare(path, &of(one), &of(other), found);
+                path.pop();
             }
         }
         (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
             for (at, (one, other)) in one.iter().zip(other).enumerate() {
-                compare(&format!("{key}[{at}]"), one, other, found);
+                path.push(Step::Index(at));
+                compare(path, one, other, found);
+                path.pop();
             }
         }
-        _ => found.push(key.to_owned()),
+        _ => found.push(join(path, None)),
     }
 }
 
