@@ -33,6 +33,11 @@ pub enum AccountError {
          capabilities CAP_SETUID, CAP_SETGID, CAP_KILL, CAP_CHOWN and CAP_DAC_OVERRIDE"
     )]
     Forbidden(String, u32),
+    #[error(
+        "the daemon runs in a user namespace that lacks the user {0:?} or one of its groups, so it \
+         cannot start programs as it; under systemd set PrivateUsers=no beside the capabilities"
+    )]
+    Unmapped(String),
 }
 
 impl Account {
@@ -47,16 +52,38 @@ impl Account {
         let listed = CString::new(user.name.as_bytes())
             .map_err(|_| AccountError::Unknown(name.to_owned()))?;
         let groups = getgrouplist(&listed, user.gid).map_err(lookup)?;
-        if user.uid != geteuid() && !may_change() {
-            return Err(AccountError::Forbidden(name.to_owned(), geteuid().as_raw()));
-        }
-        Ok(Self {
+        let account = Self {
             uid: user.uid.as_raw(),
             gid: user.gid.as_raw(),
             groups: groups.into_iter().map(Gid::as_raw).collect(),
             home: user.dir,
             name: user.name,
-        })
+        };
+        if !account.is_ours() {
+            account.check_change(name)?;
+        }
+        Ok(account)
+    }
+
+    /// Why this process cannot become it.
+    fn check_change(&self, name: &str) -> Result<(), AccountError> {
+        let map = |kind: &str| fs::read_to_string(format!("/proc/self/{kind}_map"));
+        // A kernel without user namespaces has no maps.
+        if let (Ok(users), Ok(groups)) = (map("uid"), map("gid"))
+            && !self.is_mapped(&users, &groups)
+        {
+            return Err(AccountError::Unmapped(name.to_owned()));
+        }
+        if !may_change() {
+            return Err(AccountError::Forbidden(name.to_owned(), geteuid().as_raw()));
+        }
+        Ok(())
+    }
+
+    /// Whether its numbers exist in a user namespace with these maps (`user_namespaces(7)`).
+    fn is_mapped(&self, users: &str, groups: &str) -> bool {
+        has_number(users, self.uid)
+            && self.groups.iter().chain([&self.gid]).all(|gid| has_number(groups, *gid))
     }
 
     /// Whether it is the daemon's own.
@@ -115,6 +142,20 @@ impl Account {
     }
 }
 
+/// Whether a map of `/proc/self/uid_map` has this number: lines of the first number inside, the first
+/// outside, and how many.
+fn has_number(map: &str, number: u32) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(number))
+    })
+}
+
 /// Whether this process may become another user, kill that user's processes, give it files, and
 /// read and remove those files.
 fn may_change() -> bool {
@@ -125,4 +166,30 @@ fn may_change() -> bool {
     capabilities
         .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .is_some_and(|have| have & NEEDED == NEEDED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_namespace_has_the_numbers_of_its_maps_and_no_others() {
+        let account = Account {
+            uid: 1001,
+            gid: 1001,
+            groups: vec![1001, 50],
+            home: PathBuf::from("/"),
+            name: "spark".to_owned(),
+        };
+        // The machine's own, and those of systemd's PrivateUsers=yes.
+        let (all, private) = ("         0          0 4294967295\n", "0 0 1\n999 999 1\n");
+        assert!(account.is_mapped(all, all));
+        assert!(!account.is_mapped(private, all), "not the user");
+        assert!(!account.is_mapped(all, private), "not its groups");
+        assert!(!account.is_mapped(all, "0 0 1\n1001 1001 1\n"), "not its other group");
+        assert!(!account.is_mapped("", ""));
+        for (number, there) in [(998, false), (999, true), (1000, true), (1001, false)] {
+            assert_eq!(has_number("0 0 1\n999 5 2\n", number), there, "{number}");
+        }
+    }
 }
