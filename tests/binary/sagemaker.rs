@@ -112,12 +112,12 @@ impl SageMaker {
         executions.entry(arn.to_owned()).or_insert_with(new).steps.push(step);
     }
 
-    /// `StopPipelineExecution`, but for the message.
+    /// `StopPipelineExecution`, but for the message; again, it changes nothing.
     pub fn stop(&self, arn: &str) {
         let mut state = self.state.lock().unwrap();
         let execution = state.executions.get_mut(arn).expect("an execution");
         execution.status = "Stopping";
-        execution.stopped = Some(Timestamp::now());
+        execution.stopped.get_or_insert_with(Timestamp::now);
         for step in execution.steps.iter_mut().filter(|step| step.status == "Executing") {
             step.status = "Stopping";
         }
