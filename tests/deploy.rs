@@ -101,12 +101,13 @@ mod systemd {
             let lines = unit.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
             lines.map(str::to_owned).collect()
         };
-        let own = ["EnvironmentFile=-/etc/callbackd/%i.", "Environment=CALLBACKD_CONFIG="];
         let instance: Vec<String> = settings("callbackd@.service")
             .into_iter()
-            .filter(|line| !own.iter().any(|own| line.starts_with(own)))
+            .filter(|line| !line.starts_with("EnvironmentFile=-/etc/callbackd/%i."))
             .map(|line| {
-                line.replace("callbackd-%i", "callbackd").replace("callbackd %i", "callbackd")
+                line.replace("callbackd-%i", "callbackd")
+                    .replace("callbackd %i", "callbackd")
+                    .replace("callbackd --config /etc/callbackd/%i.toml ", "callbackd ")
             })
             .collect();
         assert_eq!(instance, settings("callbackd.service"));
@@ -170,6 +171,38 @@ mod systemd {
             "mixed",
             "handlers' programs are not signalled before the daemon"
         );
+    }
+
+    /// By the built binary, which a build without the AWS clients has not.
+    #[cfg(feature = "aws")]
+    #[test]
+    fn an_instance_whose_file_does_not_name_its_ledger_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("etl.toml");
+        let checked = |name: &str, ledger: &str| {
+            let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/etl";
+            let handler = "[handlers.x]\ntype = \"exec\"\nsettings.command = [\"/bin/true\"]";
+            let config =
+                format!("[[queues]]\nurl = \"{queue}\"\nhandler = \"x\"\n{handler}\n{ledger}");
+            fs::write(&file, config).expect("it is writable");
+            let output = Command::new(env!("CARGO_BIN_EXE_callbackd"))
+                .arg("--config")
+                .arg(&file)
+                .arg("check")
+                .env("STATE_DIRECTORY", folder.path().join(name))
+                .output()
+                .expect("it runs");
+            (output.status.code(), printed(&output))
+        };
+        let (code, told) = checked("callbackd-etl", "");
+        assert_eq!(code, Some(78), "{told}");
+        assert!(told.contains("ledger.path: is ") && told.contains("etl.toml"), "{told}");
+        // Of another service it is a warning.
+        let (code, told) = checked("worker", "");
+        assert!(code != Some(78) && told.contains("ledger.path: is "), "{told}");
+        let path = folder.path().join("callbackd-etl/ledger.db");
+        let (code, told) = checked("callbackd-etl", &format!("[ledger]\npath = {path:?}"));
+        assert!(code != Some(78) && !told.contains("ledger.path: is "), "{told}");
     }
 
     #[test]

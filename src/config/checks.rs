@@ -79,7 +79,30 @@ pub(super) fn check(
         }
         judge.all_wrong(&key, handler.mistakes());
     }
+    check_place(config, &mut judge, warnings);
     warn(config, warnings);
+}
+
+/// A ledger whose place only the service manager knows. Commands about an instance would read and
+/// change the ledger of the main service.
+fn check_place(config: &Config, judge: &mut Judge<'_>, warnings: &mut Vec<String>) {
+    let path = &config.ledger.path;
+    if config.ledger.kind != Kind::Sqlite
+        || judge.source.is_in_file("ledger", "path")
+        || !ledger::Config::is_by_service_manager(path)
+    {
+        return;
+    }
+    let what = format!(
+        "is {} because the service manager says so (STATE_DIRECTORY); set it in the file, because \
+         commands in a shell look elsewhere",
+        path.display()
+    );
+    if ledger::Config::is_of_instance(path) {
+        judge.wrong("ledger.path", what);
+    } else {
+        warnings.push(format!("ledger.path: {what}"));
+    }
 }
 
 /// The handlers that a queue and its routes name.
@@ -204,14 +227,6 @@ fn warn(config: &Config, warnings: &mut Vec<String>) {
         if !queue.exclusive && config.ledger.kind != Kind::Dynamodb {
             warn_of_second_starts(index, queue, config, warnings);
         }
-    }
-    let path = &config.ledger.path;
-    if config.ledger.kind == Kind::Sqlite && ledger::Config::is_by_service_manager(path) {
-        warnings.push(format!(
-            "ledger.path: is {} because the service manager says so (STATE_DIRECTORY); set it in \
-             the file, because commands in a shell look elsewhere",
-            path.display()
-        ));
     }
     if config.ledger.kind == Kind::Memory {
         warnings.push(

@@ -137,6 +137,12 @@ impl Source {
         set_by.map_or_else(|| self.file.display().to_string(), |(_, variable)| variable.clone())
     }
 
+    /// Whether the file itself sets a key of a section, and no variable replaces it.
+    pub(super) fn is_in_file(&self, section: &str, key: &str) -> bool {
+        let is_set = self.tree.get(section).and_then(|fields| fields.get(key)).is_some();
+        is_set && !self.is_from_environment(&format!("{section}.{key}"))
+    }
+
     pub(super) fn is_from_environment(&self, key: &str) -> bool {
         self.variables.contains_key(key)
     }

@@ -79,6 +79,13 @@ impl Config {
     pub fn is_by_service_manager(path: &Path) -> bool {
         *path == Self::default().path && *path != default_path(None)
     }
+
+    /// Whether it is in the state directory of an instance, such as `callbackd@etl.service`.
+    #[must_use]
+    pub fn is_of_instance(path: &Path) -> bool {
+        let directory = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        directory.is_some_and(|name| name.starts_with("callbackd-"))
+    }
 }
 
 impl Default for Config {
