@@ -71,6 +71,7 @@ class Template:
         if mistakes:
             raise SystemExit("\n".join(f"{path}: {mistake.message}" for mistake in mistakes))
         self.parameters = raw["Parameters"]
+        self.rules = raw.get("Rules", {})
         self.raw = raw["Resources"]
 
     def of(self, name):
@@ -269,6 +270,27 @@ def service(template):
         yield "SecurityGroup lets connections in, and workers need none"
 
 
+def holds(condition, given):
+    """Whether a condition of a rule holds for these parameters."""
+    (function, argument), = condition.items()
+    if function == "Fn::Not":
+        return not holds(argument[0], given)
+    if function == "Fn::And":
+        return all(holds(it, given) for it in argument)
+    one, other = (str(given[it["Ref"]]) if isinstance(it, dict) else str(it) for it in argument)
+    return one == other
+
+
+def shares(template):
+    asserted = [it["Assert"] for rule in template.rules.values() for it in rule["Assertions"]]
+    for on_demand, spot in (0, 0), (0, 1), (1, 0):
+        given = {"OnDemandWeight": on_demand, "SpotWeight": spot}
+        accepted = all(holds(it, given) for it in asserted)
+        if accepted != bool(on_demand or spot):
+            what = "accepted" if accepted else "refused"
+            yield f"Rules: OnDemandWeight={on_demand} with SpotWeight={spot} is {what}"
+
+
 def scaling(template):
     target = template.of("ScalableTarget")
     if target["ResourceId"] != "service/my-cluster/callbackd":
@@ -327,6 +349,7 @@ def main(path, deploy, needed, attempts):
         *queues(template, int(attempts)),
         *kept(template),
         *service(template),
+        *shares(template),
         *scaling(template),
         *alarms(template, deploy),
     ]

@@ -23,7 +23,7 @@ const fn breaks(from: &'static str, to: &'static str, complaint: &'static str) -
 }
 
 /// What `tests/deploy/template.py` must see; each `from` is there once.
-const BREAKS: [Break; 32] = [
+const BREAKS: [Break; 34] = [
     breaks("ecs:UpdateTaskProtection", "ecs:GetTaskProtection", "is not iam/task-protection-pol"),
     breaks("PolicyName: task-protection-policy", "PolicyName: x", "x is no policy of a worker"),
     breaks("PolicyName: ledger-policy", "PolicyName: x", "ledger-policy is missing"),
@@ -64,6 +64,8 @@ const BREAKS: [Break; 32] = [
     breaks("      PropagateTags: SERVICE", "      DesiredCount: 2", "reset DesiredCount"),
     breaks("AssignPublicIp: DISABLED", "AssignPublicIp: ENABLED", "have public addresses"),
     breaks("      SecurityGroupEgress:", "      SecurityGroupIngress:", "lets connections in"),
+    breaks("SpotWeight, \"0\"]", "SpotWeight, \"1\"]", "=0 with SpotWeight=0 is accepted"),
+    breaks("Assert: !Not [!And [", "Assert: !And [!Not [", "=0 with SpotWeight=1 is refused"),
     breaks("(queued + held)", "queued", "does not count ApproximateNumberOfMessagesNotVisible"),
     breaks("Default: 12\n", "Default: 16\n", "steps wait for a slot before a worker is added"),
     breaks("service/${Cluster}/", "service/default/", "ScalableTarget is not the service"),
