@@ -315,7 +315,7 @@ fn node() -> Option<Who> {
             std::fs::copy(from.join(file), folder.join(file)).ok()?;
         }
         let mut npm = Command::new("npm");
-        npm.args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&folder);
+        npm.args(["ci", "--loglevel=error", "--no-audit", "--no-fund"]).current_dir(&folder);
         npm.status().ok()?.success().then_some(())
     };
     if install().is_none() {

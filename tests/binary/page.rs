@@ -71,7 +71,7 @@ fn scripts() -> PathBuf {
         fs::copy(from.join(file), folder.join(file)).expect("it is writable");
     }
     let mut npm = Command::new("npm");
-    npm.args(["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]);
+    npm.args(["ci", "--loglevel=error", "--no-audit", "--no-fund", "--ignore-scripts"]);
     let status = npm.current_dir(&folder).status().expect("npm starts");
     assert!(status.success(), "npm ci: {status}");
     folder
