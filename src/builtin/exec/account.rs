@@ -142,8 +142,8 @@ impl Account {
     }
 }
 
-/// Whether a map of `/proc/self/uid_map` has this number: lines of the first number inside, the first
-/// outside, and how many.
+/// Whether a map such as `/proc/self/uid_map` has this number. Its lines are the first number
+/// inside, the first outside, and how many.
 fn has_number(map: &str, number: u32) -> bool {
     map.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
