@@ -8,7 +8,6 @@ mod config;
 mod demo;
 mod executions;
 mod health;
-#[cfg(feature = "dynamodb")]
 mod ledger;
 #[cfg(feature = "local")]
 mod local;
@@ -112,8 +111,7 @@ enum Command {
     ///
     /// Exits 0 only if it was not interrupted, found something out, and left nothing behind.
     Probe(probe::Arguments),
-    /// Create the DynamoDB table of a ledger that workers share.
-    #[cfg(feature = "dynamodb")]
+    /// Take care of the ledger: copy it, examine it, create the table of one that workers share.
     Ledger(ledger::Arguments),
     /// Start an execution of a pipeline: the canary after a deployment.
     Start(executions::Start),
@@ -245,7 +243,6 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
         Command::Resume(queue) => {
             pause::run(&queue, orders::Kind::Resume, arguments.config.as_deref())
         }
-        #[cfg(feature = "dynamodb")]
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,
         Command::Probe(options) => probe::run(options, arguments.config.as_deref()).await,

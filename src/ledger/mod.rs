@@ -17,6 +17,7 @@ mod sqlite;
 pub mod store;
 mod term;
 mod trouble;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -35,8 +36,9 @@ pub use config::{Config, Kind};
 pub use form::Outline;
 pub use memory::Memory;
 pub use shared::Renewed;
-pub use sqlite::{Look, OpenError, Progress, Sqlite};
+pub use sqlite::{CopyError, Look, OpenError, Progress, Sqlite};
 pub use store::{Commit, Cursor, Damaged, Page, Store, StoreError, Worker, Workers};
+pub use verify::{Census, Flaw, verify, verify_file};
 
 use crate::clock::{self, Clock};
 use crate::lifecycle::{Lease, Record, Status, WorkerId};

@@ -214,3 +214,42 @@ async fn a_damaged_record_costs_its_own_step_alone() {
     assert!(scene.sagemaker.reports(damaged).is_empty());
     until("its message alone is kept", async || scene.queue.size().await == 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_made_beside_the_daemon_is_sound_and_a_worker_goes_on_with_it() {
+    let scene = Scene::new("[ -e $FOLDER/gate ] || exit 75\nend 0").await;
+    let config = scene.config().with("handlers.job.retry_delay", "1s");
+    let step = scene.step_sent().await;
+    let mut daemon = scene.start(&config);
+    until("it runs", async || scene.record(&step).is_some()).await;
+    let copy = scene.path("copy.db").display().to_string();
+    let run = |arguments: &[&str]| {
+        let output = scene.environment().run(&config, arguments);
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+    };
+    let (code, told) = run(&["ledger", "backup", &copy]);
+    assert!(code == Some(0) && told.contains("1 records"), "{told}");
+    let (code, told) = run(&["ledger", "backup", &copy]);
+    assert!(code == Some(1) && told.contains("is not overwritten"), "{told}");
+    for arguments in [&["ledger", "verify"][..], &["ledger", "verify", &copy]] {
+        let (code, told) = run(arguments);
+        assert!(code == Some(0) && told.contains("nothing is wrong"), "{told}");
+    }
+
+    daemon.kill();
+    for suffix in ["", "-wal", "-shm"] {
+        // A log may be absent.
+        let _ = fs::remove_file(scene.path(&format!("ledger/ledger.db{suffix}")));
+    }
+    fs::rename(&copy, scene.ledger()).expect("it is ours");
+    scene.open("gate");
+    let _daemon = scene.start(&config);
+    scene.answered_once(&step).await;
+    let ledger = Connection::open(scene.ledger()).expect("a ledger");
+    let spoil = "UPDATE steps SET body = '{}' WHERE token = ?1";
+    until("it is spoilt", async || ledger.execute(spoil, [&step.token]) == Ok(1)).await;
+    let (code, told) = run(&["ledger", "verify", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((code, report["problems"][0]["token"].as_str()), (Some(1), Some(&*step.token)));
+}

@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use callbackd::lifecycle::{AnsweredBy, Policy, Verify};
+use callbackd::lifecycle::{AnsweredBy, Policy, Verify, contradictions};
 use stateright::{Model, Property};
 
 use crate::action::{Action, Hope, What};
@@ -23,6 +23,8 @@ use crate::world::{Budget, Copy, Worker, World};
 pub const SAFE: &str = "nothing breaks";
 /// Once faults have ended, the step comes to its end.
 pub const ENDS: &str = "everything ends";
+/// Each record in a ledger is one that `callbackd ledger verify` finds sound.
+const SOUND: &str = "records are sound";
 
 #[derive(Debug)]
 pub struct Setup {
@@ -179,6 +181,13 @@ impl Model for Setup {
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
             Property::always(SAFE, |_, world: &World| world.broken.is_none()),
+            Property::always(SOUND, |_, world: &World| {
+                world
+                    .ledgers
+                    .iter()
+                    .flatten()
+                    .all(|known| contradictions(known.record()).is_empty())
+            }),
             Property::always(ENDS, |setup: &Setup, world: &World| {
                 world.broken.is_some() || setup.can_end(world)
             }),

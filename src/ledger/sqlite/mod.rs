@@ -6,6 +6,7 @@
 //! reader sees everything that was committed before it began.
 
 mod beside;
+mod copy;
 mod file;
 mod files;
 mod inbox;
@@ -25,6 +26,7 @@ use futures_util::future::{BoxFuture, ready};
 use rusqlite::Connection;
 use tokio::sync::watch;
 
+pub use self::copy::CopyError;
 use self::file::FileLock;
 pub use self::file::{OpenError, Progress};
 use self::files::Files;
@@ -132,6 +134,23 @@ impl Sqlite {
     #[must_use]
     pub fn sizes(path: &Path) -> (u64, u64) {
         file::sizes(path)
+    }
+
+    /// What SQLite finds wrong with a ledger file and its indices, which a daemon may have open at
+    /// the same time. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read as a ledger.
+    pub fn integrity(path: &Path) -> Result<Vec<String>, OpenError> {
+        let (connection, _) = file::open_to_read(path)?;
+        file::whole(path)?;
+        let check = || -> rusqlite::Result<Vec<String>> {
+            let mut statement = connection.prepare("PRAGMA integrity_check")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        let mut found = check().map_err(|error| OpenError::of(path, &error))?;
+        found.retain(|line| line != "ok");
+        Ok(found)
     }
 
     /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time.

@@ -10,6 +10,7 @@ mod leave;
 mod properties;
 mod resume;
 mod settle;
+mod sound;
 mod stop;
 mod take;
 mod verify;

@@ -107,6 +107,9 @@ proptest! {
             let record = &bench.state.record;
             prop_assert!(record.status != Status::Claimed || !record.resume, "a crash would not be \
                 counted: {record:?}");
+            if record.version > 0 {
+                prop_assert_eq!(contradictions(record), [""; 0], "{:?}", record);
+            }
             for effect in &effects {
                 match effect {
                     Effect::Delete => prop_assert!(matches!(record.status, Status::Settled | Status::Deferred), "deleted {record:?}"),

@@ -4,34 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
-
 use super::{Failure, say};
 use crate::aws::{Clients, Created};
 use crate::config::Config;
 use crate::ledger::Kind;
 
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Create the configured DynamoDB table unless it exists, wait until it can be used, and switch
-    /// its time to live on. The permissions that it needs are in
-    /// deploy/iam/ledger-operator-policy.json.
-    Create,
-}
-
-pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
-    match arguments.command {
-        Command::Create => create(file).await,
-    }
-}
-
-async fn create(file: Option<&Path>) -> Result<ExitCode, Failure> {
+pub(super) async fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
     let ledger = Config::section("ledger", file, std::env::vars_os())?.ledger;
     let aws = Config::section("aws", file, std::env::vars_os())?.aws;
     if ledger.kind != Kind::Dynamodb {

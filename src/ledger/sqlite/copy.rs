@@ -1,0 +1,256 @@
+//! A copy of a ledger's file, made while a daemon may be writing it.
+//!
+//! SQLite writes the copy in one statement (`VACUUM INTO`), which reads the ledger as it was at one
+//! moment. In write-ahead mode a reader delays no commit; only the log is not folded back
+//! meanwhile, so it grows by what is committed. SQLite's backup in steps would begin anew after
+//! each commit of the daemon.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::file::{self, OpenError};
+use super::{Sqlite, place};
+
+/// A ledger could not be copied. Nothing is left under the copy's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    #[error("the copy {}: {problem}", path.display())]
+    Copy { path: PathBuf, problem: String },
+}
+
+impl Sqlite {
+    /// Copies the ledger at `path` to the new file `to`, which only its owner can read. When it
+    /// returns, the copy survives a crash of the machine. `examine` is called with the complete
+    /// copy, under a name that it has until then.
+    ///
+    /// # Errors
+    /// [`CopyError`] if the ledger cannot be read, if `to` exists or cannot be written, or what
+    /// `examine` returns.
+    pub fn copy<T>(
+        path: &Path,
+        to: &Path,
+        examine: impl FnOnce(&Path) -> Result<T, OpenError>,
+    ) -> Result<T, CopyError> {
+        let (connection, schema) = file::open_to_read(path)?;
+        if schema == 0 {
+            return Err(OpenError::new(path, "it is empty: there is nothing to copy").into());
+        }
+        let failed = |problem| CopyError::Copy { path: to.to_owned(), problem };
+        let unwritten = |error: io::Error| failed(unwritten(&error));
+        if to.symlink_metadata().is_ok() {
+            return Err(failed(EXISTS.to_owned()));
+        }
+        let part = Part::create(to).map_err(unwritten)?;
+        write(&connection, path, &part.0).map_err(|error| match error {
+            Broken::Ledger(error) => error.into(),
+            Broken::Copy(problem) => failed(problem),
+        })?;
+        let examined = examine(&part.0)?;
+        part.become_file(to).map_err(unwritten)?;
+        Ok(examined)
+    }
+}
+
+const EXISTS: &str = "the file exists, and is not overwritten: name another one";
+
+/// What a failed statement is about.
+enum Broken {
+    Ledger(OpenError),
+    Copy(String),
+}
+
+fn write(from: &Connection, path: &Path, to: &Path) -> Result<(), Broken> {
+    let name = format!("file:{}", file::uri(to));
+    from.execute("VACUUM INTO ?1", [name]).map(drop).map_err(|error| {
+        match error.sqlite_error_code() {
+            Some(
+                ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase,
+            ) => Broken::Ledger(OpenError::of(path, &error)),
+            Some(ErrorCode::DiskFull) => {
+                Broken::Copy(format!("its disk is full ({error}): free some space"))
+            }
+            _ => Broken::Copy(format!("it cannot be written ({error}): check its disk")),
+        }
+    })
+}
+
+fn unwritten(error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::AlreadyExists => return EXISTS.to_owned(),
+        ErrorKind::NotFound => "create its directory, or name another file",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+        _ => "fix the permissions of its directory, or name another file",
+    };
+    format!("it cannot be written ({error}): {remedy}")
+}
+
+/// An incomplete copy beside the final one. It is removed when dropped.
+struct Part(PathBuf);
+
+impl Part {
+    /// Only its owner can read the outcomes and arguments.
+    fn create(of: &Path) -> io::Result<Self> {
+        let name = of.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
+        let part = of.with_file_name(format!(".{name}.{}.part", std::process::id()));
+        // What an earlier process with this id has left.
+        let _ = fs::remove_file(&part);
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+        Ok(Self(part))
+    }
+
+    /// Gives it its name, unless there is such a file by now.
+    fn become_file(self, to: &Path) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()?;
+        match fs::hard_link(&self.0, to) {
+            // Not every file system has hard links.
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                if to.symlink_metadata().is_ok() {
+                    return Err(ErrorKind::AlreadyExists.into());
+                }
+                fs::rename(&self.0, to)?;
+            }
+            linked => linked?,
+        }
+        let directory = place::directory(to).to_owned();
+        drop(self);
+        File::open(directory)?.sync_all()
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        for suffix in ["", "-journal", "-wal", "-shm"] {
+            // Most do not exist.
+            let _ = fs::remove_file(file::beside_it(&self.0, suffix));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::ledger::store::{Commit, Head, Put, Row, Store, Writer};
+
+    fn row(number: usize) -> Row {
+        let head = Head {
+            token: format!("tok{number:07}").parse().expect("a token"),
+            version: 1,
+            status: "claimed".into(),
+            queue: "q".into(),
+            execution: "e".into(),
+            handler: None,
+            owner: None,
+            due: None,
+            flagged: false,
+            settled_at: None,
+            writer: Writer { id: None, correction: 0 },
+        };
+        let arguments = Some("x".repeat(2000));
+        Row { head, body: "{}".into(), arguments, checkpoint: None }
+    }
+
+    async fn put(store: &Sqlite, number: usize) {
+        assert_eq!(store.put(row(number), None, Commit::Now).await, Ok(Put::Done));
+    }
+
+    fn tokens(path: &Path) -> Result<Vec<String>, OpenError> {
+        let mut tokens = Vec::new();
+        let sound = |row: Result<Row, _>| row.expect("sound").head.token.as_str().to_owned();
+        Sqlite::read(path, |row| tokens.push(sound(row))).map(|()| tokens)
+    }
+
+    /// The names in a directory.
+    fn names(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| name(entry).to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_copy_is_of_one_moment_while_the_daemon_goes_on_writing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        let store = Arc::new(Sqlite::open(&path, Arc::new(())).expect("it opens"));
+        for number in 0..500 {
+            put(&store, number).await;
+        }
+        let done = Arc::new(AtomicBool::new(false));
+        let (daemon, until) = (store.clone(), done.clone());
+        let task = tokio::spawn(async move {
+            let mut next = 500;
+            while !until.load(Ordering::Relaxed) || next == 500 {
+                put(&daemon, next).await;
+                next += 1;
+            }
+            next
+        });
+        let copies = folder.path().join("copies");
+        fs::create_dir(&copies).expect("a folder");
+        let to = copies.join("a 'copy' at 100%.db");
+        let target = to.clone();
+        let held = tokio::task::spawn_blocking(move || Sqlite::copy(&path, &target, tokens));
+        let held = held.await.expect("it ends").expect("it is copied");
+        done.store(true, Ordering::Relaxed);
+        let last = task.await.expect("it writes");
+        let expected: Vec<String> = (0..held.len()).map(|n| format!("tok{n:07}")).collect();
+        assert_eq!(held, expected, "what was committed first is there, and nothing is missing");
+        assert!((500..=last).contains(&held.len()));
+        assert_eq!(tokens(&to), Ok(held));
+        assert_eq!(names(&copies), ["a 'copy' at 100%.db"]);
+        assert_eq!(to.metadata().expect("it is there").permissions().mode() & 0o777, 0o600);
+        drop(Sqlite::open(&to, Arc::new(())).expect("a daemon opens it"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_overwritten_and_of_a_failed_copy_nothing_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        put(&Sqlite::open(&path, Arc::new(())).expect("it opens"), 1).await;
+        let copies = folder.path().join("copies");
+        fs::create_dir(&copies).expect("a folder");
+        let (file, link) = (copies.join("file"), copies.join("link"));
+        fs::write(&file, "mine").expect("it is ours");
+        symlink("nowhere", &link).expect("it is ours");
+        for to in [&file, &link, &path] {
+            let refused = Sqlite::copy(&path, to, tokens).expect_err("refused").to_string();
+            assert!(refused.contains(&to.display().to_string()), "{refused}");
+            assert!(refused.contains("is not overwritten"), "{refused}");
+        }
+        // It appears while the copy is made.
+        let late = copies.join("late");
+        let appears = |_: &Path| {
+            fs::write(&late, "mine").expect("it is ours");
+            Ok(())
+        };
+        let refused = Sqlite::copy(&path, &late, appears).expect_err("refused").to_string();
+        assert!(refused.contains("is not overwritten"), "{refused}");
+        let doubted = |_: &Path| Err::<(), _>(OpenError::new(&path, "it is wrong"));
+        assert!(Sqlite::copy(&path, &copies.join("new"), doubted).is_err());
+        assert_eq!(names(&copies), ["file", "late", "link"]);
+        assert_eq!(fs::read_to_string(&file).expect("it is there"), "mine");
+        assert_eq!(fs::read_to_string(&late).expect("it is there"), "mine");
+
+        let nowhere = Sqlite::copy(&path, &copies.join("no/copy"), tokens).expect_err("refused");
+        assert!(nowhere.to_string().contains("create its directory"), "{nowhere}");
+        fs::write(copies.join("empty"), "").expect("it is ours");
+        let empty = Sqlite::copy(&copies.join("empty"), &copies.join("new"), tokens);
+        assert!(empty.expect_err("refused").to_string().contains("nothing to copy"));
+    }
+}
