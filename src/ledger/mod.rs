@@ -9,6 +9,7 @@
 mod beside;
 mod body;
 mod config;
+mod event;
 mod form;
 mod leases;
 mod memory;
