@@ -313,7 +313,7 @@ mod tests {
         let settled = |ending| Record { status: Status::Settled, ending: Some(ending), ..record() };
         let error = Some("no luck".to_owned());
         let resumed = Record { resume: true, ..waiting() };
-        for (before, after, event, detail) in [
+        for (before, after, event, detail) in vec![
             (record(), claimed(1), "claimed", None),
             (waiting(), claimed(2), "claimed", None),
             (resumed.clone(), claimed(1), "continued", None),
