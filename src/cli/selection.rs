@@ -47,7 +47,8 @@ impl Selection {
     /// `now` is by the clock that names the records' times.
     pub(super) fn at(&self, now: Timestamp) -> Result<Selected<'_>, Failure> {
         let since = self.since.as_deref().map(|text| moment(text, now)).transpose();
-        let since = since.map_err(|error| Failure::Usage(error.replace('`', "--")))?;
+        let since =
+            since.map_err(|error| Failure::Usage(error.replacen("`since`", "`--since`", 1)))?;
         Ok(Selected { by: self, since })
     }
 

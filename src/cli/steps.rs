@@ -117,11 +117,7 @@ struct Printer<'a, N> {
 }
 
 impl<'a, N: Fn() -> Timestamp> Printer<'a, N> {
-    fn new(
-        arguments: &'a Arguments,
-        surroundings: Surroundings,
-        now: N,
-    ) -> Result<Self, Failure> {
+    fn new(arguments: &'a Arguments, surroundings: Surroundings, now: N) -> Result<Self, Failure> {
         let selection = &arguments.selection;
         let selected = selection.at(now())?;
         let json = arguments.json;

@@ -7,6 +7,8 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::{Ending, Record, Status};
+use crate::seam::StepResult;
+use crate::step::StepKey;
 
 /// The last [`History::MAX`] events of a step, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +194,7 @@ fn news<'a>(before: &'a Record, after: &'a Record) -> Vec<News<'a>> {
         news.push((Happening::StopRequested, stop.closed.then_some("closed at SageMaker")));
     }
     if after.key.is_some() && after.key != before.key {
-        news.push((Happening::Keyed, after.key.as_ref().map(|key| key.as_str())));
+        news.push((Happening::Keyed, after.key.as_ref().map(StepKey::as_str)));
     }
     if let Some(saved) = &after.checkpoint
         && before.checkpoint.as_ref().is_none_or(|old| !Arc::ptr_eq(old, saved))
@@ -234,7 +236,7 @@ fn progress<'a>(before: &'a Record, after: &'a Record) -> Option<News<'a>> {
         Status::Settled if before.status != Status::Settled => {
             let ours = before.status == Status::Concluded && after.ending == before.ending;
             let event = if ours { Happening::Reported } else { Happening::Settled };
-            let how = after.closed_as.map(|how| how.as_str());
+            let how = after.closed_as.map(StepResult::as_str);
             Some((event, how.or(after.ending.map(Ending::as_str))))
         }
         _ => None,
@@ -267,7 +269,6 @@ fn is_once(times: &u32) -> bool {
 mod tests {
     use super::*;
     use crate::lifecycle::{Stop, WorkerId};
-    use crate::seam::StepResult;
     use crate::step::Message;
 
     fn at(second: i64) -> Timestamp {
