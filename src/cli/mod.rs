@@ -83,8 +83,8 @@ enum Command {
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
     /// worker may be running; then it is asked at `http.listen` how far its steps are.
     Steps(steps::Arguments),
-    /// Show everything that is known of a step, with its history: its last hundred events. The worker
-    /// may be running; then it is asked at `http.listen` how far the step is.
+    /// Show everything that is known of a step, with its history: its last hundred events. The
+    /// worker may be running; then it is asked at `http.listen` how far the step is.
     Show(show::Arguments),
     /// Answer a deferred step, such as an approval, by its token or by the key that its handler
     /// gave it. The worker may be running; otherwise the next one reports the answer.

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-#[cfg(feature = "dynamodb")]
-use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -35,12 +33,16 @@ const SHOWN: usize = 1024;
 
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let token = &arguments.token;
-    let store = match Place::find(arguments.ledger.as_deref(), file).await? {
-        Place::File(path) => ledger::open_beside(&path).map_err(Failure::runtime)?,
+    let (found, now) = match Place::find(arguments.ledger.as_deref(), file).await? {
+        Place::File(path) => {
+            (ledger::find_in(&path, token).map_err(Failure::runtime)?, Timestamp::now())
+        }
         #[cfg(feature = "dynamodb")]
-        Place::Table(table) => Arc::new(*table),
+        Place::Table(table) => {
+            (ledger::find(&*table, token).await.map_err(Failure::runtime)?, table.now())
+        }
     };
-    let Some(found) = ledger::find(&*store, token).await.map_err(Failure::runtime)? else {
+    let Some(found) = found else {
         return Err(Failure::Runtime(format!(
             "the ledger has no step {token}: check the token, and that this is the ledger of its \
              worker; settled steps are removed after `ledger.retention`"
@@ -55,7 +57,6 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
         step["history"] = json!(record.history);
         say(format_args!("{step:#}"));
     } else {
-        let now = store.clock().map_or_else(Timestamp::now, |clock| clock.now());
         lines(&record, in_hand.as_ref(), now).iter().for_each(say);
     }
     Ok(ExitCode::SUCCESS)

@@ -45,7 +45,7 @@ async fn the_history_of_a_step_outlives_its_worker_and_is_told_by_command_and_se
         daemon.status(&format!("/steps/{}", step.token)).await.expect("it answers");
     let served: Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!((status, &served["history"]), (200, &shown(&["--json"])["history"]));
-    assert_eq!(served["history"][0].as_object().map(|it| it.len()), Some(2), "{served}");
+    assert_eq!(served["history"][0].as_object().map(serde_json::Map::len), Some(2), "{served}");
 
     daemon.kill();
     let _daemon = scene.start(&config);
@@ -109,6 +109,8 @@ async fn steps_are_selected_by_what_is_known_of_them() {
     assert!(String::from_utf8_lossy(&limited.stderr).contains("1 more"), "{limited:?}");
     for wrong in [["--status", "gone"], ["--since", "lately"], ["--limit", "0"]] {
         let output = scene.environment().run(&config, &[&["steps"][..], &wrong].concat());
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {told}");
+        assert!(told.contains(wrong[0]), "{told}");
     }
 }
