@@ -127,12 +127,13 @@ async fn give(ledger: &Ledger, token: &CallbackToken, answer: &Outcome) -> Resul
         let done = complete(&record, answer.clone(), ledger.now()).map_err(|refusal| {
             Failure::Runtime(plain(&format!("the step {name} takes no answer: {refusal}")))
         })?;
-        let Completed::Now(record) = done else {
+        let Completed::Now(mut answered) = done else {
             announce(ledger, token).await?;
             say(plain(&format!("the step {name} was answered before, and the same: {told}")));
             return Ok(());
         };
-        let written = ledger.write(*record, Commit::Now).await.map_err(|error| {
+        answered.remember(&record, ledger.now());
+        let written = ledger.write(*answered, Commit::Now).await.map_err(|error| {
             let text = "whether the answer was recorded is unknown; give the same answer again";
             Failure::Runtime(format!("{error}: {text}"))
         })?;

@@ -18,6 +18,8 @@ mod probe;
 mod reconcile;
 mod route;
 mod run;
+mod selection;
+mod show;
 mod status;
 mod steps;
 
@@ -80,6 +82,9 @@ enum Command {
     /// Show what the ledger holds: running, waiting, deferred, unreported and settled steps. The
     /// worker may be running; then it is asked at `http.listen` how far its steps are.
     Steps(steps::Arguments),
+    /// Show everything that is known of a step, with its history: its last hundred events. The
+    /// worker may be running; then it is asked at `http.listen` how far the step is.
+    Show(show::Arguments),
     /// Answer a deferred step, such as an approval, by its token or by the key that its handler
     /// gave it. The worker may be running; otherwise the next one reports the answer.
     ///
@@ -237,6 +242,7 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
         Command::Complete(options) => complete::run(options, arguments.config.as_deref()).await,
         Command::Route(options) => route::run(&load()?, &options),
         Command::Steps(options) => steps::run(&options, arguments.config.as_deref()).await,
+        Command::Show(options) => show::run(&options, arguments.config.as_deref()).await,
         Command::Pause(queue) => {
             pause::run(&queue, orders::Kind::Pause, arguments.config.as_deref())
         }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::observe::server::Listen;
+use crate::step::CallbackToken;
 
 /// Docker and ECS wait 5 s by default for a health check.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
@@ -124,6 +125,14 @@ pub(super) async fn ailments(listen: Listen) -> Vec<String> {
             Some(format!("{}: {}", check["name"].as_str()?, check["detail"].as_str()?))
         })
         .collect()
+}
+
+/// What the daemon has in progress for one step.
+pub(super) async fn one(listen: Listen, token: &CallbackToken) -> Option<InHand> {
+    let Listen::On(address) = listen else { return None };
+    let path = format!("/steps/{token}");
+    let answer = timeout(BRIEFLY, ask(reachable(address), &path, PAGE)).await.ok()?.ok()?;
+    serde_json::from_str(&answer.body).ok().filter(|_| answer.is_ok())
 }
 
 async fn collect(address: SocketAddr, steps: &mut BTreeMap<String, InHand>) {

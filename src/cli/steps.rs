@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::place::Place;
+use super::selection::{Selected, Selection};
 use super::status::{self, InHand};
 use super::{Failure, complain, pause, plain, say};
 use crate::config::Config;
@@ -28,9 +29,8 @@ pub(super) struct Arguments {
     /// DynamoDB table without arguments and checkpoints.
     #[arg(long)]
     json: bool,
-    /// Show only the steps that wait for `callbackd complete`, or for another answer from outside.
-    #[arg(long)]
-    deferred: bool,
+    #[command(flatten)]
+    selection: Selection,
     /// The ledger's file; else the one in the configuration.
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
@@ -48,15 +48,15 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
     }
     match place {
         Place::File(path) => {
-            let mut printer = Printer::new(arguments, surroundings, Timestamp::now);
+            let mut printer = Printer::new(arguments, surroundings, Timestamp::now)?;
             ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
             printer.end();
         }
         // Without their arguments and checkpoints.
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => {
-            let statuses: &[Status] = if arguments.deferred { &[Status::Deferred] } else { &[] };
-            let mut printer = Printer::new(arguments, surroundings, || table.now());
+            let statuses = arguments.selection.statuses();
+            let mut printer = Printer::new(arguments, surroundings, || table.now())?;
             let list = ledger::list(&*table, statuses, |record| printer.show(record));
             list.await.map_err(Failure::runtime)?;
             printer.end();
@@ -103,28 +103,37 @@ impl Surroundings {
 }
 
 /// Prints each record as it is read: a whole ledger may not fit into memory.
-struct Printer<N> {
+struct Printer<'a, N> {
     json: bool,
-    /// Only deferred steps are shown.
-    deferred: bool,
+    selection: &'a Selection,
+    selected: Selected<'a>,
     surroundings: Surroundings,
     /// The time by the clock that names the records' times.
     now: N,
-    begun: bool,
+    /// How many are printed.
+    shown: u64,
+    /// How many more there are than the limit.
+    beyond: u64,
 }
 
-impl<N: Fn() -> Timestamp> Printer<N> {
-    fn new(arguments: &Arguments, surroundings: Surroundings, now: N) -> Self {
-        Self { json: arguments.json, deferred: arguments.deferred, surroundings, now, begun: false }
+impl<'a, N: Fn() -> Timestamp> Printer<'a, N> {
+    fn new(arguments: &'a Arguments, surroundings: Surroundings, now: N) -> Result<Self, Failure> {
+        let selection = &arguments.selection;
+        let selected = selection.at(now())?;
+        let json = arguments.json;
+        Ok(Self { json, selection, selected, surroundings, now, shown: 0, beyond: 0 })
     }
 
     fn show(&mut self, record: Result<Record, Damaged>) {
-        let is_deferred = |record: &Record| record.status == Status::Deferred;
-        // Whether a damaged one is deferred cannot be known.
-        if self.deferred && !record.as_ref().map_or(true, is_deferred) {
+        if !self.selected.takes(&record) {
             return;
         }
-        let first = !std::mem::replace(&mut self.begun, true);
+        if self.selection.limit.is_some_and(|limit| self.shown >= limit) {
+            self.beyond += 1;
+            return;
+        }
+        let first = self.shown == 0;
+        self.shown += 1;
         if self.json {
             let json = match record {
                 Ok(record) => {
@@ -161,23 +170,29 @@ impl<N: Fn() -> Timestamp> Printer<N> {
     }
 
     fn end(self) {
-        match (self.json, self.begun) {
+        match (self.json, self.shown > 0) {
             (true, true) => say("]"),
             (true, false) => say("[]"),
             (false, true) => {}
-            (false, false) if self.deferred => say("the ledger holds no deferred steps"),
+            (false, false) if self.selection.statuses() == [Status::Deferred] => {
+                say("the ledger holds no deferred steps");
+            }
+            (false, false) if self.selection.narrows() => say("the ledger holds no such steps"),
             (false, false) => say("the ledger holds no steps"),
+        }
+        if self.beyond > 0 {
+            complain(format_args!("{} more are not shown: raise --limit", self.beyond));
         }
     }
 }
 
 /// A record, and what is in progress.
 #[derive(Serialize)]
-struct Row<'a> {
+pub(super) struct Row<'a> {
     #[serde(flatten)]
-    record: &'a Record,
+    pub(super) record: &'a Record,
     #[serde(flatten)]
-    in_hand: Option<&'a InHand>,
+    pub(super) in_hand: Option<&'a InHand>,
 }
 
 fn line(record: &Record, surroundings: &Surroundings, now: Timestamp) -> String {
@@ -200,12 +215,12 @@ fn line(record: &Record, surroundings: &Surroundings, now: Timestamp) -> String 
     )
 }
 
-fn since(then: Timestamp, now: Timestamp) -> Duration {
+pub(super) fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
 
 /// For how long a step has been running, and how far it is.
-fn under_way(step: &InHand, now: Timestamp) -> String {
+pub(super) fn under_way(step: &InHand, now: Timestamp) -> String {
     let is_running = matches!(step.activity.as_deref(), Some("running" | "stopping"));
     let runs = step
         .started_at

@@ -38,6 +38,7 @@ use obedience::Obedience;
 use reload::Reloading;
 pub use reload::Reloads;
 use status::{Counting, Status};
+pub(crate) use status::{moment, newest};
 use summary::keep_told;
 
 /// Why the worker cannot run.

@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error as BadValue, StrDeserializer};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -16,7 +13,7 @@ use super::overview;
 use crate::duration;
 use crate::engine::{Monitor, QueueStatus, Spent, Tripped, Unpolled};
 use crate::ledger::{Cursor, Filter};
-use crate::lifecycle::{Record, Status as StepStatus};
+use crate::lifecycle::{Record, Status as StepStatus, UnknownStatus};
 use crate::observe::metrics::{Figures, Metrics};
 use crate::observe::server::{Check, Problem, Source, Steps, StepsQuery};
 use crate::seam::{Observation, Observer};
@@ -188,7 +185,7 @@ impl Source for Status {
             let since = query
                 .since
                 .as_deref()
-                .map(|text| since(text, monitor.name(monitor.now())))
+                .map(|text| moment(text, monitor.name(monitor.now())).map_err(Problem::bad))
                 .transpose()?;
             if let Some(record) = whole_token(monitor, &query).await? {
                 return Ok(Steps { rows: vec![row(monitor, &record)], next: None });
@@ -334,7 +331,9 @@ fn tripped(monitor: &Monitor) -> Vec<String> {
 /// Everything known about a step, with its times by the wall clock.
 fn described(monitor: &Monitor, record: &Record) -> Value {
     let face = monitor.face(&record.token).unwrap_or_default();
-    let mut row = serde_json::to_value(monitor.named(record)).unwrap_or_default();
+    let named = monitor.named(record);
+    let mut row = serde_json::to_value(&named).unwrap_or_default();
+    row["history"] = json!(named.history);
     row["activity"] = face.activity.map_or(Value::Null, |activity| activity.as_str().into());
     row["started_at"] = json!(face.started_at.map(|at| monitor.name(at)));
     let progress = face.progress.as_ref();
@@ -349,6 +348,7 @@ fn row(monitor: &Monitor, record: &Record) -> Value {
     if let Some(row) = row.as_object_mut() {
         row.remove("arguments");
         row.remove("checkpoint");
+        row.remove("history");
     }
     row
 }
@@ -358,18 +358,16 @@ fn mebibytes(bytes: usize) -> String {
 }
 
 /// When something last happened to a step.
-fn newest(record: &Record) -> Timestamp {
+pub(crate) fn newest(record: &Record) -> Timestamp {
     let later = [record.concluded_at, record.settled_at].into_iter().flatten().max();
     later.map_or(record.first_seen, |later| later.max(record.first_seen))
 }
 
-/// Parses a time, or how long ago.
-fn since(text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
+/// Parses a time, or how long ago, of a condition `since`.
+pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let ago = |ago| now.checked_sub(SignedDuration::try_from(ago).ok()?).ok();
     text.parse().ok().or_else(|| duration::parse(text).ok().and_then(ago)).ok_or_else(|| {
-        Problem::bad(
-            "`since` is a time, as 2026-11-20T09:30:00Z, or how long ago, as 90s, 1h or 2d",
-        )
+        "`since` is a time, as 2026-11-20T09:30:00Z, or how long ago, as 90s, 1h or 2d".to_owned()
     })
 }
 
@@ -392,11 +390,5 @@ fn filter(query: StepsQuery) -> Result<Filter, Problem> {
 }
 
 fn status(name: &str) -> Result<StepStatus, Problem> {
-    let name_read: StrDeserializer<'_, BadValue> = name.into_deserializer();
-    StepStatus::deserialize(name_read).map_err(|_| {
-        Problem::bad(format!(
-            "there is no status {name:?}; there are owed, claimed, waiting, deferred, concluded \
-             and settled"
-        ))
-    })
+    name.parse().map_err(|error: UnknownStatus| Problem::bad(error.to_string()))
 }

@@ -90,7 +90,9 @@ async fn claims(shared: &Shared) -> Result<BTreeMap<WorkerId, Vec<CallbackToken>
 }
 
 async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), LedgerError> {
-    let record = record.after_crash(beside);
+    let before = record.clone();
+    let mut record = record.after_crash(beside);
+    record.remember(&before, shared.clock.now());
     tracing::warn!(
         token = %record.token,
         handler = record.handler.as_deref().unwrap_or("none"),

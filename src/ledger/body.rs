@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::event::{self, Event};
 use super::form::Outline;
 use crate::lifecycle::{Ending, Record, Returned, Status, Stop};
 use crate::outcome::{ClientRequestToken, Outcome};
@@ -57,6 +58,8 @@ pub(super) struct Body<'a> {
     returned: Option<Cow<'a, Returned>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     returns: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    history: Vec<Event<'a>>,
 }
 
 /// The step's key in the JSON of a body, if it has one.
@@ -98,6 +101,7 @@ impl<'a> Body<'a> {
                 _ => Cow::Borrowed(returned),
             }),
             returns: record.returns,
+            history: event::compact(&record.history, record.first_seen),
         }
     }
 
@@ -135,6 +139,7 @@ impl<'a> Body<'a> {
             missing_at: self.missing_at,
             returned: self.returned.map(Cow::into_owned),
             returns: self.returns,
+            history: event::whole(self.history, self.first_seen),
             version: head.version,
         }
     }

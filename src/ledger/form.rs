@@ -166,6 +166,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         missing_at,
         returned: _,
         returns: _,
+        history,
         version: _,
     } = record;
     *first_seen = shifted(*first_seen, by);
@@ -175,6 +176,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
     {
         *at = shifted(*at, by);
     }
+    *history = history.moved(|at| shifted(at, by));
     if let Some(stop) = stop_requested {
         stop.at = shifted(stop.at, by);
     }

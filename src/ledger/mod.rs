@@ -9,6 +9,7 @@
 mod beside;
 mod body;
 mod config;
+mod event;
 mod form;
 mod leases;
 mod memory;
@@ -83,6 +84,18 @@ pub fn open(
 /// [`OpenError`] if the file cannot be read.
 pub fn read(path: &Path, mut each: impl FnMut(Result<Record, Damaged>)) -> Result<(), OpenError> {
     Sqlite::read(path, |row| each(row.and_then(form::record)))
+}
+
+/// The record of a step in a SQLite ledger, which a daemon may have open at the same time, and
+/// which need not be writable. Its times are by the wall clock.
+///
+/// # Errors
+/// [`OpenError`] if the file cannot be read.
+pub fn find_in(
+    path: &Path,
+    token: &CallbackToken,
+) -> Result<Option<Result<Record, Damaged>>, OpenError> {
+    Ok(Sqlite::find(path, token)?.map(|row| row.and_then(form::record)))
 }
 
 /// Calls `each` for the records of a store in one of `statuses`, in any if there are none, without

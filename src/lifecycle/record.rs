@@ -1,15 +1,19 @@
 //! The durable part of a step's lifecycle, one record for each callback token.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as BadValue, StrDeserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::History;
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::StepResult;
-use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StepKey, StopReason};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Quoted, Step, StepKey, StopReason};
 
 /// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +96,9 @@ pub struct Record {
     /// How often the token has come back after it was settled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub returns: u32,
+    /// For people.
+    #[serde(default, skip_serializing_if = "History::is_empty")]
+    pub history: History,
     /// As stored; 0 if the step is known only from its message.
     pub version: u64,
 }
@@ -194,6 +201,7 @@ impl Record {
             missing_at: None,
             returned: None,
             returns: 0,
+            history: History::default(),
             version: 0,
         }
     }
@@ -233,6 +241,22 @@ impl Status {
             Self::Concluded => "concluded",
             Self::Settled => "settled",
         }
+    }
+}
+
+/// A status has another name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no status {0}; there are owed, claimed, waiting, deferred, concluded and settled"
+)]
+pub struct UnknownStatus(Quoted);
+
+impl FromStr for Status {
+    type Err = UnknownStatus;
+
+    fn from_str(name: &str) -> Result<Self, UnknownStatus> {
+        let read: StrDeserializer<'_, BadValue> = name.into_deserializer();
+        Self::deserialize(read).map_err(|_| UnknownStatus(Quoted::json(&name.into())))
     }
 }
 

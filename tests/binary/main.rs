@@ -66,6 +66,7 @@ mod roles;
 mod route;
 #[cfg(feature = "http-handler")]
 mod services;
+mod show;
 mod silence;
 mod stops;
 mod surroundings;

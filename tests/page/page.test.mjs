@@ -202,6 +202,32 @@ test("a daemon that does not answer is told, with the time of what is shown", as
   await close();
 });
 
+test("a step's history is told, oldest first, with how often and why", async () => {
+  const { page, close } = await open(`?step=${FAILED}`);
+  await page.locator("#events tr", { hasText: "reported" }).waitFor();
+  const rows = await page.locator("#events tr").evaluateAll((rows) =>
+    rows.map((row) => [2, 3, 4].map((column) => row.cells[column].textContent)));
+  assert.deepEqual(rows,
+    [["claimed", "1", ""], ["concluded", "1", "failure"], ["reported", "1", "failure"]]);
+  await axe(page);
+  await close();
+});
+
+test("a repeated event has its count, and what a handler says is text", async () => {
+  const { page, close } = await open();
+  await page.route(`**/steps/${FAILED}`, async (route) => {
+    const response = await route.fetch();
+    const step = await response.json();
+    step.history = [{ at: step.first_seen, event: "report_refused", detail: MARKUP, times: 412 }];
+    await route.fulfill({ response, json: step });
+  });
+  await page.locator("#endings a", { hasText: FAILED }).click();
+  const row = page.locator("#events tr", { hasText: "report refused" });
+  await row.getByText(MARKUP).waitFor();
+  assert.equal(await row.locator("td").nth(2).textContent(), "412");
+  await close();
+});
+
 test("a step has a page of its own, with its arguments on request", async () => {
   const { page, close } = await open("?search=defer00000");
   await page.locator("#steps a").first().click();

@@ -74,8 +74,9 @@ impl Driver {
     }
 
     fn decided(&self, event: &Event) -> Result<Transition, Illegal> {
+        let now = self.shared.clock.now();
         let view = View {
-            now: self.shared.clock.now(),
+            now,
             me: &self.shared.ledger.me(),
             policy: &self.policy,
             handlers: &self.lane.routes().listed(),
@@ -85,7 +86,11 @@ impl Driver {
             holds: self.holds_a_message(),
             own_account: self.lane.is_of_account(self.state.record.execution.account()),
         };
-        decide(&self.state, event, &view)
+        let mut then = decide(&self.state, event, &view)?;
+        if let Some(write) = &mut then.write {
+            write.record.remember(&self.state.record, now);
+        }
+        Ok(then)
     }
 
     fn decide_on(&mut self, event: Event, with: With) {
@@ -255,7 +260,9 @@ impl Driver {
         if all || self.unwritten.is_some() && self.state.record.stop_requested == flagged {
             self.unwritten = None;
         } else if self.unwritten.is_some() && self.state.record.status == Status::Claimed {
+            let before = self.state.record.clone();
             self.state.record.stop_requested = flagged;
+            self.state.record.remember(&before, self.shared.clock.now());
         } else {
             // The step has moved on: the flag for its run is obsolete.
             self.unwritten = None;

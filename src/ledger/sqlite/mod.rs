@@ -153,6 +153,33 @@ impl Sqlite {
         Ok(found)
     }
 
+    /// The row of a step in a ledger file, which a daemon may have open at the same time. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub fn find(
+        path: &Path,
+        token: &CallbackToken,
+    ) -> Result<Option<Result<Row, Damaged>>, OpenError> {
+        let (connection, schema) = file::open_to_read(path)?;
+        if schema > 1 {
+            let row = rows::get(&connection, token.as_str());
+            return row.map_err(|error| OpenError::of(path, &error));
+        }
+        let mut found = None;
+        Self::read(path, |row| {
+            let its = match &row {
+                Ok(row) => Some(row.head.token.as_str()),
+                Err(damaged) => damaged.token.as_deref(),
+            };
+            if its == Some(token.as_str()) {
+                found = Some(row);
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time.
     /// Changes nothing.
     ///
@@ -327,6 +354,22 @@ mod tests {
             assert!(refused.is_err_and(|error| error.to_string().contains("locked")));
             drop(store);
         }
+    }
+
+    #[tokio::test]
+    async fn a_step_is_found_in_a_file_whether_a_daemon_has_it_open_or_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        let [here, absent] = ["aaaaaaaaaa", "bbbbbbbbbb"]
+            .map(|token| token.parse::<CallbackToken>().expect("a token"));
+        assert!(Sqlite::find(&path, &here).is_err(), "there is no file");
+        assert!(!path.exists());
+        let store = Sqlite::open(&path, Arc::new(())).expect("it is made");
+        assert_eq!(store.put(row(here.as_str()), None, Commit::Now).await, Ok(Put::Done));
+        let found = |token| Sqlite::find(&path, token).expect("it is read");
+        assert_eq!(found(&here), Some(Ok(row(here.as_str()))));
+        drop(store);
+        assert_eq!((found(&here), found(&absent)), (Some(Ok(row(here.as_str()))), None));
     }
 
     #[test]

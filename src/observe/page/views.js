@@ -217,9 +217,24 @@ export function steps(found, now) {
   });
 }
 
+/** What happened to the step; a repeated event has the time of its last. */
+function happened(events, now) {
+  show(by("history"), events.length > 0);
+  const numbered = events.map((event, place) => ({ ...event, place }));
+  const key = (it) => `${it.at} ${it.event} ${it.place}`;
+  keyed(by("events"), numbered, key, () => row(["", N, "", N, "wide"]), (made, it) => cells(made, [
+    time(it.at),
+    `${words.span(words.between(it.at, now))} ago`,
+    words.ending_of(it.event),
+    count(it.times ?? 1),
+    words.plain(it.detail),
+  ]));
+}
+
+const time = (at) => at && words.plain(at).replace(/\.\d+Z$/, "Z");
+
 /** A step with all that is known of it; `now` is the daemon's time. */
 export function step(it, now) {
-  const time = (at) => at && words.plain(at).replace(/\.\d+Z$/, "Z");
   const ago = (at) => at && `${time(at)} (${words.span(words.between(at, now))} ago)`;
   const facts = [
     ["State", words.state(it)],
@@ -253,11 +268,7 @@ export function step(it, now) {
     say(made.firstChild, name);
     say(made.lastChild, text);
   });
-  const events = Array.isArray(it.history) ? it.history : [];
-  show(by("history"), events.length > 0);
-  const numbered = events.map((event, at) => ({ ...event, at_row: at }));
-  keyed(by("events"), numbered, (e) => `${e.at} ${e.event} ${e.at_row}`, () => row(["", "", "wide"]),
-    (made, e) => cells(made, [words.plain(e.at), words.ending_of(e.event), words.plain(e.detail)]));
+  happened(Array.isArray(it.history) ? it.history : [], now);
   for (const name of ["arguments", "checkpoint"]) {
     const known = it[name] !== null && it[name] !== undefined;
     show(by(name), known);
