@@ -57,6 +57,9 @@ pub(super) struct Body<'a> {
     returned: Option<Cow<'a, Returned>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     returns: u32,
+    /// One that cannot be read is worth less than its step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<Cow<'a, str>>,
 }
 
 /// The step's key in the JSON of a body, if it has one.
@@ -98,6 +101,7 @@ impl<'a> Body<'a> {
                 _ => Cow::Borrowed(returned),
             }),
             returns: record.returns,
+            trace: record.trace.as_ref().map(|trace| trace.as_str().into()),
         }
     }
 
@@ -135,6 +139,7 @@ impl<'a> Body<'a> {
             missing_at: self.missing_at,
             returned: self.returned.map(Cow::into_owned),
             returns: self.returns,
+            trace: self.trace.and_then(|trace| trace.parse().ok()),
             version: head.version,
         }
     }

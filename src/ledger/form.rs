@@ -166,6 +166,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         missing_at,
         returned: _,
         returns: _,
+        trace: _,
         version: _,
     } = record;
     *first_seen = shifted(*first_seen, by);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::StepResult;
-use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StepKey, StopReason};
+use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Step, StepKey, StopReason, TraceHeader};
 
 /// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct Record {
     /// How often the token has come back after it was settled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub returns: u32,
+    /// The trace of the first message that had one; no decision depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceHeader>,
     /// As stored; 0 if the step is known only from its message.
     pub version: u64,
 }
@@ -194,6 +197,7 @@ impl Record {
             missing_at: None,
             returned: None,
             returns: 0,
+            trace: None,
             version: 0,
         }
     }
