@@ -12,7 +12,7 @@ use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::lifecycle::{Arrival, Phase, Record};
 use crate::seam::{Observation, Received};
-use crate::step::Message;
+use crate::step::{CallbackToken, Message, TraceHeader};
 
 /// How long an unreadable message stays invisible, by how often it was received.
 const UNREADABLE: Backoff = Backoff::new(Duration::from_secs(30), Duration::from_mins(15));
@@ -48,7 +48,8 @@ pub(crate) fn deliver(
     let handler = lane.routes().handler(step.execution.pipeline(), &step.arguments).cloned();
     let execution = step.execution.clone();
     shared.orphans.found(&token, &execution);
-    let record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
+    let mut record = Record::of_message(step, lane.config.url.clone(), handler, shared.clock.now());
+    record.trace = received.trace.as_deref().and_then(|header| trace(&token, header));
     let arrival = if is_stop {
         Arrival::Stop
     } else {
@@ -68,7 +69,6 @@ pub(crate) fn deliver(
         execution,
         arrival,
         sent: received.sent,
-        trace: received.trace,
         // A stop needs no slot.
         reservation: reservation.filter(|_| !is_stop),
         weight,
@@ -79,6 +79,15 @@ pub(crate) fn deliver(
         Input::Message(Box::new(delivery)),
         Origin::Message(Box::new(record), lane.clone()),
     );
+}
+
+/// A header that cannot be read costs the step its trace, and nothing else.
+fn trace(token: &CallbackToken, header: &str) -> Option<TraceHeader> {
+    let parsed = header.parse();
+    if let Err(error) = &parsed {
+        tracing::debug!(%token, %error, "the message's trace header is ignored");
+    }
+    parsed.ok()
 }
 
 fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {

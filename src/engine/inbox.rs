@@ -53,8 +53,6 @@ pub(crate) struct Delivery {
     pub(crate) arrival: Arrival,
     /// By SQS's clock.
     pub(crate) sent: Option<Timestamp>,
-    /// SQS's trace header, which the step's log lines carry.
-    pub(crate) trace: Option<String>,
     /// Kept by the first receiver that needs it, returned by all others.
     pub(crate) reservation: Option<Reservation>,
     /// The body's share of the memory budget.
@@ -181,14 +179,6 @@ impl Seat {
         let (reply, saved) = oneshot::channel();
         self.push(Input::Save(what, reply));
         saved
-    }
-
-    /// The trace header of the message that waits, if there is one.
-    pub(crate) fn trace(&self) -> Option<String> {
-        lock(&self.inputs).iter().find_map(|input| match input {
-            Input::Message(delivery) => delivery.trace.clone(),
-            _ => None,
-        })
     }
 
     pub(crate) fn show<T>(&self, change: impl FnOnce(&mut Face) -> T) -> T {

@@ -123,6 +123,7 @@ async fn end(shared: &Shared, record: &Record) {
         stop_grace: parts.config.stop_grace,
         checkpoint: record.checkpoint.as_deref().cloned(),
         work_dir: shared.work_dir.clone(),
+        trace: record.trace.clone(),
     };
     parts.handler.reap(Context::new(task, stop, Arc::new(Nowhere))).await;
 }

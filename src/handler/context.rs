@@ -11,7 +11,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::handler::HandlerError;
-use crate::step::{CallbackToken, ExecutionArn, InvalidKey, Step, StepKey, StopReason};
+use crate::step::{
+    CallbackToken, ExecutionArn, InvalidKey, Step, StepKey, StopReason, TraceHeader,
+};
 
 /// The progress of a run, as reported by the handler.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -43,6 +45,8 @@ pub(crate) struct Task {
     pub(crate) checkpoint: Option<Value>,
     /// Where the handler may keep files of the run.
     pub(crate) work_dir: Arc<Path>,
+    /// The trace that the step belongs to.
+    pub(crate) trace: Option<TraceHeader>,
 }
 
 /// Receives checkpoints, keys and progress.
@@ -146,6 +150,13 @@ impl Context {
     #[must_use]
     pub fn fence(&self) -> u64 {
         self.task.fence
+    }
+
+    /// The trace that the step belongs to: the `AWSTraceHeader` of its message, if it has one that
+    /// can be read. Pass it on to what the handler calls. The sender of the message chose it.
+    #[must_use]
+    pub fn trace(&self) -> Option<&TraceHeader> {
+        self.task.trace.as_ref()
     }
 
     /// How long a run may take to end after [`stopping`](Self::stopping) has resolved.

@@ -60,6 +60,9 @@ pub(super) struct Body<'a> {
     returns: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     history: Vec<Event<'a>>,
+    /// One that cannot be read is worth less than its step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<Cow<'a, str>>,
 }
 
 /// The step's key in the JSON of a body, if it has one.
@@ -102,6 +105,7 @@ impl<'a> Body<'a> {
             }),
             returns: record.returns,
             history: event::compact(&record.history, record.first_seen),
+            trace: record.trace.as_ref().map(|trace| trace.as_str().into()),
         }
     }
 
@@ -140,6 +144,7 @@ impl<'a> Body<'a> {
             returned: self.returned.map(Cow::into_owned),
             returns: self.returns,
             history: event::whole(self.history, self.first_seen),
+            trace: self.trace.and_then(|trace| trace.parse().ok()),
             version: head.version,
         }
     }

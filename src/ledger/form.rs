@@ -167,6 +167,7 @@ pub(super) fn shift(record: &mut Record, by: SignedDuration) {
         returned: _,
         returns: _,
         history,
+        trace: _,
         version: _,
     } = record;
     *first_seen = shifted(*first_seen, by);

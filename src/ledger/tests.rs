@@ -130,6 +130,16 @@ fn light(record: &Record) -> Record {
 }
 
 #[test]
+fn a_trace_is_kept_and_one_that_cannot_be_read_does_not_damage_its_record() {
+    let trace = "Root=1-5759e988-bd862e3fe1be46a994272793;Self=x".parse().ok();
+    let record = Record { trace, ..record("abcdefghij") };
+    let mut row = form::row(&record, Writer::default()).expect("a row");
+    assert_eq!(form::record(row.clone()).expect("readable"), record);
+    row.body = row.body.replace("Root=1-", "Root=9-");
+    assert_eq!(form::record(row).expect("readable"), Record { trace: None, ..record });
+}
+
+#[test]
 fn a_body_that_repeats_what_lies_beside_it_is_read() {
     let record = Record { last_error: Some("no luck".to_owned()), ..record("abcdefghij") };
     let row = form::row(&record, Writer::default()).expect("a row");

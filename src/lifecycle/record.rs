@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::History;
 use crate::outcome::{ClientRequestToken, Outcome};
 use crate::seam::StepResult;
-use crate::step::{CallbackToken, ExecutionArn, QueueUrl, Quoted, Step, StepKey, StopReason};
+use crate::step::{
+    CallbackToken, ExecutionArn, QueueUrl, Quoted, Step, StepKey, StopReason, TraceHeader,
+};
 
 /// What the ledger knows about a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +101,9 @@ pub struct Record {
     /// For people.
     #[serde(default, skip_serializing_if = "History::is_empty")]
     pub history: History,
+    /// The trace of the first message that had one; no decision depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceHeader>,
     /// As stored; 0 if the step is known only from its message.
     pub version: u64,
 }
@@ -202,6 +207,7 @@ impl Record {
             returned: None,
             returns: 0,
             history: History::default(),
+            trace: None,
             version: 0,
         }
     }

@@ -8,6 +8,7 @@ mod queue_url;
 mod quoted;
 mod stop_reason;
 mod token;
+mod trace;
 
 pub(crate) use arn::is_account;
 pub use arn::{ExecutionArn, InvalidArn};
@@ -17,3 +18,4 @@ pub use queue_url::{InvalidQueueUrl, QueueUrl};
 pub use quoted::Quoted;
 pub use stop_reason::StopReason;
 pub use token::{CallbackToken, InvalidToken};
+pub use trace::{InvalidTrace, TraceHeader};

@@ -17,7 +17,7 @@ use super::{Progress, TestRun, broken};
 use crate::handler::{
     Completion, Context, DynHandler, Erased, Handler, HandlerError, HandlerResult, StopReason, Task,
 };
-use crate::step::{CallbackToken, Step};
+use crate::step::{CallbackToken, Step, TraceHeader};
 
 const EXECUTION: &str =
     "arn:aws:sagemaker:us-east-1:123456789012:pipeline/test/execution/abcdefghijkl";
@@ -31,6 +31,7 @@ pub struct TestStep {
     step: Step,
     pub(super) stop_grace: Duration,
     work_dir: Arc<Path>,
+    trace: Option<TraceHeader>,
     pub(super) kept: Arc<Kept>,
 }
 
@@ -56,7 +57,7 @@ impl TestStep {
             execution: parsed(EXECUTION),
             arguments: Arc::new(arguments.into()),
         };
-        Self { step, stop_grace: STOP_GRACE, work_dir, kept: Arc::new(kept) }
+        Self { step, stop_grace: STOP_GRACE, work_dir, trace: None, kept: Arc::new(kept) }
     }
 
     /// Sets the step's token, which is random otherwise.
@@ -76,6 +77,16 @@ impl TestStep {
     #[must_use]
     pub fn with_execution(mut self, arn: &str) -> Self {
         self.step.execution = parsed(arn);
+        self
+    }
+
+    /// Makes it a part of the trace with this `AWSTraceHeader`.
+    ///
+    /// # Panics
+    /// If the text is not a [`TraceHeader`].
+    #[must_use]
+    pub fn with_trace(mut self, header: &str) -> Self {
+        self.trace = Some(parsed(header));
         self
     }
 
@@ -281,6 +292,7 @@ impl TestStep {
             stop_grace: self.stop_grace,
             checkpoint: self.kept.checkpoints.borrow().saved.last().cloned(),
             work_dir: self.work_dir.clone(),
+            trace: self.trace.clone(),
         };
         Context::new(task, stop, self.kept.clone())
     }

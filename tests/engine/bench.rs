@@ -56,6 +56,9 @@ impl Handler for Scripted {
 
     async fn run(&self, cx: Context, args: Value) -> HandlerResult {
         self.log.add(format!("run {}", cx.attempt()));
+        if let Some(trace) = cx.trace() {
+            self.log.add(format!("trace {}", trace.trace_id()));
+        }
         let seconds = args["seconds"].as_u64().unwrap_or(0);
         if let Some(key) = args["key"].as_str() {
             cx.set_key(key).await?;

@@ -249,3 +249,20 @@ async fn a_copy_on_another_queue_does_not_keep_a_step_from_being_accepted() {
     assert_eq!(bench.log.entries(), ["run 1"]);
     worker.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_trace_of_a_message_reaches_the_ledger_and_the_handler_and_a_bad_one_costs_nothing() {
+    const HEADER: &str = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8";
+    let mut bench = Bench::new();
+    let worker = bench.start().await;
+    for (token, header) in [(TOKEN, HEADER), ("klmnopqrst", "Root=1-5759e988-bd;x=\n\u{1b}[2J")] {
+        bench.pipelines.open(token);
+        bench.queue.put_in(Some(header), &body(token, &json!({"do": "succeed"}), "Executing"));
+    }
+    until("both are answered", || bench.pipelines.accepted().len() == 2).await;
+    until("both are settled", || bench.queue.len() == 0).await;
+    assert_eq!(bench.log.count("trace 5759e988bd862e3fe1be46a994272793"), 1);
+    assert_eq!(bench.disk.body(TOKEN)["trace"], HEADER);
+    assert_eq!(bench.disk.body("klmnopqrst").get("trace"), None);
+    worker.drain_hurried().await;
+}

@@ -44,6 +44,7 @@ pub struct FakeQueue {
 #[derive(Clone)]
 struct FakeMessage {
     body: String,
+    trace: Option<String>,
     visible_at: Instant,
     receives: u32,
     receipt_handle: String,
@@ -51,11 +52,17 @@ struct FakeMessage {
 
 impl FakeQueue {
     pub fn put(&self, body: &str) -> String {
+        self.put_in(None, body)
+    }
+
+    /// Puts a message with this `AWSTraceHeader`.
+    pub fn put_in(&self, trace: Option<&str>, body: &str) -> String {
         let mut sent = self.sent.lock().unwrap();
         *sent += 1;
         let id = format!("m{sent}");
         let message = FakeMessage {
             body: body.to_owned(),
+            trace: trace.map(str::to_owned),
             visible_at: Instant::now(),
             receives: 0,
             receipt_handle: String::new(),
@@ -146,7 +153,7 @@ impl FakeQueue {
                     body: message.body.clone(),
                     receives: message.receives,
                     sent: None,
-                    trace: None,
+                    trace: message.trace.clone(),
                 }
             })
             .collect()
@@ -236,10 +243,14 @@ impl Queue for FakeQueue {
         })
     }
 
-    fn send<'a>(&'a self, body: &'a str, _: Option<&'a str>) -> BoxFuture<'a, Result<(), Fault>> {
+    fn send<'a>(
+        &'a self,
+        body: &'a str,
+        trace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
         Box::pin(async move {
             self.answer("send", 1, || {
-                self.put(body);
+                self.put_in(trace, body);
             })
         })
     }

@@ -302,6 +302,12 @@ pub(super) fn command(
     if let Some(reason) = cx.stop_reason() {
         command.env("STEP_STOP_REASON", OsStr::new(reason.as_str()));
     }
+    if let Some(trace) = cx.trace() {
+        command.env("X_AMZN_TRACE_ID", trace.as_str());
+        if let Some(parent) = trace.traceparent() {
+            command.env("TRACEPARENT", parent);
+        }
+    }
     if let Some(directory) = &settings.working_dir {
         command.current_dir(directory);
     }

@@ -136,6 +136,25 @@ async fn the_step_comes_on_stdin_and_in_the_environment_and_nothing_else_does() 
 }
 
 #[tokio::test]
+async fn the_trace_of_the_step_is_in_the_environment_in_both_forms() {
+    const ROOT: &str = "Root=1-5759e988-bd862e3fe1be46a994272793";
+    let script = r#"echo "$X_AMZN_TRACE_ID|${TRACEPARENT-none}" >> $DIR/trace"#;
+    let mut bench = Bench::new();
+    for header in [format!("{ROOT};Parent=53995c3f42cd8ad8;Sampled=1"), ROOT.to_owned()] {
+        bench.step = bench.step.with_trace(&header);
+        bench.run(script).await.expect("succeeds");
+    }
+    let traces = fs::read_to_string(bench.path("trace")).expect("written");
+    assert_eq!(
+        traces,
+        format!(
+            "{ROOT};Parent=53995c3f42cd8ad8;Sampled=1|\
+             00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01\n{ROOT}|none\n"
+        )
+    );
+}
+
+#[tokio::test]
 async fn variables_of_the_daemon_are_passed_on_as_the_settings_say() {
     let bench = Bench::new();
     let names = async |settings: Value| {

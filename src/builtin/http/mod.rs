@@ -105,11 +105,17 @@ impl Http {
         let mut headers = self.headers.clone();
         headers.extend(secrets.headers);
         let mut set = |name: &'static str, value: &str| {
-            // Both consist of visible ASCII characters.
+            // All consist of visible ASCII characters.
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(HeaderName::from_static(name), value);
             }
         };
+        if let Some(trace) = cx.trace() {
+            set("x-amzn-trace-id", trace.as_str());
+            if let Some(parent) = trace.traceparent() {
+                set("traceparent", &parent);
+            }
+        }
         set("idempotency-key", &idempotency_key(cx, purpose));
         if let Some(key) = secrets.key {
             let at = Timestamp::now();

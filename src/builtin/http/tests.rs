@@ -166,6 +166,20 @@ async fn a_service_is_sent_the_step_and_its_answer_is_the_outcome() {
     );
     assert!(given["fence"].is_u64() && given["pipelineExecutionArn"].is_string(), "{given}");
     assert_eq!((given.get("checkpoint"), given.get("stopReason")), (None, None));
+    let trace = (request.header("x-amzn-trace-id"), request.header("traceparent"));
+    assert_eq!(trace, (None, None));
+}
+
+#[tokio::test]
+async fn a_service_is_sent_the_trace_of_the_step_in_both_forms() {
+    const HEADER: &str =
+        "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1";
+    let server = Server::answering(204, "").await;
+    step().with_trace(HEADER).run(&at(&server)).await.expect("success");
+    let request = &server.requests()[0];
+    assert_eq!(request.header("x-amzn-trace-id"), Some(HEADER));
+    let parent = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01";
+    assert_eq!(request.header("traceparent"), Some(parent));
 }
 
 #[tokio::test]

@@ -274,6 +274,7 @@ impl Driver {
             stop_grace: parts.config.stop_grace,
             checkpoint: record.checkpoint.as_deref().cloned(),
             work_dir: self.shared.work_dir.clone(),
+            trace: record.trace.clone(),
         }
     }
 

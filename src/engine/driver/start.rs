@@ -43,7 +43,7 @@ pub(crate) fn spawn(
         queue = tracing::field::Empty,
         handler = tracing::field::Empty,
         attempt = tracing::field::Empty,
-        trace = start.seat.trace(),
+        trace_id = tracing::field::Empty,
     );
     let place = Place {
         shared: shared.clone(),
@@ -89,7 +89,15 @@ impl Place {
             Origin::Message(record, lane) => (Some(*record), Some(lane)),
             Origin::Ledger => (None, None),
         };
+        let said =
+            known.as_ref().and_then(|known| Some((known.trace.clone()?, known.execution.clone())));
         let mut record = stored.or(known)?;
+        // Its record may be older than traces, or be of a message without one.
+        if let Some((trace, execution)) = said
+            && execution == record.execution
+        {
+            record.trace.get_or_insert(trace);
+        }
         let lane = self.shared.lane(&record.queue).cloned().or(received_by)?;
         if record.status == Status::Claimed
             && record.owner.as_ref() != Some(&self.shared.ledger.me())
@@ -115,6 +123,9 @@ impl Place {
         span.record("execution", record.execution.as_str());
         span.record("queue", lane.name.as_str());
         span.record("handler", record.handler.as_deref().unwrap_or("none"));
+        if let Some(trace) = &record.trace {
+            span.record("trace_id", trace.trace_id());
+        }
         let parked = self.parked.take();
         let mut driver = Driver {
             policy: self.shared.policy(&lane, record.handler.as_deref()),
