@@ -133,7 +133,11 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let served =
         Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await.map(|server| {
             if let Some(server) = server {
-                tracing::info!(address = %server.address(), "the status server listens");
+                tracing::info!(
+                    event = "status_server_started",
+                    address = %server.address(),
+                    "the status server listens"
+                );
                 tasks.push(tokio::spawn(server.run(monitored.clone())));
             }
         });
@@ -184,7 +188,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
     }
-    tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
+    tracing::info!(
+        event = "worker_started",
+        worker = %me,
+        version = env!("CARGO_PKG_VERSION"),
+        "callbackd is up"
+    );
     manager.ready("polling").await;
 
     let reaping = async {
@@ -196,8 +205,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = stop() => {}
         () = &mut reaping => {}
         what = engine.broken() => {
-            tracing::error!(what, "the worker cannot continue and exits; its steps are resumed \
-                                   from the ledger after a restart");
+            tracing::error!(
+                event = "worker_broken",
+                what,
+                "the worker cannot continue and exits; its steps are resumed from the ledger after \
+                 a restart"
+            );
             return Err(DaemonError::Broken(what));
         }
         () = manager.watchdog(|| is_turning(&monitor)) => {}
@@ -278,10 +291,14 @@ fn log_remarks(loaded: &CheckedConfig) {
         let handlers = names.join(", ");
         match severity {
             Severity::Error => {
-                tracing::error!(handlers, "{text}; its steps wait until that is fixed");
+                tracing::error!(
+                    event = "handler_unusable",
+                    handlers,
+                    "{text}; its steps wait until that is fixed"
+                );
             }
-            Severity::Warning => tracing::warn!(handlers, "{text}"),
-            _ => tracing::info!(handlers, "{text}"),
+            Severity::Warning => tracing::warn!(event = "handler_doubtful", handlers, "{text}"),
+            _ => tracing::info!(event = "handler_remarked", handlers, "{text}"),
         }
     }
 }

@@ -33,6 +33,7 @@ pub(crate) async fn reap(shared: &Shared) {
         let wait = failures.another(AGAIN, fastrand::f64());
         if let Some(more) = shared.said.again("unreaped") {
             tracing::error!(
+                event = "leftovers_not_examined",
                 %error,
                 failures = failures.count(),
                 more,
@@ -92,6 +93,7 @@ async fn claims(shared: &Shared) -> Result<BTreeMap<WorkerId, Vec<CallbackToken>
 async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), LedgerError> {
     let record = record.after_crash(beside);
     tracing::warn!(
+        event = "run_interrupted",
         token = %record.token,
         handler = record.handler.as_deref().unwrap_or("none"),
         attempt = record.attempt,
