@@ -41,6 +41,6 @@ pub(super) async fn run(
         }
     };
     let daemon = Daemon::new(loaded).reloads(Reloads::new(requests, load));
-    daemon.run(stop).await.map_err(Failure::runtime)?;
+    daemon.run(stop).await?;
     Ok(ExitCode::SUCCESS)
 }

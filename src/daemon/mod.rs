@@ -57,6 +57,23 @@ pub enum DaemonError {
     Broken(String),
 }
 
+impl DaemonError {
+    /// The name of the condition, which has a code.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.event(),
+            #[cfg(feature = "dynamodb")]
+            Self::Table(_) => "table_unusable",
+            Self::Endpoint(aws::NoEndpoint::Region { .. }) => "region_missing",
+            Self::Endpoint(aws::NoEndpoint::Fips { .. }) => "fips_host_missing",
+            Self::Endpoint(aws::NoEndpoint::Bundle(_)) => "ca_bundle_unusable",
+            Self::Bind(_) => "status_address_unusable",
+            Self::Broken(_) => "worker_broken",
+        }
+    }
+}
+
 /// How long a drain may take beyond its timeout and the longest grace: a long poll, and the last
 /// calls.
 const LAST_WORDS: Duration = Duration::from_secs(35);
