@@ -66,6 +66,7 @@ static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {
     let certificates = rustls_native_certs::load_native_certs().certs;
     if certificates.is_empty() {
         tracing::error!(
+            event = "ca_certificates_missing",
             "this machine has no CA certificates (SSL_CERT_FILE, SSL_CERT_DIR, /etc/ssl/certs), so \
              no HTTPS connection can be made: install ca-certificates, or name a bundle with \
              AWS_CA_BUNDLE"

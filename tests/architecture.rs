@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, reason = "a test says what it expected")]
 
+#[path = "architecture/events.rs"]
+mod events;
 #[path = "architecture/scan.rs"]
 mod scan;
 

@@ -343,8 +343,12 @@ mod container {
             })
             .collect();
         assert_eq!(copied.len(), 1, "{copied:?}");
-        for needed in
-            copied.iter().map(String::as_str).chain(["Cargo.toml", "Cargo.lock", "src", "tests"])
+        let embedded = ["deploy/README.md", "deploy/messages.md"];
+        for needed in copied
+            .iter()
+            .map(String::as_str)
+            .chain(["Cargo.toml", "Cargo.lock", "src", "tests"])
+            .chain(embedded)
         {
             assert!(root.join(needed).exists(), "{needed} is in the repository");
             assert!(ignore.lines().any(|line| line == format!("!{needed}")), "{needed} is let in");

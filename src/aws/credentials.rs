@@ -100,9 +100,8 @@ impl CachedCredentials {
         if !underway && !due && !self.files_have_changed().await {
             return;
         }
-        if let Err(error) = self.attempt().await {
-            tracing::warn!(error = %with_causes(&error), "AWS credentials could not be renewed yet");
-        }
+        // A failure is logged by the attempt, which others may wait for as well.
+        let _ = self.attempt().await;
     }
 
     async fn get(&self) -> Result<Credentials, CredentialsError> {
@@ -112,11 +111,7 @@ impl CachedCredentials {
         match self.attempt().await {
             Ok(credentials) => Ok(credentials),
             Err(error) => match self.held().until_the_end((self.clock)()) {
-                Some(credentials) => {
-                    tracing::warn!(error = %with_causes(&error), "AWS credentials could not be renewed; \
-                        the old ones are used until they expire");
-                    Ok(credentials)
-                }
+                Some(credentials) => Ok(credentials),
                 None => Err(shared(&error)),
             },
         }
@@ -149,6 +144,17 @@ impl CachedCredentials {
                 held.attempt = None;
                 held.tried = clock();
                 held.failed = loaded.as_ref().err().cloned();
+                // Without any credentials the calls fail, and that is logged.
+                if let Some(error) =
+                    held.failed.as_ref().filter(|_| held.until_the_end(held.tried).is_some())
+                {
+                    tracing::warn!(
+                        event = "credentials_not_renewed",
+                        error = %with_causes(error),
+                        "AWS credentials could not be renewed; the old ones are used until they \
+                         expire"
+                    );
+                }
                 if let Ok(credentials) = &loaded {
                     held.credentials = Some(credentials.clone());
                     held.read_at = stamps;

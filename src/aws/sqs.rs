@@ -161,6 +161,7 @@ fn seconds(visibility: Duration) -> i32 {
 fn read(message: Message) -> Option<Received> {
     let (Some(id), Some(receipt_handle)) = (message.message_id, message.receipt_handle) else {
         tracing::warn!(
+            event = "message_incomplete",
             "SQS returned a message without an id or a receipt handle; it is left to its \
              visibility timeout"
         );

@@ -51,7 +51,7 @@ const UNSETTLED: [Status; 5] =
 pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let answer = answer(&arguments)?;
     let store = match Place::find(arguments.ledger.as_deref(), file).await? {
-        Place::File(path) => ledger::open_beside(&path).map_err(Failure::runtime)?,
+        Place::File(path) => ledger::open_beside(&path)?,
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => Arc::new(*table),
     };

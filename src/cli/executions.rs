@@ -13,6 +13,7 @@ use super::{Failure, plain, say};
 use crate::aws::{Clients, SageMaker};
 use crate::backoff::{Backoff, Failures};
 use crate::config::{Access, Config, RoleWithId};
+use crate::observe::events::coded;
 use crate::seam::{Fault, FaultKind, StepResult};
 use crate::step::ExecutionArn;
 
@@ -211,7 +212,18 @@ pub(super) async fn patiently<T>(
 }
 
 fn failed(what: &'static str) -> impl Fn(Fault) -> Failure {
-    move |fault| Failure::Runtime(format!("{what}: {fault}"))
+    move |fault| {
+        let event = match fault.kind {
+            FaultKind::Denied => "access_denied",
+            FaultKind::Misconfigured => "aws_misconfigured",
+            FaultKind::Transient => "aws_unreachable",
+            // What the service refuses, it says itself.
+            FaultKind::Refused | FaultKind::Stale => {
+                return Failure::runtime(format!("{what}: {fault}"));
+            }
+        };
+        Failure::Runtime(coded(format!("{what}: {fault}"), event))
+    }
 }
 
 /// The same for each attempt of one command; different for each command.

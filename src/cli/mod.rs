@@ -7,6 +7,7 @@ mod config;
 #[cfg(feature = "local")]
 mod demo;
 mod executions;
+mod explain;
 mod health;
 mod ledger;
 #[cfg(feature = "local")]
@@ -33,7 +34,10 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{CheckedConfig, Mistakes};
+use crate::daemon::DaemonError;
 use crate::handler::Registry;
+use crate::ledger::OpenError;
+use crate::observe::events::coded;
 use crate::{observe, orders};
 
 /// Answers Amazon SageMaker Pipelines' callback steps.
@@ -125,6 +129,9 @@ enum Command {
     /// Ask the daemon on this machine whether it is alive: the health check of a container. It asks
     /// the configured address.
     Health,
+    /// Explain a code (CBD101), an event of the log or an alert: what it means, what to look at,
+    /// what to do.
+    Explain(explain::Arguments),
     /// Print the configuration in force with secrets hidden, or its JSON Schema.
     Config(config::Arguments),
     /// Print the completions of these commands for a shell.
@@ -152,7 +159,19 @@ impl Failure {
 
 impl From<Mistakes> for Failure {
     fn from(mistakes: Mistakes) -> Self {
-        Self::Configuration(mistakes.to_string())
+        Self::Configuration(coded(mistakes, "config_invalid"))
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        Self::Runtime(coded(&error, error.event()))
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::Runtime(coded(&error, error.event()))
     }
 }
 
@@ -215,8 +234,10 @@ fn runtime() -> std::io::Result<Runtime> {
         let why = panic.payload_as_str().unwrap_or("it panicked");
         let remedy = "raise the limit of processes (TasksMax=, a container's pids limit, ulimit \
                       -u) or of memory";
-        let failure =
-            Failure::Runtime(format!("the runtime could not be started: {why}; {remedy}"));
+        let failure = Failure::Runtime(coded(
+            format!("the runtime could not be started: {why}; {remedy}"),
+            "threads_refused",
+        ));
         let _ = end(Err(failure));
         std::process::exit(1);
     }));
@@ -255,6 +276,7 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
         Command::Start(options) => executions::start(options, arguments.config.as_deref()).await,
         Command::Stop(options) => executions::stop(options, arguments.config.as_deref()).await,
         Command::Health => health::run(arguments.config.as_deref()).await,
+        Command::Explain(options) => explain::run(&options),
         Command::Config(options) => config::run(&options, arguments.config.as_deref()),
         Command::Completions(options) => manual::completions(&options),
         Command::Man(options) => manual::man(&options),
@@ -313,8 +335,10 @@ fn note(written: std::io::Result<()>) {
 fn printed() -> Result<(), Failure> {
     use std::io::Write;
     note(std::io::stdout().lock().flush());
-    let unwritten =
-        |error: &String| Failure::Runtime(format!("standard output could not be written: {error}"));
+    let unwritten = |error: &String| {
+        let text = format!("standard output could not be written: {error}");
+        Failure::Runtime(coded(text, "output_not_written"))
+    };
     UNWRITTEN.get().map_or(Ok(()), |error| Err(unwritten(error)))
 }
 

@@ -21,7 +21,7 @@ pub(super) async fn run(
     secrecy::keep();
     pages::keep_small();
     for warning in &loaded.warnings {
-        tracing::warn!("configuration: {warning}");
+        tracing::warn!(event = "config_doubtful", "configuration: {warning}");
     }
     raise_open_files(loaded.config.queues.iter().map(|queue| queue.concurrency).sum());
     let mut signals = Signals::listen().map_err(|error| {
@@ -34,13 +34,13 @@ pub(super) async fn run(
                 // If one is pending, it will read what this one would.
                 Asked::Reload => drop(reload.try_send(())),
                 asked => {
-                    tracing::info!(?asked, "told to stop");
+                    tracing::info!(event = "told_to_stop", ?asked, "told to stop");
                     break;
                 }
             }
         }
     };
     let daemon = Daemon::new(loaded).reloads(Reloads::new(requests, load));
-    daemon.run(stop).await.map_err(Failure::runtime)?;
+    daemon.run(stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -49,7 +49,7 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
     match place {
         Place::File(path) => {
             let mut printer = Printer::new(arguments, surroundings, Timestamp::now)?;
-            ledger::read(&path, |record| printer.show(record)).map_err(Failure::runtime)?;
+            ledger::read(&path, |record| printer.show(record))?;
             printer.end();
         }
         // Without their arguments and checkpoints.

@@ -58,6 +58,23 @@ pub enum DaemonError {
     Broken(String),
 }
 
+impl DaemonError {
+    /// The name of the condition, which has a code.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.event(),
+            #[cfg(feature = "dynamodb")]
+            Self::Table(_) => "table_unusable",
+            Self::Endpoint(aws::NoEndpoint::Region { .. }) => "region_missing",
+            Self::Endpoint(aws::NoEndpoint::Fips { .. }) => "fips_host_missing",
+            Self::Endpoint(aws::NoEndpoint::Bundle(_)) => "ca_bundle_unusable",
+            Self::Bind(_) => "status_address_unusable",
+            Self::Broken(_) => "worker_broken",
+        }
+    }
+}
+
 /// How long a drain may take beyond its timeout and the longest grace: a long poll, and the last
 /// calls.
 const LAST_WORDS: Duration = Duration::from_secs(35);
@@ -134,7 +151,11 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let served =
         Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await.map(|server| {
             if let Some(server) = server {
-                tracing::info!(address = %server.address(), "the status server listens");
+                tracing::info!(
+                    event = "status_server_started",
+                    address = %server.address(),
+                    "the status server listens"
+                );
                 tasks.push(tokio::spawn(server.run(monitored.clone())));
             }
         });
@@ -185,7 +206,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     if std::env::var_os("ECS_AGENT_URI").is_some() {
         tasks.push(protect(monitor.clone(), monitored.clone()));
     }
-    tracing::info!(worker = %me, version = env!("CARGO_PKG_VERSION"), "callbackd is up");
+    tracing::info!(
+        event = "worker_started",
+        worker = %me,
+        version = env!("CARGO_PKG_VERSION"),
+        "callbackd is up"
+    );
     manager.ready("polling").await;
 
     let reaping = async {
@@ -197,8 +223,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = stop() => {}
         () = &mut reaping => {}
         what = engine.broken() => {
-            tracing::error!(what, "the worker cannot continue and exits; its steps are resumed \
-                                   from the ledger after a restart");
+            tracing::error!(
+                event = "worker_broken",
+                what,
+                "the worker cannot continue and exits; its steps are resumed from the ledger after \
+                 a restart"
+            );
             return Err(DaemonError::Broken(what));
         }
         () = manager.watchdog(|| is_turning(&monitor)) => {}
@@ -279,10 +309,14 @@ fn log_remarks(loaded: &CheckedConfig) {
         let handlers = names.join(", ");
         match severity {
             Severity::Error => {
-                tracing::error!(handlers, "{text}; its steps wait until that is fixed");
+                tracing::error!(
+                    event = "handler_unusable",
+                    handlers,
+                    "{text}; its steps wait until that is fixed"
+                );
             }
-            Severity::Warning => tracing::warn!(handlers, "{text}"),
-            _ => tracing::info!(handlers, "{text}"),
+            Severity::Warning => tracing::warn!(event = "handler_doubtful", handlers, "{text}"),
+            _ => tracing::info!(event = "handler_remarked", handlers, "{text}"),
         }
     }
 }

@@ -32,9 +32,6 @@ impl Obedience {
         let (resumed, unreadable) = (BTreeSet::new(), BTreeSet::new());
         let mut obedience = Self { orders, resumed, unreadable, failing: false };
         let reading = obedience.read().await;
-        if reading.is_none() {
-            tracing::error!("the daemon starts without orders: a queue that was paused is polled");
-        }
         let reading = reading.unwrap_or_default();
         obedience.newly_resumed(&reading);
         let paused = paused(&reading);
@@ -74,8 +71,12 @@ impl Obedience {
 
     fn fail(&mut self, error: &OrderError) {
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::error!(%error, "orders to pause or resume queues cannot be read; what was \
-                read before stays in force: give the directory to the user of the daemon");
+            tracing::error!(
+                event = "orders_unreadable",
+                %error,
+                "orders to pause or resume queues cannot be read; those that were read before stay \
+                 in force: give the directory to the user of the daemon"
+            );
         }
     }
 
@@ -86,6 +87,7 @@ impl Obedience {
         for (path, why) in &reading.unreadable {
             if self.unreadable.insert(path.clone()) {
                 tracing::error!(
+                    event = "order_unreadable",
                     path = %path.display(),
                     why,
                     "an order to pause or resume a queue cannot be read and has no effect; give it \

@@ -33,7 +33,12 @@ pub(super) async fn open(
     if config.kind == ledger::Kind::Dynamodb {
         let table = clients.table(&config.table, config.retention).await?.for_lease(config.lease);
         Box::pin(table.open()).await?;
-        tracing::info!(table = table.name(), region = table.region(), "the ledger is in DynamoDB");
+        tracing::info!(
+            event = "table_opened",
+            table = table.name(),
+            region = table.region(),
+            "the ledger is in DynamoDB"
+        );
         return Ok(Arc::new(table));
     }
     #[cfg(not(feature = "dynamodb"))]
@@ -45,8 +50,12 @@ pub(super) async fn open(
     let opened = if let Ok(opened) = timeout(SOON, &mut opening).await {
         opened
     } else {
-        tracing::info!(path = %path.display(), bytes = Sqlite::sizes(&path).0, "the ledger is \
-            checked before it is used");
+        tracing::info!(
+            event = "ledger_check_started",
+            path = %path.display(),
+            bytes = Sqlite::sizes(&path).0,
+            "the ledger is checked before it is used"
+        );
         let before = AtomicU64::new(u64::MAX);
         let goes_on = || {
             let now = progress.load(Ordering::Relaxed);

@@ -66,6 +66,7 @@ impl<'a> Reloading<'a> {
             };
             if let Err(error) = &taken_over {
                 tracing::error!(
+                    event = "reload_refused",
                     error,
                     "the configuration is not reloaded: the old one stays in force"
                 );
@@ -89,15 +90,20 @@ impl<'a> Reloading<'a> {
         self.settings.reload(&config.queues, &config.handlers);
         self.config = config;
         for warning in &loaded.warnings {
-            tracing::warn!("configuration: {warning}");
+            tracing::warn!(event = "config_doubtful", "configuration: {warning}");
         }
         if !needs_restart.is_empty() {
             tracing::warn!(
+                event = "reload_needs_restart",
                 keys = needs_restart.join(", "),
                 "these changes of the configuration take effect at the next start"
             );
         }
-        tracing::info!(changed = changed.join(", "), "the configuration is reloaded");
+        tracing::info!(
+            event = "config_reloaded",
+            changed = changed.join(", "),
+            "the configuration is reloaded"
+        );
         Ok(())
     }
 }

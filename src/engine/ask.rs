@@ -30,8 +30,12 @@ pub(crate) async fn step(
                 let wait = failures.another(BACKOFF, fastrand::f64());
                 if failures.count() == TRIES || fault.kind != FaultKind::Transient {
                     if let Some(more) = lane.said.again("unasked") {
-                        tracing::warn!(error = %fault, more, "SageMaker did not return the step's \
-                            status");
+                        tracing::warn!(
+                            event = "status_not_returned",
+                            error = %fault,
+                            more,
+                            "SageMaker did not return the step's status"
+                        );
                     }
                     return Answer::Unknown(fault.detail);
                 }

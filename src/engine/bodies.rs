@@ -14,8 +14,13 @@ impl Bodies for Shared {
                 Ok(stored) => stored?,
                 Err(error) => {
                     if let Some(more) = self.said.again("not copied") {
-                        tracing::warn!(%token, %error, more, "a message cannot be replaced by a \
-                            fresh copy yet");
+                        tracing::warn!(
+                            event = "copy_not_rebuilt",
+                            %token,
+                            %error,
+                            more,
+                            "a message cannot be replaced by a fresh copy yet"
+                        );
                     }
                     return None;
                 }

@@ -95,6 +95,7 @@ fn refuse(shared: &Shared, lane: &Lane, received: &Received, why: &str) {
     shared.observer.observe(Observation::Unreadable { queue: &lane.name });
     if lane.complaints.is_new(&received.id) {
         tracing::warn!(
+            event = "message_not_accepted",
             queue = lane.name,
             message_id = received.id,
             receives = received.receives,

@@ -19,6 +19,7 @@ pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl A
     }
     shared.phases.enter(Phase::Draining);
     tracing::info!(
+        event = "drain_started",
         steps = shared.steps.len(),
         "draining: no new steps are accepted; waiting for running ones"
     );
@@ -26,6 +27,7 @@ pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl A
     if shared.steps.len() > 0 && !hurried {
         let grace = shared.handlers.longest_grace() + MARGIN;
         tracing::info!(
+            event = "drain_timed_out",
             steps = shared.steps.len(),
             ?grace,
             "the drain timeout is over: running steps are told to end"
@@ -35,7 +37,7 @@ pub(crate) async fn drain(shared: &Shared, patience: Duration, mut hurry: impl A
     }
     let left = shared.steps.len();
     if left > 0 {
-        tracing::warn!(steps = left, "releasing the remaining steps");
+        tracing::warn!(event = "steps_released", steps = left, "releasing the remaining steps");
     }
     shared.phases.enter(Phase::Leaving);
     shared.steps.none_left().await;

@@ -1,6 +1,7 @@
 //! Wakes parked steps when they or their handlers are due, when the worker's phase changes, and
 //! when the clock was set.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -93,12 +94,14 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
         let by = now - std::mem::replace(&mut correction, now);
         if slept > LATE {
             tracing::warn!(
+                event = "machine_suspended",
                 ?slept,
                 "the machine was suspended; limits that expired meanwhile count as reached"
             );
         }
         if !by.is_zero() {
             tracing::warn!(
+                event = "clock_set",
                 by = crate::duration::text(Duration::from_secs(by.unsigned_abs().as_secs())),
                 ahead = by.is_positive(),
                 "{} was set; the remaining time of each limit is unchanged",
@@ -125,9 +128,17 @@ pub(crate) async fn keep_names(shared: &Shared) {
 
 async fn rename(shared: &Shared) {
     if let Err(error) = shared.ledger.rename().await {
-        tracing::warn!(%error, "the ledger's records keep the old clock's times until they are \
-                                next written");
+        names_are_old(&error);
     }
+}
+
+/// The clock was set, and the ledger did not take over the new times.
+pub(crate) fn names_are_old(error: impl Display) {
+    tracing::warn!(
+        event = "times_not_renewed",
+        %error,
+        "the ledger's records keep the old clock's times until they are next written"
+    );
 }
 
 /// Wakes the steps that wait for an impaired handler, until dropped: all of them if it works again,

@@ -41,6 +41,7 @@ pub(super) async fn examine(shared: &Shared) {
             Err(fault) => {
                 if let Some(more) = lane.said.again("evidence") {
                     tracing::warn!(
+                        event = "end_not_known",
                         queue = lane.name,
                         error = %fault,
                         more,
@@ -60,6 +61,7 @@ fn is_polled(polls: &Polls) -> bool {
 
 fn tell(queue: &str, token: &CallbackToken, orphan: &Orphan) {
     tracing::error!(
+        event = "step_answered_elsewhere",
         queue,
         %token,
         execution = %orphan.execution,

@@ -100,6 +100,7 @@ impl Impaired {
                 table.ailing.entry(handler.to_owned()).or_insert_with(|| Ailment::new(what));
             if let Some(wait) = ailment.strike(what, error) {
                 tracing::error!(
+                    event = "handler_impaired",
                     handler,
                     what,
                     error,
@@ -125,8 +126,13 @@ impl Impaired {
             table.release(handler)
         });
         if let Some(ailment) = over {
-            tracing::info!(handler, what = ailment.what, after = ?ailment.since.elapsed(), "the \
-                handler works again");
+            tracing::info!(
+                event = "handler_recovered",
+                handler,
+                what = ailment.what,
+                after = ?ailment.since.elapsed(),
+                "the handler works again"
+            );
             self.0.over.notify_waiters();
         }
     }
@@ -213,6 +219,7 @@ impl Impaired {
             if let Some(ailment) = self.0.change(|table| table.release(&handler)) {
                 let (what, after) = (ailment.what, ailment.since.elapsed());
                 tracing::info!(
+                    event = "handler_assumed_recovered",
                     handler,
                     what,
                     ?after,

@@ -30,11 +30,16 @@ impl Intake {
             }
             if pause {
                 tracing::warn!(
+                    event = "queue_paused",
                     queue = lane.name,
                     "the queue is paused: nothing is received from it; steps in hand go on"
                 );
             } else {
-                tracing::info!(queue = lane.name, "the queue is polled again");
+                tracing::info!(
+                    event = "queue_resumed",
+                    queue = lane.name,
+                    "the queue is polled again"
+                );
             }
         }
     }
@@ -44,6 +49,7 @@ impl Intake {
         let Some(lane) = self.0.lane(queue) else { return };
         for handler in self.0.limits.close(lane.routes().handlers()) {
             tracing::info!(
+                event = "breaker_reset",
                 handler,
                 queue = lane.name,
                 "the pause of the handler is ended by order: its steps are started as usual"

@@ -30,8 +30,12 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             Ok(Renewed::Lost) => lose(&shared, "another worker has taken over its steps"),
             Err(error) => {
                 if let Some(more) = shared.said.again("unrenewed") {
-                    tracing::warn!(%error, more, "the worker's lease in the ledger is not renewed; \
-                        that is tried again");
+                    tracing::warn!(
+                        event = "lease_not_renewed",
+                        %error,
+                        more,
+                        "the worker's lease in the ledger is not renewed; that is tried again"
+                    );
                 }
             }
         }
@@ -64,6 +68,7 @@ async fn renewed(shared: &Shared) -> Result<Renewed, LedgerError> {
 
 fn lose(shared: &Shared, why: &str) {
     tracing::error!(
+        event = "lease_lost",
         why,
         "the worker's lease in the ledger is lost: its runs are cancelled, because other workers \
          may start their steps"

@@ -256,6 +256,7 @@ impl Limits {
         let pause = crate::duration::text(pause);
         match change {
             Change::Opened(failed) => tracing::error!(
+                event = "breaker_opened",
                 handler,
                 failed,
                 pause,
@@ -263,12 +264,17 @@ impl Limits {
                  handler is started for the pause; `callbackd resume QUEUE` ends it"
             ),
             Change::Again => {
-                tracing::warn!(handler, pause, "the step that was tried has failed: another pause");
+                tracing::warn!(
+                    event = "breaker_reopened",
+                    handler,
+                    pause,
+                    "the step that was tried has failed: another pause"
+                );
             }
             Change::Closed => tracing::info!(
+                event = "breaker_closed",
                 handler,
-                "a step of the handler has succeeded: its \
-                steps are started as usual"
+                "a step of the handler has succeeded: its steps are started as usual"
             ),
         }
     }
@@ -393,7 +399,11 @@ impl Berth {
         if self.begun.replace(now).is_none() && self.want == Want::Start {
             self.inner.change(&self.handler, |bound| bound.begin(now));
             if self.trial {
-                tracing::info!(handler = self.handler, "the handler is tried with one step");
+                tracing::info!(
+                    event = "breaker_tried",
+                    handler = self.handler,
+                    "the handler is tried with one step"
+                );
             }
         }
     }

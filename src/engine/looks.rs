@@ -32,6 +32,7 @@ impl Looks for Watching {
                 Err(fault) => {
                     if let Some(more) = lane.said.again("watch") {
                         tracing::warn!(
+                            event = "execution_not_described",
                             %execution,
                             error = %fault,
                             more,
@@ -55,6 +56,7 @@ impl Looks for Watching {
                 Err(fault) => {
                     if let Some(more) = lane.said.again("list") {
                         tracing::warn!(
+                            event = "steps_not_listed",
                             %execution,
                             error = %fault,
                             more,

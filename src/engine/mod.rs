@@ -251,16 +251,18 @@ impl Engine {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
         if timeout(LAST_CALLS, due::keep_names(&self.shared)).await.is_err() {
-            tracing::warn!("the wall clock was set, and the ledger did not accept the new times");
+            due::names_are_old("the ledger did not answer in time");
         }
         if !matches!(timeout(LAST_CALLS, self.shared.ledger.resign()).await, Ok(Ok(()))) {
             tracing::warn!(
+                event = "lease_not_ended",
                 "the worker's lease in the ledger could not be ended; it ends by itself"
             );
         }
         // Whatever an open poll brings is given back.
         if timeout_at(last_poll, join(&mut self.pollers)).await.is_err() {
             tracing::warn!(
+                event = "last_poll_unanswered",
                 "a queue did not answer its last poll; messages that it may still return become \
                  visible after their visibility timeout"
             );
@@ -272,12 +274,13 @@ impl Engine {
         }
         if timeout(LAST_CALLS, join(&mut self.keepers)).await.is_err() {
             tracing::warn!(
+                event = "messages_left_behind",
                 "messages could not be deleted or given back in time; they become visible after \
                  their visibility timeout"
             );
             self.keepers.shutdown().await;
         }
-        tracing::info!("drained");
+        tracing::info!(event = "drain_ended", "drained");
     }
 
     /// What can be observed while it works and drains; it does not keep the engine alive.

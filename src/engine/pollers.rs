@@ -163,6 +163,7 @@ impl Pollers<'_> {
         let Some(spent) = self.shared.bodies.spent(self.lane.index) else { return };
         if let Some(more) = self.lane.said.again("bodies") {
             tracing::warn!(
+                event = "memory_budget_used",
                 queue = self.lane.name,
                 bytes = spent.by_queue,
                 bytes_of_all_queues = spent.by_all,
@@ -219,6 +220,7 @@ impl Pollers<'_> {
                 let cause = if fault.kind == FaultKind::Denied { "denied" } else { "unpolled" };
                 if let Some(more) = self.lane.said.again(cause) {
                     tracing::warn!(
+                        event = "queue_poll_failed",
                         queue = self.lane.name,
                         error = %fault,
                         failures = self.failures.count(),

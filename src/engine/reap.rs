@@ -33,6 +33,7 @@ pub(crate) async fn reap(shared: &Shared) {
         let wait = failures.another(AGAIN, fastrand::f64());
         if let Some(more) = shared.said.again("unreaped") {
             tracing::error!(
+                event = "leftovers_not_examined",
                 %error,
                 failures = failures.count(),
                 more,
@@ -94,6 +95,7 @@ async fn judge(shared: &Shared, record: Record, beside: Beside) -> Result<(), Le
     let mut record = record.after_crash(beside);
     record.remember(&before, shared.clock.now());
     tracing::warn!(
+        event = "run_interrupted",
         token = %record.token,
         handler = record.handler.as_deref().unwrap_or("none"),
         attempt = record.attempt,

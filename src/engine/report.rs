@@ -17,14 +17,19 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
     match fault.kind {
         FaultKind::Refused | FaultKind::Stale => {
             if let Some(more) = lane.said.again("refused") {
-                tracing::warn!(error = %fault, more, "SageMaker refused the report; asking where \
-                    the step stands");
+                tracing::warn!(
+                    event = "report_refused",
+                    error = %fault,
+                    more,
+                    "SageMaker refused the report; asking where the step stands"
+                );
             }
             Event::ReportRefused(fault.detail)
         }
         FaultKind::Denied => {
             if let Some(more) = lane.said.again("denied") {
                 tracing::error!(
+                    event = "report_denied",
                     error = %fault,
                     more,
                     "no permission to report the outcome, so the pipeline waits: allow \
@@ -36,6 +41,7 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
         FaultKind::Misconfigured => {
             if let Some(more) = lane.said.again("misconfigured") {
                 tracing::error!(
+                    event = "report_misdirected",
                     error = %fault,
                     more,
                     "the credentials or the endpoint are wrong, so the outcome is not reported and \
@@ -46,8 +52,12 @@ pub(crate) async fn once(lane: &Lane, record: &Record) -> Event {
         }
         FaultKind::Transient => {
             if let Some(more) = lane.said.again("unreported") {
-                tracing::warn!(error = %fault, more, "the outcome could not be reported yet; it is \
-                    sent again");
+                tracing::warn!(
+                    event = "report_failed",
+                    error = %fault,
+                    more,
+                    "the outcome could not be reported yet; it is sent again"
+                );
             }
             Event::ReportFailed { denied: false, detail: fault.detail }
         }

@@ -206,7 +206,13 @@ impl CheckpointSink for ToDriver {
         }
         let Progress { fraction, text } = &next.progress;
         match logs.then(|| self.shared.progress_lines.take()).flatten() {
-            Some(more) => tracing::info!(fraction, text, more, "the step makes progress"),
+            Some(more) => tracing::info!(
+                event = "progress_made",
+                fraction,
+                text,
+                more,
+                "the step makes progress"
+            ),
             None => tracing::debug!(fraction, text, "the step makes progress"),
         }
     }
@@ -218,6 +224,7 @@ impl CheckpointSink for ToDriver {
             Some((what, error)) if self.cleanup => {
                 if let Some(more) = self.shared.said.again("cleanup hindered") {
                     tracing::error!(
+                        event = "cleanup_impaired",
                         handler = self.handler,
                         what,
                         error,

@@ -20,7 +20,7 @@ use super::fleet::Fleet;
 use super::inbox::{Absent, Input};
 use super::shared::Shared;
 use super::watch::Kind;
-use crate::ledger::{Filter, Outline};
+use crate::ledger::{Filter, LedgerError, Outline};
 use crate::lifecycle::{Event, Status};
 use crate::step::CallbackToken;
 
@@ -133,9 +133,7 @@ impl Sweep {
                     self.unread = self.unread.max(Some(Extent::Share));
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "the workers of the ledger could not be listed");
-            }
+            Err(error) => self.unlisted("workers", &error),
         }
         for (extent, due) in self.due.iter_mut().filter(|(_, due)| *due <= now) {
             self.unread = self.unread.max(Some(*extent));
@@ -169,7 +167,7 @@ impl Sweep {
             let page = match self.shared.ledger.outlines(filter.clone()).await {
                 Ok(page) => page,
                 Err(error) => {
-                    tracing::warn!(%error, "the ledger could not be looked through");
+                    self.unlisted("steps", &error);
                     return false;
                 }
             };
@@ -205,6 +203,7 @@ impl Sweep {
         let Some(lane) = self.shared.lane(&step.queue).cloned() else {
             if self.unknown.insert(step.queue.as_str().to_owned()) {
                 tracing::warn!(
+                    event = "queue_not_configured",
                     token = %step.token,
                     queue = step.queue.as_str(),
                     "the ledger holds steps of a queue that is not configured; configure it again \
@@ -245,6 +244,7 @@ impl Sweep {
         for (handler, steps) in self.shared.missing.counts() {
             if self.missing.insert(handler.clone()) {
                 tracing::warn!(
+                    event = "handler_not_configured",
                     handler = &*handler,
                     steps,
                     "the ledger holds unfinished steps of a handler that is not configured; they \
@@ -267,8 +267,13 @@ impl Sweep {
             if self.shared.resumes(lane) {
                 self.shared.orphans.resumed(&token);
                 if let Some(more) = lane.said.again("without message") {
-                    tracing::warn!(%token, queue = lane.name, more, "the step's message has not \
-                        come back; the step is resumed from the ledger");
+                    tracing::warn!(
+                        event = "step_resumed_without_message",
+                        %token,
+                        queue = lane.name,
+                        more,
+                        "the step's message has not come back; the step is resumed from the ledger"
+                    );
                 }
                 wake(&self.shared, &token, Input::Event(Event::Found), Absent::Start).await;
             } else if self.said.insert(token) {
@@ -282,10 +287,24 @@ impl Sweep {
                 "set exclusive = true if no other worker reads this queue"
             };
             tracing::warn!(
+                event = "steps_without_message",
                 queue = lane.name,
                 steps = count,
                 "steps in the ledger have no message on the queue, and another worker may have \
                  them; this worker does not start them: `callbackd steps` shows them; {remedy}"
+            );
+        }
+    }
+
+    /// A ledger that cannot be reached fails all lists, of which each sweep makes several.
+    fn unlisted(&self, what: &str, error: &LedgerError) {
+        if let Some(more) = self.shared.said.again("unlisted") {
+            tracing::warn!(
+                event = "ledger_not_listed",
+                what,
+                %error,
+                more,
+                "the ledger could not be listed; that is tried again"
             );
         }
     }
@@ -295,8 +314,16 @@ impl Sweep {
         let Ok(before) = self.shared.clock.now().checked_sub(kept) else { return };
         match self.shared.ledger.purge(before).await {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "removed settled steps older than the retention"),
-            Err(error) => tracing::warn!(%error, "old records could not be removed"),
+            Ok(count) => tracing::info!(
+                event = "records_removed",
+                count,
+                "removed settled steps older than the retention"
+            ),
+            Err(error) => tracing::warn!(
+                event = "records_not_removed",
+                %error,
+                "old records could not be removed"
+            ),
         }
     }
 }

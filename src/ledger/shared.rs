@@ -244,8 +244,14 @@ impl Ledger {
             if let (Put::Done, Some(owner), Some(workers)) = (put, flag, store.workers())
                 && let Err(error) = workers.flag(&owner, &token).await
             {
-                tracing::warn!(%token, owner = %owner, %error, "the owner of the step was not told \
-                    of its stop; it finds out by its own stop watch, or with its next write");
+                tracing::warn!(
+                    event = "owner_not_told",
+                    %token,
+                    owner = %owner,
+                    %error,
+                    "the owner of the step was not told of its stop; it finds out by its own stop \
+                     watch, or with its next write"
+                );
             }
             Ok(put)
         })
@@ -264,8 +270,11 @@ async fn fenced(
     match put {
         Put::Done => {
             leases.fenced(worker);
-            tracing::warn!(%worker, "a worker of this ledger has not renewed its lease; its steps \
-                are taken over");
+            tracing::warn!(
+                event = "worker_fenced",
+                %worker,
+                "a worker of this ledger has not renewed its lease; its steps are taken over"
+            );
         }
         Put::Changed => leases.changed(worker),
     }

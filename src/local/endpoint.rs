@@ -101,7 +101,7 @@ impl Endpoint {
     pub async fn shutdown(self) {
         drop(self.stopping);
         if let Err(error) = self.serving.await {
-            tracing::error!(%error, "the local endpoint's server broke");
+            tracing::error!(event = "endpoint_broke", %error, "the local endpoint's server broke");
         }
     }
 }

@@ -55,7 +55,11 @@ pub(super) async fn serve(
                 });
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "the local endpoint could not accept a connection");
+                tracing::warn!(
+                    event = "endpoint_accept_failed",
+                    %error,
+                    "the local endpoint could not accept a connection"
+                );
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -76,7 +80,11 @@ pub(super) async fn serve(
 
 fn tell(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a connection of the local endpoint broke");
+        tracing::error!(
+            event = "endpoint_connection_broke",
+            %error,
+            "a connection of the local endpoint broke"
+        );
     }
 }
 

@@ -18,6 +18,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::causes::with_causes;
+use crate::observe::events::{Code, OTHER_CRATE, code_of};
 
 /// The maximum size of one value in a line in bytes, including escapes.
 const MAX_VALUE: usize = 16 * 1024;
@@ -61,6 +62,7 @@ pub(super) fn gap(form: Form, dropped: u64) -> String {
         at: Timestamp::now(),
         level: Level::WARN,
         target: module_path!().to_owned(),
+        event: Some("log_lines_dropped".to_owned()),
         message: text.to_owned(),
         fields,
     }
@@ -101,13 +103,14 @@ where
         fields.text = Text::Awaited;
         event.record(&mut fields);
         let level = *event.metadata().level();
+        // Events from the `log` crate have their own.
+        let target =
+            fields.take("log.target").unwrap_or_else(|| event.metadata().target().to_owned());
         let line = Line {
             at: Timestamp::now(),
             level,
-            // Events from the `log` crate have their own.
-            target: fields
-                .take("log.target")
-                .unwrap_or_else(|| event.metadata().target().to_owned()),
+            event: fields.event(&target),
+            target,
             message: fields.text.take(),
             fields,
         };
@@ -119,11 +122,18 @@ struct Line {
     at: Timestamp,
     level: Level,
     target: String,
+    /// Its stable name; a line of ours below `info` may have none.
+    event: Option<String>,
     message: String,
     fields: Fields,
 }
 
 impl Line {
+    /// What to look it up by, if it warns of something.
+    fn code(&self) -> Option<Code> {
+        code_of(self.event.as_deref()?).filter(|_| self.level <= Level::WARN)
+    }
+
     fn written(&self, form: Form) -> String {
         let mut out = String::with_capacity(256);
         match form {
@@ -141,11 +151,18 @@ impl Line {
             self.at, self.level
         );
         push_quoted(out, &self.target);
+        if let Some(event) = &self.event {
+            out.push_str(",\"event\":");
+            push_quoted(out, event);
+        }
+        if let Some(code) = self.code() {
+            let _ = write!(out, ",\"code\":\"{code}\"");
+        }
         out.push_str(",\"message\":");
         push_quoted(out, &self.message);
         for (name, value) in &self.fields.all {
             out.push(',');
-            if matches!(*name, "timestamp" | "level" | "target") {
+            if matches!(*name, "timestamp" | "level" | "target" | "event" | "code") {
                 push_quoted(out, &format!("field_{name}"));
             } else {
                 push_quoted(out, name);
@@ -166,6 +183,9 @@ impl Line {
         push_escaped(out, &self.target, Escape::Controls);
         let _ = write!(out, ":{plain} ");
         push_escaped(out, &self.message, Escape::Controls);
+        if let Some(code) = self.code() {
+            let _ = write!(out, " {dim}[{code}]{plain}");
+        }
         for (name, value) in &self.fields.all {
             let _ = write!(out, " {dim}");
             push_escaped(out, name, Escape::Controls);
@@ -247,6 +267,12 @@ impl Fields {
         for (name, value) in &others.all {
             self.set(name, value.clone());
         }
+    }
+
+    /// The event of a line of ours. Other crates may have a field of this name, which stays one.
+    fn event(&mut self, target: &str) -> Option<String> {
+        let ours = target.split("::").next() == module_path!().split("::").next();
+        if ours { self.take("event") } else { Some(OTHER_CRATE.to_owned()) }
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
@@ -506,6 +532,28 @@ mod tests {
                 serde_json::from_str::<serde_json::Value>(&line).is_ok()
             );
         }
+    }
+
+    #[test]
+    fn a_line_has_its_event_and_what_warns_a_code_to_look_up() {
+        let act = || tracing::warn!(event = "queue_poll_failed", code = "FORGED", "m");
+        let line = logged(Form::Json, act);
+        let at = format!(
+            "\"target\":\"{}\",\"event\":\"queue_poll_failed\",\"code\":\"CBD101\",\"message\"",
+            module_path!()
+        );
+        assert!(line.contains(&at) && line.contains("\"field_code\":\"FORGED\""), "{line}");
+        assert!(logged(TEXT, act).contains(": m [CBD101] code=FORGED"));
+        // The same condition, told only for information.
+        let line = json_line(|| info!(event = "queue_poll_failed", "m"));
+        assert_eq!((line["event"].as_str(), line.get("code")), (Some("queue_poll_failed"), None));
+    }
+
+    #[test]
+    fn a_line_of_another_crate_says_so_and_keeps_its_own_event() {
+        let line = json_line(|| tracing::warn!(target: "greeter::x", event = "panicked", "m"));
+        assert_eq!(line["event"], OTHER_CRATE);
+        assert_eq!((&line["code"], &line["field_event"]), (&json!("CBD620"), &json!("panicked")));
     }
 
     #[test]

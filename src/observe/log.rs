@@ -180,7 +180,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    tracing::error!(location, backtrace, "panicked: {text}");
+    tracing::error!(event = "panicked", location, backtrace, "panicked: {text}");
 }
 
 fn is_level(word: &str) -> bool {

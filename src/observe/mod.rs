@@ -4,6 +4,7 @@
 //! through [`server::Source`].
 
 mod connections;
+pub mod events;
 mod labels;
 mod ledger_size;
 pub mod line;

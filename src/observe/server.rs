@@ -159,8 +159,12 @@ impl Server {
         let address = listener.local_addr().map_err(refused)?;
         let loopback = address.ip().is_loopback();
         if !loopback {
-            tracing::warn!(%address, "the status server is open to everyone who can reach this \
-                                      address, without a password");
+            tracing::warn!(
+                event = "status_server_open",
+                %address,
+                "the status server is open to everyone who can reach this address, without a \
+                 password"
+            );
         }
         let router = router(Shared { source, metrics, loopback });
         Ok(Some(Self { listener, address, router }))

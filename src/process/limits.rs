@@ -16,10 +16,17 @@ pub fn raise_open_files(programs: usize) {
     if soft < granted
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, granted, hard)
     {
-        tracing::warn!(%error, soft, granted, "the limit of open files could not be raised");
+        tracing::warn!(
+            event = "open_files_not_raised",
+            %error,
+            soft,
+            granted,
+            "the limit of open files could not be raised"
+        );
     }
     if hard < wanted {
         tracing::warn!(
+            event = "open_files_limited",
             hard,
             wanted,
             "the hard limit of open files is less than `concurrency` may need; raise it \

@@ -70,8 +70,12 @@ pub async fn hold_while_running(running: watch::Receiver<usize>) {
     match EcsAgent::at(&base.to_string_lossy()) {
         Ok(agent) => hold(&agent, running).await,
         Err(error) => {
-            tracing::warn!(%error, uri = ?base, "ECS_AGENT_URI cannot be used: the task is not \
-                protected from scale-in");
+            tracing::warn!(
+                event = "protection_unavailable",
+                %error,
+                uri = ?base,
+                "ECS_AGENT_URI cannot be used: the task is not protected from scale-in"
+            );
         }
     }
 }
@@ -95,6 +99,7 @@ pub async fn hold(agent: &impl Agent, mut running: watch::Receiver<usize>) {
     };
     if timeout(LAST_PATIENCE, let_go).await.is_err() {
         tracing::warn!(
+            event = "protection_not_released",
             "ECS task protection could not be released; it ends with the task, or after an hour"
         );
     }
@@ -135,11 +140,16 @@ async fn ask(agent: &impl Agent, hold: &mut Hold, protected: bool) {
     let done = agent.set(protected).await;
     hold.answered(protected, done.is_ok(), Instant::now());
     match done {
-        Ok(()) if before > 0 => tracing::info!(protected, "ECS task protection works again"),
+        Ok(()) if before > 0 => tracing::info!(
+            event = "protection_recovered",
+            protected,
+            "ECS task protection works again"
+        ),
         Ok(()) => tracing::debug!(protected, "set ECS task protection"),
         // Logged once for consecutive failures.
         Err(error) if before == 0 => {
             tracing::warn!(
+                event = "protection_failed",
                 protected,
                 error,
                 "ECS task protection could not be set; it is tried again; steps run meanwhile"

@@ -6,7 +6,10 @@ use nix::sys::prctl;
 /// `mem`, ptrace), including handlers' programs. The price is core dumps. Root is not refused.
 pub fn keep() {
     if let Err(error) = prctl::set_dumpable(false) {
-        tracing::warn!(%error, "other processes of this user can read the daemon's environment and \
-                                memory");
+        tracing::warn!(
+            event = "memory_readable",
+            %error,
+            "other processes of this user can read the daemon's environment and memory"
+        );
     }
 }

@@ -80,7 +80,10 @@ impl Signals {
     pub async fn next_end(&mut self) -> Asked {
         loop {
             match self.next().await {
-                Asked::Reload => tracing::info!("SIGHUP is ignored: there is nothing to reload"),
+                Asked::Reload => tracing::info!(
+                    event = "reload_ignored",
+                    "SIGHUP is ignored: there is nothing to reload"
+                ),
                 asked => return asked,
             }
         }
@@ -94,8 +97,10 @@ impl Signals {
                 Some(()) = self.interrupt.recv() => return Asked::Interrupt,
                 Some(()) = self.quit.recv() => return Asked::Quit,
                 Some(()) = self.hangup.recv() => return Asked::Reload,
-                number = any(&mut self.ignored) => tracing::info!("{number} is ignored; SIGTERM \
-                    ends the worker"),
+                number = any(&mut self.ignored) => tracing::info!(
+                    event = "signal_ignored",
+                    "{number} is ignored; SIGTERM ends the worker"
+                ),
             }
         }
     }

@@ -38,9 +38,14 @@ impl Manager {
     fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let socket = variable("NOTIFY_SOCKET").and_then(|name| {
             address(&name)
-                .inspect_err(
-                    |error| tracing::warn!(socket = ?name, %error, "systemd cannot be notified"),
-                )
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        event = "systemd_unavailable",
+                        socket = ?name,
+                        %error,
+                        "systemd cannot be notified"
+                    )
+                })
                 .ok()
         });
         let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
@@ -121,11 +126,14 @@ impl Manager {
             match (was_alive, alive) {
                 (true, false) => {
                     tracing::error!(
+                        event = "watchdog_withheld",
                         withheld = message,
                         "the engine makes no progress: no watchdog notifications are sent"
                     );
                 }
-                (false, true) => tracing::info!("the engine makes progress again"),
+                (false, true) => {
+                    tracing::info!(event = "watchdog_resumed", "the engine makes progress again")
+                }
                 _ => {}
             }
             if alive {
@@ -140,7 +148,12 @@ impl Manager {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Err(error) = sent {
-            tracing::warn!(%error, datagram = message, "systemd could not be notified");
+            tracing::warn!(
+                event = "systemd_not_notified",
+                %error,
+                datagram = message,
+                "systemd could not be notified"
+            );
         }
     }
 }

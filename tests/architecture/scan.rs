@@ -26,7 +26,7 @@ impl Code {
             {
                 test_modules.push(name.trim().to_owned());
             }
-            let blank: String = item.chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+            let blank = blanked(item);
             text.replace_range(at..end, &blank);
             from = at + blank.len();
         }
@@ -46,6 +46,11 @@ impl Code {
 
     pub fn line(&self, at: usize) -> usize {
         self.text[..at].matches('\n').count() + 1
+    }
+
+    /// Where a slice of the text begins; the source has what it stands for at the same place.
+    pub fn place(&self, slice: &str) -> usize {
+        slice.as_ptr() as usize - self.text.as_ptr() as usize
     }
 
     /// The calls of a macro, under whatever path: the line of each, and its arguments.
@@ -146,11 +151,16 @@ fn without_comments_and_texts(source: &str) -> String {
         if keep {
             out.push_str(token);
         } else {
-            out.extend(token.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+            out += &blanked(token);
         }
         rest = after;
     }
     out
+}
+
+/// As many bytes, so that all that follows keeps its place.
+fn blanked(token: &str) -> String {
+    token.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 
 fn block_comment(rest: &str) -> usize {

@@ -105,11 +105,19 @@ pub(super) fn remove(directory: &Path) {
     let directory = directory.display();
     match removed {
         Ok(()) => {
-            tracing::info!(%directory, "removed what a killed worker had left of a settled step");
+            tracing::info!(
+                event = "leftovers_removed",
+                %directory,
+                "removed what a killed worker had left of a settled step"
+            );
         }
         Err(error) => {
-            tracing::warn!(%directory, %error, "what a killed worker had left of a settled step \
-                                                could not be removed");
+            tracing::warn!(
+                event = "leftovers_not_removed",
+                %directory,
+                %error,
+                "what a killed worker had left of a settled step could not be removed"
+            );
         }
     }
 }

@@ -126,7 +126,7 @@ impl<'a> Checkpoint<'a> {
     /// What the file holds now can never be saved.
     fn unkept(&mut self, why: String) -> LookAgain {
         if self.unkept.as_ref() != Some(&why) {
-            tracing::warn!("{why}; one that was saved before is kept");
+            tracing::warn!(event = "checkpoint_unfit", "{why}; one that was saved before is kept");
         }
         self.unkept = Some(why);
         None
@@ -144,7 +144,8 @@ impl<'a> Checkpoint<'a> {
 
     fn failed(&mut self, error: &str) -> Duration {
         if self.failures.count() == 0 {
-            tracing::warn!(error, "the checkpoint could not be saved; it is tried again");
+            // The engine warns of a ledger that does not accept a record.
+            tracing::debug!(error, "the checkpoint could not be saved; it is tried again");
         }
         // A run waits only for its own file, so there is nothing to spread out.
         self.failures.another(AGAIN, 1.0)
@@ -153,7 +154,10 @@ impl<'a> Checkpoint<'a> {
     /// Nothing that could replace the saved checkpoint.
     fn without(&mut self, what: &str) -> LookAgain {
         if self.saved.file.is_some() && !std::mem::replace(&mut self.told, true) {
-            tracing::warn!("STEP_CHECKPOINT is {what}; the last checkpoint that was saved is kept");
+            tracing::warn!(
+                event = "checkpoint_withdrawn",
+                "STEP_CHECKPOINT is {what}; the last checkpoint that was saved is kept"
+            );
         }
         self.done()
     }

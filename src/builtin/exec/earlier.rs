@@ -111,7 +111,10 @@ impl Earlier {
             match processes.end().await {
                 End::Nothing => {}
                 End::Ended => {
-                    tracing::warn!("killed what an earlier run of the step had left running");
+                    tracing::warn!(
+                        event = "leftovers_killed",
+                        "killed what an earlier run of the step had left running"
+                    );
                 }
                 End::Hangs if purpose == Purpose::Run => {
                     return Err(HandlerError::host(
@@ -120,7 +123,10 @@ impl Earlier {
                     ));
                 }
                 End::Hangs => {
-                    tracing::warn!("an earlier run of the step is killed, but hangs in the kernel");
+                    tracing::warn!(
+                        event = "leftovers_hang",
+                        "an earlier run of the step is killed, but hangs in the kernel"
+                    );
                 }
                 End::Alive(pid) => {
                     return Err(HandlerError::retry(format_args!(
@@ -170,19 +176,30 @@ impl Left {
                         format_args!("what the last run left cannot be read: {error}"),
                     ));
                 }
-                tracing::warn!(%error, "the checkpoint that the last run left is ignored");
+                tracing::warn!(
+                    event = "left_checkpoint_ignored",
+                    %error,
+                    "the checkpoint that the last run left is ignored"
+                );
                 return Ok(saved);
             }
         };
         let next = Saved::by(&self.name, content);
         match cx.save_checkpoint(&next).await {
             Err(error @ CheckpointError::Unfit(_)) => {
-                tracing::warn!(%error, "the checkpoint that the last run left is ignored");
+                tracing::warn!(
+                    event = "left_checkpoint_ignored",
+                    %error,
+                    "the checkpoint that the last run left is ignored"
+                );
                 return Ok(saved);
             }
             ended => ended?,
         }
-        tracing::info!("the checkpoint that the last run left is saved");
+        tracing::info!(
+            event = "left_checkpoint_saved",
+            "the checkpoint that the last run left is saved"
+        );
         Ok(next)
     }
 

@@ -74,7 +74,8 @@ impl<'a> Key<'a> {
                 return Err(Unsaved::Unfit(format!("STEP_KEY: {error}")));
             }
             Err(error @ KeyError::Failed(_)) => {
-                tracing::warn!(%error, "the step's key is saved later");
+                // The engine warns of a ledger that does not accept a record.
+                tracing::debug!(%error, "the step's key is saved later");
                 return Err(Unsaved::Now);
             }
         }

@@ -92,6 +92,7 @@ impl Drop for Budget {
 fn say((lines, bytes): (u64, u64)) {
     if lines > 0 {
         tracing::warn!(
+            event = "output_cut",
             lines,
             bytes,
             "the program writes more than {} KiB a second; the rest of this second is not logged",
@@ -144,7 +145,7 @@ pub(super) async fn log(
 fn tell(stream: &'static str, line: &[u8], budget: &Budget) {
     if budget.take(line.len()) {
         let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        tracing::info!(target: "callbackd::program", stream, "{line}");
+        tracing::info!(target: "callbackd::program", event = "program_output", stream, "{line}");
     }
 }
 

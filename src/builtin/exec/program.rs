@@ -117,13 +117,20 @@ impl Program {
                     if let Ok(Some(status)) = self.run.try_wait() {
                         break Ok(status);
                     }
-                    tracing::info!(reason = reason.as_str(), "telling the program to end");
+                    tracing::info!(
+                        event = "program_told_to_end",
+                        reason = reason.as_str(),
+                        "telling the program to end"
+                    );
                     workspace.tell(reason);
                     self.run.tell();
                     told = Some(Instant::now());
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() && !killed => {
-                    tracing::warn!("the program did not end within its grace and is killed");
+                    tracing::warn!(
+                        event = "program_killed",
+                        "the program did not end within its grace and is killed"
+                    );
                     self.run.kill();
                     killed = true;
                 }
@@ -138,6 +145,7 @@ impl Program {
         progress::look(cx, workspace);
         if streaming && timeout(STREAMS, &mut streams).await.is_err() {
             tracing::warn!(
+                event = "output_held_open",
                 "a process that could not be killed holds the program's output open; the rest of \
                  it is not logged"
             );

@@ -181,8 +181,11 @@ impl Workspace {
         let told =
             fs::write(&draft, reason.as_str()).and_then(|()| fs::rename(&draft, self.stop_file()));
         if let Err(error) = told {
-            tracing::warn!(%error, "STEP_STOP_FILE could not be written; the program gets only the \
-                                    signal");
+            tracing::warn!(
+                event = "stop_file_not_written",
+                %error,
+                "STEP_STOP_FILE could not be written; the program gets only the signal"
+            );
         }
     }
 
@@ -208,8 +211,11 @@ impl Workspace {
             }
             Err(FileError::Gone(_)) => None,
             Err(error) => {
-                tracing::warn!(%error, "the program's reason is unknown; the end of its stderr is \
-                                        used");
+                tracing::warn!(
+                    event = "reason_unreadable",
+                    %error,
+                    "the program's reason is unknown; the end of its stderr is used"
+                );
                 None
             }
         }
@@ -293,6 +299,7 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         if self.is_needed() {
             tracing::warn!(
+                event = "checkpoint_left",
                 directory = %self.directory.display(),
                 "the run's last checkpoint is not in the ledger; it is kept in its directory for \
                  the next"
@@ -322,7 +329,12 @@ pub(super) fn remove(directory: &Path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => {
             let directory = directory.display();
-            tracing::warn!(%directory, %error, "a program's directory could not be removed");
+            tracing::warn!(
+                event = "workspace_not_removed",
+                %directory,
+                %error,
+                "a program's directory could not be removed"
+            );
         }
     }
 }

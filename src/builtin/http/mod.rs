@@ -213,7 +213,7 @@ impl Handler for Http {
                 Err(error) => return Err(error.into()),
             };
             let Some(pause) = pauses.next() else { return Err(error) };
-            tracing::warn!(%error, "the cleanup is asked for again");
+            tracing::warn!(event = "cleanup_asked_again", %error, "the cleanup is asked for again");
             sleep(pause).await;
         }
     }

@@ -111,8 +111,11 @@ impl Driver {
                     )));
                     return;
                 }
-                tracing::error!(error = %illegal, "internal error: this is a bug in callbackd, \
-                    please report it");
+                tracing::error!(
+                    event = "illegal_event",
+                    error = %illegal,
+                    "internal error: this is a bug in callbackd, please report it"
+                );
                 return;
             }
         };
@@ -222,6 +225,7 @@ impl Driver {
                     .not_before
                     .and_then(|at| Duration::try_from(at.duration_since(now)).ok());
                 tracing::warn!(
+                    event = "attempt_failed",
                     attempt = record.attempt,
                     of = self.policy.max_attempts,
                     error = record.last_error.as_deref().map(cut),
@@ -232,14 +236,23 @@ impl Driver {
             Event::Ended(RunEnd::Failure(text) | RunEnd::Retry { error: text, .. })
                 if record.status == Status::Concluded && text.chars().count() > Reason::MAX =>
             {
-                tracing::warn!(error = cut(text), "the step fails; its reason is a part of this");
+                tracing::warn!(
+                    event = "reason_shortened",
+                    error = cut(text),
+                    "the step fails; its reason is a part of this"
+                );
             }
             Event::Ended(RunEnd::Success(outputs))
                 if record.status == Status::Deferred && outputs.iter().next().is_some() =>
             {
-                tracing::warn!("the outputs of the run are not sent: its handler answers itself");
+                tracing::warn!(
+                    event = "outputs_not_sent",
+                    "the outputs of the run are not sent: its handler answers itself"
+                );
             }
-            Event::Cleaned(Err(error)) => tracing::warn!(error = cut(error), "the cleanup failed"),
+            Event::Cleaned(Err(error)) => {
+                tracing::warn!(event = "cleanup_failed", error = cut(error), "the cleanup failed")
+            }
             _ => {}
         }
     }
@@ -315,6 +328,7 @@ impl Driver {
         let wait = self.failures.another(LEDGER, fastrand::f64());
         if let Some(more) = self.shared.said.again("unwritten") {
             tracing::warn!(
+                event = "ledger_write_failed",
                 %error,
                 failures = self.failures.count(),
                 more,
@@ -371,6 +385,7 @@ pub(super) async fn load(
         let wait = failures.another(LEDGER, fastrand::f64());
         if let Some(more) = shared.said.again("unread") {
             tracing::warn!(
+                event = "ledger_read_failed",
                 %error,
                 failures = failures.count(),
                 more,

@@ -41,10 +41,11 @@ impl Driver {
     pub(super) fn pass_on(&mut self) {
         if let Some(more) = self.lane.said.again("crowded") {
             tracing::info!(
+                event = "step_passed_on",
                 queue = self.lane.name,
                 more,
-                "a step has waited long for a slot; a fresh copy of its message is sent, \
-                 for another worker of the ledger"
+                "a step has waited long for a slot; a fresh copy of its message is sent, for \
+                 another worker of the ledger"
             );
         }
         self.part_with(|messages, held| messages.pass_on([&held.id]));
@@ -59,6 +60,7 @@ impl Driver {
     pub(super) fn refuse(&mut self, why: &str) {
         if let Some(more) = self.lane.said.again("not accepted") {
             tracing::warn!(
+                event = "step_not_accepted",
                 why,
                 more,
                 "the step is not accepted; its message is kept and left to the queue's redrive \
@@ -81,6 +83,7 @@ impl Driver {
         self.shared.observer.observe(Observation::Unreadable { queue: &lane.name });
         if lane.complaints.is_new(&refused.id) {
             tracing::warn!(
+                event = "message_refused",
                 queue = lane.name,
                 message_id = %refused.id,
                 why,
@@ -94,6 +97,7 @@ impl Driver {
     pub(super) fn refuse_stops(&mut self, why: &str) {
         if let Some(more) = self.lane.said.again("unconfirmed") {
             tracing::warn!(
+                event = "stop_not_confirmed",
                 why,
                 more,
                 "a stop is not confirmed; its message stays on the queue, for its redrive policy"

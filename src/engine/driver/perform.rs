@@ -47,6 +47,7 @@ impl Driver {
             Effect::Missing => {
                 if let Some(more) = self.lane.said.again("missing") {
                     tracing::error!(
+                        event = "step_not_found",
                         more,
                         "SageMaker refuses the report and does not find the step; the outcome is \
                          kept and SageMaker is asked again: check the account, the region and the \
@@ -61,7 +62,11 @@ impl Driver {
                 self.shared.orphans.answered(&self.state.record.token, how);
             }
             Effect::CountStop(via) => {
-                tracing::info!(via = via.as_str(), "a stop of the step is requested");
+                tracing::info!(
+                    event = "stop_requested",
+                    via = via.as_str(),
+                    "a stop of the step is requested"
+                );
                 self.shared
                     .observer
                     .observe(Observation::Stop { queue: &self.lane.name, via: via.as_str() });
@@ -138,13 +143,15 @@ impl Driver {
             .map(|sent| self.shared.clock.since(self.shared.clock.moment(sent)));
         if record.is_suspected() {
             tracing::warn!(
+                event = "step_on_trial",
                 attempt = record.attempt,
                 crashes = record.crashes,
                 alone_for = ?record.trusted_after(),
-                "the step is on trial, and others start after it: workers have died while running it"
+                "the step is on trial, and others start after it: workers have died while running \
+                 it"
             );
         }
-        tracing::info!(attempt = record.attempt, "the step is started");
+        tracing::info!(event = "step_started", attempt = record.attempt, "the step is started");
         self.observe_start(pickup);
         let now = self.shared.clock.now();
         self.trusted = Some(after(now, record.trusted_after()));
@@ -176,7 +183,11 @@ impl Driver {
             let cleaned = self.state.record.handler.as_ref().map_or(Ok(()), |name| Err(gone(name)));
             return self.backlog.push_front((Event::Cleaned(cleaned), With::Nothing));
         };
-        tracing::info!(reason = reason.as_str(), "cleaning up after the step");
+        tracing::info!(
+            event = "cleanup_started",
+            reason = reason.as_str(),
+            "cleaning up after the step"
+        );
         self.enter_at_once();
         self.observe_start(None);
         let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
@@ -215,7 +226,11 @@ impl Driver {
             return self.backlog.push_front((Event::Ended(RunEnd::Aborted), With::Nothing));
         }
         let Some(call) = &self.call else { return };
-        tracing::info!(reason = reason.as_str(), "the run is told to end");
+        tracing::info!(
+            event = "run_told_to_end",
+            reason = reason.as_str(),
+            "the run is told to end"
+        );
         call.tell(reason);
         let now = self.shared.clock.now();
         let grace = call.grace + GRACE_MARGIN;
@@ -236,9 +251,13 @@ impl Driver {
             Some(Outcome::Success(_)) | None => None,
         };
         if self.policy.handler_is_gone && ending != Ending::Deferred {
-            tracing::warn!("the step's handler is not configured any more, so no cleanup was run");
+            tracing::warn!(
+                event = "cleanup_not_run",
+                "the step's handler is not configured any more, so no cleanup was run"
+            );
         }
         tracing::info!(
+            event = "step_ended",
             outcome = ending.as_str(),
             reason,
             took = took.map(tracing::field::debug),

@@ -38,6 +38,7 @@ impl<P> Hook<P> {
     pub(super) fn set(&self, grants: Weak<dyn Grants<P>>) {
         if self.0.set(grants).is_err() {
             tracing::error!(
+                event = "permits_reused",
                 "internal error: permits already go somewhere; this is a bug in callbackd, please \
                  report it"
             );
@@ -49,8 +50,12 @@ impl<P> Hook<P> {
         let name = token.clone();
         // Permits are also returned while a panic unwinds; a second panic would abort the process.
         if catch_unwind(AssertUnwindSafe(|| grants.granted(token, permit))).is_err() {
-            tracing::error!(token = %name, "internal error: a step's turn was lost; this is a bug \
-                                            in callbackd, please report it");
+            tracing::error!(
+                event = "turn_lost",
+                token = %name,
+                "internal error: a step's turn was lost; this is a bug in callbackd, please report \
+                 it"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::answers::{Done, Notice, Sent, What};
 use super::calls::{Call, Copying};
-use super::complaints::Complaints;
+use super::complaints::{Complaints, Unsaid};
 use super::desk::Desk;
 use super::entry::Fate;
 use crate::seam::{Fault, FaultKind, Observation, Observer, Queue};
@@ -111,27 +111,99 @@ fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Insta
     let Some(unsaid) = complaints.take(&notice, now) else { return };
     let Notice { what, fault, messages, example } = notice;
     let (queue, message_id) = (world.queue_name, &*example);
-    let (more_calls, more_messages) = (unsaid.calls, unsaid.messages);
-    let text = match what {
-        What::NotKept => "messages could not be kept invisible; tried again",
-        What::NotReleased => "messages could not be given back; tried again",
-        What::NotDeleted => "settled messages could not be deleted; tried again",
-        What::NotPassedOn => "fresh copies could not be sent; the messages are given back instead",
-        What::NotCopied => "a fresh copy of a message could not be sent; tried again",
-        What::TakenApart => "a batch of messages was refused as a whole; each is sent by itself",
-        What::LetGo => "messages can no longer be kept invisible; their steps continue",
-        What::Undeletable => {
-            "settled messages can no longer be deleted; if they come back, they are deleted then"
-        }
-        What::Copied => {
-            "replaced a message by a fresh copy, because of its age or its number of receives, or \
-             because its step has waited long for a slot"
-        }
-    };
-    match fault {
-        Some(error) => {
-            tracing::warn!(queue, message_id, messages, error = %error, more_calls, more_messages, "{text}");
-        }
-        None => tracing::info!(queue, message_id, messages, more_calls, more_messages, "{text}"),
+    let Unsaid { calls: more_calls, messages: more_messages } = unsaid;
+    let error = fault.as_ref().map(tracing::field::display);
+    match what {
+        What::NotKept => tracing::warn!(
+            event = "messages_not_kept",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "messages could not be kept invisible; tried again"
+        ),
+        What::NotReleased => tracing::warn!(
+            event = "messages_not_released",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "messages could not be given back; tried again"
+        ),
+        What::NotDeleted => tracing::warn!(
+            event = "messages_not_deleted",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "settled messages could not be deleted; tried again"
+        ),
+        What::NotPassedOn => tracing::warn!(
+            event = "copies_not_sent",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "fresh copies could not be sent; the messages are given back instead"
+        ),
+        What::NotCopied => tracing::warn!(
+            event = "copy_not_sent",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "a fresh copy of a message could not be sent; tried again"
+        ),
+        What::TakenApart => tracing::warn!(
+            event = "batch_refused",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "a batch of messages was refused as a whole; each is sent by itself"
+        ),
+        What::LetGo => tracing::warn!(
+            event = "messages_let_go",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "messages can no longer be kept invisible; their steps continue"
+        ),
+        What::Undeletable => tracing::warn!(
+            event = "messages_undeletable",
+            queue,
+            message_id,
+            messages,
+            error,
+            more_calls,
+            more_messages,
+            "settled messages can no longer be deleted; if they come back, they are \
+             deleted then"
+        ),
+        What::Copied => tracing::info!(
+            event = "message_copied",
+            queue,
+            message_id,
+            messages,
+            more_calls,
+            more_messages,
+            "replaced a message by a fresh copy, because of its age or its number of \
+             receives, or because its step has waited long for a slot"
+        ),
     }
 }

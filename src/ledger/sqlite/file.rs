@@ -29,7 +29,16 @@ pub(super) struct FileLock {
 pub struct OpenError {
     path: String,
     problem: String,
-    in_use: bool,
+    kind: Kind,
+}
+
+/// What is wrong with the file, as far as that matters to who opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    InUse,
+    Newer,
+    Damaged,
+    Other,
 }
 
 /// How often a lock that another process holds is tried, with increasing pauses.
@@ -147,7 +156,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
                     "it is on {kind}, where only its worker can open it: use that worker's /steps \
                      over HTTP"
                 );
-                OpenError { in_use: true, ..OpenError::new(path, problem) }
+                OpenError { kind: Kind::InUse, ..OpenError::new(path, problem) }
             }
             _ => OpenError::of(path, &error),
         })?;
@@ -278,7 +287,7 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
             "it was written by a newer callbackd (schema {schema}; this one knows {SCHEMA}): run \
              that version again"
         );
-        return Err(OpenError::new(path, problem));
+        return Err(OpenError { kind: Kind::Newer, ..OpenError::new(path, problem) });
     }
     let verdict: Result<String, _> =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
@@ -302,7 +311,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 impl OpenError {
     pub(super) fn new(path: &Path, problem: impl Into<String>) -> Self {
-        Self { path: path.display().to_string(), problem: problem.into(), in_use: false }
+        Self { path: path.display().to_string(), problem: problem.into(), kind: Kind::Other }
     }
 
     fn held(path: &Path, who: &str) -> Self {
@@ -310,20 +319,31 @@ impl OpenError {
             "another callbackd ({who}) has it open: stop that one, or give each worker a \
              ledger.path of its own"
         );
-        Self { in_use: true, ..Self::new(path, problem) }
+        Self { kind: Kind::InUse, ..Self::new(path, problem) }
+    }
+
+    /// The name of the condition, which has a code.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self.kind {
+            Kind::InUse => "ledger_in_use",
+            Kind::Newer => "ledger_newer",
+            Kind::Damaged => "ledger_damaged",
+            Kind::Other => "ledger_unusable",
+        }
     }
 
     /// The file is intact, and another process uses it.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.in_use
+        self.kind == Kind::InUse
     }
 
     pub(in crate::ledger) fn not_here() -> Self {
         Self {
             path: "in DynamoDB".to_owned(),
             problem: "is opened by the daemon, in a build with the feature `dynamodb`".to_owned(),
-            in_use: false,
+            kind: Kind::Other,
         }
     }
 
@@ -370,7 +390,7 @@ impl OpenError {
             "it is damaged or not a ledger ({detail}): restore it, or move it away to begin with \
              an empty one; running steps then start again from their messages"
         );
-        Self::new(path, problem)
+        Self { kind: Kind::Damaged, ..Self::new(path, problem) }
     }
 }
 

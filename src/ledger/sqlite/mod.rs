@@ -97,6 +97,7 @@ impl Sqlite {
             None => (Some(reader("ledger-lists")?), Some(reader("ledger-reads")?)),
             Some(kind) => {
                 tracing::warn!(
+                    event = "ledger_exclusive",
                     path = %path.display(),
                     "the ledger is on {kind}: only this worker can open the file, so `callbackd \
                      steps` cannot read it (use /steps), and it must not be opened from another \

@@ -99,6 +99,7 @@ fn perform<T>(
         Err(panic) => {
             let detail = text_of(panic.as_ref());
             tracing::error!(
+                event = "ledger_broken",
                 detail,
                 "internal error in the ledger: this is a bug in callbackd, please report it"
             );

@@ -120,6 +120,9 @@ const LEFT: u64 = 128;
 /// started.
 static LIMITED: AtomicBool = AtomicBool::new(false);
 
+/// The last run has no cgroup although it should; that is logged once.
+static WITHOUT: AtomicBool = AtomicBool::new(false);
+
 impl Terms {
     pub(super) fn new(account: Option<Account>, limits: Limits) -> Self {
         if limits.is_any() {
@@ -132,11 +135,23 @@ impl Terms {
     pub(super) fn ready(&self) -> Ready {
         let mark = mark::new();
         let base = if self.cgroup { Base::ready(LIMITED.load(Ordering::Relaxed)) } else { None };
-        let made = base.map(|base| base.make(mark, &self.limits)).transpose().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no cgroup could be created for a run; its processes are killed \
-                                    by its keeper alone");
-            None
-        });
+        let made = match base.map(|base| base.make(mark, &self.limits)).transpose() {
+            Ok(made) => {
+                WITHOUT.store(false, Ordering::Relaxed);
+                made
+            }
+            Err(error) => {
+                if !WITHOUT.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        event = "cgroup_not_created",
+                        %error,
+                        "no cgroup could be created for a run; its processes are killed by its \
+                         keeper alone"
+                    );
+                }
+                None
+            }
+        };
         let path = made.as_ref().map(|cgroup| cgroup.path().to_owned());
         Ready { remains: Remains::new(mark, path), cgroup: made }
     }
@@ -272,8 +287,12 @@ impl Run {
         }
         match end {
             End::Nothing | End::Ended => self.gone = true,
-            End::Hangs => tracing::error!("a killed program does not end; it hangs in the kernel"),
+            End::Hangs => tracing::error!(
+                event = "program_hangs",
+                "a killed program does not end; it hangs in the kernel"
+            ),
             End::Alive(pid) => tracing::error!(
+                event = "process_unkillable",
                 pid,
                 "a process of the program cannot be killed: it belongs to another user"
             ),

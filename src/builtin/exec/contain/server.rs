@@ -64,7 +64,10 @@ fn send(fds: &[RawFd]) -> io::Result<bool> {
                     io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
                 ) =>
             {
-                tracing::warn!("the process that starts programs has ended; a new one replaces it");
+                tracing::warn!(
+                    event = "program_starter_replaced",
+                    "the process that starts programs has ended; a new one replaces it"
+                );
                 // It may already have been reaped by the process that reaps all orphans.
                 let _ = waitpid(running.pid, Some(WaitPidFlag::WNOHANG));
                 *server = None;
