@@ -148,17 +148,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let monitored = CancellationToken::new();
     let _ends = monitored.clone().drop_guard();
     let mut tasks = Vec::new();
-    let served =
-        Server::bind(&loaded.config.http, status.clone(), metrics.clone()).await.map(|server| {
-            if let Some(server) = server {
-                tracing::info!(
-                    event = "status_server_started",
-                    address = %server.address(),
-                    "the status server listens"
-                );
-                tasks.push(tokio::spawn(server.run(monitored.clone())));
-            }
-        });
+    let served = Server::bind(&loaded.config.http, status.clone(), metrics.clone())
+        .await
+        .map(|server| tasks.extend(server.map(|server| serve(server, monitored.clone()))));
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let opened = open(store, &loaded.config.ledger, &clients, &observer, &manager);
     let store = tokio::select! {
@@ -222,15 +214,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         biased;
         () = stop() => {}
         () = &mut reaping => {}
-        what = engine.broken() => {
-            tracing::error!(
-                event = "worker_broken",
-                what,
-                "the worker cannot continue and exits; its steps are resumed from the ledger after \
-                 a restart"
-            );
-            return Err(DaemonError::Broken(what));
-        }
+        what = engine.broken() => return Err(broken(what)),
         () = manager.watchdog(|| is_turning(&monitor)) => {}
         () = keep_told(&manager, &monitor, &status) => {}
         () = reloading.work() => {}
@@ -251,6 +235,25 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         let _ = task.await;
     }
     Ok(())
+}
+
+fn serve(server: Server, until: CancellationToken) -> JoinHandle<()> {
+    tracing::info!(
+        event = "status_server_started",
+        address = %server.address(),
+        "the status server listens"
+    );
+    tokio::spawn(server.run(until))
+}
+
+fn broken(what: String) -> DaemonError {
+    tracing::error!(
+        event = "worker_broken",
+        what,
+        "the worker cannot continue and exits; its steps are resumed from the ledger after a \
+         restart"
+    );
+    DaemonError::Broken(what)
 }
 
 /// The ledger's storage: the one that replaces it, or what is configured.

@@ -44,7 +44,7 @@ impl Manager {
                         socket = ?name,
                         %error,
                         "systemd cannot be notified"
-                    )
+                    );
                 })
                 .ok()
         });
@@ -132,7 +132,7 @@ impl Manager {
                     );
                 }
                 (false, true) => {
-                    tracing::info!(event = "watchdog_resumed", "the engine makes progress again")
+                    tracing::info!(event = "watchdog_resumed", "the engine makes progress again");
                 }
                 _ => {}
             }

@@ -62,7 +62,6 @@ const NO_FAULT: Budget = Budget {
     denials: 0,
     deletions: 0,
     returns: 0,
-    trace: None,
     hindrances: 0,
     answers: 0,
 };

@@ -25,7 +25,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         if arguments.json {
             say(serde_json::to_string_pretty(&entries).map_err(Failure::runtime)?);
         } else {
-            entries.iter().for_each(|entry| say(line(entry)));
+            for entry in &entries {
+                say(line(entry));
+            }
         }
         return Ok(ExitCode::SUCCESS);
     };

@@ -144,7 +144,7 @@ impl Desk<'_> {
         }
     }
 
-    async fn knowledge(&self, step: &Waiting) -> Result<Knowledge, String> {
+    async fn knowledge(&mut self, step: &Waiting) -> Result<Knowledge, String> {
         self.read(&[step]).await.map_err(|error| format!("the ledger cannot be read: {error}"))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::dead_letters::DeadLetters;
 use super::fleet::{Fleet, OurQueue};
-use super::knowledge::{Extent, Knowledge, Source, Unreadable};
+use super::knowledge::{Holding, Knowledge, Source, Unreadable};
 use super::survey::{Tempo, Waiting};
 use super::verdict::{Blind, Evidence, Verdict, unaccounted};
 use crate::aws::{Backlog, Sqs};
@@ -22,7 +24,13 @@ pub(super) struct Desk<'a> {
     dead_letters: Vec<DeadLetters>,
     /// For each queue, its index in `dead_letters`.
     dead_letters_of: Vec<Option<usize>>,
+    /// The steps that may have a message in flight, and when they were listed.
+    listed: Option<(Instant, Holding)>,
 }
+
+/// A list of a shared ledger serves for so long, which is less than SQS's numbers may be behind:
+/// while many steps are failed, a live fleet's table is not listed again for each.
+const LISTED_FOR: Duration = Duration::from_secs(30);
 
 impl<'a> Desk<'a> {
     pub(super) fn new(
@@ -41,18 +49,30 @@ impl<'a> Desk<'a> {
             counted: (0..count).map(|_| None).collect(),
             dead_letters: Vec::new(),
             dead_letters_of: vec![None; count],
+            listed: None,
         }
     }
 
     /// What the ledger has of these steps.
-    pub(super) async fn read(&self, steps: &[&Waiting]) -> Result<Knowledge, Unreadable> {
+    pub(super) async fn read(&mut self, steps: &[&Waiting]) -> Result<Knowledge, Unreadable> {
         // Whose the messages in flight are does not matter where there are none.
-        let extent = if steps.iter().all(|step| self.has_nothing_in_flight(step.queue)) {
-            Extent::Steps
+        let holding = if steps.iter().all(|step| self.has_nothing_in_flight(step.queue)) {
+            Holding::new()
         } else {
-            Extent::Messages
+            self.holding().await?
         };
-        self.ledger.read(self.fleet, steps, extent).await
+        self.ledger.read(self.fleet, steps, holding).await
+    }
+
+    async fn holding(&mut self) -> Result<Holding, Unreadable> {
+        let fresh = |(at, _): &(Instant, Holding)| at.elapsed() < LISTED_FOR;
+        if let Some((_, holding)) = self.listed.as_ref().filter(|listed| fresh(listed)) {
+            return Ok(holding.clone());
+        }
+        let begun = Instant::now();
+        let holding = self.ledger.list(self.fleet).await?;
+        self.listed = Some((begun, holding.clone()));
+        Ok(holding)
     }
 
     fn has_nothing_in_flight(&self, queue: usize) -> bool {

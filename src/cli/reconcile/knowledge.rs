@@ -24,14 +24,9 @@ pub(super) enum Source {
     Shared(Arc<dyn Store>),
 }
 
-/// What of the ledger is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// Whether the steps have a record.
-    Steps,
-    /// Also how many steps may have a message in flight.
-    Messages,
-}
+/// The steps of a shared store that may have a message in flight, each with its queue. By step,
+/// because a step that changes may be listed twice.
+pub(super) type Holding = BTreeMap<CallbackToken, Option<usize>>;
 
 /// The ledger cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -90,13 +85,29 @@ impl Source {
         &self,
         fleet: &Fleet,
         waiting: &[&Waiting],
-        extent: Extent,
+        holding: Holding,
     ) -> Result<Knowledge, Unreadable> {
         Ok(match self {
             Self::Memory => Knowledge::nothing(fleet),
             Self::File(path) => Knowledge::of_file(path, fleet, waiting)?,
-            Self::Shared(store) => Knowledge::of_store(&**store, fleet, waiting, extent).await?,
+            Self::Shared(store) => Knowledge::of_store(&**store, fleet, waiting, holding).await?,
         })
+    }
+
+    /// Lists the steps that may have a message in flight, as [`read`](Self::read) takes them. It
+    /// costs as much as there are unsettled steps. A file is read whole anyway.
+    pub(super) async fn list(&self, fleet: &Fleet) -> Result<Holding, Unreadable> {
+        let mut holding = Holding::new();
+        if let Self::Shared(store) = self {
+            // A record that cannot be read accounts for no message; if its step is among those that
+            // wait, it is found when they are read.
+            let each = |record: Result<Record, Damaged>| {
+                let record = record.ok();
+                holding.extend(record.map(|record| (record.token, fleet.queue_of(&record.queue))));
+            };
+            ledger::list(&**store, &WITH_MESSAGE, each).await?;
+        }
+        Ok(holding)
     }
 }
 
@@ -135,20 +146,9 @@ impl Knowledge {
         store: &dyn Store,
         fleet: &Fleet,
         waiting: &[&Waiting],
-        extent: Extent,
+        mut holding: Holding,
     ) -> Result<Self, StoreError> {
         let mut knowledge = Self::nothing(fleet);
-        // By step, because a step that changes may be listed twice.
-        let mut holding = BTreeMap::new();
-        if extent == Extent::Messages {
-            // A record that cannot be read accounts for no message; if its step is among those that
-            // wait, it is found below.
-            let each = |record: Result<Record, Damaged>| {
-                let record = record.ok();
-                holding.extend(record.map(|record| (record.token, fleet.queue_of(&record.queue))));
-            };
-            ledger::list(store, &WITH_MESSAGE, each).await?;
-        }
         for step in waiting {
             holding.remove(&step.token);
             match ledger::find(store, &step.token).await? {

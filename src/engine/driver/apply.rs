@@ -251,7 +251,7 @@ impl Driver {
                 );
             }
             Event::Cleaned(Err(error)) => {
-                tracing::warn!(event = "cleanup_failed", error = cut(error), "the cleanup failed")
+                tracing::warn!(event = "cleanup_failed", error = cut(error), "the cleanup failed");
             }
             _ => {}
         }

@@ -102,6 +102,7 @@ async fn copy(desk: &Desk, world: World<'_>, copying: &Copying) -> Result<Sent, 
     world.queue.send(&body, copying.trace.as_deref()).await.map(|()| Sent::Yes)
 }
 
+#[expect(clippy::too_many_lines, reason = "one flat arm for each notice")]
 fn say(complaints: &mut Complaints, world: World<'_>, notice: Notice, now: Instant) {
     if matches!(notice.what, What::NotKept | What::NotReleased | What::LetGo) {
         let failed =
