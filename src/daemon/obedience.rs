@@ -75,7 +75,8 @@ impl Obedience {
                 event = "orders_unreadable",
                 %error,
                 "orders to pause or resume queues cannot be read; those that were read before stay \
-                 in force: give the directory to the user of the daemon"
+                 in force, and after a start a paused queue is polled: give the directory to the \
+                 user of the daemon"
             );
         }
     }

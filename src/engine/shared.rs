@@ -170,8 +170,6 @@ impl Shared {
         let kind = match record.status {
             _ if record.stop_requested.is_some() => None,
             Status::Deferred => Some(Kind::Deferred),
-            // Another live worker runs it, and watches it.
-            Status::Claimed if state.local.activity == Activity::Sleeping => None,
             Status::New | Status::Claimed | Status::Waiting
                 if !leaves && state.local.activity != Activity::Idle =>
             {

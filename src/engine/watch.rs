@@ -201,8 +201,12 @@ impl Watch {
                         Some(_) => late = false,
                         None if !late => {
                             late = true;
-                            tracing::warn!(execution = %name, "SageMaker did not say in time \
-                                whether the execution is being stopped");
+                            tracing::warn!(
+                                event = "stop_watch_unanswered",
+                                execution = %name,
+                                "SageMaker did not say in time whether the execution is being \
+                                 stopped"
+                            );
                         }
                         None => {}
                     }

@@ -516,6 +516,7 @@ impl Ledger {
                 "restore the ledger, or delete this row of its table `steps`"
             };
             tracing::error!(
+                event = "record_unreadable",
                 token,
                 detail = damaged.detail,
                 "the ledger's record of this step cannot be read, so the step is left alone while \
@@ -538,10 +539,15 @@ impl Ledger {
         }
         match error {
             Some(error) => {
-                tracing::error!(%error, "the ledger: {}: no new steps are accepted until that is \
-                                         fixed; {}", part.ails(), part.remedy(self.is_shared()));
+                tracing::error!(
+                    event = "ledger_failing",
+                    %error,
+                    "the ledger: {}: no new steps are accepted until that is fixed; {}",
+                    part.ails(),
+                    part.remedy(self.is_shared())
+                );
             }
-            None => tracing::info!("the ledger: {}", part.healed()),
+            None => tracing::info!(event = "ledger_recovered", "the ledger: {}", part.healed()),
         }
     }
 

@@ -115,11 +115,16 @@ impl Happened {
     /// A sentence; with more, a hundred events of a step would cost its ledger too much.
     pub const MAX_DETAIL: usize = 120;
 
-    /// `detail` is cut if it is too long.
+    /// `detail` is cut if it is too long; control characters, which JSON would escape, become
+    /// spaces.
     #[must_use]
     pub fn new(at: Timestamp, event: Happening, detail: Option<&str>) -> Self {
         let whole = TimestampRound::new().smallest(Unit::Millisecond).mode(RoundMode::Floor);
-        let detail = detail.map(|text| text[..text.floor_char_boundary(Self::MAX_DETAIL)].into());
+        let detail = detail.map(|text| {
+            text[..text.floor_char_boundary(Self::MAX_DETAIL)]
+                .replace(|character: char| character.is_control(), " ")
+                .into()
+        });
         Self { at: at.round(whole).unwrap_or(at), event, detail, times: 1 }
     }
 }

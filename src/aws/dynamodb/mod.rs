@@ -167,6 +167,7 @@ impl DynamoDb {
                     return Err(self.unusable(&failed));
                 }
                 tracing::warn!(
+                    event = "table_not_checked",
                     table = self.name(),
                     why = fault.detail,
                     "the ledger's table cannot be checked: allow dynamodb:DescribeTable"
@@ -176,6 +177,7 @@ impl DynamoDb {
         self.try_write().await.map_err(|failed| self.unusable(&failed))?;
         if !self.clock.is_told() {
             tracing::warn!(
+                event = "table_time_missing",
                 table = self.name(),
                 "the table's answers name no time, so limits and waits in it are by this machine's \
                  wall clock: keep the clocks of all its workers right, or find what removes the \

@@ -99,7 +99,7 @@ mod tests {
         let text = explained("cbd101");
         assert_eq!(text, explained("Queue_Poll_Failed"));
         assert!(text.starts_with("CBD101 queue_poll_failed (warn)\nMessage: the queue could not"));
-        for part in ["Fields: queue, error,", "- Look at: ", "- Do: "] {
+        for part in ["Fields: again_in, error,", "- Look at: ", "- Do: "] {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -30,6 +30,7 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether someone who writes `what` means it.
     pub(super) fn is_called(&self, what: &str) -> bool {
+        let what = what.trim().trim_start_matches('[').trim_end_matches(']');
         self.names().any(|name| name.eq_ignore_ascii_case(what))
     }
 

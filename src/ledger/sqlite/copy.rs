@@ -100,9 +100,8 @@ impl Part {
     /// Only its owner can read the outcomes and arguments.
     fn create(of: &Path) -> io::Result<Self> {
         let name = of.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
-        let part = of.with_file_name(format!(".{name}.{}.part", std::process::id()));
-        // What an earlier process with this id has left.
-        let _ = fs::remove_file(&part);
+        // A process's id is not unique among containers.
+        let part = of.with_file_name(format!(".{name}.{:016x}.part", fastrand::u64(..)));
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
         Ok(Self(part))
     }

@@ -143,7 +143,12 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`] if it cannot be read as a ledger.
     pub fn integrity(path: &Path) -> Result<Vec<String>, OpenError> {
-        let (connection, _) = file::open_to_read(path)?;
+        let (connection, schema) = file::open_to_read(path)?;
+        if schema == 0 {
+            return Ok(vec![
+                "it is empty: no daemon has begun it, or its log was not copied".into(),
+            ]);
+        }
         file::whole(path)?;
         let check = || -> rusqlite::Result<Vec<String>> {
             let mut statement = connection.prepare("PRAGMA integrity_check")?;
