@@ -56,23 +56,15 @@ impl<'a> Desk<'a> {
     /// What the ledger has of these steps.
     pub(super) async fn read(&mut self, steps: &[&Waiting]) -> Result<Knowledge, Unreadable> {
         // Whose the messages in flight are does not matter where there are none.
-        let holding = if steps.iter().all(|step| self.has_nothing_in_flight(step.queue)) {
-            Holding::new()
-        } else {
-            self.holding().await?
-        };
-        self.ledger.read(self.fleet, steps, holding).await
-    }
-
-    async fn holding(&mut self) -> Result<Holding, Unreadable> {
-        let fresh = |(at, _): &(Instant, Holding)| at.elapsed() < LISTED_FOR;
-        if let Some((_, holding)) = self.listed.as_ref().filter(|listed| fresh(listed)) {
-            return Ok(holding.clone());
+        if steps.iter().all(|step| self.has_nothing_in_flight(step.queue)) {
+            return self.ledger.read(self.fleet, steps, &Holding::new()).await;
         }
-        let begun = Instant::now();
-        let holding = self.ledger.list(self.fleet).await?;
-        self.listed = Some((begun, holding.clone()));
-        Ok(holding)
+        let (at, holding) = match self.listed.take() {
+            Some((at, holding)) if at.elapsed() < LISTED_FOR => (at, holding),
+            _ => (Instant::now(), self.ledger.list(self.fleet).await?),
+        };
+        let (_, holding) = self.listed.insert((at, holding));
+        self.ledger.read(self.fleet, steps, holding).await
     }
 
     fn has_nothing_in_flight(&self, queue: usize) -> bool {

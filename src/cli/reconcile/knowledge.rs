@@ -1,6 +1,6 @@
 //! What the ledger has of the steps that wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ impl Source {
         &self,
         fleet: &Fleet,
         waiting: &[&Waiting],
-        holding: Holding,
+        holding: &Holding,
     ) -> Result<Knowledge, Unreadable> {
         Ok(match self {
             Self::Memory => Knowledge::nothing(fleet),
@@ -146,16 +146,21 @@ impl Knowledge {
         store: &dyn Store,
         fleet: &Fleet,
         waiting: &[&Waiting],
-        mut holding: Holding,
+        holding: &Holding,
     ) -> Result<Self, StoreError> {
         let mut knowledge = Self::nothing(fleet);
+        let read: BTreeSet<&CallbackToken> = waiting.iter().map(|step| &step.token).collect();
+        let listed = holding.iter().filter(|(token, _)| !read.contains(token));
+        for queue in listed.filter_map(|(_, queue)| *queue) {
+            knowledge.with_messages[queue] += 1;
+        }
         for step in waiting {
-            holding.remove(&step.token);
             match ledger::find(store, &step.token).await? {
                 None => {}
                 Some(Ok(record)) => {
-                    if may_have_message(&record) {
-                        holding.insert(record.token.clone(), fleet.queue_of(&record.queue));
+                    let queue = fleet.queue_of(&record.queue);
+                    if let Some(queue) = queue.filter(|_| may_have_message(&record)) {
+                        knowledge.with_messages[queue] += 1;
                     }
                     knowledge.steps.insert(step.token.clone(), known(&record, &step.execution));
                 }
@@ -163,9 +168,6 @@ impl Knowledge {
                     knowledge.steps.insert(step.token.clone(), Known::Unusable(detail));
                 }
             }
-        }
-        for queue in holding.into_values().flatten() {
-            knowledge.with_messages[queue] += 1;
         }
         Ok(knowledge)
     }

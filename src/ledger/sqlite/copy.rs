@@ -141,24 +141,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::ledger::store::{Commit, Head, Put, Row, Store, Writer};
+    use crate::ledger::sqlite::tests as rows;
+    use crate::ledger::store::{Commit, Put, Row, Store};
 
     fn row(number: usize) -> Row {
-        let head = Head {
-            token: format!("tok{number:07}").parse().expect("a token"),
-            version: 1,
-            status: "claimed".into(),
-            queue: "q".into(),
-            execution: "e".into(),
-            handler: None,
-            owner: None,
-            due: None,
-            flagged: false,
-            settled_at: None,
-            writer: Writer { id: None, correction: 0 },
-        };
         let arguments = Some("x".repeat(2000));
-        Row { head, body: "{}".into(), arguments, checkpoint: None }
+        Row { arguments, ..rows::row(&format!("tok{number:07}")) }
     }
 
     async fn put(store: &Sqlite, number: usize) {

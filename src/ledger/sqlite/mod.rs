@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use crate::ledger::store::Writer;
 
-    fn row(token: &str) -> Row {
+    pub(super) fn row(token: &str) -> Row {
         let head = Head {
             token: token.parse().expect("a token"),
             version: 1,
