@@ -21,9 +21,9 @@ pub(crate) struct Watching(pub(crate) Arc<Shared>);
 impl Looks for Watching {
     fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
         Box::pin(async move {
-            let Some(lane) = self.0.lanes.get(lane) else { return Sight::Nothing };
+            let Some(lane) = self.0.lanes.get(lane) else { return Sight::Unseen };
             match lane.pipelines(execution).execution(execution).await {
-                Ok(ExecutionStanding::Executing) => Sight::Nothing,
+                Ok(ExecutionStanding::Executing) => Sight::Executing,
                 Ok(ExecutionStanding::Stopping) => Sight::Execution(Event::StopSeen(Via::Watch)),
                 Ok(ended @ (ExecutionStanding::Ended(_) | ExecutionStanding::NotFound)) => {
                     let stopped = ended == ExecutionStanding::Ended(StepResult::Stopped);
@@ -39,7 +39,7 @@ impl Looks for Watching {
                             "SageMaker did not say whether the execution is being stopped"
                         );
                     }
-                    Sight::Nothing
+                    Sight::Unseen
                 }
             }
         })
@@ -48,7 +48,7 @@ impl Looks for Watching {
     fn list<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
         Box::pin(async move {
             let sight = self.look(execution, lane).await;
-            let Some(lane) = self.0.lanes.get(lane).filter(|_| sight == Sight::Nothing) else {
+            let Some(lane) = self.0.lanes.get(lane).filter(|_| sight == Sight::Executing) else {
                 return sight;
             };
             match lane.pipelines(execution).ended_steps(execution).await {

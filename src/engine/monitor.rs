@@ -203,7 +203,8 @@ impl Monitor {
         if !self.0.ledger.is_shared() {
             return Ok(None);
         }
-        self.0.ledger.fleet().await.map(Some)
+        let lives = self.0.ledger.fleet().await?;
+        Ok(Some(lives.into_keys().collect()))
     }
 
     /// The steps that ended last, the newest first.

@@ -48,8 +48,8 @@ impl Ledger {
     /// [`LedgerError::Store`] if not all of them are told.
     pub async fn announce(&self, token: &CallbackToken) -> Result<(), LedgerError> {
         let Some(workers) = self.store.workers() else { return Ok(()) };
-        for (worker, _) in workers.all().await? {
-            workers.flag(&worker, token).await?;
+        for member in workers.all().await? {
+            workers.flag(&member.id, token).await?;
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ mod tests {
         };
         let workers = [worker("first"), worker("second")];
         for ledger in &workers {
-            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+            assert_eq!(ledger.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         }
         let Ok(Written::Done(step)) = workers[0].write(deferred(), Commit::Now).await else {
             panic!("it is written")
@@ -141,7 +141,10 @@ mod tests {
         assert!(matches!(answered(&command, &step.token).await, Written::Done(_)));
         command.announce(&step.token).await.expect("it works");
         for ledger in &workers {
-            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![step.token.clone()])));
+            assert_eq!(
+                ledger.renew(String::new()).await,
+                Ok(Renewed::Holds(vec![step.token.clone()]))
+            );
         }
         assert_eq!(command.changes_from_outside().await, Ok(0), "they are told instead");
     }

@@ -1,6 +1,6 @@
 //! A ledger that several workers have open: the lease of this one, and the claims of the others.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
@@ -24,17 +24,18 @@ pub enum Renewed {
 }
 
 impl Ledger {
-    /// Renews this worker's lease, which begins with the first renewal.
+    /// Renews this worker's lease, which begins with the first renewal, and tells the other workers
+    /// `notice`: see [`fleet`](Self::fleet).
     ///
     /// # Errors
     /// [`LedgerError::Store`]; whether it was renewed is then unknown, and the same call may be
     /// tried again.
-    pub async fn renew(&self) -> Result<Renewed, LedgerError> {
+    pub async fn renew(&self, notice: String) -> Result<Renewed, LedgerError> {
         let Some(workers) = self.store.workers() else { return Ok(Renewed::Holds(Vec::new())) };
         let renewal = self.leases.renewal(self.clock.now());
         let renewed = async {
             let told = renewal.told.clone();
-            if let Some(stops) = workers.renew(&renewal.id, renewal.expected, told).await? {
+            if let Some(stops) = workers.renew(&renewal.id, renewal.expected, told, notice).await? {
                 return Ok(Some(self.leases.renewed(&renewal, &stops)));
             }
             let found = workers.worker(&renewal.id).await?;
@@ -98,32 +99,32 @@ impl Ledger {
         }
         // One list tells it of all workers. It may lag behind what is not in it.
         let lives = self.fleet().await;
-        if !lives.is_ok_and(|lives| lives.contains(owner)) {
+        if !lives.is_ok_and(|lives| lives.contains_key(owner)) {
             self.look_at(owner).await?;
         }
         Ok(self.leases.of(owner, self.clock.now()))
     }
 
-    /// The workers whose leases may hold, this one included; none if only this one can have the
-    /// ledger open.
+    /// The workers whose leases may hold, this one included, and what each said with its last
+    /// renewal; none if only this one can have the ledger open.
     ///
     /// # Errors
     /// [`LedgerError::Store`].
-    pub async fn fleet(&self) -> Result<BTreeSet<WorkerId>, LedgerError> {
-        let Some(workers) = self.store.workers() else { return Ok(BTreeSet::new()) };
+    pub async fn fleet(&self) -> Result<BTreeMap<WorkerId, String>, LedgerError> {
+        let Some(workers) = self.store.workers() else { return Ok(BTreeMap::new()) };
         let all = self.listed(workers.all().await)?;
         let now = self.clock.now();
-        let mut lives: BTreeSet<WorkerId> = all
+        let mut lives: BTreeMap<WorkerId, String> = all
             .into_iter()
-            .filter(|(worker, version)| {
-                if !self.leases.is_of_this_process(worker) {
-                    self.leases.looked(worker, Some(*version), now);
+            .filter(|member| {
+                if !self.leases.is_of_this_process(&member.id) {
+                    self.leases.looked(&member.id, Some(member.version), now);
                 }
-                self.leases.of(worker, now) != Lease::Over
+                self.leases.of(&member.id, now) != Lease::Over
             })
-            .map(|(worker, _)| worker)
+            .map(|member| (member.id, member.notice))
             .collect();
-        lives.insert(self.me());
+        lives.entry(self.me()).or_default();
         Ok(lives)
     }
 
@@ -322,7 +323,7 @@ mod tests {
         let store = Memory::shared();
         let (first, second) = (worker(&store, "first"), worker(&store, "second"));
         for ledger in [&first, &second] {
-            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+            assert_eq!(ledger.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         }
         assert_eq!(claimed(&first, &new_step()).await, Ok(Put::Done));
         let record = read(&second).await;
@@ -340,7 +341,7 @@ mod tests {
         for _ in 0..6 {
             advance(LEASE / 3).await;
             for ledger in [&first, &second] {
-                assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+                assert_eq!(ledger.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
             }
             assert!(matches!(second.foreign_lease(&read(&second).await), Lease::Until(_)));
         }
@@ -354,14 +355,14 @@ mod tests {
     async fn who_takes_over_ends_the_lease_of_the_last_owner_first() {
         let (first, second, record) = two().await;
         advance(LEASE).await;
-        second.renew().await.expect("renewed");
+        second.renew(String::new()).await.expect("renewed");
         assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
-        assert_eq!(first.renew().await, Ok(Renewed::Lost));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Lost));
         first.lose_lease();
         assert!(first.has_lost(&record) && !first.claims_hold());
         let lost = claimed(&first, &new_step()).await.expect_err("it has no lease");
         assert!(lost.to_string().contains("lease"), "{lost}");
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         assert_eq!(first.me(), WorkerId("first~2".into()));
         assert!(first.has_lost(&record), "what was lost stays lost");
         let taken = read(&first).await;
@@ -372,12 +373,12 @@ mod tests {
     async fn an_owner_that_renews_at_the_last_moment_is_not_taken_over() {
         let (first, second, record) = two().await;
         advance(LEASE).await;
-        second.renew().await.expect("renewed");
+        second.renew(String::new()).await.expect("renewed");
         assert_eq!(second.foreign_lease(&record), Lease::Over);
-        first.renew().await.expect("renewed");
+        first.renew(String::new()).await.expect("renewed");
         assert_eq!(claimed(&second, &record).await, Ok(Put::Changed));
         assert!(matches!(second.foreign_lease(&read(&second).await), Lease::Until(_)));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
     }
 
     #[tokio::test(start_paused = true)]
@@ -400,8 +401,11 @@ mod tests {
         let mut flagged = Record { stop_requested: stop, ..record.clone() };
         let put = second.begin(&record, &mut flagged, Commit::Now).await;
         assert_eq!(second.end(put), Ok(Put::Done));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![record.token.clone()])));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(
+            first.renew(String::new()).await,
+            Ok(Renewed::Holds(vec![record.token.clone()]))
+        );
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         assert!(read(&first).await.stop_requested.is_some());
     }
 
@@ -420,14 +424,14 @@ mod tests {
         let owner = first.me();
         for _ in 0..6 {
             advance(LEASE / 3).await;
-            first.renew().await.expect("renewed");
+            first.renew(String::new()).await.expect("renewed");
         }
         let now = second.clock.now();
         let lease = second.lease_of(&owner).await;
         assert_eq!(lease, Ok(Lease::Until(after(now, LEASE))));
         advance(LEASE).await;
         assert_eq!(second.lease_of(&owner).await, Ok(Lease::Over));
-        first.renew().await.expect("renewed");
+        first.renew(String::new()).await.expect("renewed");
         advance(LEASE / 6).await;
         assert!(matches!(second.lease_of(&owner).await, Ok(Lease::Until(_))));
         first.resign().await.expect("it works");
@@ -440,6 +444,6 @@ mod tests {
         let (first, second, record) = two().await;
         let settled = Record { status: Status::Settled, owner: None, ..record };
         assert!(matches!(second.write(settled, Commit::Now).await, Ok(Written::Done(_))));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::bench::{Bench, run_and_crash, until};
+use crate::world::Disk;
 
 const TOKEN: &str = "abcdefghij";
 
@@ -230,4 +231,29 @@ async fn a_run_that_is_told_to_end_before_it_began_never_begins() {
     assert_eq!(bench.log.entries(), ["clean pipeline_stopped null"]);
     assert_eq!(bench.pipelines.accepted().len(), 1);
     worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_workers_with_steps_of_an_execution_one_watches_for_the_stop_of_all() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    bench.queue_config.concurrency = 1;
+    let mut workers = Vec::new();
+    for number in 1..=3 {
+        workers.push(bench.start().await);
+        bench.step(&format!("stopped00{number}"), &json!({"do": "wait"}));
+        until("it runs", || bench.log.count("run 1") == number).await;
+    }
+    sleep(Duration::from_mins(5)).await;
+    let before = *bench.pipelines.looked.lock().unwrap();
+    sleep(Duration::from_mins(60)).await;
+    let looks = *bench.pipelines.looked.lock().unwrap() - before;
+    assert!((115..=165).contains(&looks), "{looks} looks in an hour at a stop_watch of 30s");
+    *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Stopping;
+    until("all are told", || bench.log.count("told pipeline_stopped") == 3).await;
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 3);
+    for worker in workers {
+        worker.drain().await;
+    }
 }

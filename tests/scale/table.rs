@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, PARTS, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+    Age, Commit, Damaged, Head, Member, PARTS, Page, Put, Query, Row, Store, StoreError, Worker,
+    Workers,
 };
 use callbackd::lifecycle::WorkerId;
 use callbackd::step::CallbackToken;
@@ -173,10 +174,10 @@ impl Workers for Table {
         }))
     }
 
-    fn all(&self) -> BoxFuture<'_, Stored<Vec<(WorkerId, u64)>>> {
+    fn all(&self) -> BoxFuture<'_, Stored<Vec<Member>>> {
         Box::pin(self.send("DynamoDB Query", TRIES, |table| {
             let all = table.now(table.members().all())?;
-            let units = Units::of_workers(all.len());
+            let units = Units::of_workers(all.iter().map(|member| member.notice.len()));
             Ok((all, units))
         }))
     }
@@ -186,17 +187,20 @@ impl Workers for Table {
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Stored<Option<BTreeSet<CallbackToken>>>> {
         Box::pin(self.send("DynamoDB UpdateItem", 1, move |table| {
-            let renewed = table.now(table.members().renew(worker, expected, told))?;
+            let units = Units::of_renewal(notice.len());
+            let notice = notice.clone();
+            let renewed = table.now(table.members().renew(worker, expected, told, notice))?;
             table.0.world.meter(|meter| meter.count("renewals of workers' leases"));
-            Ok((renewed, Units::of_renewal()))
+            Ok((renewed, units))
         }))
     }
 
     fn fence<'a>(&'a self, worker: &'a WorkerId, expected: u64) -> BoxFuture<'a, Stored<Put>> {
         Box::pin(self.send("DynamoDB DeleteItem", TRIES, move |table| {
-            Ok((table.now(table.members().fence(worker, expected))?, Units::of_renewal()))
+            Ok((table.now(table.members().fence(worker, expected))?, Units::of_renewal(0)))
         }))
     }
 

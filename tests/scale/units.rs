@@ -24,7 +24,8 @@ const SETTLED: &str = "settled";
 const KEYS: usize = "id".len() + "step#".len();
 /// Numbers take up to 21 bytes; those here are times and small ones.
 const NUMBER: usize = 8;
-/// `id`, `shard`, `due` and `version` of a worker, which are all that the index has of it.
+/// `id`, `shard`, `due` and `version` of a worker, beside what it tells the others: all that the
+/// index has of it.
 const WORKER: usize = 90;
 
 /// Half units of reading, and units of writing.
@@ -81,17 +82,19 @@ impl Units {
         Self::halves(requests.max(bytes.div_ceil(4096)))
     }
 
-    pub fn of_workers(count: usize) -> Self {
-        Self::of_list(1, count * WORKER)
+    /// A list of workers that tell the others texts of these lengths.
+    pub fn of_workers(notices: impl Iterator<Item = usize>) -> Self {
+        Self::of_list(1, notices.map(|notice| WORKER + notice).sum())
     }
 
     pub fn of_worker() -> Self {
         Self::halves(2)
     }
 
-    /// A worker's record is renewed or removed; the index holds its version.
-    pub const fn of_renewal() -> Self {
-        Self::written(2)
+    /// A worker's record is renewed or removed; the index holds its version, and what it tells the
+    /// others, of that length.
+    pub fn of_renewal(notice: usize) -> Self {
+        Self::written(2 * kilobytes(WORKER + notice))
     }
 
     /// A stop is added to a worker's record; the index does not hold it.

@@ -1,3 +1,5 @@
+mod fleet;
+
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
@@ -35,7 +37,7 @@ impl Looks for World {
             if self.stopping.lock().unwrap().contains(&name) {
                 Sight::Execution(Event::StopSeen(Via::Watch))
             } else {
-                Sight::Nothing
+                Sight::Executing
             }
         })
     }
