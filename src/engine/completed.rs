@@ -61,8 +61,10 @@ async fn look(shared: &Arc<Shared>, seen: Option<u64>) -> Result<u64, LedgerErro
     }
 }
 
-/// A step in the ledger has been changed by another worker, or by a command.
+/// A step in the ledger has been changed by another worker, or by a command; or its execution is to
+/// be asked about.
 pub(crate) fn flagged(shared: &Arc<Shared>, token: &CallbackToken) {
+    shared.watch.ask_again(token);
     // One with a driver reads its record again before it decides anything else.
     tell(shared, token, Input::Flagged);
     let found = Input::Event(Event::Found);

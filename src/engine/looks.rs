@@ -11,7 +11,7 @@ use super::driver::Origin;
 use super::inbox::Input;
 use super::shared::Shared;
 use super::watch::{Looks, Sight};
-use crate::lifecycle::{Event, Via};
+use crate::lifecycle::{Event, Via, WorkerId};
 use crate::seam::{ExecutionStanding, Observation, StepResult};
 use crate::step::{CallbackToken, ExecutionArn};
 
@@ -72,6 +72,11 @@ impl Looks for Watching {
 
     fn tell(&self, token: &CallbackToken, event: Event) {
         send_or_start(&self.0, token, Input::Event(event), Origin::Ledger);
+    }
+
+    fn hint(&self, worker: &WorkerId, token: &CallbackToken) {
+        let (shared, worker, token) = (self.0.clone(), worker.clone(), token.clone());
+        self.0.tasks.spawn(async move { shared.ledger.hint(&worker, &token).await });
     }
 
     fn observe_interval(&self, interval: Duration) {

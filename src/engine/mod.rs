@@ -160,7 +160,8 @@ impl Engine {
         let configs = parts.handlers.iter().map(|(name, parts)| (name, &parts.config));
         let limits = limits::Limits::new(configs);
         let missing = missing::Missing::new(parts.observer.clone());
-        let unseen = AtomicBool::new(!parts.ledger.is_shared());
+        let is_alone = !parts.ledger.is_shared();
+        let unseen = AtomicBool::new(is_alone);
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
@@ -169,7 +170,7 @@ impl Engine {
             observer: parts.observer,
             work_dir: parts.work_dir.into(),
             steps: inbox::Steps::default(),
-            watch: watch::Watch::new(watches),
+            watch: watch::Watch::new(watches, is_alone),
             orphans: orphans::Orphans::default(),
             unseen,
             said: said::Said::default(),

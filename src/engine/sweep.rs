@@ -128,10 +128,11 @@ impl Sweep {
         }
         match self.shared.ledger.fleet().await {
             Ok(lives) => {
-                self.shared.watch.heed(Others::of(&self.shared.ledger.me(), &lives));
+                let (me, lease) = (self.shared.ledger.me(), self.shared.ledger.lease());
+                self.shared.watch.heed(Others::of(&me, &lives, lease * 2));
                 // Who relies on another worker notices sooner that it is gone.
                 let parts = if self.shared.watch.relies() { 2 } else { 3 };
-                self.fleet_due = now + self.shared.ledger.lease() * parts / 2;
+                self.fleet_due = now + lease * parts / 2;
                 if self.fleet.is(lives.into_keys().collect()) {
                     self.unread = self.unread.max(Some(Extent::Share));
                 }

@@ -10,8 +10,8 @@
 //! look at an execution that has one lists the steps, too.
 //!
 //! Workers that share a ledger share the calls, too: each has its part of the two a second, and of
-//! those with steps of one execution one asks, and tells the others' steps; only a list of its
-//! deferred steps each still makes itself. [`notice`] says how they agree.
+//! those with steps of one execution one asks, and has the others ask if there is something to
+//! know. Only the lists of its deferred steps each makes itself. [`notice`] says how they agree.
 
 mod due;
 mod notice;
@@ -28,11 +28,11 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn};
 use due::Due;
 pub(crate) use notice::Others;
-use notice::{Notice, RELYING};
+use notice::{Haste, Notice, RELYING};
 use watched::Watched;
 
 /// All calls of the watch together stay below two a second; no rate limit is published.
@@ -60,6 +60,10 @@ pub(crate) trait Looks: Send + Sync {
     /// Tells a step. If it does not accept it now, it is told again by the next look, as long as it
     /// is watched.
     fn tell(&self, token: &CallbackToken, event: Event);
+
+    /// Has another worker ask about the execution of its step, sooner or later: see
+    /// [`Watch::ask_again`].
+    fn hint(&self, worker: &WorkerId, token: &CallbackToken);
 
     /// The interval at which executions with active steps are asked has changed.
     fn observe_interval(&self, interval: Duration);
@@ -119,12 +123,16 @@ struct Outlook {
     interval: Option<Duration>,
     /// How far apart this worker's calls are.
     gap: Duration,
+    /// When the other workers are no longer to be relied on.
+    until: Option<Instant>,
 }
 
 impl Watch {
     /// A watch over the steps of lanes with these `stop_watch` intervals; zero means off.
-    pub(crate) fn new(every: Vec<Duration>) -> Self {
-        let (executions, due, others) = (BTreeMap::new(), Due::default(), Others::none());
+    /// `is_alone`: no other worker has the ledger open.
+    pub(crate) fn new(every: Vec<Duration>, is_alone: bool) -> Self {
+        let others = if is_alone { Others::none() } else { Others::unheard() };
+        let (executions, due) = (BTreeMap::new(), Due::default());
         let table = Mutex::new(Table { executions, due, others });
         Self { every, table, sooner: Notify::new() }
     }
@@ -153,13 +161,14 @@ impl Watch {
         let watched =
             executions.entry(name.clone()).or_insert_with(|| Watched::new(&name, lane, due));
         queues.remove(&name, watched);
-        if watched.insert(token, kind) != Some(kind) && watched.relies {
-            // The other worker does not know of this step.
-            watched.rely(false, now, pause);
-        }
+        let before = self.haste(watched);
+        watched.insert(token, kind);
         if every < self.every(watched.lane) {
             watched.lane = lane;
             watched.due = watched.due.min(due);
+        }
+        if watched.relies.is_some() && self.haste(watched) != before {
+            watched.rely_no_more(due);
         }
         let sooner = queues.add(&name, watched);
         drop(table);
@@ -188,11 +197,10 @@ impl Watch {
     pub(crate) fn notice(&self) -> String {
         let table = self.lock();
         let all = || table.executions.values();
-        let found = all().filter(|it| it.executes && !it.relies).map(|it| (it.mark, it.urgency()));
-        let relies = all()
-            .filter(|it| it.relies)
-            .flat_map(|it| it.steps.told(|_, _| true).into_iter().map(|token| (token, it.mark)));
-        Notice::new(all().filter(|it| !it.relies).count(), found, relies.collect()).text()
+        let asks = || all().filter(|it| it.relies.is_none());
+        let found = asks().filter(|it| it.executes).map(|it| (it.mark, self.haste(it)));
+        let relies = all().filter_map(|it| Some((it.mark, it.relies.clone()?)));
+        Notice::new(asks().count(), found, relies.collect()).text()
     }
 
     /// What the others say.
@@ -203,14 +211,18 @@ impl Watch {
         let Table { executions, due, others } = &mut *table;
         let mut room = RELYING;
         for (name, watched) in executions {
-            let steps = watched.steps.len();
-            let relies = steps <= room && others.ask(watched.mark, watched.urgency());
-            room -= if relies { steps } else { 0 };
-            if relies != watched.relies {
-                due.remove(name, watched);
-                watched.rely(relies, now, jittered(self.every(watched.lane)));
-                due.add(name, watched);
+            let relies = room > 0 && others.ask(watched.mark, self.haste(watched));
+            room -= usize::from(relies);
+            if relies == watched.relies.is_some() {
+                continue;
             }
+            due.remove(name, watched);
+            if relies {
+                watched.rely();
+            } else {
+                watched.rely_no_more(now + jittered(self.every(watched.lane)));
+            }
+            due.add(name, watched);
         }
         drop(table);
         self.sooner.notify_one();
@@ -218,13 +230,30 @@ impl Watch {
 
     /// It is not known any more what the others do: this worker asks about all that it has.
     pub(crate) fn rely_on_none(&self) {
-        let others = self.lock().others.outdated();
+        let table = self.lock();
+        let others = table.others.outdated(table.executions.len());
+        drop(table);
         self.heed(others);
     }
 
     /// Whether another worker asks in place of this one.
     pub(crate) fn relies(&self) -> bool {
-        self.lock().executions.values().any(|watched| watched.relies)
+        self.lock().executions.values().any(|watched| watched.relies.is_some())
+    }
+
+    /// The worker that asks about the execution of a step has found that this one should ask. Does
+    /// nothing if it does so anyway.
+    pub(crate) fn ask_again(&self, token: &CallbackToken) {
+        let now = Instant::now();
+        let mut table = self.lock();
+        let Table { executions, due, .. } = &mut *table;
+        let relies = |it: &(&Arc<str>, &mut Watched)| it.1.relies.as_ref() == Some(token);
+        let Some((name, watched)) = executions.iter_mut().find(relies) else { return };
+        due.remove(name, watched);
+        watched.rely_no_more(now);
+        due.add(name, watched);
+        drop(table);
+        self.sooner.notify_one();
     }
 
     /// Looks, until dropped; call it once. Sleeps while nothing is watched.
@@ -235,7 +264,7 @@ impl Watch {
         let mut said = None;
         let mut late = false;
         loop {
-            let Outlook { next, interval, gap } = self.outlook(under_way.len());
+            let Outlook { next, interval, gap, until } = self.outlook(under_way.len());
             let free = last.map_or_else(Instant::now, |(at, calls): (Instant, u32)| {
                 at + gap.saturating_mul(calls)
             });
@@ -262,6 +291,7 @@ impl Watch {
                     self.looked(&name, &sight.unwrap_or(Sight::Unseen), looks);
                 }
                 () = self.sooner.notified() => {}
+                () = sleep_until(until.unwrap_or(free)), if until.is_some() => self.rely_on_none(),
                 () = sleep_until(next.map_or(free, |due| due.max(free))), if next.is_some() => {
                     if let Some(next) = self.begin() {
                         last = Some((Instant::now(), if next.lists { 2 } else { 1 }));
@@ -283,7 +313,8 @@ impl Watch {
         let stretched = gap.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
         let shortest = self.every.iter().filter(|every| !every.is_zero()).min();
         let interval = shortest.map(|shortest| stretched.max(*shortest));
-        Outlook { next: table.due.next(), interval, gap }
+        let until = table.others.until;
+        Outlook { next: table.due.next(), interval, gap, until }
     }
 
     /// Takes out the execution whose turn it is, if one is due.
@@ -304,12 +335,12 @@ impl Watch {
         let Some(watched) = executions.get_mut(name) else { return };
         watched.looking = false;
         watched.executes = matches!(sight, Sight::Executing | Sight::Ended(_));
+        let mut hinted = Vec::new();
         let (event, told) = match sight {
             Sight::Unseen | Sight::Executing => (&STEP_ENDED, Vec::new()),
             Sight::Execution(event) => {
-                let mut told = watched.steps.told(|_, _| true);
-                told.extend_from_slice(others.relying_on(watched.mark));
-                (event, told)
+                hinted.extend_from_slice(others.relying_on(watched.mark));
+                (event, watched.steps.told(|_, _| true))
             }
             Sight::Ended(ended) => {
                 let has_ended =
@@ -326,6 +357,13 @@ impl Watch {
         for token in told {
             looks.tell(&token, event.clone());
         }
+        for (worker, token) in hinted {
+            looks.hint(&worker, &token);
+        }
+    }
+
+    fn haste(&self, watched: &Watched) -> Haste {
+        Haste { active: watched.active > 0, every: self.every(watched.lane) }
     }
 
     fn every(&self, lane: usize) -> Duration {

@@ -113,18 +113,19 @@ impl Ledger {
     pub async fn fleet(&self) -> Result<BTreeMap<WorkerId, String>, LedgerError> {
         let Some(workers) = self.store.workers() else { return Ok(BTreeMap::new()) };
         let all = self.listed(workers.all().await)?;
-        let now = self.clock.now();
+        let (me, now) = (self.me(), self.clock.now());
         let mut lives: BTreeMap<WorkerId, String> = all
             .into_iter()
             .filter(|member| {
-                if !self.leases.is_of_this_process(&member.id) {
-                    self.leases.looked(&member.id, Some(member.version), now);
+                if self.leases.is_of_this_process(&member.id) {
+                    return member.id == me;
                 }
+                self.leases.looked(&member.id, Some(member.version), now);
                 self.leases.of(&member.id, now) != Lease::Over
             })
             .map(|member| (member.id, member.notice))
             .collect();
-        lives.entry(self.me()).or_default();
+        lives.entry(me.clone()).or_default();
         Ok(lives)
     }
 
@@ -193,6 +194,15 @@ impl Ledger {
             && let Err(error) = workers.flag(owner, &record.token).await
         {
             tracing::debug!(%owner, %error, "the owner of the step is told of its stop later");
+        }
+    }
+
+    /// Has another worker look at a step of its own again, with its next renewal. It is only a
+    /// hint: one that fails is lost.
+    pub(crate) async fn hint(&self, worker: &WorkerId, token: &CallbackToken) {
+        let Some(workers) = self.store.workers() else { return };
+        if let Err(error) = workers.flag(worker, token).await {
+            tracing::debug!(%worker, %token, %error, "the worker was not given a hint");
         }
     }
 
@@ -445,5 +455,31 @@ mod tests {
         let settled = Record { status: Status::Settled, owner: None, ..record };
         assert!(matches!(second.write(settled, Commit::Now).await, Ok(Written::Done(_))));
         assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_each_worker_says_is_known_to_all_and_to_itself() {
+        let store = Memory::shared();
+        let (first, second) = (worker(&store, "first"), worker(&store, "second"));
+        let says = |names: [(&str, &str); 2]| {
+            Ok(names.map(|(name, text)| (WorkerId(name.into()), text.to_owned())).into())
+        };
+        first.renew("one".to_owned()).await.expect("renewed");
+        assert_eq!(second.fleet().await, says([("first", "one"), ("second", "")]));
+        second.renew("two".to_owned()).await.expect("renewed");
+        for ledger in [&first, &second] {
+            assert_eq!(ledger.fleet().await, says([("first", "one"), ("second", "two")]));
+        }
+        first.lose_lease();
+        first.renew("again".to_owned()).await.expect("renewed");
+        let known = first.fleet().await;
+        assert_eq!(known, says([("first~2", "again"), ("second", "two")]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_reaches_its_worker_with_the_next_renewal() {
+        let (first, second, record) = two().await;
+        second.hint(&first.me(), &record.token).await;
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![record.token])));
     }
 }

@@ -19,13 +19,13 @@ pub(super) struct Due {
 
 impl Due {
     pub(super) fn of(&mut self, watched: &Watched) -> &mut BTreeSet<(Instant, Arc<str>)> {
-        let asks = watched.active > 0 && !watched.relies;
+        let asks = watched.active > 0 && watched.relies.is_none();
         if asks { &mut self.active } else { &mut self.deferred }
     }
 
     /// Returns whether it is now the next of its kind.
     pub(super) fn add(&mut self, name: &Arc<str>, watched: &Watched) -> bool {
-        let is_asked_elsewhere = watched.relies && watched.active == watched.steps.len();
+        let is_asked_elsewhere = watched.relies.is_some() && watched.active == watched.steps.len();
         if watched.looking || is_asked_elsewhere {
             return false;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::notice::{Mark, Urgency};
+use super::notice::Mark;
 use super::{Kind, LISTED};
 use crate::step::CallbackToken;
 
@@ -17,8 +17,9 @@ pub(super) struct Watched {
     pub(super) looking: bool,
     /// The last look found it executing.
     pub(super) executes: bool,
-    /// Another worker asks about it, and tells the steps here.
-    pub(super) relies: bool,
+    /// Another worker asks about it, and says if this one has to: by that step, which may have
+    /// ended since.
+    pub(super) relies: Option<CallbackToken>,
     /// Looks until its steps are listed, if it has deferred ones.
     pub(super) unlisted: u8,
     pub(super) steps: Steps,
@@ -38,25 +39,25 @@ impl Watched {
         // Not all at the same look after a start.
         let unlisted = fastrand::u8(..LISTED);
         let (mark, steps) = (Mark::of(execution), Steps::None);
-        let (looking, executes, relies) = (false, false, false);
+        let (looking, executes, relies) = (false, false, None);
         Self { mark, lane, due, looking, executes, relies, unlisted, steps, active: 0 }
     }
 
-    pub(super) fn urgency(&self) -> Urgency {
-        if self.active > 0 { Urgency::Active } else { Urgency::Deferred }
+    /// Another worker asks about it from now on.
+    pub(super) fn rely(&mut self) {
+        self.relies = self.steps.told(|_, _| true).into_iter().next();
+        self.executes = false;
     }
 
-    /// Another worker asks about it from now on, or does not any more.
-    pub(super) fn rely(&mut self, relies: bool, now: Instant, every: Duration) {
-        self.relies = relies;
-        self.executes = false;
-        let due = now + self.pause(every);
-        self.due = if relies { due } else { self.due.min(due) };
+    /// No other worker asks about it any more; it is due at `due`, or earlier if it was.
+    pub(super) fn rely_no_more(&mut self, due: Instant) {
+        self.relies = None;
+        self.due = self.due.min(due);
     }
 
     /// How long after a look the next one is due, at this interval.
     pub(super) fn pause(&self, every: Duration) -> Duration {
-        if self.relies { every * u32::from(LISTED) } else { every }
+        if self.relies.is_some() { every * u32::from(LISTED) } else { every }
     }
 
     /// Whether this look is for its steps as well; counts the looks until then.
@@ -64,7 +65,7 @@ impl Watched {
         if self.active == self.steps.len() {
             return false;
         }
-        if self.relies {
+        if self.relies.is_some() {
             return true;
         }
         let lists = self.unlisted == 0;

@@ -1,7 +1,6 @@
 //! The watches of several workers that share a ledger.
 
 use super::*;
-use crate::lifecycle::WorkerId;
 
 /// How old what the workers know of each other becomes.
 const LISTED_EVERY: Duration = Duration::from_secs(90);
@@ -11,8 +10,14 @@ struct Fleet(BTreeMap<WorkerId, Running>);
 
 impl Fleet {
     fn new(size: usize) -> Self {
-        let run = |at| (WorkerId(format!("worker{at}").into()), Running::start(&[MINUTE]));
-        Self((0..size).map(run).collect())
+        Self::of(&vec![MINUTE; size])
+    }
+
+    /// With a `stop_watch` of its own each.
+    fn of(every: &[Duration]) -> Self {
+        let worker = |at: usize| WorkerId(format!("worker{at}").into());
+        let run = |(at, every): (usize, &Duration)| (worker(at), Running::start(&[*every]));
+        Self(every.iter().enumerate().map(run).collect())
     }
 
     /// Each worker has a step of this execution.
@@ -29,9 +34,18 @@ impl Fleet {
             let says = |(id, run): (&WorkerId, &Running)| (id.clone(), run.watch.notice());
             let lives = self.0.iter().map(says).collect();
             for (id, run) in &self.0 {
-                run.watch.heed(Others::of(id, &lives));
+                run.watch.heed(Others::of(id, &lives, LISTED_EVERY * 2));
             }
             sleep(LISTED_EVERY).await;
+        }
+    }
+
+    /// What those that ask had the others told reaches them.
+    fn hints_arrive(&self) {
+        for run in self.0.values() {
+            for (worker, token) in run.world.hinted.lock().unwrap().drain(..) {
+                self.0[&worker].watch.ask_again(&token);
+            }
         }
     }
 
@@ -82,21 +96,61 @@ async fn of_ten_workers_with_steps_of_an_execution_one_asks_and_another_once_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_tells_the_steps_of_those_who_rely_on_it() {
-    let fleet = Fleet::new(4);
+async fn who_asks_has_those_ask_that_rely_on_it_and_each_tells_its_own_steps() {
+    for arrive in [true, false] {
+        let fleet = Fleet::new(4);
+        fleet.enter("one", Kind::Active);
+        fleet.pass(MINUTE * 10).await;
+        let asker = fleet.asker("one");
+        // The step by which the others know each other's executions has ended since.
+        for (at, run) in fleet.0.values().enumerate() {
+            run.watch.enter(&execution("one"), 0, &token(&format!("{at}second")), Kind::Active);
+            run.watch.leave(&execution("one"), &token(&format!("{at}xone")));
+        }
+        fleet.stop("one");
+        sleep(MINUTE).await;
+        let told = fleet.told();
+        assert!(told.iter().all(|(id, told)| told.is_empty() == (*id != asker)), "{told:?}");
+        if arrive {
+            fleet.hints_arrive();
+            sleep(GAP * 10).await;
+        } else {
+            // They are not named the execution any more, and ask too.
+            fleet.pass(LISTED_EVERY * 2).await;
+        }
+        for (at, told) in fleet.told().into_values().enumerate() {
+            let own = format!("{at}second").trim_start_matches('0').to_owned();
+            assert_eq!(told, BTreeSet::from([own]));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_relies_on_one_with_a_longer_interval() {
+    let fleet = Fleet::of(&[MINUTE, MINUTE * 60]);
+    for at in 0..10 {
+        fleet.enter(&format!("{at}"), Kind::Active);
+    }
+    fleet.pass(MINUTE * 180).await;
+    for at in 0..10 {
+        let looks: Vec<usize> = fleet.looks(&format!("{at}")).into_values().collect();
+        assert!(looks[0] >= 150 && looks[1] <= 4, "{looks:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_not_been_heard_again_for_long_is_not_relied_on() {
+    let fleet = Fleet::new(2);
     fleet.enter("one", Kind::Active);
     fleet.pass(MINUTE * 10).await;
     let asker = fleet.asker("one");
-    fleet.stop("one");
-    sleep(MINUTE).await;
-    let told = fleet.told();
-    let all: BTreeSet<String> =
-        (0..4).map(|at| format!("{at}xone").trim_start_matches('0').to_owned()).collect();
-    assert_eq!(told[&asker], all);
-    assert!(told.iter().all(|(id, told)| *id == asker || told.is_empty()), "{told:?}");
-    // If that has not reached them, they ask for themselves.
-    fleet.pass(MINUTE * 10).await;
-    assert!(fleet.told().values().all(|told| !told.is_empty()), "{:?}", fleet.told());
+    let (_, other) = fleet.0.iter().find(|(id, _)| **id != asker).expect("two workers");
+    let before = other.world.looks_at("one").len();
+    sleep(LISTED_EVERY / 2).await;
+    assert!(other.watch.relies());
+    sleep(MINUTE * 10).await;
+    assert!(!other.watch.relies());
+    assert!(other.world.looks_at("one").len() - before >= 7);
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,23 +195,6 @@ async fn a_fleet_makes_two_calls_a_second_however_unevenly_its_executions_are_sp
     for (at, name) in [(1, "1y0"), (2, "2y7"), (3, "3y7"), (4, "4y7")] {
         assert!((3..=12).contains(&looks(at, name)), "{name}: {}", looks(at, name));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_step_that_comes_to_an_execution_that_another_worker_asks_about_is_soon_known_to_it() {
-    let fleet = Fleet::new(2);
-    fleet.enter("one", Kind::Active);
-    fleet.pass(MINUTE * 10).await;
-    let asker = fleet.asker("one");
-    let (_, other) = fleet.0.iter().find(|(id, _)| **id != asker).expect("two workers");
-    let before = other.world.looks_at("one").len();
-    other.watch.enter(&execution("one"), 0, &token("late"), Kind::Active);
-    fleet.pass(LISTED_EVERY).await;
-    assert!(other.world.looks_at("one").len() - before <= 2);
-    fleet.pass(MINUTE * 5).await;
-    fleet.stop("one");
-    sleep(MINUTE).await;
-    assert!(fleet.told()[&asker].contains("late"));
 }
 
 #[tokio::test(start_paused = true)]
