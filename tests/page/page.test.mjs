@@ -245,7 +245,7 @@ test("what impairs a worker is told: a drain, a failing check, dead letters, no 
     status.queues = [
       named("dead", { backlog: { ...counts, dead_letters: 1234 } }),
       named("denied", { backlog: { seconds_old: 5, error: "sqs:GetQueueAttributes is denied" } }),
-      named("unknown", { unpolled: "breaker", backlog: { ...counts, dead_letters: null } }),
+      named("parked", { unpolled: "breaker", backlog: { ...counts, dead_letters: null } }),
       named("late", { owed: 2, oldest_owed: queue.now, unreported: 7, backlog: null }),
     ];
   });
@@ -261,8 +261,8 @@ test("what impairs a worker is told: a drain, a failing check, dead letters, no 
   assert.deepEqual((await row("denied")).slice(7), [
     "unknown", "unknown", "unknown", "5 s ago: sqs:GetQueueAttributes is denied",
   ]);
-  assert.equal((await row("unknown"))[9], "unknown");
-  assert.match((await row("unknown"))[1], /breaker|paused/i);
+  assert.equal((await row("parked"))[9], "unknown");
+  assert.match((await row("parked"))[1], /breaker|paused/i);
   assert.equal((await row("late"))[6], "7");
   assert.equal((await row("late"))[10], "not yet");
   assert.equal(await page.locator("main img").count(), 0);
