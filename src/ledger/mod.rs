@@ -32,7 +32,7 @@ use futures_util::future::{BoxFuture, ready, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-pub use beside::open_beside;
+pub use beside::{accept, open_beside};
 pub use config::{Config, Kind};
 pub use form::Outline;
 pub use memory::Memory;

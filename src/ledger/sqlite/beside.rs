@@ -8,6 +8,7 @@ use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
+use super::epoch::{self, Older};
 use super::file::{self, FileLock, OpenError, Progress};
 use super::files::Files;
 use super::inbox::Inbox;
@@ -46,7 +47,7 @@ fn open_to_write(path: &Path) -> Result<(Connection, Place, Option<FileLock>), O
     file::exists(path)?;
     let place = Place::find(path)?;
     if place.network.is_some() {
-        let (connection, lock) = file::open_at(path, &place, &Progress::default())?;
+        let (connection, lock) = file::open_at(path, &place, Older::Refused, &Progress::default())?;
         return Ok((connection, place, Some(lock)));
     }
     // SQLite would open a file that is not writable for reading.
@@ -63,6 +64,7 @@ fn open_to_write(path: &Path) -> Result<(Connection, Place, Option<FileLock>), O
     };
     let connection = opened().map_err(|error| OpenError::of(path, &error))?;
     file::recognise(path, &connection)?;
+    epoch::check(path, &place.path, &connection)?;
     let schema = schema::of(&connection).map_err(|error| OpenError::of(path, &error))?;
     if schema != SCHEMA {
         let problem = format!(

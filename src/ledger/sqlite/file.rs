@@ -11,8 +11,8 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::epoch::{self, Older};
 use super::place::{self, Place};
-use super::rows;
 use super::schema::{self, APPLICATION, SCHEMA};
 
 /// Held as long as this process has the ledger open; the kernel releases it with the process.
@@ -37,6 +37,7 @@ pub struct OpenError {
 enum Kind {
     InUse,
     Newer,
+    Older,
     Damaged,
     Other,
 }
@@ -59,6 +60,7 @@ const STEPS: i32 = 10_000;
 pub(super) fn open_at(
     path: &Path,
     place: &Place,
+    older: Older,
     progress: &Progress,
 ) -> Result<(Connection, FileLock), OpenError> {
     let file = &place.path;
@@ -102,14 +104,17 @@ pub(super) fn open_at(
     let failed = |error: rusqlite::Error| OpenError::of(file, &error);
     let mut connection = opened.map_err(failed)?;
     recognise(file, &connection)?;
-    prepare(&connection).map_err(failed)?;
+    if older == Older::Refused {
+        epoch::check(path, file, &connection)?;
+    }
+    prepare(path, file, &connection).map_err(failed)?;
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
     Ok((connection, lock))
 }
 
 #[cfg(test)]
 pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
-    open_at(path, &Place::find(path)?, &Progress::default())
+    open_at(path, &Place::find(path)?, Older::Refused, &Progress::default())
 }
 
 /// Opens the file once more, for reading, beside this process's writer.
@@ -126,8 +131,8 @@ pub(super) fn exists(path: &Path) -> Result<(), OpenError> {
     if path.is_file() {
         return Ok(());
     }
-    let problem =
-        "the file does not exist: the daemon creates it when it first runs; check ledger.path";
+    let problem = "the file does not exist: check its name; the daemon creates the one of \
+                   `ledger.path` when it first runs";
     Err(OpenError::new(path, problem))
 }
 
@@ -168,7 +173,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
 /// Refuses a file that is shorter than its header says: SQLite would read the missing part as
 /// zeros. If there is a log, a checkpoint may have been cut short, and the log restores the rest.
 pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
-    let mut header = [0; 32];
+    let mut header = [0; 72];
     let read =
         File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
     let (read, length) = read.map_err(|error| {
@@ -185,6 +190,18 @@ pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
         );
         return Err(OpenError::new(path, problem));
     }
+    let number = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    // SQLite would fold another file's pages in.
+    if log && number(68) == epoch::COPY.cast_unsigned() {
+        let problem = format!(
+            "it is a copy made by `callbackd ledger backup`, and the log beside it belongs to \
+             another file: move {0}-wal and {0}-shm away",
+            path.display()
+        );
+        return Err(OpenError::older(path, problem));
+    }
     if length == 0 || log {
         return Ok(());
     }
@@ -192,7 +209,7 @@ pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
         1 => 65_536,
         size => u64::from(size),
     };
-    let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
+    let pages = u64::from(number(28));
     if read < header.len() || length < page * pages {
         return Err(OpenError::damaged(path, "it is truncated"));
     }
@@ -276,7 +293,7 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
     if tables == 0 && application == 0 {
         return Ok(());
     }
-    if application != APPLICATION {
+    if ![APPLICATION, epoch::COPY].contains(&application) {
         return Err(OpenError::new(
             path,
             "it is a database of another program: set ledger.path to a file of callbackd's own",
@@ -298,7 +315,16 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
     }
 }
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+fn prepare(path: &Path, file: &Path, connection: &Connection) -> rusqlite::Result<()> {
+    let newer = epoch::repeated(file).unwrap_or_default();
+    // Before it has a log.
+    if epoch::adopt(connection, newer)? {
+        tracing::info!(
+            event = "ledger_adopted",
+            path = %path.display(),
+            "the ledger is a copy made by `callbackd ledger backup`; the worker goes on with it"
+        );
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A commit is on the disk when it returns, whatever then happens to the process or the machine.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -306,7 +332,8 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
     connection.pragma_update(None, "journal_size_limit", 67_108_864)?;
     schema::prepare(connection)?;
-    rows::probe(connection)
+    epoch::repeat(file, epoch::raise(connection, newer)?);
+    Ok(())
 }
 
 impl OpenError {
@@ -328,9 +355,16 @@ impl OpenError {
         match self.kind {
             Kind::InUse => "ledger_in_use",
             Kind::Newer => "ledger_newer",
+            Kind::Older => "ledger_older",
             Kind::Damaged => "ledger_damaged",
             Kind::Other => "ledger_unusable",
         }
+    }
+
+    /// The file is intact, but a newer one was in its place.
+    #[must_use]
+    pub fn is_older(&self) -> bool {
+        self.kind == Kind::Older
     }
 
     /// The file is intact, and another process uses it.
@@ -385,6 +419,10 @@ impl OpenError {
         }
     }
 
+    pub(super) fn older(path: &Path, problem: impl Into<String>) -> Self {
+        Self { kind: Kind::Older, ..Self::new(path, problem) }
+    }
+
     pub(super) fn damaged(path: &Path, detail: &str) -> Self {
         let problem = format!(
             "it is damaged or not a ledger ({detail}): restore it, or move it away to begin with \
@@ -398,6 +436,7 @@ pub(super) fn remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::ReadOnlyFilesystem => "make its file system writable, or set ledger.path",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+        ErrorKind::InvalidFilename => "give it a shorter name: set ledger.path",
         _ => "fix its permissions and those of its directory, or set ledger.path",
     }
 }

@@ -7,6 +7,7 @@
 
 mod beside;
 mod copy;
+mod epoch;
 mod file;
 mod files;
 mod inbox;
@@ -27,6 +28,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 pub use self::copy::CopyError;
+use self::epoch::Older;
 use self::file::FileLock;
 pub use self::file::{OpenError, Progress};
 use self::files::Files;
@@ -74,16 +76,41 @@ impl Sqlite {
         observer: Arc<dyn Observer>,
         progress: &Progress,
     ) -> Result<Self, OpenError> {
-        Self::open_at(path, &Place::find(path)?, observer, progress)
+        Self::open_at(path, &Place::find(path)?, Older::Refused, observer, progress)
+    }
+
+    /// Opens the file even if it is an older copy, which is the ledger from now on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn accept(path: &Path) -> Result<Self, OpenError> {
+        let (observer, progress) = (Arc::new(()), Progress::default());
+        Self::open_at(path, &Place::find(path)?, Older::Accepted, observer, &progress)
+    }
+
+    /// Why [`open`](Self::open) would refuse the file as an older copy, if it would. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read, or would be refused for another reason.
+    pub fn refused_as_older(path: &Path) -> Result<Option<OpenError>, OpenError> {
+        let file = Place::find(path)?.path;
+        file::whole(&file)?;
+        let (connection, _) = file::open_to_read(path)?;
+        match epoch::check(path, &file, &connection) {
+            Err(error) if error.is_older() => Ok(Some(error)),
+            checked => checked.map(|()| None),
+        }
     }
 
     fn open_at(
         path: &Path,
         place: &Place,
+        older: Older,
         observer: Arc<dyn Observer>,
         progress: &Progress,
     ) -> Result<Self, OpenError> {
-        let (connection, lock) = file::open_at(path, place, progress)?;
+        let (connection, lock) = file::open_at(path, place, older, progress)?;
         let (ended, seen) = watch::channel(None);
         let ended = Ended::new(ended);
         let not_started = |error: std::io::Error| {
@@ -113,6 +140,19 @@ impl Sqlite {
         let files = Arc::new(Files::at(&place.path));
         let known = place.network.is_none().then(|| Known::of_file(&place.path));
         Ok(Self { known, lists, reader, writer, ended: seen, files, _lock: Some(lock) })
+    }
+
+    /// Raises the ledger's number. It is repeated once it is committed, by a thread that may wait
+    /// for the disk.
+    async fn count_on(&self) -> Result<(), StoreError> {
+        let count =
+            self.writer.ask(Haste::Urgent, |connection| epoch::raise(connection, 0)).await?;
+        let files = self.files.clone();
+        let repeat = move |_: &Connection| {
+            epoch::repeat(files.path(), count);
+            Ok(())
+        };
+        self.lists().ask(Haste::Urgent, repeat).await
     }
 
     fn lists(&self) -> &Thread {
@@ -267,9 +307,11 @@ impl Store for Sqlite {
                     .await?;
                 all += count;
                 if count < rows::PURGED {
-                    return Ok(all);
+                    break;
                 }
             }
+            self.count_on().await?;
+            Ok(all)
         })
     }
 
@@ -341,7 +383,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger.db");
         let place = Place { network: Some("NFS"), ..Place::find(&path).expect("a place") };
-        let open = || Sqlite::open_at(&path, &place, Arc::new(()), &Progress::default());
+        let open =
+            || Sqlite::open_at(&path, &place, Older::Refused, Arc::new(()), &Progress::default());
         for (version, token) in [(None, "aaaaaaaaaa"), (None, "bbbbbbbbbb")] {
             let store = open().expect("it opens");
             assert_eq!(store.put(row(token), version, Commit::Now).await, Ok(Put::Done));
