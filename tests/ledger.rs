@@ -5,9 +5,11 @@
 #[path = "ledger/bench.rs"]
 mod bench;
 #[cfg(feature = "dynamodb")]
-#[allow(dead_code, reason = "only the server is used here")]
+#[allow(dead_code, reason = "not all of it is used here")]
 #[path = "binary/http.rs"]
 mod http;
+#[path = "ledger/kept.rs"]
+mod kept;
 #[path = "ledger/log.rs"]
 mod log;
 #[cfg(feature = "dynamodb")]

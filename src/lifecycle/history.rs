@@ -96,6 +96,12 @@ impl History {
         self.0.iter().map(|it| Happened { at: moved(it.at), ..it.clone() }).collect()
     }
 
+    /// Its newest events.
+    #[must_use]
+    pub fn last(&self, count: usize) -> Self {
+        self.0.iter().skip(self.0.len().saturating_sub(count)).cloned().collect()
+    }
+
     fn and(&self, news: impl IntoIterator<Item = Happened>) -> Self {
         let mut events = self.0.to_vec();
         for news in news {

@@ -9,7 +9,8 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
 use super::epoch::{self, Older};
-use super::file::{self, FileLock, OpenError, Progress};
+use super::error::{OpenError, remedy};
+use super::file::{self, FileLock, Progress};
 use super::files::Files;
 use super::inbox::Inbox;
 use super::place::Place;
@@ -53,7 +54,7 @@ fn open_to_write(path: &Path) -> Result<(Connection, Place, Option<FileLock>), O
     // SQLite would open a file that is not writable for reading.
     access(&place.path, AccessFlags::R_OK | AccessFlags::W_OK).map_err(|error| {
         let error = std::io::Error::from(error);
-        OpenError::new(path, format!("it cannot be written ({error}): {}", file::remedy(&error)))
+        OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error)))
     })?;
     let opened = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -14,7 +14,8 @@ use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode};
 
 use super::epoch;
-use super::file::{self, OpenError};
+use super::error::OpenError;
+use super::file;
 use super::{Sqlite, place};
 
 /// A ledger could not be copied. Nothing is left under the copy's name.

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::file::{OpenError, beside_it};
+use super::error::OpenError;
+use super::file::beside_it;
 use super::place;
 use super::schema::{self, APPLICATION};
 
@@ -212,11 +213,9 @@ mod tests {
         let store = folder.open().expect("it opens");
         assert_eq!(store.put(row("aaaaaaaaaa"), None, Commit::Now).await, Ok(Put::Done));
         let copy = folder.path.with_extension("copy");
-        let examined = |path: &Path| {
-            Sqlite::read(path, |row| assert!(row.is_ok()))?;
-            Sqlite::integrity(path)
-        };
-        assert_eq!(Sqlite::copy(&folder.path, &copy, examined), Ok(vec![]));
+        let sound = |row: Result<_, _>| assert!(row.is_ok());
+        let examined = |path: &Path| Sqlite::examine(path, |what| panic!("{what}"), sound);
+        assert_eq!(Sqlite::copy(&folder.path, &copy, examined), Ok(()));
         // Killed: its log stays.
         let log = beside_it(&folder.path, "-wal");
         let left = fs::read(&log).expect("a log");

@@ -11,7 +11,8 @@ use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, OpenFlags};
 
 use super::epoch::{self, EPOCH};
-use super::file::{self, OpenError};
+use super::error::OpenError;
+use super::file;
 use super::place::{self, Place};
 
 /// What a daemon of this user would find.

@@ -8,6 +8,8 @@
 mod beside;
 mod copy;
 mod epoch;
+mod error;
+mod examine;
 mod file;
 mod files;
 mod inbox;
@@ -29,8 +31,9 @@ use tokio::sync::watch;
 
 pub use self::copy::CopyError;
 use self::epoch::Older;
+pub use self::error::OpenError;
 use self::file::FileLock;
-pub use self::file::{OpenError, Progress};
+pub use self::file::Progress;
 use self::files::Files;
 use self::inbox::{Haste, Inbox};
 use self::known::Known;
@@ -54,9 +57,6 @@ pub struct Sqlite {
     files: Arc<Files>,
     _lock: Option<FileLock>,
 }
-
-/// Rows that are read at a time, so that a slow reader delays nothing.
-const AT_ONCE: usize = 100;
 
 impl Sqlite {
     /// Opens the file, or creates it, and locks it for this process.
@@ -175,81 +175,6 @@ impl Sqlite {
     #[must_use]
     pub fn sizes(path: &Path) -> (u64, u64) {
         file::sizes(path)
-    }
-
-    /// What SQLite finds wrong with a ledger file and its indices, which a daemon may have open at
-    /// the same time. Changes nothing.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it cannot be read as a ledger.
-    pub fn integrity(path: &Path) -> Result<Vec<String>, OpenError> {
-        let (connection, schema) = file::open_to_read(path)?;
-        if schema == 0 {
-            return Ok(vec![
-                "it is empty: no daemon has begun it, or its log was not copied".into(),
-            ]);
-        }
-        file::whole(path)?;
-        let check = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = connection.prepare("PRAGMA integrity_check")?;
-            statement.query_map([], |row| row.get(0))?.collect()
-        };
-        let mut found = check().map_err(|error| OpenError::of(path, &error))?;
-        found.retain(|line| line != "ok");
-        Ok(found)
-    }
-
-    /// The row of a step in a ledger file, which a daemon may have open at the same time. Changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it cannot be read.
-    pub fn find(
-        path: &Path,
-        token: &CallbackToken,
-    ) -> Result<Option<Result<Row, Damaged>>, OpenError> {
-        let (connection, schema) = file::open_to_read(path)?;
-        if schema > 1 {
-            let row = rows::get(&connection, token.as_str());
-            return row.map_err(|error| OpenError::of(path, &error));
-        }
-        let mut found = None;
-        Self::read(path, |row| {
-            let its = match &row {
-                Ok(row) => Some(row.head.token.as_str()),
-                Err(damaged) => damaged.token.as_deref(),
-            };
-            if its == Some(token.as_str()) {
-                found = Some(row);
-            }
-        })?;
-        Ok(found)
-    }
-
-    /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time.
-    /// Changes nothing.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it cannot be read.
-    pub fn read(path: &Path, mut each: impl FnMut(Result<Row, Damaged>)) -> Result<(), OpenError> {
-        let (connection, schema) = file::open_to_read(path)?;
-        let mut after = i64::MIN;
-        loop {
-            let rows = match schema {
-                // Not begun.
-                0 => Ok(Vec::new()),
-                1 => old::in_order(&connection, "steps", after, AT_ONCE),
-                _ => rows::in_order(&connection, after, AT_ONCE),
-            };
-            let rows = rows.map_err(|error| OpenError::of(path, &error))?;
-            match rows.last() {
-                Some((last, _)) => after = *last,
-                None => return Ok(()),
-            }
-            for (_, row) in rows {
-                each(row);
-            }
-        }
     }
 }
 
