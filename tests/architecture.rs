@@ -219,6 +219,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "sqs",
             "backlog",
             "dynamodb",
+            "spot",
             "clients",
             "executions",
             "server",

@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod executions;
 mod explain;
+mod fleet;
 mod health;
 mod ledger;
 #[cfg(feature = "local")]
@@ -23,6 +24,7 @@ mod selection;
 mod show;
 mod status;
 mod steps;
+mod tempo;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -120,7 +122,8 @@ enum Command {
     ///
     /// Exits 0 only if it was not interrupted, found something out, and left nothing behind.
     Probe(probe::Arguments),
-    /// Take care of the ledger: copy it, examine it, create the table of one that workers share.
+    /// Take care of the ledger: copy it, examine it, accept an older copy, forget a step, create
+    /// the table of one that workers share.
     Ledger(ledger::Arguments),
     /// Start an execution of a pipeline: the canary after a deployment.
     Start(executions::Start),

@@ -93,16 +93,24 @@ fn check_place(config: &Config, judge: &mut Judge<'_>, warnings: &mut Vec<String
     {
         return;
     }
-    let what = format!(
-        "is {} because the service manager says so (STATE_DIRECTORY); set it in the file, because \
-         commands in a shell look elsewhere",
-        path.display()
-    );
+    let what = place_told(path, judge.source.is_from_environment("ledger.path"));
     if ledger::Config::is_of_instance(path) {
         judge.wrong("ledger.path", what);
     } else {
         warnings.push(format!("ledger.path: {what}"));
     }
+}
+
+fn place_told(path: &Path, by_variable: bool) -> String {
+    let who = if by_variable {
+        "a variable (CALLBACKD_LEDGER__PATH) replaces what the file says: remove it, and"
+    } else {
+        "the service manager says so (STATE_DIRECTORY);"
+    };
+    format!(
+        "is {} because {who} set it in the file, because commands in a shell look elsewhere",
+        path.display()
+    )
 }
 
 /// The handlers that a queue and its routes name.
@@ -266,5 +274,21 @@ fn warn_of_second_starts(
                  queue, or make the job's name a function of STEP_TOKEN"
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_decides_the_place_of_an_instances_ledger_is_told_as_it_is() {
+        let path = Path::new("/var/lib/callbackd-etl/ledger.db");
+        let (service, variable) = (place_told(path, false), place_told(path, true));
+        assert!(service.contains("the service manager says so (STATE_DIRECTORY); set it in"));
+        assert!(variable.contains("a variable (CALLBACKD_LEDGER__PATH) replaces what the file"));
+        assert!(
+            [service, variable].iter().all(|told| told.starts_with("is /var/lib/callbackd-etl"))
+        );
     }
 }

@@ -92,7 +92,7 @@ fn all_mistakes_are_told_at_once_with_key_and_remedy() {
     );
     let wants = [
         "worker.drain_timout: there is no such key (did you mean `drain_timeout`?); known are: id, \
-         drain_timeout, work_dir",
+         drain_timeout, work_dir, spot_notice",
         "log.format: unknown variant the value, expected one of `auto`",
         "queues[0].visibility_timeout: invalid type: the integer, expected a duration with its \
          unit",

@@ -6,6 +6,7 @@ mod obedience;
 mod opening;
 mod overview;
 mod reload;
+mod spot;
 mod status;
 mod summary;
 
@@ -39,6 +40,7 @@ pub use error::DaemonError;
 use obedience::Obedience;
 use reload::Reloading;
 pub use reload::Reloads;
+use spot::Spot;
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
 use summary::keep_told;
@@ -130,6 +132,12 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     // Reported only now: if another daemon runs here, its lock on the ledger says more than the
     // address in use.
     served?;
+    let spot = Spot::new(loaded.config.worker.spot_notice, &clients);
+    if spot.is_noticed().await {
+        manager.ready("EC2 takes the instance back: not polling").await;
+        stop().await;
+        return Ok(());
+    }
     let (queues, asked) = queues(&loaded, &clients, &metrics).await?;
     log_remarks(&loaded);
     let handlers = handlers(&loaded);
@@ -178,9 +186,11 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         if adopted::is_first() { adopted::reap().await } else { std::future::pending().await }
     };
     tokio::pin!(reaping);
+    let mut left = None;
     tokio::select! {
         biased;
         () = stop() => {}
+        noticed = spot.notice() => left = Some(noticed),
         () = &mut reaping => {}
         what = engine.broken() => return Err(DaemonError::broken(what)),
         () = manager.watchdog(|| is_turning(&monitor)) => {}
@@ -191,6 +201,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     manager.stopping("draining").await;
     let longest = loaded.config.worker.drain_timeout + settings.longest_grace() + LAST_WORDS;
     let until = Instant::now() + longest;
+    if let Some(left) = left {
+        engine.drain_within(spot::wait(left, settings.longest_grace()));
+    }
     tokio::select! {
         biased;
         () = drain(engine, stop, reaping, &manager, &clients, until) => {}

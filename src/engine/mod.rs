@@ -242,6 +242,11 @@ impl Engine {
         }
     }
 
+    /// Shortens the wait of a drain: the machine has no more time.
+    pub fn drain_within(&mut self, timeout: Duration) {
+        self.drain_timeout = self.drain_timeout.min(timeout);
+    }
+
     /// Stops the worker without failing a step: waits for running steps, tells them to end,
     /// releases the rest, gives messages back. The first time that `hurry` resolves ends the wait
     /// for running steps, and releases them at once.

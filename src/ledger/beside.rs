@@ -26,6 +26,15 @@ pub fn open_beside(path: &Path) -> Result<Arc<dyn Store>, OpenError> {
     Ok(Arc::new(Sqlite::open_beside(path)?))
 }
 
+/// Opens a SQLite ledger even if it is an older copy, which is the ledger from now on. No daemon
+/// may have it open.
+///
+/// # Errors
+/// [`OpenError`] if it cannot be used.
+pub fn accept(path: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(Arc::new(Sqlite::accept(path)?))
+}
+
 impl Ledger {
     /// The ledger of a command, which reads and writes single records.
     #[must_use]

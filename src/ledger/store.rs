@@ -173,6 +173,11 @@ pub trait Store: Send + Sync {
         usize::MAX
     }
 
+    /// Whether the store takes a row of this size.
+    fn fits(&self, _: &Row) -> bool {
+        true
+    }
+
     /// Whether what is written here outlives the process: fails if the place where it was opened no
     /// longer holds it.
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -64,6 +64,8 @@ pub enum Happening {
     Reported,
     /// SageMaker has another answer, or waits for none.
     Settled,
+    /// An operator had its record ended.
+    Forgotten,
     /// Its pipeline was retried, and it waits once more.
     Returned,
     /// Written by a later version.
@@ -92,6 +94,12 @@ impl History {
             return self.clone();
         }
         self.0.iter().map(|it| Happened { at: moved(it.at), ..it.clone() }).collect()
+    }
+
+    /// Its newest events.
+    #[must_use]
+    pub fn last(&self, count: usize) -> Self {
+        self.0.iter().skip(self.0.len().saturating_sub(count)).cloned().collect()
     }
 
     fn and(&self, news: impl IntoIterator<Item = Happened>) -> Self {
@@ -151,6 +159,7 @@ impl Happening {
             Self::NotFound => "not_found",
             Self::Reported => "reported",
             Self::Settled => "settled",
+            Self::Forgotten => "forgotten",
             Self::Returned => "returned",
             Self::Unknown => "unknown",
         }
@@ -181,6 +190,11 @@ impl Record {
             let news = news.iter().map(|(event, detail)| Happened::new(now, *event, *detail));
             before.history.and(news)
         };
+    }
+
+    /// Adds to the history that an operator has ended this record, and who it was.
+    pub fn remember_forgotten(&mut self, by: &str, now: Timestamp) {
+        self.history = self.history.and([Happened::new(now, Happening::Forgotten, Some(by))]);
     }
 }
 

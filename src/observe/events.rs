@@ -144,6 +144,7 @@ pub const CODES: &[(u16, &str)] = &[
     (522, "ledger_damaged"),
     (523, "ledger_unusable"),
     (524, "table_unusable"),
+    (525, "ledger_older"),
     (601, "protection_unavailable"),
     (602, "protection_not_released"),
     (603, "protection_failed"),

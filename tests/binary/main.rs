@@ -68,6 +68,7 @@ mod route;
 mod services;
 mod show;
 mod silence;
+mod spot;
 mod stops;
 mod surroundings;
 mod table_input;

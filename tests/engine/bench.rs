@@ -10,9 +10,9 @@ use callbackd::engine::config::{HandlerConfig, QueueConfig};
 use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts};
 use callbackd::handler::{DynHandler, Registry};
 use callbackd::ledger::{Commit, Ledger, Written};
-use callbackd::lifecycle::{Completed, WorkerId, complete};
+use callbackd::lifecycle::{Completed, Lease, WorkerId, complete, forget};
 use callbackd::outcome::Outcome;
-use callbackd::seam::{Observer, Pipelines, Queue};
+use callbackd::seam::{ExecutionStanding, Observer, Pipelines, Queue, Standing};
 use callbackd::step::QueueUrl;
 use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
 use jiff::Timestamp;
@@ -256,6 +256,19 @@ impl Bench {
         };
         let written = ledger.write(*record, Commit::Now).await.expect("it works");
         assert!(matches!(written, Written::Done(_)), "{written:?}");
+        ledger.announce(&token).await.expect("it works");
+    }
+
+    /// An operator has the step forgotten, whose execution is gone, as a command does.
+    pub async fn forget(&self, token: &str) {
+        let store = Arc::new(self.disk.beside());
+        let ledger = Ledger::beside(store);
+        let token = token.parse().expect("a token");
+        let record = ledger.load(&token).await.expect("it works").expect("a record");
+        let gone = ExecutionStanding::NotFound;
+        let left = forget(&record, Lease::Over, &Standing::NotFound, gone, ledger.now());
+        let written = ledger.write(left.expect("it is not waited for"), Commit::Now).await;
+        assert!(matches!(written, Ok(Written::Done(_))), "{written:?}");
         ledger.announce(&token).await.expect("it works");
     }
 

@@ -95,3 +95,30 @@ async fn what_a_worker_says_is_listed_until_it_says_something_else() {
     })
     .await;
 }
+
+/// The history of a step is for people, and is not worth the step.
+#[cfg(feature = "dynamodb")]
+#[tokio::test]
+async fn an_item_that_would_be_too_large_is_written_with_less_history() {
+    use callbackd::ledger::{Ledger, Written};
+    use callbackd::lifecycle::{Happened, Happening, History, Record};
+
+    let event = |n| {
+        let at = Timestamp::from_second(n).expect("in range");
+        Happened::new(at, Happening::AttemptFailed, Some(&"x".repeat(Happened::MAX_DETAIL)))
+    };
+    let history: History = (0..100).map(event).collect();
+    let checkpoint = |bytes| Some(Arc::new(serde_json::Value::from("x".repeat(bytes))));
+    let waiting = Record { history, checkpoint: checkpoint(394_000), ..kept::waiting() };
+    let ledger = Ledger::beside(Arc::new(table::created().await));
+    let written = ledger.write(waiting.clone(), Commit::Now).await;
+    assert!(matches!(written, Ok(Written::Done(_))), "{written:?}");
+    let found = ledger.load(&waiting.token).await.expect("it works").expect("it is there");
+    let (kept, whole) = (found.history.events(), waiting.history.events());
+    assert!((1..100).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept, &whole[100 - kept.len()..], "the newest are kept");
+    let hopeless = Record { checkpoint: checkpoint(420_000), ..kept::waiting() };
+    let refused = Record { token: "hopeless00".parse().expect("a token"), ..hopeless };
+    let refused = ledger.write(refused, Commit::Now).await.expect_err("too large").to_string();
+    assert!(refused.contains("bytes"), "{refused}");
+}

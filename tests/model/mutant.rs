@@ -47,6 +47,8 @@ pub enum Mutant {
     AnswerForTheHandler,
     RunWhatMayBeAnswered,
     AskForTheAnswerOnce,
+    KeepTheOwner,
+    DeferWithoutALimit,
     // Mistakes in carrying them out.
     BelieveNotFound,
     AnswerStopBlindly,
@@ -219,6 +221,18 @@ impl Mutant {
             Self::NeverReplace => effects.retain(|effect| *effect != Effect::Replace),
             Self::DeleteWhatReturns if transition.local.activity == Activity::Reopening => {
                 *transition = idle(None, Effect::Delete);
+            }
+            Self::KeepTheOwner => {
+                if let Some(write) = &mut transition.write {
+                    write.record.owner = write.record.owner.take().or(state.record.owner.clone());
+                }
+            }
+            Self::DeferWithoutALimit => {
+                if let Some(write) = &mut transition.write
+                    && write.record.status == Status::Deferred
+                {
+                    write.record.deadline = None;
+                }
             }
             Self::NeverRefuseStops => {
                 effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_)));

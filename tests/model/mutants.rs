@@ -1,12 +1,13 @@
 //! Each mutant of the protocol breaks what it must break, on a path that is printed; the real
 //! protocol does not.
 
+use callbackd::lifecycle::contradictions;
 use stateright::{Checker, Model};
 
 use crate::driver::TOKEN;
 use crate::judge::Broken as Promise;
 use crate::mutant::Mutant;
-use crate::setup::{ENDS, SAFE, Setup};
+use crate::setup::{ENDS, SAFE, SOUND, Setup};
 use crate::world::{Broken, Budget, World};
 
 const ONE: &[u8] = &[0];
@@ -41,6 +42,13 @@ fn does(mutant: Mutant, ledgers: &'static [u8], budget: Budget, broken: &Broken)
 fn never_ends(mutant: Mutant, ledgers: &'static [u8], budget: Budget) {
     let world = found(mutant, ledgers, budget, ENDS);
     assert!(world.broken.is_none(), "{mutant:?} breaks nothing, and never ends");
+}
+
+fn writes(mutant: Mutant, contradiction: &str) {
+    let world = found(mutant, ONE, NO_FAULT, SOUND);
+    let stored = world.ledgers.iter().flatten().map(|known| contradictions(known.record()));
+    let told: Vec<&str> = stored.flatten().collect();
+    assert_eq!(told, [contradiction], "{mutant:?}");
 }
 
 const NO_FAULT: Budget = Budget {
@@ -101,6 +109,12 @@ fn believing_that_there_is_no_step_is_noticed_breaks_p1_and_never_ends() {
 #[test]
 fn deleting_for_a_deferral_that_is_not_durable_breaks_p1() {
     breaks(Mutant::ForgetDeferral, ONE, NO_FAULT, &Promise::DeletedTooEarly(1));
+}
+
+#[test]
+fn a_record_that_the_lifecycle_does_not_write_is_not_sound() {
+    writes(Mutant::KeepTheOwner, "it has an owner, but no one may run it");
+    writes(Mutant::DeferWithoutALimit, "it is deferred without a limit");
 }
 
 #[test]

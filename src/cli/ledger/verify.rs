@@ -53,9 +53,17 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
                 let census = verify_file(&path, |flaw| keep(&mut flaws, flaw));
                 census.map(|census| (census, flaws))
             });
-            let examined = examined.await.map_err(Failure::runtime)?;
+            let examined = match examined.await.map_err(Failure::runtime)? {
+                // Nothing of it can be read, which is a finding too.
+                Err(error) if arguments.json && error.is_damaged() => {
+                    let what = error.to_string();
+                    let census = Census { flaws: 1, ..Census::default() };
+                    Ok((census, vec![Flaw { token: None, status: None, what }]))
+                }
+                examined => examined,
+            };
             let census;
-            (census, flaws) = examined.map_err(Failure::runtime)?;
+            (census, flaws) = examined?;
             (name, census)
         }
         #[cfg(feature = "dynamodb")]

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use super::dead_letters::DeadLetters;
 use super::fleet::{Fleet, OurQueue};
 use super::knowledge::{Holding, Knowledge, Source, Unreadable};
-use super::survey::{Tempo, Waiting};
+use super::survey::Waiting;
 use super::verdict::{Blind, Evidence, Verdict, unaccounted};
 use crate::aws::{Backlog, Sqs};
+use crate::cli::tempo::Tempo;
 use crate::seam::{Fault, FaultKind};
 
 pub(super) struct Desk<'a> {

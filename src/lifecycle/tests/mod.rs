@@ -5,6 +5,7 @@ mod blame;
 mod complete;
 mod conclude;
 mod elsewhere;
+mod forget;
 mod gone;
 mod leave;
 mod properties;
