@@ -55,11 +55,15 @@ async fn a_worker_is_told_of_each_stop_until_it_says_that_it_knows() {
         }
         let found = Worker { version: 1, stops: one.clone() };
         assert_eq!(workers.worker(&me()).await, Ok(Some(found)), "its version stays");
-        assert_eq!(workers.renew(&me(), Some(1), BTreeSet::new()).await, Ok(Some(one.clone())));
+        // The first answer may be lost.
+        for version in [1, 2] {
+            let stops = workers.renew(&me(), Some(version), BTreeSet::new()).await;
+            assert_eq!(stops, Ok(Some(one.clone())));
+        }
         workers.flag(&me(), &stop("bbbbbbbbbb")).await.expect("flagged");
-        assert_eq!(workers.renew(&me(), Some(2), one).await, Ok(Some(tokens(&["bbbbbbbbbb"]))));
+        assert_eq!(workers.renew(&me(), Some(3), one).await, Ok(Some(tokens(&["bbbbbbbbbb"]))));
         let none = Ok(Some(BTreeSet::new()));
-        assert_eq!(workers.renew(&me(), Some(3), both).await, none, "some are gone already");
+        assert_eq!(workers.renew(&me(), Some(4), both).await, none, "some are gone already");
     })
     .await;
 }
