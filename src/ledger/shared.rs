@@ -420,6 +420,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stop_is_told_to_the_owner_although_the_renewal_that_read_it_was_not_answered() {
+        let (first, second, record) = two().await;
+        let mut flagged =
+            Record { stop_requested: Some(Stop::open(Timestamp::UNIX_EPOCH)), ..record.clone() };
+        let put = second.begin(&record, &mut flagged, Commit::Now).await;
+        assert_eq!(second.end(put), Ok(Put::Done));
+        let renewal = first.leases.renewal(first.clock.now());
+        let workers = first.store.workers().expect("it is shared");
+        let unheard =
+            workers.renew(&renewal.id, renewal.expected, renewal.told, String::new()).await;
+        assert!(unheard.is_ok_and(|stops| stops.is_some()));
+        assert_eq!(
+            first.renew(String::new()).await,
+            Ok(Renewed::Holds(vec![record.token.clone()]))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_worker_that_resigns_leaves_its_steps_to_others_at_once() {
         let (first, second, record) = two().await;
         first.resign().await.expect("it works");

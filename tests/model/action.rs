@@ -134,6 +134,10 @@ pub enum What {
     SeeFrozen {
         worker: usize,
     },
+    /// The worker stood still for so long, and is fenced because another of its steps is taken over.
+    FenceForAnother {
+        worker: usize,
+    },
     /// The stop watch asks about the execution.
     Watch {
         worker: usize,
@@ -230,7 +234,7 @@ impl World {
             }
             // A renewal of which nothing is learnt changes nothing that is part of this state.
             if worker.phase != Phase::Down
-                && (worker.fenced || worker.flagged || self.was_taken_over(index))
+                && (worker.fenced || worker.frozen || worker.flagged || self.was_taken_over(index))
                 && worker.driver.as_ref().is_none_or(|driver| driver.pending.is_none())
             {
                 put(What::Renew { worker: index });

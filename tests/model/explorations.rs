@@ -13,7 +13,7 @@ const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// Witnesses that need other processes that write the ledger.
-const OF_A_SHARED_LEDGER: [Witness; 8] = [
+const OF_A_SHARED_LEDGER: [Witness; 10] = [
     Witness::StopOfAForeignRun,
     Witness::StopFoundInLedger,
     Witness::LeaseLostWhileRunning,
@@ -22,6 +22,8 @@ const OF_A_SHARED_LEDGER: [Witness; 8] = [
     Witness::DeferredMeanwhile,
     Witness::EndedMeanwhile,
     Witness::PassedOn,
+    Witness::RenewedInTime,
+    Witness::StopUnheard,
 ];
 
 /// Witnesses for one worker as well as two.
@@ -163,6 +165,8 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         Witness::DeferredMeanwhile,
         Witness::EndedMeanwhile,
         Witness::PassedOn,
+        Witness::RenewedInTime,
+        Witness::StopUnheard,
     ];
     let of_more = [&of_more[..], &OF_ONE, &OF_ANSWERING].concat();
     assert_eq!(explore("two ledgers", APART, &budgets), of_more, "all else comes to pass");
@@ -290,6 +294,8 @@ fn further_bounds_hold_too() {
         Witness::DeferredMeanwhile,
         Witness::Replaced,
         Witness::PassedOn,
+        Witness::RenewedInTime,
+        Witness::StopUnheard,
     ];
     let of_more = [&of_more[..], &OF_ONE, &OF_ANSWERING].concat();
     assert_eq!(missing, of_more, "all else comes to pass");

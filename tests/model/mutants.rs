@@ -284,8 +284,30 @@ fn taking_over_without_fencing_and_renewing_after_a_fence_are_noticed() {
 }
 
 #[test]
+fn fencing_who_has_just_renewed_breaks_p4() {
+    let budget = Budget { freezes: 1, visibility: 1, ..NO_FAULT };
+    breaks(Mutant::FenceWhateverItsVersion, SHARED, budget, &Promise::Overlap(1));
+}
+
+#[test]
+fn losing_only_the_step_that_is_taken_over_breaks_p4() {
+    let budget = Budget { freezes: 1, visibility: 1, ..NO_FAULT };
+    breaks(Mutant::KeepWhatIsNotTakenYet, SHARED, budget, &Promise::Overlap(1));
+}
+
+#[test]
+fn claiming_again_under_the_id_of_a_lost_lease_never_ends() {
+    never_ends(Mutant::KeepTheIdOfALostLease, SHARED, Budget { leases: 1, ..NO_FAULT });
+}
+
+#[test]
 fn a_stop_of_which_the_owner_is_not_told_never_ends() {
     never_ends(Mutant::ForgetTheStopSet, SHARED, A_STOP);
+}
+
+#[test]
+fn a_stop_that_leaves_the_set_before_the_owner_has_heard_of_it_never_ends() {
+    never_ends(Mutant::DropStopsAsTheyAreRead, SHARED, Budget { writes: 1, ..A_STOP });
 }
 
 #[test]

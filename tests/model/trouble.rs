@@ -118,6 +118,9 @@ impl World {
             if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
                 put(What::SeeFrozen { worker: index });
             }
+            if freezes > 0 && driver.claims && !worker.fenced {
+                put(What::FenceForAnother { worker: index });
+            }
             if leases > 0 && driver.claims {
                 put(What::LeaseOver { worker: index });
             }

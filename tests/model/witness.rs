@@ -40,6 +40,10 @@ pub enum Witness {
     CompletedElsewhere,
     Replaced,
     PassedOn,
+    /// An owner renewed its record after it had been seen unchanged, and before it was fenced.
+    RenewedInTime,
+    /// A renewal's reply was lost that told of a stop.
+    StopUnheard,
     AskedAgain,
     WentOnWithoutItsMessage,
     CameBack,
@@ -61,7 +65,7 @@ pub enum Witness {
 }
 
 impl Witness {
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 52] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -94,6 +98,8 @@ impl Witness {
         Self::CompletedElsewhere,
         Self::Replaced,
         Self::PassedOn,
+        Self::RenewedInTime,
+        Self::StopUnheard,
         Self::AskedAgain,
         Self::WentOnWithoutItsMessage,
         Self::CameBack,
