@@ -103,7 +103,7 @@ fn check_place(config: &Config, judge: &mut Judge<'_>, warnings: &mut Vec<String
 
 fn place_told(path: &Path, by_variable: bool) -> String {
     let who = if by_variable {
-        "a variable (CALLBACKD_LEDGER__PATH) replaces what the file says: remove it, and"
+        "the variable CALLBACKD_LEDGER__PATH says so: remove it, and"
     } else {
         "the service manager says so (STATE_DIRECTORY);"
     };
@@ -286,7 +286,9 @@ mod tests {
         let path = Path::new("/var/lib/callbackd-etl/ledger.db");
         let (service, variable) = (place_told(path, false), place_told(path, true));
         assert!(service.contains("the service manager says so (STATE_DIRECTORY); set it in"));
-        assert!(variable.contains("a variable (CALLBACKD_LEDGER__PATH) replaces what the file"));
+        assert!(
+            variable.contains("the variable CALLBACKD_LEDGER__PATH says so: remove it, and set")
+        );
         assert!(
             [service, variable].iter().all(|told| told.starts_with("is /var/lib/callbackd-etl"))
         );

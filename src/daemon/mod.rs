@@ -135,7 +135,11 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let spot = Spot::new(loaded.config.worker.spot_notice, &clients);
     if spot.is_noticed().await {
         manager.ready("EC2 takes the instance back: not polling").await;
-        stop().await;
+        tokio::select! {
+            biased;
+            () = stop() => {}
+            () = manager.watchdog(|| true) => {}
+        }
         return Ok(());
     }
     let (queues, asked) = queues(&loaded, &clients, &metrics).await?;

@@ -28,6 +28,8 @@ pub(super) struct Arguments {
 
 /// How often the user is told how far a long list has got.
 const TOLD: usize = 100;
+/// So many steps without an answer: the others have none either.
+const ENOUGH: usize = 10;
 
 pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let Arguments { ledger: named, unasked } = arguments;
@@ -101,6 +103,9 @@ async fn ask(
             }
         };
         say(plain(&format!("{:<11} {:<10} {told}", step.token, step.status.as_str())));
+        if unknown == ENOUGH {
+            break;
+        }
         if count % TOLD == 0 {
             complain(format_args!("{count} of {} steps are asked about", steps.len()));
         }
@@ -109,8 +114,8 @@ async fn ask(
         return Ok(closed);
     }
     Err(Failure::Runtime(format!(
-        "of {unknown} of {} steps SageMaker did not say where they stand, so the copy is not \
-         accepted: fix that and ask again, or accept it with --unasked",
+        "SageMaker did not say where {unknown} of {} steps stand, so the copy is not accepted: fix \
+         that and ask again, or accept it with --unasked",
         steps.len()
     )))
 }
