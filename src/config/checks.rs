@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Config;
 use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
+use crate::builtin::exec;
 use crate::duration::text;
 use crate::engine::config::{HandlerConfig, QueueConfig};
 use crate::handler::{BuildError, DynHandler, Registry, Remark, Severity};
@@ -265,16 +266,22 @@ fn warn_of_second_starts(
                 text(queue.repost_after)
             ));
         }
-        // `poll_interval` has a default, so only a handler that sets it is known to poll.
-        if handler.settings.get("poll_interval").is_some() {
+        if let Some(interval) = poll_interval(handler) {
             warnings.push(format!(
-                "queues[{index}].exclusive: is false, and handlers.{name} polls its jobs \
-                 (poll_interval): if this worker stops or dies meanwhile, another worker receives \
-                 the step without its checkpoint and starts a second job; let one worker read the \
-                 queue, or make the job's name a function of STEP_TOKEN"
+                "queues[{index}].exclusive: is false, and handlers.{name} may poll its jobs \
+                 (poll_interval, {interval}): if this worker stops or dies meanwhile, another \
+                 worker receives the step without its checkpoint and starts a second job; let one \
+                 worker read the queue, or make the job's name a function of STEP_TOKEN"
             ));
         }
     }
+}
+
+/// How often the handler looks after its jobs, if it can: each program may, by its exit status.
+fn poll_interval(handler: &HandlerConfig) -> Option<String> {
+    let written = handler.settings.get("poll_interval").and_then(Value::as_str);
+    let program = || (handler.kind == "exec").then(|| text(exec::Settings::POLL_INTERVAL));
+    written.map(str::to_owned).or_else(program)
 }
 
 #[cfg(test)]
