@@ -4,6 +4,7 @@ mod backlog;
 mod error;
 mod obedience;
 mod opening;
+mod operator;
 mod overview;
 mod reload;
 mod status;
@@ -37,8 +38,10 @@ use crate::seam::{Observer, Pipelines};
 use crate::step::QueueUrl;
 pub use error::DaemonError;
 use obedience::Obedience;
+pub use operator::Control;
+use operator::Desk;
 use reload::Reloading;
-pub use reload::Reloads;
+pub use reload::{Reloads, Request};
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
 use summary::keep_told;
@@ -57,12 +60,14 @@ pub struct Daemon {
     outside: aws::Outside,
     clock: Option<Clock>,
     reloads: Option<Reloads>,
+    control: Option<Control>,
 }
 
 impl Daemon {
     #[must_use]
     pub fn new(loaded: CheckedConfig) -> Self {
-        Self { loaded, store: None, outside: aws::Outside::default(), clock: None, reloads: None }
+        let outside = aws::Outside::default();
+        Self { loaded, store: None, outside, clock: None, reloads: None, control: None }
     }
 
     /// Replaces the configured ledger.
@@ -90,6 +95,12 @@ impl Daemon {
         Self { reloads: Some(reloads), ..self }
     }
 
+    /// Opens an admin socket, on which commands of this machine have it drained or reloaded.
+    #[must_use]
+    pub fn control(self, control: Control) -> Self {
+        Self { control: Some(control), ..self }
+    }
+
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop`
     /// resolves cuts a wait short.
     ///
@@ -102,7 +113,7 @@ impl Daemon {
 }
 
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
-    let Daemon { loaded, store, outside, clock, reloads } = daemon;
+    let Daemon { loaded, store, outside, clock, reloads, control } = daemon;
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
@@ -159,13 +170,14 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let measured = metrics.clone();
     tasks
         .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
-    let (backlogs, looked) = (status.backlogs().clone(), monitor.clone());
-    let until = monitored.clone();
-    tasks.push(tokio::spawn(async move { backlogs.keep(asked, looked, until).await }));
+    tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
+    let drained = CancellationToken::new();
+    let desk = control.map(|control| Desk::new(control, monitor.clone(), drained.clone()));
+    tasks.extend(desk.zip(loaded.config.admin_socket()).and_then(|(desk, path)| {
+        desk.open(&path, status.clone(), metrics.clone(), monitored.clone())
+    }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
-    if std::env::var_os("ECS_AGENT_URI").is_some() {
-        tasks.push(protect(monitor.clone(), monitored.clone()));
-    }
+    tasks.extend(protect(monitor.clone(), monitored.clone()));
     tracing::info!(
         event = "worker_started",
         worker = %me,
@@ -197,12 +209,24 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = keep_told(&manager, &monitor, &status) => {}
     }
     remove_own_directory(&loaded);
+    drained.cancel();
     monitored.cancel();
     for task in tasks {
         // A task that panicked has been logged by the panic hook.
         let _ = task.await;
     }
     Ok(())
+}
+
+/// The task that asks the queues for their backlog while someone looks at it.
+fn keep_backlogs(
+    status: &Status,
+    asked: Vec<Sqs>,
+    monitor: Monitor,
+    until: CancellationToken,
+) -> JoinHandle<()> {
+    let backlogs = status.backlogs().clone();
+    tokio::spawn(async move { backlogs.keep(asked, monitor, until).await })
 }
 
 fn serve(server: Server, until: CancellationToken) -> JoinHandle<()> {
@@ -282,11 +306,12 @@ fn log_remarks(loaded: &CheckedConfig) {
     }
 }
 
-/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and no
-/// step runs, it ends the protection.
-fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
+/// In ECS, the task that keeps it from stopping this one while steps run. Once the worker drains
+/// and no step runs, it ends the protection.
+fn protect(monitor: Monitor, until: CancellationToken) -> Option<JoinHandle<()>> {
+    std::env::var_os("ECS_AGENT_URI")?;
     let (count, running) = watch::channel(0);
-    tokio::spawn(async move {
+    Some(tokio::spawn(async move {
         let counting = async {
             let mut look = interval(LOOK);
             loop {
@@ -304,7 +329,7 @@ fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
             drop(count);
         };
         tokio::join!(counting, hold_while_running(running));
-    })
+    }))
 }
 
 fn is_turning(monitor: &Monitor) -> bool {

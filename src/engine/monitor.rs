@@ -92,6 +92,12 @@ impl Monitor {
         self.0.steps.len()
     }
 
+    /// The steps in hand, in the order of their tokens.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<CallbackToken> {
+        self.0.steps.tokens()
+    }
+
     /// How many slots are taken in all queues.
     #[must_use]
     pub fn running(&self) -> usize {

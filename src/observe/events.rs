@@ -155,6 +155,8 @@ pub const CODES: &[(u16, &str)] = &[
     (611, "endpoint_accept_failed"),
     (612, "endpoint_connection_broke"),
     (620, "other_crate"),
+    (630, "admin_socket_unavailable"),
+    (631, "admin_peer_refused"),
     (901, "worker_broken"),
     (902, "illegal_event"),
     (903, "permits_reused"),

@@ -85,8 +85,8 @@ pub struct Steps {
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    status: StatusCode,
-    reason: String,
+    pub(super) status: StatusCode,
+    pub(super) reason: String,
 }
 
 impl Problem {
@@ -98,6 +98,11 @@ impl Problem {
     /// The requested thing does not exist.
     pub fn not_found(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_FOUND, reason: reason.into() }
+    }
+
+    /// What is asked for cannot be done as things are, and the reason says why.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, reason: reason.into() }
     }
 
     /// It may be answered later.
@@ -179,6 +184,11 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) {
         connections::serve_all(self.listener, self.router, stop).await;
     }
+}
+
+/// The same pages for a socket that no browser reaches.
+pub(super) fn pages(source: Arc<dyn Source>, metrics: Arc<Metrics>) -> Router {
+    router(Shared { source, metrics, loopback: false })
 }
 
 fn router(shared: Shared) -> Router {
@@ -294,11 +304,11 @@ fn checked(checks: &[Check]) -> Response {
     json_answer(status, &json!({ "ok": ok, "checks": checks }))
 }
 
-fn problem(status: StatusCode, reason: &str) -> Response {
+pub(super) fn problem(status: StatusCode, reason: &str) -> Response {
     json_answer(status, &json!({ "error": reason }))
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     answer(status, "application/json", format!("{body}\n"))
 }
 
@@ -387,7 +397,9 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Seats};
+    use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Listener, Seats};
+
+    const LIFE: Duration = <TcpListener as Listener>::LIFE;
 
     /// Healthy or not, as a test says; its steps are returned once allowed.
     #[derive(Default)]
@@ -450,7 +462,7 @@ mod tests {
         };
         let never = CancellationToken::new();
         let seat = Arc::new(Seats::default()).take();
-        tokio::join!(talk, connections::serve(server, router(shared), seat, &never)).0
+        tokio::join!(talk, connections::serve(server, router(shared), seat, &never, LIFE)).0
     }
 
     async fn ask(path: &str, host: &str) -> String {
