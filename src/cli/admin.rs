@@ -21,7 +21,7 @@ use crate::config::Config;
 /// How a command finds the daemon.
 #[derive(Args)]
 pub(super) struct Socket {
-    /// The daemon's admin socket; else `admin.sock` beside the ledger in the configuration, or
+    /// The worker's admin socket; else `admin.sock` beside the ledger in the configuration, or
     /// beside `worker.work_dir` if the ledger is a table.
     #[arg(long, value_name = "FILE")]
     socket: Option<PathBuf>,

@@ -20,6 +20,7 @@ mod place;
 mod probe;
 mod reconcile;
 mod reload;
+mod retry;
 mod route;
 mod run;
 mod selection;
@@ -110,6 +111,12 @@ enum Command {
     Pause(pause::Arguments),
     /// Poll a paused queue again, and end the pause of its handlers whose steps failed (`breaker`).
     Resume(pause::Arguments),
+    /// Start the next attempt of a step that waits for it, or look at its job again, now. The worker
+    /// must be running.
+    ///
+    /// Attempts count as usual. A step that runs, or waits for something else than time, is refused
+    /// with what it is.
+    Retry(retry::Arguments),
     /// Let the running worker finish its steps and end, as SIGTERM does, and wait for that.
     ///
     /// The command may be interrupted: the drain goes on. Under systemd and in ECS the worker is
@@ -285,6 +292,7 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
         Command::Resume(queue) => {
             pause::run(&queue, orders::Kind::Resume, arguments.config.as_deref())
         }
+        Command::Retry(options) => retry::run(&options, arguments.config.as_deref()).await,
         Command::Drain(socket) => drain::run(&socket, arguments.config.as_deref()).await,
         Command::Reload(socket) => reload::run(&socket, arguments.config.as_deref()).await,
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,

@@ -172,7 +172,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
     tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
     let drained = CancellationToken::new();
-    let desk = control.map(|control| Desk::new(control, monitor.clone(), drained.clone()));
+    let desk = control.map(|control| Desk::new(control, &engine, drained.clone()));
     tasks.extend(desk.zip(loaded.config.admin_socket()).and_then(|(desk, path)| {
         desk.open(&path, status.clone(), metrics.clone(), monitored.clone())
     }));

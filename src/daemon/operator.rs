@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::Request;
 use super::status::Status;
-use crate::engine::Monitor;
+use crate::engine::{Engine, Monitor, Retries, Unretried};
 use crate::observe::admin::{self, Operator, Taken, Unfinished, UnfinishedStep};
 use crate::observe::metrics::Metrics;
 use crate::observe::server::Problem;
@@ -29,12 +29,13 @@ pub struct Control {
 pub(super) struct Desk {
     control: Control,
     monitor: Monitor,
+    retries: Retries,
     drained: CancellationToken,
 }
 
 impl Desk {
-    pub(super) fn new(control: Control, monitor: Monitor, drained: CancellationToken) -> Self {
-        Self { control, monitor, drained }
+    pub(super) fn new(control: Control, engine: &Engine, drained: CancellationToken) -> Self {
+        Self { control, monitor: engine.monitor(), retries: engine.retries(), drained }
     }
 
     /// Serves the admin socket at `path` until `until` is cancelled; without a socket the daemon
@@ -98,6 +99,21 @@ impl Operator for Desk {
             let request = Request::answered_to(answer);
             self.control.reloads.send(request).await.map_err(|_| drains())?;
             answered.await.map_err(|_| drains())?.map_err(Problem::bad)
+        })
+    }
+
+    fn retry<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async move {
+            let token = token.parse().map_err(|error| Problem::bad(format!("{error}")))?;
+            self.retries.retry(&token).await.map_err(|why| match why {
+                Unretried::Unknown(_) => Problem::not_found(why.to_string()),
+                Unretried::Ledger(_) | Unretried::Unanswered => {
+                    Problem::unavailable(why.to_string())
+                }
+                Unretried::Refused(_) | Unretried::Paused(_) | Unretried::NotInHand => {
+                    Problem::refused(why.to_string())
+                }
+            })
         })
     }
 }

@@ -301,6 +301,11 @@ impl Limits {
         self.0.lock().iter().map(told).collect()
     }
 
+    /// Whether no attempt of the handler is started at present because its steps failed.
+    pub(crate) fn is_held(&self, handler: &str) -> bool {
+        paused(&self.0.lock(), &BTreeSet::from([handler]), Instant::now()).is_some()
+    }
+
     /// Whether a queue with these handlers is not polled because all of them are paused.
     pub(crate) fn is_paused<'a>(&self, handlers: impl Iterator<Item = &'a str>) -> bool {
         paused(&self.0.lock(), &handlers.collect(), Instant::now()).is_some()

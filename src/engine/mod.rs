@@ -7,7 +7,7 @@
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
 //! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor` and
-//!   `intake` bring steps, time and orders to the drivers.
+//!   `intake retries` bring steps, time and orders to the drivers.
 
 mod accounts;
 pub mod config;
@@ -45,6 +45,7 @@ mod polls;
 mod progress;
 mod reap;
 pub(crate) mod report;
+mod retries;
 pub mod route;
 pub(crate) mod running;
 mod said;
@@ -76,6 +77,7 @@ pub use lane::QueueParts;
 pub use limits::Tripped;
 pub use monitor::{Monitor, QueueStatus, Unpolled};
 pub use progress::Progressed;
+pub use retries::{Retries, Unretried};
 pub use settings::Settings;
 
 use crate::clock::Clock;
@@ -293,6 +295,12 @@ impl Engine {
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings::new(self.shared.clone())
+    }
+
+    /// What has steps tried again that wait; it does not keep the engine alive.
+    #[must_use]
+    pub fn retries(&self) -> Retries {
+        Retries::new(self.shared.clone())
     }
 
     /// What decides from outside which queues are polled; it does not keep the engine alive.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections;
 use super::metrics::Metrics;
-use super::server::{self, Problem, Source, answer, json_answer, problem};
+use super::server::{self, Problem, Source, answer, in_time, json_answer, problem};
 use super::socket::AdminSocket;
 
 /// What an operator may have the daemon do. Nothing here may block.
@@ -38,6 +38,12 @@ pub trait Operator: Send + Sync {
     /// # Errors
     /// [`Problem::bad`] if it is refused, [`Problem::unavailable`] while the daemon drains.
     fn reload(&self) -> BoxFuture<'_, Result<Taken, Problem>>;
+
+    /// Has a step tried again now.
+    ///
+    /// # Errors
+    /// [`Problem::not_found`], or [`Problem::refused`] with what the step is instead.
+    fn retry<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<(), Problem>>;
 }
 
 /// A line of the answer to `POST /drain`, in JSON. The last one says that the drain has ended; if
@@ -101,6 +107,7 @@ fn router(source: Arc<dyn Source>, metrics: Arc<Metrics>, operator: Arc<dyn Oper
     Router::new()
         .route("/drain", post(drain))
         .route("/reload", post(reload))
+        .route("/steps/{token}/retry", post(retry))
         .with_state(operator)
         .merge(server::pages(source, metrics))
 }
@@ -142,6 +149,13 @@ fn counts(line: &Draining) -> Option<(usize, Vec<(&str, &str)>)> {
     let Draining::Unfinished(left) = line else { return None };
     let steps = left.first.iter().map(|step| (step.token.as_str(), step.activity.as_str()));
     Some((left.steps, steps.collect()))
+}
+
+async fn retry(State(operator): State<Arc<dyn Operator>>, Path(token): Path<String>) -> Response {
+    match in_time(operator.retry(&token)).await {
+        Ok(()) => json_answer(StatusCode::OK, &json!({ "token": token })),
+        Err(Problem { status, reason }) => problem(status, &reason),
+    }
 }
 
 async fn reload(State(operator): State<Arc<dyn Operator>>) -> Response {

@@ -254,7 +254,9 @@ async fn step(State(shared): State<Shared>, Path(token): Path<String>) -> Respon
     }
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+pub(super) async fn in_time<T>(
+    answer: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
     let late = |_| Problem::unavailable(format!("the ledger did not answer within {PATIENCE:?}"));
     timeout(PATIENCE, answer).await.map_err(late)?
 }

@@ -105,3 +105,38 @@ async fn a_killed_daemon_drains_nothing_and_its_socket_is_the_next_ones() {
     assert_eq!(drained.status.code(), Some(0), "{drained:?}");
     assert_eq!(exit_code(&mut next).await, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_waits_for_its_next_attempt_is_tried_again_at_once_and_no_other_is() {
+    let scene = Scene::new("[ $STEP_ATTEMPT = 1 ] && end 75; until_there gate; end 0").await;
+    let config = scene
+        .config()
+        .listening()
+        .with("queues.0.poll_wait", "1s")
+        .with("handlers.job.retry_delay", "10h")
+        .with("handlers.job.retry_delay_max", "10h");
+    let daemon = scene.start(&config);
+    let step = scene.step_sent().await;
+    let retry = |token: &str| -> Output { scene.environment().run(&config, &["retry", token]) };
+    let waits = async || scene.record(&step).is_some_and(|record| record["status"] == "waiting");
+    until("it waits for its next attempt", waits).await;
+    let retried = retry(&step.token);
+    assert_eq!(retried.status.code(), Some(0), "{retried:?}");
+    until("it runs", async || scene.runs().len() == 2).await;
+    assert_eq!(scene.runs(), [step.attempt(1), step.attempt(2)]);
+
+    for (token, why) in
+        [(step.token.as_str(), "under way already: running"), ("abcdefghij", "has no step")]
+    {
+        let refused = retry(token);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(printed(&refused).contains(why), "{refused:?}");
+    }
+    scene.open("gate");
+    scene.answered_once(&step).await;
+    scene.settled(&step).await;
+    assert!(printed(&retry(&step.token)).contains("it is settled"));
+    let shown = scene.environment().run(&config, &["show", &step.token]);
+    assert!(printed(&shown).contains("retry asked"), "{shown:?}");
+    drop(daemon);
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use callbackd::clock::Clock;
 use callbackd::engine::config::{HandlerConfig, QueueConfig};
-use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts};
+use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts, Retries};
 use callbackd::handler::{DynHandler, Registry};
 use callbackd::ledger::{Commit, Ledger, Written};
 use callbackd::lifecycle::{Completed, WorkerId, complete};
@@ -165,6 +165,7 @@ pub struct Bench {
 pub struct Worker {
     engine: Engine,
     pub intake: Intake,
+    pub retries: Retries,
     pub monitor: Monitor,
 }
 
@@ -235,7 +236,7 @@ impl Bench {
             paused: self.paused.clone(),
         });
         let monitor = engine.monitor();
-        Worker { intake: engine.intake(), engine, monitor }
+        Worker { intake: engine.intake(), retries: engine.retries(), engine, monitor }
     }
 
     /// A step that waits at SageMaker, with its message on the queue.

@@ -47,6 +47,8 @@ pub enum Mutant {
     AnswerForTheHandler,
     RunWhatMayBeAnswered,
     AskForTheAnswerOnce,
+    RetryUnasked,
+    RetryWhatRuns,
     // Mistakes in carrying them out.
     BelieveNotFound,
     AnswerStopBlindly,
@@ -103,14 +105,13 @@ impl Mutant {
                 (state.record.resume, state.record.suspicion) = (false, u32::MAX);
             }
             Self::StartWhatIsFound if found => state.local.wanted = true,
-            Self::RunWhatMayBeAnswered if matches!(happening, Happening::Delivered(_)) || found => {
-                state.local.wanted = true;
-            }
-            Self::TakeOverUnasked
-                if happening == Happening::Woken
-                    && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>
+            Self::RetryUnasked if happening == Happening::RetryAsked => state.local.wanted = true,
+            Self::RetryWhatRuns
+                if happening == Happening::RetryAsked
+                    && state.record.status == Status::Claimed =>
             {
-                state.record.status = Status::Waiting;
+                (state.record.status, state.record.owner) = (Status::Waiting, None);
+                state.record.not_before = Some(NOW);
             }
             _ => {}
         }

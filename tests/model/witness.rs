@@ -58,10 +58,11 @@ pub enum Witness {
     SucceededElsewhereInAWait,
     AnsweredByItsHandler,
     AnsweredBeforeAnotherRun,
+    TriedAgainAtOnce,
 }
 
 impl Witness {
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -112,6 +113,7 @@ impl Witness {
         Self::SucceededElsewhereInAWait,
         Self::AnsweredByItsHandler,
         Self::AnsweredBeforeAnotherRun,
+        Self::TriedAgainAtOnce,
     ];
 }
 
