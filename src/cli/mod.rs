@@ -103,16 +103,17 @@ enum Command {
     ///
     /// Exits 0 if there is a handler for the message, else 1.
     Route(route::Arguments),
-    /// Receive nothing more from a queue until it is resumed, also after a restart. Steps in hand
-    /// go on, and their stops are answered.
+    /// Receive nothing more from a queue, or start no more runs of a handler, until it is resumed,
+    /// also after a restart. Steps in hand, or runs, go on, and their stops are answered.
     ///
     /// The order is a file beside the ledger, which the worker on this machine reads every 2 s. Its
     /// user and root can give it.
     Pause(pause::Arguments),
-    /// Poll a paused queue again, and end the pause of its handlers whose steps failed (`breaker`).
+    /// Poll a paused queue again, or start a paused handler, and end the pause of its handlers, or
+    /// of that one, because steps failed (`breaker`).
     Resume(pause::Arguments),
-    /// Start the next attempt of a step that waits for it, or look at its job again, now. The worker
-    /// must be running.
+    /// Start the next attempt of a step that waits for it, or look at its job again, now. The
+    /// worker must be running.
     ///
     /// Attempts count as usual. A step that runs, or waits for something else than time, is refused
     /// with what it is.

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::CheckedConfig;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
-use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
+use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts, Retries};
 use crate::handler::Severity;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
@@ -35,9 +35,8 @@ use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
 use crate::seam::{Observer, Pipelines};
-use crate::step::QueueUrl;
 pub use error::DaemonError;
-use obedience::Obedience;
+use obedience::{Obedience, Paused};
 pub use operator::Control;
 use operator::Desk;
 use reload::Reloading;
@@ -61,13 +60,15 @@ pub struct Daemon {
     clock: Option<Clock>,
     reloads: Option<Reloads>,
     control: Option<Control>,
+    retries: Option<oneshot::Sender<Retries>>,
 }
 
 impl Daemon {
     #[must_use]
     pub fn new(loaded: CheckedConfig) -> Self {
         let outside = aws::Outside::default();
-        Self { loaded, store: None, outside, clock: None, reloads: None, control: None }
+        let (store, clock, reloads, control, retries) = (None, None, None, None, None);
+        Self { loaded, store, outside, clock, reloads, control, retries }
     }
 
     /// Replaces the configured ledger.
@@ -101,6 +102,12 @@ impl Daemon {
         Self { control: Some(control), ..self }
     }
 
+    /// Tells, once it works, by what a deterministic test has steps tried again.
+    #[must_use]
+    pub fn retries(self, told: oneshot::Sender<Retries>) -> Self {
+        Self { retries: Some(told), ..self }
+    }
+
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop`
     /// resolves cuts a wait short.
     ///
@@ -113,7 +120,7 @@ impl Daemon {
 }
 
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
-    let Daemon { loaded, store, outside, clock, reloads, control } = daemon;
+    let Daemon { loaded, store, outside, clock, reloads, control, retries } = daemon;
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
@@ -162,14 +169,15 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         drain_timeout: loaded.config.worker.drain_timeout,
         retention: loaded.config.ledger.retention,
         work_dir: loaded.config.work_dir(),
-        paused,
+        paused: paused.queues,
+        paused_handlers: paused.handlers,
     });
     let monitor = status.watch(engine.monitor());
+    retries.map(|told| told.send(engine.retries()));
     let settings = engine.settings();
     let reloading = Reloading::new(reloads, &loaded.config, &settings, &metrics, &manager);
-    let measured = metrics.clone();
-    tasks
-        .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
+    let measure = |file| opening::measure(file, metrics.clone(), monitored.clone());
+    tasks.extend(file.map(measure).map(tokio::spawn));
     tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
     let drained = CancellationToken::new();
     let desk = control.map(|control| Desk::new(control, &engine, drained.clone()));
@@ -281,9 +289,9 @@ fn remove_own_directory(loaded: &CheckedConfig) {
     }
 }
 
-/// What obeys these orders, if there may be some, and the queues that they pause by now.
-async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Vec<QueueUrl>) {
-    let Some(orders) = orders else { return (None, Vec::new()) };
+/// What obeys these orders, if there may be some, and what they pause by now.
+async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Paused) {
+    let Some(orders) = orders else { return (None, Paused::default()) };
     let (obedience, paused) = Obedience::begin(orders).await;
     (Some(obedience), paused)
 }

@@ -1,5 +1,6 @@
 //! What bounds the runs of a handler on this worker, in all queues: how many there are at once, how
-//! many attempts are started in which time, and a breaker for a handler whose steps keep failing.
+//! many attempts are started in which time, a breaker for a handler whose steps keep failing, and
+//! an operator's order.
 //!
 //! A step waits for its handler before it waits for a slot of its queue, and keeps neither while it
 //! waits for the other, so that no handler is held up by another one's steps. A queue without
@@ -11,6 +12,7 @@
 
 mod bound;
 mod breaker;
+mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -299,11 +301,6 @@ impl Limits {
             (handler.clone(), tripped)
         };
         self.0.lock().iter().map(told).collect()
-    }
-
-    /// Whether no attempt of the handler is started at present because its steps failed.
-    pub(crate) fn is_held(&self, handler: &str) -> bool {
-        paused(&self.0.lock(), &BTreeSet::from([handler]), Instant::now()).is_some()
     }
 
     /// Whether a queue with these handlers is not polled because all of them are paused.

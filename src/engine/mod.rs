@@ -107,8 +107,10 @@ pub struct Parts {
     pub retention: Duration,
     /// Where handlers keep files of runs.
     pub work_dir: PathBuf,
-    /// The queues that are not polled until [`Intake`] says so.
+    /// The queues that are not polled, and the handlers that are not started, until [`Intake`] says
+    /// so.
     pub paused: Vec<QueueUrl>,
+    pub paused_handlers: Vec<String>,
 }
 
 /// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. If it
@@ -188,7 +190,9 @@ impl Engine {
             tasks: TaskTracker::new(),
         });
         let hooks = Hooks::set(&shared);
-        Intake::new(shared.clone()).pause_only(&parts.paused);
+        let intake = Intake::new(shared.clone());
+        intake.pause_only(&parts.paused);
+        intake.hold_only(&parts.paused_handlers);
         let (mut pollers, mut background, mut keepers) =
             (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for lane in &shared.lanes {

@@ -8,7 +8,7 @@ use super::driver::{self, Origin};
 use super::inbox::{Absent, Input};
 use super::shared::Shared;
 use crate::ledger::LedgerError;
-use crate::lifecycle::NotRetried;
+use crate::lifecycle::{NotRetried, Status};
 use crate::step::CallbackToken;
 
 /// Has steps of a running engine tried again; cheap to clone. It does not keep the engine alive.
@@ -57,7 +57,9 @@ impl Retries {
         let shared = &self.0;
         let found = shared.ledger.load(token).await?;
         let record = found.ok_or_else(|| Unretried::Unknown(token.clone()))?;
-        if let Some(handler) = record.handler.as_deref().filter(|it| shared.limits.is_held(it)) {
+        let waits = record.status == Status::Waiting;
+        let handler = record.handler.as_deref().filter(|_| waits);
+        if let Some(handler) = handler.filter(|handler| shared.limits.is_held(handler)) {
             return Err(Unretried::Paused(handler.to_owned()));
         }
         let lane = shared.lane(&record.queue);

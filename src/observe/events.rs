@@ -106,6 +106,7 @@ pub const CODES: &[(u16, &str)] = &[
     (317, "machine_suspended"),
     (318, "clock_set"),
     (319, "steps_released"),
+    (330, "handler_paused"),
     (401, "output_cut"),
     (402, "program_killed"),
     (403, "output_held_open"),

@@ -138,5 +138,25 @@ async fn a_step_that_waits_for_its_next_attempt_is_tried_again_at_once_and_no_ot
     assert!(printed(&retry(&step.token)).contains("it is settled"));
     let shown = scene.environment().run(&config, &["show", &step.token]);
     assert!(printed(&shown).contains("retry asked"), "{shown:?}");
+
+    // Its handler is paused by the same name, also for the next daemon.
+    let order = |what: &str| scene.environment().run(&config, &[what, "job"]);
+    let series = "callbackd_handler_paused{handler=\"job\"}";
+    assert!(order("pause").status.success());
+    until("it is paused", async || daemon.metric(series).await == Some(1.0)).await;
+    let (status, body) = daemon.status("/readyz").await.expect("an answer");
+    assert!(status == 200 && body.contains("paused by `callbackd pause`: job"), "{body}");
+    let late = scene.step_sent().await;
     drop(daemon);
+    let next = scene.start(&config);
+    up(&next).await;
+    assert_eq!(next.metric(series).await, Some(1.0), "from the first moment");
+    for what in ["steps", "check"] {
+        let told = printed(&scene.environment().run(&config, &[what]));
+        assert!(told.contains("handler job") && told.contains("paused since"), "{told}");
+    }
+    assert!(order("resume").status.success());
+    until("its first attempt has failed", async || scene.runs().contains(&late.attempt(1))).await;
+    until("it waits", async || retry(&late.token).status.success()).await;
+    scene.answered_once(&late).await;
 }

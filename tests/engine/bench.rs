@@ -157,8 +157,9 @@ pub struct Bench {
     pub observer: Arc<dyn Observer>,
     /// Queues beside the first.
     pub others: Vec<(QueueConfig, Arc<FakeQueue>)>,
-    /// The queues that are paused from the start.
+    /// The queues and handlers that are paused from the start.
     pub paused: Vec<QueueUrl>,
+    pub paused_handlers: Vec<String>,
     workers: usize,
 }
 
@@ -188,6 +189,7 @@ impl Bench {
             observer: Arc::new(()),
             others: Vec::new(),
             paused: Vec::new(),
+            paused_handlers: Vec::new(),
             workers: 0,
         }
     }
@@ -234,6 +236,7 @@ impl Bench {
             retention: self.retention,
             work_dir: "work".into(),
             paused: self.paused.clone(),
+            paused_handlers: self.paused_handlers.clone(),
         });
         let monitor = engine.monitor();
         Worker { intake: engine.intake(), retries: engine.retries(), engine, monitor }

@@ -113,6 +113,15 @@ impl Mutant {
                 (state.record.status, state.record.owner) = (Status::Waiting, None);
                 state.record.not_before = Some(NOW);
             }
+            Self::RunWhatMayBeAnswered if matches!(happening, Happening::Delivered(_)) || found => {
+                state.local.wanted = true;
+            }
+            Self::TakeOverUnasked
+                if happening == Happening::Woken
+                    && state.record.stop_requested.is_some_and(|stop| stop.at < NOW) =>
+            {
+                state.record.status = Status::Waiting;
+            }
             _ => {}
         }
     }
