@@ -45,7 +45,11 @@ impl Socket {
         let path = self.find(file)?;
         let stream =
             UnixStream::connect(&path).await.map_err(|error| unreachable(&path, &error))?;
-        let broke = |error: hyper::Error| broke(&path, &error.to_string());
+        let broke = |error: hyper::Error| {
+            let closed = error.is_canceled() || error.is_closed() || error.is_incomplete_message();
+            let refused = "it closed the connection, as it does to all but root and its own user";
+            broke(&path, if closed { refused.to_owned() } else { error.to_string() }.as_str())
+        };
         let (mut sender, connection) =
             http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broke)?;
         // How it ends is told by the answer, and it ends with the command.

@@ -107,8 +107,7 @@ impl Mutant {
             Self::StartWhatIsFound if found => state.local.wanted = true,
             Self::RetryUnasked if happening == Happening::RetryAsked => state.local.wanted = true,
             Self::RetryWhatRuns
-                if happening == Happening::RetryAsked
-                    && state.record.status == Status::Claimed =>
+                if happening == Happening::RetryAsked && state.record.status == Status::Claimed =>
             {
                 (state.record.status, state.record.owner) = (Status::Waiting, None);
                 state.record.not_before = Some(NOW);
