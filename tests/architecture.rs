@@ -197,6 +197,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "drain",
             "monitor",
             "intake",
+            "retries",
             "settings",
         ],
     ),

@@ -4,6 +4,7 @@ mod backlog;
 mod error;
 mod obedience;
 mod opening;
+mod operator;
 mod overview;
 mod reload;
 mod spot;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::CheckedConfig;
 #[cfg(debug_assertions)]
 use crate::crash::Crash;
-use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
+use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts, Retries};
 use crate::handler::Severity;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
@@ -35,11 +36,12 @@ use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
 use crate::seam::{Observer, Pipelines};
-use crate::step::QueueUrl;
 pub use error::DaemonError;
-use obedience::Obedience;
+use obedience::{Obedience, Paused};
+pub use operator::Control;
+use operator::Desk;
 use reload::Reloading;
-pub use reload::Reloads;
+pub use reload::{Reloads, Request};
 use spot::Spot;
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
@@ -59,12 +61,16 @@ pub struct Daemon {
     outside: aws::Outside,
     clock: Option<Clock>,
     reloads: Option<Reloads>,
+    control: Option<Control>,
+    retries: Option<oneshot::Sender<Retries>>,
 }
 
 impl Daemon {
     #[must_use]
     pub fn new(loaded: CheckedConfig) -> Self {
-        Self { loaded, store: None, outside: aws::Outside::default(), clock: None, reloads: None }
+        let outside = aws::Outside::default();
+        let (store, clock, reloads, control, retries) = (None, None, None, None, None);
+        Self { loaded, store, outside, clock, reloads, control, retries }
     }
 
     /// Replaces the configured ledger.
@@ -92,6 +98,18 @@ impl Daemon {
         Self { reloads: Some(reloads), ..self }
     }
 
+    /// Opens an admin socket, on which commands of this machine have it drained or reloaded.
+    #[must_use]
+    pub fn control(self, control: Control) -> Self {
+        Self { control: Some(control), ..self }
+    }
+
+    /// Tells, once it works, by what a deterministic test has steps tried again.
+    #[must_use]
+    pub fn retries(self, told: oneshot::Sender<Retries>) -> Self {
+        Self { retries: Some(told), ..self }
+    }
+
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop`
     /// resolves cuts a wait short.
     ///
@@ -104,7 +122,7 @@ impl Daemon {
 }
 
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
-    let Daemon { loaded, store, outside, clock, reloads } = daemon;
+    let Daemon { loaded, store, outside, clock, reloads, control, retries } = daemon;
     let metrics = Arc::new(Metrics::new());
     let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
@@ -163,21 +181,23 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         drain_timeout: loaded.config.worker.drain_timeout,
         retention: loaded.config.ledger.retention,
         work_dir: loaded.config.work_dir(),
-        paused,
+        paused: paused.queues,
+        paused_handlers: paused.handlers,
     });
     let monitor = status.watch(engine.monitor());
+    retries.map(|told| told.send(engine.retries()));
     let settings = engine.settings();
     let reloading = Reloading::new(reloads, &loaded.config, &settings, &metrics, &manager);
-    let measured = metrics.clone();
-    tasks
-        .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
-    let (backlogs, looked) = (status.backlogs().clone(), monitor.clone());
-    let until = monitored.clone();
-    tasks.push(tokio::spawn(async move { backlogs.keep(asked, looked, until).await }));
+    let measure = |file| opening::measure(file, metrics.clone(), monitored.clone());
+    tasks.extend(file.map(measure).map(tokio::spawn));
+    tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
+    let drained = CancellationToken::new();
+    let desk = control.map(|control| Desk::new(control, &engine, drained.clone()));
+    tasks.extend(desk.zip(loaded.config.admin_socket()).and_then(|(desk, path)| {
+        desk.open(&path, status.clone(), metrics.clone(), monitored.clone())
+    }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
-    if std::env::var_os("ECS_AGENT_URI").is_some() {
-        tasks.push(protect(monitor.clone(), monitored.clone()));
-    }
+    tasks.extend(protect(monitor.clone(), monitored.clone()));
     tracing::info!(
         event = "worker_started",
         worker = %me,
@@ -214,12 +234,24 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = keep_told(&manager, &monitor, &status) => {}
     }
     remove_own_directory(&loaded);
+    drained.cancel();
     monitored.cancel();
     for task in tasks {
         // A task that panicked has been logged by the panic hook.
         let _ = task.await;
     }
     Ok(())
+}
+
+/// The task that asks the queues for their backlog while someone looks at it.
+fn keep_backlogs(
+    status: &Status,
+    asked: Vec<Sqs>,
+    monitor: Monitor,
+    until: CancellationToken,
+) -> JoinHandle<()> {
+    let backlogs = status.backlogs().clone();
+    tokio::spawn(async move { backlogs.keep(asked, monitor, until).await })
 }
 
 fn serve(server: Server, until: CancellationToken) -> JoinHandle<()> {
@@ -274,9 +306,9 @@ fn remove_own_directory(loaded: &CheckedConfig) {
     }
 }
 
-/// What obeys these orders, if there may be some, and the queues that they pause by now.
-async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Vec<QueueUrl>) {
-    let Some(orders) = orders else { return (None, Vec::new()) };
+/// What obeys these orders, if there may be some, and what they pause by now.
+async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Paused) {
+    let Some(orders) = orders else { return (None, Paused::default()) };
     let (obedience, paused) = Obedience::begin(orders).await;
     (Some(obedience), paused)
 }
@@ -299,11 +331,12 @@ fn log_remarks(loaded: &CheckedConfig) {
     }
 }
 
-/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and no
-/// step runs, it ends the protection.
-fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
+/// In ECS, the task that keeps it from stopping this one while steps run. Once the worker drains
+/// and no step runs, it ends the protection.
+fn protect(monitor: Monitor, until: CancellationToken) -> Option<JoinHandle<()>> {
+    std::env::var_os("ECS_AGENT_URI")?;
     let (count, running) = watch::channel(0);
-    tokio::spawn(async move {
+    Some(tokio::spawn(async move {
         let counting = async {
             let mut look = interval(LOOK);
             loop {
@@ -321,7 +354,7 @@ fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
             drop(count);
         };
         tokio::join!(counting, hold_while_running(running));
-    })
+    }))
 }
 
 fn is_turning(monitor: &Monitor) -> bool {

@@ -64,7 +64,7 @@ pub struct QueueStatus {
 /// What keeps a queue from being polled for steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpolled {
-    /// It is paused by [`Intake`](super::Intake).
+    /// It, or each of its handlers, is paused by [`Intake`](super::Intake).
     ByOrder,
     /// The steps of all its handlers failed.
     ByBreaker,
@@ -90,6 +90,12 @@ impl Monitor {
     #[must_use]
     pub fn steps(&self) -> usize {
         self.0.steps.len()
+    }
+
+    /// The steps in hand, in the order of their tokens.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<CallbackToken> {
+        self.0.steps.tokens()
     }
 
     /// How many slots are taken in all queues.
@@ -138,7 +144,7 @@ impl Monitor {
 
     fn unpolled(&self, lane: &Lane) -> Option<Unpolled> {
         let limits = &self.0.limits;
-        if lane.pause.is_on() {
+        if lane.pause.is_on() || limits.are_held(lane.routes().handlers()) {
             Some(Unpolled::ByOrder)
         } else if limits.is_paused(lane.routes().handlers()) {
             Some(Unpolled::ByBreaker)
@@ -223,6 +229,12 @@ impl Monitor {
     #[must_use]
     pub fn breakers(&self) -> Vec<(String, Option<Tripped>)> {
         self.0.limits.breakers()
+    }
+
+    /// The handlers with limits or a pause so far, each with whether an order pauses it.
+    #[must_use]
+    pub fn held(&self) -> Vec<(String, bool)> {
+        self.0.limits.held()
     }
 
     /// The handlers that unfinished steps wait for and that are not configured.

@@ -53,6 +53,8 @@ pub enum Happening {
     AttemptFailed,
     /// The machine prevented it from being started.
     Hindered,
+    /// An operator had its next attempt, or the next look at its job, begin at once.
+    RetryAsked,
     Deferred,
     /// The outcome was frozen.
     Concluded,
@@ -153,6 +155,7 @@ impl Happening {
             Self::Polled => "polled",
             Self::AttemptFailed => "attempt_failed",
             Self::Hindered => "hindered",
+            Self::RetryAsked => "retry_asked",
             Self::Deferred => "deferred",
             Self::Concluded => "concluded",
             Self::ReportRefused => "report_refused",
@@ -173,6 +176,7 @@ impl Happening {
                 | Self::Checkpointed
                 | Self::Polled
                 | Self::Hindered
+                | Self::RetryAsked
                 | Self::ReportRefused
                 | Self::NotFound
         )
@@ -242,6 +246,13 @@ fn progress<'a>(before: &'a Record, after: &'a Record) -> Option<News<'a>> {
         Status::Waiting if left && !after.resume => Some((Happening::AttemptFailed, error())),
         Status::Waiting if left && after.not_before.is_some() => Some((Happening::Polled, None)),
         Status::Waiting if left => Some((Happening::Released, None)),
+        Status::Waiting
+            if before.status == Status::Waiting
+                && before.not_before.is_some()
+                && after.not_before.is_none() =>
+        {
+            Some((Happening::RetryAsked, None))
+        }
         Status::Deferred if before.status != Status::Deferred => Some((Happening::Deferred, None)),
         Status::Concluded if before.status != Status::Concluded => {
             Some((Happening::Concluded, after.ending.map(Ending::as_str)))

@@ -52,6 +52,7 @@ mod logs;
 mod missing;
 mod names;
 mod operations;
+mod operator;
 mod outages;
 mod page;
 mod progress;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use callbackd::clock::Clock;
 use callbackd::engine::config::{HandlerConfig, QueueConfig};
-use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts};
+use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts, Retries};
 use callbackd::handler::{DynHandler, Registry};
 use callbackd::ledger::{Commit, Ledger, Written};
 use callbackd::lifecycle::{Completed, Lease, WorkerId, complete, forget};
@@ -157,14 +157,16 @@ pub struct Bench {
     pub observer: Arc<dyn Observer>,
     /// Queues beside the first.
     pub others: Vec<(QueueConfig, Arc<FakeQueue>)>,
-    /// The queues that are paused from the start.
+    /// The queues and handlers that are paused from the start.
     pub paused: Vec<QueueUrl>,
+    pub paused_handlers: Vec<String>,
     workers: usize,
 }
 
 pub struct Worker {
     engine: Engine,
     pub intake: Intake,
+    pub retries: Retries,
     pub monitor: Monitor,
 }
 
@@ -187,6 +189,7 @@ impl Bench {
             observer: Arc::new(()),
             others: Vec::new(),
             paused: Vec::new(),
+            paused_handlers: Vec::new(),
             workers: 0,
         }
     }
@@ -233,9 +236,10 @@ impl Bench {
             retention: self.retention,
             work_dir: "work".into(),
             paused: self.paused.clone(),
+            paused_handlers: self.paused_handlers.clone(),
         });
         let monitor = engine.monitor();
-        Worker { intake: engine.intake(), engine, monitor }
+        Worker { intake: engine.intake(), retries: engine.retries(), engine, monitor }
     }
 
     /// A step that waits at SageMaker, with its message on the queue.

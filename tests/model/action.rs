@@ -157,6 +157,10 @@ pub enum What {
     Retry {
         worker: usize,
     },
+    /// An operator wants the next attempt now.
+    AskRetry {
+        worker: usize,
+    },
     /// The worker leaves while the ledger does not accept a record.
     Abandon {
         worker: usize,

@@ -67,6 +67,8 @@ impl Turn<'_> {
         match self.apply(worker, happening) {
             Ok(()) => {}
             Err(NotApplied::Illegal(text)) => self.broken(Broken::Illegal(text)),
+            // Who asked for it is told so, and may ask again.
+            Err(NotApplied::Ledger) if happening == Happening::RetryAsked => {}
             Err(NotApplied::Ledger) => self.driver(worker).pending = Some(happening),
         }
     }

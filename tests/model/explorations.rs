@@ -112,6 +112,9 @@ fn one_worker_keeps_its_promises() {
         "answers=2 stops=1",
         "answers=1 crashes=1 replies=1",
         "answers=1 endings=1 limits=1",
+        "retries=1 crashes=1 stops=1",
+        "retries=2 writes=1",
+        "retries=1 shutdowns=1 limits=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
@@ -153,6 +156,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         "redrives=1 crashes=2",
         "hindrances=1",
         "answers=2",
+        "retries=1 crashes=1",
     ];
     // What takes more than one trouble at a time, or others who write the ledger.
     let of_more = [
@@ -194,6 +198,8 @@ fn two_workers_that_share_a_ledger_keep_their_promises() {
         "hindrances=1",
         "answers=1 stops=1",
         "answers=2 crashes=1",
+        "retries=1 stops=1",
+        "retries=1 visibility=1",
     ];
     let missing = explore("shared ledger", SHARED, &budgets);
     let of_more = [
@@ -258,6 +264,7 @@ fn further_bounds_hold_too() {
         "hindrances=2 stops=1 crashes=1 limits=1",
         "answers=2 stops=1 crashes=1 limits=1",
         "crashes=4",
+        "retries=2 stops=1 crashes=1 limits=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
@@ -283,6 +290,7 @@ fn further_bounds_hold_too() {
         "stops=1 lies=2",
         "hindrances=1 stops=1",
         "answers=2 stops=1",
+        "retries=1 stops=1",
     ];
     let missing = explore("two ledgers", APART, &budgets);
     let of_more = [
@@ -320,6 +328,7 @@ fn further_bounds_hold_too() {
         "hindrances=1 leases=1 crashes=1",
         "answers=2 stops=1 crashes=1",
         "crashes=3",
+        "retries=1 leases=1 crashes=1",
     ];
     let of_more = [&OF_VERIFYING[..], &OF_ANSWERING].concat();
     assert_eq!(explore("shared ledger", SHARED, &budgets), of_more, "all else comes to pass");

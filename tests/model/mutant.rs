@@ -49,6 +49,8 @@ pub enum Mutant {
     AskForTheAnswerOnce,
     KeepTheOwner,
     DeferWithoutALimit,
+    RetryUnasked,
+    RetryWhatRuns,
     // Mistakes in carrying them out.
     BelieveNotFound,
     AnswerStopBlindly,
@@ -109,6 +111,13 @@ impl Mutant {
                 (state.record.resume, state.record.suspicion) = (false, u32::MAX);
             }
             Self::StartWhatIsFound if found => state.local.wanted = true,
+            Self::RetryUnasked if happening == Happening::RetryAsked => state.local.wanted = true,
+            Self::RetryWhatRuns
+                if happening == Happening::RetryAsked && state.record.status == Status::Claimed =>
+            {
+                (state.record.status, state.record.owner) = (Status::Waiting, None);
+                state.record.not_before = Some(NOW);
+            }
             Self::RunWhatMayBeAnswered if matches!(happening, Happening::Delivered(_)) || found => {
                 state.local.wanted = true;
             }

@@ -72,6 +72,7 @@ const NO_FAULT: Budget = Budget {
     returns: 0,
     hindrances: 0,
     answers: 0,
+    retries: 0,
 };
 const AN_ENDING: Budget = Budget { endings: 1, ..NO_FAULT };
 const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
@@ -388,4 +389,16 @@ fn deleting_the_message_of_a_token_that_comes_back_breaks_p1() {
         Budget { returns: 1, ..NO_FAULT },
         &Promise::DeletedTooEarly(1),
     );
+}
+
+#[test]
+fn trying_again_what_sagemaker_was_not_asked_about_is_noticed() {
+    let budget = Budget { retries: 1, crashes: 1, ..NO_FAULT };
+    does(Mutant::RetryUnasked, ONE, budget, &Broken::StartedUnasked);
+}
+
+#[test]
+fn trying_again_what_another_worker_runs_breaks_p4() {
+    let budget = Budget { retries: 1, ..NO_FAULT };
+    breaks(Mutant::RetryWhatRuns, SHARED, budget, &Promise::Overlap(1));
 }

@@ -232,6 +232,13 @@ impl<'a> Turn<'a> {
                     self.feed(worker, happening);
                 }
             }
+            What::AskRetry { worker } => {
+                self.world.budget.retries -= 1;
+                if self.world.workers[worker].driver.is_none() {
+                    self.spawn(worker);
+                }
+                self.feed(worker, Happening::RetryAsked);
+            }
             What::Abandon { worker } => self.abandon(worker),
             _ => unreachable!("it happens to the world"),
         }

@@ -62,10 +62,11 @@ pub enum Witness {
     SucceededElsewhereInAWait,
     AnsweredByItsHandler,
     AnsweredBeforeAnotherRun,
+    TriedAgainAtOnce,
 }
 
 impl Witness {
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -118,6 +119,7 @@ impl Witness {
         Self::SucceededElsewhereInAWait,
         Self::AnsweredByItsHandler,
         Self::AnsweredBeforeAnotherRun,
+        Self::TriedAgainAtOnce,
     ];
 }
 

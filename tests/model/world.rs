@@ -85,6 +85,8 @@ pub struct Budget {
     pub hindrances: u8,
     /// Answers that someone gives through a ledger.
     pub answers: u8,
+    /// Attempts that an operator wants at once.
+    pub retries: u8,
 }
 
 impl Budget {
@@ -120,6 +122,7 @@ impl Budget {
             "returns" => &mut self.returns,
             "hindrances" => &mut self.hindrances,
             "answers" => &mut self.answers,
+            "retries" => &mut self.retries,
             _ => return None,
         })
     }

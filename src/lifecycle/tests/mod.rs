@@ -10,6 +10,7 @@ mod gone;
 mod leave;
 mod properties;
 mod resume;
+mod retry;
 mod settle;
 mod sound;
 mod stop;
