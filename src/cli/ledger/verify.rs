@@ -55,14 +55,14 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
             });
             let examined = examined.await.map_err(Failure::runtime)?;
             let census;
-            (census, flaws) = examined.map_err(Failure::runtime)?;
+            (census, flaws) = examined?;
             (name, census)
         }
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => {
             let census = verify(&*table, |flaw| keep(&mut flaws, flaw)).await;
             let name = format!("the table {} in {}", table.name(), table.region());
-            (name, census.map_err(Failure::runtime)?)
+            (name, census?)
         }
     };
     if arguments.json {
