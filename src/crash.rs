@@ -271,6 +271,10 @@ impl Store for Crashing<Arc<dyn Store>> {
         self.inner.room()
     }
 
+    fn fits(&self, row: &Row) -> bool {
+        self.inner.fits(row)
+    }
+
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // This calls nothing outside.
         self.inner.holds()

@@ -51,6 +51,18 @@ pub enum NoEndpoint {
     Bundle(#[from] NoBundle),
 }
 
+impl NoEndpoint {
+    /// The name of the condition, which has a code.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::Region { .. } => "region_missing",
+            Self::Fips { .. } => "fips_host_missing",
+            Self::Bundle(_) => "ca_bundle_unusable",
+        }
+    }
+}
+
 /// Creates the clients for all accounts and regions that a worker uses.
 pub struct Clients {
     config: Config,

@@ -45,11 +45,14 @@ pub struct Finding {
     pub text: String,
     /// What to do about it.
     pub remedy: Option<String>,
+    /// The name of the condition, if it is one that has a code.
+    pub event: Option<&'static str>,
 }
 
 impl Finding {
     fn ok(subject: &str, text: impl Into<String>) -> Self {
-        Self { level: Level::Ok, subject: subject.to_owned(), text: text.into(), remedy: None }
+        let subject = subject.to_owned();
+        Self { level: Level::Ok, subject, text: text.into(), remedy: None, event: None }
     }
 
     fn bad(
@@ -58,7 +61,8 @@ impl Finding {
         text: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { level, subject: subject.to_owned(), text: text.into(), remedy: Some(remedy.into()) }
+        let (subject, remedy) = (subject.to_owned(), Some(remedy.into()));
+        Self { level, subject, text: text.into(), remedy, event: None }
     }
 
     fn of(fault: &Fault, subject: &str, remedy: &str) -> Self {
@@ -75,7 +79,14 @@ impl Finding {
             ),
             FaultKind::Refused | FaultKind::Stale => (fault.detail.clone(), remedy),
         };
-        Self::bad(Level::Error, subject, text, remedy)
+        Self { event: fault.event(), ..Self::bad(Level::Error, subject, text, remedy) }
+    }
+
+    /// The daemon would not start.
+    fn without_endpoint(why: &NoEndpoint, subject: &str) -> Self {
+        let finding =
+            Self::bad(Level::Error, subject, why.to_string(), "the daemon would not start");
+        Self { event: Some(why.event()), ..finding }
     }
 }
 
@@ -95,10 +106,7 @@ pub struct Subject<'a> {
 pub async fn examine(clients: &Clients, subject: &Subject<'_>) -> Vec<Finding> {
     match try_examine(clients, subject).await {
         Ok(findings) => findings,
-        Err(no_endpoint) => {
-            let remedy = "the daemon would not start";
-            vec![Finding::bad(Level::Error, subject.url.as_str(), no_endpoint.to_string(), remedy)]
-        }
+        Err(why) => vec![Finding::without_endpoint(&why, subject.url.as_str())],
     }
 }
 

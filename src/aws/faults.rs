@@ -315,8 +315,7 @@ fn credentials(error: &(dyn Error + 'static)) -> Option<Fault> {
             if fault.kind == FaultKind::Denied { FaultKind::Misconfigured } else { fault.kind };
         return Some(Fault { kind, ..fault.clone() });
     }
-    // A file or an instance's metadata may be late, and anything that gets fixed is read again.
-    Some(Fault::new(FaultKind::Transient, line(&format!("no AWS credentials: {}", chain(found)))))
+    Some(Fault::without_credentials(line(&format!("no AWS credentials: {}", chain(found)))))
 }
 
 /// The messages of an error and its causes, each once, without the wrappers that the SDK puts

@@ -1,5 +1,5 @@
 //! The notice that EC2 gives before it takes a Spot instance back, two minutes ahead, in the
-//! instance's metadata (IMDSv2; the SDK renews its token).
+//! instance's metadata (`IMDSv2`; the SDK renews its token).
 
 use std::time::Duration;
 

@@ -16,6 +16,7 @@ use crate::daemon;
 use crate::handler::Severity;
 #[cfg(feature = "dynamodb")]
 use crate::ledger::Kind;
+use crate::observe::events::coded;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -46,6 +47,7 @@ pub(super) async fn run(
             subject: format!("handler {}", names.join(", ")),
             text: text.to_owned(),
             remedy: None,
+            event: None,
         }
     });
     let mut failed = false;
@@ -93,5 +95,6 @@ fn show(finding: &Finding) {
         Level::Error => "error",
     };
     let remedy = finding.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
-    say(plain(&format!("{level:<8} {}: {}{remedy}", finding.subject, finding.text)));
+    let text = format!("{level:<8} {}: {}{remedy}", finding.subject, finding.text);
+    say(plain(&finding.event.map_or_else(|| text.clone(), |event| coded(&text, event))));
 }

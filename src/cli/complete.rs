@@ -12,6 +12,7 @@ use super::place::Place;
 use super::{Failure, plain, say};
 use crate::ledger::{self, Commit, Filter, Ledger, Written};
 use crate::lifecycle::{Completed, Record, Status, Told, complete, meant};
+use crate::observe::events::coded;
 use crate::outcome::{Outcome, Outputs, Reason};
 use crate::step::{CallbackToken, StepKey};
 
@@ -98,7 +99,7 @@ async fn listed(
     let mut filter = Filter::of(statuses);
     let mut named = Vec::new();
     loop {
-        let page = ledger.page(filter.clone()).await.map_err(Failure::runtime)?;
+        let page = ledger.page(filter.clone()).await?;
         // A damaged record takes no answer.
         let steps = page.found.into_iter().flatten();
         named.extend(steps.filter(|step| step.key.as_ref() == Some(key)));
@@ -112,7 +113,7 @@ async fn listed(
 /// Freezes the answer in the ledger, unless the step takes none.
 async fn give(ledger: &Ledger, token: &CallbackToken, answer: &Outcome) -> Result<(), Failure> {
     for _ in 0..TRIES {
-        let Some(record) = ledger.load(token).await.map_err(Failure::runtime)? else {
+        let Some(record) = ledger.load(token).await? else {
             let text = format!(
                 "the ledger has no step {token}: check the token, and that this is the ledger of \
                  its worker"
@@ -135,7 +136,7 @@ async fn give(ledger: &Ledger, token: &CallbackToken, answer: &Outcome) -> Resul
         answered.remember(&record, ledger.now());
         let written = ledger.write(*answered, Commit::Now).await.map_err(|error| {
             let text = "whether the answer was recorded is unknown; give the same answer again";
-            Failure::Runtime(format!("{error}: {text}"))
+            Failure::Runtime(coded(format!("{error}: {text}"), "ledger_write_failed"))
         })?;
         if let Written::Done(_) = written {
             announce(ledger, token).await?;
@@ -152,9 +153,10 @@ async fn give(ledger: &Ledger, token: &CallbackToken, answer: &Outcome) -> Resul
 /// A worker that is not told finds the answer by itself, but later.
 async fn announce(ledger: &Ledger, token: &CallbackToken) -> Result<(), Failure> {
     ledger.announce(token).await.map_err(|error| {
-        Failure::Runtime(format!(
+        let text = format!(
             "the answer is recorded, but its workers were not told, and report it up to 15 \
              minutes late: {error}; to tell them, give the same answer again"
-        ))
+        );
+        Failure::Runtime(coded(text, "owner_not_told"))
     })
 }

@@ -13,7 +13,6 @@ use super::{Failure, plain, say};
 use crate::aws::{Clients, SageMaker};
 use crate::backoff::{Backoff, Failures};
 use crate::config::{Access, Config, RoleWithId};
-use crate::observe::events::coded;
 use crate::seam::{Fault, FaultKind, StepResult};
 use crate::step::ExecutionArn;
 
@@ -111,7 +110,7 @@ async fn sagemaker(path: Option<&Path>, target: Target<'_>) -> Result<SageMaker,
     let (region, role) = chosen(&queues, &target).map_err(Failure::Runtime)?;
     let clients = Clients::new(aws, "command", Arc::new(()));
     let role = role.as_ref().map(RoleWithId::role);
-    clients.pipelines(region.as_deref(), role).await.map_err(Failure::runtime)
+    Ok(clients.pipelines(region.as_deref(), role).await?)
 }
 
 /// The region and role to use.
@@ -212,18 +211,7 @@ pub(super) async fn patiently<T>(
 }
 
 fn failed(what: &'static str) -> impl Fn(Fault) -> Failure {
-    move |fault| {
-        let event = match fault.kind {
-            FaultKind::Denied => "access_denied",
-            FaultKind::Misconfigured => "aws_misconfigured",
-            FaultKind::Transient => "aws_unreachable",
-            // What the service refuses, it says itself.
-            FaultKind::Refused | FaultKind::Stale => {
-                return Failure::runtime(format!("{what}: {fault}"));
-            }
-        };
-        Failure::Runtime(coded(format!("{what}: {fault}"), event))
-    }
+    move |fault| Failure::call(&fault, format_args!("{what}: {fault}"))
 }
 
 /// The same for each attempt of one command; different for each command.

@@ -57,7 +57,7 @@ impl Fleet {
             }
             let (region, role) = (queue.region.as_deref(), queue.role());
             fleet.queues.push(OurQueue {
-                queue: clients.queue(&queue.url, region, role).await.map_err(Failure::runtime)?,
+                queue: clients.queue(&queue.url, region, role).await?,
                 exclusive: shared || queue.exclusive,
                 visibility_timeout: queue.visibility_timeout,
             });
@@ -65,10 +65,7 @@ impl Fleet {
             let of_role = role.and_then(|role| role.arn.split(':').nth(4));
             let own = (of_role.unwrap_or(queue.url.account()), None);
             for (account, other) in [own].into_iter().chain(queue.accounts.iter()) {
-                fleet
-                    .add(clients, region, other.or(role), account)
-                    .await
-                    .map_err(Failure::runtime)?;
+                fleet.add(clients, region, other.or(role), account).await?;
             }
         }
         Ok(fleet)

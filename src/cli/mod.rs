@@ -10,6 +10,7 @@ mod demo;
 mod drain;
 mod executions;
 mod explain;
+mod failure;
 mod fleet;
 mod health;
 mod ledger;
@@ -39,12 +40,11 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::{CheckedConfig, Mistakes};
-use crate::daemon::DaemonError;
+use crate::config::CheckedConfig;
 use crate::handler::Registry;
-use crate::ledger::OpenError;
 use crate::observe::events::coded;
 use crate::{observe, orders};
+use failure::Failure;
 
 /// Answers Amazon SageMaker Pipelines' callback steps.
 #[derive(Parser)]
@@ -165,40 +165,6 @@ enum Command {
     /// Write the man pages of all commands into a directory, for those who make packages.
     #[command(hide = true)]
     Man(manual::Man),
-}
-
-/// How a command ends.
-enum Failure {
-    /// Exit code 1.
-    Runtime(String),
-    /// Exit code 2.
-    Usage(String),
-    /// Exit code 78, as in sysexits.h.
-    Configuration(String),
-}
-
-impl Failure {
-    fn runtime(error: impl Display) -> Self {
-        Self::Runtime(error.to_string())
-    }
-}
-
-impl From<Mistakes> for Failure {
-    fn from(mistakes: Mistakes) -> Self {
-        Self::Configuration(coded(mistakes, "config_invalid"))
-    }
-}
-
-impl From<DaemonError> for Failure {
-    fn from(error: DaemonError) -> Self {
-        Self::Runtime(coded(&error, error.event()))
-    }
-}
-
-impl From<OpenError> for Failure {
-    fn from(error: OpenError) -> Self {
-        Self::Runtime(coded(&error, error.event()))
-    }
 }
 
 impl Registry {
@@ -337,6 +303,7 @@ fn told(ended: Result<ExitCode, Failure>) -> (ExitCode, Option<String>) {
     match ended {
         Ok(code) => (code, None),
         Err(Failure::Runtime(text)) => (ExitCode::FAILURE, Some(text)),
+        Err(Failure::Logged) => (ExitCode::FAILURE, None),
         Err(Failure::Usage(text)) => (ExitCode::from(2), Some(text)),
         Err(Failure::Configuration(text)) => (ExitCode::from(78), Some(text)),
     }

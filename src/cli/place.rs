@@ -30,7 +30,7 @@ impl Place {
                 let aws = Config::section("aws", file, std::env::vars_os())?.aws;
                 let clients = Clients::new(aws, "command", Arc::new(()));
                 let table = clients.table(&config.table, config.retention).await;
-                Ok(Self::Table(Box::new(table.map_err(Failure::runtime)?)))
+                Ok(Self::Table(Box::new(table?)))
             }
             _ => Err(Failure::Runtime(
                 "the ledger is in the worker's memory: ask its /steps over HTTP; to answer steps \

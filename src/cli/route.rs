@@ -500,6 +500,7 @@ mod tests {
             Ok(queue) => queue.url.as_str().to_owned(),
             Err(Failure::Usage(text)) => text,
             Err(Failure::Runtime(text) | Failure::Configuration(text)) => panic!("{text}"),
+            Err(Failure::Logged) => panic!("a command has no log"),
         };
         assert!(meant(Some("one")).ends_with("123456789012/one"));
         let url = "https://sqs.us-east-2.amazonaws.com/210987654321/two";

@@ -14,6 +14,7 @@ use super::{Failure, plain, say};
 use crate::config::Config;
 use crate::ledger;
 use crate::lifecycle::{Happened, Record, Told};
+use crate::observe::events::coded;
 use crate::step::{CallbackToken, Quoted};
 
 #[derive(Args)]
@@ -34,13 +35,9 @@ const SHOWN: usize = 1024;
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let token = &arguments.token;
     let (found, now) = match Place::find(arguments.ledger.as_deref(), file).await? {
-        Place::File(path) => {
-            (ledger::find_in(&path, token).map_err(Failure::runtime)?, Timestamp::now())
-        }
+        Place::File(path) => (ledger::find_in(&path, token)?, Timestamp::now()),
         #[cfg(feature = "dynamodb")]
-        Place::Table(table) => {
-            (ledger::find(&*table, token).await.map_err(Failure::runtime)?, table.now())
-        }
+        Place::Table(table) => (ledger::find(&*table, token).await?, table.now()),
     };
     let Some(found) = found else {
         return Err(Failure::Runtime(format!(
@@ -48,8 +45,10 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
              worker; settled steps are removed after `ledger.retention`"
         )));
     };
-    let record = found
-        .map_err(|damaged| Failure::Runtime(plain(&format!("{token}: {}", damaged.detail))))?;
+    let record = found.map_err(|damaged| {
+        let text = plain(&format!("{token}: {}", damaged.detail));
+        Failure::Runtime(coded(text, "record_unreadable"))
+    })?;
     let in_hand = if arguments.ledger.is_none() { in_hand(file, token).await } else { None };
     if arguments.json {
         let mut step = serde_json::to_value(Row { record: &record, in_hand: in_hand.as_ref() })

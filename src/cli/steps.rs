@@ -58,7 +58,7 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
             let statuses = arguments.selection.statuses();
             let mut printer = Printer::new(arguments, surroundings, || table.now())?;
             let list = ledger::list(&*table, statuses, |record| printer.show(record));
-            list.await.map_err(Failure::runtime)?;
+            list.await?;
             printer.end();
         }
     }

@@ -28,9 +28,7 @@ impl DaemonError {
             Self::Open(error) => error.event(),
             #[cfg(feature = "dynamodb")]
             Self::Table(_) => "table_unusable",
-            Self::Endpoint(aws::NoEndpoint::Region { .. }) => "region_missing",
-            Self::Endpoint(aws::NoEndpoint::Fips { .. }) => "fips_host_missing",
-            Self::Endpoint(aws::NoEndpoint::Bundle(_)) => "ca_bundle_unusable",
+            Self::Endpoint(error) => error.event(),
             Self::Bind(_) => "status_address_unusable",
             Self::Broken(_) => "worker_broken",
         }
@@ -41,8 +39,8 @@ impl DaemonError {
         tracing::error!(
             event = "worker_broken",
             what,
-            "the worker cannot continue and exits; its steps are resumed from the ledger after a \
-             restart"
+            "internal error: this is a bug in callbackd, please report it; the worker exits, and \
+             its steps are resumed from the ledger after a restart"
         );
         Self::Broken(what)
     }

@@ -152,12 +152,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     served?;
     let spot = Spot::new(loaded.config.worker.spot_notice, &clients);
     if spot.is_noticed().await {
-        manager.ready("EC2 takes the instance back: not polling").await;
-        tokio::select! {
-            biased;
-            () = stop() => {}
-            () = manager.watchdog(|| true) => {}
-        }
+        idle(&manager, stop).await;
         return Ok(());
     }
     let (queues, asked) = queues(&loaded, &clients, &metrics).await?;
@@ -166,14 +161,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
     let (obedience, paused) = obedience(orders).await;
+    let lease = loaded.config.ledger.lease;
     let mut engine = Engine::start(Parts {
-        ledger: Ledger::new(
-            store,
-            me.clone(),
-            loaded.config.ledger.lease,
-            clock.clone(),
-            observer.clone(),
-        ),
+        ledger: Ledger::new(store, me.clone(), lease, clock.clone(), observer.clone()),
         queues,
         handlers,
         observer,
@@ -198,13 +188,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
     tasks.extend(protect(monitor.clone(), monitored.clone()));
-    tracing::info!(
-        event = "worker_started",
-        worker = %me,
-        version = env!("CARGO_PKG_VERSION"),
-        "callbackd is up"
-    );
-    manager.ready("polling").await;
+    tell_started(&me, &manager).await;
 
     let reaping = async {
         if adopted::is_first() { adopted::reap().await } else { std::future::pending().await }
@@ -241,6 +225,26 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         let _ = task.await;
     }
     Ok(())
+}
+
+/// Waits until the worker is to stop, without taking work.
+async fn idle(manager: &Manager, mut stop: impl AsyncFnMut()) {
+    manager.ready("EC2 takes the instance back: not polling").await;
+    tokio::select! {
+        biased;
+        () = stop() => {}
+        () = manager.watchdog(|| true) => {}
+    }
+}
+
+async fn tell_started(me: &WorkerId, manager: &Manager) {
+    tracing::info!(
+        event = "worker_started",
+        worker = %me,
+        version = env!("CARGO_PKG_VERSION"),
+        "callbackd is up"
+    );
+    manager.ready("polling").await;
 }
 
 /// The task that asks the queues for their backlog while someone looks at it.

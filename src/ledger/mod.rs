@@ -474,15 +474,15 @@ impl Ledger {
             correction: milliseconds(correction),
         };
         if correction.is_zero() {
-            return self.fitting(record, writer);
+            return self.fitting(record, &writer);
         }
         let mut named = record.clone();
         form::shift(&mut named, correction);
-        self.fitting(&named, writer)
+        self.fitting(&named, &writer)
     }
 
     /// If the store does not take it whole, its oldest events are left out: they are for people.
-    fn fitting(&self, record: &Record, writer: Writer) -> Result<Row, StoreError> {
+    fn fitting(&self, record: &Record, writer: &Writer) -> Result<Row, StoreError> {
         let mut row = form::row(record, writer.clone())?;
         let mut events = record.history.events().len();
         while events > 0 && !self.store.fits(&row) {

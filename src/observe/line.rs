@@ -6,36 +6,37 @@
 //! of `tracing-subscriber` bound nothing, and a writer behind them sees only the finished line, in
 //! which our text and theirs can no longer be told apart.
 
-use std::error::Error;
-use std::fmt::{self, Write as _};
+mod escape;
+mod fields;
+mod screen;
+
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::causes::with_causes;
 use crate::observe::events::{Code, OTHER_CRATE, code_of};
-
-/// The maximum size of one value in a line in bytes, including escapes.
-const MAX_VALUE: usize = 16 * 1024;
-/// Values are cut so that a line stays near this size. journald's `LineMax` is 48 KiB by default:
-/// the rest would become a second line, whose beginning the value's author could choose.
-const MAX_LINE: usize = 32 * 1024;
+use escape::{Escape, is_one_word, push_escaped, push_quoted};
+use fields::{Fields, Value};
+pub use screen::Screen;
 
 /// How a line is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Form {
-    Text { colour: bool },
+    /// For a person at a terminal.
+    Screen(Screen),
+    /// Text for a file or a pipe.
+    Text,
     Json,
 }
 
 /// Writes each event as one line: the time (RFC 3339, UTC), the level, the target, the message, the
 /// fields of the enclosing spans from the outermost in, and its own fields. If a name occurs twice,
-/// the innermost value is written.
+/// the innermost value is written. A [`Screen`] shows less.
 pub struct Lines<O> {
     form: Form,
     out: O,
@@ -54,9 +55,9 @@ impl<O> Lines<O> {
 }
 
 /// The log's own line in place of dropped ones.
-pub(super) fn gap(form: Form, dropped: u64) -> String {
-    let mut fields = Fields::default();
-    fields.set("dropped", Value::Plain(dropped.to_string()));
+pub(super) fn gap(form: &Form, dropped: u64) -> String {
+    let mut own = Fields::default();
+    own.set("dropped", Value::Plain(dropped.to_string()));
     let text = "lines of the log were dropped here: they were written faster than stderr is read";
     Line {
         at: Timestamp::now(),
@@ -64,7 +65,8 @@ pub(super) fn gap(form: Form, dropped: u64) -> String {
         target: module_path!().to_owned(),
         event: Some("log_lines_dropped".to_owned()),
         message: text.to_owned(),
-        fields,
+        of_spans: Fields::default(),
+        own,
     }
     .written(form)
 }
@@ -90,32 +92,31 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
+        let mut of_spans = Fields::default();
         for span in context
             .event_scope(event)
             .into_iter()
             .flat_map(tracing_subscriber::registry::Scope::from_root)
         {
             if let Some(of_span) = span.extensions().get::<Fields>() {
-                fields.extend(of_span);
+                of_spans.extend(of_span);
             }
         }
-        fields.text = Text::Awaited;
-        event.record(&mut fields);
+        let mut own = Fields::of_event();
+        event.record(&mut own);
         let level = *event.metadata().level();
         // Events from the `log` crate have their own.
-        let target =
-            fields.take("log.target").unwrap_or_else(|| event.metadata().target().to_owned());
-        let line = Line {
-            at: Timestamp::now(),
-            level,
-            event: fields.event(&target),
-            target,
-            message: fields.text.take(),
-            fields,
-        };
-        self.out.put(&line.written(self.form), level);
+        let target = own.take("log.target").unwrap_or_else(|| event.metadata().target().to_owned());
+        // Other crates may have a field of this name, and spans too, which stays one.
+        let event = if is_ours(&target) { own.take("event") } else { Some(OTHER_CRATE.to_owned()) };
+        let message = own.take_text();
+        let line = Line { at: Timestamp::now(), level, target, event, message, of_spans, own };
+        self.out.put(&line.written(&self.form), level);
     }
+}
+
+fn is_ours(target: &str) -> bool {
+    target.split("::").next() == module_path!().split("::").next()
 }
 
 struct Line {
@@ -125,7 +126,8 @@ struct Line {
     /// Its stable name; a line of ours below `info` may have none.
     event: Option<String>,
     message: String,
-    fields: Fields,
+    of_spans: Fields,
+    own: Fields,
 }
 
 impl Line {
@@ -134,11 +136,19 @@ impl Line {
         code_of(self.event.as_deref()?).filter(|_| self.level <= Level::WARN)
     }
 
-    fn written(&self, form: Form) -> String {
+    /// All fields: those of spans first, each with its innermost value.
+    fn fields(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        let of_spans =
+            self.of_spans.iter().map(|(name, value)| (name, self.own.get(name).unwrap_or(value)));
+        of_spans.chain(self.own.iter().filter(|(name, _)| self.of_spans.get(name).is_none()))
+    }
+
+    fn written(&self, form: &Form) -> String {
         let mut out = String::with_capacity(256);
         match form {
             Form::Json => self.json(&mut out),
-            Form::Text { colour } => self.text(&mut out, colour),
+            Form::Text => self.text(&mut out),
+            Form::Screen(screen) => screen.show(self, &mut out),
         }
         out.push('\n');
         out
@@ -160,9 +170,9 @@ impl Line {
         }
         out.push_str(",\"message\":");
         push_quoted(out, &self.message);
-        for (name, value) in &self.fields.all {
+        for (name, value) in self.fields() {
             out.push(',');
-            if matches!(*name, "timestamp" | "level" | "target" | "event" | "code") {
+            if matches!(name, "timestamp" | "level" | "target" | "event" | "code") {
                 push_quoted(out, &format!("field_{name}"));
             } else {
                 push_quoted(out, name);
@@ -176,197 +186,35 @@ impl Line {
         out.push('}');
     }
 
-    fn text(&self, out: &mut String, colour: bool) {
-        let (dim, of_level, plain) =
-            if colour { ("\x1b[2m", colour_of(self.level), "\x1b[0m") } else { ("", "", "") };
-        let _ = write!(out, "{dim}{:.6}{plain} {of_level}{:>5}{plain} {dim}", self.at, self.level);
+    fn text(&self, out: &mut String) {
+        let _ = write!(out, "{:.6} {:>5} ", self.at, self.level);
         push_escaped(out, &self.target, Escape::Controls);
-        let _ = write!(out, ":{plain} ");
+        out.push_str(": ");
         push_escaped(out, &self.message, Escape::Controls);
         if let Some(code) = self.code() {
-            let _ = write!(out, " {dim}[{code}]{plain}");
+            let _ = write!(out, " [{code}]");
         }
-        for (name, value) in &self.fields.all {
-            let _ = write!(out, " {dim}");
+        for (name, value) in self.fields() {
+            out.push(' ');
             push_escaped(out, name, Escape::Controls);
-            let _ = write!(out, "={plain}");
-            match value {
-                Value::Plain(text) => out.push_str(text),
-                Value::Text(text) if is_one_word(text) => push_escaped(out, text, Escape::Controls),
-                Value::Text(text) => push_quoted(out, text),
-            }
+            out.push('=');
+            push_value(out, value);
         }
     }
 }
 
-fn colour_of(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "\x1b[31m",
-        Level::WARN => "\x1b[33m",
-        Level::INFO => "\x1b[32m",
-        Level::DEBUG => "\x1b[34m",
-        Level::TRACE => "\x1b[35m",
+/// Text that is more than a word is quoted.
+fn push_value(out: &mut String, value: &Value) {
+    match value {
+        Value::Plain(text) => out.push_str(text),
+        Value::Text(text) if is_one_word(text) => push_escaped(out, text, Escape::Controls),
+        Value::Text(text) => push_quoted(out, text),
     }
-}
-
-/// The fields of a span or an event, in the order in which their names first appeared.
-#[derive(Debug, Default)]
-struct Fields {
-    all: Vec<(&'static str, Value)>,
-    text: Text,
-}
-
-/// The text of an event is its first field named `message`. Another field of that name is an
-/// ordinary value.
-#[derive(Debug, Default)]
-enum Text {
-    #[default]
-    None,
-    Awaited,
-    Said(String),
-}
-
-impl Text {
-    fn take(&mut self) -> String {
-        match std::mem::take(self) {
-            Self::Said(text) => text,
-            Self::None | Self::Awaited => String::new(),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Value {
-    /// A number or a boolean, as JSON writes it.
-    Plain(String),
-    Text(String),
-}
-
-impl Fields {
-    fn set(&mut self, name: &'static str, value: Value) {
-        // The bridge from the `log` crate adds source locations; only `log.target` is useful here.
-        if matches!(name, "log.module_path" | "log.file" | "log.line") {
-            return;
-        }
-        let name = match (name.strip_prefix("r#").unwrap_or(name), &self.text) {
-            ("message", Text::Awaited) => {
-                let (Value::Plain(text) | Value::Text(text)) = value;
-                self.text = Text::Said(text);
-                return;
-            }
-            ("message", _) => "field_message",
-            (name, _) => name,
-        };
-        match self.all.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => self.all.push((name, value)),
-        }
-    }
-
-    fn extend(&mut self, others: &Self) {
-        for (name, value) in &others.all {
-            self.set(name, value.clone());
-        }
-    }
-
-    /// The event of a line of ours. Other crates may have a field of this name, which stays one.
-    fn event(&mut self, target: &str) -> Option<String> {
-        let ours = target.split("::").next() == module_path!().split("::").next();
-        if ours { self.take("event") } else { Some(OTHER_CRATE.to_owned()) }
-    }
-
-    fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.all.iter().position(|(known, _)| *known == name)?;
-        let (Value::Plain(text) | Value::Text(text)) = self.all.remove(at).1;
-        Some(text)
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field.name(), Value::Text(format!("{value:?}")));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field.name(), Value::Text(value.to_owned()));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field.name(), Value::Plain(value.to_string()));
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field.name(), Value::Plain(value.to_string()));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field.name(), Value::Plain(value.to_string()));
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has neither infinity nor NaN.
-        let text = format!("{value:?}");
-        self.set(
-            field.name(),
-            if value.is_finite() { Value::Plain(text) } else { Value::Text(text) },
-        );
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.set(field.name(), Value::Text(with_causes(value)));
-    }
-}
-
-/// Text that needs no quotes to be distinguished from what surrounds it.
-fn is_one_word(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:+@*%#~".contains(&byte))
-}
-
-/// Writes a JSON string.
-fn push_quoted(out: &mut String, text: &str) {
-    out.push('"');
-    push_escaped(out, text, Escape::Json);
-    out.push('"');
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Escape {
-    /// Characters that would break the line or reach the terminal.
-    Controls,
-    /// Those, and characters that would end a JSON string.
-    Json,
-}
-
-fn push_escaped(out: &mut String, text: &str, escape: Escape) {
-    let end = out.len() + MAX_VALUE.min(MAX_LINE.saturating_sub(out.len()));
-    for (at, c) in text.char_indices() {
-        if out.len() >= end {
-            let _ = write!(out, "… ({} bytes more)", text.len() - at);
-            return;
-        }
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '"' | '\\' if escape == Escape::Json => out.extend(['\\', c]),
-            c if is_unsafe(c) => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-}
-
-/// C0, DEL and C1; line and paragraph separators; and characters that change the writing direction,
-/// so that a line would read differently than it is written. All have four hexadecimal digits.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
     use std::io;
     use std::sync::{Arc, Mutex};
 
@@ -375,6 +223,7 @@ mod tests {
     use tracing::{Dispatch, dispatcher, error_span, info};
     use tracing_subscriber::layer::SubscriberExt as _;
 
+    use super::escape::is_unsafe;
     use super::*;
 
     #[derive(Clone, Default)]
@@ -386,7 +235,7 @@ mod tests {
         }
     }
 
-    fn logged(form: Form, act: impl FnOnce()) -> String {
+    pub(super) fn logged(form: Form, act: impl FnOnce()) -> String {
         let sink = Sink::default();
         let subscriber = tracing_subscriber::registry().with(Lines::new(form, sink.clone()));
         dispatcher::with_default(&Dispatch::new(subscriber), act);
@@ -399,7 +248,11 @@ mod tests {
         serde_json::from_str(&line).expect("a line is a JSON object")
     }
 
-    const TEXT: Form = Form::Text { colour: false };
+    const TEXT: Form = Form::Text;
+
+    fn screen() -> Form {
+        Form::Screen(Screen::new(false))
+    }
 
     #[test]
     fn a_json_line_is_one_flat_object_with_the_fields_of_its_spans() {
@@ -488,15 +341,15 @@ mod tests {
 
     #[test]
     fn a_gap_is_a_line_like_any_other() {
-        let line: serde_json::Value = serde_json::from_str(&gap(Form::Json, 7)).expect("JSON");
+        let line: serde_json::Value = serde_json::from_str(&gap(&Form::Json, 7)).expect("JSON");
         assert_eq!((&line["level"], &line["dropped"]), (&json!("WARN"), &json!(7)));
-        assert!(gap(TEXT, 7).ends_with(" dropped=7\n"));
+        assert!(gap(&TEXT, 7).ends_with(" dropped=7\n"));
     }
 
     #[test]
     fn terminal_escapes_reach_no_line() {
         let evil = "a\u{1b}[2J\u{9b}31m\u{7}\u{7f}\r\n\u{2028}\u{202e}b\0";
-        for form in [Form::Json, TEXT] {
+        for form in [Form::Json, TEXT, screen()] {
             let line =
                 logged(form, || info!(display = %evil, debug = ?evil, value = evil, "{evil}"));
             let (last, before) = line.as_bytes().split_last().expect("something was written");
@@ -512,7 +365,8 @@ mod tests {
 
     #[test]
     fn colours_are_ours_alone() {
-        let line = logged(Form::Text { colour: true }, || info!(x = "\u{1b}[31m", "\u{1b}[31m"));
+        let form = Form::Screen(Screen::new(true));
+        let line = logged(form, || info!(x = "\u{1b}[31m", "\u{1b}[31m"));
         assert_eq!(line.matches("\u{1b}[31m").count(), 0, "{line:?}");
         assert_eq!(line.matches("\u{1b}[32m").count(), 1, "{line:?}");
     }
@@ -520,17 +374,15 @@ mod tests {
     #[test]
     fn a_line_stays_below_what_the_journal_would_break_and_keeps_its_token() {
         let long = "\u{1b}".repeat(1 << 20);
-        for form in [Form::Json, TEXT] {
+        for form in [Form::Json, TEXT, screen()] {
+            let is_json = matches!(form, Form::Json);
             let line = logged(form, || {
                 let _in = error_span!("step", token = "abcdefghij").entered();
                 info!(a = long, b = long, c = long, "{long}");
             });
             assert!(line.len() < 48 * 1024, "{}", line.len());
-            assert!(line.contains("abcdefghij") && line.contains("bytes more)"), "{line}");
-            assert_eq!(
-                form == Form::Json,
-                serde_json::from_str::<serde_json::Value>(&line).is_ok()
-            );
+            assert!(line.contains("abcdefghij") && line.contains("bytes more)"));
+            assert_eq!(is_json, serde_json::from_str::<serde_json::Value>(&line).is_ok());
         }
     }
 
@@ -557,6 +409,28 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_named_by_its_own_line_and_by_no_span_around_it() {
+        let line = json_line(|| {
+            let _in = error_span!("step", event = "panicked", code = "CBD906").entered();
+            tracing::warn!("m");
+        });
+        assert_eq!((line.get("event"), line.get("code")), (None, None));
+        assert_eq!(
+            (&line["field_event"], &line["field_code"]),
+            (&json!("panicked"), &json!("CBD906"))
+        );
+        let line = json_line(|| {
+            let _in = error_span!("step", event = "panicked").entered();
+            tracing::warn!(event = "queue_poll_failed", "m");
+        });
+        assert_eq!(
+            (&line["event"], &line["code"]),
+            (&json!("queue_poll_failed"), &json!("CBD101"))
+        );
+        assert_eq!(line["field_event"], "panicked");
+    }
+
+    #[test]
     fn what_comes_through_the_log_crate_keeps_its_own_target() {
         let line =
             json_line(|| info!("log.target" = "rustls", "log.file" = "a.rs", "log.line" = 3, "m"));
@@ -574,9 +448,11 @@ mod tests {
 
         #[test]
         fn whatever_a_value_holds_a_text_line_is_one_line_of_safe_characters(text in "(.|\\p{C}|\\s){0,40}") {
-            let line = logged(TEXT, || info!(value = text, "{text}"));
-            prop_assert_eq!(line.matches('\n').count(), 1);
-            prop_assert!(line.trim_end_matches('\n').chars().all(|c| !is_unsafe(c)));
+            for form in [TEXT, screen()] {
+                let line = logged(form, || info!(value = text, "{text}"));
+                prop_assert_eq!(line.matches('\n').count(), 1);
+                prop_assert!(line.trim_end_matches('\n').chars().all(|c| !is_unsafe(c)));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The log's settings, and the start of logging.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
@@ -17,7 +18,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::observe::line::{self, Form, Lines, Out};
+use crate::observe::line::{self, Form, Lines, Out, Screen};
 use crate::observe::writer::{Stderr, Writer};
 
 /// `[log]`.
@@ -38,7 +39,8 @@ pub enum Format {
     /// Text if stderr is a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// For people.
+    /// For people: on a terminal with times since the start, and shortened; elsewhere with all
+    /// fields and absolute times.
     Text,
     /// One flat object a line: `timestamp`, `level`, `target`, `message`, then the fields.
     Json,
@@ -102,15 +104,10 @@ impl Out for Writer {
 /// A sentence, if the level is wrong or other code in the process has set up logging before.
 pub fn init(config: &Config) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(config.filter()?);
-    let terminal = io::stderr().is_terminal();
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let form = match config.format {
-        Format::Auto if !terminal => Form::Json,
-        Format::Json => Form::Json,
-        Format::Auto | Format::Text => Form::Text { colour },
-    };
+    let form = form(config.format, io::stderr().is_terminal());
+    let gaps = form.clone();
     let failed = |error: &dyn std::error::Error| format!("logging cannot be started: {error}");
-    let writer = Writer::start(Stderr, move |dropped| line::gap(form, dropped))
+    let writer = Writer::start(Stderr, move |dropped| line::gap(&gaps, dropped))
         .map_err(|error| failed(&error))?;
     tracing_subscriber::registry()
         .with(filter)
@@ -122,6 +119,23 @@ pub fn init(config: &Config) -> Result<(), String> {
     let _ = FILTER.set(handle);
     panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+fn form(format: Format, is_terminal: bool) -> Form {
+    match (format, is_terminal) {
+        (Format::Json, _) | (Format::Auto, false) => Form::Json,
+        (Format::Text, false) => Form::Text,
+        (Format::Auto | Format::Text, true) => {
+            let colour = has_colours(|name| std::env::var_os(name));
+            Form::Screen(Screen::new(colour))
+        }
+    }
+}
+
+/// Whether a terminal shows colours and its user wants them (<https://no-color.org>).
+fn has_colours(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let is_plain = variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    !is_plain && variable("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Changes the level of the process's log; its format stays.
@@ -236,6 +250,29 @@ mod tests {
         assert!(read(r#"{"colour": true}"#).is_err());
         let error = read(r#"{"format": "xml"}"#).expect_err("no such format").to_string();
         assert!(error.contains("`auto`, `text`, `json`"), "{error}");
+    }
+
+    #[test]
+    fn only_a_terminal_is_written_to_as_one_and_in_colours_only_if_its_user_wants_them() {
+        let is_screen = |format, terminal| matches!(form(format, terminal), Form::Screen(_));
+        assert!(is_screen(Format::Auto, true) && is_screen(Format::Text, true));
+        for format in [Format::Auto, Format::Text, Format::Json] {
+            assert!(!is_screen(format, false), "{format:?}");
+        }
+        assert!(!is_screen(Format::Json, true));
+        for (term, no_color, wanted) in [
+            (Some("xterm"), None, true),
+            (Some("xterm"), Some(""), true),
+            (Some("xterm"), Some("0"), false),
+            (Some("dumb"), None, false),
+            (None, None, false),
+        ] {
+            let variables = |name: &str| match name {
+                "TERM" => term.map(OsString::from),
+                _ => no_color.map(OsString::from),
+            };
+            assert_eq!(has_colours(variables), wanted, "{term:?} {no_color:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The service's code and message, or what failed in between, in one line.
     pub detail: String,
+    /// Nothing was sent, because there were no credentials to sign with.
+    pub unsigned: bool,
 }
 
 /// What to do about a [`Fault`].
@@ -27,6 +29,25 @@ pub enum FaultKind {
 
 impl Fault {
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), unsigned: false }
+    }
+
+    /// There are no credentials. A file or an instance's metadata may be late, and anything that
+    /// gets fixed is read again.
+    pub fn without_credentials(detail: impl Into<String>) -> Self {
+        Self { unsigned: true, ..Self::new(FaultKind::Transient, detail) }
+    }
+
+    /// The name of the condition, which has a code; `None` for what a service refuses, which it
+    /// explains itself.
+    #[must_use]
+    pub fn event(&self) -> Option<&'static str> {
+        match self.kind {
+            FaultKind::Denied => Some("access_denied"),
+            FaultKind::Misconfigured => Some("aws_misconfigured"),
+            FaultKind::Transient if self.unsigned => Some("credentials_missing"),
+            FaultKind::Transient => Some("aws_unreachable"),
+            FaultKind::Refused | FaultKind::Stale => None,
+        }
     }
 }

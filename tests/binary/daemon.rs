@@ -137,7 +137,12 @@ impl Environment {
         let mut stderr = File::options().create(true).append(true).open(&log).expect("a log file");
         // The previous one may have been killed in the middle of a line.
         let end = if stderr.metadata().expect("it is open").len() > 0 { "\n" } else { "" };
-        let begin = json!({ "timestamp": Timestamp::now().to_string(), "level": "INFO", "message": BEGINS });
+        let begin = json!({
+            "timestamp": Timestamp::now().to_string(),
+            "level": "INFO",
+            "event": "process_started",
+            "message": BEGINS,
+        });
         writeln!(stderr, "{end}{begin}").expect("the folder is writable");
         let log_begins = stderr.metadata().expect("it is open").len();
         let mut command = self.command(config, &["run"]);

@@ -7,6 +7,8 @@
 mod account;
 #[path = "../support/judge.rs"]
 mod judge;
+#[path = "../support/lines.rs"]
+mod lines;
 #[path = "../support/output.rs"]
 mod output;
 #[path = "../support/service_model.rs"]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::daemon::{Config, Daemon, Environment};
 use crate::disk::Disk;
+use crate::lines;
 use crate::moto::{self, Queue};
 use crate::proxy::Proxy;
 use crate::sagemaker::{Request, SageMaker};
@@ -329,6 +330,9 @@ impl Drop for Scene {
             let confessions: Vec<&str> =
                 logs.iter().flat_map(|(_, log)| confessions(log)).collect();
             assert!(confessions.is_empty(), "the daemon was mistaken: {confessions:#?}");
+            let nameless: Vec<&str> =
+                logs.iter().flat_map(|(_, log)| lines::nameless(log)).collect();
+            assert!(nameless.is_empty(), "lines without event or code: {nameless:#?}");
             return;
         }
         eprintln!(

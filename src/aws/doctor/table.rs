@@ -12,10 +12,7 @@ use crate::seam::{Fault, FaultKind};
 pub async fn examine_table(clients: &Clients, name: &str, retention: Duration) -> Vec<Finding> {
     match clients.table(name, retention).await {
         Ok(table) => examined(&table).await,
-        Err(no_endpoint) => {
-            let remedy = "the daemon would not start";
-            vec![Finding::bad(Level::Error, &subject(name), no_endpoint.to_string(), remedy)]
-        }
+        Err(why) => vec![Finding::without_endpoint(&why, &subject(name))],
     }
 }
 

@@ -83,7 +83,8 @@ fn finding(
     text: impl Into<String>,
     remedy: Option<&str>,
 ) -> Finding {
-    Finding { level, subject: subject.into(), text: text.into(), remedy: remedy.map(str::to_owned) }
+    let (subject, remedy) = (subject.into(), remedy.map(str::to_owned));
+    Finding { level, subject, text: text.into(), remedy, event: None }
 }
 
 /// The findings about the ledger, and whether a worker is using it.

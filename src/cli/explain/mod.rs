@@ -98,6 +98,7 @@ mod tests {
     fn a_code_and_its_event_are_explained_alike_in_any_case() {
         let text = explained("cbd101");
         assert_eq!(text, explained("Queue_Poll_Failed"));
+        assert_eq!(explained("cbd12"), explained("[CBD012]"));
         assert!(text.starts_with("CBD101 queue_poll_failed (warn)\nMessage: the queue could not"));
         for part in ["Fields: again_in, error,", "- Look at: ", "- Do: "] {
             assert!(text.contains(part), "{text}");

@@ -32,6 +32,8 @@ impl Entry {
     pub(super) fn is_called(&self, what: &str) -> bool {
         let what = what.trim().trim_start_matches('[').trim_end_matches(']');
         self.names().any(|name| name.eq_ignore_ascii_case(what))
+            || number(what)
+                .is_some_and(|asked| self.code.as_deref().and_then(number) == Some(asked))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -43,6 +45,12 @@ impl Entry {
         let meaning = self.text.split("\n\n").next().unwrap_or_default();
         if meaning.is_empty() { self.message.as_deref().unwrap_or_default() } else { meaning }
     }
+}
+
+/// The number in a code; `cbd12` is `CBD012`.
+fn number(code: &str) -> Option<u16> {
+    let digits = code.get(3..).filter(|_| code[..3].eq_ignore_ascii_case("CBD"))?;
+    digits.parse().ok().filter(|_| digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// All entries: by code, then the events without one, then the alerts.

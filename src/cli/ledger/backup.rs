@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
     let copied = to.clone();
     let copy = move || Sqlite::copy(&path, &copied, |part| verify_file(part, |_| ()));
     // A disk that hangs blocks only this thread.
-    let census = spawn_blocking(copy).await.map_err(Failure::runtime)?.map_err(Failure::runtime)?;
+    let census = spawn_blocking(copy).await.map_err(Failure::runtime)??;
     let bytes = to.metadata().map_or(0, |file| file.len());
     say(plain(&format!(
         "{} has the ledger: {} records, {bytes} bytes",

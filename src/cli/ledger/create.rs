@@ -8,23 +8,24 @@ use super::{Failure, say};
 use crate::aws::{Clients, Created};
 use crate::config::Config;
 use crate::ledger::Kind;
+use crate::observe::events::coded;
 
 pub(super) async fn run(file: Option<&Path>) -> Result<ExitCode, Failure> {
     let ledger = Config::section("ledger", file, std::env::vars_os())?.ledger;
     let aws = Config::section("aws", file, std::env::vars_os())?.aws;
     if ledger.kind != Kind::Dynamodb {
-        return Err(Failure::Configuration(
-            "ledger.type is not \"dynamodb\": other ledgers are created when the worker starts"
-                .to_owned(),
-        ));
+        let text =
+            "ledger.type is not \"dynamodb\": other ledgers are created when the worker starts";
+        return Err(Failure::Configuration(coded(text, "config_invalid")));
     }
     if let Some((key, what)) = ledger.mistakes().first() {
-        return Err(Failure::Configuration(format!("ledger.{key}: {what}")));
+        let text = coded(format!("ledger.{key}: {what}"), "config_invalid");
+        return Err(Failure::Configuration(text));
     }
     let clients = Clients::new(aws, "command", Arc::new(()));
-    let table = clients.table(&ledger.table, ledger.retention).await.map_err(Failure::runtime)?;
+    let table = clients.table(&ledger.table, ledger.retention).await?;
     let (name, region) = (table.name(), table.region());
-    let created = Box::pin(table.create()).await.map_err(Failure::runtime)?;
+    let created = Box::pin(table.create()).await?;
     say(match created {
         Created::Table => format!("created the table {name} in {region}"),
         Created::TimeToLive => {

@@ -70,7 +70,7 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
         Place::Table(table) => {
             let census = verify(&*table, |flaw| keep(&mut flaws, flaw)).await;
             let name = format!("the table {} in {}", table.name(), table.region());
-            (name, census.map_err(Failure::runtime)?)
+            (name, census?)
         }
     };
     if arguments.json {

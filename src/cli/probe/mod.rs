@@ -102,9 +102,10 @@ const SURPLUS: Duration = Duration::from_mins(1);
 pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let aws = Config::section("aws", file, std::env::vars_os())?.aws;
     let clients = Clients::new(aws, "command", Arc::new(()));
-    let services = Services::of(&clients).await.map_err(Failure::runtime)?;
+    let services = Services::of(&clients).await?;
     let account = patiently(|| services.account_id()).await.map_err(|fault| {
-        Failure::Runtime(format!("it is unknown whose account this would be: {fault}"))
+        let text = format!("it is unknown whose account this would be: {fault}");
+        Failure::call(&fault, text)
     })?;
     match &arguments.role_arn {
         Some(role) => probe(services, &account, role, &arguments).await,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::Failure;
 use super::fleet::Fleet;
 use super::survey::Waiting;
 use super::verdict::Known;
@@ -35,6 +36,15 @@ pub(super) enum Unreadable {
     File(#[from] OpenError),
     #[error(transparent)]
     Shared(#[from] StoreError),
+}
+
+impl From<Unreadable> for Failure {
+    fn from(error: Unreadable) -> Self {
+        match error {
+            Unreadable::File(error) => error.into(),
+            Unreadable::Shared(error) => error.into(),
+        }
+    }
 }
 
 /// What the ledger has.

@@ -100,7 +100,7 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
     let mut desk =
         Desk::new(&fleet, ledger, arguments.older_than, arguments.actions.assume_not_queued);
     // If it cannot be read, that is said before SageMaker is asked for minutes.
-    desk.ledger.check(&fleet).await.map_err(Failure::runtime)?;
+    desk.ledger.check(&fleet).await?;
     let since = arguments.since.and_then(|within| desk.ledger.now().checked_sub(within).ok());
     let survey = Survey::of(&fleet, &arguments.pipelines, since, &mut desk.tempo).await?;
     let (elsewhere, nameless) = (survey.elsewhere, survey.nameless);
@@ -137,7 +137,7 @@ async fn source(ledger: &ledger::Config, clients: &Clients) -> Result<Source, Fa
         #[cfg(feature = "dynamodb")]
         Kind::Dynamodb => {
             let table = clients.table(&ledger.table, ledger.retention).await;
-            Ok(Source::Shared(Arc::new(table.map_err(Failure::runtime)?)))
+            Ok(Source::Shared(Arc::new(table?)))
         }
         #[cfg(not(feature = "dynamodb"))]
         Kind::Dynamodb => {
@@ -176,7 +176,7 @@ async fn judged(survey: Survey, desk: &mut Desk<'_>) -> Result<Vec<Finding>, Fai
     waiting.sort_by(|one, other| (one.since, &one.token).cmp(&(other.since, &other.token)));
     // After SageMaker was asked: a step that a worker has taken meanwhile is in it.
     let all: Vec<&Waiting> = waiting.iter().collect();
-    let knowledge = desk.read(&all).await.map_err(Failure::runtime)?;
+    let knowledge = desk.read(&all).await?;
     let open: Vec<_> = waiting
         .iter()
         .filter(|step| !matches!(knowledge.of(step), Some(verdict::Known::Open(_))))

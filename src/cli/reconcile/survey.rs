@@ -195,10 +195,11 @@ fn open_one(summary: ExecutionSummary) -> Option<ExecutionArn> {
 }
 
 fn unanswered(fault: &Fault) -> Failure {
-    Failure::Runtime(format!(
+    let text = format!(
         "SageMaker did not say what waits: {fault}; check the permissions of \
          deploy/iam/reconcile-policy.json and the network, then try again"
-    ))
+    );
+    Failure::call(fault, text)
 }
 
 fn unknown(pipeline: &str, asked: &[String]) -> String {

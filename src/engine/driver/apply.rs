@@ -219,7 +219,7 @@ impl Driver {
                 let event = event.or_else(|| self.unwritten.take());
                 self.read(event, with);
             }
-            Err(error) => self.ledger_failed(event, with, &error),
+            Err(error) => self.write_failed(event, with, &error),
         }
     }
 
@@ -310,7 +310,8 @@ impl Driver {
             Err(error) => {
                 // Nothing else has the record read again.
                 self.flagged |= event.is_none();
-                return self.ledger_failed(event, with, &error);
+                say_unread(&self.shared, &error, self.failures.count() + 1);
+                return self.try_later(event, with, &error);
             }
         };
         self.failures.end();
@@ -335,18 +336,22 @@ impl Driver {
         }
     }
 
-    fn ledger_failed(&mut self, event: Option<Event>, with: With, error: &LedgerError) {
-        let wait = self.failures.another(LEDGER, fastrand::f64());
+    fn write_failed(&mut self, event: Option<Event>, with: With, error: &LedgerError) {
         if let Some(more) = self.shared.said.again("unwritten") {
             tracing::warn!(
                 event = "ledger_write_failed",
                 %error,
-                failures = self.failures.count(),
+                failures = self.failures.count() + 1,
                 more,
                 "the ledger did not accept a step's record; its messages are kept and the write is \
                  tried again"
             );
         }
+        self.try_later(event, with, error);
+    }
+
+    fn try_later(&mut self, event: Option<Event>, with: With, error: &LedgerError) {
+        let wait = self.failures.another(LEDGER, fastrand::f64());
         if let With::Reply(reply) = with {
             let _ = reply.send(Err(CheckpointError::Failed(error.to_string())));
             return;
@@ -398,16 +403,7 @@ pub(super) async fn load(
             Err(error) => error,
         };
         let wait = failures.another(LEDGER, fastrand::f64());
-        if let Some(more) = shared.said.again("unread") {
-            tracing::warn!(
-                event = "ledger_read_failed",
-                %error,
-                failures = failures.count(),
-                more,
-                "a step's record could not be read; its messages are kept and the read is tried \
-                 again"
-            );
-        }
+        say_unread(shared, &error, failures.count());
         let given_up = shared.ledger.is_shared() && shared.clock.now() >= until;
         if given_up || shared.phase() == Phase::Leaving {
             return None;
@@ -417,6 +413,18 @@ pub(super) async fn load(
             () = shared.phases.reached(Phase::Leaving) => {}
             () = sleep(wait) => {}
         }
+    }
+}
+
+fn say_unread(shared: &Shared, error: &LedgerError, failures: u32) {
+    if let Some(more) = shared.said.again("unread") {
+        tracing::warn!(
+            event = "ledger_read_failed",
+            %error,
+            failures,
+            more,
+            "a step's record could not be read; its messages are kept and the read is tried again"
+        );
     }
 }
 

@@ -100,6 +100,8 @@ fn read(
             Some((last, _)) => after = *last,
             None => return Ok(()),
         }
-        rows.into_iter().for_each(|(_, row)| each(row));
+        for (_, row) in rows {
+            each(row);
+        }
     }
 }
