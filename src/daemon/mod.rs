@@ -429,7 +429,7 @@ fn may_crash(
     queues: Vec<QueueParts>,
     handlers: BTreeMap<String, HandlerParts>,
 ) -> (Arc<dyn Store>, Vec<QueueParts>, BTreeMap<String, HandlerParts>) {
-    let Some(crash) = Crash::planned(std::env::var_os(crate::crash::VARIABLE)) else {
+    let Some(crash) = Crash::planned(|name| std::env::var_os(name)) else {
         return (store, queues, handlers);
     };
     let queue = |parts: QueueParts| QueueParts {

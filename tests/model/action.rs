@@ -134,7 +134,7 @@ pub enum What {
     SeeFrozen {
         worker: usize,
     },
-    /// The worker stood still for so long, and is fenced because another of its steps is taken over.
+    /// The worker stood still for so long, and is fenced as another of its steps is taken over.
     FenceForAnother {
         worker: usize,
     },

@@ -100,8 +100,8 @@ impl Table {
         act: impl FnOnce(&Self) -> Stored<Page<T>>,
     ) -> Stored<Page<T>> {
         let all = query.after.is_none() && query.part.is_none();
-        let requests = if all { PARTS as usize } else { 1 };
-        let of = |part: usize| Touches::reads_index(query.part.unwrap_or(part as u32));
+        let requests = if all { PARTS } else { 1 };
+        let of = |part| Touches::reads_index(query.part.unwrap_or(part));
         for part in 1..requests {
             self.send("DynamoDB Query", of(part), TRIES, |_| Ok(((), Units::of_list(1, 0))))
                 .await?;
