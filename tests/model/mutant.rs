@@ -209,11 +209,6 @@ impl Mutant {
                 };
                 *transition = idle(Some(record), Effect::Return);
             }
-            Self::DoNotCountTheAttempt if effects.contains(&Effect::Run) => {
-                if let Some(write) = &mut transition.write {
-                    write.record.attempt = state.record.attempt;
-                }
-            }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
             Self::DeferForEver
                 if state.record.status == Status::Deferred && effects.contains(&Effect::Report) =>
@@ -223,11 +218,6 @@ impl Mutant {
             }
             Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
             Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
-            Self::TellOnceWritten => {
-                if let Some(write) = &mut transition.write {
-                    write.urgency = Urgency::First;
-                }
-            }
             Self::ReplaceAtOnce if matches!(happening, Happening::Delivered(_)) => {
                 effects.push(Effect::Replace);
             }
@@ -235,20 +225,26 @@ impl Mutant {
             Self::DeleteWhatReturns if transition.local.activity == Activity::Reopening => {
                 *transition = idle(None, Effect::Delete);
             }
-            Self::KeepTheOwner => {
-                if let Some(write) = &mut transition.write {
-                    write.record.owner = write.record.owner.take().or(state.record.owner.clone());
-                }
-            }
-            Self::DeferWithoutALimit => {
-                if let Some(write) = &mut transition.write
-                    && write.record.status == Status::Deferred
-                {
-                    write.record.deadline = None;
-                }
-            }
             Self::NeverRefuseStops => {
                 effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_)));
+            }
+            _ => self.miswrite(transition, state),
+        }
+    }
+
+    /// Applies the mistake, if it is one in what is written.
+    fn miswrite(self, transition: &mut Transition, state: &State) {
+        let runs = transition.effects.contains(&Effect::Run);
+        let Some(write) = &mut transition.write else { return };
+        let record = &mut write.record;
+        match self {
+            Self::DoNotCountTheAttempt if runs => record.attempt = state.record.attempt,
+            Self::TellOnceWritten => write.urgency = Urgency::First,
+            Self::KeepTheOwner => {
+                record.owner = record.owner.take().or(state.record.owner.clone());
+            }
+            Self::DeferWithoutALimit if record.status == Status::Deferred => {
+                record.deadline = None;
             }
             _ => {}
         }
