@@ -18,7 +18,10 @@ fn draining(scene: &Scene, config: &Config, part: &str) -> (Child, BufReader<Chi
     let mut text = String::new();
     while !text.contains(part) {
         let read = output.read_line(&mut text).expect("UTF-8");
-        assert!(read > 0, "it ended: {text}");
+        if read == 0 {
+            let (text, code) = ended((command, output));
+            panic!("it ended with {code:?}: {text}");
+        }
     }
     (command, output)
 }
