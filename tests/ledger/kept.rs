@@ -16,7 +16,7 @@ use callbackd::lifecycle::{
 };
 use callbackd::outcome::{ClientRequestToken, Outcome, Outputs};
 use callbackd::step::Message;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 
@@ -142,7 +142,7 @@ async fn the_items_of_each_release_are_read_as_they_were_and_go_on() {
     for release in releases() {
         let table = table::created().await;
         let items = fs::read(release.join("items.json")).expect("they are kept");
-        let items: Vec<Value> = serde_json::from_slice(&items).expect("JSON");
+        let items: Vec<serde_json::Value> = serde_json::from_slice(&items).expect("JSON");
         for item in items {
             table::call("PutItem", &json!({ "TableName": table.name(), "Item": item })).await;
         }

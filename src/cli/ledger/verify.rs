@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Failure, complain, plain, say};
 use crate::cli::place::Place;
-use crate::ledger::{Census, Flaw, verify, verify_file};
+use crate::ledger::{Census, Flaw, verify_file};
 use crate::lifecycle::Status;
 
 #[derive(Args)]
@@ -68,7 +68,7 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
         }
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => {
-            let census = verify(&*table, |flaw| keep(&mut flaws, flaw)).await;
+            let census = crate::ledger::verify(&*table, |flaw| keep(&mut flaws, flaw)).await;
             let name = format!("the table {} in {}", table.name(), table.region());
             (name, census?)
         }
