@@ -121,9 +121,10 @@ async fn ask(
 }
 
 async fn settle(ledger: &Ledger, token: &CallbackToken, how: StepResult) -> Result<(), Failure> {
-    let Some(record) = ledger.load(token).await.map_err(Failure::runtime)? else { return Ok(()) };
+    let Some(record) = ledger.load(token).await? else { return Ok(()) };
     let Some(mut caught_up) = catch_up(&record, how, ledger.now()) else { return Ok(()) };
     caught_up.remember(&record, ledger.now());
     // Nothing else writes it: no worker has the file open.
-    ledger.write(caught_up, Commit::Now).await.map(drop).map_err(Failure::runtime)
+    ledger.write(caught_up, Commit::Now).await?;
+    Ok(())
 }

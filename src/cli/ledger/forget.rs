@@ -42,7 +42,7 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
     let ledger = Ledger::beside(store);
     let mut inquiry = Inquiry::new(config).await?;
     for _ in 0..TRIES {
-        let Some(record) = ledger.load(&token).await.map_err(Failure::runtime)? else {
+        let Some(record) = ledger.load(&token).await? else {
             return Err(Failure::Runtime(format!(
                 "the ledger has no step {token}: check the token, and that this is the ledger of \
                  its worker"
@@ -53,7 +53,7 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
             say(format_args!("the step {token} is settled: no worker does anything more for it"));
             return Ok(ExitCode::SUCCESS);
         };
-        let written = ledger.write(left, Commit::Now).await.map_err(Failure::runtime)?;
+        let written = ledger.write(left, Commit::Now).await?;
         if let Written::Done(_) = written {
             tell(&ledger, &record, &why).await;
             return Ok(ExitCode::SUCCESS);

@@ -89,11 +89,7 @@ fn count(connection: &Connection) -> rusqlite::Result<Option<u64>> {
 }
 
 fn is_copy(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0)).map(is_of)
-}
-
-fn is_of(application: i32) -> bool {
-    application == COPY
+    connection.pragma_query_value(None, "application_id", |row| Ok(row.get::<_, i32>(0)? == COPY))
 }
 
 /// The number beside a ledger. One that cannot be read tells nothing.

@@ -20,6 +20,20 @@ impl Fleet {
         Self(every.iter().enumerate().map(run).collect())
     }
 
+    /// Workers with a step of the execution `one` each, of which one asks by now.
+    async fn with_asker(size: usize) -> (Self, WorkerId) {
+        let fleet = Self::new(size);
+        fleet.enter("one", Kind::Active);
+        fleet.pass(MINUTE * 10).await;
+        let asker = fleet.asker("one");
+        (fleet, asker)
+    }
+
+    /// A worker that is not this one.
+    fn beside(&self, asker: &WorkerId) -> &Running {
+        self.0.iter().find(|(id, _)| *id != asker).expect("several workers").1
+    }
+
     /// Each worker has a step of this execution.
     fn enter(&self, name: &str, kind: Kind) {
         for (at, run) in self.0.values().enumerate() {
@@ -98,10 +112,7 @@ async fn of_ten_workers_with_steps_of_an_execution_one_asks_and_another_once_it_
 #[tokio::test(start_paused = true)]
 async fn who_asks_has_those_ask_that_rely_on_it_and_each_tells_its_own_steps() {
     for arrive in [true, false] {
-        let fleet = Fleet::new(4);
-        fleet.enter("one", Kind::Active);
-        fleet.pass(MINUTE * 10).await;
-        let asker = fleet.asker("one");
+        let (fleet, asker) = Fleet::with_asker(4).await;
         // The step by which the others know each other's executions has ended since.
         for (at, run) in fleet.0.values().enumerate() {
             run.watch.enter(&execution("one"), 0, &token(&format!("{at}second")), Kind::Active);
@@ -140,11 +151,8 @@ async fn nobody_relies_on_one_with_a_longer_interval() {
 
 #[tokio::test(start_paused = true)]
 async fn what_has_not_been_heard_again_for_long_is_not_relied_on() {
-    let fleet = Fleet::new(2);
-    fleet.enter("one", Kind::Active);
-    fleet.pass(MINUTE * 10).await;
-    let asker = fleet.asker("one");
-    let (_, other) = fleet.0.iter().find(|(id, _)| **id != asker).expect("two workers");
+    let (fleet, asker) = Fleet::with_asker(2).await;
+    let other = fleet.beside(&asker);
     let before = other.world.looks_at("one").len();
     sleep(LISTED_EVERY / 2).await;
     assert!(other.watch.relies());
@@ -155,10 +163,7 @@ async fn what_has_not_been_heard_again_for_long_is_not_relied_on() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_relies_on_one_that_gets_no_answer() {
-    let fleet = Fleet::new(3);
-    fleet.enter("one", Kind::Active);
-    fleet.pass(MINUTE * 10).await;
-    let asker = fleet.asker("one");
+    let (fleet, asker) = Fleet::with_asker(3).await;
     fleet.0[&asker].world.hanging.lock().unwrap().insert("one".to_owned());
     fleet.pass(MINUTE * 5).await;
     let before = fleet.looks("one");
@@ -213,11 +218,8 @@ async fn each_worker_lists_its_own_deferred_steps_all_the_same() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_others_say_is_forgotten_when_it_cannot_be_read_again() {
-    let fleet = Fleet::new(2);
-    fleet.enter("one", Kind::Active);
-    fleet.pass(MINUTE * 10).await;
-    let asker = fleet.asker("one");
-    let (_, other) = fleet.0.iter().find(|(id, _)| **id != asker).expect("two workers");
+    let (fleet, asker) = Fleet::with_asker(2).await;
+    let other = fleet.beside(&asker);
     assert!(other.watch.relies());
     let before = other.world.looks_at("one").len();
     other.watch.rely_on_none();
