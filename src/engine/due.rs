@@ -90,6 +90,7 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
         (ticks, moment) = (Instant::now(), shared.clock.now());
         // A write that noticed it first has adopted the change only for its own record.
         shared.clock.look();
+        shared.ledger.tell_recovery();
         let now = shared.clock.correction();
         let by = now - std::mem::replace(&mut correction, now);
         if slept > LATE {

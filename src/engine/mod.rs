@@ -58,12 +58,12 @@ pub(crate) mod watch;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,6 +80,7 @@ pub use progress::Progressed;
 pub use retries::{Retries, Unretried};
 pub use settings::Settings;
 
+use crate::backoff::{Backoff, Failures};
 use crate::clock::Clock;
 use crate::ledger::Ledger;
 use crate::lifecycle::Phase;
@@ -143,6 +144,7 @@ struct Hooks {
 /// How long deletes and releases may take at the end if the queue does not answer; the messages
 /// then come back by themselves. The ledger has as long.
 const LAST_CALLS: Duration = Duration::from_secs(4);
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 /// How long an open poll may take from the beginning of a drain: SQS answers after its 20 s. ECS
 /// kills a task 30 s after it told it to stop, and an idle worker must end before that, whatever
 /// its queue does.
@@ -188,6 +190,7 @@ impl Engine {
             trials: gates::Trials::default(),
             waking: Arc::new(Semaphore::new(WAKING)),
             reaped: CancellationToken::new(),
+            owns: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         });
         let hooks = Hooks::set(&shared);
@@ -265,7 +268,7 @@ impl Engine {
         if timeout(LAST_CALLS, due::keep_names(&self.shared)).await.is_err() {
             due::names_are_old("the ledger did not answer in time");
         }
-        if !matches!(timeout(LAST_CALLS, self.shared.ledger.resign()).await, Ok(Ok(()))) {
+        if timeout(LAST_CALLS, resign(&self.shared)).await.is_err() {
             tracing::warn!(
                 event = "lease_not_ended",
                 "the worker's lease in the ledger could not be ended; it ends by itself"
@@ -332,6 +335,14 @@ impl Hooks {
             lane.slots.grants_to(Arc::downgrade(&slots));
         }
         Self { _turns: turns, _slots: slots }
+    }
+}
+
+/// Ends the worker's lease, however often that fails.
+async fn resign(shared: &Shared) {
+    let (mut failures, owns) = (Failures::default(), shared.owns.load(Ordering::SeqCst));
+    while shared.ledger.resign(owns).await.is_err() {
+        sleep(failures.another(AGAIN, fastrand::f64())).await;
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) waking: Arc<Semaphore>,
     /// Cancelled once what the last process of this worker left running is killed, and recorded.
     pub(crate) reaped: CancellationToken,
+    /// Steps were left whose records may still name this worker as their owner.
+    pub(crate) owns: AtomicBool,
     /// Owns the drivers of steps and their handlers' tasks.
     pub(crate) tasks: TaskTracker,
 }

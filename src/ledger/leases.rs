@@ -4,7 +4,9 @@
 //! worker renews its record, whatever it holds, and other workers judge it by their own clocks: a
 //! record that has not changed for a whole lease, or is gone, holds nothing. A worker that takes
 //! over removes the record first (it *fences* the owner), on condition that it has not changed:
-//! from then on the owner cannot renew it, however late it is.
+//! from then on the owner cannot renew it, however late it is. A worker that ends in good order
+//! while steps are still claimed by it, because they could not be written any more, says so in its
+//! record: its steps were given back, and it needs no fence.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,6 +63,8 @@ struct Seen {
     looked: Timestamp,
     /// It has changed since.
     stale: bool,
+    /// The worker has ended in good order.
+    left: bool,
 }
 
 impl Leases {
@@ -179,14 +183,17 @@ impl Leases {
             .is_none_or(|seen| seen.stale || after(seen.looked, self.lease / 6) <= now)
     }
 
-    pub(super) fn looked(&self, worker: &WorkerId, version: Option<u64>, now: Timestamp) {
+    /// Another worker's record was read: its version and what it says, if it is there.
+    pub(super) fn looked(&self, worker: &WorkerId, found: Option<(u64, &str)>, now: Timestamp) {
+        let version = found.map(|(version, _)| version);
+        let left = found.is_some_and(|(_, notice)| notice == LEFT);
         let mut others = self.others();
         others.retain(|_, seen| after(seen.looked, self.lease * REMEMBERED) > now);
         let since = others
             .get(worker)
             .filter(|seen| seen.version == version)
             .map_or(now, |seen| seen.since);
-        others.insert(worker.clone(), Seen { version, since, looked: now, stale: false });
+        others.insert(worker.clone(), Seen { version, since, looked: now, stale: false, left });
     }
 
     /// Another worker's record was found to have changed.
@@ -211,7 +218,7 @@ impl Leases {
         match self.others().get(worker) {
             // It is read with the step's record.
             None => Lease::Until(now),
-            Some(Seen { version: None, .. }) => Lease::Over,
+            Some(Seen { version: None, .. } | Seen { left: true, .. }) => Lease::Over,
             Some(seen) => {
                 let over = after(seen.since, self.lease);
                 if over > now { Lease::Until(over) } else { Lease::Over }
@@ -219,9 +226,15 @@ impl Leases {
         }
     }
 
-    /// The version of another worker's record when it was last looked at; `None` if it is gone.
-    pub(super) fn seen(&self, worker: &WorkerId) -> Option<u64> {
-        self.others().get(worker).and_then(|seen| seen.version)
+    /// The version of another worker's record when it was last looked at, for its fence; `None` if
+    /// it needs none, because it is gone, or will not be renewed.
+    pub(super) fn to_fence(&self, worker: &WorkerId) -> Option<u64> {
+        self.others().get(worker).filter(|seen| !seen.left).and_then(|seen| seen.version)
+    }
+
+    /// Whether another worker was seen to have ended in good order.
+    pub(super) fn has_left(&self, worker: &WorkerId) -> bool {
+        self.others().get(worker).is_some_and(|seen| seen.left)
     }
 
     fn own(&self) -> MutexGuard<'_, Own> {
@@ -235,6 +248,8 @@ impl Leases {
 
 /// Between the id of a process and the number of its life, from the second on.
 const LIFE: &str = "~";
+/// The notice of a worker that has ended in good order.
+pub(super) const LEFT: &str = "left";
 
 impl Own {
     fn of(id: WorkerId, lives: u32) -> Self {

@@ -263,12 +263,13 @@ impl Ledger {
         if got.is_err() {
             self.trouble().unread = Some(token.clone());
         }
-        let found =
+        let mut found =
             got?.map(|found| self.noticed(found.and_then(|row| self.record(row)))).transpose()?;
         if let Some(owner) = found.as_ref().and_then(|record| record.owner.as_ref()) {
             self.look_at(owner).await?;
         }
-        if let Some(record) = &found {
+        if let Some(record) = &mut found {
+            self.give_back(record);
             self.remind(record).await;
         }
         Ok(found)
@@ -545,21 +546,28 @@ impl Ledger {
             return;
         }
         let failing = trouble.is_any();
+        let tells = trouble.tells(part, self.clock.now());
         drop(trouble);
         if failing != before {
             self.observer.observe(Observation::LedgerFailing(failing));
         }
-        match error {
-            Some(error) => {
-                tracing::error!(
-                    event = "ledger_failing",
-                    %error,
-                    "the ledger: {}: no new steps are accepted until that is fixed; {}",
-                    part.ails(),
-                    part.remedy(self.is_shared())
-                );
-            }
-            None => tracing::info!(event = "ledger_recovered", "the ledger: {}", part.healed()),
+        if let Some(error) = error.filter(|_| tells) {
+            tracing::error!(
+                event = "ledger_failing",
+                %error,
+                "the ledger: {}: no new steps are accepted until that is fixed; {}",
+                part.ails(),
+                part.remedy(self.is_shared())
+            );
+        }
+    }
+
+    /// Logs what works again. One that serves some requests and fails others is said to fail once:
+    /// call it every few seconds.
+    pub(crate) fn tell_recovery(&self) {
+        let recovered = self.trouble().recovered(self.clock.now());
+        for part in recovered {
+            tracing::info!(event = "ledger_recovered", "the ledger: {}", part.healed());
         }
     }
 

@@ -1,12 +1,12 @@
 //! A ledger that several workers have open: the lease of this one, and the claims of the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
-use super::leases::Leases;
+use super::leases::{LEFT, Leases};
 use super::store::{Commit, Put, Row, Store, StoreError};
 use super::trouble::Part;
 use super::{Ledger, LedgerError};
@@ -75,13 +75,26 @@ impl Ledger {
     }
 
     /// Ends the lease, so that others need not wait for what this worker still holds. Call it when
-    /// nothing runs any more.
+    /// nothing runs any more. If records may still name this worker as their owner (`owns`), others
+    /// then know that those steps were given back, and that no crash interrupted them.
     ///
     /// # Errors
-    /// [`LedgerError::Store`]; the lease then ends by itself.
-    pub async fn resign(&self) -> Result<(), LedgerError> {
-        if let (Some(workers), Some(version)) = (self.store.workers(), self.leases.version()) {
-            workers.fence(&self.me(), version).await?;
+    /// [`LedgerError::Store`]: the same call may be tried again, and else the lease ends by itself.
+    pub async fn resign(&self, owns: bool) -> Result<(), LedgerError> {
+        let (Some(workers), Some(version)) = (self.store.workers(), self.leases.version()) else {
+            return Ok(());
+        };
+        let me = self.me();
+        if !owns {
+            workers.fence(&me, version).await?;
+            return Ok(());
+        }
+        // The answer to the last renewal, or to this one, may have been lost.
+        for version in [version, version + 1] {
+            let told = BTreeSet::new();
+            if workers.renew(&me, Some(version), told, LEFT.to_owned()).await?.is_some() {
+                break;
+            }
         }
         Ok(())
     }
@@ -120,7 +133,7 @@ impl Ledger {
                 if self.leases.is_of_this_process(&member.id) {
                     return member.id == me;
                 }
-                self.leases.looked(&member.id, Some(member.version), now);
+                self.leases.looked(&member.id, Some((member.version, &member.notice)), now);
                 self.leases.of(&member.id, now) != Lease::Over
             })
             .map(|member| (member.id, member.notice))
@@ -176,8 +189,18 @@ impl Ledger {
         }
         let found = workers.worker(owner).await?;
         // The time after the read: the record may have been renewed until then.
-        self.leases.looked(owner, found.map(|found| found.version), self.clock.now());
+        let found = found.as_ref().map(|found| (found.version, found.notice.as_str()));
+        self.leases.looked(owner, found, self.clock.now());
         Ok(())
+    }
+
+    /// Marks the record of a step as given back whose owner has ended in good order, and could not
+    /// write that.
+    pub(super) fn give_back(&self, record: &mut Record) {
+        let left = |owner| self.leases.has_left(owner);
+        if record.status == Status::Claimed && record.owner.as_ref().is_some_and(left) {
+            record.resume = true;
+        }
     }
 
     /// Puts a stop of another worker's step into that worker's set again: it may not have been put
@@ -233,7 +256,7 @@ impl Ledger {
             return Box::pin(ready(Ok(Put::Changed)));
         }
         let fence = last.as_ref().filter(|_| moves && !lives).and_then(|last| {
-            let version = self.leases.seen(last)?;
+            let version = self.leases.to_fence(last)?;
             Some((last.clone(), version))
         });
         let flag = last.filter(|_| {
@@ -322,8 +345,8 @@ mod tests {
     }
 
     async fn claimed(ledger: &Ledger, record: &Record) -> Result<Put, LedgerError> {
-        let mut claim =
-            Record { status: Status::Claimed, owner: Some(ledger.me()), ..record.clone() };
+        let (status, owner) = (Status::Claimed, Some(ledger.me()));
+        let mut claim = Record { status, owner, resume: false, ..record.clone() };
         let put = ledger.begin(record, &mut claim, Commit::Now).await;
         ledger.end(put)
     }
@@ -338,6 +361,10 @@ mod tests {
         assert_eq!(claimed(&first, &new_step()).await, Ok(Put::Done));
         let record = read(&second).await;
         (first, second, record)
+    }
+
+    fn token(text: &str) -> CallbackToken {
+        text.parse().expect("a token")
     }
 
     async fn read(ledger: &Ledger) -> Record {
@@ -440,10 +467,43 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_resigns_leaves_its_steps_to_others_at_once() {
         let (first, second, record) = two().await;
-        first.resign().await.expect("it works");
+        first.resign(false).await.expect("it works");
         advance(LEASE / 6).await;
         assert_eq!(second.foreign_lease(&read(&second).await), Lease::Over);
         assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steps_of_a_worker_that_left_in_good_order_were_given_back_and_others_left_behind() {
+        let (first, second, record) = two().await;
+        let (me, other) = (second.me(), Record { token: token("bbbbbbbbbb"), ..new_step() });
+        assert!(record.is_left_behind(&me));
+        assert_eq!(claimed(&first, &other).await, Ok(Put::Done));
+        // Its last renewal took effect, and was not answered.
+        let (id, version) = (first.me(), first.leases.version());
+        let workers = first.store.workers().expect("it is shared");
+        workers.renew(&id, version, BTreeSet::new(), String::new()).await.expect("renewed");
+        first.resign(true).await.expect("it works");
+        advance(LEASE / 6).await;
+        let fleet: Vec<WorkerId> = second.fleet().await.expect("a list").into_keys().collect();
+        assert_eq!(fleet, [me.clone()]);
+        for token in [&record.token, &other.token] {
+            let record = second.load(token).await.expect("it works").expect("it is there");
+            assert_eq!(second.foreign_lease(&record), Lease::Over);
+            assert!(!record.is_left_behind(&me) && record.goes_on(&me));
+            assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
+        }
+        assert!(workers.worker(&id).await.expect("it works").is_some(), "for those not read yet");
+
+        advance(LEASE).await;
+        let third = Ledger::new(
+            second.store.clone(),
+            WorkerId("third".into()),
+            LEASE,
+            second.clock.clone(),
+            Arc::new(()),
+        );
+        assert!(read(&third).await.is_left_behind(&third.me()), "the second one has just died");
     }
 
     #[tokio::test(start_paused = true)]
@@ -462,7 +522,7 @@ mod tests {
         first.renew(String::new()).await.expect("renewed");
         advance(LEASE / 6).await;
         assert!(matches!(second.lease_of(&owner).await, Ok(Lease::Until(_))));
-        first.resign().await.expect("it works");
+        first.resign(false).await.expect("it works");
         advance(LEASE).await;
         assert_eq!(second.lease_of(&owner).await, Ok(Lease::Over));
     }

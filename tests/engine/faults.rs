@@ -158,6 +158,22 @@ async fn running_in_a_shared_ledger() -> (Bench, Worker) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_write_at_its_end_gives_its_steps_back_all_the_same() {
+    let (mut bench, one) = running_in_a_shared_ledger().await;
+    let theirs = bench.disk.clone();
+    bench.disk = theirs.beside();
+    let two = bench.start().await;
+    *theirs.throttled.lock().unwrap() = true;
+    one.drain().await;
+    assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("claimed"), "that could not be written");
+    until("another one runs it", || bench.log.count("run 1") == 2).await;
+    assert_eq!(bench.disk.body(TOKEN)["crashes"], json!(null), "nothing has crashed");
+    bench.go.notify_one();
+    until("it is settled", || bench.disk.status(TOKEN).as_deref() == Some("settled")).await;
+    two.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_cannot_renew_its_claim_cancels_its_run_before_another_may_start_it() {
     let (bench, one) = running_in_a_shared_ledger().await;
     *bench.disk.failing.lock().unwrap() = true;

@@ -410,6 +410,8 @@ impl Pipelines for FakePipelines {
 pub struct Disk {
     held: Memory,
     pub failing: Arc<Mutex<bool>>,
+    /// Writes of steps' records fail, and those of workers' do not.
+    pub throttled: Arc<Mutex<bool>>,
     /// Writes do not return, whatever becomes of them.
     pub hanging: Arc<Mutex<bool>>,
     /// How long each write takes.
@@ -423,6 +425,7 @@ impl Disk {
         Self {
             held: Memory::new(),
             failing: Arc::default(),
+            throttled: Arc::default(),
             hanging: Arc::default(),
             slow: Arc::default(),
             mute: Arc::default(),
@@ -496,6 +499,9 @@ impl Store for Disk {
         let disk = self.clone();
         Box::pin(async move {
             disk.check()?;
+            if *disk.throttled.lock().unwrap() {
+                return Err(StoreError("throttled".to_owned()));
+            }
             let hangs = *disk.hanging.lock().unwrap();
             if hangs {
                 std::future::pending::<()>().await;

@@ -393,6 +393,7 @@ impl Driver {
             call.abort();
             call.ended().await;
         }
+        self.shared.owns.store(true, Ordering::SeqCst);
         self.let_go();
     }
 }

@@ -119,9 +119,9 @@ impl World {
         let (now, owner) = (self.now(), WorkerId("owner".into()));
         if self.random.bool() {
             let version = self.records.get(&owner).map(|worker| worker.version);
-            self.observer.looked(&owner, version, now);
+            self.observer.looked(&owner, version.map(|version| (version, "")), now);
         }
-        let seen = self.observer.seen(&owner);
+        let seen = self.observer.to_fence(&owner);
         let Some(version) = seen.filter(|_| self.observer.of(&owner, now) == Lease::Over) else {
             return;
         };
