@@ -24,7 +24,7 @@ pub fn address() -> SocketAddr {
 
 impl Moto {
     /// A server of its own, whose error output goes to `complaints`; a `strict` one refuses what
-    /// the service's model does not allow.
+    /// the service's model does not allow, and an `atomic` one serves one request after another.
     pub fn start(arguments: &[&str], complaints: Stdio) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/binary/sqs_server.py");
         Self::start_script(script, arguments, complaints)

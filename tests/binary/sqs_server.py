@@ -1,6 +1,7 @@
 """moto's server on a free port, which it prints; it ends with its standard input, and so with whoever started it.
 
 With `strict` it refuses every request to SQS that the service's published model does not allow: moto itself is more lenient.
+With `atomic` it serves one request after another: of two conditional writes at once, moto lets both take effect.
 """
 
 import io
@@ -43,11 +44,25 @@ class Strict:
         return [json.dumps({"__type": "InvalidRequest", "message": wrong}).encode()]
 
 
+class Atomic:
+    """An application that has one request at a time."""
+
+    def __init__(self, application):
+        self.application = application
+        self.lock = threading.Lock()
+
+    def __call__(self, environ, start_response):
+        with self.lock:
+            return list(self.application(environ, start_response))
+
+
 threading.Thread(target=end_with_stdin, daemon=True).start()
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 application = DomainDispatcherApplication(create_backend_app)
 if "strict" in sys.argv[1:]:
     application = Strict(application)
+if "atomic" in sys.argv[1:]:
+    application = Atomic(application)
 server = make_server("127.0.0.1", 0, application, threaded=True)
 print(server.server_port, flush=True)
 server.serve_forever()

@@ -16,7 +16,7 @@ use crate::moto::Moto;
 
 fn address() -> SocketAddr {
     static MOTO: OnceLock<Moto> = OnceLock::new();
-    MOTO.get_or_init(|| Moto::start(&[], Stdio::inherit())).address
+    MOTO.get_or_init(|| Moto::start(&["atomic"], Stdio::inherit())).address
 }
 
 /// A call as it is on the wire.

@@ -58,7 +58,7 @@ pub struct Way {
 /// Where moto's DynamoDB is, one for all tests.
 fn dynamodb() -> SocketAddr {
     static MOTO: OnceLock<Moto> = OnceLock::new();
-    MOTO.get_or_init(|| Moto::start(&[], Stdio::inherit())).address
+    MOTO.get_or_init(|| Moto::start(&["atomic"], Stdio::inherit())).address
 }
 
 impl Fleet {
