@@ -31,6 +31,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, ready, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 pub use beside::{accept, open_beside};
 pub use config::{Config, Kind};
@@ -56,6 +57,8 @@ pub struct Ledger {
     leases: Arc<Leases>,
     clock: Clock,
     observer: Arc<dyn Observer>,
+    /// Permits to ask a shared store for a step.
+    turns: Arc<Semaphore>,
     trouble: Mutex<Trouble>,
     /// Records that were reported as damaged, so that each is reported once.
     damaged: Mutex<BTreeSet<Option<String>>>,
@@ -193,6 +196,9 @@ const UNSETTLED: [Status; 5] =
     [Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred, Status::Concluded];
 /// Records that are rewritten at a time; they are in memory as a whole.
 const RENAMED: usize = 100;
+/// Requests about steps at a time to a shared store: of thousands that change at once, as in a drain,
+/// so many are sent again while the store throttles; without throttling they are thousands a second.
+const AT_ONCE: usize = 32;
 /// Damaged records that are named one by one.
 const NAMED: usize = 1000;
 
@@ -207,7 +213,8 @@ impl Ledger {
     ) -> Self {
         let (trouble, damaged) = Default::default();
         let leases = Arc::new(Leases::new(me, lease));
-        Self { store, leases, clock, observer, trouble, damaged }
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { store, leases, clock, observer, turns, trouble, damaged }
     }
 
     /// The id under which this worker claims steps: that of its process, and another one after each
@@ -258,7 +265,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if it cannot be read.
     pub async fn load(&self, token: &CallbackToken) -> Result<Option<Record>, LedgerError> {
-        let got = self.store.get(token).await;
+        let got = self.in_turn(self.store.get(token)).await;
         self.note(Part::Records, got.as_ref().err());
         if got.is_err() {
             self.trouble().unread = Some(token.clone());

@@ -180,6 +180,19 @@ impl Ledger {
         self.leases.grace(now)
     }
 
+    /// A request about a step, after others if many are under way.
+    pub(super) fn in_turn<'a, T: 'a>(&self, request: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+        if !self.is_shared() {
+            return request;
+        }
+        let turns = self.turns.clone();
+        Box::pin(async move {
+            // It is never closed.
+            let _turn = turns.acquire_owned().await;
+            request.await
+        })
+    }
+
     /// Reads the record of another worker, unless that was done lately.
     pub(super) async fn look_at(&self, owner: &WorkerId) -> Result<(), StoreError> {
         let Some(workers) = self.store.workers() else { return Ok(()) };
@@ -262,7 +275,7 @@ impl Ledger {
         let flag = last.filter(|_| {
             !moves && before.stop_requested.is_none() && record.stop_requested.is_some()
         });
-        let put = self.store.put(row, expected, commit);
+        let put = self.in_turn(self.store.put(row, expected, commit));
         if fence.is_none() && flag.is_none() {
             return put;
         }
@@ -318,12 +331,14 @@ async fn fenced(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use futures_util::future::join_all;
     use tokio::time::advance;
 
     use super::*;
     use crate::clock::{Clock, after};
-    use crate::ledger::{Memory, Written};
+    use crate::ledger::{AT_ONCE, Memory, Written};
     use crate::lifecycle::Stop;
     use crate::step::Message;
 
@@ -525,6 +540,23 @@ mod tests {
         first.resign(false).await.expect("it works");
         advance(LEASE).await;
         assert_eq!(second.lease_of(&owner).await, Ok(Lease::Over));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shared_store_is_asked_for_some_steps_at_a_time_and_one_of_its_own_for_all() {
+        for (store, most) in [(Memory::shared(), AT_ONCE), (Memory::new(), 4 * AT_ONCE)] {
+            let ledger = worker(&store, "first");
+            let (now, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let requests = (0..4 * AT_ONCE).map(|_| {
+                ledger.in_turn(Box::pin(async {
+                    peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::time::sleep(LEASE / 60).await;
+                    now.fetch_sub(1, Ordering::SeqCst);
+                }))
+            });
+            join_all(requests).await;
+            assert_eq!(peak.load(Ordering::SeqCst), most);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -162,6 +162,38 @@ async fn where_others_read_the_queue_no_step_is_started_without_its_message() {
     assert!(looks(&scene, &step).await > 2);
 }
 
+/// Each of two workers has a ledger of its own, and takes the queue for its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_finds_its_step_answered_by_another_says_so_and_resumes_no_more() {
+    let scene = Scene::new("[ -e $FOLDER/$STEP_TOKEN ] || exit 76").await;
+    let often = config(&scene).listening();
+    let mut first = scene.start(&often);
+    let steps = [scene.step_sent().await, scene.step_sent().await];
+    let [answered, goes_on] = &steps;
+    let ran = |step: &Step| scene.runs().contains(&step.attempt(1));
+    until("both are looked at", async || steps.iter().all(ran)).await;
+    crash(&scene, &mut first).await;
+
+    scene.open(&answered.token);
+    let ledger = scene.path("ledger/second.db");
+    let second = config(&scene)
+        .with("ledger.path", ledger.to_str().expect("UTF-8"))
+        .with("handlers.job.settings.poll_interval", "1h");
+    let runs = || scene.runs().iter().filter(|run| **run == goes_on.attempt(1)).count();
+    let before = runs();
+    let _second = scene.environment().start(&second, "second");
+    scene.answer(answered).await;
+    until("the other looks at the job", async || runs() > before).await;
+
+    let first = scene.start(&often);
+    let said = || first.complaints(&["ERROR"], "step_answered_elsewhere");
+    until_within(Duration::from_mins(4), "it is said", async || !said().is_empty()).await;
+    assert_eq!((said().len(), said()[0]["token"].as_str()), (1, Some(answered.token.as_str())));
+    let counted = async || first.sum("callbackd_steps_without_message").await == Some(1.0);
+    until("the step that the other one has is counted", counted).await;
+    never("it is started twice", Duration::from_secs(10), async || runs() > before + 1).await;
+}
+
 /// At once: each waits until a message could have come.
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_go_on_without_their_messages() {

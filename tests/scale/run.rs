@@ -21,6 +21,8 @@ pub const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 /// What anything may take to come true.
 const PATIENCE: Duration = Duration::from_hours(3);
+/// What a fleet may take until all steps run again, however little the table serves.
+const RECOVERY: Duration = Duration::from_mins(15);
 
 /// How large a fleet is, and how long its phases are.
 #[derive(Clone, Copy, Debug)]
@@ -286,7 +288,7 @@ async fn play(world: Arc<World>, size: Size) -> Story {
 
 /// Until each held step runs on a live worker, or is done.
 async fn runs_on(world: &World) -> Duration {
-    world.until("all held steps run again", PATIENCE, |steps| steps.left_alone() == 0).await
+    world.until("all held steps run again", RECOVERY, |steps| steps.left_alone() == 0).await
 }
 
 async fn unsettled(world: &World) -> usize {
