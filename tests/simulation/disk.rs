@@ -255,6 +255,9 @@ impl Workers for Disk {
         let world = self.life.world.clone();
         Box::pin(self.call("renew", move || {
             Box::pin(async move {
+                if notice == "left" {
+                    world.count("path: a worker leaves steps that it could not write");
+                }
                 let renewed = members(&held).renew(&worker, expected, told, notice).await;
                 match &renewed {
                     Ok(None) => world.count("path: a renewal that is not accepted"),
