@@ -6,6 +6,7 @@
 //! it and how far the clock had been set by then, so a process reads its own times back exactly,
 //! whatever happens to the clock; times of an earlier process are taken by the wall clock.
 
+mod answer;
 mod beside;
 mod body;
 mod config;
@@ -32,6 +33,7 @@ use futures_util::future::{BoxFuture, ready, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+pub use answer::{Given, NotGiven};
 pub use beside::{accept, open_beside};
 pub use config::{Config, Kind};
 pub use form::Outline;

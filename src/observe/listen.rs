@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::secret;
 
 /// `[http]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +18,24 @@ pub struct Config {
     /// Where health, metrics and the status page are served: an IP address and a port, or `off`.
     /// There is no authentication: an address beyond loopback is open to everyone who can reach it.
     pub listen: Listen,
+    /// The file with the token of those who may give orders there, at least 16 bytes; without it
+    /// no orders are taken. It is read for each order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// What is to be said of the token's file, which is read for that.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(file) = &self.token_file else { return Vec::new() };
+        let unused = (self.listen == Listen::Off)
+            .then(|| "has no effect, because http.listen is \"off\"".to_owned());
+        let unusable = secret::key(file).err().map(|why| {
+            format!("{} {why}; the status server takes no orders until it can", file.display())
+        });
+        unused.into_iter().chain(unusable).chain(secret::open_to_all(file)).collect()
+    }
 }
 
 /// An address, or none; in TOML `"127.0.0.1:9464"`, `"[::1]:9464"`, `"off"`.
