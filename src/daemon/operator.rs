@@ -163,7 +163,7 @@ impl Operator for Desk {
     fn log(&self, token: &str) -> Result<Log, Problem> {
         let parsed = token.parse().map_err(|error| Problem::bad(format!("{error}")))?;
         let line = |line: PrintedLine| LogLine {
-            at: self.monitor.name(line.at).to_string(),
+            at: format!("{:.3}", self.monitor.name(line.at)),
             attempt: line.attempt,
             stream: line.stream.to_owned(),
             text: line.text.into(),

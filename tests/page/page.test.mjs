@@ -385,7 +385,7 @@ test("a token is asked for, and a wrong one gives no order", async () => {
   await close();
 });
 
-test("a step is completed with outputs that are checked, and its history says by whom", async () => {
+test("a step is completed with checked outputs, and its history says by whom", async () => {
   const { page, close } = await open(`?step=${DEFERRED}`, { token: true });
   await page.getByRole("button", { name: "Complete…" }).click();
   const input = page.locator("#ask-input");

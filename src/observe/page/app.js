@@ -177,6 +177,7 @@ function route(moved) {
   const wants = wanted();
   views.show(by("overview"), !wants.step);
   views.show(by("one"), Boolean(wants.step));
+  if (moved) views.show(by("told"), false);
   for (const name of FILTERS) {
     if (document.activeElement !== form.elements[name]) form.elements[name].value = wants[name];
   }
@@ -200,7 +201,7 @@ function order_of({ order, things, name }) {
   return {
     complete: {
       title: `Complete the step ${about}`, path: `${at}/complete`, field: "outputs",
-      text: "It succeeds, with these outputs. SageMaker's first answer counts, and none is changed.",
+      text: "It succeeds, with these outputs. The first answer counts, and cannot be changed.",
     },
     fail: {
       title: `Fail the step ${about}`, path: `${at}/complete`, field: "failure",
@@ -222,8 +223,8 @@ function order_of({ order, things, name }) {
     },
     drain: {
       title: "Drain this worker", path: "/drain",
-      text: "It starts no more steps, finishes those in hand, and ends. What restarts it, such as " +
-        "systemd, starts it again.",
+      text: "It starts no more steps, finishes those in hand, and ends. What restarts it, such " +
+        "as systemd, starts it again.",
     },
   }[order];
 }

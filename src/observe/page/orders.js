@@ -58,7 +58,7 @@ function say_error(id, input, text) {
 
 const FIELDS = {
   outputs: { label: "Outputs, as a JSON object", start: "{}", body: outputs },
-  failure: { label: "Why it fails; SageMaker gets the first 256 characters", start: "", body: failure },
+  failure: { label: "Why it fails; SageMaker gets 256 characters", start: "", body: failure },
 };
 
 /** The body of an answer with these outputs: their text as it is, which keeps all digits. */

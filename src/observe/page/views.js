@@ -70,7 +70,7 @@ export function acts(shown) {
 }
 
 /** The button that pauses what a row is about, or resumes it. */
-function pausing(cell, things, name, paused) {
+function pausing(cell, things, name, label, paused) {
   if (!cell.firstChild) {
     cell.append(element("button"));
     cell.firstChild.type = "button";
@@ -79,7 +79,7 @@ function pausing(cell, things, name, paused) {
   const order = paused ? "resume" : "pause";
   Object.assign(button.dataset, { order, things, name });
   say(button, paused ? "Resume…" : "Pause…");
-  button.setAttribute("aria-label", `${paused ? "Resume" : "Pause"} ${words.plain(name)}`);
+  button.setAttribute("aria-label", `${paused ? "Resume" : "Pause"} ${words.plain(label)}`);
 }
 
 const cells = (made, texts) => texts.forEach((text, at) => say(made.cells[at], text));
@@ -182,7 +182,7 @@ function queue_rows(queues, now) {
     mark(made.cells[6], it.unreported ? "number attention" : N);
     mark(made.cells[9], sqs?.dead_letters > 0 ? "number attention" : N);
     // A pause by its breakers ends with an order to resume it, too.
-    pausing(made.cells[11], "queues", it.url, ["order", "breaker"].includes(it.unpolled));
+    pausing(made.cells[11], "queues", it.url, it.name, ["order", "breaker"].includes(it.unpolled));
   });
 }
 
@@ -191,7 +191,7 @@ function handler_rows(handlers) {
   keyed(by("handlers"), handlers, (it) => it.name, () => row(["", "", "orders"]), (made, it) => {
     cells(made, [words.plain(it.name), words.starting(it)]);
     mark(made.cells[1], it.unstarted ? "attention" : "");
-    pausing(made.cells[2], "handlers", it.name, Boolean(it.unstarted));
+    pausing(made.cells[2], "handlers", it.name, it.name, Boolean(it.unstarted));
   });
 }
 
