@@ -82,3 +82,46 @@ fn name(record: &Record) -> String {
         None => record.token.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::ledger::Memory;
+    use crate::lifecycle::{Happening, Status};
+    use crate::outcome::{Outputs, Reason};
+    use crate::step::Message;
+
+    #[tokio::test]
+    async fn the_first_answer_is_frozen_and_the_history_says_who_gave_it() {
+        let step = Message::parse(include_str!("../../tests/fixtures/executing.json"))
+            .expect("message")
+            .step()
+            .clone();
+        let token = step.token.clone();
+        let queue = "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a queue");
+        let record = Record::of_message(step, queue, Some("h".into()), Timestamp::UNIX_EPOCH);
+        let ledger = Ledger::beside(Arc::new(Memory::new()));
+        let success = Outcome::Success(Outputs::new());
+        let unknown = ledger.give(&token, &success, "ada").await;
+        assert!(matches!(unknown, Err(NotGiven::Unknown(_))), "{unknown:?}");
+        let key = Some("ORDER-17".parse().expect("a key"));
+        let deferred = Record { status: Status::Deferred, key, ..record };
+        ledger.write(deferred, Commit::Now).await.expect("it works");
+
+        for (by, before) in [("ada", false), ("bob", true)] {
+            let given = ledger.give(&token, &success, by).await.expect("it takes it");
+            assert_eq!(given, Given { name: format!("{token} (ORDER-17)"), before });
+        }
+        let other = ledger.give(&token, &Outcome::Failure(Reason::new("no")), "bob").await;
+        assert!(matches!(other, Err(NotGiven::Refused { .. })), "{other:?}");
+        let record = ledger.load(&token).await.expect("it works").expect("it is there");
+        let events = record.history.events().iter();
+        let events: Vec<_> = events.map(|it| (it.event, it.detail.as_deref())).collect();
+        let wanted = [(Happening::Answered, Some("ada")), (Happening::Concluded, Some("success"))];
+        assert_eq!(events, wanted);
+    }
+}

@@ -22,7 +22,6 @@ use super::server::{Problem, in_time, problem};
 use crate::secret;
 
 /// The token's file, if orders are taken at all, and what was tried.
-#[derive(Default)]
 pub(super) struct Gate {
     file: Option<PathBuf>,
     tries: Mutex<Tries>,

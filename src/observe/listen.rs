@@ -127,4 +127,21 @@ mod tests {
             assert!(error.contains("\"127.0.0.1:9464\"") && error.contains("\"off\""), "{error}");
         }
     }
+
+    #[test]
+    fn what_is_wrong_with_the_tokens_file_is_told_before_it_is_needed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        let warnings = |listen: &str| {
+            let listen = listen.parse().expect(listen);
+            Config { listen, token_file: Some(file.clone()) }.warnings().join("; ")
+        };
+        assert!(warnings("127.0.0.1:1").contains("/token cannot be read"));
+        std::fs::write(&file, "0123456789abcdef").expect("it is ours");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, mode).expect("it is ours");
+        assert_eq!(warnings("127.0.0.1:1"), "");
+        assert!(warnings("off").contains("has no effect"));
+        assert_eq!(Config::default().warnings(), [""; 0]);
+    }
 }
