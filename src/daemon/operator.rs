@@ -70,9 +70,7 @@ impl Desk {
     ) -> Option<JoinHandle<()>> {
         office.open(Arc::new(self));
         match AdminSocket::bind(&config.admin_socket()?) {
-            Ok(socket) => {
-                Some(tokio::spawn(admin::serve(socket, status, metrics, office, until)))
-            }
+            Ok(socket) => Some(tokio::spawn(admin::serve(socket, status, metrics, office, until))),
             Err(error) => {
                 tracing::warn!(
                     event = "admin_socket_unavailable",

@@ -125,11 +125,7 @@ async fn retry(Desk { operator, by }: Desk, Path(token): Path<String>) -> Respon
     done(retried.map(|()| json!({ "token": token })), "retry", &token, by)
 }
 
-async fn complete(
-    Desk { operator, by }: Desk,
-    Path(token): Path<String>,
-    body: Body,
-) -> Response {
+async fn complete(Desk { operator, by }: Desk, Path(token): Path<String>, body: Body) -> Response {
     let given = async {
         let answer = Answer::parse(&whole(body).await?)?;
         in_time(operator.complete(&token, answer, by)).await
