@@ -123,6 +123,7 @@ pub mod orders;
 pub mod process;
 #[doc(hidden)]
 pub mod seam;
+mod secret;
 #[cfg(any(feature = "aws", feature = "http-handler"))]
 #[doc(hidden)]
 pub mod trust;
@@ -178,7 +179,7 @@ mod map {
     //! ledger  lifecycle                records; decisions, pure
     //! builtin  testing  handler        programs and services; tests of handlers; the contract
     //! seam  outcome  step              what SQS and SageMaker must do; what all of them speak of
-    //! clock  backoff  duration  causes  hex  trust
+    //! clock  backoff  duration  causes  hex  secret  trust
     //! ```
     //!
     //! Each layer uses only those below it; `tests/architecture.rs` holds the exact list. Workers

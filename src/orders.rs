@@ -6,6 +6,9 @@
 //! handler, with the last order about it. It is replaced and never removed, so that no order is
 //! lost between its reading and its removal.
 
+mod names;
+
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
@@ -15,6 +18,7 @@ use jiff::Timestamp;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
+pub use self::names::{Names, Sort, Unmeant};
 use crate::step::QueueUrl;
 
 /// The directory of the orders, which need not exist.
@@ -200,6 +204,35 @@ impl About {
         match self {
             Self::Queue(queue) => queue.name(),
             Self::Handler(name) => name,
+        }
+    }
+}
+
+/// What follows from the order.
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.about.name();
+        match (&self.about, self.order) {
+            (About::Queue(_), Kind::Pause) => write!(
+                f,
+                "{name} is paused: a running worker receives nothing more from it after 2 s, nor \
+                 does one that is started, until `callbackd resume {name}`. Steps in hand go on."
+            ),
+            (About::Queue(_), Kind::Resume) => write!(
+                f,
+                "{name} is resumed: a running worker polls it within 2 s, and starts its handlers \
+                 again if their steps had failed."
+            ),
+            (About::Handler(_), Kind::Pause) => write!(
+                f,
+                "the handler {name} is paused: a running worker starts no run of it after 2 s, \
+                 nor does one that is started, until `callbackd resume {name}`. What runs goes on."
+            ),
+            (About::Handler(_), Kind::Resume) => write!(
+                f,
+                "the handler {name} is resumed: a running worker starts it within 2 s, also if \
+                 its steps had failed."
+            ),
         }
     }
 }

@@ -379,6 +379,7 @@ mod container {
     mod health {
         use std::sync::{Arc, Mutex};
 
+        use callbackd::observe::actions::Office;
         use callbackd::observe::metrics::Metrics;
         use callbackd::observe::server::{
             Check, Config, Problem, Server, Source, Steps, StepsQuery,
@@ -431,8 +432,10 @@ mod container {
         #[tokio::test]
         async fn the_health_check_says_what_the_daemon_says() {
             let source = Arc::new(Fake(Mutex::new(true)));
-            let config = Config { listen: "127.0.0.1:0".parse().expect("an address") };
-            let server = Server::bind(&config, source.clone(), Arc::new(Metrics::new())).await;
+            let listen = "127.0.0.1:0".parse().expect("an address");
+            let config = Config { listen, ..Config::default() };
+            let (metrics, office) = (Arc::new(Metrics::new()), Office::default());
+            let server = Server::bind(&config, source.clone(), metrics, office).await;
             let server = server.expect("a free port").expect("it is on");
             let listen = format!("0.0.0.0:{}", server.address().port());
             let stop = CancellationToken::new();

@@ -9,7 +9,7 @@ use clap::Args;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -42,6 +42,15 @@ const MOST: usize = 1 << 20;
 impl Socket {
     /// Asks the daemon to do something.
     pub(super) async fn post(&self, what: &str, file: Option<&Path>) -> Result<Asked, Failure> {
+        self.ask(Method::POST, what, file).await
+    }
+
+    /// Asks the daemon for something.
+    pub(super) async fn get(&self, what: &str, file: Option<&Path>) -> Result<Asked, Failure> {
+        self.ask(Method::GET, what, file).await
+    }
+
+    async fn ask(&self, method: Method, what: &str, file: Option<&Path>) -> Result<Asked, Failure> {
         let path = self.find(file)?;
         let stream =
             UnixStream::connect(&path).await.map_err(|error| unreachable(&path, &error))?;
@@ -54,7 +63,8 @@ impl Socket {
             http1::handshake::<_, Body>(TokioIo::new(stream)).await.map_err(broke)?;
         // How it ends is told by the answer, and it ends with the command.
         tokio::spawn(connection);
-        let request = Request::post(what).header("host", "callbackd").body(Body::empty());
+        let request = Request::builder().method(method).uri(what).header("host", "callbackd");
+        let request = request.body(Body::empty());
         let request = request.map_err(Failure::runtime)?;
         let response = sender.send_request(request).await.map_err(broke)?;
         Ok(Asked { path, response, rest: Vec::new() })

@@ -9,9 +9,10 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgGroup, Args};
 
 use super::place::Place;
+use super::user::who;
 use super::{Failure, plain, say};
-use crate::ledger::{self, Commit, Filter, Ledger, Written};
-use crate::lifecycle::{Completed, Record, Status, Told, complete, meant};
+use crate::ledger::{self, Filter, Given, Ledger, NotGiven};
+use crate::lifecycle::{Record, Status, Told, meant};
 use crate::observe::events::coded;
 use crate::outcome::{Outcome, Outputs, Reason};
 use crate::step::{CallbackToken, StepKey};
@@ -40,10 +41,6 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
 }
-
-/// How often the record may change between its read and the write. Each change brings the step
-/// closer to its end.
-const TRIES: usize = 20;
 
 /// Settled steps are many, so they are looked through only if no other step has the key.
 const UNSETTLED: [Status; 5] =
@@ -112,51 +109,22 @@ async fn listed(
 
 /// Freezes the answer in the ledger, unless the step takes none.
 async fn give(ledger: &Ledger, token: &CallbackToken, answer: &Outcome) -> Result<(), Failure> {
-    for _ in 0..TRIES {
-        let Some(record) = ledger.load(token).await? else {
-            let text = format!(
-                "the ledger has no step {token}: check the token, and that this is the ledger of \
-                 its worker"
-            );
-            return Err(Failure::Runtime(text));
-        };
-        let name = match &record.key {
-            Some(key) => format!("{token} ({key})"),
-            None => token.to_string(),
-        };
-        let told = Told(answer.clone());
-        let done = complete(&record, answer.clone(), ledger.now()).map_err(|refusal| {
-            Failure::Runtime(plain(&format!("the step {name} takes no answer: {refusal}")))
-        })?;
-        let Completed::Now(mut answered) = done else {
-            announce(ledger, token).await?;
-            say(plain(&format!("the step {name} was answered before, and the same: {told}")));
-            return Ok(());
-        };
-        answered.remember(&record, ledger.now());
-        let written = ledger.write(*answered, Commit::Now).await.map_err(|error| {
-            let text = "whether the answer was recorded is unknown; give the same answer again";
-            Failure::Runtime(coded(format!("{error}: {text}"), "ledger_write_failed"))
-        })?;
-        if let Written::Done(_) = written {
-            announce(ledger, token).await?;
-            say(plain(&format!(
-                "the step {name} is answered, and its worker reports it, unless SageMaker has had \
-                 another answer: {told}"
-            )));
-            return Ok(());
+    let given = ledger.give(token, answer, &who()).await.map_err(|error| match error {
+        NotGiven::Unread(error) => error.into(),
+        NotGiven::Unwritten(_) => Failure::Runtime(coded(error, "ledger_write_failed")),
+        NotGiven::Untold(_) => Failure::Runtime(coded(error, "owner_not_told")),
+        NotGiven::Unknown(_) | NotGiven::Refused { .. } | NotGiven::Changing(_) => {
+            Failure::Runtime(plain(&error.to_string()))
         }
-    }
-    Err(Failure::Runtime(format!("the step {token} changes all the time: try again")))
-}
-
-/// A worker that is not told finds the answer by itself, but later.
-async fn announce(ledger: &Ledger, token: &CallbackToken) -> Result<(), Failure> {
-    ledger.announce(token).await.map_err(|error| {
-        let text = format!(
-            "the answer is recorded, but its workers were not told, and report it up to 15 \
-             minutes late: {error}; to tell them, give the same answer again"
-        );
-        Failure::Runtime(coded(text, "owner_not_told"))
-    })
+    })?;
+    let (Given { name, before }, told) = (given, Told(answer.clone()));
+    say(plain(&if before {
+        format!("the step {name} was answered before, and the same: {told}")
+    } else {
+        format!(
+            "the step {name} is answered, and its worker reports it, unless SageMaker has had \
+             another answer: {told}"
+        )
+    }));
+    Ok(())
 }

@@ -30,6 +30,7 @@ mod show;
 mod status;
 mod steps;
 mod tempo;
+mod user;
 
 use std::fmt::Display;
 use std::path::PathBuf;

@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use super::{Failure, complain, say};
 use crate::config::Config;
 use crate::ledger;
-use crate::orders::{About, Kind, Order, Orders};
-use crate::step::QueueUrl;
+use crate::orders::{About, Kind, Order, Orders, Sort, Unmeant};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -46,7 +45,7 @@ pub(super) fn run(
              as its user or as root"
         ))
     })?;
-    say(obeyed(&order));
+    say(&order);
     if let (About::Queue(url), Kind::Pause) = (&order.about, kind)
         && config.queues.iter().any(|queue| queue.url == *url && queue.stop_watch.is_zero())
     {
@@ -56,29 +55,6 @@ pub(super) fn run(
         say("This is for the worker of this machine only; tell each worker of the fleet.");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What follows from the order.
-fn obeyed(order: &Order) -> String {
-    let name = order.about.name();
-    match (&order.about, order.order) {
-        (About::Queue(_), Kind::Pause) => format!(
-            "{name} is paused: a running worker receives nothing more from it after 2 s, nor does \
-             one that is started, until `callbackd resume {name}`. Steps in hand go on."
-        ),
-        (About::Queue(_), Kind::Resume) => format!(
-            "{name} is resumed: a running worker polls it within 2 s, and starts its handlers \
-             again if their steps had failed."
-        ),
-        (About::Handler(_), Kind::Pause) => format!(
-            "the handler {name} is paused: a running worker starts no run of it after 2 s, nor \
-             does one that is started, until `callbackd resume {name}`. What runs goes on."
-        ),
-        (About::Handler(_), Kind::Resume) => format!(
-            "the handler {name} is resumed: a running worker starts it within 2 s, also if its \
-             steps had failed."
-        ),
-    }
 }
 
 /// Tells what is paused; there may be no orders.
@@ -100,55 +76,17 @@ pub(super) fn mention(orders: Option<Orders>) {
 
 impl Arguments {
     fn meant(&self, config: &Config) -> Result<About, Failure> {
-        let is_handler = config.handlers.contains_key(&self.name);
-        let urls: Vec<&QueueUrl> = config.queues.iter().map(|queue| &queue.url).collect();
-        let is_queue = urls.iter().any(|url| url.is_meant_by(&self.name));
-        if is_handler && is_queue && !self.handler && !self.queue {
-            return Err(Failure::Usage(format!(
-                "both a queue and a handler are named {:?}; add --queue or --handler",
-                self.name
-            )));
-        }
-        if is_handler && !self.queue {
-            return Ok(About::Handler(self.name.clone()));
-        }
-        if self.handler {
-            let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
-            return Err(Failure::Usage(format!(
-                "no handler {:?} is configured; there are: {}",
-                self.name,
-                known.join(", ")
-            )));
-        }
-        if !is_queue && !self.queue {
-            let handlers = config.handlers.keys().map(String::as_str);
-            let known: Vec<&str> = urls.iter().map(|url| url.as_str()).chain(handlers).collect();
-            return Err(Failure::Usage(format!(
-                "no queue or handler {:?} is configured; there are: {}",
-                self.name,
-                known.join(", ")
-            )));
-        }
-        Ok(About::Queue(urls[named(&self.name, &urls)?].clone()))
-    }
-}
-
-/// The position of the queue with this name or URL.
-fn named(wanted: &str, queues: &[&QueueUrl]) -> Result<usize, Failure> {
-    let is_it = |at: &usize| queues[*at].is_meant_by(wanted);
-    let found: Vec<usize> = (0..queues.len()).filter(is_it).collect();
-    match found[..] {
-        [at] => Ok(at),
-        [] => {
-            let known: Vec<&str> = queues.iter().map(|queue| queue.as_str()).collect();
-            let known = known.join(", ");
-            Err(Failure::Usage(format!("no queue {wanted:?} is configured; there are: {known}")))
-        }
-        _ => {
-            let these: Vec<&str> = found.iter().map(|at| queues[*at].as_str()).collect();
-            let these = these.join(", ");
-            Err(Failure::Usage(format!("several queues are named {wanted:?}; give one of {these}")))
-        }
+        let sort = match (self.queue, self.handler) {
+            (true, _) => Some(Sort::Queue),
+            (_, true) => Some(Sort::Handler),
+            (false, false) => None,
+        };
+        config.names().meant(&self.name, sort).map_err(|error| {
+            Failure::Usage(match error {
+                Unmeant::Both(_) => format!("{error}; add --queue or --handler"),
+                Unmeant::Unknown { .. } | Unmeant::Several { .. } => error.to_string(),
+            })
+        })
     }
 }
 
@@ -187,27 +125,6 @@ mod tests {
             let Err(Failure::Usage(text)) = meant(name, of_queue, of_handler) else {
                 panic!("{name} is refused")
             };
-            assert!(text.contains(told), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_queue_is_named_by_its_name_unless_that_is_ambiguous_or_by_any_url_of_it() {
-        let queues: Vec<QueueUrl> = ["us-east-1", "eu-west-1"]
-            .into_iter()
-            .flat_map(|region| ["a", "b"].map(|name| (region, name)))
-            .filter(|at| *at != ("eu-west-1", "b"))
-            .map(|(region, name)| {
-                let url = format!("https://sqs.{region}.amazonaws.com/123456789012/{name}");
-                url.parse().expect("a URL")
-            })
-            .collect();
-        let found = |wanted: &str| named(wanted, &queues.iter().collect::<Vec<_>>());
-        assert_eq!(found("b").ok(), Some(1));
-        let fips = "https://sqs-fips.eu-west-1.amazonaws.com/123456789012/a";
-        assert_eq!(found(fips).ok(), Some(2));
-        for (wanted, told) in [("a", "several"), ("c", "/123456789012/b"), ("", "no queue")] {
-            let Err(Failure::Usage(text)) = found(wanted) else { panic!("{wanted} is refused") };
             assert!(text.contains(told), "{text}");
         }
     }

@@ -38,7 +38,7 @@ pub(super) async fn run(
                 asked = signals.next() => asked,
                 // By a command that does not cut a drain short.
                 () = drain.notified(), if !drains => {
-                    tracing::info!(event = "asked_to_drain", "told to drain over the admin socket");
+                    tracing::info!(event = "asked_to_drain", "told to drain by an operator");
                     break;
                 }
             };

@@ -7,6 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::admin::Socket;
 use super::place::Place;
 use super::status::{self, InHand};
 use super::steps::{Row, coarse, since, under_way};
@@ -14,6 +15,7 @@ use super::{Failure, plain, say};
 use crate::config::Config;
 use crate::ledger;
 use crate::lifecycle::{Happened, Record, Told};
+use crate::observe::admin::{Log, LogLine};
 use crate::observe::events::coded;
 use crate::step::{CallbackToken, Quoted};
 
@@ -24,9 +26,14 @@ pub(super) struct Arguments {
     /// Print an object, with arguments and checkpoint.
     #[arg(long)]
     json: bool,
+    /// Print what the step's program printed last, as the worker on this machine has it.
+    #[arg(long, conflicts_with_all = ["json", "ledger"])]
+    log: bool,
     /// The ledger's file; else the one in the configuration.
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
+    #[command(flatten)]
+    socket: Socket,
 }
 
 /// As much of a text as is shown; `--json` has all of it.
@@ -34,6 +41,9 @@ const SHOWN: usize = 1024;
 
 pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<ExitCode, Failure> {
     let token = &arguments.token;
+    if arguments.log {
+        return print_log(&arguments.socket, token, file).await;
+    }
     let (found, now) = match Place::find(arguments.ledger.as_deref(), file).await? {
         Place::File(path) => (ledger::find_in(&path, token)?, Timestamp::now()),
         #[cfg(feature = "dynamodb")]
@@ -59,6 +69,32 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
         lines(&record, in_hand.as_ref(), now).iter().for_each(say);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The worker keeps the lines in memory, so no ledger has them.
+async fn print_log(
+    socket: &Socket,
+    token: &CallbackToken,
+    file: Option<&Path>,
+) -> Result<ExitCode, Failure> {
+    let asked = socket.get(&format!("/steps/{token}/log"), file).await?;
+    if asked.status() != 200 {
+        return Err(Failure::Runtime(asked.refusal().await?));
+    }
+    let log: Log = asked.answer().await?;
+    if log.lines.is_empty() {
+        return Err(Failure::Runtime(format!(
+            "this worker has no output of the step {token}: its program has printed nothing yet, \
+             or ran on another worker, before its last start, or long ago"
+        )));
+    }
+    log.lines.iter().map(printed).for_each(say);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn printed(line: &LogLine) -> String {
+    let text = Quoted::within(SHOWN, &line.text);
+    format!("{} {} {} | {text}", plain(&line.at), line.attempt, plain(&line.stream))
 }
 
 /// What the daemon on this machine has in progress. A mistake in its address is for the daemon to

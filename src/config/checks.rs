@@ -82,6 +82,8 @@ pub(super) fn check(
     }
     check_place(config, &mut judge, warnings);
     warn(config, warnings);
+    let http = config.http.warnings().into_iter();
+    warnings.extend(http.map(|text| format!("http.token_file: {text}")));
 }
 
 /// A ledger whose place only the service manager knows. Commands about an instance would read and

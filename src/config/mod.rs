@@ -23,7 +23,7 @@ pub use reload::Reloaded;
 pub use crate::engine::config::RoleWithId;
 use crate::engine::config::{Accounts, HandlerConfig, QueueConfig, WorkerConfig};
 use crate::handler::{DynHandler, Registry, Remark};
-use crate::orders::Orders;
+use crate::orders::{Names, Orders};
 use crate::step::QueueUrl;
 use crate::{ledger, observe};
 
@@ -135,6 +135,12 @@ impl Config {
     #[must_use]
     pub fn orders(&self) -> Option<Orders> {
         self.kept().map(|kept| Orders::beside(&kept))
+    }
+
+    /// What an operator's orders may be about.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        Names::new(self.queues.iter().map(|queue| queue.url.clone()), self.handlers.keys().cloned())
     }
 
     /// Where commands of this machine reach the daemon while it runs: beside its orders.

@@ -607,6 +607,7 @@ fn the_reference_manual_names_every_key_with_the_default_that_holds() {
     expected.queues[0].accounts = documented.queues[0].accounts.clone();
     #[cfg(feature = "aws")]
     expected.aws.clone_from(&documented.aws);
+    expected.http.token_file.clone_from(&documented.http.token_file);
     expected.worker.id = documented.worker.id.clone();
     expected.worker.work_dir = documented.worker.work_dir.clone();
     expected.queues[0].url.clone_from(&documented.queues[0].url);

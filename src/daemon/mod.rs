@@ -28,8 +28,9 @@ use crate::engine::{Engine, Monitor, Parts, Retries};
 use crate::handler::Severity;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
+use crate::observe::actions::Office;
 use crate::observe::metrics::Metrics;
-use crate::observe::server::Server;
+use crate::observe::server::{BindError, Server};
 use crate::orders::Orders;
 use crate::process::adopted;
 use crate::process::protection::hold_while_running;
@@ -138,9 +139,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let monitored = CancellationToken::new();
     let _ends = monitored.clone().drop_guard();
     let mut tasks = Vec::new();
-    let served = Server::bind(&loaded.config.http, status.clone(), metrics.clone())
-        .await
-        .map(|server| tasks.extend(server.map(|server| serve(server, monitored.clone()))));
+    let office = Office::default();
+    let served = listen(&loaded, &status, &metrics, &office, &monitored).await;
+    let served = served.map(|server| tasks.extend(server));
     let clients = aws::Clients::within(outside, loaded.config.aws.clone(), &me.0, observer.clone());
     let opened = open(store, &loaded.config.ledger, &clients, &observer, &manager);
     let store = tokio::select! {
@@ -162,7 +163,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
-    let (obedience, paused) = obedience(orders).await;
+    let (obedience, paused) = obedience(orders.clone()).await;
     let lease = loaded.config.ledger.lease;
     let mut engine = Engine::start(Parts {
         ledger: Ledger::new(store, me.clone(), lease, clock.clone(), observer.clone()),
@@ -184,9 +185,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     tasks.extend(file.map(measure).map(tokio::spawn));
     tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
     let drained = CancellationToken::new();
-    let desk = control.map(|control| Desk::new(control, &engine, drained.clone()));
-    tasks.extend(desk.zip(loaded.config.admin_socket()).and_then(|(desk, path)| {
-        desk.open(&path, status.clone(), metrics.clone(), monitored.clone())
+    let desk = |control| Desk::new(control, &engine, drained.clone(), orders, &loaded.config);
+    tasks.extend(control.map(desk).and_then(|desk| {
+        desk.open(&loaded.config, office, status.clone(), metrics.clone(), monitored.clone())
     }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
     tasks.extend(protect(monitor.clone(), monitored.clone()));
@@ -260,13 +261,24 @@ fn keep_backlogs(
     tokio::spawn(async move { backlogs.keep(asked, monitor, until).await })
 }
 
-fn serve(server: Server, until: CancellationToken) -> JoinHandle<()> {
-    tracing::info!(
-        event = "status_server_started",
-        address = %server.address(),
-        "the status server listens"
-    );
-    tokio::spawn(server.run(until))
+/// The status server, if it is on.
+async fn listen(
+    loaded: &CheckedConfig,
+    status: &Arc<Status>,
+    metrics: &Arc<Metrics>,
+    office: &Office,
+    until: &CancellationToken,
+) -> Result<Option<JoinHandle<()>>, BindError> {
+    let (source, shown) = (status.clone(), metrics.clone());
+    let server = Server::bind(&loaded.config.http, source, shown, office.clone()).await?;
+    Ok(server.map(|server| {
+        tracing::info!(
+            event = "status_server_started",
+            address = %server.address(),
+            "the status server listens"
+        );
+        tokio::spawn(server.run(until.clone()))
+    }))
 }
 
 /// The ledger's storage: the one that replaces it, or what is configured.

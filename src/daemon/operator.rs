@@ -1,20 +1,29 @@
-//! What an operator has the daemon do over its admin socket.
+//! What an operator has the daemon do, over its admin socket or the status server.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::reload::Request;
 use super::status::Status;
-use crate::engine::{Engine, Monitor, Retries, Unretried};
-use crate::observe::admin::{self, Operator, Taken, Unfinished, UnfinishedStep};
+use crate::config::Config;
+use crate::engine::{Answers, Engine, Monitor, PrintedLine, Retries, Unretried};
+use crate::ledger::NotGiven;
+use crate::observe::actions::Office;
+use crate::observe::admin::{
+    self, Answer, Completed, Log, LogLine, Operator, Paused, Taken, Thing, Unfinished,
+    UnfinishedStep,
+};
+use crate::observe::caller::Caller;
 use crate::observe::metrics::Metrics;
 use crate::observe::server::Problem;
 use crate::observe::socket::AdminSocket;
+use crate::orders::{Kind, Names, Order, Orders, Sort};
+use crate::outcome::{Outcome, Outputs, Reason};
 
 /// What the daemon's caller does for an operator.
 pub struct Control {
@@ -30,28 +39,38 @@ pub(super) struct Desk {
     control: Control,
     monitor: Monitor,
     retries: Retries,
+    answers: Answers,
     drained: CancellationToken,
+    orders: Option<Orders>,
+    names: Names,
 }
 
 impl Desk {
-    pub(super) fn new(control: Control, engine: &Engine, drained: CancellationToken) -> Self {
-        Self { control, monitor: engine.monitor(), retries: engine.retries(), drained }
+    /// Without `orders` nothing can be paused.
+    pub(super) fn new(
+        control: Control,
+        engine: &Engine,
+        drained: CancellationToken,
+        orders: Option<Orders>,
+        config: &Config,
+    ) -> Self {
+        let (monitor, retries, answers) = (engine.monitor(), engine.retries(), engine.answers());
+        Self { control, monitor, retries, answers, drained, orders, names: config.names() }
     }
 
-    /// Serves the admin socket at `path` until `until` is cancelled; without a socket the daemon
-    /// works as well.
+    /// Takes orders in `office` from now on, and on the admin socket until `until` is cancelled;
+    /// without a socket the daemon works as well.
     pub(super) fn open(
         self,
-        path: &Path,
+        config: &Config,
+        office: Office,
         status: Arc<Status>,
         metrics: Arc<Metrics>,
         until: CancellationToken,
     ) -> Option<JoinHandle<()>> {
-        match AdminSocket::bind(path) {
-            Ok(socket) => {
-                let served = admin::serve(socket, status, metrics, Arc::new(self), until);
-                Some(tokio::spawn(served))
-            }
+        office.open(Arc::new(self));
+        match AdminSocket::bind(&config.admin_socket()?) {
+            Ok(socket) => Some(tokio::spawn(admin::serve(socket, status, metrics, office, until))),
             Err(error) => {
                 tracing::warn!(
                     event = "admin_socket_unavailable",
@@ -116,4 +135,80 @@ impl Operator for Desk {
             })
         })
     }
+
+    fn complete<'a>(
+        &'a self,
+        token: &'a str,
+        answer: Answer,
+        by: Caller,
+    ) -> BoxFuture<'a, Result<Completed, Problem>> {
+        Box::pin(async move {
+            let parsed = token.parse().map_err(|error| Problem::bad(format!("{error}")))?;
+            let answer = outcome(answer)?;
+            let given = self.answers.give(&parsed, &answer, &by.to_string()).await;
+            let given = given.map_err(|why| match why {
+                NotGiven::Unknown(_) => Problem::not_found(why.to_string()),
+                NotGiven::Refused { .. } => Problem::refused(why.to_string()),
+                NotGiven::Changing(_)
+                | NotGiven::Unread(_)
+                | NotGiven::Unwritten(_)
+                | NotGiven::Untold(_) => Problem::unavailable(why.to_string()),
+            })?;
+            Ok(Completed { token: parsed.to_string(), before: given.before })
+        })
+    }
+
+    fn log(&self, token: &str) -> Result<Log, Problem> {
+        let parsed = token.parse().map_err(|error| Problem::bad(format!("{error}")))?;
+        let line = |line: PrintedLine| LogLine {
+            at: format!("{:.3}", self.monitor.name(line.at)),
+            attempt: line.attempt,
+            stream: line.stream.to_owned(),
+            text: line.text.into(),
+        };
+        let lines = self.monitor.printed(&parsed).into_iter().map(line).collect();
+        Ok(Log { token: parsed.to_string(), lines })
+    }
+
+    fn pause<'a>(
+        &'a self,
+        thing: Thing,
+        name: &'a str,
+        paused: Paused,
+    ) -> BoxFuture<'a, Result<String, Problem>> {
+        Box::pin(async move {
+            let sort = match thing {
+                Thing::Queue => Sort::Queue,
+                Thing::Handler => Sort::Handler,
+            };
+            let about = self.names.meant(name, Some(sort));
+            let about = about.map_err(|error| Problem::not_found(error.to_string()))?;
+            let Some(orders) = self.orders.clone() else {
+                return Err(Problem::refused(
+                    "the ledger is in the worker's memory, and so nothing is kept of an order: \
+                     use another ledger",
+                ));
+            };
+            let kind = if paused.0 { Kind::Pause } else { Kind::Resume };
+            let order = Order { about, order: kind, at: Timestamp::now() };
+            let told = order.to_string();
+            // A disk that hangs holds up nothing else.
+            let given = spawn_blocking(move || orders.give(&order)).await;
+            let given = given.map_err(|panic| Problem::unavailable(panic.to_string()))?;
+            given.map_err(|error| {
+                Problem::unavailable(format!("the order could not be written to {error}"))
+            })?;
+            Ok(told)
+        })
+    }
+}
+
+fn outcome(answer: Answer) -> Result<Outcome, Problem> {
+    Ok(match answer {
+        Answer::Failure(text) => Outcome::Failure(Reason::new(&text)),
+        Answer::Outputs(outputs) => Outcome::Success(
+            Outputs::from_json(outputs.get())
+                .map_err(|error| Problem::bad(format!("outputs: {error}")))?,
+        ),
+    })
 }

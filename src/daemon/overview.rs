@@ -1,5 +1,6 @@
 //! `/status`: the worker as a whole, in one object of bounded size.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -33,8 +34,7 @@ pub(super) fn of(
     status["now"] = json!(monitor.name(monitor.now()));
     status["draining"] = monitor.is_draining().into();
     status["queues"] = queues.iter().map(|it| queue(it, monitor, backlogs)).collect();
-    let held = monitor.held().into_iter().filter(|(_, held)| *held);
-    status["paused_handlers"] = held.map(|(handler, _)| handler).collect();
+    status["handlers"] = handlers(monitor);
     status["workers"] = json!(backlogs.workers());
     status["endings"] = monitor.endings().iter().map(|it| ended(it, monitor)).collect();
     status
@@ -60,6 +60,21 @@ fn queue(queue: &QueueStatus, monitor: &Monitor, backlogs: &Backlogs) -> Value {
         "without_message": queue.without_message,
         "backlog": backlogs.of(&queue.url).map(backlog),
     })
+}
+
+/// The configured handlers, each with why no run of it is started, if there is a reason.
+fn handlers(monitor: &Monitor) -> Value {
+    let held: BTreeMap<String, bool> = monitor.held().into_iter().collect();
+    let mut tripped: BTreeMap<_, _> = monitor.breakers().into_iter().collect();
+    let one = |name: String| {
+        let unstarted = match tripped.remove(&name).flatten() {
+            _ if held.get(&name) == Some(&true) => Some("order"),
+            Some(_) => Some("breaker"),
+            None => None,
+        };
+        json!({ "name": name, "unstarted": unstarted })
+    };
+    monitor.handlers().into_iter().map(one).collect()
 }
 
 fn unpolled(why: Unpolled) -> &'static str {

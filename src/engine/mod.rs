@@ -12,6 +12,7 @@
 mod accounts;
 pub mod config;
 
+mod answers;
 mod ask;
 mod bodies;
 mod budget;
@@ -42,6 +43,7 @@ mod pause;
 mod phase;
 pub(crate) mod pollers;
 mod polls;
+mod printed;
 mod progress;
 mod reap;
 pub(crate) mod report;
@@ -67,6 +69,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use answers::Answers;
 pub use budget::Spent;
 pub use endings::Ended;
 pub use handlers::HandlerParts;
@@ -76,6 +79,7 @@ pub use intake::Intake;
 pub use lane::QueueParts;
 pub use limits::Tripped;
 pub use monitor::{Monitor, QueueStatus, Unpolled};
+pub use printed::PrintedLine;
 pub use progress::Progressed;
 pub use retries::{Retries, Unretried};
 pub use settings::Settings;
@@ -182,6 +186,7 @@ impl Engine {
             said: said::Said::default(),
             progress_lines: progress::Lines::default(),
             endings: endings::Endings::default(),
+            printed: printed::Printed::default(),
             impaired,
             limits,
             missing,
@@ -314,6 +319,12 @@ impl Engine {
     #[must_use]
     pub fn retries(&self) -> Retries {
         Retries::new(self.shared.clone())
+    }
+
+    /// What answers deferred steps; it does not keep the engine alive.
+    #[must_use]
+    pub fn answers(&self) -> Answers {
+        Answers::new(self.shared.clone())
     }
 
     /// What decides from outside which queues are polled; it does not keep the engine alive.

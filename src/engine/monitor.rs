@@ -12,6 +12,7 @@ use super::impaired::Impairment;
 use super::inbox::Face;
 use super::lane::Lane;
 use super::limits::Tripped;
+use super::printed::PrintedLine;
 use super::shared::Shared;
 use crate::ledger::{Filter, LedgerError, Page};
 use crate::lifecycle::{Phase, Record, WorkerId};
@@ -219,10 +220,22 @@ impl Monitor {
         self.0.endings.list()
     }
 
+    /// What the step's programs printed last on this worker, the oldest first.
+    #[must_use]
+    pub fn printed(&self, token: &CallbackToken) -> Vec<PrintedLine> {
+        self.0.printed.of(token)
+    }
+
     /// The handlers that this machine keeps from working, and why.
     #[must_use]
     pub fn impaired(&self) -> Vec<Impairment> {
         self.0.impaired.list()
+    }
+
+    /// The configured handlers, in the order of their names.
+    #[must_use]
+    pub fn handlers(&self) -> Vec<String> {
+        self.0.handlers.names()
     }
 
     /// The handlers that are left alone if their steps fail, each with its pause if it has one.

@@ -14,6 +14,7 @@ use tracing::Instrument;
 
 use super::inbox::Seat;
 use super::lane::Lane;
+use super::printed::PrintedLine;
 use super::progress::Progressed;
 use super::shared::Shared;
 use crate::handler::{
@@ -215,6 +216,12 @@ impl CheckpointSink for ToDriver {
             ),
             None => tracing::debug!(fraction, text, "the step makes progress"),
         }
+    }
+
+    fn printed(&self, stream: &'static str, line: &str) {
+        let ((token, attempt), at) = (&self.step, self.shared.clock.now());
+        let (attempt, text) = (*attempt, line.into());
+        self.shared.printed.add(token, PrintedLine { at, attempt, stream, text });
     }
 
     fn hindered(&self, by: Option<(&'static str, &str)>) {

@@ -22,6 +22,7 @@ use super::limits::Limits;
 use super::missing::{self, Missing};
 use super::orphans::{Fate, Orphan, Orphans};
 use super::phase::Phases;
+use super::printed::Printed;
 use super::progress::Lines;
 use super::said::Said;
 use super::watch::{Kind, Watch};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) said: Said,
     pub(crate) progress_lines: Lines,
     pub(crate) endings: Endings,
+    pub(crate) printed: Printed,
     /// The handlers that this machine keeps from working.
     pub(crate) impaired: Impaired,
     /// What bounds the runs of each handler.

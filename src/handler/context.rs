@@ -57,6 +57,11 @@ pub(crate) trait CheckpointSink: Send + Sync {
     fn set_key(&self, key: StepKey) -> BoxFuture<'_, Result<(), CheckpointError>>;
     fn progress(&self, progress: Progress);
 
+    /// Its program has printed a line.
+    fn printed(&self, stream: &'static str, line: &str) {
+        let _ = (stream, line);
+    }
+
     /// The machine keeps the run from continuing, or no longer does.
     fn hindered(&self, by: Option<(&'static str, &str)>) {
         let _ = by;
@@ -250,6 +255,11 @@ impl Context {
     /// like [`HandlerError::host`], but for a run that has already done work.
     pub fn hindered_by(&self, what: &'static str, error: &str) {
         self.sink.hindered(Some((what, error)));
+    }
+
+    /// Keeps a line that the run's program has printed, for those who look at the step.
+    pub(crate) fn printed(&self, stream: &'static str, line: &str) {
+        self.sink.printed(stream, line);
     }
 
     /// The run is making progress, so whatever kept its handler from working is over.

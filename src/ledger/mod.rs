@@ -6,6 +6,7 @@
 //! it and how far the clock had been set by then, so a process reads its own times back exactly,
 //! whatever happens to the clock; times of an earlier process are taken by the wall clock.
 
+mod answer;
 mod beside;
 mod body;
 mod config;
@@ -33,6 +34,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+pub use answer::{Given, NotGiven};
 pub use beside::{accept, open_beside};
 pub use config::{Config, Kind};
 pub use form::Outline;

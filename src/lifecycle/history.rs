@@ -56,6 +56,8 @@ pub enum Happening {
     /// An operator had its next attempt, or the next look at its job, begin at once.
     RetryAsked,
     Deferred,
+    /// Someone gave it an answer through the ledger.
+    Answered,
     /// The outcome was frozen.
     Concluded,
     /// SageMaker refused the report, or did not let it in.
@@ -157,6 +159,7 @@ impl Happening {
             Self::Hindered => "hindered",
             Self::RetryAsked => "retry_asked",
             Self::Deferred => "deferred",
+            Self::Answered => "answered",
             Self::Concluded => "concluded",
             Self::ReportRefused => "report_refused",
             Self::NotFound => "not_found",
@@ -194,6 +197,12 @@ impl Record {
             let news = news.iter().map(|(event, detail)| Happened::new(now, *event, *detail));
             before.history.and(news)
         };
+    }
+
+    /// [`remember`](Self::remember) of an answer, with who gave it.
+    pub fn remember_answered(&mut self, before: &Self, by: &str, now: Timestamp) {
+        let answered = before.history.and([Happened::new(now, Happening::Answered, Some(by))]);
+        self.remember(&Self { history: answered, ..before.clone() }, now);
     }
 
     /// Adds to the history that an operator has ended this record, and who it was.

@@ -1,25 +1,17 @@
 //! What the daemon answers on its admin socket: the pages of the status server, and orders.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::Response;
-use axum::routing::post;
 use futures_util::future::BoxFuture;
-use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use tokio::time::sleep;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::actions::{self, Office};
+use super::caller::Caller;
 use super::connections;
 use super::metrics::Metrics;
-use super::server::{self, Problem, Source, answer, in_time, json_answer, problem};
+use super::server::{self, Problem, Source};
 use super::socket::AdminSocket;
 
 /// What an operator may have the daemon do. Nothing here may block.
@@ -44,7 +36,84 @@ pub trait Operator: Send + Sync {
     /// # Errors
     /// [`Problem::not_found`], or [`Problem::refused`] with what the step is instead.
     fn retry<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<(), Problem>>;
+
+    /// Gives a deferred step its answer, which is frozen then.
+    ///
+    /// # Errors
+    /// [`Problem::bad`] if it can be no answer, [`Problem::not_found`], or [`Problem::refused`]
+    /// with what the step is instead.
+    fn complete<'a>(
+        &'a self,
+        token: &'a str,
+        answer: Answer,
+        by: Caller,
+    ) -> BoxFuture<'a, Result<Completed, Problem>>;
+
+    /// Has a queue or a handler paused or resumed, also across restarts; returns what follows.
+    ///
+    /// # Errors
+    /// [`Problem::not_found`] with what is configured, or [`Problem::unavailable`].
+    fn pause<'a>(
+        &'a self,
+        thing: Thing,
+        name: &'a str,
+        paused: Paused,
+    ) -> BoxFuture<'a, Result<String, Problem>>;
+
+    /// What the step's programs printed last on this worker.
+    ///
+    /// # Errors
+    /// [`Problem::bad`] if it is no token.
+    fn log(&self, token: &str) -> Result<Log, Problem>;
 }
+
+/// The answer to `GET /steps/TOKEN/log`; no lines if the worker has none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    pub token: String,
+    /// The oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+/// A line that a program printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// RFC 3339, by the wall clock.
+    pub at: String,
+    pub attempt: u32,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// As it was printed: untrusted.
+    pub text: String,
+}
+
+/// The answer of a deferred step: the body of `POST /steps/TOKEN/complete`.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// A JSON object of outputs, which may be empty.
+    Outputs(Box<RawValue>),
+    /// Why it fails.
+    Failure(String),
+}
+
+/// The answer to `POST /steps/TOKEN/complete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Completed {
+    pub token: String,
+    /// The same answer had been given before.
+    pub before: bool,
+}
+
+/// What may be paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thing {
+    Queue,
+    Handler,
+}
+
+/// Whether it is to be paused, or resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paused(pub bool);
 
 /// A line of the answer to `POST /drain`, in JSON. The last one says that the drain has ended; if
 /// the connection ends without it, so has the daemon.
@@ -83,8 +152,42 @@ pub struct Taken {
     pub warnings: Vec<String>,
 }
 
-/// How often it is looked what a drain still waits for.
-const EVERY: Duration = Duration::from_secs(1);
+impl Answer {
+    /// # Errors
+    /// [`Problem::bad`] says what an answer looks like.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            outputs: Option<Box<RawValue>>,
+            failure: Option<String>,
+        }
+        let bad = |why: &str| {
+            Problem::bad(format!(
+                "the body is no answer: {why}; send {{\"outputs\": {{\"name\": \"value\"}}}} or \
+                 {{\"failure\": \"why\"}}"
+            ))
+        };
+        let Written { outputs, failure } =
+            serde_json::from_slice(body).map_err(|error| bad(&error.to_string()))?;
+        match (outputs, failure) {
+            (Some(outputs), None) => Ok(Self::Outputs(outputs)),
+            (None, Some(failure)) if failure.trim().is_empty() => Err(bad("the failure is empty")),
+            (None, Some(failure)) => Ok(Self::Failure(failure)),
+            (Some(_), Some(_)) => Err(bad("it has both outputs and a failure")),
+            (None, None) => Err(bad("it has neither outputs nor a failure")),
+        }
+    }
+}
+
+impl Thing {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Handler => "handler",
+        }
+    }
+}
 
 impl Unfinished {
     /// A screen has room for no more.
@@ -97,70 +200,38 @@ pub async fn serve(
     socket: AdminSocket,
     source: Arc<dyn Source>,
     metrics: Arc<Metrics>,
-    operator: Arc<dyn Operator>,
+    office: Office,
     stop: CancellationToken,
 ) {
-    connections::serve_all(socket, router(source, metrics, operator), stop).await;
+    let pages = server::pages(source, metrics, actions::router(office));
+    connections::serve_all(socket, pages, stop).await;
 }
 
-fn router(source: Arc<dyn Source>, metrics: Arc<Metrics>, operator: Arc<dyn Operator>) -> Router {
-    Router::new()
-        .route("/drain", post(drain))
-        .route("/reload", post(reload))
-        .route("/steps/{token}/retry", post(retry))
-        .with_state(operator)
-        .merge(server::pages(source, metrics))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Begins the drain, whether or not the answer is read.
-async fn drain(State(operator): State<Arc<dyn Operator>>) -> Response {
-    operator.drain();
-    let lines = stream::unfold(Some(None), move |before| {
-        let operator = operator.clone();
-        async move {
-            let line = next_line(&*operator, before?).await;
-            let text = Bytes::from(format!("{}\n", json!(line)));
-            let then = (line != Draining::Ended).then_some(Some(line));
-            Some((Ok::<_, Infallible>(text), then))
+    #[test]
+    fn an_answer_is_either_outputs_as_they_are_or_a_failure() {
+        let parse = |body: &str| Answer::parse(body.as_bytes());
+        let Ok(Answer::Outputs(outputs)) = parse(r#"{"outputs": {"score": 1.50}}"#) else {
+            panic!("it is one")
+        };
+        assert_eq!(outputs.get(), r#"{"score": 1.50}"#, "digits are kept");
+        assert!(matches!(parse(r#"{"failure": "biased"}"#), Ok(Answer::Failure(_))));
+        for (body, why) in [
+            ("", "EOF"),
+            ("[]", "invalid length"),
+            ("{}", "neither"),
+            (r#"{"outputs": null}"#, "neither"),
+            (r#"{"failure": " "}"#, "empty"),
+            (r#"{"failure": 7}"#, "invalid type"),
+            (r#"{"outputs": {}, "failure": "x"}"#, "both"),
+            (r#"{"output": {}}"#, "unknown field"),
+            (r#"{"outputs": {}, "outputs": {}}"#, "duplicate field"),
+        ] {
+            let Err(problem) = parse(body) else { panic!("{body} is refused") };
+            assert!(problem.reason.contains(why), "{body}: {}", problem.reason);
         }
-    });
-    answer(StatusCode::OK, "application/jsonl", Body::from_stream(lines))
-}
-
-/// What is left, once it differs from `before`.
-async fn next_line(operator: &dyn Operator, before: Option<Draining>) -> Draining {
-    let drained = operator.drained();
-    loop {
-        let now = Draining::Unfinished(operator.unfinished());
-        let is_news = before.as_ref().is_none_or(|before| counts(before) != counts(&now));
-        if is_news && !drained.is_cancelled() {
-            return now;
-        }
-        tokio::select! {
-            biased;
-            () = drained.cancelled() => return Draining::Ended,
-            () = sleep(EVERY) => {}
-        }
-    }
-}
-
-/// What makes a line different: not that time passes.
-fn counts(line: &Draining) -> Option<(usize, Vec<(&str, &str)>)> {
-    let Draining::Unfinished(left) = line else { return None };
-    let steps = left.first.iter().map(|step| (step.token.as_str(), step.activity.as_str()));
-    Some((left.steps, steps.collect()))
-}
-
-async fn retry(State(operator): State<Arc<dyn Operator>>, Path(token): Path<String>) -> Response {
-    match in_time(operator.retry(&token)).await {
-        Ok(()) => json_answer(StatusCode::OK, &json!({ "token": token })),
-        Err(Problem { status, reason }) => problem(status, &reason),
-    }
-}
-
-async fn reload(State(operator): State<Arc<dyn Operator>>) -> Response {
-    match operator.reload().await {
-        Ok(taken) => json_answer(StatusCode::OK, &json!(taken)),
-        Err(Problem { status, reason }) => problem(status, &reason),
     }
 }

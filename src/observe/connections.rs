@@ -6,7 +6,6 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,6 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+
+use super::caller::Caller;
 
 /// A scraper, a health check and a few people at once; the daemon's memory and descriptors are for
 /// its work.
@@ -51,8 +52,8 @@ pub(super) trait Listener {
     /// After this long a connection is closed once idle.
     const LIFE: Duration;
 
-    /// The next connection. Cancel safe.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection, and who has made it. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Caller)>> + Send;
 }
 
 impl Listener for TcpListener {
@@ -61,9 +62,9 @@ impl Listener for TcpListener {
     /// One that nothing reads from is not kept.
     const LIFE: Duration = Duration::from_mins(5);
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _): (TcpStream, SocketAddr) = Self::accept(self).await?;
-        Ok(stream)
+    async fn accept(&self) -> io::Result<(TcpStream, Caller)> {
+        let (stream, from) = Self::accept(self).await?;
+        Ok((stream, Caller::Http(from.ip().to_canonical())))
     }
 }
 
@@ -83,12 +84,13 @@ pub(super) async fn serve_all<L: Listener>(listener: L, router: Router, stop: Ca
             // request is answered.
             Some(()) = connections.next() => spare = spare.or_else(|| File::open(NOTHING).ok()),
             accepted = accept(&listener, pause) => match accepted {
-                Ok(stream) => {
+                Ok((stream, caller)) => {
                     failures = 0;
                     if connections.len() >= CONNECTIONS {
                         seats.shed();
                     }
-                    connections.push(serve(stream, router.clone(), seats.take(), &stop, L::LIFE));
+                    let (router, seat) = (router.clone(), seats.take());
+                    connections.push(serve(stream, caller, router, seat, &stop, L::LIFE));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be accepted");
@@ -111,7 +113,7 @@ pub(super) async fn serve_all<L: Listener>(listener: L, router: Router, stop: Ca
     while connections.next().await.is_some() {}
 }
 
-async fn accept<L: Listener>(listener: &L, pause: Instant) -> io::Result<L::Stream> {
+async fn accept<L: Listener>(listener: &L, pause: Instant) -> io::Result<(L::Stream, Caller)> {
     sleep_until(pause).await;
     listener.accept().await
 }
@@ -119,6 +121,7 @@ async fn accept<L: Listener>(listener: &L, pause: Instant) -> io::Result<L::Stre
 /// Serves one connection until it ends, is replaced, or must close: after `life`, once idle.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    caller: Caller,
     router: Router,
     seat: Seat,
     stop: &CancellationToken,
@@ -126,7 +129,10 @@ pub(super) async fn serve(
 ) {
     let shed = seat.shed.clone();
     let router = TowerToHyperService::new(router);
-    let service = service_fn(|request: Request<Incoming>| answer(&router, &seat, request));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller);
+        answer(&router, &seat, request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -161,6 +161,8 @@ pub const CODES: &[(u16, &str)] = &[
     (620, "other_crate"),
     (630, "admin_socket_unavailable"),
     (631, "admin_peer_refused"),
+    (632, "token_refused"),
+    (633, "token_unusable"),
     (901, "worker_broken"),
     (902, "illegal_event"),
     (903, "permits_reused"),

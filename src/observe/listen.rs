@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::secret;
 
 /// `[http]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +18,24 @@ pub struct Config {
     /// Where health, metrics and the status page are served: an IP address and a port, or `off`.
     /// There is no authentication: an address beyond loopback is open to everyone who can reach it.
     pub listen: Listen,
+    /// The file with the token of those who may give orders there, at least 16 bytes; without it
+    /// no orders are taken. It is read for each order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// What is to be said of the token's file, which is read for that.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(file) = &self.token_file else { return Vec::new() };
+        let unused = (self.listen == Listen::Off)
+            .then(|| "has no effect, because http.listen is \"off\"".to_owned());
+        let unusable = secret::key(file).err().map(|why| {
+            format!("{} {why}; the status server takes no orders until it can", file.display())
+        });
+        unused.into_iter().chain(unusable).chain(secret::open_to_all(file)).collect()
+    }
 }
 
 /// An address, or none; in TOML `"127.0.0.1:9464"`, `"[::1]:9464"`, `"off"`.
@@ -105,5 +126,22 @@ mod tests {
             let error = read(text).expect_err(text);
             assert!(error.contains("\"127.0.0.1:9464\"") && error.contains("\"off\""), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_tokens_file_is_told_before_it_is_needed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        let warnings = |listen: &str| {
+            let listen = listen.parse().expect(listen);
+            Config { listen, token_file: Some(file.clone()) }.warnings().join("; ")
+        };
+        assert!(warnings("127.0.0.1:1").contains("/token cannot be read"));
+        std::fs::write(&file, "0123456789abcdef").expect("it is ours");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, mode).expect("it is ours");
+        assert_eq!(warnings("127.0.0.1:1"), "");
+        assert!(warnings("off").contains("has no effect"));
+        assert_eq!(Config::default().warnings(), [""; 0]);
     }
 }

@@ -3,9 +3,12 @@
 //! Nothing here depends on the rest of the crate: it is given plain words and numbers, and asks
 //! through [`server::Source`].
 
+pub mod actions;
 pub mod admin;
+pub mod caller;
 mod connections;
 pub mod events;
+mod gate;
 mod labels;
 mod ledger_size;
 pub mod line;

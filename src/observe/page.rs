@@ -1,5 +1,5 @@
 //! The page at `/`: files as they are in `page/`, without a build step. They ask this server for
-//! `/status` and `/steps`, and nothing else.
+//! `/status` and `/steps`, give it a person's orders, and reach nothing else.
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -8,10 +8,11 @@ use axum::routing::get;
 use super::server::answer;
 
 /// The path, type and text of each file.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/page/app.js", SCRIPT, include_str!("page/app.js")),
+    ("/page/orders.js", SCRIPT, include_str!("page/orders.js")),
     ("/page/views.js", SCRIPT, include_str!("page/views.js")),
     ("/page/words.js", SCRIPT, include_str!("page/words.js")),
     ("/page/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),

@@ -22,14 +22,16 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::observe::actions::{self, Office};
 use crate::observe::connections;
+use crate::observe::gate::{self, Gate};
 pub use crate::observe::listen::{Config, Listen};
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 use crate::observe::page;
 
 /// How long the answer of `/steps` may take. Load balancers and Prometheus give up after about as
 /// long.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the server shows. Nothing here may block.
 pub trait Source: Send + Sync {
@@ -141,15 +143,18 @@ pub struct Server {
 }
 
 #[derive(Clone)]
-struct Shared {
+pub(super) struct Shared {
     source: Arc<dyn Source>,
     metrics: Arc<Metrics>,
     /// Bound to loopback, so a host name that resolves to it was made to.
     loopback: bool,
+    /// Orders are taken here.
+    acts: bool,
 }
 
 impl Server {
-    /// Binds the configured address; `None` if the server is off.
+    /// Binds the configured address; `None` if the server is off. Those who have the configured
+    /// token give their orders to `office`.
     ///
     /// # Errors
     /// [`BindError`] names the address, why it is unavailable, and what to do.
@@ -157,6 +162,7 @@ impl Server {
         config: &Config,
         source: Arc<dyn Source>,
         metrics: Arc<Metrics>,
+        office: Office,
     ) -> Result<Option<Self>, BindError> {
         let Listen::On(address) = config.listen else { return Ok(None) };
         let refused = |error| BindError { address, error };
@@ -171,7 +177,11 @@ impl Server {
                  password"
             );
         }
-        let router = router(Shared { source, metrics, loopback });
+        let gate = Arc::new(Gate::new(config.token_file.clone()));
+        let shared = Shared { source, metrics, loopback, acts: gate.opens() };
+        let actions =
+            actions::router(office).route_layer(middleware::from_fn_with_state(gate, gate::admit));
+        let router = router(shared, actions);
         Ok(Some(Self { listener, address, router }))
     }
 
@@ -186,13 +196,18 @@ impl Server {
     }
 }
 
-/// The same pages for a socket that no browser reaches.
-pub(super) fn pages(source: Arc<dyn Source>, metrics: Arc<Metrics>) -> Router {
-    router(Shared { source, metrics, loopback: false })
+/// The same pages for a socket that no browser reaches, and `actions` for all who do.
+pub(super) fn pages(
+    source: Arc<dyn Source>,
+    metrics: Arc<Metrics>,
+    actions: Router<Shared>,
+) -> Router {
+    router(Shared { source, metrics, loopback: false, acts: true }, actions)
 }
 
-fn router(shared: Shared) -> Router {
+fn router(shared: Shared, actions: Router<Shared>) -> Router {
     Router::new()
+        .merge(actions)
         .merge(page::router())
         .route("/status", get(status))
         .route("/healthz", get(health))
@@ -206,7 +221,9 @@ fn router(shared: Shared) -> Router {
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
-    json_answer(StatusCode::OK, &shared.source.status())
+    let mut status = shared.source.status();
+    status["actions"] = shared.acts.into();
+    json_answer(StatusCode::OK, &status)
 }
 
 async fn health(State(shared): State<Shared>) -> Response {
@@ -392,6 +409,7 @@ fn reason(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::Mutex;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -399,9 +417,14 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::observe::admin::{
+        Answer, Completed, Log, LogLine, Operator, Paused, Taken, Thing, Unfinished,
+    };
+    use crate::observe::caller::Caller;
     use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Listener, Seats};
 
     const LIFE: Duration = <TcpListener as Listener>::LIFE;
+    const HERE: Caller = Caller::Http(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
     /// Healthy or not, as a test says; its steps are returned once allowed.
     #[derive(Default)]
@@ -452,7 +475,7 @@ mod tests {
     }
 
     fn shared(source: Arc<Fake>, loopback: bool) -> Shared {
-        Shared { source, metrics: Arc::default(), loopback }
+        Shared { source, metrics: Arc::default(), loopback, acts: false }
     }
 
     /// What a connection answers to `request` before it is closed.
@@ -464,7 +487,9 @@ mod tests {
         };
         let never = CancellationToken::new();
         let seat = Arc::new(Seats::default()).take();
-        tokio::join!(talk, connections::serve(server, router(shared), seat, &never, LIFE)).0
+        let actions = actions::router(Office::default());
+        let router = router(shared, actions);
+        tokio::join!(talk, connections::serve(server, HERE, router, seat, &never, LIFE)).0
     }
 
     async fn ask(path: &str, host: &str) -> String {
@@ -488,11 +513,12 @@ mod tests {
     }
 
     fn config(listen: &str) -> Config {
-        Config { listen: listen.parse().expect(listen) }
+        Config { listen: listen.parse().expect(listen), token_file: None }
     }
 
     async fn bind(listen: &str) -> Result<Option<Server>, BindError> {
-        Server::bind(&config(listen), Arc::new(Fake::default()), Arc::default()).await
+        let (source, office) = (Arc::new(Fake::default()), Office::default());
+        Server::bind(&config(listen), source, Arc::default(), office).await
     }
 
     #[tokio::test]
@@ -647,7 +673,8 @@ mod tests {
 
     /// A server that runs until the returned guard is dropped.
     async fn serving(source: &Arc<Fake>) -> (SocketAddr, tokio_util::sync::DropGuard) {
-        let server = Server::bind(&config("127.0.0.1:0"), source.clone(), Arc::default()).await;
+        let (config, office) = (config("127.0.0.1:0"), Office::default());
+        let server = Server::bind(&config, source.clone(), Arc::default(), office).await;
         let server = server.expect("a free port").expect("it is on");
         let (address, stop) = (server.address(), CancellationToken::new());
         tokio::spawn(server.run(stop.clone()));
@@ -725,7 +752,8 @@ mod tests {
     #[tokio::test]
     async fn a_stop_lets_the_answer_under_way_be_finished() {
         let source = Arc::new(Fake::default());
-        let server = Server::bind(&config("127.0.0.1:0"), source.clone(), Arc::default()).await;
+        let (config, office) = (config("127.0.0.1:0"), Office::default());
+        let server = Server::bind(&config, source.clone(), Arc::default(), office).await;
         let server = server.expect("a free port").expect("it is on");
         let address = server.address();
         let stop = CancellationToken::new();
@@ -745,5 +773,197 @@ mod tests {
         let (answer, ()) = tokio::join!(client, server.run(stop.clone()));
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("abcdefghij"), "{answer}");
         TcpStream::connect(address).await.expect_err("nobody listens any more");
+    }
+
+    /// Writes down what it is ordered.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<String>>);
+
+    impl Recorder {
+        fn note(&self, what: String) {
+            self.0.lock().expect("not poisoned").push(what);
+        }
+
+        fn told(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().expect("not poisoned"))
+        }
+    }
+
+    impl Operator for Recorder {
+        fn drain(&self) {
+            self.note("drain".to_owned());
+        }
+
+        fn unfinished(&self) -> Unfinished {
+            Unfinished::default()
+        }
+
+        fn drained(&self) -> CancellationToken {
+            let drained = CancellationToken::new();
+            drained.cancel();
+            drained
+        }
+
+        fn reload(&self) -> BoxFuture<'_, Result<Taken, Problem>> {
+            self.note("reload".to_owned());
+            Box::pin(async { Err(Problem::bad("a mistake")) })
+        }
+
+        fn retry<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<(), Problem>> {
+            self.note(format!("retry {token}"));
+            Box::pin(async { Ok(()) })
+        }
+
+        fn complete<'a>(
+            &'a self,
+            token: &'a str,
+            answer: Answer,
+            by: Caller,
+        ) -> BoxFuture<'a, Result<Completed, Problem>> {
+            let answer = match answer {
+                Answer::Outputs(outputs) => outputs.get().to_owned(),
+                Answer::Failure(text) => text,
+            };
+            self.note(format!("{by}: complete {token}: {answer}"));
+            Box::pin(async move { Ok(Completed { token: token.to_owned(), before: false }) })
+        }
+
+        fn log(&self, token: &str) -> Result<Log, Problem> {
+            let line = LogLine {
+                at: "1970-01-01T00:00:00Z".to_owned(),
+                attempt: 1,
+                stream: "stdout".to_owned(),
+                text: "\u{1b}[2J<b>".to_owned(),
+            };
+            Ok(Log { token: token.to_owned(), lines: vec![line] })
+        }
+
+        fn pause<'a>(
+            &'a self,
+            thing: Thing,
+            name: &'a str,
+            paused: Paused,
+        ) -> BoxFuture<'a, Result<String, Problem>> {
+            self.note(format!("{} {name}: {}", thing.as_str(), paused.0));
+            Box::pin(async { Ok("as you wish".to_owned()) })
+        }
+    }
+
+    const TOKEN: &str = "authorization: Bearer 0123456789abcdef\r\n";
+    const JSON: &str = "content-type: application/json\r\n";
+    const ORDERS: [(&str, &str); 8] = [
+        ("/drain", "drain"),
+        ("/reload", "reload"),
+        ("/steps/abcdefghij/retry", "retry abcdefghij"),
+        (
+            "/steps/abcdefghij/complete",
+            "status server, from 127.0.0.1: complete abcdefghij: {\"n\": 1.0}",
+        ),
+        ("/queues/https%3A%2F%2Fsqs%2F1%2Fq/pause", "queue https://sqs/1/q: true"),
+        ("/queues/q/resume", "queue q: false"),
+        ("/handlers/h/pause", "handler h: true"),
+        ("/handlers/h/resume", "handler h: false"),
+    ];
+
+    /// What a server that takes orders, if it has the token's file, answers.
+    async fn ordered(
+        token_file: Option<std::path::PathBuf>,
+        operator: Option<&Arc<Recorder>>,
+        request: String,
+    ) -> String {
+        let office = Office::default();
+        if let Some(operator) = operator {
+            office.open(operator.clone());
+        }
+        let config = Config { token_file, ..config("127.0.0.1:0") };
+        let source = Arc::new(Fake::default());
+        let server = Server::bind(&config, source, Arc::default(), office).await;
+        let server = server.expect("a free port").expect("it is on");
+        let (address, stop) = (server.address(), CancellationToken::new());
+        let client = async {
+            let answer = answered(connected(address, &request).await).await;
+            stop.cancel();
+            answer
+        };
+        tokio::join!(client, server.run(stop.clone())).0
+    }
+
+    fn request(method: &str, path: &str, headers: &str) -> String {
+        let body = if method == "POST" { "{\"outputs\": {\"n\": 1.0}}" } else { "" };
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    #[tokio::test]
+    async fn orders_are_carried_out_for_who_has_the_token_and_for_nobody_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, "0123456789abcdef\n").expect("it is ours");
+        let operator = Arc::new(Recorder::default());
+        for (path, told) in ORDERS {
+            let by = async |file: Option<&std::path::PathBuf>, method: &str, headers: &str| {
+                let request = request(method, path, headers);
+                let answer = ordered(file.cloned(), Some(&operator), request).await;
+                answer["HTTP/1.1 ".len()..][..3].to_owned()
+            };
+            let whole = [TOKEN, JSON].concat();
+            let foreign = [&whole, "sec-fetch-site: cross-site\r\n"].concat();
+            assert_eq!(by(None, "POST", &whole).await, "404", "{path}");
+            for (method, headers, status) in [
+                ("POST", "", "415"),
+                ("POST", JSON, "401"),
+                ("POST", TOKEN, "415"),
+                ("POST", &foreign, "403"),
+                ("GET", &whole, "405"),
+                ("HEAD", &whole, "405"),
+                ("OPTIONS", "origin: http://evil.example\r\n", "403"),
+            ] {
+                assert_eq!(by(Some(&file), method, headers).await, status, "{method} {path}");
+            }
+            assert_eq!(operator.told(), [""; 0], "{path}");
+            let status = by(Some(&file), "POST", &whole).await;
+            assert_eq!(status, if path == "/reload" { "400" } else { "200" }, "{path}");
+            assert_eq!(operator.told(), [told]);
+        }
+        let early = ordered(Some(file), None, request("POST", "/drain", &[TOKEN, JSON].concat()));
+        let early = early.await;
+        assert!(early.starts_with("HTTP/1.1 503 ") && early.contains("being started"), "{early}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_printed_is_shown_to_who_has_the_token_and_to_nobody_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, "0123456789abcdef").expect("it is ours");
+        let operator = Arc::new(Recorder::default());
+        for (file, headers, status) in [
+            (None, TOKEN, "404"),
+            (Some(&file), "", "401"),
+            (Some(&file), "authorization: Bearer 0123456789abcdeg\r\n", "401"),
+            (Some(&file), TOKEN, "200"),
+        ] {
+            let request = request("GET", "/steps/abcdefghij/log", headers);
+            let answer = ordered(file.cloned(), Some(&operator), request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert_eq!(answer.contains("\\u001b[2J<b>"), status == "200", "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_beyond_all_limits_is_not_read_to_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, "0123456789abcdef").expect("it is ours");
+        let operator = Arc::new(Recorder::default());
+        let head = format!(
+            "POST /steps/abcdefghij/complete HTTP/1.1\r\nHost: localhost\r\n{TOKEN}{JSON}\
+             Connection: close\r\nContent-Length: 10000000\r\n\r\n"
+        );
+        let answer = ordered(Some(file), Some(&operator), head).await;
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("at most"), "{answer}");
+        assert_eq!(operator.told(), [""; 0]);
     }
 }

@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
+use super::caller::Caller;
 use super::connections::Listener;
 
 /// A bound socket. The file is removed when this is dropped.
@@ -99,12 +100,12 @@ impl Listener for AdminSocket {
     /// A drain is followed to its end.
     const LIFE: Duration = Duration::MAX;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
+    async fn accept(&self) -> io::Result<(UnixStream, Caller)> {
         loop {
             let (stream, _) = self.listener.accept().await?;
             let peer = stream.peer_cred()?;
             if may_ask(peer.uid(), geteuid().as_raw()) {
-                return Ok(stream);
+                return Ok((stream, Caller::Socket { uid: peer.uid() }));
             }
             tracing::warn!(
                 event = "admin_peer_refused",

@@ -11,11 +11,12 @@ use callbackd::lifecycle::{Record, Status};
 use callbackd::step::Step as CallbackStep;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use crate::logs::free_port;
+use crate::output::printed;
 use crate::scene::{Scene, Step, until};
 
 /// What a program may say of itself.
@@ -80,15 +81,22 @@ fn scripts() -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_shows_ten_thousand_steps_and_no_one_s_markup() {
     let script = format!(
-        "if [ -e $FOLDER/fails ]; then echo '{HOSTILE}' >&2; exit 1; fi\n\
+        "[ -e $FOLDER/defers ] && exit 0\n\
+         if [ -e $FOLDER/fails ]; then printf '{HOSTILE}\\033[2J\\n' >&2; exit 1; fi\n\
          printf '0.4 <b>epoch</b> 4 of 10' > $STEP_PROGRESS\n\
          n=0; until [ -e $FOLDER/gate ] || [ $n = 600 ]; do n=$((n+1)); sleep 1; done"
     );
     let scene = Scene::new(&script).await;
     fill(&scene).await;
     let address = free_port();
-    let config = scene.config().with("http.listen", address.to_string());
-    let daemon = scene.start(&config.with("queues.0.stop_watch", "0s"));
+    let operators = "the-operators-token-in-a-file".to_owned();
+    fs::write(scene.path("token"), &operators).expect("it is writable");
+    let config = scene
+        .config()
+        .with("http.listen", address.to_string())
+        .with("http.token_file", scene.path("token").display().to_string())
+        .with("handlers.job.settings.deferred", true);
+    let daemon = scene.start(&config.clone().with("queues.0.stop_watch", "0s"));
     daemon.listens_at(address);
     let shows = async |step: &Step, text: &str| {
         let answer = daemon.status(&format!("/steps/{}", step.token)).await;
@@ -98,22 +106,47 @@ async fn a_browser_shows_ten_thousand_steps_and_no_one_s_markup() {
     let failed = scene.step_sent().await;
     until("it has failed", async || shows(&failed, "\"settled\"").await).await;
     fs::remove_file(scene.path("fails")).expect("it is there");
+    scene.open("defers");
+    let deferred = scene.step_sent().await;
+    until("it is deferred", async || shows(&deferred, "\"deferred\"").await).await;
+    fs::remove_file(scene.path("defers")).expect("it is there");
     let running = scene.step_sent().await;
     until("it is shown", async || shows(&running, "epoch").await).await;
 
     let begun = Instant::now();
+    let failed_token = failed.token.clone();
+    let variables = [
+        ("PAGE", format!("http://{address}/")),
+        ("RUNNING", running.token),
+        ("FAILED", failed.token),
+        ("DEFERRED", deferred.token.clone()),
+        ("TOKEN", operators.clone()),
+    ];
     let output = spawn_blocking(move || {
         let mut node = Command::new("node");
         node.args(["--test", "--test-reporter=spec", "page.test.mjs"])
             .current_dir(scripts())
-            .env("PAGE", format!("http://{address}/"))
-            .env("RUNNING", &running.token)
-            .env("FAILED", &failed.token)
+            .envs(variables)
             .output()
     });
     let output = output.await.expect("it ends").expect("node starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let answer = scene.answer(&deferred).await;
+    let report: Value = serde_json::from_str(&answer.body).expect("JSON");
+    let score = json!({ "Name": "score", "Value": "0.50" });
+    assert_eq!(report["OutputParameters"][1], score, "{report}");
+    let levels = ["INFO", "WARN", "ERROR"];
+    let taken = daemon.complaints(&levels, "order_taken");
+    let told = |line: &Value| [line["order"].clone(), line["about"].clone()];
+    let told: Vec<[Value; 2]> = taken.iter().map(told).collect();
+    let orders =
+        [("complete", &*deferred.token), ("pause", "handler job"), ("resume", "handler job")];
+    assert_eq!(told, orders.map(|(order, about)| [json!(order), json!(about)]), "{taken:?}");
+    assert_eq!(daemon.complaints(&levels, "token_refused").len(), 1);
+    assert!(daemon.complaints(&levels, &operators).is_empty(), "no line has the token");
+    let log = printed(&scene.environment().run(&config, &["show", &failed_token, "--log"]));
+    assert!(log.contains(&format!(" 1 stderr | {HOSTILE}\\u{{1b}}[2J")), "{log}");
     let asked = "callbackd_aws_requests_total{service=\"sqs\",operation=\"GetQueueAttributes\",\
                  result=\"ok\"}";
     let asked = daemon.metric(asked).await.expect("it has asked");

@@ -1,6 +1,7 @@
 // The status page in Debian's Chromium: what it shows, asks, and keeps while it refreshes.
-// Run by tests/binary/page.rs, which starts the daemon: PAGE is its address, RUNNING and FAILED are
-// tokens of its steps; 10,000 more are deferred. Screenshots are left in `shots/`.
+// Run by tests/binary/page.rs, which starts the daemon: PAGE is its address, RUNNING, FAILED and
+// DEFERRED are tokens of its steps, and TOKEN is its operator's; 10,000 more steps are deferred.
+// Screenshots are left in `shots/`.
 
 import assert from "node:assert/strict";
 import { mkdirSync, readFileSync } from "node:fs";
@@ -8,7 +9,7 @@ import { after, before, test } from "node:test";
 import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
 
-const { PAGE, RUNNING, FAILED } = process.env;
+const { PAGE, RUNNING, FAILED, DEFERRED, TOKEN } = process.env;
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const FLAGS = [
   "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -40,6 +41,9 @@ async function open(path = "", options = {}) {
     if (!request.url().startsWith(PAGE)) strays.push(`request: ${request.url()}`);
   });
   if (options.clock) await page.clock.install();
+  if (options.token) {
+    await page.addInitScript((token) => sessionStorage.setItem("callbackd.token", token), TOKEN);
+  }
   await page.goto(new URL(path, PAGE).href);
   await page.locator("#updated").filter({ hasText: "Updated" }).waitFor();
   const close = async () => {
@@ -81,7 +85,7 @@ test("a running step has its progress, a failed one its reason, a queue its figu
   assert.ok((await ending.textContent()).includes(MARKUP), "shown as the text that it is");
   const counts = await page.locator("#counts").textContent();
   assert.match(counts, /1 of 16 ?Running/);
-  assert.match(counts, /10,000 ?Deferred/);
+  assert.match(counts, /10,001 ?Deferred/);
   assert.equal(await page.locator("#queues tr").count(), 1);
   assert.equal(await page.locator("#state").textContent(), "Ready");
   assert.equal(await page.locator("main img, main b").count(), 0);
@@ -255,10 +259,10 @@ test("what impairs a worker is told: a drain, a failing check, dead letters, no 
   assert.match(await check.textContent(), /failing/);
   const row = async (name) =>
     page.locator("#queues tr", { hasText: name }).locator("th, td").allTextContents();
-  assert.deepEqual((await row("dead")).slice(7), ["12", "3", "1,234", "1 min 15 s ago"]);
+  assert.deepEqual((await row("dead")).slice(7, 11), ["12", "3", "1,234", "1 min 15 s ago"]);
   assert.match(await page.locator("#queues tr").first().locator("td").nth(8).getAttribute("class"),
     /attention/);
-  assert.deepEqual((await row("denied")).slice(7), [
+  assert.deepEqual((await row("denied")).slice(7, 11), [
     "unknown", "unknown", "unknown", "5 s ago: sqs:GetQueueAttributes is denied",
   ]);
   assert.equal((await row("parked"))[9], "unknown");
@@ -346,6 +350,101 @@ test("the keyboard alone reaches everything, and the first stop skips the head",
   for (const wanted of ["state", "search", "pipeline", "handler", "clear", "next"]) {
     assert.ok(reached.has(wanted), `${wanted} of ${[...reached].join()}`);
   }
+  await close();
+});
+
+test("without a token file the page has no buttons, and says what to do instead", async () => {
+  const { page, close } = await open_with((status) => { status.actions = false; });
+  assert.match(await page.locator("#no-actions").textContent(), /http\.token_file/);
+  assert.ok(await page.locator("#no-actions").isVisible());
+  assert.equal(await page.locator("[data-order]:visible, #operator:visible").count(), 0);
+  await close();
+});
+
+test("a token is asked for, and a wrong one gives no order", async () => {
+  const { page, strays, close } = await open(`?step=${DEFERRED}`);
+  assert.ok(!(await page.locator("#orders").isVisible()), "nothing without a token");
+  await page.locator("#operator").click();
+  await page.locator("#key-input").fill("short");
+  await page.keyboard.press("Enter");
+  assert.match(await page.locator("#key-error").textContent(), /at least 16/);
+  await axe(page);
+  await page.screenshot({ path: "shots/token.png" });
+  await page.locator("#key-input").fill(`${TOKEN}x`);
+  await page.keyboard.press("Enter");
+  await page.locator("#key").waitFor({ state: "hidden" });
+  await page.getByRole("button", { name: "Complete…" }).click();
+  await page.locator("#ask button[type=submit]").click();
+  await page.locator("#ask-error").getByText("the token is wrong").waitFor();
+  await page.keyboard.press("Escape");
+  await page.locator("#orders").waitFor({ state: "hidden" });
+  assert.equal(await page.evaluate(() => sessionStorage.length), 0, "it is forgotten");
+  // The browser itself writes of the answer 401.
+  assert.ok(strays.length > 0 && strays.every((stray) => /401/.test(stray)), strays.join());
+  strays.length = 0;
+  await close();
+});
+
+test("a step is completed with checked outputs, and its history says by whom", async () => {
+  const { page, close } = await open(`?step=${DEFERRED}`, { token: true });
+  await page.getByRole("button", { name: "Complete…" }).click();
+  const input = page.locator("#ask-input");
+  for (const [text, why] of [
+    ["{", /no JSON/], ["[1]", /JSON object/], ['{"a": {}}', /The output a is no text/],
+  ]) {
+    await input.fill(text);
+    await page.locator("#ask button[type=submit]").click();
+    await page.locator("#ask-error").filter({ hasText: why }).waitFor();
+    assert.equal(await input.getAttribute("aria-invalid"), "true");
+  }
+  await axe(page);
+  await page.screenshot({ path: "shots/complete.png" });
+  await input.fill(JSON.stringify({ note: MARKUP, score: 0.5 }).replace("0.5", "0.50"));
+  await page.locator("#ask button[type=submit]").click();
+  await page.locator("#told").getByText("Done: Complete the step").waitFor();
+  assert.match(await page.locator("#announce").textContent(), /^Done/);
+  await page.locator("#events").getByText("status server, from 127.0.0.1").waitFor();
+  await page.locator("#facts").getByText("settled").first().waitFor();
+  await page.locator("#facts").getByText(`note=${MARKUP} score=0.50`).waitFor();
+  assert.ok(!(await page.locator("#orders").isVisible()), "an answered step takes no order");
+  await axe(page);
+  await page.screenshot({ path: "shots/completed.png", fullPage: true });
+  const kept = await page.evaluate(() => [document.cookie, localStorage.length]);
+  assert.deepEqual(kept, ["", 0]);
+  await close();
+});
+
+test("what a program printed last is shown on request, as text, to who has the token", async () => {
+  const { page: other, close: done } = await open(`?step=${FAILED}`);
+  assert.ok(!(await other.locator("#log").isVisible()));
+  await done();
+  const { page, close } = await open(`?step=${FAILED}`, { token: true });
+  assert.equal(await page.locator("#log pre").textContent(), "");
+  await page.locator("#log summary").click();
+  const shown = page.locator("#log pre").filter({ hasText: " 1 stderr | " });
+  await shown.waitFor();
+  assert.ok((await shown.textContent()).includes(`${MARKUP}\\u{1b}[2J`), "escaped, as it is");
+  assert.equal(await page.locator("main img").count(), 0);
+  await axe(page);
+  await page.screenshot({ path: "shots/log.png", fullPage: true });
+  await close();
+});
+
+test("a handler is paused and resumed by the keyboard alone", async () => {
+  const { page, close } = await open("", { token: true, colorScheme: "dark" });
+  const row = page.locator("#handlers tr", { hasText: "job" });
+  for (const [order, after] of [["Pause", "paused by callbackd pause"], ["Resume", "started as"]]) {
+    await row.getByRole("button", { name: `${order} job` }).focus();
+    await page.keyboard.press("Enter");
+    await page.locator("#ask-title").getByText(`${order} the handler job`).waitFor();
+    assert.ok(!(await page.locator("#ask-input").isVisible()));
+    await axe(page);
+    await page.screenshot({ path: `shots/${order.toLowerCase()}.png` });
+    await page.keyboard.press("Enter");
+    await row.getByText(after).waitFor();
+    assert.match(await page.locator("#told").textContent(), /the handler job is (paused|resumed)/);
+  }
+  await page.screenshot({ path: "shots/orders.png", fullPage: true });
   await close();
 });
 

@@ -1,4 +1,4 @@
-//! A program's output: logged line by line, with its end kept.
+//! A program's output: logged and kept line by line, and its end.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -102,12 +102,13 @@ fn say((lines, bytes): (u64, u64)) {
 }
 
 /// Logs a stream to its end, whatever its size and encoding, within the budget, and returns the end
-/// of the stream.
+/// of the stream. Each line is also passed to `kept`.
 pub(super) async fn log(
     stream: impl AsyncRead + Unpin,
     name: &'static str,
     tail: &mut VecDeque<u8>,
     budget: &Budget,
+    kept: &impl Fn(&'static str, &str),
 ) {
     let mut reader = BufReader::with_capacity(LINE, stream);
     let mut line: Vec<u8> = Vec::new();
@@ -133,18 +134,21 @@ pub(super) async fn log(
         keep(tail, &chunk[..taken + usize::from(whole)]);
         reader.consume(taken + usize::from(whole));
         if whole || line.len() == LINE {
-            tell(name, &line, budget);
+            tell(name, &line, budget, kept);
             line.clear();
         }
     }
     if !line.is_empty() {
-        tell(name, &line, budget);
+        tell(name, &line, budget, kept);
     }
 }
 
-fn tell(stream: &'static str, line: &[u8], budget: &Budget) {
-    if budget.take(line.len()) {
-        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+fn tell(stream: &'static str, line: &[u8], budget: &Budget, kept: &impl Fn(&'static str, &str)) {
+    let bytes = line.len();
+    let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+    // The last lines are what a person looks for, whether they were logged or not.
+    kept(stream, &line);
+    if budget.take(bytes) {
         tracing::info!(target: "callbackd::program", event = "program_output", stream, "{line}");
     }
 }
@@ -163,6 +167,8 @@ pub(super) fn text(tail: VecDeque<u8>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -182,7 +188,10 @@ mod tests {
         let said = (0..100_000).map(|n| format!("{n}\n")).collect::<Vec<_>>().concat();
         let mut tail = VecDeque::new();
         let budget = Budget::new();
-        log(said.as_bytes(), "stderr", &mut tail, &budget).await;
+        let last = Cell::new(String::new());
+        let kept = |_, line: &str| last.set(line.to_owned());
+        log(said.as_bytes(), "stderr", &mut tail, &budget, &kept).await;
+        assert_eq!(last.into_inner(), "99999");
         assert!(budget.lock().unlogged.0 > 0 && text(tail).ends_with("\n99998\n99999\n"));
     }
 }

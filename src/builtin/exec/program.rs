@@ -80,6 +80,7 @@ impl Program {
         let (feed, stdout, stderr) =
             (self.run.stdin.take(), self.run.stdout.take(), self.run.stderr.take());
         let budget = lines::Budget::new();
+        let kept = |stream, line: &str| cx.printed(stream, line);
         let feeding = async move {
             if let Some(mut feed) = feed {
                 // A program need not read its input.
@@ -88,12 +89,12 @@ impl Program {
         };
         let logging_out = async {
             if let Some(stdout) = stdout {
-                lines::log(stdout, "stdout", &mut out, &budget).await;
+                lines::log(stdout, "stdout", &mut out, &budget, &kept).await;
             }
         };
         let logging_err = async {
             if let Some(stderr) = stderr {
-                lines::log(stderr, "stderr", &mut err, &budget).await;
+                lines::log(stderr, "stderr", &mut err, &budget, &kept).await;
             }
         };
         let mut streams = Box::pin(async { tokio::join!(feeding, logging_out, logging_err) });

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
-use nix::unistd::{Uid, User, gethostname};
 
 use super::inquiry::Inquiry;
 use super::{Failure, complain, plain, say};
 use crate::cli::place::Place;
+use crate::cli::user::who;
 use crate::config::Config;
 use crate::ledger::{self, Commit, Ledger, Sqlite, Written};
 use crate::lifecycle::{Lease, Record, Status, Unforgettable, forget};
@@ -124,14 +124,4 @@ async fn tell(ledger: &Ledger, record: &Record, why: &str) {
             "its workers were not told, and let go of it when they next look at it: {error}"
         ));
     }
-}
-
-/// The user on this machine, as its history names them.
-fn who() -> String {
-    let uid = Uid::current();
-    let name = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
-    // sudo's word, for people.
-    let by = std::env::var("SUDO_USER").ok().filter(|_| uid.is_root());
-    let host = gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{}{name} on {host}", by.map(|by| format!("{by} as ")).unwrap_or_default())
 }

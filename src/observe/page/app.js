@@ -1,6 +1,7 @@
 // Fetches what the page shows, again every few seconds while someone can see it. The address holds
 // what is looked at, so that it can be shared.
 
+import * as orders from "./orders.js";
 import * as views from "./views.js";
 import * as words from "./words.js";
 
@@ -92,6 +93,7 @@ async function load_one(wants, now, signal) {
   try {
     one = (await get(`/steps/${encodeURIComponent(wants.step)}`, signal)).body;
     views.step(one, now);
+    views.orders(one, orders.given());
     say_error(by("one-error"), null);
     views.show(by("one-body"), true);
   } catch (error) {
@@ -99,6 +101,20 @@ async function load_one(wants, now, signal) {
     one = null;
     say_error(by("one-error"), error);
     views.show(by("one-body"), false);
+  }
+}
+
+/** What the step's program printed last, once someone asks for it. */
+async function load_log() {
+  const { step } = wanted();
+  const shown = Boolean(one) && orders.given();
+  views.show(by("log"), shown);
+  if (!shown || !by("log").open) return;
+  try {
+    const { lines } = await orders.send(`/steps/${encodeURIComponent(step)}/log`, {});
+    if (wanted().step === step) views.log(lines);
+  } catch (error) {
+    views.log([], error.message);
   }
 }
 
@@ -114,9 +130,11 @@ async function refresh(moved = false) {
     const status = (await get("/status", round.signal)).body;
     const now = status.now ?? new Date().toISOString();
     views.overview(status);
+    orders.offer(status);
     let found = null;
     if (wants.step) {
       await load_one(wants, now, round.signal);
+      await load_log();
     } else if (moved || !wants.search || performance.now() - searched > SEARCH_EVERY) {
       found = await load_steps(wants, now, round.signal);
       searched = performance.now();
@@ -159,6 +177,7 @@ function route(moved) {
   const wants = wanted();
   views.show(by("overview"), !wants.step);
   views.show(by("one"), Boolean(wants.step));
+  if (moved) views.show(by("told"), false);
   for (const name of FILTERS) {
     if (document.activeElement !== form.elements[name]) form.elements[name].value = wants[name];
   }
@@ -170,6 +189,44 @@ function route(moved) {
     by("back").setAttribute("href", address(wants));
   }
   refresh(moved);
+}
+
+/** What an order says of itself before it is given. */
+function order_of({ order, things, name }) {
+  const { step } = wanted();
+  const about = words.plain(step ?? name);
+  const at = `/steps/${encodeURIComponent(step ?? "")}`;
+  const over = `/${things}/${encodeURIComponent(name ?? "")}/${order}`;
+  const kind = things === "queues" ? "queue" : "handler";
+  return {
+    complete: {
+      title: `Complete the step ${about}`, path: `${at}/complete`, field: "outputs",
+      text: "It succeeds, with these outputs. The first answer counts, and cannot be changed.",
+    },
+    fail: {
+      title: `Fail the step ${about}`, path: `${at}/complete`, field: "failure",
+      text: "It fails, and with it the execution of its pipeline.",
+    },
+    retry: {
+      title: `Retry the step ${about} now`, path: `${at}/retry`,
+      text: "It does not wait for its next attempt any more.",
+    },
+    pause: {
+      title: `Pause the ${kind} ${about}`, path: over,
+      text: things === "queues"
+        ? "Nothing more is received from it until it is resumed. Steps in hand go on."
+        : "No more runs of it are started until it is resumed. What runs goes on.",
+    },
+    resume: {
+      title: `Resume the ${kind} ${about}`, path: over,
+      text: "It works as usual again, also if its steps had failed.",
+    },
+    drain: {
+      title: "Drain this worker", path: "/drain",
+      text: "It starts no more steps, finishes those in hand, and ends. What restarts it, such " +
+        "as systemd, starts it again.",
+    },
+  }[order];
 }
 
 function go(to, target) {
@@ -203,10 +260,21 @@ for (const name of ["arguments", "checkpoint"]) {
     }
   });
 }
+by("log").addEventListener("toggle", load_log);
 addEventListener("popstate", () => route(true));
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) clearTimeout(timer);
   else if (!paused) refresh();
+});
+document.addEventListener("click", (event) => {
+  const button = event.target.closest?.("button[data-order]");
+  if (button) orders.ask(order_of(button.dataset));
+});
+orders.begin((told) => {
+  views.say(by("told"), told);
+  views.show(by("told"), told !== "");
+  if (told) views.say(by("announce"), told);
+  refresh();
 });
 for (const [name, { label }] of Object.entries(words.STATES)) {
   form.elements.state.append(new Option(label, name));

@@ -64,6 +64,24 @@ function row(columns, link) {
   return made;
 }
 
+/** Shows the orders of the page, or none of them. */
+export function acts(shown) {
+  for (const cell of document.querySelectorAll(".orders")) show(cell, shown);
+}
+
+/** The button that pauses what a row is about, or resumes it. */
+function pausing(cell, things, name, label, paused) {
+  if (!cell.firstChild) {
+    cell.append(element("button"));
+    cell.firstChild.type = "button";
+  }
+  const button = cell.firstChild;
+  const order = paused ? "resume" : "pause";
+  Object.assign(button.dataset, { order, things, name });
+  say(button, paused ? "Resume…" : "Pause…");
+  button.setAttribute("aria-label", `${paused ? "Resume" : "Pause"} ${words.plain(label)}`);
+}
+
 const cells = (made, texts) => texts.forEach((text, at) => say(made.cells[at], text));
 const step_link = (token) => `/?${new URLSearchParams({ step: token })}`;
 
@@ -99,6 +117,7 @@ export function overview(status) {
   const queues = status.queues ?? [];
   counts(queues);
   queue_rows(queues, status.now);
+  handler_rows(status.handlers ?? []);
   endings(status.endings ?? [], status.now);
   show(by("fleet"), Boolean(status.workers));
   keyed(by("workers"), status.workers ?? [], (it) => it, () => element("li"), (made, it) =>
@@ -136,7 +155,7 @@ function counts(queues) {
 }
 
 const N = "number";
-const QUEUE = ["", "", N, N, N, N, N, N, N, N, "note"];
+const QUEUE = ["", "", N, N, N, N, N, N, N, N, "note", "orders"];
 
 function queue_rows(queues, now) {
   keyed(by("queues"), queues, (it) => it.url, () => row(QUEUE), (made, it) => {
@@ -162,6 +181,17 @@ function queue_rows(queues, now) {
     mark(made.cells[1], it.unpolled ? "attention" : "");
     mark(made.cells[6], it.unreported ? "number attention" : N);
     mark(made.cells[9], sqs?.dead_letters > 0 ? "number attention" : N);
+    // A pause by its breakers ends with an order to resume it, too.
+    pausing(made.cells[11], "queues", it.url, it.name, ["order", "breaker"].includes(it.unpolled));
+  });
+}
+
+function handler_rows(handlers) {
+  show(by("all-handlers"), handlers.length > 0);
+  keyed(by("handlers"), handlers, (it) => it.name, () => row(["", "", "orders"]), (made, it) => {
+    cells(made, [words.plain(it.name), words.starting(it)]);
+    mark(made.cells[1], it.unstarted ? "attention" : "");
+    pausing(made.cells[2], "handlers", it.name, it.name, Boolean(it.unstarted));
   });
 }
 
@@ -232,6 +262,34 @@ function happened(events, now) {
 }
 
 const time = (at) => at && words.plain(at).replace(/\.\d+Z$/, "Z");
+
+/** The orders that the step may take as it is; none if the page gives none. */
+export function orders(it, acts) {
+  const takes = {
+    complete: it.status === "deferred",
+    fail: it.status === "deferred",
+    retry: it.status === "waiting",
+  };
+  const buttons = [...by("orders").querySelectorAll("button")];
+  for (const button of buttons) {
+    const focused = button === document.activeElement;
+    show(button, takes[button.dataset.order]);
+    if (focused && button.hidden) by("one-title").focus({ preventScroll: true });
+  }
+  show(by("orders"), acts && buttons.some((button) => !button.hidden));
+}
+
+/** The lines that a program printed, or why there are none. */
+export function log(lines, why = "This worker has none: the program has printed nothing yet, or " +
+  "ran on another worker, before its last start, or long ago.") {
+  const text = lines.map((it) =>
+    `${time(it.at)} ${it.attempt} ${words.plain(it.stream)} | ${words.plain(it.text)}`);
+  const shown = by("log").querySelector("pre");
+  say(by("log-none"), why);
+  show(by("log-none"), lines.length === 0);
+  say(shown, text.join("\n"));
+  show(shown, lines.length > 0);
+}
 
 /** A step with all that is known of it; `now` is the daemon's time. */
 export function step(it, now) {

@@ -102,6 +102,14 @@ export function ending_of(ending) {
   return plain(ending).replaceAll("_", " ");
 }
 
+/** Why no run of a handler is started, or that they are. */
+export function starting(handler) {
+  return {
+    order: "paused by callbackd pause",
+    breaker: "paused: its steps fail",
+  }[handler.unstarted] ?? "started as steps come";
+}
+
 /** Why a queue is not polled, or that it is. */
 export function polling(queue) {
   const why = {
