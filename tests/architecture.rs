@@ -84,6 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "process",
             "seam",
             "step",
+            "trust",
         ],
     ),
     (

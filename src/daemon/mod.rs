@@ -8,6 +8,7 @@ mod overview;
 mod reload;
 mod status;
 mod summary;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use reload::Reloads;
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
 use summary::keep_told;
+use traces::Traces;
 
 /// How long a drain may take beyond its timeout and the longest grace: a long poll, and the last
 /// calls.
@@ -104,8 +106,10 @@ impl Daemon {
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
     let Daemon { loaded, store, outside, clock, reloads } = daemon;
     let metrics = Arc::new(Metrics::new());
-    let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
+    let traces = Traces::of(&me.0);
+    let observer: Arc<dyn Observer> =
+        Arc::new(Counting { metrics: metrics.clone(), tracer: traces.tracer() });
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
@@ -197,6 +201,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         () = keep_told(&manager, &monitor, &status) => {}
     }
     remove_own_directory(&loaded);
+    traces.end().await;
     monitored.cancel();
     for task in tasks {
         // A task that panicked has been logged by the panic hook.

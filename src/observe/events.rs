@@ -153,6 +153,7 @@ pub const CODES: &[(u16, &str)] = &[
     (605, "watchdog_withheld"),
     (606, "systemd_not_notified"),
     (607, "log_lines_dropped"),
+    (608, "traces_not_exported"),
     (610, "endpoint_broke"),
     (611, "endpoint_accept_failed"),
     (612, "endpoint_connection_broke"),

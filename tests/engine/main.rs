@@ -14,4 +14,5 @@ mod outages;
 mod progress;
 mod steps_run;
 mod steps_stop;
+mod traces;
 mod world;
