@@ -71,6 +71,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "aws",
+            "causes",
             "clock",
             "config",
             "crash",
