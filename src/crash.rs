@@ -1,5 +1,5 @@
-//! Kills the process at a named boundary between it and the outside, so that tests can prove that
-//! what is durable at that moment is enough.
+//! Kills or stops the process at a named boundary between it and the outside, so that tests can
+//! prove that what is durable at that moment is enough.
 //!
 //! Every call through a seam or of a handler is a boundary: the compiler ensures it for each
 //! required method of the traits, and clippy for those with a default body. It exists only in debug
@@ -30,6 +30,9 @@ use crate::step::{CallbackToken, ExecutionArn};
 /// The variable that requests a crash: `before` or `after`, the boundary's name, and at which
 /// passage (1 if omitted).
 pub const VARIABLE: &str = "CRASH_AT";
+
+/// The same for a process that stands still there until it is continued, with SIGCONT.
+pub const FREEZE: &str = "FREEZE_AT";
 
 /// A place where the process interacts with the outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,26 +105,33 @@ impl Boundary {
     }
 }
 
-/// A crash that has been requested.
+/// A crash, or a stop, that has been requested.
 #[derive(Debug)]
 pub(crate) struct Crash {
+    signal: Signal,
     after: bool,
     boundary: &'static str,
     passings: AtomicUsize,
 }
 
 impl Crash {
-    /// The crash that the environment requests; `None` if it requests none, or one that does not
-    /// exist.
-    pub(crate) fn planned(asked: Option<OsString>) -> Option<Arc<Self>> {
-        let asked = asked?.into_string().ok()?;
+    /// What the environment requests, by the names of its variables; `None` if that is nothing, or
+    /// does not exist.
+    pub(crate) fn planned(asked: impl Fn(&str) -> Option<OsString>) -> Option<Arc<Self>> {
+        [(VARIABLE, Signal::SIGKILL), (FREEZE, Signal::SIGSTOP)]
+            .into_iter()
+            .find_map(|(variable, signal)| Self::at(asked(variable)?, signal))
+    }
+
+    fn at(asked: OsString, signal: Signal) -> Option<Arc<Self>> {
+        let asked = asked.into_string().ok()?;
         let mut words = asked.split_whitespace();
         let after = words.next()? == "after";
         let name = words.next()?;
         let boundary =
             BOUNDARIES.iter().map(|boundary| boundary.name()).find(|known| *known == name)?;
         let passings = words.next().map_or(Some(1), |count| count.parse().ok())?;
-        Some(Arc::new(Self { after, boundary, passings: AtomicUsize::new(passings) }))
+        Some(Arc::new(Self { signal, after, boundary, passings: AtomicUsize::new(passings) }))
     }
 
     pub(crate) fn queue(self: &Arc<Self>, inner: Arc<dyn Queue>) -> Arc<dyn Queue> {
@@ -152,7 +162,7 @@ impl Crash {
             && self.passings.fetch_sub(1, Ordering::SeqCst) == 1
         {
             // Nothing is unwound, flushed or closed, as in a power failure.
-            let _ = raise(Signal::SIGKILL);
+            let _ = raise(self.signal);
         }
     }
 }
@@ -271,6 +281,10 @@ impl Store for Crashing<Arc<dyn Store>> {
         self.inner.room()
     }
 
+    fn fits(&self, row: &Row) -> bool {
+        self.inner.fits(row)
+    }
+
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         // This calls nothing outside.
         self.inner.holds()
@@ -327,17 +341,25 @@ impl Handler for Crashing<DynHandler> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BOUNDARIES, Crash};
+    use nix::sys::signal::Signal;
+
+    use super::{BOUNDARIES, Crash, FREEZE, VARIABLE};
 
     #[test]
     fn every_boundary_has_a_name_of_its_own_that_can_be_asked_for() {
+        let planned = |variable: &'static str, text: String| {
+            Crash::planned(move |name| (name == variable).then(|| text.clone().into()))
+        };
         let mut names: Vec<_> = BOUNDARIES.iter().map(|boundary| boundary.name()).collect();
         for name in &names {
-            assert!(Crash::planned(Some(format!("after {name} 3").into())).is_some());
+            for (variable, signal) in [(VARIABLE, Signal::SIGKILL), (FREEZE, Signal::SIGSTOP)] {
+                let crash = planned(variable, format!("after {name} 3")).expect("it exists");
+                assert_eq!(crash.signal, signal);
+            }
         }
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), BOUNDARIES.len());
-        assert!(Crash::planned(Some("after nothing".into())).is_none());
+        assert!(planned(VARIABLE, "after nothing".into()).is_none());
     }
 }

@@ -1,10 +1,10 @@
-//! Orders of an operator about queues: files that commands write and the daemon of the same machine
-//! reads.
+//! Orders of an operator about queues and handlers: files that commands write and the daemon of the
+//! same machine reads.
 //!
 //! A file survives a restart, needs no open port and no secret, and may be written only by those
-//! who may write beside the ledger: the daemon's user and root. There is one file for each queue,
-//! with the last order about it. It is replaced and never removed, so that no order is lost between
-//! its reading and its removal.
+//! who may write beside the ledger: the daemon's user and root. There is one file for each queue or
+//! handler, with the last order about it. It is replaced and never removed, so that no order is
+//! lost between its reading and its removal.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,24 +21,44 @@ use crate::step::QueueUrl;
 #[derive(Clone, Debug)]
 pub struct Orders(PathBuf);
 
-/// The last order about a queue.
+/// The last order about a queue or a handler.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Order {
-    pub queue: QueueUrl,
+    pub about: About,
     pub order: Kind,
     /// By this machine's wall clock.
     pub at: Timestamp,
+}
+
+/// What an order is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    Queue(QueueUrl),
+    /// By its name in the configuration.
+    Handler(String),
 }
 
 /// What is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Receive nothing more from the queue.
+    /// Receive nothing more from the queue; or start no more runs of the handler.
     Pause,
-    /// Poll the queue, and start its handlers again although their steps failed.
+    /// End that, and start the handler, or those of the queue, again although their steps failed.
     Resume,
+}
+
+/// An order as its file has it: about one of the two.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue: Option<QueueUrl>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    handler: Option<String>,
+    order: Kind,
+    at: Timestamp,
 }
 
 /// The orders, and the files that are none, each with the reason.
@@ -67,7 +87,7 @@ impl Orders {
         Self(std::path::absolute(&directory).unwrap_or(directory))
     }
 
-    /// Replaces the last order about the queue. When it returns, the order survives a crash of the
+    /// Replaces the last order about the same. When it returns, the order survives a crash of the
     /// machine.
     ///
     /// # Errors
@@ -95,7 +115,7 @@ impl Orders {
             }
             Err(error) => return Err(error),
         }
-        let name = file_name(&order.queue);
+        let name = file_name(&order.about);
         let fresh = self.0.join(format!(".{name}.{}", std::process::id()));
         let written = Self::write_file(&fresh, order, owner)
             .and_then(|()| fs::rename(&fresh, self.0.join(name)));
@@ -123,7 +143,7 @@ impl Orders {
         file.sync_all()
     }
 
-    /// The last order about each queue.
+    /// The last order about each queue and each handler.
     ///
     /// # Errors
     /// If the directory exists and it or a file in it cannot be read: an order that is not seen
@@ -151,7 +171,7 @@ impl Orders {
         reading.orders.sort_by_key(|order| order.at);
         let mut newest: Vec<Order> = Vec::new();
         for order in reading.orders {
-            newest.retain(|older| !older.queue.is_same_queue(&order.queue));
+            newest.retain(|older| !older.about.is_same(&order.about));
             newest.push(order);
         }
         Ok(Reading { orders: newest, ..reading })
@@ -159,10 +179,52 @@ impl Orders {
 }
 
 impl Reading {
-    /// The paused queues, and since when.
-    pub fn paused(&self) -> impl Iterator<Item = (&QueueUrl, Timestamp)> {
+    /// What is paused, and since when.
+    pub fn paused(&self) -> impl Iterator<Item = (&About, Timestamp)> {
         let paused = self.orders.iter().filter(|order| order.order == Kind::Pause);
-        paused.map(|order| (&order.queue, order.at))
+        paused.map(|order| (&order.about, order.at))
+    }
+}
+
+impl About {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Queue(one), Self::Queue(other)) => one.is_same_queue(other),
+            (one, other) => one == other,
+        }
+    }
+
+    /// The name of the queue or the handler.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Queue(queue) => queue.name(),
+            Self::Handler(name) => name,
+        }
+    }
+}
+
+impl TryFrom<Written> for Order {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { queue, handler, order, at } = written;
+        let about = match (queue, handler) {
+            (Some(queue), None) => About::Queue(queue),
+            (None, Some(handler)) => About::Handler(handler),
+            _ => return Err("an order is about either a queue or a handler"),
+        };
+        Ok(Self { about, order, at })
+    }
+}
+
+impl From<Order> for Written {
+    fn from(Order { about, order, at }: Order) -> Self {
+        let (queue, handler) = match about {
+            About::Queue(queue) => (Some(queue), None),
+            About::Handler(handler) => (None, Some(handler)),
+        };
+        Self { queue, handler, order, at }
     }
 }
 
@@ -176,10 +238,16 @@ fn read_file(path: &Path) -> io::Result<Result<Order, String>> {
     Ok(serde_json::from_slice(&text).map_err(|error| error.to_string()))
 }
 
-/// One for each queue: names are unique within an account and region.
-fn file_name(queue: &QueueUrl) -> String {
-    let region = queue.region().map(|region| format!("_{region}")).unwrap_or_default();
-    format!("{}_{}{region}", queue.name(), queue.account())
+/// One for each queue, whose names are unique within an account and region, and for each handler:
+/// no queue's name has a dot.
+fn file_name(about: &About) -> String {
+    match about {
+        About::Queue(queue) => {
+            let region = queue.region().map(|region| format!("_{region}")).unwrap_or_default();
+            format!("{}_{}{region}", queue.name(), queue.account())
+        }
+        About::Handler(name) => format!("handler.{name}"),
+    }
 }
 
 #[cfg(test)]
@@ -192,7 +260,7 @@ mod tests {
 
     fn order(queue: &str, order: Kind, second: i64) -> Order {
         let at = Timestamp::from_second(second).expect("a time");
-        Order { queue: queue.parse().expect("a URL"), order, at }
+        Order { about: About::Queue(queue.parse().expect("a URL")), order, at }
     }
 
     #[test]
@@ -206,7 +274,7 @@ mod tests {
         }
         let reading = orders.read().expect("it is ours");
         assert_eq!(reading.orders, [order(QUEUE, Kind::Resume, 2), other.clone()]);
-        assert_eq!(reading.paused().map(|(queue, _)| queue.name()).collect::<Vec<_>>(), ["r"]);
+        assert_eq!(reading.paused().map(|(about, _)| about.name()).collect::<Vec<_>>(), ["r"]);
         let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
         let file = folder.path().join("orders/q_123456789012_us-east-1");
         assert_eq!((mode(&folder.path().join("orders")), mode(&file)), (0o700, 0o600));
@@ -218,12 +286,33 @@ mod tests {
     }
 
     #[test]
+    fn an_order_about_a_handler_is_apart_from_one_about_a_queue_of_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let orders = Orders::beside(&folder.path().join("ledger.db"));
+        let at = Timestamp::from_second(5).expect("a time");
+        let about = About::Handler("q".to_owned());
+        let of_handler = Order { about, order: Kind::Pause, at };
+        for order in [&of_handler, &order(QUEUE, Kind::Resume, 6)] {
+            orders.give(order).expect("it is ours");
+        }
+        let reading = orders.read().expect("it is ours");
+        assert_eq!(reading.orders, [of_handler, order(QUEUE, Kind::Resume, 6)]);
+        let file = folder.path().join("orders/handler.q");
+        let text = fs::read_to_string(file).expect("it is ours");
+        assert_eq!(
+            text,
+            "{\"handler\":\"q\",\"order\":\"pause\",\"at\":\"1970-01-01T00:00:05Z\"}\n"
+        );
+    }
+
+    #[test]
     fn what_is_no_order_is_told_and_takes_no_effect() {
         let folder = tempfile::tempdir().expect("a folder");
         let orders = Orders(folder.path().to_owned());
         for (name, text) in [
             ("cut", "{\"queue\":\"https"),
             (".half", "{}"),
+            ("about-nothing", "{\"order\":\"pause\",\"at\":\"2026-01-01T00:00:00Z\"}"),
             (
                 "other",
                 "{\"queue\":\"https://h/123456789012/q\",\"order\":\"stop\",\"at\":\"2026-01-01T00:00:00Z\"}",
@@ -234,7 +323,7 @@ mod tests {
         }
         fs::write(folder.path().join("bytes"), b"\xff").expect("it is ours");
         let reading = orders.read().expect("it is ours");
-        assert_eq!((reading.orders.len(), reading.unreadable.len()), (0, 4), "{reading:?}");
+        assert_eq!((reading.orders.len(), reading.unreadable.len()), (0, 5), "{reading:?}");
     }
 
     #[test]

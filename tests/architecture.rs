@@ -64,7 +64,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The files by which commands pause and resume queues of a running daemon.
     ("orders", &["step"]),
     ("process", &["backoff", "causes"]),
-    ("config", &["aws", "duration", "engine", "handler", "ledger", "observe", "orders", "step"]),
+    (
+        "config",
+        &["aws", "builtin", "duration", "engine", "handler", "ledger", "observe", "orders", "step"],
+    ),
     // Stands between the seams and the code that uses them, in debug builds.
     ("crash", &["clock", "handler", "ledger", "lifecycle", "outcome", "seam", "step"]),
     (
@@ -199,6 +202,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "drain",
             "monitor",
             "intake",
+            "retries",
             "settings",
         ],
     ),
@@ -221,6 +225,7 @@ const ORDERS: &[(&str, &[&str])] = &[
             "sqs",
             "backlog",
             "dynamodb",
+            "spot",
             "clients",
             "executions",
             "server",

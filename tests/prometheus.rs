@@ -75,6 +75,7 @@ fn used() -> Metrics {
         },
     );
     metrics.set_breaker(ODD, true);
+    metrics.set_handler_paused(ODD, true);
     metrics.set_tasks(12);
     metrics.message_unreadable("q");
     metrics.heartbeat_failed("q", 10);
@@ -132,6 +133,7 @@ fn every_metric_has_the_name_and_the_labels_that_dashboards_rely_on() {
         ("callbackd_queue_paused", json!({ "queue": "q", "why": "order" }), 1.0),
         ("callbackd_queue_paused", json!({ "queue": "q", "why": "breaker" }), 0.0),
         ("callbackd_breaker_open", json!({ "handler": ODD }), 1.0),
+        ("callbackd_handler_paused", json!({ "handler": ODD }), 1.0),
         ("callbackd_cleanups_waiting", json!({ "queue": "q" }), 7.0),
         ("callbackd_reports_waiting", json!({ "queue": "q" }), 8.0),
         ("callbackd_clock_set_total", json!({}), 1.0),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
-use aws_config::imds::region::ImdsRegionProvider;
+use aws_config::imds::{self, region::ImdsRegionProvider};
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
@@ -28,6 +28,7 @@ use super::profile;
 use super::role::{RoleKey, RoleProvider, session_name};
 use super::roots::{self, NoBundle};
 use super::sagemaker::SageMaker;
+use super::spot::SpotNotices;
 use super::sqs::Sqs;
 use crate::seam::{Observer, Role};
 use crate::step::QueueUrl;
@@ -199,6 +200,15 @@ impl Clients {
         }
         let found = self.region.get_or_init(|| self.surroundings()).await;
         found.clone().ok_or_else(|| NoEndpoint::Region { for_what: for_what.to_owned() })
+    }
+
+    /// The metadata of the EC2 instance that this machine may be, as far as it announces its end.
+    #[must_use]
+    pub fn spot_notices(&self) -> SpotNotices {
+        let settings =
+            ProviderConfig::without_region().with_http_client(self.outside.http.metadata.clone());
+        // Asked again soon anyway.
+        SpotNotices::new(imds::Client::builder().configure(&settings).max_attempts(1).build())
     }
 
     async fn surroundings(&self) -> Option<String> {

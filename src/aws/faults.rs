@@ -499,7 +499,8 @@ mod tests {
         )));
         assert!(long.detail.ends_with("the one that matters"), "{long}");
         let half = fault(CredentialsError::invalid_configuration("half a profile"));
-        assert_eq!(half, Fault::new(FaultKind::Transient, "no AWS credentials: half a profile"));
+        let lacking = Fault::without_credentials("no AWS credentials: half a profile".to_owned());
+        assert_eq!(half, lacking);
         let denied = |kind| Fault::new(kind, "AssumeRole: AccessDenied: no");
         let of_role = fault(CredentialsError::provider_error(denied(FaultKind::Denied)));
         assert_eq!(of_role, denied(FaultKind::Misconfigured));

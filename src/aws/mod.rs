@@ -16,6 +16,7 @@
 //! | `dynamodb` | the ledger's [`Store`](crate::ledger::Store) in a table |
 //! | `executions` | executions that the commands start, stop, list and show |
 //! | `backlog` | how many messages a queue has, and its dead-letter queue |
+//! | `spot` | the notice before EC2 takes an instance back |
 //! | `doctor` | whether everything exists and is allowed |
 //! | `probe` | the calls of experiments, with the services' own errors |
 
@@ -39,6 +40,7 @@ mod profile;
 mod role;
 mod roots;
 mod sagemaker;
+mod spot;
 mod sqs;
 
 #[cfg(test)]
@@ -54,4 +56,5 @@ pub use http::Connections;
 pub use outside::Outside;
 pub use roots::NoBundle;
 pub use sagemaker::SageMaker;
+pub use spot::SpotNotices;
 pub use sqs::Sqs;

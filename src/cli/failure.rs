@@ -135,7 +135,7 @@ mod tests {
             "the ledger failed: timed out [CBD502]"
         );
         let copy = CopyError::Copy { path: "/c".into(), problem: "it exists".to_owned() };
-        assert_eq!(text(copy.into()), "the copy /c: it exists [CBD525]");
+        assert_eq!(text(copy.into()), "the copy /c: it exists [CBD526]");
     }
 
     #[test]

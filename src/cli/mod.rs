@@ -1,14 +1,17 @@
 //! The commands. The only place that prints to standard output, and the only one that decides an
 //! exit code.
 
+mod admin;
 mod check;
 mod complete;
 mod config;
 #[cfg(feature = "local")]
 mod demo;
+mod drain;
 mod executions;
 mod explain;
 mod failure;
+mod fleet;
 mod health;
 mod ledger;
 #[cfg(feature = "local")]
@@ -18,12 +21,15 @@ mod pause;
 mod place;
 mod probe;
 mod reconcile;
+mod reload;
+mod retry;
 mod route;
 mod run;
 mod selection;
 mod show;
 mod status;
 mod steps;
+mod tempo;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -99,14 +105,33 @@ enum Command {
     ///
     /// Exits 0 if there is a handler for the message, else 1.
     Route(route::Arguments),
-    /// Receive nothing more from a queue until it is resumed, also after a restart. Steps in hand
-    /// go on, and their stops are answered.
+    /// Receive nothing more from a queue, or start no more runs of a handler, until it is resumed,
+    /// also after a restart. Steps in hand, or runs, go on, and their stops are answered.
     ///
     /// The order is a file beside the ledger, which the worker on this machine reads every 2 s. Its
     /// user and root can give it.
     Pause(pause::Arguments),
-    /// Poll a paused queue again, and end the pause of its handlers whose steps failed (`breaker`).
+    /// Poll a paused queue again, or start a paused handler, and end the pause of its handlers, or
+    /// of that one, because steps failed (`breaker`).
     Resume(pause::Arguments),
+    /// Start the next attempt of a step that waits for it, or look at its job again, now. The
+    /// worker must be running.
+    ///
+    /// Attempts count as usual. A step that runs, or waits for something else than time, is refused
+    /// with what it is.
+    Retry(retry::Arguments),
+    /// Let the running worker finish its steps and end, as SIGTERM does, and wait for that.
+    ///
+    /// The command may be interrupted: the drain goes on. Under systemd and in ECS the worker is
+    /// started again after it; to keep it stopped, stop the service.
+    ///
+    /// Exits 0 once the worker is drained.
+    Drain(admin::Socket),
+    /// Have the running worker read its configuration again, as SIGHUP does, and print what it took
+    /// over and what waits for its next start.
+    ///
+    /// Exits 78 if the configuration is refused: the worker goes on with the one that it had.
+    Reload(admin::Socket),
     /// Find callback steps that wait on our queues and that no ledger record, no message and no run
     /// accounts for: lost by retention, in the dead-letter queue, never delivered. The workers may
     /// be running.
@@ -120,7 +145,8 @@ enum Command {
     ///
     /// Exits 0 only if it was not interrupted, found something out, and left nothing behind.
     Probe(probe::Arguments),
-    /// Take care of the ledger: copy it, examine it, create the table of one that workers share.
+    /// Take care of the ledger: copy it, examine it, accept an older copy, forget a step, create
+    /// the table of one that workers share.
     Ledger(ledger::Arguments),
     /// Start an execution of a pipeline: the canary after a deployment.
     Start(executions::Start),
@@ -220,7 +246,7 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
     let (file, types) = (arguments.config.clone(), registry.clone());
     let load = move || CheckedConfig::load(file.as_deref(), std::env::vars_os(), &types);
     match arguments.command {
-        Command::Run => run::run(load).await,
+        Command::Run => Box::pin(run::run(load)).await,
         #[cfg(feature = "local")]
         Command::Demo => demo::run(&registry).await,
         #[cfg(feature = "local")]
@@ -236,6 +262,9 @@ async fn perform(arguments: Arguments, registry: Arc<Registry>) -> Result<ExitCo
         Command::Resume(queue) => {
             pause::run(&queue, orders::Kind::Resume, arguments.config.as_deref())
         }
+        Command::Retry(options) => retry::run(&options, arguments.config.as_deref()).await,
+        Command::Drain(socket) => drain::run(&socket, arguments.config.as_deref()).await,
+        Command::Reload(socket) => reload::run(&socket, arguments.config.as_deref()).await,
         Command::Ledger(options) => ledger::run(options, arguments.config.as_deref()).await,
         Command::Reconcile(options) => reconcile::run(options, arguments.config.as_deref()).await,
         Command::Probe(options) => probe::run(options, arguments.config.as_deref()).await,

@@ -1,12 +1,13 @@
 //! `callbackd run`: the worker.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Failure;
 use crate::config::{CheckedConfig, Mistakes};
-use crate::daemon::{Daemon, Reloads};
+use crate::daemon::{Control, Daemon, Reloads, Request};
 use crate::observe;
 use crate::process::limits::raise_open_files;
 use crate::process::signals::{Asked, Signals};
@@ -27,20 +28,32 @@ pub(super) async fn run(
     let mut signals = Signals::listen().map_err(|error| {
         Failure::Runtime(format!("signal handlers could not be installed: {error}"))
     })?;
-    let (reload, requests) = mpsc::channel(1);
+    let (reloads, requests) = mpsc::channel(1);
+    let drain = Arc::new(Notify::new());
+    let control = Control { drain: drain.clone(), reloads: reloads.clone() };
+    let mut drains = false;
     let stop = async || {
         loop {
-            match signals.next().await {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                // By a command that does not cut a drain short.
+                () = drain.notified(), if !drains => {
+                    tracing::info!(event = "asked_to_drain", "told to drain over the admin socket");
+                    break;
+                }
+            };
+            match asked {
                 // If one is pending, it will read what this one would.
-                Asked::Reload => drop(reload.try_send(())),
+                Asked::Reload => drop(reloads.try_send(Request::default())),
                 asked => {
                     tracing::info!(event = "told_to_stop", ?asked, "told to stop");
                     break;
                 }
             }
         }
+        drains = true;
     };
-    let daemon = Daemon::new(loaded).reloads(Reloads::new(requests, load));
+    let daemon = Daemon::new(loaded).reloads(Reloads::new(requests, load)).control(control);
     daemon.run(stop).await?;
     Ok(ExitCode::SUCCESS)
 }

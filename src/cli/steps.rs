@@ -66,6 +66,10 @@ pub(super) async fn run(arguments: &Arguments, file: Option<&Path>) -> Result<Ex
 }
 
 /// Where the orders to the worker of this machine are.
+#[cfg_attr(
+    not(feature = "dynamodb"),
+    expect(unused_variables, reason = "a file has its own place")
+)]
 fn orders(place: &Place, file: Option<&Path>) -> Result<Option<Orders>, Failure> {
     match place {
         Place::File(path) => Ok(Some(Orders::beside(path))),

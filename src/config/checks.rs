@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Config;
 use super::mistake::{Mistake, Mistakes};
 use super::source::Source;
+use crate::builtin::exec;
 use crate::duration::text;
 use crate::engine::config::{HandlerConfig, QueueConfig};
 use crate::handler::{BuildError, DynHandler, Registry, Remark, Severity};
@@ -93,16 +94,24 @@ fn check_place(config: &Config, judge: &mut Judge<'_>, warnings: &mut Vec<String
     {
         return;
     }
-    let what = format!(
-        "is {} because the service manager says so (STATE_DIRECTORY); set it in the file, because \
-         commands in a shell look elsewhere",
-        path.display()
-    );
+    let what = place_told(path, judge.source.is_from_environment("ledger.path"));
     if ledger::Config::is_of_instance(path) {
         judge.wrong("ledger.path", what);
     } else {
         warnings.push(format!("ledger.path: {what}"));
     }
+}
+
+fn place_told(path: &Path, by_variable: bool) -> String {
+    let who = if by_variable {
+        "the variable CALLBACKD_LEDGER__PATH says so: remove it, and"
+    } else {
+        "the service manager says so (STATE_DIRECTORY);"
+    };
+    format!(
+        "is {} because {who} set it in the file, because commands in a shell look elsewhere",
+        path.display()
+    )
 }
 
 /// The handlers that a queue and its routes name.
@@ -257,14 +266,38 @@ fn warn_of_second_starts(
                 text(queue.repost_after)
             ));
         }
-        // `poll_interval` has a default, so only a handler that sets it is known to poll.
-        if handler.settings.get("poll_interval").is_some() {
+        if let Some(interval) = poll_interval(handler) {
             warnings.push(format!(
-                "queues[{index}].exclusive: is false, and handlers.{name} polls its jobs \
-                 (poll_interval): if this worker stops or dies meanwhile, another worker receives \
-                 the step without its checkpoint and starts a second job; let one worker read the \
-                 queue, or make the job's name a function of STEP_TOKEN"
+                "queues[{index}].exclusive: is false, and handlers.{name} may poll its jobs \
+                 (poll_interval, {interval}): if this worker stops or dies meanwhile, another \
+                 worker receives the step without its checkpoint and starts a second job; let one \
+                 worker read the queue, or make the job's name a function of STEP_TOKEN"
             ));
         }
+    }
+}
+
+/// How often the handler looks after its jobs, if it can: each program may, by its exit status.
+fn poll_interval(handler: &HandlerConfig) -> Option<String> {
+    let written = handler.settings.get("poll_interval").and_then(Value::as_str);
+    let program = || (handler.kind == "exec").then(|| text(exec::Settings::POLL_INTERVAL));
+    written.map(str::to_owned).or_else(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_decides_the_place_of_an_instances_ledger_is_told_as_it_is() {
+        let path = Path::new("/var/lib/callbackd-etl/ledger.db");
+        let (service, variable) = (place_told(path, false), place_told(path, true));
+        assert!(service.contains("the service manager says so (STATE_DIRECTORY); set it in"));
+        assert!(
+            variable.contains("the variable CALLBACKD_LEDGER__PATH says so: remove it, and set")
+        );
+        assert!(
+            [service, variable].iter().all(|told| told.starts_with("is /var/lib/callbackd-etl"))
+        );
     }
 }

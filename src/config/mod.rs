@@ -134,10 +134,22 @@ impl Config {
     /// outlives the process.
     #[must_use]
     pub fn orders(&self) -> Option<Orders> {
+        self.kept().map(|kept| Orders::beside(&kept))
+    }
+
+    /// Where commands of this machine reach the daemon while it runs: beside its orders.
+    #[must_use]
+    pub fn admin_socket(&self) -> Option<PathBuf> {
+        let path = self.kept()?.with_file_name("admin.sock");
+        Some(std::path::absolute(&path).unwrap_or(path))
+    }
+
+    /// What outlives the process on this machine.
+    fn kept(&self) -> Option<PathBuf> {
         match self.ledger.kind {
             ledger::Kind::Memory => None,
-            ledger::Kind::Sqlite => Some(Orders::beside(&self.ledger.path)),
-            ledger::Kind::Dynamodb => Some(Orders::beside(&self.work_dir())),
+            ledger::Kind::Sqlite => Some(self.ledger.path.clone()),
+            ledger::Kind::Dynamodb => Some(self.work_dir()),
         }
     }
 

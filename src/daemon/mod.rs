@@ -4,8 +4,11 @@ mod backlog;
 mod error;
 mod obedience;
 mod opening;
+mod operator;
 mod overview;
+mod parts;
 mod reload;
+mod spot;
 mod status;
 mod summary;
 mod traces;
@@ -14,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::aws::{self, Sqs};
 use crate::clock::Clock;
 use crate::config::CheckedConfig;
-#[cfg(debug_assertions)]
-use crate::crash::Crash;
-use crate::engine::{Engine, HandlerParts, Monitor, Parts, QueueParts};
+use crate::engine::{Engine, Monitor, Parts, Retries};
 use crate::handler::Severity;
 use crate::ledger::{self, Ledger, Store};
 use crate::lifecycle::WorkerId;
@@ -34,12 +35,17 @@ use crate::orders::Orders;
 use crate::process::adopted;
 use crate::process::protection::hold_while_running;
 use crate::process::systemd::Manager;
-use crate::seam::{Observer, Pipelines};
-use crate::step::QueueUrl;
+use crate::seam::Observer;
 pub use error::DaemonError;
-use obedience::Obedience;
+use obedience::{Obedience, Paused};
+pub use operator::Control;
+use operator::Desk;
+#[cfg(debug_assertions)]
+use parts::may_crash;
+use parts::{handlers, queues};
 use reload::Reloading;
-pub use reload::Reloads;
+pub use reload::{Reloads, Request};
+use spot::Spot;
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
 use summary::keep_told;
@@ -59,12 +65,16 @@ pub struct Daemon {
     outside: aws::Outside,
     clock: Option<Clock>,
     reloads: Option<Reloads>,
+    control: Option<Control>,
+    retries: Option<oneshot::Sender<Retries>>,
 }
 
 impl Daemon {
     #[must_use]
     pub fn new(loaded: CheckedConfig) -> Self {
-        Self { loaded, store: None, outside: aws::Outside::default(), clock: None, reloads: None }
+        let outside = aws::Outside::default();
+        let (store, clock, reloads, control, retries) = (None, None, None, None, None);
+        Self { loaded, store, outside, clock, reloads, control, retries }
     }
 
     /// Replaces the configured ledger.
@@ -92,6 +102,18 @@ impl Daemon {
         Self { reloads: Some(reloads), ..self }
     }
 
+    /// Opens an admin socket, on which commands of this machine have it drained or reloaded.
+    #[must_use]
+    pub fn control(self, control: Control) -> Self {
+        Self { control: Some(control), ..self }
+    }
+
+    /// Tells, once it works, by what a deterministic test has steps tried again.
+    #[must_use]
+    pub fn retries(self, told: oneshot::Sender<Retries>) -> Self {
+        Self { retries: Some(told), ..self }
+    }
+
     /// Runs the worker until `stop` resolves, then drains it; each further time that `stop`
     /// resolves cuts a wait short.
     ///
@@ -104,7 +126,7 @@ impl Daemon {
 }
 
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
-    let Daemon { loaded, store, outside, clock, reloads } = daemon;
+    let Daemon { loaded, store, outside, clock, reloads, control, retries } = daemon;
     let metrics = Arc::new(Metrics::new());
     let me = worker_id(loaded.config.worker.id.as_deref());
     let traces = Traces::of(&me.0);
@@ -134,20 +156,20 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     // Reported only now: if another daemon runs here, its lock on the ledger says more than the
     // address in use.
     served?;
+    let spot = Spot::new(loaded.config.worker.spot_notice, &clients);
+    if spot.is_noticed().await {
+        idle(&manager, stop).await;
+        return Ok(());
+    }
     let (queues, asked) = queues(&loaded, &clients, &metrics).await?;
     log_remarks(&loaded);
     let handlers = handlers(&loaded);
     #[cfg(debug_assertions)]
     let (store, queues, handlers) = may_crash(store, queues, handlers);
     let (obedience, paused) = obedience(orders).await;
+    let lease = loaded.config.ledger.lease;
     let mut engine = Engine::start(Parts {
-        ledger: Ledger::new(
-            store,
-            me.clone(),
-            loaded.config.ledger.lease,
-            clock.clone(),
-            observer.clone(),
-        ),
+        ledger: Ledger::new(store, me.clone(), lease, clock.clone(), observer.clone()),
         queues,
         handlers,
         observer,
@@ -155,36 +177,34 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
         drain_timeout: loaded.config.worker.drain_timeout,
         retention: loaded.config.ledger.retention,
         work_dir: loaded.config.work_dir(),
-        paused,
+        paused: paused.queues,
+        paused_handlers: paused.handlers,
     });
     let monitor = status.watch(engine.monitor());
+    retries.map(|told| told.send(engine.retries()));
     let settings = engine.settings();
     let reloading = Reloading::new(reloads, &loaded.config, &settings, &metrics, &manager);
-    let measured = metrics.clone();
-    tasks
-        .extend(file.map(|file| tokio::spawn(opening::measure(file, measured, monitored.clone()))));
-    let (backlogs, looked) = (status.backlogs().clone(), monitor.clone());
-    let until = monitored.clone();
-    tasks.push(tokio::spawn(async move { backlogs.keep(asked, looked, until).await }));
+    let measure = |file| opening::measure(file, metrics.clone(), monitored.clone());
+    tasks.extend(file.map(measure).map(tokio::spawn));
+    tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
+    let drained = CancellationToken::new();
+    let desk = control.map(|control| Desk::new(control, &engine, drained.clone()));
+    tasks.extend(desk.zip(loaded.config.admin_socket()).and_then(|(desk, path)| {
+        desk.open(&path, status.clone(), metrics.clone(), monitored.clone())
+    }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));
-    if std::env::var_os("ECS_AGENT_URI").is_some() {
-        tasks.push(protect(monitor.clone(), monitored.clone()));
-    }
-    tracing::info!(
-        event = "worker_started",
-        worker = %me,
-        version = env!("CARGO_PKG_VERSION"),
-        "callbackd is up"
-    );
-    manager.ready("polling").await;
+    tasks.extend(protect(monitor.clone(), monitored.clone()));
+    tell_started(&me, &manager).await;
 
     let reaping = async {
         if adopted::is_first() { adopted::reap().await } else { std::future::pending().await }
     };
     tokio::pin!(reaping);
+    let mut left = None;
     tokio::select! {
         biased;
         () = stop() => {}
+        noticed = spot.notice() => left = Some(noticed),
         () = &mut reaping => {}
         what = engine.broken() => return Err(DaemonError::broken(what)),
         () = manager.watchdog(|| is_turning(&monitor)) => {}
@@ -195,6 +215,9 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     manager.stopping("draining").await;
     let longest = loaded.config.worker.drain_timeout + settings.longest_grace() + LAST_WORDS;
     let until = Instant::now() + longest;
+    if let Some(left) = left {
+        engine.drain_within(spot::wait(left, settings.longest_grace()));
+    }
     tokio::select! {
         biased;
         () = drain(engine, stop, reaping, &manager, &clients, until) => {}
@@ -202,12 +225,44 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     }
     remove_own_directory(&loaded);
     traces.end().await;
+    drained.cancel();
     monitored.cancel();
     for task in tasks {
         // A task that panicked has been logged by the panic hook.
         let _ = task.await;
     }
     Ok(())
+}
+
+/// Waits until the worker is to stop, without taking work.
+async fn idle(manager: &Manager, mut stop: impl AsyncFnMut()) {
+    manager.ready("EC2 takes the instance back: not polling").await;
+    tokio::select! {
+        biased;
+        () = stop() => {}
+        () = manager.watchdog(|| true) => {}
+    }
+}
+
+async fn tell_started(me: &WorkerId, manager: &Manager) {
+    tracing::info!(
+        event = "worker_started",
+        worker = %me,
+        version = env!("CARGO_PKG_VERSION"),
+        "callbackd is up"
+    );
+    manager.ready("polling").await;
+}
+
+/// The task that asks the queues for their backlog while someone looks at it.
+fn keep_backlogs(
+    status: &Status,
+    asked: Vec<Sqs>,
+    monitor: Monitor,
+    until: CancellationToken,
+) -> JoinHandle<()> {
+    let backlogs = status.backlogs().clone();
+    tokio::spawn(async move { backlogs.keep(asked, monitor, until).await })
 }
 
 fn serve(server: Server, until: CancellationToken) -> JoinHandle<()> {
@@ -262,9 +317,9 @@ fn remove_own_directory(loaded: &CheckedConfig) {
     }
 }
 
-/// What obeys these orders, if there may be some, and the queues that they pause by now.
-async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Vec<QueueUrl>) {
-    let Some(orders) = orders else { return (None, Vec::new()) };
+/// What obeys these orders, if there may be some, and what they pause by now.
+async fn obedience(orders: Option<Orders>) -> (Option<Obedience>, Paused) {
+    let Some(orders) = orders else { return (None, Paused::default()) };
     let (obedience, paused) = Obedience::begin(orders).await;
     (Some(obedience), paused)
 }
@@ -287,11 +342,12 @@ fn log_remarks(loaded: &CheckedConfig) {
     }
 }
 
-/// The task that keeps ECS from stopping this one while steps run. Once the worker drains and no
-/// step runs, it ends the protection.
-fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
+/// In ECS, the task that keeps it from stopping this one while steps run. Once the worker drains
+/// and no step runs, it ends the protection.
+fn protect(monitor: Monitor, until: CancellationToken) -> Option<JoinHandle<()>> {
+    std::env::var_os("ECS_AGENT_URI")?;
     let (count, running) = watch::channel(0);
-    tokio::spawn(async move {
+    Some(tokio::spawn(async move {
         let counting = async {
             let mut look = interval(LOOK);
             loop {
@@ -309,51 +365,11 @@ fn protect(monitor: Monitor, until: CancellationToken) -> JoinHandle<()> {
             drop(count);
         };
         tokio::join!(counting, hold_while_running(running));
-    })
+    }))
 }
 
 fn is_turning(monitor: &Monitor) -> bool {
     monitor.queues().iter().all(|queue| queue.turning)
-}
-
-/// The queues as the engine works with them, and as they are asked for their backlog.
-async fn queues(
-    loaded: &CheckedConfig,
-    clients: &aws::Clients,
-    metrics: &Metrics,
-) -> Result<(Vec<QueueParts>, Vec<Sqs>), aws::NoEndpoint> {
-    let (mut parts, mut asked) = (Vec::new(), Vec::new());
-    for config in &loaded.config.queues {
-        let (region, role) = (config.region.as_deref(), config.role());
-        let queue = clients.queue(&config.url, region, role).await?;
-        let region = region.or_else(|| config.url.region());
-        let pipelines = clients.pipelines(region, role).await?;
-        let mut elsewhere: BTreeMap<String, Arc<dyn Pipelines>> = BTreeMap::new();
-        for (account, role) in config.accounts.iter() {
-            if let Some(role) = role {
-                elsewhere.insert(
-                    account.to_owned(),
-                    Arc::new(clients.pipelines(region, Some(role)).await?),
-                );
-            }
-        }
-        asked.push(queue.clone());
-        let name = config.url.name().to_owned();
-        metrics.expect_queue(&name);
-        for handler in config.handlers() {
-            metrics.expect_handler(&name, handler);
-        }
-        parts.push(QueueParts {
-            account: config.url.account().to_owned(),
-            region: pipelines.region().to_owned(),
-            name,
-            config: config.clone(),
-            queue: Arc::new(queue),
-            pipelines: Arc::new(pipelines),
-            elsewhere,
-        });
-    }
-    Ok((parts, asked))
 }
 
 /// The handlers' remarks about this machine, each with the handlers that make it.
@@ -363,43 +379,6 @@ pub(crate) fn remarks(loaded: &CheckedConfig) -> BTreeMap<&str, (Severity, Vec<&
         said.entry(&remark.text).or_insert((remark.severity, Vec::new())).1.push(name);
     }
     said
-}
-
-fn handlers(loaded: &CheckedConfig) -> BTreeMap<String, HandlerParts> {
-    let parts = |(name, handler): (&String, &crate::handler::DynHandler)| {
-        let config = loaded.config.handlers.get(name)?.clone();
-        Some((name.clone(), HandlerParts { config, handler: handler.clone() }))
-    };
-    loaded.handlers.iter().filter_map(parts).collect()
-}
-
-/// Installs the crash that the environment requests.
-#[cfg(debug_assertions)]
-fn may_crash(
-    store: Arc<dyn Store>,
-    queues: Vec<QueueParts>,
-    handlers: BTreeMap<String, HandlerParts>,
-) -> (Arc<dyn Store>, Vec<QueueParts>, BTreeMap<String, HandlerParts>) {
-    let Some(crash) = Crash::planned(std::env::var_os(crate::crash::VARIABLE)) else {
-        return (store, queues, handlers);
-    };
-    let queue = |parts: QueueParts| QueueParts {
-        queue: crash.queue(parts.queue),
-        pipelines: crash.pipelines(parts.pipelines),
-        elsewhere: parts
-            .elsewhere
-            .into_iter()
-            .map(|(account, other)| (account, crash.pipelines(other)))
-            .collect(),
-        ..parts
-    };
-    let handler =
-        |parts: HandlerParts| HandlerParts { handler: crash.handler(parts.handler), ..parts };
-    (
-        crash.store(store),
-        queues.into_iter().map(queue).collect(),
-        handlers.into_iter().map(|(name, parts)| (name, handler(parts))).collect(),
-    )
 }
 
 /// Unique for each process: a name that says where it runs, and a random suffix.

@@ -1,4 +1,5 @@
-//! Obeys the orders that commands of this machine leave in files: pauses and resumes queues.
+//! Obeys the orders that commands of this machine leave in files: pauses and resumes queues and
+//! handlers.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Intake;
-use crate::orders::{Kind, OrderError, Orders, Reading};
+use crate::orders::{About, Kind, OrderError, Orders, Reading};
 use crate::step::QueueUrl;
 
 /// How often the files are read: an order is obeyed soon enough, and an idle daemon hardly wakes.
@@ -19,16 +20,16 @@ const EVERY: Duration = Duration::from_secs(2);
 /// The orders, and which of them are known.
 pub(super) struct Obedience {
     orders: Orders,
-    /// When each queue was resumed: an order to resume is obeyed once.
+    /// What was resumed, and when: an order to resume is obeyed once.
     resumed: BTreeSet<(String, Timestamp)>,
     unreadable: BTreeSet<PathBuf>,
     failing: bool,
 }
 
 impl Obedience {
-    /// Reads the orders that were given before the daemon was started, and returns the queues that
-    /// are paused. The disk is one that the daemon needs anyway.
-    pub(super) async fn begin(orders: Orders) -> (Self, Vec<QueueUrl>) {
+    /// Reads the orders that were given before the daemon was started, and returns what is paused.
+    /// The disk is one that the daemon needs anyway.
+    pub(super) async fn begin(orders: Orders) -> (Self, Paused) {
         let (resumed, unreadable) = (BTreeSet::new(), BTreeSet::new());
         let mut obedience = Self { orders, resumed, unreadable, failing: false };
         let reading = obedience.read().await;
@@ -46,9 +47,14 @@ impl Obedience {
             // A disk that hangs holds up nothing else.
             let Some(reading) = until.run_until_cancelled(self.read()).await else { return };
             let Some(reading) = reading else { continue };
-            intake.pause_only(&paused(&reading));
-            for queue in self.newly_resumed(&reading) {
-                intake.close_breakers(&queue);
+            let Paused { queues, handlers } = paused(&reading);
+            intake.pause_only(&queues);
+            intake.hold_only(&handlers);
+            for about in self.newly_resumed(&reading) {
+                match about {
+                    About::Queue(queue) => intake.close_breakers(&queue),
+                    About::Handler(handler) => intake.close_breaker(&handler),
+                }
             }
         }
     }
@@ -74,9 +80,9 @@ impl Obedience {
             tracing::error!(
                 event = "orders_unreadable",
                 %error,
-                "orders to pause or resume queues cannot be read; those that were read before stay \
-                 in force, and after a start a paused queue is polled: give the directory to the \
-                 user of the daemon"
+                "orders to pause or resume queues and handlers cannot be read; those that were \
+                 read before stay in force, and after a start nothing is paused: give the \
+                 directory to the user of the daemon"
             );
         }
     }
@@ -91,31 +97,49 @@ impl Obedience {
                     event = "order_unreadable",
                     path = %path.display(),
                     why,
-                    "an order to pause or resume a queue cannot be read and has no effect; give it \
-                     again"
+                    "an order to pause or resume something cannot be read and has no effect; give \
+                     it again"
                 );
             }
         }
     }
 
-    /// The queues that were ordered to be resumed since the last call.
-    fn newly_resumed(&mut self, reading: &Reading) -> Vec<QueueUrl> {
-        let mut queues = Vec::new();
+    /// What was ordered to be resumed since the last call.
+    fn newly_resumed(&mut self, reading: &Reading) -> Vec<About> {
+        let mut news = Vec::new();
         let mut resumed = BTreeSet::new();
         for order in reading.orders.iter().filter(|order| order.order == Kind::Resume) {
-            let known = (order.queue.as_str().to_owned(), order.at);
+            let name = match &order.about {
+                About::Queue(queue) => queue.as_str(),
+                About::Handler(name) => name,
+            };
+            let known = (name.to_owned(), order.at);
             if !self.resumed.contains(&known) {
-                queues.push(order.queue.clone());
+                news.push(order.about.clone());
             }
             resumed.insert(known);
         }
         self.resumed = resumed;
-        queues
+        news
     }
 }
 
-fn paused(reading: &Reading) -> Vec<QueueUrl> {
-    reading.paused().map(|(queue, _)| queue.clone()).collect()
+/// What is paused by order.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Paused {
+    pub(super) queues: Vec<QueueUrl>,
+    pub(super) handlers: Vec<String>,
+}
+
+fn paused(reading: &Reading) -> Paused {
+    let mut paused = Paused::default();
+    for (about, _) in reading.paused() {
+        match about {
+            About::Queue(queue) => paused.queues.push(queue.clone()),
+            About::Handler(name) => paused.handlers.push(name.clone()),
+        }
+    }
+    paused
 }
 
 #[cfg(test)]
@@ -131,21 +155,29 @@ mod tests {
             "https://sqs.us-east-1.amazonaws.com/123456789012/q".parse().expect("a URL");
         let give = |kind, second| {
             let at = Timestamp::from_second(second).expect("a time");
-            let order = Order { queue: queue.clone(), order: kind, at };
-            orders.give(&order).expect("it is ours");
+            for about in [About::Queue(queue.clone()), About::Handler("h".to_owned())] {
+                orders.give(&Order { about, order: kind, at }).expect("it is ours");
+            }
+        };
+        let both = [About::Handler("h".to_owned()), About::Queue(queue.clone())];
+        let resumed = |obedience: &mut Obedience, reading: &Reading| {
+            let mut news = obedience.newly_resumed(reading);
+            news.sort_by_key(|about| matches!(about, About::Queue(_)));
+            news
         };
         give(Kind::Pause, 1);
         let (mut obedience, paused) = Obedience::begin(orders.clone()).await;
-        assert_eq!(paused, std::slice::from_ref(&queue));
+        let all = Paused { queues: vec![queue.clone()], handlers: vec!["h".to_owned()] };
+        assert_eq!(paused, all);
         give(Kind::Resume, 2);
         let reading = obedience.read().await.expect("it is ours");
-        assert_eq!(obedience.newly_resumed(&reading), std::slice::from_ref(&queue));
+        assert_eq!(resumed(&mut obedience, &reading), both);
         assert!(obedience.newly_resumed(&reading).is_empty());
         let (mut next, paused) = Obedience::begin(orders.clone()).await;
-        assert!(paused.is_empty() && next.newly_resumed(&reading).is_empty());
+        assert!(paused == Paused::default() && next.newly_resumed(&reading).is_empty());
         give(Kind::Resume, 3);
         let reading = next.read().await.expect("it is ours");
-        assert_eq!(next.newly_resumed(&reading), std::slice::from_ref(&queue));
+        assert_eq!(resumed(&mut next, &reading), both);
     }
 
     #[tokio::test]
@@ -154,7 +186,9 @@ mod tests {
         let file = folder.path().join("orders");
         std::fs::write(&file, "").expect("it is ours");
         let (mut obedience, paused) = Obedience::begin(Orders::beside(&file)).await;
-        assert!(paused.is_empty() && obedience.failing && obedience.read().await.is_none());
+        assert!(
+            paused == Paused::default() && obedience.failing && obedience.read().await.is_none()
+        );
         std::fs::remove_file(file).expect("it is ours");
         assert!(obedience.read().await.is_some() && !obedience.failing);
     }

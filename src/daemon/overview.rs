@@ -33,6 +33,8 @@ pub(super) fn of(
     status["now"] = json!(monitor.name(monitor.now()));
     status["draining"] = monitor.is_draining().into();
     status["queues"] = queues.iter().map(|it| queue(it, monitor, backlogs)).collect();
+    let held = monitor.held().into_iter().filter(|(_, held)| *held);
+    status["paused_handlers"] = held.map(|(handler, _)| handler).collect();
     status["workers"] = json!(backlogs.workers());
     status["endings"] = monitor.endings().iter().map(|it| ended(it, monitor)).collect();
     status

@@ -2,28 +2,41 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::config::{CheckedConfig, Config, Mistakes, Reloaded};
 use crate::engine::Settings;
 use crate::observe;
+use crate::observe::admin::Taken;
 use crate::observe::metrics::Metrics;
 use crate::process::limits::raise_open_files;
 use crate::process::systemd::Manager;
 
 type Load = Arc<dyn Fn() -> Result<CheckedConfig, Mistakes> + Send + Sync>;
 
+/// That the configuration is to be read again, and who is told what becomes of it.
+#[derive(Default)]
+pub struct Request(Option<oneshot::Sender<Result<Taken, String>>>);
+
+impl Request {
+    /// The answer is dropped, not sent, if nothing is reloaded any more.
+    #[must_use]
+    pub fn answered_to(answer: oneshot::Sender<Result<Taken, String>>) -> Self {
+        Self(Some(answer))
+    }
+}
+
 /// When the configuration is to be read again, and how.
 pub struct Reloads {
-    requests: mpsc::Receiver<()>,
+    requests: mpsc::Receiver<Request>,
     load: Load,
 }
 
 impl Reloads {
     /// Reads it with `load` each time that a request arrives.
     pub fn new(
-        requests: mpsc::Receiver<()>,
+        requests: mpsc::Receiver<Request>,
         load: impl Fn() -> Result<CheckedConfig, Mistakes> + Send + Sync + 'static,
     ) -> Self {
         Self { requests, load: Arc::new(load) }
@@ -54,7 +67,7 @@ impl<'a> Reloading<'a> {
     /// Reloads at each request. Never returns.
     pub(super) async fn work(mut self) {
         let Some(mut reloads) = self.reloads.take() else { return std::future::pending().await };
-        while let Some(()) = reloads.requests.recv().await {
+        while let Some(Request(answer)) = reloads.requests.recv().await {
             self.manager.reloading().await;
             let load = reloads.load.clone();
             // A file on a disk that hangs holds up nothing else.
@@ -73,12 +86,16 @@ impl<'a> Reloading<'a> {
             }
             self.metrics.reloaded(taken_over.is_ok());
             self.manager.reloaded().await;
+            if let Some(answer) = answer {
+                // Its reader may be gone.
+                let _ = answer.send(taken_over);
+            }
         }
         std::future::pending::<()>().await;
     }
 
     /// Takes it over, as far as it can be.
-    fn take_over(&mut self, loaded: &CheckedConfig) -> Result<(), String> {
+    fn take_over(&mut self, loaded: &CheckedConfig) -> Result<Taken, String> {
         let Reloaded { config, changed, needs_restart } = self.config.reloaded(&loaded.config);
         observe::log::reload(&config.log)?;
         raise_open_files(config.queues.iter().map(|queue| queue.concurrency).sum());
@@ -104,6 +121,6 @@ impl<'a> Reloading<'a> {
             changed = changed.join(", "),
             "the configuration is reloaded"
         );
-        Ok(())
+        Ok(Taken { changed, needs_restart, warnings: loaded.warnings.clone() })
     }
 }

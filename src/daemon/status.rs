@@ -174,7 +174,7 @@ impl Source for Status {
                 ok: tripped.is_empty(),
                 detail: told(
                     tripped.is_empty(),
-                    "no handler is left alone",
+                    &started(monitor),
                     format!("{}; see the log", tripped.join("; ")),
                 ),
             },
@@ -277,6 +277,9 @@ impl Source for Status {
         for (handler, tripped) in monitor.breakers() {
             metrics.set_breaker(&handler, tripped.is_some());
         }
+        for (handler, held) in monitor.held() {
+            metrics.set_handler_paused(&handler, held);
+        }
     }
 }
 
@@ -320,6 +323,16 @@ fn polled(queues: &[QueueStatus]) -> String {
         return "all queues are polled".to_owned();
     }
     format!("paused by `callbackd pause`: {}; all others are polled", paused.join(", "))
+}
+
+/// What is said of handlers that are all started, or not by order.
+fn started(monitor: &Monitor) -> String {
+    let held = monitor.held().into_iter().filter(|(_, held)| *held);
+    let held: Vec<String> = held.map(|(handler, _)| handler).collect();
+    if held.is_empty() {
+        return "no handler is left alone".to_owned();
+    }
+    format!("paused by `callbackd pause`: {}; no other is left alone", held.join(", "))
 }
 
 /// The handlers of which no step is started because their steps failed. One that is tried again,

@@ -1,8 +1,10 @@
-//! Notices deferred steps that were answered through the ledger, and has the answers reported.
+//! Notices deferred steps that were answered through the ledger, and has the answers reported; and
+//! those that were forgotten, and lets go of them.
 //!
 //! A ledger of this worker's own tells whether another process has written to it, which only a
 //! command does. The workers of a shared one are told with the renewals of their leases.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,31 +40,47 @@ pub(crate) async fn notice(shared: Arc<Shared>) {
     }
 }
 
-/// Has what was answered since the changes in `seen` reported; returns the present ones.
+/// Has what was answered since the changes in `seen` reported, and lets go of what was forgotten;
+/// returns the present ones.
 async fn look(shared: &Arc<Shared>, seen: Option<u64>) -> Result<u64, LedgerError> {
     let changes = shared.ledger.changes_from_outside().await?;
     if seen == Some(changes) {
         return Ok(changes);
     }
-    let mut filter = Filter::of(&[Status::Concluded]);
+    // Before the ledger is read: what is deferred meanwhile is in it.
+    let mut forgotten: BTreeSet<CallbackToken> =
+        shared.lanes.iter().flat_map(|lane| lane.deferred.tokens()).collect();
+    let mut filter = Filter::of(&[Status::Concluded, Status::Deferred]);
     loop {
         let page = shared.ledger.outlines(filter.clone()).await?;
         for step in page.found.into_iter().flatten() {
+            forgotten.remove(&step.token);
             // What this worker has concluded itself is being reported.
-            if !shared.lanes.iter().any(|lane| lane.unreported.contains(&step.token)) {
-                tell(shared, &step.token, Input::Flagged);
-                wake(shared, &step.token, Input::Event(Event::Found), Absent::Start).await;
+            let is_reported = shared.lanes.iter().any(|lane| lane.unreported.contains(&step.token));
+            if step.status == Status::Concluded && !is_reported {
+                read_again(shared, &step.token).await;
             }
         }
         match page.next {
             Some(next) => filter.after = Some(next),
-            None => return Ok(changes),
+            None => break,
         }
     }
+    for token in &forgotten {
+        read_again(shared, token).await;
+    }
+    Ok(changes)
 }
 
-/// A step in the ledger has been changed by another worker, or by a command.
+async fn read_again(shared: &Arc<Shared>, token: &CallbackToken) {
+    tell(shared, token, Input::Flagged);
+    wake(shared, token, Input::Event(Event::Found), Absent::Start).await;
+}
+
+/// A step in the ledger has been changed by another worker, or by a command; or its execution is to
+/// be asked about.
 pub(crate) fn flagged(shared: &Arc<Shared>, token: &CallbackToken) {
+    shared.watch.ask_again(token);
     // One with a driver reads its record again before it decides anything else.
     tell(shared, token, Input::Flagged);
     let found = Input::Event(Event::Found);

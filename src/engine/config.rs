@@ -37,6 +37,9 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
     /// Where programs have their files while they run; by default `work` beside the ledger.
     pub work_dir: Option<PathBuf>,
+    /// Whether the EC2 instance's metadata is asked, every 5 s, if EC2 takes it back; then the
+    /// worker drains within the time that is left.
+    pub spot_notice: bool,
 }
 
 /// One `[handlers.NAME]`.
@@ -100,7 +103,12 @@ pub struct HandlerConfig {
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { id: None, drain_timeout: Duration::from_secs(100), work_dir: None }
+        Self {
+            id: None,
+            drain_timeout: Duration::from_secs(100),
+            work_dir: None,
+            spot_notice: false,
+        }
     }
 }
 

@@ -47,6 +47,10 @@ impl Handlers {
         self.read().parts.values().cloned().collect()
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.read().parts.keys().cloned().collect()
+    }
+
     /// The longest time that a run which is told to end may take.
     pub(crate) fn longest_grace(&self) -> Duration {
         self.read().longest_grace

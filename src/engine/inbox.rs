@@ -12,7 +12,7 @@ use super::impaired::Trial;
 use super::limits::Berth;
 use super::progress::Progressed;
 use crate::handler::CheckpointError;
-use crate::lifecycle::{Activity, Arrival, Event, Local, Status, WorkerId};
+use crate::lifecycle::{Activity, Arrival, Event, Local, NotRetried, Status, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn, StopReason};
 
 /// An input for a step.
@@ -21,6 +21,8 @@ pub(crate) enum Input {
     Event(Event),
     /// A handler saves a checkpoint or a key, which is the event.
     Save(Event, oneshot::Sender<Result<(), CheckpointError>>),
+    /// An operator wants the next attempt now. The answer is dropped if the ledger fails.
+    Retry(oneshot::Sender<Result<(), NotRetried>>),
     /// A slot has been given to it.
     Slot(Slot),
     /// Its turn has come.

@@ -60,7 +60,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 async fn renewed(shared: &Shared) -> Result<Renewed, LedgerError> {
     let lost = shared.ledger.renewal_due().map(|(_, lost)| lost);
     let until = lost.unwrap_or_else(|| after(shared.clock.now(), shared.ledger.lease() / 3));
-    match timeout_at(shared.clock.instant(until), shared.ledger.renew()).await {
+    let renew = shared.ledger.renew(shared.watch.notice());
+    match timeout_at(shared.clock.instant(until), renew).await {
         Ok(renewed) => renewed,
         Err(_) => Err(shared.ledger.renewal_late()),
     }

@@ -1,5 +1,6 @@
 //! What bounds the runs of a handler on this worker, in all queues: how many there are at once, how
-//! many attempts are started in which time, and a breaker for a handler whose steps keep failing.
+//! many attempts are started in which time, a breaker for a handler whose steps keep failing, and
+//! an operator's order.
 //!
 //! A step waits for its handler before it waits for a slot of its queue, and keeps neither while it
 //! waits for the other, so that no handler is held up by another one's steps. A queue without
@@ -11,6 +12,7 @@
 
 mod bound;
 mod breaker;
+mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use super::driver::Origin;
 use super::inbox::Input;
 use super::shared::Shared;
 use super::watch::{Looks, Sight};
-use crate::lifecycle::{Event, Via};
+use crate::lifecycle::{Event, Via, WorkerId};
 use crate::seam::{ExecutionStanding, Observation, StepResult};
 use crate::step::{CallbackToken, ExecutionArn};
 
@@ -21,9 +21,9 @@ pub(crate) struct Watching(pub(crate) Arc<Shared>);
 impl Looks for Watching {
     fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
         Box::pin(async move {
-            let Some(lane) = self.0.lanes.get(lane) else { return Sight::Nothing };
+            let Some(lane) = self.0.lanes.get(lane) else { return Sight::Unseen };
             match lane.pipelines(execution).execution(execution).await {
-                Ok(ExecutionStanding::Executing) => Sight::Nothing,
+                Ok(ExecutionStanding::Executing) => Sight::Executing,
                 Ok(ExecutionStanding::Stopping) => Sight::Execution(Event::StopSeen(Via::Watch)),
                 Ok(ended @ (ExecutionStanding::Ended(_) | ExecutionStanding::NotFound)) => {
                     let stopped = ended == ExecutionStanding::Ended(StepResult::Stopped);
@@ -39,7 +39,7 @@ impl Looks for Watching {
                             "SageMaker did not say whether the execution is being stopped"
                         );
                     }
-                    Sight::Nothing
+                    Sight::Unseen
                 }
             }
         })
@@ -48,7 +48,7 @@ impl Looks for Watching {
     fn list<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight> {
         Box::pin(async move {
             let sight = self.look(execution, lane).await;
-            let Some(lane) = self.0.lanes.get(lane).filter(|_| sight == Sight::Nothing) else {
+            let Some(lane) = self.0.lanes.get(lane).filter(|_| sight == Sight::Executing) else {
                 return sight;
             };
             match lane.pipelines(execution).ended_steps(execution).await {
@@ -72,6 +72,11 @@ impl Looks for Watching {
 
     fn tell(&self, token: &CallbackToken, event: Event) {
         send_or_start(&self.0, token, Input::Event(event), Origin::Ledger);
+    }
+
+    fn hint(&self, worker: &WorkerId, token: &CallbackToken) {
+        let (shared, worker, token) = (self.0.clone(), worker.clone(), token.clone());
+        self.0.tasks.spawn(async move { shared.ledger.hint(&worker, &token).await });
     }
 
     fn observe_interval(&self, interval: Duration) {

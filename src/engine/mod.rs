@@ -7,7 +7,7 @@
 //! - `lane shared` combine them;
 //! - `ask report running driver` drive one step;
 //! - `dispatch delivery pollers due completed looks bodies reap evidence sweep drain monitor` and
-//!   `intake` bring steps, time and orders to the drivers.
+//!   `intake retries` bring steps, time and orders to the drivers.
 
 mod accounts;
 pub mod config;
@@ -45,6 +45,7 @@ mod polls;
 mod progress;
 mod reap;
 pub(crate) mod report;
+mod retries;
 pub mod route;
 pub(crate) mod running;
 mod said;
@@ -76,6 +77,7 @@ pub use lane::QueueParts;
 pub use limits::Tripped;
 pub use monitor::{Monitor, QueueStatus, Unpolled};
 pub use progress::Progressed;
+pub use retries::{Retries, Unretried};
 pub use settings::Settings;
 
 use crate::clock::Clock;
@@ -105,8 +107,10 @@ pub struct Parts {
     pub retention: Duration,
     /// Where handlers keep files of runs.
     pub work_dir: PathBuf,
-    /// The queues that are not polled until [`Intake`] says so.
+    /// The queues that are not polled, and the handlers that are not started, until [`Intake`] says
+    /// so.
     pub paused: Vec<QueueUrl>,
+    pub paused_handlers: Vec<String>,
 }
 
 /// A running engine. It owns every task that it started; [`drain`](Engine::drain) joins them. If it
@@ -160,7 +164,8 @@ impl Engine {
         let configs = parts.handlers.iter().map(|(name, parts)| (name, &parts.config));
         let limits = limits::Limits::new(configs);
         let missing = missing::Missing::new(parts.observer.clone());
-        let unseen = AtomicBool::new(!parts.ledger.is_shared());
+        let is_alone = !parts.ledger.is_shared();
+        let unseen = AtomicBool::new(is_alone);
         let shared = Arc::new(Shared {
             clock: parts.clock,
             ledger: parts.ledger,
@@ -169,7 +174,7 @@ impl Engine {
             observer: parts.observer,
             work_dir: parts.work_dir.into(),
             steps: inbox::Steps::default(),
-            watch: watch::Watch::new(watches),
+            watch: watch::Watch::new(watches, is_alone),
             orphans: orphans::Orphans::default(),
             unseen,
             said: said::Said::default(),
@@ -186,7 +191,9 @@ impl Engine {
             tasks: TaskTracker::new(),
         });
         let hooks = Hooks::set(&shared);
-        Intake::new(shared.clone()).pause_only(&parts.paused);
+        let intake = Intake::new(shared.clone());
+        intake.pause_only(&parts.paused);
+        intake.hold_only(&parts.paused_handlers);
         let (mut pollers, mut background, mut keepers) =
             (JoinSet::new(), JoinSet::new(), JoinSet::new());
         for lane in &shared.lanes {
@@ -241,6 +248,11 @@ impl Engine {
         }
     }
 
+    /// Shortens the wait of a drain: the machine has no more time.
+    pub fn drain_within(&mut self, timeout: Duration) {
+        self.drain_timeout = self.drain_timeout.min(timeout);
+    }
+
     /// Stops the worker without failing a step: waits for running steps, tells them to end,
     /// releases the rest, gives messages back. The first time that `hurry` resolves ends the wait
     /// for running steps, and releases them at once.
@@ -293,6 +305,12 @@ impl Engine {
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings::new(self.shared.clone())
+    }
+
+    /// What has steps tried again that wait; it does not keep the engine alive.
+    #[must_use]
+    pub fn retries(&self) -> Retries {
+        Retries::new(self.shared.clone())
     }
 
     /// What decides from outside which queues are polled; it does not keep the engine alive.

@@ -75,6 +75,11 @@ impl Moments {
         }
     }
 
+    /// All that have one.
+    pub(crate) fn tokens(&self) -> Vec<CallbackToken> {
+        self.lock().of.keys().cloned().collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().of.len()
     }

@@ -64,7 +64,7 @@ pub struct QueueStatus {
 /// What keeps a queue from being polled for steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpolled {
-    /// It is paused by [`Intake`](super::Intake).
+    /// It, or each of its handlers, is paused by [`Intake`](super::Intake).
     ByOrder,
     /// The steps of all its handlers failed.
     ByBreaker,
@@ -90,6 +90,12 @@ impl Monitor {
     #[must_use]
     pub fn steps(&self) -> usize {
         self.0.steps.len()
+    }
+
+    /// The steps in hand, in the order of their tokens.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<CallbackToken> {
+        self.0.steps.tokens()
     }
 
     /// How many slots are taken in all queues.
@@ -138,7 +144,7 @@ impl Monitor {
 
     fn unpolled(&self, lane: &Lane) -> Option<Unpolled> {
         let limits = &self.0.limits;
-        if lane.pause.is_on() {
+        if lane.pause.is_on() || limits.are_held(lane.routes().handlers()) {
             Some(Unpolled::ByOrder)
         } else if limits.is_paused(lane.routes().handlers()) {
             Some(Unpolled::ByBreaker)
@@ -203,7 +209,8 @@ impl Monitor {
         if !self.0.ledger.is_shared() {
             return Ok(None);
         }
-        self.0.ledger.fleet().await.map(Some)
+        let lives = self.0.ledger.fleet().await?;
+        Ok(Some(lives.into_keys().collect()))
     }
 
     /// The steps that ended last, the newest first.
@@ -222,6 +229,12 @@ impl Monitor {
     #[must_use]
     pub fn breakers(&self) -> Vec<(String, Option<Tripped>)> {
         self.0.limits.breakers()
+    }
+
+    /// The handlers with limits or a pause so far, each with whether an order pauses it.
+    #[must_use]
+    pub fn held(&self) -> Vec<(String, bool)> {
+        self.0.limits.held()
     }
 
     /// The handlers that unfinished steps wait for and that are not configured.

@@ -17,6 +17,10 @@ struct Table {
     of: BTreeMap<CallbackToken, Orphan>,
     /// Those that wait, by lane: a scrape counts the overdue ones without looking at each.
     waiting: BTreeMap<usize, Waiting>,
+    /// Those that wait, by time, and those that were answered: a sweep looks only at what is late.
+    waits: BTreeSet<(Timestamp, CallbackToken)>,
+    answered: BTreeSet<(Timestamp, CallbackToken)>,
+    resumed: BTreeSet<CallbackToken>,
 }
 
 #[derive(Default)]
@@ -82,36 +86,31 @@ impl Orphans {
 
     /// Forgets the resumed steps that are no longer in hand.
     pub(crate) fn keep_resumed(&self, is_in_hand: impl Fn(&CallbackToken) -> bool) {
-        // They do not wait, so no other table has them.
-        self.lock().of.retain(|token, orphan| orphan.fate != Fate::Resumed || is_in_hand(token));
+        let mut table = self.lock();
+        let left: Vec<_> =
+            table.resumed.iter().filter(|token| !is_in_hand(token)).cloned().collect();
+        for token in left {
+            table.remove(&token);
+        }
     }
 
     /// The steps that still wait for messages which should have arrived by `now`.
     pub(crate) fn overdue(&self, now: Timestamp) -> Vec<(CallbackToken, Orphan)> {
-        self.past(now, |fate| fate == Fate::Waits)
+        let table = self.lock();
+        table.past(&table.waits, now)
     }
 
     /// The steps that were answered although their messages have not arrived by `now`, when they
     /// should have.
     pub(crate) fn suspicious(&self, now: Timestamp) -> Vec<(CallbackToken, Orphan)> {
-        self.past(now, |fate| matches!(fate, Fate::Answered(_)))
+        let table = self.lock();
+        table.past(&table.answered, now)
     }
 
     /// How many of a lane's steps are overdue. Each is looked at once, when its moment comes:
     /// `now` never goes back.
     pub(crate) fn count(&self, lane: usize, now: Timestamp) -> usize {
         self.lock().waiting.get_mut(&lane).map_or(0, |waiting| waiting.count(now))
-    }
-
-    fn past(&self, now: Timestamp, wanted: impl Fn(Fate) -> bool) -> Vec<(CallbackToken, Orphan)> {
-        let past =
-            |(_, orphan): &(&CallbackToken, &Orphan)| orphan.overdue <= now && wanted(orphan.fate);
-        self.lock()
-            .of
-            .iter()
-            .filter(past)
-            .map(|(token, orphan)| (token.clone(), orphan.clone()))
-            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -122,20 +121,39 @@ impl Orphans {
 impl Table {
     fn put(&mut self, token: CallbackToken, orphan: Orphan) {
         self.remove(&token);
-        if orphan.fate == Fate::Waits {
-            let waiting = self.waiting.entry(orphan.lane).or_default();
-            waiting.ahead.insert((orphan.overdue, token.clone()));
+        let place = (orphan.overdue, token.clone());
+        match orphan.fate {
+            Fate::Waits => {
+                self.waiting.entry(orphan.lane).or_default().ahead.insert(place.clone());
+                self.waits.insert(place);
+            }
+            Fate::Resumed => drop(self.resumed.insert(token.clone())),
+            Fate::Answered(_) => drop(self.answered.insert(place)),
         }
         self.of.insert(token, orphan);
     }
 
     fn remove(&mut self, token: &CallbackToken) -> Option<Orphan> {
         let orphan = self.of.remove(token)?;
+        let place = (orphan.overdue, token.clone());
         if let Some(waiting) = self.waiting.get_mut(&orphan.lane) {
-            waiting.ahead.remove(&(orphan.overdue, token.clone()));
+            waiting.ahead.remove(&place);
             waiting.overdue.remove(token);
         }
+        self.waits.remove(&place);
+        self.answered.remove(&place);
+        self.resumed.remove(token);
         Some(orphan)
+    }
+
+    /// Those of an index by time whose time has come, in its order.
+    fn past(
+        &self,
+        index: &BTreeSet<(Timestamp, CallbackToken)>,
+        now: Timestamp,
+    ) -> Vec<(CallbackToken, Orphan)> {
+        let due = index.iter().take_while(|(overdue, _)| *overdue <= now);
+        due.filter_map(|(_, token)| Some((token.clone(), self.of.get(token)?.clone()))).collect()
     }
 
     fn decide(&mut self, token: &CallbackToken, fate: Fate) {
@@ -204,6 +222,36 @@ mod tests {
             orphans.add(token(0), orphan(0, 30));
             assert_eq!((orphans.count(0, at(29)), orphans.count(0, at(30))), (1, 2));
         }
+    }
+
+    #[test]
+    fn the_indexes_hold_what_there_is_whatever_becomes_of_it() {
+        let orphans = one_of_each();
+        let sizes = || {
+            let table = orphans.lock();
+            (table.waits.len(), table.answered.len(), table.resumed.len())
+        };
+        assert_eq!(sizes(), (6, 0, 0));
+        orphans.resumed(&token(0));
+        orphans.answered(&token(1), StepResult::Succeeded);
+        orphans.answered(&token(4), StepResult::Failed);
+        assert_eq!(sizes(), (3, 2, 1));
+        let tokens = |late: Vec<(CallbackToken, Orphan)>| -> Vec<CallbackToken> {
+            late.into_iter().map(|(token, _)| token).collect()
+        };
+        assert_eq!(tokens(orphans.overdue(at(10))), [2, 3, 5].map(token));
+        assert_eq!(tokens(orphans.suspicious(at(10))), [token(1)]);
+        assert_eq!(tokens(orphans.suspicious(at(20))), [1, 4].map(token));
+        assert_eq!((orphans.overdue(at(9)), orphans.suspicious(at(9))), (vec![], vec![]));
+        orphans.found(&token(1), &orphan(0, 0).execution);
+        orphans.keep_resumed(|token| *token == self::token(0));
+        assert_eq!(sizes(), (3, 1, 1), "what is in hand stays");
+        orphans.keep_resumed(|_| false);
+        for n in 2..6 {
+            orphans.take(&token(n));
+        }
+        assert_eq!(sizes(), (0, 0, 0));
+        assert!(orphans.lock().of.is_empty());
     }
 
     #[test]

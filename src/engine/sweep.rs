@@ -19,7 +19,7 @@ use super::evidence;
 use super::fleet::Fleet;
 use super::inbox::{Absent, Input};
 use super::shared::Shared;
-use super::watch::Kind;
+use super::watch::{Kind, Others};
 use crate::ledger::{Filter, LedgerError, Outline};
 use crate::lifecycle::{Event, Status};
 use crate::step::CallbackToken;
@@ -128,12 +128,19 @@ impl Sweep {
         }
         match self.shared.ledger.fleet().await {
             Ok(lives) => {
-                self.fleet_due = now + self.shared.ledger.lease() * 3 / 2;
-                if self.fleet.is(lives) {
+                let (me, lease) = (self.shared.ledger.me(), self.shared.ledger.lease());
+                self.shared.watch.heed(Others::of(&me, &lives, lease * 2));
+                // Who relies on another worker notices sooner that it is gone.
+                let parts = if self.shared.watch.relies() { 2 } else { 3 };
+                self.fleet_due = now + lease * parts / 2;
+                if self.fleet.is(lives.into_keys().collect()) {
                     self.unread = self.unread.max(Some(Extent::Share));
                 }
             }
-            Err(error) => self.unlisted("workers", &error),
+            Err(error) => {
+                self.shared.watch.rely_on_none();
+                self.unlisted("workers", &error);
+            }
         }
         for (extent, due) in self.due.iter_mut().filter(|(_, due)| *due <= now) {
             self.unread = self.unread.max(Some(*extent));

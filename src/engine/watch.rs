@@ -8,9 +8,16 @@
 //!
 //! Someone else may answer a deferred step at SageMaker while its execution goes on. So every tenth
 //! look at an execution that has one lists the steps, too.
+//!
+//! Workers that share a ledger share the calls, too: each has its part of the two a second, and of
+//! those with steps of one execution one asks, and has the others ask if there is something to
+//! know. Only the lists of its deferred steps each makes itself. [`notice`] says how they agree.
 
+mod due;
+mod notice;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +28,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, WorkerId};
 use crate::step::{CallbackToken, ExecutionArn};
+use due::Due;
+pub(crate) use notice::Others;
+use notice::{Haste, Notice, RELYING};
+use watched::Watched;
 
 /// All calls of the watch together stay below two a second; no rate limit is published.
 const GAP: Duration = Duration::from_millis(500);
@@ -40,7 +51,7 @@ const STEP_ENDED: Event = Event::SeenEnded { stopped: false };
 
 /// What the watch needs from its owner.
 pub(crate) trait Looks: Send + Sync {
-    /// Asks where the execution stands, through the lane's account. A failed call shows nothing.
+    /// Asks where the execution stands, through the lane's account.
     fn look<'a>(&'a self, execution: &'a ExecutionArn, lane: usize) -> BoxFuture<'a, Sight>;
 
     /// Also asks which of its steps have ended, if the execution goes on.
@@ -50,6 +61,10 @@ pub(crate) trait Looks: Send + Sync {
     /// is watched.
     fn tell(&self, token: &CallbackToken, event: Event);
 
+    /// Has another worker ask about the execution of its step, sooner or later: see
+    /// [`Watch::ask_again`].
+    fn hint(&self, worker: &WorkerId, token: &CallbackToken);
+
     /// The interval at which executions with active steps are asked has changed.
     fn observe_interval(&self, interval: Duration);
 }
@@ -57,8 +72,10 @@ pub(crate) trait Looks: Send + Sync {
 /// What a look at an execution shows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Sight {
-    /// Nothing that a step should know.
-    Nothing,
+    /// The call failed, or took too long.
+    Unseen,
+    /// The execution goes on.
+    Executing,
     /// Its steps are to be told this.
     Execution(Event),
     /// The execution goes on, and these of its steps have ended.
@@ -79,27 +96,15 @@ pub(crate) struct Watch {
     /// Each lane's `stop_watch`; zero if it is off.
     every: Vec<Duration>,
     table: Mutex<Table>,
-    /// An execution has become the next of its kind.
+    /// An execution has become the next of its kind, or more calls may be made.
     sooner: Notify,
 }
 
-#[derive(Default)]
 struct Table {
     /// By ARN, as text: a parsed ARN takes half as much memory again.
     executions: BTreeMap<Arc<str>, Watched>,
     due: Due,
-}
-
-struct Watched {
-    lane: usize,
-    due: Instant,
-    /// It is being asked about, and therefore not due.
-    looking: bool,
-    /// Looks until its steps are listed, if it has deferred ones.
-    unlisted: u8,
-    steps: Steps,
-    /// How many of them are active.
-    active: usize,
+    others: Others,
 }
 
 /// An execution whose turn it is.
@@ -110,26 +115,26 @@ struct Next {
     lists: bool,
 }
 
-/// The steps of an execution; nearly all have one.
-enum Steps {
-    None,
-    One(CallbackToken, Kind),
-    Many(BTreeMap<CallbackToken, Kind>),
-}
-
-/// Which execution is asked about when.
-#[derive(Default)]
-struct Due {
-    active: BTreeSet<(Instant, Arc<str>)>,
-    deferred: BTreeSet<(Instant, Arc<str>)>,
-    /// How many active ones preceded deferred ones that were due.
-    passed: u32,
+/// What is to come.
+struct Outlook {
+    /// When an execution is due next.
+    next: Option<Instant>,
+    /// How far apart those with active steps are asked now; `None` if all watches are off.
+    interval: Option<Duration>,
+    /// How far apart this worker's calls are.
+    gap: Duration,
+    /// When the other workers are no longer to be relied on.
+    until: Option<Instant>,
 }
 
 impl Watch {
     /// A watch over the steps of lanes with these `stop_watch` intervals; zero means off.
-    pub(crate) fn new(every: Vec<Duration>) -> Self {
-        Self { every, table: Mutex::default(), sooner: Notify::new() }
+    /// `is_alone`: no other worker has the ledger open.
+    pub(crate) fn new(every: Vec<Duration>, is_alone: bool) -> Self {
+        let others = if is_alone { Others::none() } else { Others::unheard() };
+        let (executions, due) = (BTreeMap::new(), Due::default());
+        let table = Mutex::new(Table { executions, due, others });
+        Self { every, table, sooner: Notify::new() }
     }
 
     /// Watches a step of a lane from now on; a step that is already watched is changed to this
@@ -145,19 +150,25 @@ impl Watch {
         if every.is_zero() {
             return;
         }
-        let due = Instant::now() + jittered(every);
+        let (now, pause) = (Instant::now(), jittered(every));
+        let due = now + pause;
         let mut table = self.lock();
-        let Table { executions, due: queues } = &mut *table;
+        let Table { executions, due: queues, .. } = &mut *table;
         let name = executions
             .get_key_value(execution.as_str())
             .map_or(execution.text(), |(name, _)| name)
             .clone();
-        let watched = executions.entry(name.clone()).or_insert_with(|| Watched::new(lane, due));
+        let watched =
+            executions.entry(name.clone()).or_insert_with(|| Watched::new(&name, lane, due));
         queues.remove(&name, watched);
+        let before = self.haste(watched);
         watched.insert(token, kind);
         if every < self.every(watched.lane) {
             watched.lane = lane;
             watched.due = watched.due.min(due);
+        }
+        if watched.relies.is_some() && self.haste(watched) != before {
+            watched.rely_no_more(due);
         }
         let sooner = queues.add(&name, watched);
         drop(table);
@@ -169,7 +180,7 @@ impl Watch {
     /// Stops watching a step.
     pub(crate) fn leave(&self, execution: &ExecutionArn, token: &CallbackToken) {
         let mut table = self.lock();
-        let Table { executions, due: queues } = &mut *table;
+        let Table { executions, due: queues, .. } = &mut *table;
         let Some((name, _)) = executions.get_key_value(execution.as_str()) else { return };
         let name = name.clone();
         let Some(watched) = executions.get_mut(&name) else { return };
@@ -182,14 +193,81 @@ impl Watch {
         }
     }
 
+    /// What this worker says of its watch to the others of a shared ledger.
+    pub(crate) fn notice(&self) -> String {
+        let table = self.lock();
+        let all = || table.executions.values();
+        let asks = || all().filter(|it| it.relies.is_none());
+        let found = asks().filter(|it| it.executes).map(|it| (it.mark, self.haste(it)));
+        let relies = all().filter_map(|it| Some((it.mark, it.relies.clone()?)));
+        Notice::new(asks().count(), found, relies.collect()).text()
+    }
+
+    /// What the others say.
+    pub(crate) fn heed(&self, others: Others) {
+        let now = Instant::now();
+        let mut table = self.lock();
+        table.others = others;
+        let Table { executions, due, others } = &mut *table;
+        let mut room = RELYING;
+        for (name, watched) in executions {
+            let relies = room > 0 && others.ask(watched.mark, self.haste(watched));
+            room -= usize::from(relies);
+            if relies == watched.relies.is_some() {
+                continue;
+            }
+            due.remove(name, watched);
+            if relies {
+                watched.rely();
+            } else {
+                watched.rely_no_more(now + jittered(self.every(watched.lane)));
+            }
+            due.add(name, watched);
+        }
+        drop(table);
+        self.sooner.notify_one();
+    }
+
+    /// It is not known any more what the others do: this worker asks about all that it has.
+    pub(crate) fn rely_on_none(&self) {
+        let table = self.lock();
+        let others = table.others.outdated(table.executions.len());
+        drop(table);
+        self.heed(others);
+    }
+
+    /// Whether another worker asks in place of this one.
+    pub(crate) fn relies(&self) -> bool {
+        self.lock().executions.values().any(|watched| watched.relies.is_some())
+    }
+
+    /// The worker that asks about the execution of a step has found that this one should ask. Does
+    /// nothing if it does so anyway.
+    pub(crate) fn ask_again(&self, token: &CallbackToken) {
+        let now = Instant::now();
+        let mut table = self.lock();
+        let Table { executions, due, .. } = &mut *table;
+        let relies = |it: &(&Arc<str>, &mut Watched)| it.1.relies.as_ref() == Some(token);
+        let Some((name, watched)) = executions.iter_mut().find(relies) else { return };
+        due.remove(name, watched);
+        watched.rely_no_more(now);
+        due.add(name, watched);
+        drop(table);
+        self.sooner.notify_one();
+    }
+
     /// Looks, until dropped; call it once. Sleeps while nothing is watched.
     pub(crate) async fn work(&self, looks: &dyn Looks) {
         let mut under_way = FuturesUnordered::new();
-        let mut free = Instant::now();
+        // The last look, and how many calls it took.
+        let mut last = None;
         let mut said = None;
         let mut late = false;
         loop {
-            let (next, interval) = self.outlook();
+            let Outlook { next, interval, gap, until } = self.outlook(under_way.len());
+            let free = last.map_or_else(Instant::now, |(at, calls): (Instant, u32)| {
+                at + gap.saturating_mul(calls)
+            });
             if let Some(interval) = interval.filter(|interval| said != Some(*interval)) {
                 said = Some(interval);
                 looks.observe_interval(interval);
@@ -210,12 +288,13 @@ impl Watch {
                         }
                         None => {}
                     }
-                    self.looked(&name, &sight.unwrap_or(Sight::Nothing), looks);
+                    self.looked(&name, &sight.unwrap_or(Sight::Unseen), looks);
                 }
                 () = self.sooner.notified() => {}
+                () = sleep_until(until.unwrap_or(free)), if until.is_some() => self.rely_on_none(),
                 () = sleep_until(next.map_or(free, |due| due.max(free))), if next.is_some() => {
                     if let Some(next) = self.begin() {
-                        free = Instant::now() + if next.lists { GAP * 2 } else { GAP };
+                        last = Some((Instant::now(), if next.lists { 2 } else { 1 }));
                         under_way.push(ask(looks, next));
                     }
                 }
@@ -223,17 +302,19 @@ impl Watch {
         }
     }
 
-    /// When the next execution is due, and how far apart those with active steps are asked now;
-    /// `None` if all watches are off.
-    fn outlook(&self) -> (Option<Instant>, Option<Duration>) {
+    /// What is to come, with so many looks under way.
+    fn outlook(&self, looking: usize) -> Outlook {
         let table = self.lock();
+        let gap = GAP.div_f64(table.others.part);
         let deferred = table.due.deferred.len();
-        let active = table.executions.len() - deferred;
+        let active = table.due.active.len() + looking;
         // Deferred ones take what they need, and at most every fourth call.
         let calls = active + deferred.min(active.div_ceil(PASSED as usize));
-        let stretched = GAP.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
+        let stretched = gap.saturating_mul(u32::try_from(calls).unwrap_or(u32::MAX));
         let shortest = self.every.iter().filter(|every| !every.is_zero()).min();
-        (table.due.next(), shortest.map(|shortest| stretched.max(*shortest)))
+        let interval = shortest.map(|shortest| stretched.max(*shortest));
+        let until = table.others.until;
+        Outlook { next: table.due.next(), interval, gap, until }
     }
 
     /// Takes out the execution whose turn it is, if one is due.
@@ -243,22 +324,29 @@ impl Watch {
         let name = table.due.pop(now)?;
         let watched = table.executions.get_mut(&name)?;
         watched.looking = true;
-        watched.due = now + jittered(self.every(watched.lane));
+        watched.due = now + watched.pause(jittered(self.every(watched.lane)));
         Some(Next { name, lane: watched.lane, lists: watched.lists() })
     }
 
     /// Puts an execution back, and tells its steps.
     fn looked(&self, name: &Arc<str>, sight: &Sight, looks: &dyn Looks) {
         let mut table = self.lock();
-        let Table { executions, due } = &mut *table;
+        let Table { executions, due, others } = &mut *table;
         let Some(watched) = executions.get_mut(name) else { return };
         watched.looking = false;
-        let told = match sight {
-            Sight::Nothing => Vec::new(),
-            Sight::Execution(event) => watched.steps.told(event, |_, _| true),
-            Sight::Ended(ended) => watched
-                .steps
-                .told(&STEP_ENDED, |token, kind| kind == Kind::Deferred && ended.contains(token)),
+        watched.executes = matches!(sight, Sight::Executing | Sight::Ended(_));
+        let mut hinted = Vec::new();
+        let (event, told) = match sight {
+            Sight::Unseen | Sight::Executing => (&STEP_ENDED, Vec::new()),
+            Sight::Execution(event) => {
+                hinted.extend_from_slice(others.relying_on(watched.mark));
+                (event, watched.steps.told(|_, _| true))
+            }
+            Sight::Ended(ended) => {
+                let has_ended =
+                    |token: &CallbackToken, kind| kind == Kind::Deferred && ended.contains(token);
+                (&STEP_ENDED, watched.steps.told(has_ended))
+            }
         };
         if watched.is_over() {
             executions.remove(name);
@@ -266,9 +354,16 @@ impl Watch {
             due.add(name, watched);
         }
         drop(table);
-        for (token, event) in told {
-            looks.tell(&token, event);
+        for token in told {
+            looks.tell(&token, event.clone());
         }
+        for (worker, token) in hinted {
+            looks.hint(&worker, &token);
+        }
+    }
+
+    fn haste(&self, watched: &Watched) -> Haste {
+        Haste { active: watched.active > 0, every: self.every(watched.lane) }
     }
 
     fn every(&self, lane: usize) -> Duration {
@@ -287,7 +382,7 @@ async fn ask(looks: &dyn Looks, next: Next) -> (Arc<str>, Option<Sight>) {
         Ok(execution) if lists => timeout(PATIENCE, looks.list(&execution, lane)).await.ok(),
         Ok(execution) => timeout(PATIENCE, looks.look(&execution, lane)).await.ok(),
         // The text was that of a parsed ARN.
-        Err(_) => Some(Sight::Nothing),
+        Err(_) => Some(Sight::Unseen),
     };
     (name, sight)
 }
@@ -295,140 +390,4 @@ async fn ask(looks: &dyn Looks, next: Next) -> (Arc<str>, Option<Sight>) {
 /// Up to a quarter less, so that workers that started together do not ask together.
 fn jittered(every: Duration) -> Duration {
     every.mul_f64(0.75 + fastrand::f64() / 4.0)
-}
-
-impl Watched {
-    fn new(lane: usize, due: Instant) -> Self {
-        // Not all at the same look after a start.
-        let unlisted = fastrand::u8(..LISTED);
-        Self { lane, due, looking: false, unlisted, steps: Steps::None, active: 0 }
-    }
-
-    /// Whether this look is for its steps as well; counts the looks until then.
-    fn lists(&mut self) -> bool {
-        if self.active == self.steps.len() {
-            return false;
-        }
-        let lists = self.unlisted == 0;
-        self.unlisted = self.unlisted.checked_sub(1).unwrap_or(LISTED - 1);
-        lists
-    }
-
-    fn insert(&mut self, token: &CallbackToken, kind: Kind) {
-        let was = self.steps.insert(token, kind);
-        self.active += usize::from(kind == Kind::Active);
-        self.active -= usize::from(was == Some(Kind::Active));
-    }
-
-    fn remove(&mut self, token: &CallbackToken) {
-        let was = self.steps.remove(token);
-        self.active -= usize::from(was == Some(Kind::Active));
-    }
-
-    /// No step watches it, and no look is about to put it back.
-    fn is_over(&self) -> bool {
-        self.steps.len() == 0 && !self.looking
-    }
-}
-
-impl Steps {
-    /// Returns the kind that the step had.
-    fn insert(&mut self, token: &CallbackToken, kind: Kind) -> Option<Kind> {
-        match self {
-            Self::None => {
-                *self = Self::One(token.clone(), kind);
-                None
-            }
-            Self::One(one, was) if one == token => Some(std::mem::replace(was, kind)),
-            Self::One(one, was) => {
-                *self = Self::Many(BTreeMap::from([(one.clone(), *was), (token.clone(), kind)]));
-                None
-            }
-            Self::Many(steps) => steps.insert(token.clone(), kind),
-        }
-    }
-
-    /// Returns the kind that the step had.
-    fn remove(&mut self, token: &CallbackToken) -> Option<Kind> {
-        match self {
-            Self::One(one, was) if one == token => {
-                let was = *was;
-                *self = Self::None;
-                Some(was)
-            }
-            Self::Many(steps) => steps.remove(token),
-            Self::None | Self::One(..) => None,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::One(..) => 1,
-            Self::Many(steps) => steps.len(),
-        }
-    }
-
-    /// What those steps that it concerns are told.
-    fn told(
-        &self,
-        event: &Event,
-        concerns: impl Fn(&CallbackToken, Kind) -> bool,
-    ) -> Vec<(CallbackToken, Event)> {
-        let telling = |token: &CallbackToken, kind| {
-            concerns(token, kind).then(|| (token.clone(), event.clone()))
-        };
-        match self {
-            Self::None => Vec::new(),
-            Self::One(token, kind) => telling(token, *kind).into_iter().collect(),
-            Self::Many(steps) => {
-                steps.iter().filter_map(|(token, kind)| telling(token, *kind)).collect()
-            }
-        }
-    }
-}
-
-impl Due {
-    fn of(&mut self, watched: &Watched) -> &mut BTreeSet<(Instant, Arc<str>)> {
-        if watched.active > 0 { &mut self.active } else { &mut self.deferred }
-    }
-
-    /// Returns whether it is now the next of its kind.
-    fn add(&mut self, name: &Arc<str>, watched: &Watched) -> bool {
-        if watched.looking {
-            return false;
-        }
-        let due = self.of(watched);
-        due.insert((watched.due, name.clone()));
-        due.first().is_some_and(|(at, _)| *at == watched.due)
-    }
-
-    fn remove(&mut self, name: &Arc<str>, watched: &Watched) {
-        self.of(watched).remove(&(watched.due, name.clone()));
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.active.first().into_iter().chain(self.deferred.first()).map(|(at, _)| *at).min()
-    }
-
-    /// The next of those that are due: active ones first, in due order, but every fourth call is
-    /// for a deferred one.
-    fn pop(&mut self, now: Instant) -> Option<Arc<str>> {
-        let is_due =
-            |due: &BTreeSet<(Instant, Arc<str>)>| due.first().is_some_and(|(at, _)| *at <= now);
-        let (active, deferred) = (is_due(&self.active), is_due(&self.deferred));
-        let from = match (active, deferred) {
-            (false, false) => return None,
-            (true, true) if self.passed < PASSED => {
-                self.passed += 1;
-                &mut self.active
-            }
-            (_, true) => {
-                self.passed = 0;
-                &mut self.deferred
-            }
-            (true, false) => &mut self.active,
-        };
-        from.pop_first().map(|(_, name)| name)
-    }
 }

@@ -26,6 +26,15 @@ pub fn open_beside(path: &Path) -> Result<Arc<dyn Store>, OpenError> {
     Ok(Arc::new(Sqlite::open_beside(path)?))
 }
 
+/// Opens a SQLite ledger even if it is an older copy, which is the ledger from now on. No daemon
+/// may have it open.
+///
+/// # Errors
+/// [`OpenError`] if it cannot be used.
+pub fn accept(path: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(Arc::new(Sqlite::accept(path)?))
+}
+
 impl Ledger {
     /// The ledger of a command, which reads and writes single records.
     #[must_use]
@@ -48,8 +57,8 @@ impl Ledger {
     /// [`LedgerError::Store`] if not all of them are told.
     pub async fn announce(&self, token: &CallbackToken) -> Result<(), LedgerError> {
         let Some(workers) = self.store.workers() else { return Ok(()) };
-        for (worker, _) in workers.all().await? {
-            workers.flag(&worker, token).await?;
+        for member in workers.all().await? {
+            workers.flag(&member.id, token).await?;
         }
         Ok(())
     }
@@ -132,7 +141,7 @@ mod tests {
         };
         let workers = [worker("first"), worker("second")];
         for ledger in &workers {
-            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+            assert_eq!(ledger.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         }
         let Ok(Written::Done(step)) = workers[0].write(deferred(), Commit::Now).await else {
             panic!("it is written")
@@ -141,7 +150,10 @@ mod tests {
         assert!(matches!(answered(&command, &step.token).await, Written::Done(_)));
         command.announce(&step.token).await.expect("it works");
         for ledger in &workers {
-            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![step.token.clone()])));
+            assert_eq!(
+                ledger.renew(String::new()).await,
+                Ok(Renewed::Holds(vec![step.token.clone()]))
+            );
         }
         assert_eq!(command.changes_from_outside().await, Ok(0), "they are told instead");
     }

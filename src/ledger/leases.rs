@@ -256,3 +256,6 @@ impl Own {
         news
     }
 }
+
+#[cfg(test)]
+mod tests;

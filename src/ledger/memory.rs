@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 
 use super::store::{
-    Age, Commit, Cursor, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+    Age, Commit, Cursor, Damaged, Head, Member, Page, Put, Query, Row, Store, StoreError, Worker,
+    Workers,
 };
 use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
@@ -78,10 +79,13 @@ impl Workers for Members {
         Box::pin(async move { Ok(self.lock().get(worker).cloned()) })
     }
 
-    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
-        Box::pin(async move {
-            Ok(self.lock().iter().map(|(id, known)| (id.clone(), known.version)).collect())
-        })
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Member>, StoreError>> {
+        let member = |(id, known): (&WorkerId, &Worker)| Member {
+            id: id.clone(),
+            version: known.version,
+            notice: known.notice.clone(),
+        };
+        Box::pin(async move { Ok(self.lock().iter().map(member).collect()) })
     }
 
     fn renew<'a>(
@@ -89,6 +93,7 @@ impl Workers for Members {
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
         Box::pin(async move {
             let mut workers = self.lock();
@@ -97,6 +102,7 @@ impl Workers for Members {
             }
             let known = workers.entry(worker.clone()).or_default();
             known.version += 1;
+            known.notice = notice;
             known.stops.retain(|stop| !told.contains(stop));
             Ok(Some(known.stops.clone()))
         })

@@ -32,7 +32,7 @@ use futures_util::future::{BoxFuture, ready, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-pub use beside::open_beside;
+pub use beside::{accept, open_beside};
 pub use config::{Config, Kind};
 pub use form::Outline;
 pub use memory::Memory;
@@ -474,11 +474,23 @@ impl Ledger {
             correction: milliseconds(correction),
         };
         if correction.is_zero() {
-            return form::row(record, writer);
+            return self.fitting(record, &writer);
         }
         let mut named = record.clone();
         form::shift(&mut named, correction);
-        form::row(&named, writer)
+        self.fitting(&named, &writer)
+    }
+
+    /// If the store does not take it whole, its oldest events are left out: they are for people.
+    fn fitting(&self, record: &Record, writer: &Writer) -> Result<Row, StoreError> {
+        let mut row = form::row(record, writer.clone())?;
+        let mut events = record.history.events().len();
+        while events > 0 && !self.store.fits(&row) {
+            events /= 2;
+            let shorter = Record { history: record.history.last(events), ..record.clone() };
+            row = form::row(&shorter, writer.clone())?;
+        }
+        Ok(row)
     }
 
     fn record(&self, row: Row) -> Result<Record, Damaged> {

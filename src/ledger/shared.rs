@@ -1,6 +1,6 @@
 //! A ledger that several workers have open: the lease of this one, and the claims of the others.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
@@ -24,17 +24,18 @@ pub enum Renewed {
 }
 
 impl Ledger {
-    /// Renews this worker's lease, which begins with the first renewal.
+    /// Renews this worker's lease, which begins with the first renewal, and tells the other workers
+    /// `notice`: see [`fleet`](Self::fleet).
     ///
     /// # Errors
     /// [`LedgerError::Store`]; whether it was renewed is then unknown, and the same call may be
     /// tried again.
-    pub async fn renew(&self) -> Result<Renewed, LedgerError> {
+    pub async fn renew(&self, notice: String) -> Result<Renewed, LedgerError> {
         let Some(workers) = self.store.workers() else { return Ok(Renewed::Holds(Vec::new())) };
         let renewal = self.leases.renewal(self.clock.now());
         let renewed = async {
             let told = renewal.told.clone();
-            if let Some(stops) = workers.renew(&renewal.id, renewal.expected, told).await? {
+            if let Some(stops) = workers.renew(&renewal.id, renewal.expected, told, notice).await? {
                 return Ok(Some(self.leases.renewed(&renewal, &stops)));
             }
             let found = workers.worker(&renewal.id).await?;
@@ -98,32 +99,33 @@ impl Ledger {
         }
         // One list tells it of all workers. It may lag behind what is not in it.
         let lives = self.fleet().await;
-        if !lives.is_ok_and(|lives| lives.contains(owner)) {
+        if !lives.is_ok_and(|lives| lives.contains_key(owner)) {
             self.look_at(owner).await?;
         }
         Ok(self.leases.of(owner, self.clock.now()))
     }
 
-    /// The workers whose leases may hold, this one included; none if only this one can have the
-    /// ledger open.
+    /// The workers whose leases may hold, this one included, and what each said with its last
+    /// renewal; none if only this one can have the ledger open.
     ///
     /// # Errors
     /// [`LedgerError::Store`].
-    pub async fn fleet(&self) -> Result<BTreeSet<WorkerId>, LedgerError> {
-        let Some(workers) = self.store.workers() else { return Ok(BTreeSet::new()) };
+    pub async fn fleet(&self) -> Result<BTreeMap<WorkerId, String>, LedgerError> {
+        let Some(workers) = self.store.workers() else { return Ok(BTreeMap::new()) };
         let all = self.listed(workers.all().await)?;
-        let now = self.clock.now();
-        let mut lives: BTreeSet<WorkerId> = all
+        let (me, now) = (self.me(), self.clock.now());
+        let mut lives: BTreeMap<WorkerId, String> = all
             .into_iter()
-            .filter(|(worker, version)| {
-                if !self.leases.is_of_this_process(worker) {
-                    self.leases.looked(worker, Some(*version), now);
+            .filter(|member| {
+                if self.leases.is_of_this_process(&member.id) {
+                    return member.id == me;
                 }
-                self.leases.of(worker, now) != Lease::Over
+                self.leases.looked(&member.id, Some(member.version), now);
+                self.leases.of(&member.id, now) != Lease::Over
             })
-            .map(|(worker, _)| worker)
+            .map(|member| (member.id, member.notice))
             .collect();
-        lives.insert(self.me());
+        lives.entry(me.clone()).or_default();
         Ok(lives)
     }
 
@@ -192,6 +194,15 @@ impl Ledger {
             && let Err(error) = workers.flag(owner, &record.token).await
         {
             tracing::debug!(%owner, %error, "the owner of the step is told of its stop later");
+        }
+    }
+
+    /// Has another worker look at a step of its own again, with its next renewal. It is only a
+    /// hint: one that fails is lost.
+    pub(crate) async fn hint(&self, worker: &WorkerId, token: &CallbackToken) {
+        let Some(workers) = self.store.workers() else { return };
+        if let Err(error) = workers.flag(worker, token).await {
+            tracing::debug!(%worker, %token, %error, "the worker was not given a hint");
         }
     }
 
@@ -322,7 +333,7 @@ mod tests {
         let store = Memory::shared();
         let (first, second) = (worker(&store, "first"), worker(&store, "second"));
         for ledger in [&first, &second] {
-            assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+            assert_eq!(ledger.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         }
         assert_eq!(claimed(&first, &new_step()).await, Ok(Put::Done));
         let record = read(&second).await;
@@ -340,7 +351,7 @@ mod tests {
         for _ in 0..6 {
             advance(LEASE / 3).await;
             for ledger in [&first, &second] {
-                assert_eq!(ledger.renew().await, Ok(Renewed::Holds(vec![])));
+                assert_eq!(ledger.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
             }
             assert!(matches!(second.foreign_lease(&read(&second).await), Lease::Until(_)));
         }
@@ -354,14 +365,14 @@ mod tests {
     async fn who_takes_over_ends_the_lease_of_the_last_owner_first() {
         let (first, second, record) = two().await;
         advance(LEASE).await;
-        second.renew().await.expect("renewed");
+        second.renew(String::new()).await.expect("renewed");
         assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
-        assert_eq!(first.renew().await, Ok(Renewed::Lost));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Lost));
         first.lose_lease();
         assert!(first.has_lost(&record) && !first.claims_hold());
         let lost = claimed(&first, &new_step()).await.expect_err("it has no lease");
         assert!(lost.to_string().contains("lease"), "{lost}");
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         assert_eq!(first.me(), WorkerId("first~2".into()));
         assert!(first.has_lost(&record), "what was lost stays lost");
         let taken = read(&first).await;
@@ -372,12 +383,12 @@ mod tests {
     async fn an_owner_that_renews_at_the_last_moment_is_not_taken_over() {
         let (first, second, record) = two().await;
         advance(LEASE).await;
-        second.renew().await.expect("renewed");
+        second.renew(String::new()).await.expect("renewed");
         assert_eq!(second.foreign_lease(&record), Lease::Over);
-        first.renew().await.expect("renewed");
+        first.renew(String::new()).await.expect("renewed");
         assert_eq!(claimed(&second, &record).await, Ok(Put::Changed));
         assert!(matches!(second.foreign_lease(&read(&second).await), Lease::Until(_)));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
     }
 
     #[tokio::test(start_paused = true)]
@@ -400,9 +411,30 @@ mod tests {
         let mut flagged = Record { stop_requested: stop, ..record.clone() };
         let put = second.begin(&record, &mut flagged, Commit::Now).await;
         assert_eq!(second.end(put), Ok(Put::Done));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![record.token.clone()])));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(
+            first.renew(String::new()).await,
+            Ok(Renewed::Holds(vec![record.token.clone()]))
+        );
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
         assert!(read(&first).await.stop_requested.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_told_to_the_owner_although_the_renewal_that_read_it_was_not_answered() {
+        let (first, second, record) = two().await;
+        let mut flagged =
+            Record { stop_requested: Some(Stop::open(Timestamp::UNIX_EPOCH)), ..record.clone() };
+        let put = second.begin(&record, &mut flagged, Commit::Now).await;
+        assert_eq!(second.end(put), Ok(Put::Done));
+        let renewal = first.leases.renewal(first.clock.now());
+        let workers = first.store.workers().expect("it is shared");
+        let unheard =
+            workers.renew(&renewal.id, renewal.expected, renewal.told, String::new()).await;
+        assert!(unheard.is_ok_and(|stops| stops.is_some()));
+        assert_eq!(
+            first.renew(String::new()).await,
+            Ok(Renewed::Holds(vec![record.token.clone()]))
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -420,14 +452,14 @@ mod tests {
         let owner = first.me();
         for _ in 0..6 {
             advance(LEASE / 3).await;
-            first.renew().await.expect("renewed");
+            first.renew(String::new()).await.expect("renewed");
         }
         let now = second.clock.now();
         let lease = second.lease_of(&owner).await;
         assert_eq!(lease, Ok(Lease::Until(after(now, LEASE))));
         advance(LEASE).await;
         assert_eq!(second.lease_of(&owner).await, Ok(Lease::Over));
-        first.renew().await.expect("renewed");
+        first.renew(String::new()).await.expect("renewed");
         advance(LEASE / 6).await;
         assert!(matches!(second.lease_of(&owner).await, Ok(Lease::Until(_))));
         first.resign().await.expect("it works");
@@ -440,6 +472,32 @@ mod tests {
         let (first, second, record) = two().await;
         let settled = Record { status: Status::Settled, owner: None, ..record };
         assert!(matches!(second.write(settled, Commit::Now).await, Ok(Written::Done(_))));
-        assert_eq!(first.renew().await, Ok(Renewed::Holds(vec![])));
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_each_worker_says_is_known_to_all_and_to_itself() {
+        let store = Memory::shared();
+        let (first, second) = (worker(&store, "first"), worker(&store, "second"));
+        let says = |names: [(&str, &str); 2]| {
+            Ok(names.map(|(name, text)| (WorkerId(name.into()), text.to_owned())).into())
+        };
+        first.renew("one".to_owned()).await.expect("renewed");
+        assert_eq!(second.fleet().await, says([("first", "one"), ("second", "")]));
+        second.renew("two".to_owned()).await.expect("renewed");
+        for ledger in [&first, &second] {
+            assert_eq!(ledger.fleet().await, says([("first", "one"), ("second", "two")]));
+        }
+        first.lose_lease();
+        first.renew("again".to_owned()).await.expect("renewed");
+        let known = first.fleet().await;
+        assert_eq!(known, says([("first~2", "again"), ("second", "two")]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_reaches_its_worker_with_the_next_renewal() {
+        let (first, second, record) = two().await;
+        second.hint(&first.me(), &record.token).await;
+        assert_eq!(first.renew(String::new()).await, Ok(Renewed::Holds(vec![record.token])));
     }
 }

@@ -173,6 +173,11 @@ pub trait Store: Send + Sync {
         usize::MAX
     }
 
+    /// Whether the store takes a row of this size.
+    fn fits(&self, _: &Row) -> bool {
+        true
+    }
+
     /// Whether what is written here outlives the process: fails if the place where it was opened no
     /// longer holds it.
     fn holds(&self) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -211,17 +216,19 @@ pub trait Workers: Send + Sync {
         worker: &'a WorkerId,
     ) -> BoxFuture<'a, Result<Option<Worker>, StoreError>>;
 
-    /// All workers that have a record, and its version; of a dead one too, until it is fenced.
-    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>>;
+    /// All workers that have a record; a dead one too, until it is fenced.
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Member>, StoreError>>;
 
     /// Renews the record of a worker: its version grows by one if it still is `expected` (`None`:
-    /// no record exists, and the first version is 1), and the stops in `told` are removed from its
-    /// set. Returns the set without them, or `None` if the record is not at the expected version.
+    /// no record exists, and the first version is 1), `notice` takes the place of the last one, and
+    /// the stops in `told` are removed from its set. Returns the set without them, or `None` if the
+    /// record is not at the expected version.
     fn renew<'a>(
         &'a self,
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>>;
 
     /// Removes the record of a worker if its version still is `expected`. [`Put::Done`] also if
@@ -241,6 +248,15 @@ pub trait Workers: Send + Sync {
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 }
 
+/// A worker of a shared store, as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub id: WorkerId,
+    pub version: u64,
+    /// What it tells the others: a text below 1 KB that a store does not interpret.
+    pub notice: String,
+}
+
 /// The record of a worker in a shared store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Worker {
@@ -249,6 +265,8 @@ pub struct Worker {
     /// Steps for which another worker has recorded a stop, or that a command has changed, as far as
     /// it has not been told.
     pub stops: BTreeSet<CallbackToken>,
+    /// What it said with its last renewal.
+    pub notice: String,
 }
 
 impl Query {

@@ -1,6 +1,7 @@
 //! Examines all that a ledger holds: whether each record can be read, whether what it is selected
 //! by agrees with it, and whether the lifecycle can have written it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -32,12 +33,10 @@ pub struct Census {
 /// # Errors
 /// [`OpenError`] if the file cannot be read as a ledger at all.
 pub fn verify_file(path: &Path, each: impl FnMut(Flaw)) -> Result<Census, OpenError> {
-    let mut examination = Examination { census: Census::default(), each };
-    for what in Sqlite::integrity(path)? {
-        examination.tell(Flaw { token: None, status: None, what });
-    }
-    Sqlite::read(path, |row| examination.look_at(row))?;
-    Ok(examination.census)
+    let examination = RefCell::new(Examination { census: Census::default(), each });
+    let wrong = |what| examination.borrow_mut().tell(Flaw { token: None, status: None, what });
+    Sqlite::examine(path, wrong, |row| examination.borrow_mut().look_at(row))?;
+    Ok(examination.into_inner().census)
 }
 
 /// Examines all records of a store without their arguments and checkpoints, and calls `each` for
@@ -200,6 +199,30 @@ mod tests {
             ),
             "{told:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn of_a_torn_file_all_is_told_that_can_be_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        let store = Arc::new(Sqlite::open(&path, Arc::new(())).expect("it opens"));
+        write(store, (0..500).map(|n| deferred(&format!("tok{n:07}")))).await;
+        let whole = std::fs::read(&path).expect("it is there");
+        let mut torn = whole.clone();
+        // Two pages of rows; the first holds the tables.
+        for page in [whole.len() / 4096 / 2, whole.len() / 4096 / 2 + 1] {
+            torn[page * 4096..page * 4096 + 64].fill(0xA5);
+        }
+        std::fs::write(&path, torn).expect("it is ours");
+        let mut flaws = Vec::new();
+        let census = verify_file(&path, |flaw| flaws.push(flaw)).expect("it is examined");
+        let of_file = flaws.iter().filter(|flaw| flaw.token.is_none()).count();
+        assert!(of_file >= 2 && census.records > 0, "{census:?} {:?}", told(&flaws));
+        std::fs::write(&path, &whole[..whole.len() - 4096]).expect("it is ours");
+        let cut = verify_file(&path, |_| ()).expect_err("its end is missing");
+        assert!(cut.is_damaged() && cut.to_string().contains("truncated"), "{cut}");
+        std::fs::write(&path, "no ledger at all").expect("it is ours");
+        assert!(verify_file(&path, |_| ()).is_err_and(|error| error.is_damaged()));
     }
 
     #[tokio::test]

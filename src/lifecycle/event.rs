@@ -59,6 +59,9 @@ pub enum Event {
         denied: bool,
         detail: String,
     },
+    /// An operator wants the next attempt now. [`may_retry`](super::may_retry) says whether that
+    /// changes anything.
+    RetryAsked,
     /// The worker's lease could not be renewed in time, or another worker has taken over: all its
     /// claims are lost.
     LeaseLost,

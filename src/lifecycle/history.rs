@@ -53,6 +53,8 @@ pub enum Happening {
     AttemptFailed,
     /// The machine prevented it from being started.
     Hindered,
+    /// An operator had its next attempt, or the next look at its job, begin at once.
+    RetryAsked,
     Deferred,
     /// The outcome was frozen.
     Concluded,
@@ -64,6 +66,8 @@ pub enum Happening {
     Reported,
     /// SageMaker has another answer, or waits for none.
     Settled,
+    /// An operator had its record ended.
+    Forgotten,
     /// Its pipeline was retried, and it waits once more.
     Returned,
     /// Written by a later version.
@@ -92,6 +96,12 @@ impl History {
             return self.clone();
         }
         self.0.iter().map(|it| Happened { at: moved(it.at), ..it.clone() }).collect()
+    }
+
+    /// Its newest events.
+    #[must_use]
+    pub fn last(&self, count: usize) -> Self {
+        self.0.iter().skip(self.0.len().saturating_sub(count)).cloned().collect()
     }
 
     fn and(&self, news: impl IntoIterator<Item = Happened>) -> Self {
@@ -145,12 +155,14 @@ impl Happening {
             Self::Polled => "polled",
             Self::AttemptFailed => "attempt_failed",
             Self::Hindered => "hindered",
+            Self::RetryAsked => "retry_asked",
             Self::Deferred => "deferred",
             Self::Concluded => "concluded",
             Self::ReportRefused => "report_refused",
             Self::NotFound => "not_found",
             Self::Reported => "reported",
             Self::Settled => "settled",
+            Self::Forgotten => "forgotten",
             Self::Returned => "returned",
             Self::Unknown => "unknown",
         }
@@ -164,6 +176,7 @@ impl Happening {
                 | Self::Checkpointed
                 | Self::Polled
                 | Self::Hindered
+                | Self::RetryAsked
                 | Self::ReportRefused
                 | Self::NotFound
         )
@@ -181,6 +194,11 @@ impl Record {
             let news = news.iter().map(|(event, detail)| Happened::new(now, *event, *detail));
             before.history.and(news)
         };
+    }
+
+    /// Adds to the history that an operator has ended this record, and who it was.
+    pub fn remember_forgotten(&mut self, by: &str, now: Timestamp) {
+        self.history = self.history.and([Happened::new(now, Happening::Forgotten, Some(by))]);
     }
 }
 
@@ -228,6 +246,13 @@ fn progress<'a>(before: &'a Record, after: &'a Record) -> Option<News<'a>> {
         Status::Waiting if left && !after.resume => Some((Happening::AttemptFailed, error())),
         Status::Waiting if left && after.not_before.is_some() => Some((Happening::Polled, None)),
         Status::Waiting if left => Some((Happening::Released, None)),
+        Status::Waiting
+            if before.status == Status::Waiting
+                && before.not_before.is_some()
+                && after.not_before.is_none() =>
+        {
+            Some((Happening::RetryAsked, None))
+        }
         Status::Deferred if before.status != Status::Deferred => Some((Happening::Deferred, None)),
         Status::Concluded if before.status != Status::Concluded => {
             Some((Happening::Concluded, after.ending.map(Ending::as_str)))

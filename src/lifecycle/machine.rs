@@ -167,6 +167,7 @@ pub fn decide(state: &State, event: &Event, view: &View<'_>) -> Result<Transitio
             return Err(illegal());
         }
 
+        (Event::RetryAsked, _) => step.retry_asked(),
         (Event::LeaseLost, _) => step.lease_lost(),
         // Its effect is applied below, as for every other event.
         (Event::Phase, _) => step.nothing(),

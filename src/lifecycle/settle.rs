@@ -59,12 +59,7 @@ impl Decision<'_> {
         }
         match answer {
             Answer::Standing(Standing::Closed(how)) => {
-                let as_ours = matches!(
-                    (record.outcome.as_ref(), how),
-                    (Some(Outcome::Success(_)), StepResult::Succeeded)
-                        | (Some(Outcome::Failure(_)), StepResult::Failed)
-                );
-                match record.ending.filter(|_| as_ours) {
+                match record.ending.filter(|_| as_answered(record, *how)) {
                     Some(ending) => self.settle(ending),
                     None => self.settle_closed(*how),
                 }
@@ -114,16 +109,7 @@ impl Decision<'_> {
     }
 
     pub(super) fn settle(&self, ending: Ending) -> Transition {
-        let record = Record {
-            status: Status::Settled,
-            ending: Some(ending),
-            settled_at: Some(self.view.now),
-            not_before: None,
-            deadline: None,
-            arguments: Arc::new(Value::Null),
-            checkpoint: None,
-            ..released(self.record.clone())
-        };
+        let record = settled(self.record, ending, self.view.now);
         let settled =
             self.knowing(|local| local.sent = local.sent.filter(|_| !self.may_wait_again()));
         // A lost settlement is repeated: the report is the same, and so is SageMaker's answer.
@@ -143,4 +129,27 @@ impl Decision<'_> {
     fn may_wait_again(&self) -> bool {
         self.record.sent.is_some() && self.local.sent > self.record.sent
     }
+}
+
+/// The record of a step that needs nothing more.
+pub(super) fn settled(record: &Record, ending: Ending, now: Timestamp) -> Record {
+    Record {
+        status: Status::Settled,
+        ending: Some(ending),
+        settled_at: Some(now),
+        not_before: None,
+        deadline: None,
+        arguments: Arc::new(Value::Null),
+        checkpoint: None,
+        ..released(record.clone())
+    }
+}
+
+/// SageMaker shows what the frozen outcome says.
+pub(super) fn as_answered(record: &Record, how: StepResult) -> bool {
+    matches!(
+        (record.outcome.as_ref(), how),
+        (Some(Outcome::Success(_)), StepResult::Succeeded)
+            | (Some(Outcome::Failure(_)), StepResult::Failed)
+    )
 }

@@ -1,7 +1,9 @@
 //! The options of an endpoint.
 
+use std::time::Duration;
+
 use super::faults::{self, Rule};
-use super::sts::ExternalIds;
+use super::sts::{ExternalIds, HOUR};
 use super::undocumented::Undocumented;
 
 /// How an endpoint is set up. The default is account 123456789012 in us-east-1, on loopback,
@@ -28,6 +30,9 @@ pub struct Options {
     pub undocumented: Undocumented,
     /// The external ids that `AssumeRole` requires, by the role's ARN; other roles require none.
     pub external_ids: ExternalIds,
+    /// How long the credentials last that `AssumeRole` returns, in whole seconds; requests that are
+    /// signed with them later are refused. An hour by default, as at STS.
+    pub role_lifetime: Duration,
     /// Faults from the start; the control API can replace them.
     pub faults: Vec<Rule>,
 }
@@ -43,6 +48,7 @@ impl Default for Options {
             ended_executions: 10_000,
             undocumented: Undocumented::default(),
             external_ids: ExternalIds::new(),
+            role_lifetime: HOUR,
             faults: Vec::new(),
         }
     }

@@ -37,6 +37,7 @@ pub struct Service {
     region: String,
     account: String,
     ended_executions: usize,
+    role_lifetime: Duration,
     clock: Clock,
     events: Events,
     state: Mutex<State>,
@@ -70,6 +71,7 @@ impl Service {
         Self {
             region: options.region,
             account: options.account,
+            role_lifetime: options.role_lifetime,
             ended_executions: options.ended_executions,
             clock,
             events: Events::new(),
@@ -152,9 +154,11 @@ impl Service {
         }
         let answer = match protocol::body(body) {
             _ if target.service == Dialect::Sts => self.with(&suffers, |state, call| {
-                let (role, ids) = (sts::account_of_role(headers), state.external_ids);
-                sts::call(&target.operation, body, role, &self.account, ids, call)
+                let role = sts::account_of_role(headers);
+                let terms = (state.external_ids, self.role_lifetime);
+                sts::call(&target.operation, body, role, &self.account, terms, call)
             }),
+            Ok(_) if let Err(error) = sts::refuse_expired(headers, self.clock.now()) => Err(error),
             Ok(body) => {
                 let account = sts::account_of_role(headers).unwrap_or(&self.account);
                 self.call_as(account, &target, body, &suffers).await

@@ -4,11 +4,13 @@
 //! the pipelines of that account and no others.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hyper::HeaderMap;
 use serde_json::{Value, json};
 
 use super::call::Call;
+use super::clock::Time;
 use super::protocol::ApiError;
 
 /// What the id of a role's key begins with; its account follows.
@@ -18,7 +20,10 @@ const KEY: &str = "ASIALOCAL";
 pub type ExternalIds = BTreeMap<String, String>;
 
 /// How long an assumed role's credentials last, as at STS by default.
-const HOUR: i64 = 3_600;
+pub(super) const HOUR: Duration = Duration::from_hours(1);
+
+/// Between a key's account and the second of its end.
+const END: char = 'E';
 
 /// The operation that a form requests, if it is available.
 pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
@@ -33,8 +38,24 @@ pub(super) fn operation(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
 /// The account of the role whose credentials signed the request; `None` for any other caller.
 pub(super) fn account_of_role(headers: &HeaderMap) -> Option<&str> {
     let (_, credential) = headers.get("authorization")?.to_str().ok()?.split_once("Credential=")?;
-    let account = credential.strip_prefix(KEY)?.split('/').next()?;
+    let key = credential.strip_prefix(KEY)?.split('/').next()?;
+    let account = key.split_once(END).map_or(key, |(account, _)| account);
     (account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit())).then_some(account)
+}
+
+/// Refuses a request that is signed with the credentials of a role after their end.
+pub(super) fn refuse_expired(headers: &HeaderMap, now: Time) -> Result<(), ApiError> {
+    let end = || {
+        let (_, credential) =
+            headers.get("authorization")?.to_str().ok()?.split_once("Credential=")?;
+        let (_, end) = credential.strip_prefix(KEY)?.split('/').next()?.split_once(END)?;
+        end.parse::<u64>().ok()
+    };
+    if end().is_none_or(|end| now.millis() / 1_000 < end) {
+        return Ok(());
+    }
+    let message = "The security token included in the request is expired";
+    Err(ApiError { status: 403, ..ApiError::new("ExpiredTokenException", message) })
 }
 
 /// Answers everyone: there is no authentication. Only a role that requires an external id refuses
@@ -45,7 +66,7 @@ pub(super) fn call(
     body: &[u8],
     role: Option<&str>,
     own: &str,
-    external_ids: &ExternalIds,
+    (external_ids, lifetime): (&ExternalIds, Duration),
     call: &Call<'_>,
 ) -> Result<Value, ApiError> {
     let form: BTreeMap<String, String> = form(body);
@@ -71,10 +92,12 @@ pub(super) fn call(
         return Err(ApiError { status: 403, ..ApiError::new("AccessDenied", message) });
     }
     let account = role.split(':').nth(4).unwrap_or(own);
-    let end = i64::try_from(call.now.millis() / 1_000).unwrap_or_default() + HOUR;
-    let end = jiff::Timestamp::from_second(end).map(|end| end.to_string()).unwrap_or_default();
+    let end = call.now.millis() / 1_000 + lifetime.as_secs();
+    let key = format!("{KEY}{account}{END}{end}");
+    let end = jiff::Timestamp::from_second(i64::try_from(end).unwrap_or_default());
+    let end = end.map(|end| end.to_string()).unwrap_or_default();
     Ok(json!({ "AssumeRole": {
-        "Credentials": { "AccessKeyId": format!("{KEY}{account}"), "SecretAccessKey": "local", "SessionToken": "local", "Expiration": end },
+        "Credentials": { "AccessKeyId": key, "SecretAccessKey": "local", "SessionToken": "local", "Expiration": end },
         "AssumedRoleUser": { "AssumedRoleId": format!("AROALOCAL:{session}"), "Arn": format!("{role}/{session}") },
     } }))
 }

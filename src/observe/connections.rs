@@ -1,6 +1,6 @@
-//! The connections of the status server. Every client is accepted: beyond a maximum, a new
-//! connection replaces the one that has been idle longest, so that unused sockets can never block a
-//! health check. Nor can a lack of descriptors: one is reserved.
+//! The connections of the status server and of the admin socket. Every client is accepted: beyond a
+//! maximum, a new connection replaces the one that has been idle longest, so that unused sockets
+//! can never block a health check. Nor can a lack of descriptors: one is reserved.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -33,9 +33,6 @@ pub(super) const CONNECTIONS: usize = 64;
 /// How long a request's head may take to arrive. Load balancers and Prometheus give up after about
 /// as long.
 const HEAD: Duration = Duration::from_secs(10);
-/// After this long a connection is closed once idle, so that one that nothing reads from is not
-/// kept.
-const LIFE: Duration = Duration::from_mins(5);
 /// How long a closing connection may take to finish its answer: the process waits for it at its
 /// end.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -47,9 +44,32 @@ const NOTHING: &str = "/dev/null";
 pub(super) const HEADERS: usize = 64;
 pub(super) const HEAD_BYTES: usize = 16 * 1024;
 
+/// Where connections come from.
+pub(super) trait Listener {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send;
+
+    /// After this long a connection is closed once idle.
+    const LIFE: Duration;
+
+    /// The next connection. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    /// One that nothing reads from is not kept.
+    const LIFE: Duration = Duration::from_mins(5);
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _): (TcpStream, SocketAddr) = Self::accept(self).await?;
+        Ok(stream)
+    }
+}
+
 /// Answers all connections until `stop`, then finishes pending answers. It starts no task: all
 /// connections are driven from here.
-pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(super) async fn serve_all<L: Listener>(listener: L, router: Router, stop: CancellationToken) {
     let seats = Arc::new(Seats::default());
     let mut connections = FuturesUnordered::new();
     let mut pause = Instant::now();
@@ -68,11 +88,10 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
                     if connections.len() >= CONNECTIONS {
                         seats.shed();
                     }
-                    connections.push(serve(stream, router.clone(), seats.take(), &stop));
+                    connections.push(serve(stream, router.clone(), seats.take(), &stop, L::LIFE));
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a connection to the status server could not be \
-                                             accepted");
+                    tracing::debug!(%error, "a connection could not be accepted");
                     // A descriptor may be missing. The next connection gets the reserved one, and
                     // returns it at its end.
                     if spare.take().is_none() {
@@ -92,18 +111,18 @@ pub(super) async fn serve_all(listener: TcpListener, router: Router, stop: Cance
     while connections.next().await.is_some() {}
 }
 
-async fn accept(listener: &TcpListener, pause: Instant) -> io::Result<TcpStream> {
+async fn accept<L: Listener>(listener: &L, pause: Instant) -> io::Result<L::Stream> {
     sleep_until(pause).await;
-    let (stream, _): (TcpStream, SocketAddr) = listener.accept().await?;
-    Ok(stream)
+    listener.accept().await
 }
 
-/// Serves one connection until it ends, is replaced, or must close.
+/// Serves one connection until it ends, is replaced, or must close: after `life`, once idle.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     seat: Seat,
     stop: &CancellationToken,
+    life: Duration,
 ) {
     let shed = seat.shed.clone();
     let router = TowerToHyperService::new(router);
@@ -121,7 +140,7 @@ pub(super) async fn serve(
         () = shed.cancelled() => return,
         _ = &mut connection => return,
         () = stop.cancelled() => {}
-        () = sleep(LIFE) => {}
+        () = sleep(life) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {

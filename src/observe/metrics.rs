@@ -71,6 +71,7 @@ pub struct Metrics {
     clock_set: Counter,
     impaired: Family<Labels<1>, Gauge>,
     breaker_open: Family<Labels<1>, Gauge>,
+    handler_paused: Family<Labels<1>, Gauge>,
 }
 
 impl Metrics {
@@ -192,6 +193,11 @@ impl Metrics {
                 "breaker_open",
                 "1 while no step of the handler is started, or one at a time, because its steps \
                  failed",
+                Family::default(),
+            ),
+            handler_paused: add.plain(
+                "handler_paused",
+                "1 while no run of the handler is started, by `callbackd pause`",
                 Family::default(),
             ),
             clock_set: add.plain(
@@ -364,6 +370,12 @@ impl Metrics {
     /// Whether a handler is left alone because its steps failed.
     pub fn set_breaker(&self, handler: &str, open: bool) {
         self.breaker_open.get_or_create(&[("handler", handler.to_owned().into())]).set(open.into());
+    }
+
+    /// Whether no run of a handler is started, by order.
+    pub fn set_handler_paused(&self, handler: &str, paused: bool) {
+        let label = [("handler", handler.to_owned().into())];
+        self.handler_paused.get_or_create(&label).set(paused.into());
     }
 
     /// A stop was noticed: by `message`, `watch` or `ledger`.

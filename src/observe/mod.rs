@@ -3,6 +3,7 @@
 //! Nothing here depends on the rest of the crate: it is given plain words and numbers, and asks
 //! through [`server::Source`].
 
+pub mod admin;
 mod connections;
 pub mod events;
 mod labels;
@@ -15,4 +16,5 @@ mod page;
 mod process_stat;
 mod queue_stat;
 pub mod server;
+pub mod socket;
 pub mod writer;

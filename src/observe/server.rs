@@ -85,8 +85,8 @@ pub struct Steps {
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    status: StatusCode,
-    reason: String,
+    pub(super) status: StatusCode,
+    pub(super) reason: String,
 }
 
 impl Problem {
@@ -98,6 +98,11 @@ impl Problem {
     /// The requested thing does not exist.
     pub fn not_found(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_FOUND, reason: reason.into() }
+    }
+
+    /// What is asked for cannot be done as things are, and the reason says why.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::CONFLICT, reason: reason.into() }
     }
 
     /// It may be answered later.
@@ -181,6 +186,11 @@ impl Server {
     }
 }
 
+/// The same pages for a socket that no browser reaches.
+pub(super) fn pages(source: Arc<dyn Source>, metrics: Arc<Metrics>) -> Router {
+    router(Shared { source, metrics, loopback: false })
+}
+
 fn router(shared: Shared) -> Router {
     Router::new()
         .merge(page::router())
@@ -244,7 +254,9 @@ async fn step(State(shared): State<Shared>, Path(token): Path<String>) -> Respon
     }
 }
 
-async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+pub(super) async fn in_time<T>(
+    answer: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
     let late = |_| Problem::unavailable(format!("the ledger did not answer within {PATIENCE:?}"));
     timeout(PATIENCE, answer).await.map_err(late)?
 }
@@ -294,11 +306,11 @@ fn checked(checks: &[Check]) -> Response {
     json_answer(status, &json!({ "ok": ok, "checks": checks }))
 }
 
-fn problem(status: StatusCode, reason: &str) -> Response {
+pub(super) fn problem(status: StatusCode, reason: &str) -> Response {
     json_answer(status, &json!({ "error": reason }))
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Response {
+pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
     answer(status, "application/json", format!("{body}\n"))
 }
 
@@ -387,7 +399,9 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Seats};
+    use crate::observe::connections::{CONNECTIONS, HEAD_BYTES, HEADERS, Listener, Seats};
+
+    const LIFE: Duration = <TcpListener as Listener>::LIFE;
 
     /// Healthy or not, as a test says; its steps are returned once allowed.
     #[derive(Default)]
@@ -450,7 +464,7 @@ mod tests {
         };
         let never = CancellationToken::new();
         let seat = Arc::new(Seats::default()).take();
-        tokio::join!(talk, connections::serve(server, router(shared), seat, &never)).0
+        tokio::join!(talk, connections::serve(server, router(shared), seat, &never, LIFE)).0
     }
 
     async fn ask(path: &str, host: &str) -> String {

@@ -178,6 +178,13 @@ impl Environment {
         self.command(config, arguments).output().expect("it starts")
     }
 
+    /// Starts a command of the binary, whose output is read while it goes on.
+    pub fn begin(&self, config: &Config, arguments: &[&str]) -> Child {
+        let mut command = self.command(config, arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("it starts")
+    }
+
     /// The same, with its standard output there.
     pub fn run_onto(
         &self,

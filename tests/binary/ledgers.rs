@@ -8,6 +8,7 @@ use rusqlite::Connection;
 
 use crate::daemon::Config;
 use crate::history::judge;
+use crate::sagemaker::{Fault, LIST};
 use crate::scene::{Scene, until};
 
 async fn readiness(daemon: &crate::daemon::Daemon) -> u16 {
@@ -231,7 +232,8 @@ async fn a_copy_made_beside_the_daemon_is_sound_and_a_worker_goes_on_with_it() {
     let (code, told) = run(&["ledger", "backup", &copy]);
     assert!(code == Some(0) && told.contains("1 records"), "{told}");
     let (code, told) = run(&["ledger", "backup", &copy]);
-    assert!(code == Some(1) && told.contains("is not overwritten [CBD525]"), "{told}");
+    let refused = told.contains("is not overwritten") && told.contains("[CBD526]");
+    assert!(code == Some(1) && refused, "{told}");
     for arguments in [&["ledger", "verify"][..], &["ledger", "verify", &copy]] {
         let (code, told) = run(arguments);
         assert!(code == Some(0) && told.contains("nothing is wrong"), "{told}");
@@ -244,12 +246,65 @@ async fn a_copy_made_beside_the_daemon_is_sound_and_a_worker_goes_on_with_it() {
     }
     fs::rename(&copy, scene.ledger()).expect("it is ours");
     scene.open("gate");
+    let (code, told) = run(&["run"]);
+    assert!(code == Some(1) && told.contains("CBD525"), "{told}");
+    let (_, told) = run(&["check"]);
+    assert!(told.contains("run `callbackd ledger accept`"), "{told}");
+    scene.sagemaker.always(LIST, Fault::Answer(400, "AccessDeniedException"));
+    let (code, told) = run(&["ledger", "accept"]);
+    assert!(code == Some(1) && told.contains("not accepted"), "{told}");
+    scene.sagemaker.heal();
+    let (code, told) = run(&["ledger", "accept"]);
+    assert!(code == Some(0) && told.contains("waits: the worker goes on with it"), "{told}");
+    let (code, told) = run(&["ledger", "accept"]);
+    assert!(code == Some(0) && told.contains("is no older copy"), "{told}");
     let _daemon = scene.start(&config);
     scene.answered_once(&step).await;
     let ledger = Connection::open(scene.ledger()).expect("a ledger");
     let spoil = "UPDATE steps SET body = '{}' WHERE token = ?1";
     until("it is spoilt", async || ledger.execute(spoil, [&step.token]) == Ok(1)).await;
+    let (code, told) = run(&["ledger", "forget", &step.token]);
+    assert!(code == Some(1) && told.contains("differs from what was written"), "{told}");
     let (code, told) = run(&["ledger", "verify", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&told).expect("JSON");
     assert_eq!((code, report["problems"][0]["token"].as_str()), (Some(1), Some(&*step.token)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_forgotten_beside_the_daemon_only_if_sagemaker_does_not_wait_for_it() {
+    let scene = Scene::new("end 0").await;
+    let config = scene.config().with("handlers.job.settings.deferred", true);
+    let step = scene.step_sent().await;
+    let daemon = scene.start(&config.clone().listening());
+    let deferred = async || daemon.sum("callbackd_steps_deferred").await;
+    until("it is deferred", async || deferred().await == Some(1.0)).await;
+    let forget = |token: &str| {
+        let output = scene.environment().run(&config, &["ledger", "forget", token]);
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&told).into_owned())
+    };
+    let refused = |wants: &str| {
+        let (code, told) = forget(&step.token);
+        assert!(code == Some(1) && told.contains(wants), "{told}");
+    };
+    refused("answer it with `callbackd complete`");
+    scene.sagemaker.hide(&step.arn);
+    refused("its execution goes on");
+    scene.sagemaker.always(LIST, Fault::Answer(400, "AccessDeniedException"));
+    refused("CBD018");
+    scene.sagemaker.heal();
+    scene.sagemaker.close(&step.arn, "Failed");
+    let (code, told) = forget(&step.token);
+    assert!(code == Some(0) && told.contains("its execution has ended (failed)"), "{told}");
+    let (code, told) = forget(&step.token);
+    assert!(code == Some(0) && told.contains("is settled"), "{told}");
+    let (code, told) = forget("nosuchstep");
+    assert!(code == Some(1) && told.contains("has no step"), "{told}");
+    until("the daemon lets go of it", async || deferred().await == Some(0.0)).await;
+    let shown = scene.environment().run(&config, &["show", "--json", &step.token]).stdout;
+    let shown: serde_json::Value = serde_json::from_slice(&shown).expect("JSON");
+    let last = shown["history"].as_array().and_then(|events| events.last()).expect("a history");
+    assert_eq!(last["event"], "forgotten");
+    assert!(last["detail"].as_str().is_some_and(|by| by.contains(" on ")), "{last}");
+    assert!(scene.sagemaker.reports(&step.token).is_empty(), "nothing is reported");
 }

@@ -4,10 +4,12 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use callbackd::local::{Endpoint, ExternalIds, Options};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::Instant;
 use toml::Table;
 
 use crate::daemon::{Config, Daemon, Environment};
@@ -33,8 +35,12 @@ struct Accounts {
 
 impl Accounts {
     async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let endpoint = Endpoint::start(loopback, Options::default()).await.expect("a free port");
+        let endpoint = Endpoint::start(loopback, options).await.expect("a free port");
         let accounts = Self { endpoint, folder: tempfile::tempdir().expect("a folder") };
         fs::create_dir(accounts.folder.path().join("ledger")).expect("the folder is writable");
         let run = accounts.folder.path().join("run");
@@ -154,6 +160,30 @@ async fn each_account_is_answered_with_its_role_and_a_wrong_external_id_is_named
     assert_eq!(accounts.runs(), 2, "no step is run again");
     let log = daemon.log();
     assert!(!log.contains(OWN_ID) && !log.contains(THEIR_ID), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_credentials_of_roles_are_renewed_before_they_end_and_no_call_is_refused() {
+    let role_lifetime = Duration::from_secs(15);
+    let accounts = Accounts::with(Options { role_lifetime, ..Options::default() }).await;
+    let daemon = accounts.environment().start(&accounts.config().listening(), "daemon");
+    let begun = Instant::now();
+    // Two lives of the first credentials.
+    while begun.elapsed() < 2 * role_lifetime {
+        for account in [OWN, THEIRS] {
+            let arn = accounts.execution(account).await;
+            accounts.succeeds(account, &arn).await;
+        }
+    }
+    let metrics = daemon.status("/metrics").await.expect("it answers").1;
+    let calls: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("callbackd_aws_requests_total{")).collect();
+    let assumed = calls.iter().filter(|line| line.contains("AssumeRole")).count();
+    let failed: Vec<_> = calls.iter().filter(|line| !line.contains("result=\"ok\"")).collect();
+    assert!(assumed > 0 && failed.is_empty(), "{calls:#?}");
+    let complaints = daemon.complaints(&["WARN", "ERROR"], "");
+    // The scene's own configuration has a doubtful limit.
+    assert!(complaints.iter().all(|line| line["event"] == "config_doubtful"), "{complaints:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

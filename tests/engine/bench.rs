@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use callbackd::clock::Clock;
 use callbackd::engine::config::{HandlerConfig, QueueConfig};
-use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts};
+use callbackd::engine::{Engine, HandlerParts, Intake, Monitor, Parts, QueueParts, Retries};
 use callbackd::handler::{DynHandler, Registry};
 use callbackd::ledger::{Commit, Ledger, Written};
-use callbackd::lifecycle::{Completed, WorkerId, complete};
+use callbackd::lifecycle::{Completed, Lease, WorkerId, complete, forget};
 use callbackd::outcome::Outcome;
-use callbackd::seam::{Observer, Pipelines, Queue};
+use callbackd::seam::{ExecutionStanding, Observer, Pipelines, Queue, Standing};
 use callbackd::step::QueueUrl;
 use callbackd::{Completion, Context, Handler, HandlerError, HandlerResult, Outputs};
 use jiff::Timestamp;
@@ -157,14 +157,16 @@ pub struct Bench {
     pub observer: Arc<dyn Observer>,
     /// Queues beside the first.
     pub others: Vec<(QueueConfig, Arc<FakeQueue>)>,
-    /// The queues that are paused from the start.
+    /// The queues and handlers that are paused from the start.
     pub paused: Vec<QueueUrl>,
+    pub paused_handlers: Vec<String>,
     workers: usize,
 }
 
 pub struct Worker {
     engine: Engine,
     pub intake: Intake,
+    pub retries: Retries,
     pub monitor: Monitor,
 }
 
@@ -187,6 +189,7 @@ impl Bench {
             observer: Arc::new(()),
             others: Vec::new(),
             paused: Vec::new(),
+            paused_handlers: Vec::new(),
             workers: 0,
         }
     }
@@ -233,9 +236,10 @@ impl Bench {
             retention: self.retention,
             work_dir: "work".into(),
             paused: self.paused.clone(),
+            paused_handlers: self.paused_handlers.clone(),
         });
         let monitor = engine.monitor();
-        Worker { intake: engine.intake(), engine, monitor }
+        Worker { intake: engine.intake(), retries: engine.retries(), engine, monitor }
     }
 
     /// A step that waits at SageMaker, with its message on the queue.
@@ -256,6 +260,19 @@ impl Bench {
         };
         let written = ledger.write(*record, Commit::Now).await.expect("it works");
         assert!(matches!(written, Written::Done(_)), "{written:?}");
+        ledger.announce(&token).await.expect("it works");
+    }
+
+    /// An operator has the step forgotten, whose execution is gone, as a command does.
+    pub async fn forget(&self, token: &str) {
+        let store = Arc::new(self.disk.beside());
+        let ledger = Ledger::beside(store);
+        let token = token.parse().expect("a token");
+        let record = ledger.load(&token).await.expect("it works").expect("a record");
+        let gone = ExecutionStanding::NotFound;
+        let left = forget(&record, Lease::Over, &Standing::NotFound, gone, ledger.now());
+        let written = ledger.write(left.expect("it is not waited for"), Commit::Now).await;
+        assert!(matches!(written, Ok(Written::Done(_))), "{written:?}");
         ledger.announce(&token).await.expect("it works");
     }
 

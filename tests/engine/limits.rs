@@ -411,3 +411,51 @@ fn a_queue_that_is_paused_at_the_start_is_not_polled_and_its_steps_go_on_from_th
         worker.drain().await;
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_is_paused_starts_nothing_and_what_runs_goes_on() {
+    let mut bench = bench(&json!({}));
+    bench.queue_config = routed(4);
+    let worker = bench.start().await;
+    let paused = || worker.monitor.held().contains(&("h".to_owned(), true));
+    bench.step(&token(0), &json!({"do": "wait"}));
+    bench.step(&token(1), &json!({"do": "again", "seconds": 60}));
+    until("both run", || bench.log.count("run 1") == 2).await;
+    worker.intake.hold_only(&["h".to_owned()]);
+    assert!(paused());
+    bench.step(&token(2), &json!({}));
+    bench.step(&token(3), &json!({"to": "other"}));
+    until("the other handler's is answered", || bench.pipelines.accepted().len() == 1).await;
+    sleep(10 * MINUTE).await;
+    assert_eq!(bench.log.count("run 1"), 3, "nor is the job looked at again");
+    assert_eq!(unpolled(&worker), None, "for the other handler");
+    let refused = worker.retries.retry(&token(1).parse().expect("a token")).await;
+    assert!(refused.expect_err("it is paused").to_string().contains("`h` is paused"));
+    bench.go.notify_one();
+    until("what runs ends", || bench.pipelines.accepted().len() == 2).await;
+    bench.stop(&token(2), &json!({}));
+    until("a stop is answered", || failures(&bench) == 1).await;
+
+    worker.intake.hold_only(&[]);
+    assert!(!paused());
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 4);
+    worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_whose_only_handler_is_paused_from_the_start_is_not_polled_and_loses_no_step() {
+    let mut bench = bench(&json!({}));
+    bench.queue_config.stop_watch = Duration::from_hours(12);
+    bench.paused_handlers = vec!["h".to_owned(), "no such handler".to_owned()];
+    let worker = bench.start().await;
+    let ids: Vec<String> = (0..5).map(|n| bench.step(&token(n), &json!({}))).collect();
+    sleep(10 * MINUTE).await;
+    assert_eq!((received(&bench, &ids), bench.log.count("run 1")), (0, 0));
+    assert_eq!(unpolled(&worker), Some(Unpolled::ByOrder));
+    worker.intake.hold_only(&[]);
+    assert_eq!(unpolled(&worker), None);
+    until("all are answered", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 5);
+    worker.drain().await;
+}

@@ -12,6 +12,7 @@ mod intake;
 mod limits;
 mod outages;
 mod progress;
+mod retries;
 mod steps_run;
 mod steps_stop;
 mod traces;

@@ -197,6 +197,30 @@ async fn a_deferred_step_has_its_key_and_an_answer_through_the_ledger_is_reporte
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_step_that_is_forgotten_is_let_go_of_and_others_are_left_alone() {
+    const OTHER: &str = "bbbbbbbbbb";
+    for disk in [Disk::exclusive(), Disk::shared()] {
+        let mut bench = Bench::new();
+        bench.disk = disk;
+        let worker = bench.start().await;
+        for token in [TOKEN, OTHER] {
+            bench.step(token, &json!({"do": "defer"}));
+        }
+        let deferred = || worker.monitor.queues()[0].deferred;
+        until("both are deferred", || deferred() == 2).await;
+        bench.forget(TOKEN).await;
+        let let_go = timeout(Duration::from_mins(1), until("it is let go of", || deferred() == 1));
+        assert!(let_go.await.is_ok(), "it is noticed");
+        assert_eq!(bench.disk.status(TOKEN).as_deref(), Some("settled"));
+        let answer = Outcome::Failure(Reason::new("rejected by ada"));
+        bench.answer(OTHER, answer).await;
+        until("it is settled", || bench.disk.status(OTHER).as_deref() == Some("settled")).await;
+        assert_eq!(bench.pipelines.accepted().len(), 1, "nothing is said of the forgotten one");
+        worker.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_step_whose_key_cannot_be_one_fails() {
     let mut bench = Bench::new();
     let worker = bench.start().await;

@@ -8,7 +8,8 @@ use callbackd::seam::{ExecutionStanding, Standing, StepResult};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::bench::{Bench, run_and_crash, until};
+use crate::bench::{Bench, body_of, run_and_crash, until};
+use crate::world::Disk;
 
 const TOKEN: &str = "abcdefghij";
 
@@ -230,4 +231,57 @@ async fn a_run_that_is_told_to_end_before_it_began_never_begins() {
     assert_eq!(bench.log.entries(), ["clean pipeline_stopped null"]);
     assert_eq!(bench.pipelines.accepted().len(), 1);
     worker.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_workers_with_steps_of_an_execution_one_watches_for_the_stop_of_all() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    bench.queue_config.concurrency = 1;
+    let mut workers = Vec::new();
+    for number in 1..=3 {
+        workers.push(bench.start().await);
+        bench.step(&format!("stopped00{number}"), &json!({"do": "wait"}));
+        until("it runs", || bench.log.count("run 1") == number).await;
+    }
+    sleep(Duration::from_mins(5)).await;
+    let before = *bench.pipelines.looked.lock().unwrap();
+    sleep(Duration::from_mins(60)).await;
+    let looks = *bench.pipelines.looked.lock().unwrap() - before;
+    assert!((115..=165).contains(&looks), "{looks} looks in an hour at a stop_watch of 30s");
+    *bench.pipelines.execution.lock().unwrap() = ExecutionStanding::Stopping;
+    until("all are told", || bench.log.count("told pipeline_stopped") == 3).await;
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    assert_eq!(bench.pipelines.accepted().len(), 3);
+    for worker in workers {
+        worker.drain().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_workers_with_many_executions_make_two_calls_a_second_and_use_them() {
+    let mut bench = Bench::new();
+    bench.disk = Disk::shared();
+    bench.queue_config.concurrency = 40;
+    let mut workers = Vec::new();
+    for worker in 0..3 {
+        workers.push(bench.start().await);
+        for number in 0..40 {
+            let token = format!("own{worker}0000{number:02}");
+            bench.pipelines.open(&token);
+            let arguments = json!({"do": "wait"});
+            bench.queue.put(&body_of(&token, &token, &arguments, "Executing"));
+        }
+        until("all run", || bench.log.count("run 1") == 40 * (worker + 1)).await;
+    }
+    sleep(Duration::from_mins(5)).await;
+    let before = *bench.pipelines.looked.lock().unwrap();
+    sleep(Duration::from_mins(60)).await;
+    let looks = *bench.pipelines.looked.lock().unwrap() - before;
+    assert!((6_500..=7_300).contains(&looks), "{looks} looks in an hour");
+    bench.go.notify_waiters();
+    until("the queue is empty", || bench.queue.len() == 0).await;
+    for worker in workers {
+        worker.drain().await;
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use callbackd::ledger::Memory;
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+    Age, Commit, Damaged, Head, Member, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
 };
 use callbackd::lifecycle::WorkerId;
 use callbackd::outcome::{ClientRequestToken, Outcome};
@@ -275,6 +275,8 @@ pub struct FakePipelines {
     pub asked: Mutex<usize>,
     /// How often the steps of an execution were listed.
     pub listed: Mutex<usize>,
+    /// How often it was asked where an execution stands.
+    pub looked: Mutex<usize>,
 }
 
 impl Default for FakePipelines {
@@ -287,6 +289,7 @@ impl Default for FakePipelines {
             trouble: Mutex::default(),
             asked: Mutex::default(),
             listed: Mutex::default(),
+            looked: Mutex::default(),
         }
     }
 }
@@ -395,6 +398,7 @@ impl Pipelines for FakePipelines {
         &'a self,
         arn: &'a ExecutionArn,
     ) -> BoxFuture<'a, Result<ExecutionStanding, Fault>> {
+        *self.looked.lock().unwrap() += 1;
         let name = arn.as_str().rsplit('/').next().unwrap_or_default();
         let standing = self.executions.lock().unwrap().get(name).copied();
         Box::pin(async move { Ok(standing.unwrap_or(*self.execution.lock().unwrap())) })
@@ -547,7 +551,7 @@ impl Workers for Disk {
         Box::pin(async move { self.members().worker(worker).await })
     }
 
-    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Member>, StoreError>> {
         self.members().all()
     }
 
@@ -556,6 +560,7 @@ impl Workers for Disk {
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
         Box::pin(async move {
             self.check()?;
@@ -563,7 +568,7 @@ impl Workers for Disk {
             if hangs {
                 std::future::pending::<()>().await;
             }
-            self.members().renew(worker, expected, told).await
+            self.members().renew(worker, expected, told, notice).await
         })
     }
 

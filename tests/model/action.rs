@@ -134,6 +134,10 @@ pub enum What {
     SeeFrozen {
         worker: usize,
     },
+    /// The worker stood still for so long, and is fenced as another of its steps is taken over.
+    FenceForAnother {
+        worker: usize,
+    },
     /// The stop watch asks about the execution.
     Watch {
         worker: usize,
@@ -151,6 +155,10 @@ pub enum What {
     },
     /// The ledger is tried again.
     Retry {
+        worker: usize,
+    },
+    /// An operator wants the next attempt now.
+    AskRetry {
         worker: usize,
     },
     /// The worker leaves while the ledger does not accept a record.
@@ -230,7 +238,7 @@ impl World {
             }
             // A renewal of which nothing is learnt changes nothing that is part of this state.
             if worker.phase != Phase::Down
-                && (worker.fenced || worker.flagged || self.was_taken_over(index))
+                && (worker.fenced || worker.frozen || worker.flagged || self.was_taken_over(index))
                 && worker.driver.as_ref().is_none_or(|driver| driver.pending.is_none())
             {
                 put(What::Renew { worker: index });

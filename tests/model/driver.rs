@@ -67,6 +67,8 @@ impl Turn<'_> {
         match self.apply(worker, happening) {
             Ok(()) => {}
             Err(NotApplied::Illegal(text)) => self.broken(Broken::Illegal(text)),
+            // Who asked for it is told so, and may ask again.
+            Err(NotApplied::Ledger) if happening == Happening::RetryAsked => {}
             Err(NotApplied::Ledger) => self.driver(worker).pending = Some(happening),
         }
     }
@@ -107,9 +109,15 @@ impl Turn<'_> {
 
     /// The worker claims under another id from now on, and what it runs must end.
     pub fn lease_is_out(&mut self, worker: usize) {
-        self.world.workers[worker].losses += 1;
+        let mutant = self.setup.mutant;
+        self.world.workers[worker].losses +=
+            u8::from(mutant != Some(Mutant::KeepTheIdOfALostLease));
         self.world.workers[worker].flagged = false;
         if self.world.workers[worker].driver.is_none() {
+            return;
+        }
+        let taken = self.world.was_taken_over(worker);
+        if mutant == Some(Mutant::KeepWhatIsNotTakenYet) && !taken {
             return;
         }
         self.driver(worker).claims = false;
@@ -278,6 +286,12 @@ impl Turn<'_> {
         let alive = alive
             .filter(|alive| *alive != worker && owner.as_ref() == Some(&self.world.id(*alive)));
         let moves = before.owner != record.owner;
+        if alive.is_some() && moves && self.driver(worker).renewed {
+            self.witness(Witness::RenewedInTime);
+            if mutant != Some(Mutant::FenceWhateverItsVersion) {
+                return Written::Changed;
+            }
+        }
         // Before the record is written, which may fail.
         if let Some(alive) = alive.filter(|_| moves && self.driver(worker).lapsed)
             && mutant != Some(Mutant::TakeOverWithoutFencing)
@@ -320,7 +334,7 @@ impl Turn<'_> {
         driver.known = known;
         driver.along = false;
         driver.fresh = !lost;
-        driver.lapsed = false;
+        (driver.lapsed, driver.renewed) = (false, false);
         driver.claims = mine;
         Written::Done
     }
@@ -356,7 +370,9 @@ impl Turn<'_> {
         let known = self.as_read(known);
         let driver = self.driver(worker);
         let stop = driver.known.record().stop_requested.is_some();
-        driver.lapsed &= driver.known.record().owner == known.record().owner;
+        let same = driver.known.record().owner == known.record().owner;
+        driver.lapsed &= same && !driver.renewed;
+        driver.renewed &= driver.lapsed;
         driver.fresh = true;
         driver.along = false;
         driver.known = known;

@@ -13,7 +13,7 @@ const APART: &[u8] = &[0, 1];
 const SHARED: &[u8] = &[0, 0];
 
 /// Witnesses that need other processes that write the ledger.
-const OF_A_SHARED_LEDGER: [Witness; 8] = [
+const OF_A_SHARED_LEDGER: [Witness; 10] = [
     Witness::StopOfAForeignRun,
     Witness::StopFoundInLedger,
     Witness::LeaseLostWhileRunning,
@@ -22,6 +22,8 @@ const OF_A_SHARED_LEDGER: [Witness; 8] = [
     Witness::DeferredMeanwhile,
     Witness::EndedMeanwhile,
     Witness::PassedOn,
+    Witness::RenewedInTime,
+    Witness::StopUnheard,
 ];
 
 /// Witnesses for one worker as well as two.
@@ -110,6 +112,9 @@ fn one_worker_keeps_its_promises() {
         "answers=2 stops=1",
         "answers=1 crashes=1 replies=1",
         "answers=1 endings=1 limits=1",
+        "retries=1 crashes=1 stops=1",
+        "retries=2 writes=1",
+        "retries=1 shutdowns=1 limits=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
@@ -151,6 +156,7 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         "redrives=1 crashes=2",
         "hindrances=1",
         "answers=2",
+        "retries=1 crashes=1",
     ];
     // What takes more than one trouble at a time, or others who write the ledger.
     let of_more = [
@@ -163,6 +169,8 @@ fn two_workers_with_a_ledger_each_keep_their_promises() {
         Witness::DeferredMeanwhile,
         Witness::EndedMeanwhile,
         Witness::PassedOn,
+        Witness::RenewedInTime,
+        Witness::StopUnheard,
     ];
     let of_more = [&of_more[..], &OF_ONE, &OF_ANSWERING].concat();
     assert_eq!(explore("two ledgers", APART, &budgets), of_more, "all else comes to pass");
@@ -190,6 +198,8 @@ fn two_workers_that_share_a_ledger_keep_their_promises() {
         "hindrances=1",
         "answers=1 stops=1",
         "answers=2 crashes=1",
+        "retries=1 stops=1",
+        "retries=1 visibility=1",
     ];
     let missing = explore("shared ledger", SHARED, &budgets);
     let of_more = [
@@ -254,6 +264,7 @@ fn further_bounds_hold_too() {
         "hindrances=2 stops=1 crashes=1 limits=1",
         "answers=2 stops=1 crashes=1 limits=1",
         "crashes=4",
+        "retries=2 stops=1 crashes=1 limits=1",
     ];
     let missing = explore("one worker", ONE, &budgets);
     assert_eq!(
@@ -279,6 +290,7 @@ fn further_bounds_hold_too() {
         "stops=1 lies=2",
         "hindrances=1 stops=1",
         "answers=2 stops=1",
+        "retries=1 stops=1",
     ];
     let missing = explore("two ledgers", APART, &budgets);
     let of_more = [
@@ -290,6 +302,8 @@ fn further_bounds_hold_too() {
         Witness::DeferredMeanwhile,
         Witness::Replaced,
         Witness::PassedOn,
+        Witness::RenewedInTime,
+        Witness::StopUnheard,
     ];
     let of_more = [&of_more[..], &OF_ONE, &OF_ANSWERING].concat();
     assert_eq!(missing, of_more, "all else comes to pass");
@@ -314,6 +328,7 @@ fn further_bounds_hold_too() {
         "hindrances=1 leases=1 crashes=1",
         "answers=2 stops=1 crashes=1",
         "crashes=3",
+        "retries=1 leases=1 crashes=1",
     ];
     let of_more = [&OF_VERIFYING[..], &OF_ANSWERING].concat();
     assert_eq!(explore("shared ledger", SHARED, &budgets), of_more, "all else comes to pass");

@@ -33,6 +33,7 @@ pub enum Happening {
     ReportAccepted,
     ReportRefused,
     ReportFailed { denied: bool },
+    RetryAsked,
     LeaseLost,
     Phase,
 }
@@ -127,6 +128,7 @@ impl Happening {
             Self::ReportFailed { denied } => {
                 Event::ReportFailed { denied, detail: "failed".to_owned() }
             }
+            Self::RetryAsked => Event::RetryAsked,
             Self::LeaseLost => Event::LeaseLost,
             Self::Phase => Event::Phase,
         }

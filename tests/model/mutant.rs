@@ -47,6 +47,10 @@ pub enum Mutant {
     AnswerForTheHandler,
     RunWhatMayBeAnswered,
     AskForTheAnswerOnce,
+    KeepTheOwner,
+    DeferWithoutALimit,
+    RetryUnasked,
+    RetryWhatRuns,
     // Mistakes in carrying them out.
     BelieveNotFound,
     AnswerStopBlindly,
@@ -60,7 +64,11 @@ pub enum Mutant {
     KeepRunningWithoutLease,
     TakeOverWithoutFencing,
     RenewAfterAFence,
+    FenceWhateverItsVersion,
+    KeepTheIdOfALostLease,
+    KeepWhatIsNotTakenYet,
     ForgetTheStopSet,
+    DropStopsAsTheyAreRead,
     DropWhatTheLedgerDidNotTake,
     ForgetOutcome,
     ForgetDeferral,
@@ -103,6 +111,13 @@ impl Mutant {
                 (state.record.resume, state.record.suspicion) = (false, u32::MAX);
             }
             Self::StartWhatIsFound if found => state.local.wanted = true,
+            Self::RetryUnasked if happening == Happening::RetryAsked => state.local.wanted = true,
+            Self::RetryWhatRuns
+                if happening == Happening::RetryAsked && state.record.status == Status::Claimed =>
+            {
+                (state.record.status, state.record.owner) = (Status::Waiting, None);
+                state.record.not_before = Some(NOW);
+            }
             Self::RunWhatMayBeAnswered if matches!(happening, Happening::Delivered(_)) || found => {
                 state.local.wanted = true;
             }
@@ -194,11 +209,6 @@ impl Mutant {
                 };
                 *transition = idle(Some(record), Effect::Return);
             }
-            Self::DoNotCountTheAttempt if effects.contains(&Effect::Run) => {
-                if let Some(write) = &mut transition.write {
-                    write.record.attempt = state.record.attempt;
-                }
-            }
             Self::ForgetToWake => effects.retain(|effect| !matches!(effect, Effect::Wake(_))),
             Self::DeferForEver
                 if state.record.status == Status::Deferred && effects.contains(&Effect::Report) =>
@@ -208,11 +218,6 @@ impl Mutant {
             }
             Self::NeverTell => effects.retain(|effect| !matches!(effect, Effect::Tell(_))),
             Self::NeverAbort => effects.retain(|effect| *effect != Effect::Abort),
-            Self::TellOnceWritten => {
-                if let Some(write) = &mut transition.write {
-                    write.urgency = Urgency::First;
-                }
-            }
             Self::ReplaceAtOnce if matches!(happening, Happening::Delivered(_)) => {
                 effects.push(Effect::Replace);
             }
@@ -222,6 +227,24 @@ impl Mutant {
             }
             Self::NeverRefuseStops => {
                 effects.retain(|effect| !matches!(effect, Effect::RefuseStop(_)));
+            }
+            _ => self.miswrite(transition, state),
+        }
+    }
+
+    /// Applies the mistake, if it is one in what is written.
+    fn miswrite(self, transition: &mut Transition, state: &State) {
+        let runs = transition.effects.contains(&Effect::Run);
+        let Some(write) = &mut transition.write else { return };
+        let record = &mut write.record;
+        match self {
+            Self::DoNotCountTheAttempt if runs => record.attempt = state.record.attempt,
+            Self::TellOnceWritten => write.urgency = Urgency::First,
+            Self::KeepTheOwner => {
+                record.owner = record.owner.take().or(state.record.owner.clone());
+            }
+            Self::DeferWithoutALimit if record.status == Status::Deferred => {
+                record.deadline = None;
             }
             _ => {}
         }

@@ -1,12 +1,13 @@
 //! Each mutant of the protocol breaks what it must break, on a path that is printed; the real
 //! protocol does not.
 
+use callbackd::lifecycle::contradictions;
 use stateright::{Checker, Model};
 
 use crate::driver::TOKEN;
 use crate::judge::Broken as Promise;
 use crate::mutant::Mutant;
-use crate::setup::{ENDS, SAFE, Setup};
+use crate::setup::{ENDS, SAFE, SOUND, Setup};
 use crate::world::{Broken, Budget, World};
 
 const ONE: &[u8] = &[0];
@@ -43,6 +44,13 @@ fn never_ends(mutant: Mutant, ledgers: &'static [u8], budget: Budget) {
     assert!(world.broken.is_none(), "{mutant:?} breaks nothing, and never ends");
 }
 
+fn writes(mutant: Mutant, contradiction: &str) {
+    let world = found(mutant, ONE, NO_FAULT, SOUND);
+    let stored = world.ledgers.iter().flatten().map(|known| contradictions(known.record()));
+    let told: Vec<&str> = stored.flatten().collect();
+    assert_eq!(told, [contradiction], "{mutant:?}");
+}
+
 const NO_FAULT: Budget = Budget {
     stops: 0,
     endings: 0,
@@ -64,6 +72,7 @@ const NO_FAULT: Budget = Budget {
     returns: 0,
     hindrances: 0,
     answers: 0,
+    retries: 0,
 };
 const AN_ENDING: Budget = Budget { endings: 1, ..NO_FAULT };
 const A_STOP: Budget = Budget { stops: 1, ..NO_FAULT };
@@ -101,6 +110,12 @@ fn believing_that_there_is_no_step_is_noticed_breaks_p1_and_never_ends() {
 #[test]
 fn deleting_for_a_deferral_that_is_not_durable_breaks_p1() {
     breaks(Mutant::ForgetDeferral, ONE, NO_FAULT, &Promise::DeletedTooEarly(1));
+}
+
+#[test]
+fn a_record_that_the_lifecycle_does_not_write_is_not_sound() {
+    writes(Mutant::KeepTheOwner, "it has an owner, but no one may run it");
+    writes(Mutant::DeferWithoutALimit, "it is deferred without a limit");
 }
 
 #[test]
@@ -270,8 +285,30 @@ fn taking_over_without_fencing_and_renewing_after_a_fence_are_noticed() {
 }
 
 #[test]
+fn fencing_who_has_just_renewed_breaks_p4() {
+    let budget = Budget { freezes: 1, visibility: 1, ..NO_FAULT };
+    breaks(Mutant::FenceWhateverItsVersion, SHARED, budget, &Promise::Overlap(1));
+}
+
+#[test]
+fn losing_only_the_step_that_is_taken_over_breaks_p4() {
+    let budget = Budget { freezes: 1, visibility: 1, ..NO_FAULT };
+    breaks(Mutant::KeepWhatIsNotTakenYet, SHARED, budget, &Promise::Overlap(1));
+}
+
+#[test]
+fn claiming_again_under_the_id_of_a_lost_lease_never_ends() {
+    never_ends(Mutant::KeepTheIdOfALostLease, SHARED, Budget { leases: 1, ..NO_FAULT });
+}
+
+#[test]
 fn a_stop_of_which_the_owner_is_not_told_never_ends() {
     never_ends(Mutant::ForgetTheStopSet, SHARED, A_STOP);
+}
+
+#[test]
+fn a_stop_that_leaves_the_set_before_the_owner_has_heard_of_it_never_ends() {
+    never_ends(Mutant::DropStopsAsTheyAreRead, SHARED, Budget { writes: 1, ..A_STOP });
 }
 
 #[test]
@@ -352,4 +389,16 @@ fn deleting_the_message_of_a_token_that_comes_back_breaks_p1() {
         Budget { returns: 1, ..NO_FAULT },
         &Promise::DeletedTooEarly(1),
     );
+}
+
+#[test]
+fn trying_again_what_sagemaker_was_not_asked_about_is_noticed() {
+    let budget = Budget { retries: 1, crashes: 1, ..NO_FAULT };
+    does(Mutant::RetryUnasked, ONE, budget, &Broken::StartedUnasked);
+}
+
+#[test]
+fn trying_again_what_another_worker_runs_breaks_p4() {
+    let budget = Budget { retries: 1, ..NO_FAULT };
+    breaks(Mutant::RetryWhatRuns, SHARED, budget, &Promise::Overlap(1));
 }

@@ -70,6 +70,9 @@ impl Turn<'_> {
             {
                 self.witness(Witness::GoneForGood);
             }
+            (Happening::RetryAsked, _) if written.is_some() => {
+                self.witness(Witness::TriedAgainAtOnce);
+            }
             (Happening::Phase, _) if effects.contains(&Effect::Return) => {
                 self.witness(Witness::GivenBack);
             }

@@ -24,7 +24,7 @@ pub const SAFE: &str = "nothing breaks";
 /// Once faults have ended, the step comes to its end.
 pub const ENDS: &str = "everything ends";
 /// Each record in a ledger is one that `callbackd ledger verify` finds sound.
-const SOUND: &str = "records are sound";
+pub const SOUND: &str = "records are sound";
 
 #[derive(Debug)]
 pub struct Setup {

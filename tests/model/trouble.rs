@@ -13,6 +13,7 @@ impl World {
         self.turns(setup, put);
         self.losses(setup, put);
         self.troubles(put);
+        self.impatience(setup, put);
     }
 
     /// What a user, a pipeline or someone else may do.
@@ -118,6 +119,9 @@ impl World {
             if freezes > 0 && !driver.lapsed && self.is_foreign(index, driver) {
                 put(What::SeeFrozen { worker: index });
             }
+            if freezes > 0 && driver.claims && !worker.fenced {
+                put(What::FenceForAnother { worker: index });
+            }
             if leases > 0 && driver.claims {
                 put(What::LeaseOver { worker: index });
             }
@@ -129,6 +133,21 @@ impl World {
             }
             if replies > 0 && driver.pending.is_none() {
                 self.bad_replies(index, driver, put);
+            }
+        }
+    }
+
+    /// What an operator may ask a worker for. A step that is not in hand is begun only if no other
+    /// worker can have its message, or the ledger tells which one runs it.
+    fn impatience(&self, setup: &Setup, put: &mut impl FnMut(What)) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            let may = match &worker.driver {
+                Some(driver) => driver.pending.is_none(),
+                None => setup.is_exclusive(),
+            };
+            let is_there = worker.phase == Phase::Running && self.stored(index).is_some();
+            if self.budget.retries > 0 && may && is_there {
+                put(What::AskRetry { worker: index });
             }
         }
     }

@@ -57,8 +57,8 @@ impl<'a> Turn<'a> {
     pub fn see(&mut self, seen: &Seen<u64>) {
         if let Err(broken) = self.world.judge.see(seen) {
             let froze = self.world.budget.freezes < self.setup.budget.freezes;
-            if froze && matches!(broken, judge::Broken::Overlap(_)) {
-                // No one can reach the run of a frozen worker. Everything else must hold.
+            let excused = froze && self.world.may_overlap();
+            if excused && matches!(broken, judge::Broken::Overlap(_)) {
                 return;
             }
             self.broken(Broken::Promise(broken));
@@ -187,13 +187,22 @@ impl<'a> Turn<'a> {
             What::Renew { worker } => self.renew(worker),
             What::LeaseOver { worker } => {
                 self.world.budget.leases -= 1;
-                self.world.workers[worker].fenced = false;
+                let lost = &mut self.world.workers[worker];
+                (lost.fenced, lost.frozen) = (false, false);
                 self.lease_is_out(worker);
             }
             What::SeeLapse { worker } => self.driver(worker).lapsed = true,
             What::SeeFrozen { worker } => {
                 self.world.budget.freezes -= 1;
                 self.driver(worker).lapsed = true;
+                if let Some(owner) = self.world.owner(worker) {
+                    self.world.workers[owner].frozen = true;
+                }
+            }
+            What::FenceForAnother { worker } => {
+                self.world.budget.freezes -= 1;
+                let worker = &mut self.world.workers[worker];
+                (worker.fenced, worker.frozen) = (true, true);
             }
             What::Watch { worker } => {
                 let stopping = self.world.sagemaker.is_open();
@@ -222,6 +231,13 @@ impl<'a> Turn<'a> {
                 if let Some(happening) = self.driver(worker).pending.take() {
                     self.feed(worker, happening);
                 }
+            }
+            What::AskRetry { worker } => {
+                self.world.budget.retries -= 1;
+                if self.world.workers[worker].driver.is_none() {
+                    self.spawn(worker);
+                }
+                self.feed(worker, Happening::RetryAsked);
             }
             What::Abandon { worker } => self.abandon(worker),
             _ => unreachable!("it happens to the world"),
@@ -366,6 +382,11 @@ impl<'a> Turn<'a> {
     }
 
     fn renew(&mut self, worker: usize) {
+        let mood = self.strike();
+        if mood == Mood::Fails {
+            return;
+        }
+        self.world.workers[worker].frozen = false;
         let fenced = std::mem::take(&mut self.world.workers[worker].fenced);
         if fenced && self.setup.mutant != Some(Mutant::RenewAfterAFence) {
             self.lease_is_out(worker);
@@ -374,8 +395,29 @@ impl<'a> Turn<'a> {
         if self.world.was_taken_over(worker) {
             return self.broken(Broken::RenewedTooLate);
         }
-        if std::mem::take(&mut self.world.workers[worker].flagged) {
+        self.seen_renewed(worker);
+        if !self.world.workers[worker].flagged {
+            return;
+        }
+        let unheard = mood == Mood::FailsAfterEffect;
+        if unheard {
+            self.witness(Witness::StopUnheard);
+        }
+        // What was read leaves the set with the next renewal.
+        let dropped = self.setup.mutant == Some(Mutant::DropStopsAsTheyAreRead);
+        self.world.workers[worker].flagged = unheard && !dropped;
+        if !unheard {
             self.flagged(worker);
+        }
+    }
+
+    /// Who has watched the worker's record finds another version of it.
+    fn seen_renewed(&mut self, worker: usize) {
+        for observer in 0..self.world.workers.len() {
+            let watched = self.world.owner(observer) == Some(worker);
+            if let Some(driver) = self.world.workers[observer].driver.as_mut().filter(|_| watched) {
+                driver.renewed = driver.lapsed;
+            }
         }
     }
 
@@ -431,7 +473,7 @@ impl<'a> Turn<'a> {
         worker.phase = Phase::Down;
         worker.held = 0;
         worker.deleting = 0;
-        (worker.fenced, worker.flagged) = (false, false);
+        (worker.fenced, worker.frozen, worker.flagged) = (false, false, false);
         self.see(&Seen::Died { worker: judged });
     }
 

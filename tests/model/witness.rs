@@ -40,6 +40,10 @@ pub enum Witness {
     CompletedElsewhere,
     Replaced,
     PassedOn,
+    /// An owner renewed its record after it had been seen unchanged, and before it was fenced.
+    RenewedInTime,
+    /// A renewal's reply was lost that told of a stop.
+    StopUnheard,
     AskedAgain,
     WentOnWithoutItsMessage,
     CameBack,
@@ -58,10 +62,11 @@ pub enum Witness {
     SucceededElsewhereInAWait,
     AnsweredByItsHandler,
     AnsweredBeforeAnotherRun,
+    TriedAgainAtOnce,
 }
 
 impl Witness {
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 53] = [
         Self::RedeliveredAfterACrash,
         Self::CleanupInterrupted,
         Self::RunTakenOver,
@@ -94,6 +99,8 @@ impl Witness {
         Self::CompletedElsewhere,
         Self::Replaced,
         Self::PassedOn,
+        Self::RenewedInTime,
+        Self::StopUnheard,
         Self::AskedAgain,
         Self::WentOnWithoutItsMessage,
         Self::CameBack,
@@ -112,6 +119,7 @@ impl Witness {
         Self::SucceededElsewhereInAWait,
         Self::AnsweredByItsHandler,
         Self::AnsweredBeforeAnotherRun,
+        Self::TriedAgainAtOnce,
     ];
 }
 

@@ -85,6 +85,8 @@ pub struct Budget {
     pub hindrances: u8,
     /// Answers that someone gives through a ledger.
     pub answers: u8,
+    /// Attempts that an operator wants at once.
+    pub retries: u8,
 }
 
 impl Budget {
@@ -120,6 +122,7 @@ impl Budget {
             "returns" => &mut self.returns,
             "hindrances" => &mut self.hindrances,
             "answers" => &mut self.answers,
+            "retries" => &mut self.retries,
             _ => return None,
         })
     }
@@ -182,6 +185,9 @@ pub struct Worker {
     pub losses: u8,
     /// Another worker has removed its record in the ledger, which it will find out.
     pub fenced: bool,
+    /// Others have seen its record unchanged for a whole lease while it stood still. It has not
+    /// renewed it since.
+    pub frozen: bool,
     /// Another worker has put the step into its set of stops, or someone has answered it in the
     /// worker's ledger.
     pub flagged: bool,
@@ -213,6 +219,8 @@ pub struct Driver {
     /// The record of the foreign owner in `known` has been seen unchanged for a whole lease, or is
     /// gone.
     pub lapsed: bool,
+    /// The foreign owner has renewed its record since that was seen.
+    pub renewed: bool,
     /// `known` holds what is to be written as soon as the ledger takes it.
     pub along: bool,
     pub local: Local,
@@ -267,6 +275,7 @@ impl Worker {
             life: 0,
             losses: 0,
             fenced: false,
+            frozen: false,
             flagged: false,
             phase: Phase::Running,
             held: 0,
@@ -282,6 +291,7 @@ impl Driver {
             known,
             fresh: true,
             lapsed: false,
+            renewed: false,
             along: false,
             local: Local::NOTHING,
             told_open: false,
@@ -359,6 +369,13 @@ impl World {
         })
     }
 
+    /// The live worker whose record is watched because it has the claim that `worker` knows of.
+    pub fn owner(&self, worker: usize) -> Option<usize> {
+        let known = self.workers[worker].driver.as_ref()?.known.record();
+        let owner = known.owner.as_ref()?;
+        self.alive(owner).filter(|alive| *alive != worker && self.id(*alive) == *owner)
+    }
+
     /// Another worker has taken the step over while the handler runs here.
     pub fn was_taken_over(&self, worker: usize) -> bool {
         let runs = self.workers[worker]
@@ -370,6 +387,17 @@ impl World {
                 && record.owner.as_ref().is_some_and(|owner| !self.is_of_process(worker, owner))
         });
         runs && taken
+    }
+
+    /// No one can reach the run of a frozen worker, or before it had time to end since that worker
+    /// has learnt of its fence.
+    pub fn may_overlap(&self) -> bool {
+        self.workers.iter().any(|worker| {
+            let ends = |driver: &Driver| {
+                !driver.claims && driver.call.is_some_and(|call| driver.grace || call.aborted)
+            };
+            worker.frozen || worker.driver.as_ref().is_some_and(ends)
+        })
     }
 
     pub fn judged(&self, worker: usize) -> judge::Worker {

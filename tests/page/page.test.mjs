@@ -202,6 +202,75 @@ test("a daemon that does not answer is told, with the time of what is shown", as
   await close();
 });
 
+/** The daemon's own `/status`, changed by `change` on its way to the page. */
+async function open_with(change) {
+  const context = await browser.newContext({ viewport: { width: 1400, height: 900 } });
+  const page = await context.newPage();
+  await page.route("**/status", async (route) => {
+    const response = await route.fetch();
+    const status = await response.json();
+    change(status);
+    await route.fulfill({ response, json: status });
+  });
+  await page.goto(PAGE);
+  await page.locator("#updated").filter({ hasText: "Updated" }).waitFor();
+  return { page, close: () => context.close() };
+}
+
+test("a fleet's workers are listed, this one marked, and none of them is markup", async () => {
+  const { page, close } = await open_with((status) => {
+    status.worker = "host-2/0123abcd~2";
+    status.workers = ["host-1/89abcdef", "host-2/0123abcd~2", MARKUP];
+  });
+  assert.deepEqual(await page.locator("#workers li").allTextContents(), [
+    "host-1/89abcdef", "host-2/0123abcd~2 (this worker)", MARKUP,
+  ]);
+  assert.ok(await page.locator("#fleet").isVisible());
+  assert.equal(await page.locator("main img").count(), 0);
+  await axe(page);
+  await page.screenshot({ path: "shots/fleet.png", fullPage: true });
+  await close();
+  const { page: alone, close: done } = await open_with(() => {});
+  assert.ok(!(await alone.locator("#fleet").isVisible()), "a ledger of its own has no fleet");
+  await done();
+});
+
+test("what impairs a worker is told: a drain, a failing check, dead letters, no right", async () => {
+  const { page, close } = await open_with((status) => {
+    const [queue] = status.queues;
+    const named = (name, more) => ({ ...queue, name, url: `${queue.url}-${name}`, ...more });
+    const counts = { seconds_old: 75, visible: 12, in_flight: 3, delayed: 0 };
+    status.draining = true;
+    status.checks.push({ name: "ledger", ok: false, detail: `no space: ${MARKUP}` });
+    status.queues = [
+      named("dead", { backlog: { ...counts, dead_letters: 1234 } }),
+      named("denied", { backlog: { seconds_old: 5, error: "sqs:GetQueueAttributes is denied" } }),
+      named("parked", { unpolled: "breaker", backlog: { ...counts, dead_letters: null } }),
+      named("late", { owed: 2, oldest_owed: queue.now, unreported: 7, backlog: null }),
+    ];
+  });
+  assert.equal(await page.locator("#state").textContent(), "Draining");
+  assert.match(await page.title(), /Draining/);
+  const check = page.locator("#checks li", { hasText: "no space" });
+  assert.match(await check.textContent(), /failing/);
+  const row = async (name) =>
+    page.locator("#queues tr", { hasText: name }).locator("th, td").allTextContents();
+  assert.deepEqual((await row("dead")).slice(7), ["12", "3", "1,234", "1 min 15 s ago"]);
+  assert.match(await page.locator("#queues tr").first().locator("td").nth(8).getAttribute("class"),
+    /attention/);
+  assert.deepEqual((await row("denied")).slice(7), [
+    "unknown", "unknown", "unknown", "5 s ago: sqs:GetQueueAttributes is denied",
+  ]);
+  assert.equal((await row("parked"))[9], "unknown");
+  assert.match((await row("parked"))[1], /breaker|paused/i);
+  assert.equal((await row("late"))[6], "7");
+  assert.equal((await row("late"))[10], "not yet");
+  assert.equal(await page.locator("main img").count(), 0);
+  await axe(page);
+  await page.screenshot({ path: "shots/impaired.png", fullPage: true });
+  await close();
+});
+
 test("a step's history is told, oldest first, with how often and why", async () => {
   const { page, close } = await open(`?step=${FAILED}`);
   await page.locator("#events tr", { hasText: "reported" }).waitFor();

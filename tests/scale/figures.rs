@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::meter::{SERVICES, Window};
 use crate::run::Story;
 use crate::steps::Kind;
+use crate::table::THROTTLED;
 use crate::world::World;
 
 const REPORTS: &str = "SageMaker SendPipelineExecutionStep";
@@ -32,6 +33,13 @@ impl Figures {
         write(&mut text, story, peak, each).expect("a string takes everything");
         Self { peak_after_the_outage: peak, reads_while_quiet: each, text }
     }
+
+    /// How many requests the table refused in a phase.
+    pub fn throttled(story: &Story, name: &str) -> u64 {
+        let phase = story.phases.iter().find(|(phase, _)| *phase == name);
+        let window = phase.map(|(_, window)| window.clone()).unwrap_or_default();
+        story.world.meter(|meter| meter.total(THROTTLED, &window))
+    }
 }
 
 impl Display for Figures {
@@ -45,9 +53,10 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64, reads: f64) -> fmt:
     writeln!(to, "\n{} workers, {} held steps; {:?}\n", size.workers, size.held, size.settings)?;
     writeln!(
         to,
-        "| phase | takes | SQS, calls/s (peak) | SageMaker | DynamoDB | units read/s | units written/s |"
+        "| phase | takes | SQS, calls/s (peak) | SageMaker | DynamoDB | throttled | units read/s | units \
+         written/s |"
     )?;
-    writeln!(to, "|---|---|---|---|---|---|---|")?;
+    writeln!(to, "|---|---|---|---|---|---|---|---|")?;
     for (name, window) in phases {
         writeln!(to, "{}", row(world, name, window))?;
     }
@@ -108,7 +117,7 @@ fn write(to: &mut impl fmt::Write, story: &Story, peak: u64, reads: f64) -> fmt:
 /// What is asked in a phase.
 pub fn row(world: &World, name: &str, window: &Window) -> String {
     let mut row = format!("| {name} | {} ", minutes(window));
-    for service in SERVICES {
+    for service in SERVICES.into_iter().chain([THROTTLED]) {
         let (calls, peak) =
             world.meter(|meter| (meter.total(service, window), meter.peak(service, window).0));
         row += &format!("| {} ({peak}) ", per_second(calls, window));

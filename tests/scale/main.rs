@@ -25,6 +25,7 @@ mod clocks;
 #[path = "../simulation/log.rs"]
 mod log;
 
+mod capacity;
 mod figures;
 mod job;
 mod meter;
@@ -46,6 +47,10 @@ use worker::Settings;
 /// Names the size of the fleet: workers, an `x`, held steps; and, after another `x`, how many steps
 /// a worker runs at once.
 const SIZE: &str = "CALLBACKD_SCALE";
+
+/// So many held steps meet the whole capacity of a new table, fewer a part of it, so that a small
+/// fleet is throttled too in its redeploy and its Spot wave.
+const THROTTLES: f64 = 75_000.0;
 
 /// Renewals of a worker with the default lease, 60 s: one each 20 s.
 const RENEWALS: u64 = 180;
@@ -79,6 +84,7 @@ fn size() -> Size {
         short_every: Duration::from_secs(10),
         pause: minutes(5, 5),
         early: if full { 25 } else { 10 },
+        capacity: (held as f64 / THROTTLES).min(1.0),
     }
 }
 
@@ -90,6 +96,10 @@ fn no_promise_of_a_fleet_is_broken_by_everything_that_happens_to_one() {
     let broken = story.world.steps(|steps| steps.broken().to_vec());
     assert!(broken.is_empty(), "{} times: {:?}", broken.len(), &broken[..broken.len().min(5)]);
     assert!(story.world.steps(|steps| steps.all_answered_once()));
+    for phase in ["redeploy", "Spot wave"] {
+        let throttled = Figures::throttled(&story, phase);
+        assert!(throttled > 0, "{phase}: the table had enough for everything");
+    }
     assert!(story.taken >= story.size.held / 3, "the wave took {} steps", story.taken);
     let piled = story.piled as u64;
     assert!(2 * piled * story.size.early >= story.size.held as u64, "{piled} outcomes piled up");

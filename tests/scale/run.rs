@@ -44,6 +44,8 @@ pub struct Size {
     pub pause: Duration,
     /// One in so many held steps ends while SageMaker is down.
     pub early: u64,
+    /// Of the capacity of a new table.
+    pub capacity: f64,
 }
 
 /// What was measured.
@@ -185,6 +187,7 @@ pub fn everything(size: Size) -> Story {
 
 async fn play(world: Arc<World>, size: Size) -> Story {
     world.steps(|steps| steps.early = size.early);
+    world.limit(size.capacity);
     let mut phases: Vec<(&'static str, Window)> = Vec::new();
     let begun = std::cell::Cell::new(0);
     let mut over = |phase: &'static str| {

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, PARTS, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+    Age, Commit, Damaged, Head, Member, PARTS, Page, Put, Query, Row, Store, StoreError, Worker,
+    Workers, part,
 };
 use callbackd::lifecycle::WorkerId;
 use callbackd::step::CallbackToken;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use crate::capacity::Touches;
 use crate::steps::Kind;
 use crate::units::{self, Units};
 use crate::worker::Life;
@@ -24,6 +26,10 @@ use crate::worker::Life;
 /// What a request takes.
 const LATENCY: Duration = Duration::from_millis(5);
 const TRIES: u32 = 3;
+/// The shard of the index that has the workers.
+const WORKERS: &str = "workers";
+/// How the meter calls the requests that DynamoDB has refused.
+pub const THROTTLED: &str = "requests that DynamoDB throttled";
 
 #[derive(Clone)]
 pub struct Table(pub Arc<Life>);
@@ -35,6 +41,7 @@ impl Table {
     async fn send<T>(
         &self,
         operation: &'static str,
+        touches: Touches,
         tries: u32,
         act: impl FnOnce(&Self) -> Stored<(T, Units)>,
     ) -> Stored<T> {
@@ -43,12 +50,12 @@ impl Table {
             life.lives().await;
             world.call(operation);
             life.sleep(LATENCY).await;
-            if !world.is_throttled() {
+            if world.admits(touches) {
                 let (done, units) = act(self)?;
-                world.charge(units);
+                world.charge(touches, units);
                 return Ok(done);
             }
-            world.meter(|meter| meter.count("requests that DynamoDB throttled"));
+            world.call(THROTTLED);
             if tried < tries {
                 life.sleep(Duration::from_millis(25 + world.draw(75 * u64::from(tried)))).await;
             }
@@ -93,14 +100,16 @@ impl Table {
         act: impl FnOnce(&Self) -> Stored<Page<T>>,
     ) -> Stored<Page<T>> {
         let all = query.after.is_none() && query.part.is_none();
-        let requests = if all { PARTS as usize } else { 1 };
-        for _ in 1..requests {
-            self.send("DynamoDB Query", TRIES, |_| Ok(((), Units::default()))).await?;
+        let requests = if all { PARTS } else { 1 };
+        let of = |part| Touches::reads_index(query.part.unwrap_or(part));
+        for part in 1..requests {
+            self.send("DynamoDB Query", of(part), TRIES, |_| Ok(((), Units::of_list(1, 0))))
+                .await?;
         }
-        self.send("DynamoDB Query", TRIES, |table| {
+        self.send("DynamoDB Query", of(0), TRIES, |table| {
             let page = act(table)?;
             let bytes = table.0.world.bytes_of(page.found.len());
-            Ok((page, Units::of_list(requests, bytes)))
+            Ok((page, Units::of_list(1, bytes)))
         })
         .await
     }
@@ -115,7 +124,8 @@ impl Store for Table {
         &'a self,
         token: &'a CallbackToken,
     ) -> BoxFuture<'a, Stored<Option<Result<Row, Damaged>>>> {
-        Box::pin(self.send("DynamoDB GetItem", TRIES, |table| {
+        let touches = Touches::reads_item(token);
+        Box::pin(self.send("DynamoDB GetItem", touches, TRIES, |table| {
             let found = table.row(token);
             let units = Units::of_get(found.as_ref());
             Ok((found.map(Ok), units))
@@ -130,8 +140,10 @@ impl Store for Table {
     ) -> BoxFuture<'static, Stored<Put>> {
         let table = self.clone();
         Box::pin(async move {
+            let token = &row.head.token;
+            let touches = Touches::writes_item(token).and_index(part(token));
             let put = |table: &Self| table.put_row(&row, expected, commit);
-            table.send("DynamoDB PutItem", TRIES, put).await
+            table.send("DynamoDB PutItem", touches, TRIES, put).await
         })
     }
 
@@ -154,7 +166,8 @@ impl Store for Table {
     }
 
     fn probe(&self) -> BoxFuture<'_, Stored<()>> {
-        Box::pin(self.send("DynamoDB PutItem", TRIES, |_| Ok(((), Units::of_probe()))))
+        let touches = Touches::writes_item("probe");
+        Box::pin(self.send("DynamoDB PutItem", touches, TRIES, |_| Ok(((), Units::of_probe()))))
     }
 
     fn workers(&self) -> Option<&dyn Workers> {
@@ -168,15 +181,16 @@ impl Store for Table {
 
 impl Workers for Table {
     fn worker<'a>(&'a self, worker: &'a WorkerId) -> BoxFuture<'a, Stored<Option<Worker>>> {
-        Box::pin(self.send("DynamoDB GetItem", TRIES, |table| {
+        let touches = Touches::reads_item(worker);
+        Box::pin(self.send("DynamoDB GetItem", touches, TRIES, |table| {
             Ok((table.now(table.members().worker(worker))?, Units::of_worker()))
         }))
     }
 
-    fn all(&self) -> BoxFuture<'_, Stored<Vec<(WorkerId, u64)>>> {
-        Box::pin(self.send("DynamoDB Query", TRIES, |table| {
+    fn all(&self) -> BoxFuture<'_, Stored<Vec<Member>>> {
+        Box::pin(self.send("DynamoDB Query", Touches::reads_index(WORKERS), TRIES, |table| {
             let all = table.now(table.members().all())?;
-            let units = Units::of_workers(all.len());
+            let units = Units::of_workers(all.iter().map(|member| member.notice.len()));
             Ok((all, units))
         }))
     }
@@ -186,17 +200,22 @@ impl Workers for Table {
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Stored<Option<BTreeSet<CallbackToken>>>> {
-        Box::pin(self.send("DynamoDB UpdateItem", 1, move |table| {
-            let renewed = table.now(table.members().renew(worker, expected, told))?;
+        let touches = Touches::writes_item(worker).and_index(WORKERS);
+        Box::pin(self.send("DynamoDB UpdateItem", touches, 1, move |table| {
+            let units = Units::of_renewal(notice.len());
+            let notice = notice.clone();
+            let renewed = table.now(table.members().renew(worker, expected, told, notice))?;
             table.0.world.meter(|meter| meter.count("renewals of workers' leases"));
-            Ok((renewed, Units::of_renewal()))
+            Ok((renewed, units))
         }))
     }
 
     fn fence<'a>(&'a self, worker: &'a WorkerId, expected: u64) -> BoxFuture<'a, Stored<Put>> {
-        Box::pin(self.send("DynamoDB DeleteItem", TRIES, move |table| {
-            Ok((table.now(table.members().fence(worker, expected))?, Units::of_renewal()))
+        let touches = Touches::writes_item(worker).and_index(WORKERS);
+        Box::pin(self.send("DynamoDB DeleteItem", touches, TRIES, move |table| {
+            Ok((table.now(table.members().fence(worker, expected))?, Units::of_renewal(0)))
         }))
     }
 
@@ -205,7 +224,8 @@ impl Workers for Table {
         worker: &'a WorkerId,
         token: &'a CallbackToken,
     ) -> BoxFuture<'a, Stored<()>> {
-        Box::pin(self.send("DynamoDB UpdateItem", TRIES, move |table| {
+        let touches = Touches::writes_item(worker);
+        Box::pin(self.send("DynamoDB UpdateItem", touches, TRIES, move |table| {
             Ok((table.now(table.members().flag(worker, token))?, Units::of_flag()))
         }))
     }

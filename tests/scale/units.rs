@@ -24,7 +24,8 @@ const SETTLED: &str = "settled";
 const KEYS: usize = "id".len() + "step#".len();
 /// Numbers take up to 21 bytes; those here are times and small ones.
 const NUMBER: usize = 8;
-/// `id`, `shard`, `due` and `version` of a worker, which are all that the index has of it.
+/// `id`, `shard`, `due` and `version` of a worker, beside what it tells the others: all that the
+/// index has of it.
 const WORKER: usize = 90;
 
 /// Half units of reading, and units of writing.
@@ -32,22 +33,25 @@ const WORKER: usize = 90;
 pub struct Units {
     pub halves_read: u64,
     pub written: u64,
+    /// Of those that are written, the index's.
+    pub indexed: u64,
 }
 
 impl AddAssign for Units {
     fn add_assign(&mut self, other: Self) {
         self.halves_read += other.halves_read;
         self.written += other.written;
+        self.indexed += other.indexed;
     }
 }
 
 impl Units {
-    const fn written(units: usize) -> Self {
-        Self { halves_read: 0, written: units as u64 }
+    const fn written(item: usize, index: usize) -> Self {
+        Self { halves_read: 0, written: (item + index) as u64, indexed: index as u64 }
     }
 
     const fn halves(halves: usize) -> Self {
-        Self { halves_read: halves as u64, written: 0 }
+        Self { halves_read: halves as u64, written: 0, indexed: 0 }
     }
 
     /// Writes `row` over what was `before`.
@@ -62,12 +66,12 @@ impl Units {
             }
             (Some(before), true) => kilobytes(index_size(before)) + kilobytes(index_size(row)),
         };
-        Self::written(kilobytes(largest) + index)
+        Self::written(kilobytes(largest), index)
     }
 
     /// A put whose condition fails, and the consistent read that finds out why.
     pub fn of_failed_put(there: Option<&Row>) -> Self {
-        let mut units = Self::written(kilobytes(there.map_or(0, size)));
+        let mut units = Self::written(kilobytes(there.map_or(0, size)), 0);
         units += Self::of_get(there);
         units
     }
@@ -81,26 +85,29 @@ impl Units {
         Self::halves(requests.max(bytes.div_ceil(4096)))
     }
 
-    pub fn of_workers(count: usize) -> Self {
-        Self::of_list(1, count * WORKER)
+    /// A list of workers that tell the others texts of these lengths.
+    pub fn of_workers(notices: impl Iterator<Item = usize>) -> Self {
+        Self::of_list(1, notices.map(|notice| WORKER + notice).sum())
     }
 
     pub fn of_worker() -> Self {
         Self::halves(2)
     }
 
-    /// A worker's record is renewed or removed; the index holds its version.
-    pub const fn of_renewal() -> Self {
-        Self::written(2)
+    /// A worker's record is renewed or removed; the index holds its version, and what it tells the
+    /// others, of that length.
+    pub fn of_renewal(notice: usize) -> Self {
+        let size = kilobytes(WORKER + notice);
+        Self::written(size, size)
     }
 
     /// A stop is added to a worker's record; the index does not hold it.
     pub const fn of_flag() -> Self {
-        Self::written(1)
+        Self::written(1, 0)
     }
 
     pub const fn of_probe() -> Self {
-        Self::written(1)
+        Self::written(1, 0)
     }
 }
 
@@ -180,7 +187,10 @@ mod tests {
         let settled = row("settled", 10);
         assert_eq!(Units::of_put(Some(&small), &settled).written, 1 + 1);
         assert_eq!(Units::of_put(Some(&settled), &settled).written, 1);
-        assert_eq!(Units::of_failed_put(Some(&small)), Units { halves_read: 2, written: 1 });
+        assert_eq!(
+            Units::of_failed_put(Some(&small)),
+            Units { halves_read: 2, written: 1, indexed: 0 }
+        );
     }
 
     #[test]

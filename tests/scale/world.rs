@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::capacity::{Capacity, Touches};
 use crate::meter::{Meter, Window};
 use crate::steps::{Kind, Steps};
 use crate::units::Units;
@@ -54,8 +55,9 @@ struct State {
     random: Rng,
     /// SageMaker answers nothing.
     outage: bool,
-    /// How likely the table throttles a request.
+    /// How likely the table throttles a request, whatever is asked of it.
     throttled: f64,
+    capacity: Capacity,
     /// What the index holds: entries and bytes.
     index: (usize, usize),
     requests: u64,
@@ -83,6 +85,7 @@ impl World {
             random: Rng::with_seed(seed),
             outage: false,
             throttled: 0.0,
+            capacity: Capacity::new(1.0),
             index: (0, 0),
             requests: 0,
         };
@@ -119,9 +122,16 @@ impl World {
         self.state().meter.call(operation, second);
     }
 
-    pub fn charge(&self, units: Units) {
+    pub fn charge(&self, touches: Touches, units: Units) {
         let second = self.second();
-        self.state().meter.units(units, second);
+        let mut state = self.state();
+        state.meter.units(units, second);
+        state.capacity.take(touches, units);
+    }
+
+    /// What the table serves, as a share of what a new one at DynamoDB does.
+    pub fn limit(&self, share: f64) {
+        self.state().capacity = Capacity::new(share);
     }
 
     pub fn meter<T>(&self, look: impl FnOnce(&mut Meter) -> T) -> T {
@@ -132,10 +142,13 @@ impl World {
         look(&mut self.state().steps)
     }
 
-    pub fn is_throttled(&self) -> bool {
+    /// Whether the table serves a request, and does not throttle it.
+    pub fn admits(&self, touches: Touches) -> bool {
+        let now = self.passed();
         let mut state = self.state();
         let odds = state.throttled;
-        odds > 0.0 && state.random.f64() < odds
+        let unlucky = odds > 0.0 && state.random.f64() < odds;
+        !unlucky && state.capacity.admits(touches, now)
     }
 
     /// A number below `end`; the world's own chance.

@@ -27,16 +27,21 @@ pub struct Approval {
     pub token: String,
 }
 
+/// The ledger as a command opens it, beside its workers.
+pub fn ledger_of_a_command(world: &Arc<World>, held: &Memory) -> Ledger {
+    let clock = if held.workers().is_some() {
+        Service::opened(world, 0).clock()
+    } else {
+        Clock::of(Box::new(Machine(world.clone())))
+    };
+    let (store, me) = (Arc::new(held.clone()), WorkerId("command".into()));
+    Ledger::new(store, me, Duration::from_mins(1), clock, Arc::new(()))
+}
+
 impl Approval {
     /// Gives the answer, unless the step takes none any more.
     pub async fn give(self, success: bool) {
-        let clock = if self.held.workers().is_some() {
-            Service::opened(&self.world, 0).clock()
-        } else {
-            Clock::of(Box::new(Machine(self.world.clone())))
-        };
-        let (store, me) = (Arc::new(self.held.clone()), WorkerId("command".into()));
-        let ledger = Ledger::new(store, me, Duration::from_mins(1), clock, Arc::new(()));
+        let ledger = ledger_of_a_command(&self.world, &self.held);
         for _ in 0..TRIES {
             if self.is_given(&ledger, success).await {
                 return;

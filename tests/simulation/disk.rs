@@ -8,7 +8,7 @@ use std::time::Duration;
 use callbackd::clock::Clock;
 use callbackd::ledger::Memory;
 use callbackd::ledger::store::{
-    Age, Commit, Damaged, Head, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
+    Age, Commit, Damaged, Head, Member, Page, Put, Query, Row, Store, StoreError, Worker, Workers,
 };
 use callbackd::lifecycle::WorkerId;
 use callbackd::step::CallbackToken;
@@ -237,7 +237,7 @@ impl Workers for Disk {
         }))
     }
 
-    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Member>, StoreError>> {
         let held = self.held.clone();
         Box::pin(
             self.call("list workers", move || Box::pin(async move { members(&held).all().await })),
@@ -249,12 +249,13 @@ impl Workers for Disk {
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
         let (held, worker) = (self.held.clone(), worker.clone());
         let world = self.life.world.clone();
         Box::pin(self.call("renew", move || {
             Box::pin(async move {
-                let renewed = members(&held).renew(&worker, expected, told).await;
+                let renewed = members(&held).renew(&worker, expected, told, notice).await;
                 match &renewed {
                     Ok(None) => world.count("path: a renewal that is not accepted"),
                     Ok(Some(stops)) if !stops.is_empty() => {

@@ -31,6 +31,7 @@ mod clocks;
 mod dates;
 mod disk;
 mod hardship;
+mod impatience;
 mod life;
 mod limits;
 mod log;

@@ -14,7 +14,7 @@ use crate::world::{LIVE, Story};
 /// How many each test run plays.
 const SEEDS: u64 = 300;
 /// What some seed must have met, so that nothing is believed that was never tried.
-const MET: [&str; 134] = [
+const MET: [&str; 136] = [
     "fleet: one worker",
     "fleet: two workers, a ledger each",
     "fleet: two workers, one ledger",
@@ -99,6 +99,8 @@ const MET: [&str; 134] = [
     "path: an answer through the ledger is refused",
     "path: answered by somebody else",
     "path: answered through the ledger",
+    "path: tried again at once",
+    "path: a retry is refused",
     "path: checkpoint",
     "path: cleanup",
     "path: expired credentials refused",

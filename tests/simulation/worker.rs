@@ -8,7 +8,8 @@ use callbackd::clock::Clock;
 use callbackd::config::CheckedConfig;
 use callbackd::daemon::{Daemon, DaemonError};
 use callbackd::ledger::Memory;
-use tokio::sync::Notify;
+use fastrand::Rng;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clocks::Machine;
 use crate::dates::Service;
 use crate::disk::Disk;
+use crate::impatience::Impatience;
 use crate::judge::{Seen, Worker};
 use crate::life::Life;
 use crate::network::outside;
@@ -80,6 +82,13 @@ impl Keeper {
             .store(Arc::new(disk))
             .outside(outside(&life, self.plan.network, self.plan.issuing))
             .clock(Clock::of(Box::new(Machine(self.world.clone()))));
+        let (told, retries) = oneshot::channel();
+        let daemon = daemon.retries(told);
+        let mut random = Rng::with_seed(self.plan.seed ^ u64::from(worker.process) << 32);
+        if random.bool() {
+            let (life, held) = (life.clone(), self.held.clone());
+            tokio::spawn(Impatience { life, held, random }.insist(retries));
+        }
         let signal = Arc::new(Notify::new());
         let asked = signal.clone();
         let task = tokio::spawn(daemon.run(async move || asked.notified().await));

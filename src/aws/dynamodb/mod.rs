@@ -195,14 +195,23 @@ impl DynamoDb {
         self.tried("PutItem", self.limit, probe).await.map(drop)
     }
 
+    /// A row's item, and the place of its arguments if they are not in it.
+    fn item_of(&self, row: &Row) -> (Item, Option<Place>) {
+        let mut item = items::item(row, self.retention);
+        let place = row.arguments.as_deref().and_then(Place::of);
+        if let Some(place) = &place {
+            item.remove(ARGUMENTS);
+            place.name_in(&mut item);
+        }
+        (item, place)
+    }
+
     async fn write(&self, row: Row, expected: Option<u64>) -> Result<Put, StoreError> {
-        let mut item = items::item(&row, self.retention);
+        let (item, place) = self.item_of(&row);
         let token = &row.head.token;
-        let kept = match row.arguments.as_deref().and_then(Place::of) {
+        let kept = match place {
             None => self.expire_arguments(token).await,
             Some(place) => {
-                item.remove(ARGUMENTS);
-                place.name_in(&mut item);
                 let arguments = row.arguments.as_deref().unwrap_or_default();
                 self.keep_arguments(token, &place, arguments).await
             }
@@ -388,6 +397,13 @@ impl Store for DynamoDb {
 
     fn room(&self) -> usize {
         items::ROOM
+    }
+
+    fn fits(&self, row: &Row) -> bool {
+        let texts = [Some(&row.body), row.arguments.as_ref(), row.checkpoint.as_ref()];
+        let bytes: usize = texts.into_iter().flatten().map(String::len).sum();
+        // Most are far smaller, and need not be measured.
+        bytes < items::ROOM || items::size(&self.item_of(row).0) <= items::MAX_ITEM
     }
 
     fn workers(&self) -> Option<&dyn Workers> {

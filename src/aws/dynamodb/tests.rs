@@ -244,7 +244,7 @@ async fn a_worker_that_was_fenced_is_not_renewed_told_or_fenced_again() {
     let (server, table) = table([condition(), condition(), condition()]).await;
     let worker = WorkerId("host/1".into());
     let stop = "abcdefghij".parse().expect("a token");
-    assert_eq!(table.renew(&worker, Some(3), BTreeSet::new()).await, Ok(None));
+    assert_eq!(table.renew(&worker, Some(3), BTreeSet::new(), String::new()).await, Ok(None));
     assert_eq!(table.flag(&worker, &stop).await, Ok(()));
     assert_eq!(table.fence(&worker, 3).await, Ok(Put::Changed));
     assert_eq!(operations(&server), ["UpdateItem", "UpdateItem", "DeleteItem"]);
@@ -255,7 +255,7 @@ async fn a_worker_that_was_fenced_is_not_renewed_told_or_fenced_again() {
 async fn a_renewal_that_was_not_answered_is_for_the_lease_to_judge() {
     let (server, table) = table([Reply::Reset, ok(json!({}))]).await;
     let worker = WorkerId("host/1".into());
-    table.renew(&worker, None, BTreeSet::new()).await.expect_err("lost");
+    table.renew(&worker, None, BTreeSet::new(), String::new()).await.expect_err("lost");
     assert_eq!(operations(&server), ["UpdateItem"]);
 }
 
@@ -367,7 +367,7 @@ async fn times_are_by_the_dates_of_the_table_s_answers() {
     let clock = table.clock().expect("it has one");
     assert!(clock.now().duration_since(table.now()).abs() < jiff::SignedDuration::from_mins(1));
     let worker = WorkerId("me".into());
-    table.renew(&worker, None, BTreeSet::new()).await.expect("it works");
+    table.renew(&worker, None, BTreeSet::new(), String::new()).await.expect("it works");
     let expires = &server.requests()[1].json()["ExpressionAttributeValues"][":expires"]["N"];
     let expires: i64 = expires.as_str().and_then(|text| text.parse().ok()).expect("a number");
     assert!(expires > table.now().as_second(), "it would be removed at once");

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::DynamoDb;
 use super::items::{self, DUE, EXPIRES, ID, Item, SHARD, VERSION};
 use crate::aws::calls::Limit;
-use crate::ledger::store::{Put, StoreError, Worker, Workers};
+use crate::ledger::store::{Member, Put, StoreError, Worker, Workers};
 use crate::lifecycle::WorkerId;
 use crate::step::CallbackToken;
 
@@ -26,8 +26,16 @@ const WORKERS: &str = "workers";
 /// is wrong enough to end a lease by it.
 const KEPT: Duration = Duration::from_hours(7 * 24);
 
+/// What a worker tells the others. It has the name of an attribute of steps, because lists read
+/// only those.
+const NOTICE: &str = "body";
+
 fn worker_id(worker: &WorkerId) -> AttributeValue {
     items::text(format!("{PREFIX}{}", worker.0))
+}
+
+fn notice(item: &Item) -> String {
+    items::string(item, NOTICE).unwrap_or_default().to_owned()
 }
 
 fn stops(item: &Item) -> BTreeSet<CallbackToken> {
@@ -47,11 +55,11 @@ impl Workers for DynamoDb {
             let version = items::integer(&item, VERSION).map_err(|detail| {
                 StoreError(format!("the record of the worker {worker} cannot be read: {detail}"))
             })?;
-            Ok(Some(Worker { version, stops: stops(&item) }))
+            Ok(Some(Worker { version, stops: stops(&item), notice: notice(&item) }))
         })
     }
 
-    fn all(&self) -> BoxFuture<'_, Result<Vec<(WorkerId, u64)>, StoreError>> {
+    fn all(&self) -> BoxFuture<'_, Result<Vec<Member>, StoreError>> {
         Box::pin(async move {
             let mut all = Vec::new();
             let mut after = None;
@@ -66,7 +74,8 @@ impl Workers for DynamoDb {
                     let id = items::string(&item, ID).and_then(|id| id.strip_prefix(PREFIX));
                     // One that cannot be read is of another version, and not ours to judge.
                     if let (Some(id), Ok(version)) = (id, items::integer(&item, VERSION)) {
-                        all.push((WorkerId(id.into()), version));
+                        let id = WorkerId(id.into());
+                        all.push(Member { id, version, notice: notice(&item) });
                     }
                 }
                 after = answer.last_evaluated_key;
@@ -82,11 +91,13 @@ impl Workers for DynamoDb {
         worker: &'a WorkerId,
         expected: Option<u64>,
         told: BTreeSet<CallbackToken>,
+        notice: String,
     ) -> BoxFuture<'a, Result<Option<BTreeSet<CallbackToken>>, StoreError>> {
         Box::pin(async move {
             let renew = || {
                 let mut change =
-                    "SET #version = :next, #expires = :expires, #shard = :shard, #due = :due"
+                    "SET #version = :next, #expires = :expires, #shard = :shard, #due = :due, \
+                     #notice = :notice"
                         .to_owned();
                 let mut update = self
                     .client
@@ -97,6 +108,8 @@ impl Workers for DynamoDb {
                     .expression_attribute_names("#expires", EXPIRES)
                     .expression_attribute_names("#shard", SHARD)
                     .expression_attribute_names("#due", DUE)
+                    .expression_attribute_names("#notice", NOTICE)
+                    .expression_attribute_values(":notice", items::text(notice.as_str()))
                     .expression_attribute_values(":shard", items::text(WORKERS))
                     .expression_attribute_values(":due", items::number(0))
                     .expression_attribute_values(":next", items::number(expected.unwrap_or(0) + 1))

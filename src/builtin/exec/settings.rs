@@ -39,7 +39,7 @@ pub struct Settings {
     #[serde(default)]
     pub working_dir: Option<PathBuf>,
     /// How long after an exit with 76 the program is run again.
-    #[serde(with = "crate::duration", default = "minute")]
+    #[serde(with = "crate::duration", default = "poll_interval")]
     #[schemars(with = "String")]
     pub poll_interval: Duration,
     /// An exit with 0 means that someone else will complete the step.
@@ -121,11 +121,14 @@ const ALWAYS: [&str; 3] = ["PATH", "HOME", "LANG"];
 /// Used if the daemon itself has none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn minute() -> Duration {
-    Duration::from_mins(1)
+fn poll_interval() -> Duration {
+    Settings::POLL_INTERVAL
 }
 
 impl Settings {
+    /// How long after an exit with 76 a program is run again by default.
+    pub(crate) const POLL_INTERVAL: Duration = Duration::from_mins(1);
+
     /// The checked settings, independent of the directory that a program changes to, how all
     /// programs of the handler are started, and what this machine lacks for them.
     pub(super) fn checked(mut self) -> Result<(Self, Terms, Lacking), SettingsError> {

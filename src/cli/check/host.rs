@@ -13,6 +13,7 @@ use crate::cli::status;
 use crate::config::CheckedConfig;
 use crate::ledger::{Kind, Sqlite};
 use crate::observe::listen::Listen;
+use crate::orders::About;
 
 /// Descriptors of a running program: its three pipes, its process, its files.
 const OF_A_RUN: u64 = 8;
@@ -36,7 +37,8 @@ pub(super) async fn look(loaded: &CheckedConfig) -> Vec<Finding> {
     ledger.into_iter().chain(rest).chain(pauses(loaded)).collect()
 }
 
-/// The queues that are not polled by order, and orders that have no effect.
+/// The queues that are not polled by order, the handlers that are not started, and orders that have
+/// no effect.
 fn pauses(loaded: &CheckedConfig) -> Vec<Finding> {
     let Some(orders) = loaded.config.orders() else { return Vec::new() };
     let reading = match orders.read() {
@@ -46,12 +48,19 @@ fn pauses(loaded: &CheckedConfig) -> Vec<Finding> {
             return vec![finding(Level::Error, "orders", error.to_string(), Some(remedy))];
         }
     };
-    let paused = reading.paused().filter_map(|(url, at)| {
-        let queue = loaded.config.queues.iter().find(|queue| queue.url.is_same_queue(url))?;
-        let name = queue.url.name();
-        let remedy = format!("`callbackd resume {name}` has it polled");
+    let config = &loaded.config;
+    let paused = reading.paused().filter_map(|(about, at)| {
+        let name = about.name();
+        let (kind, is_ours, ends) = match about {
+            About::Queue(url) => {
+                let same = config.queues.iter().any(|queue| queue.url.is_same_queue(url));
+                ("queue", same, "polled")
+            }
+            About::Handler(name) => ("handler", config.handlers.contains_key(name), "started"),
+        };
+        let remedy = format!("`callbackd resume {name}` has it {ends}");
         let text = format!("is paused since {at}");
-        Some(finding(Level::Warn, format!("queue {name}"), text, Some(&remedy)))
+        is_ours.then(|| finding(Level::Warn, format!("{kind} {name}"), text, Some(&remedy)))
     });
     let unreadable = reading.unreadable.iter().map(|(path, why)| {
         let subject = format!("the order {}", path.display());

@@ -47,10 +47,13 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
     if census.flaws == 0 {
         return Ok(ExitCode::SUCCESS);
     }
+    let things = match census.flaws {
+        1 => "1 thing in it is".to_owned(),
+        many => format!("{many} things in it are"),
+    };
     complain(plain(&format!(
-        "{} things in it are wrong, as in the ledger itself, so keep older copies: `callbackd ledger \
-         verify {}` names them",
-        census.flaws,
+        "{things} wrong, as in the ledger itself, so keep older copies: `callbackd ledger verify \
+         {}` names what",
         to.display()
     )));
     Ok(ExitCode::FAILURE)

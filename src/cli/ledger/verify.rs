@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Failure, complain, plain, say};
 use crate::cli::place::Place;
-use crate::ledger::{Census, Flaw, verify, verify_file};
+use crate::ledger::{Census, Flaw, verify_file};
 use crate::lifecycle::Status;
 
 #[derive(Args)]
@@ -53,14 +53,22 @@ pub(super) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<Exi
                 let census = verify_file(&path, |flaw| keep(&mut flaws, flaw));
                 census.map(|census| (census, flaws))
             });
-            let examined = examined.await.map_err(Failure::runtime)?;
+            let examined = match examined.await.map_err(Failure::runtime)? {
+                // Nothing of it can be read, which is a finding too.
+                Err(error) if arguments.json && error.is_damaged() => {
+                    let what = error.to_string();
+                    let census = Census { flaws: 1, ..Census::default() };
+                    Ok((census, vec![Flaw { token: None, status: None, what }]))
+                }
+                examined => examined,
+            };
             let census;
             (census, flaws) = examined?;
             (name, census)
         }
         #[cfg(feature = "dynamodb")]
         Place::Table(table) => {
-            let census = verify(&*table, |flaw| keep(&mut flaws, flaw)).await;
+            let census = crate::ledger::verify(&*table, |flaw| keep(&mut flaws, flaw)).await;
             let name = format!("the table {} in {}", table.name(), table.region());
             (name, census?)
         }

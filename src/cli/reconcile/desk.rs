@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use super::dead_letters::DeadLetters;
 use super::fleet::{Fleet, OurQueue};
 use super::knowledge::{Holding, Knowledge, Source, Unreadable};
-use super::survey::{Tempo, Waiting};
+use super::survey::Waiting;
 use super::verdict::{Blind, Evidence, Verdict, unaccounted};
 use crate::aws::{Backlog, Sqs};
+use crate::cli::tempo::Tempo;
 use crate::seam::{Fault, FaultKind};
 
 pub(super) struct Desk<'a> {
@@ -24,13 +25,29 @@ pub(super) struct Desk<'a> {
     dead_letters: Vec<DeadLetters>,
     /// For each queue, its index in `dead_letters`.
     dead_letters_of: Vec<Option<usize>>,
-    /// The steps that may have a message in flight, and when they were listed.
-    listed: Option<(Instant, Holding)>,
+    listed: Listed,
 }
 
-/// A list of a shared ledger serves for so long, which is less than SQS's numbers may be behind:
-/// while many steps are failed, a live fleet's table is not listed again for each.
-const LISTED_FOR: Duration = Duration::from_secs(30);
+/// The steps that may have a message in flight, and when they were listed.
+#[derive(Default)]
+struct Listed(Option<(Instant, Holding)>);
+
+impl Listed {
+    /// A list serves for so long, which is less than SQS's numbers may be behind: while many steps
+    /// are failed, a live fleet's table is not listed again for each.
+    const SERVES: Duration = Duration::from_secs(30);
+
+    async fn get<E>(
+        &mut self,
+        list: impl AsyncFnOnce() -> Result<Holding, E>,
+    ) -> Result<&Holding, E> {
+        let (at, holding) = match self.0.take() {
+            Some((at, holding)) if at.elapsed() < Self::SERVES => (at, holding),
+            _ => (Instant::now(), list().await?),
+        };
+        Ok(&self.0.insert((at, holding)).1)
+    }
+}
 
 impl<'a> Desk<'a> {
     pub(super) fn new(
@@ -49,7 +66,7 @@ impl<'a> Desk<'a> {
             counted: (0..count).map(|_| None).collect(),
             dead_letters: Vec::new(),
             dead_letters_of: vec![None; count],
-            listed: None,
+            listed: Listed::default(),
         }
     }
 
@@ -59,11 +76,7 @@ impl<'a> Desk<'a> {
         if steps.iter().all(|step| self.has_nothing_in_flight(step.queue)) {
             return self.ledger.read(self.fleet, steps, &Holding::new()).await;
         }
-        let (at, holding) = match self.listed.take() {
-            Some((at, holding)) if at.elapsed() < LISTED_FOR => (at, holding),
-            _ => (Instant::now(), self.ledger.list(self.fleet).await?),
-        };
-        let (_, holding) = self.listed.insert((at, holding));
+        let holding = self.listed.get(async || self.ledger.list(self.fleet).await).await?;
         self.ledger.read(self.fleet, steps, holding).await
     }
 
@@ -195,7 +208,34 @@ fn least(visibility_timeout: Duration, older_than: Option<Duration>) -> Duration
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn while_many_steps_are_failed_a_table_is_listed_twice_a_minute() {
+        let (mut listed, mut tempo, begun) = (Listed::default(), Tempo::new(), Instant::now());
+        let mut lists = 0;
+        // A failure takes a call that asks about the step, and the report.
+        for _ in 0..60 {
+            tempo.turn(2).await;
+            let list = async || {
+                lists += 1;
+                Ok::<_, Unreadable>(Holding::new())
+            };
+            assert!(listed.get(list).await.is_ok());
+        }
+        assert_eq!((begun.elapsed().as_secs(), lists), (118, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_failed_or_is_old_serves_for_nothing() {
+        let mut listed = Listed::default();
+        assert_eq!(listed.get(async || Err("throttled")).await, Err("throttled"));
+        assert_eq!(listed.get(async || Ok::<_, &str>(Holding::new())).await, Ok(&Holding::new()));
+        advance(Listed::SERVES).await;
+        assert_eq!(listed.get(async || Err("throttled")).await, Err("throttled"));
+    }
 
     #[test]
     fn a_step_is_given_its_visibility_timeout_and_some_minutes_whatever_the_user_says() {

@@ -6,7 +6,6 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `fleet` | the queues and where their pipelines are |
 //! | `survey` | what waits, according to SageMaker |
 //! | `knowledge` | what the ledger has |
 //! | `dead_letters` | what lies in the dead-letter queues |
@@ -18,7 +17,6 @@
 mod action;
 mod dead_letters;
 mod desk;
-mod fleet;
 mod knowledge;
 mod report;
 mod survey;
@@ -35,11 +33,11 @@ use serde_json::Value;
 
 use self::action::Done;
 use self::desk::Desk;
-use self::fleet::Fleet;
 use self::knowledge::Source;
 use self::report::{Finding, head, summary};
 use self::survey::{Survey, Waiting};
 use self::verdict::Verdict;
+use super::fleet::{self, Fleet};
 use super::{Failure, complain, say};
 use crate::aws::Clients;
 use crate::config::Config;

@@ -1,15 +1,14 @@
 //! The callback steps that wait, according to SageMaker.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until};
 
 use super::fleet::{Fleet, Place};
 use super::{Failure, complain};
 use crate::aws::{ExecutionSummary, StepView};
 use crate::cli::executions::{arn_parts, patiently};
+use crate::cli::tempo::Tempo;
 use crate::seam::{ExecutionStanding, Fault};
 use crate::step::{CallbackToken, ExecutionArn};
 
@@ -39,23 +38,6 @@ pub(super) struct Survey {
     pub nameless: usize,
     executions: BTreeSet<ExecutionArn>,
     tokens: BTreeSet<CallbackToken>,
-}
-
-/// Keeps calls to SageMaker apart: their limits are not published, and the workers call it too.
-pub(super) struct Tempo(Instant);
-
-impl Tempo {
-    const EVERY: Duration = Duration::from_secs(1);
-
-    pub(super) fn new() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Waits until `calls` calls in a row may be made.
-    pub(super) async fn turn(&mut self, calls: u32) {
-        sleep_until(self.0).await;
-        self.0 = Instant::now() + Self::EVERY * calls;
-    }
 }
 
 /// 100,000 executions, which take a quarter of an hour.

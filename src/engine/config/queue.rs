@@ -49,7 +49,8 @@ pub struct QueueConfig {
     #[schemars(with = "String")]
     pub repost_after: Duration,
     /// How often SageMaker is asked whether the execution of a step held here is being stopped, and
-    /// every tenth time whether someone else has answered a deferred step; zero means never.
+    /// every tenth time whether someone else has answered a deferred step; zero means never. Of the
+    /// workers of a shared ledger that have steps of one execution one asks.
     #[serde(with = "crate::duration", default = "defaults::stop_watch")]
     #[schemars(with = "String")]
     pub stop_watch: Duration,

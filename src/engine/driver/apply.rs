@@ -15,7 +15,7 @@ use crate::handler::CheckpointError;
 use crate::ledger::{Commit, LedgerError, Put, StoreError};
 use crate::lifecycle::{
     Activity, Event, Illegal, Local, Phase, Record, RunEnd, Status, Transition, Urgency, Via, View,
-    Write, decide,
+    Write, decide, may_retry,
 };
 use crate::outcome::Reason;
 use crate::seam::Observation;
@@ -74,9 +74,17 @@ impl Driver {
     }
 
     fn decided(&self, event: &Event) -> Result<Transition, Illegal> {
-        let now = self.shared.clock.now();
-        let view = View {
-            now,
+        let mut then = self.viewed(|view| decide(&self.state, event, view))?;
+        if let Some(write) = &mut then.write {
+            write.record.remember(&self.state.record, self.shared.clock.now());
+        }
+        Ok(then)
+    }
+
+    /// Decides something under the present circumstances.
+    fn viewed<T>(&self, decide: impl FnOnce(&View<'_>) -> T) -> T {
+        decide(&View {
+            now: self.shared.clock.now(),
             me: &self.shared.ledger.me(),
             policy: &self.policy,
             handlers: &self.lane.routes().listed(),
@@ -85,15 +93,18 @@ impl Driver {
             phase: self.shared.phase(),
             holds: self.holds_a_message(),
             own_account: self.lane.is_of_account(self.state.record.execution.account()),
-        };
-        let mut then = decide(&self.state, event, &view)?;
-        if let Some(write) = &mut then.write {
-            write.record.remember(&self.state.record, now);
-        }
-        Ok(then)
+        })
     }
 
     fn decide_on(&mut self, event: Event, with: With) {
+        let with = match with {
+            With::Retry(reply) => match self.viewed(|view| may_retry(&self.state, view)) {
+                Ok(()) => With::Retry(reply),
+                // The command may be gone.
+                Err(refused) => return drop(reply.send(Err(refused))),
+            },
+            with => with,
+        };
         let starts = event == Event::SlotFree
             && self.state.local.activity == Activity::Queued
             && self.hindrance.is_none();
@@ -343,6 +354,10 @@ impl Driver {
         let wait = self.failures.another(LEDGER, fastrand::f64());
         if let With::Reply(reply) = with {
             let _ = reply.send(Err(CheckpointError::Failed(error.to_string())));
+            return;
+        }
+        if let With::Retry(_) = with {
+            // The command tells that it is not known whether it was recorded.
             return;
         }
         self.pending = Pending::Retrying { event, with, at: Instant::now() + wait };

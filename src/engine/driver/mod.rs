@@ -190,6 +190,7 @@ impl Driver {
                 // The handler may have been dropped while it waited.
                 Some(why) => drop(reply.send(Err(CheckpointError::Unfit(why)))),
             },
+            Input::Retry(reply) => self.take_on(Event::RetryAsked, With::Retry(reply)),
             Input::Slot(slot) => {
                 if self.state.local.activity == Activity::Queued {
                     self.slot = Some(slot);

@@ -1,18 +1,21 @@
 //! What a driver waits for from the ledger.
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::inbox::Held;
 use super::Reply;
 use crate::ledger::{LedgerError, Put, StoreError};
-use crate::lifecycle::{Event, Local, Record, Transition};
+use crate::lifecycle::{Event, Local, NotRetried, Record, Transition};
 
 /// What comes with an event but is not part of the decision.
 pub(super) enum With {
     Nothing,
     /// The sender of a checkpoint or a key, which waits until it is durable.
     Reply(Reply),
+    /// Who wants the step to be tried again, and waits until that is durable or refused.
+    Retry(oneshot::Sender<Result<(), NotRetried>>),
     /// The message that was delivered.
     Message(Held),
 }
@@ -59,9 +62,11 @@ pub(super) enum Outcome {
 impl With {
     /// What was to be saved is durable.
     pub(super) fn kept(self) {
-        if let Self::Reply(reply) = self {
-            // The handler may have been dropped while it waited.
-            let _ = reply.send(Ok(()));
+        // The handler, or the command, may be gone.
+        match self {
+            Self::Reply(reply) => drop(reply.send(Ok(()))),
+            Self::Retry(reply) => drop(reply.send(Ok(()))),
+            Self::Nothing | Self::Message(_) => {}
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Bound {
     max_running: usize,
     rate: Option<Rate>,
     pub(super) breaker: Option<Breaker>,
+    /// Nothing is started, by order.
+    pub(super) held: bool,
     running: usize,
     /// Of these, attempts that are not begun yet.
     granted: usize,
@@ -44,6 +46,17 @@ impl Bound {
             max_running: config.max_running.unwrap_or(usize::MAX),
             rate: config.rate,
             breaker: config.breaker.map(Breaker::new),
+            ..Self::unlimited()
+        })
+    }
+
+    /// Of a handler that an order may hold.
+    pub(super) fn unlimited() -> Self {
+        Self {
+            max_running: usize::MAX,
+            rate: None,
+            breaker: None,
+            held: false,
             running: 0,
             granted: 0,
             begun: VecDeque::new(),
@@ -51,7 +64,7 @@ impl Bound {
             starts: Waiting::default(),
             go_on: Waiting::default(),
             went_on_last: false,
-        })
+        }
     }
 
     /// Takes over other limits, which may be none any more.
@@ -66,6 +79,9 @@ impl Bound {
 
     /// How many more runs there may be.
     pub(super) fn room(&mut self, want: Want, now: Instant) -> usize {
+        if self.held {
+            return 0;
+        }
         let free = self.max_running.saturating_sub(self.running);
         match want {
             Want::GoOn => free,

@@ -1,3 +1,5 @@
+mod fleet;
+
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
@@ -6,6 +8,7 @@ use proptest::prelude::*;
 use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
 
+use super::notice::Mark;
 use super::*;
 use crate::lifecycle::Via;
 
@@ -21,6 +24,7 @@ struct World {
     /// The steps that have ended at SageMaker.
     ended: Mutex<BTreeSet<CallbackToken>>,
     told: Mutex<Vec<String>>,
+    hinted: Mutex<Vec<(WorkerId, CallbackToken)>>,
     intervals: Mutex<Vec<Duration>>,
 }
 
@@ -35,7 +39,7 @@ impl Looks for World {
             if self.stopping.lock().unwrap().contains(&name) {
                 Sight::Execution(Event::StopSeen(Via::Watch))
             } else {
-                Sight::Nothing
+                Sight::Executing
             }
         })
     }
@@ -56,6 +60,10 @@ impl Looks for World {
         self.told.lock().unwrap().push(token.as_str().trim_start_matches('0').to_owned());
     }
 
+    fn hint(&self, worker: &WorkerId, token: &CallbackToken) {
+        self.hinted.lock().unwrap().push((worker.clone(), token.clone()));
+    }
+
     fn observe_interval(&self, interval: Duration) {
         self.intervals.lock().unwrap().push(interval);
     }
@@ -71,6 +79,7 @@ impl World {
             listed: Mutex::default(),
             ended: Mutex::default(),
             told: Mutex::default(),
+            hinted: Mutex::default(),
             intervals: Mutex::default(),
         })
     }
@@ -117,7 +126,7 @@ impl Drop for Running {
 
 impl Running {
     fn start(every: &[Duration]) -> Self {
-        let (watch, world) = (Arc::new(Watch::new(every.to_vec())), World::new());
+        let (watch, world) = (Arc::new(Watch::new(every.to_vec(), true)), World::new());
         let (watching, looks) = (watch.clone(), world.clone());
         Self { watch, world, task: tokio::spawn(async move { watching.work(&*looks).await }) }
     }
@@ -375,7 +384,7 @@ impl Wake for Woken {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_wakes_while_nothing_is_watched() {
-    let (watch, world) = (Watch::new(vec![MINUTE]), World::new());
+    let (watch, world) = (Watch::new(vec![MINUTE], true), World::new());
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let mut work = pin!(watch.work(&*world));
@@ -400,11 +409,25 @@ async fn nothing_wakes_while_nothing_is_watched() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Enter { execution: u8, step: u8, active: bool },
-    Leave { execution: u8, step: u8 },
+    Enter {
+        execution: u8,
+        step: u8,
+        active: bool,
+    },
+    Leave {
+        execution: u8,
+        step: u8,
+    },
     Begin,
     End(usize),
     Pass(u64),
+    /// Another worker asks about these executions, as often or only as often as for deferred steps.
+    Heed(BTreeSet<u8>, bool),
+    Hint {
+        execution: u8,
+        step: u8,
+    },
+    Alone,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -415,19 +438,34 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Begin),
         2 => any::<usize>().prop_map(Op::End),
         2 => (0..90_u64).prop_map(Op::Pass),
+        3 => (prop::collection::btree_set(0..5_u8, 0..5), any::<bool>())
+            .prop_map(|(executions, active)| Op::Heed(executions, active)),
+        2 => (0..5_u8, 0..4_u8).prop_map(|(execution, step)| Op::Hint { execution, step }),
+        1 => Just(Op::Alone),
     ]
+}
+
+/// Another worker asks about these executions.
+fn other_asks(executions: &BTreeSet<u8>, active: bool) -> Others {
+    let names: Vec<String> =
+        executions.iter().map(|at| execution(&at.to_string()).to_string()).collect();
+    let haste = Haste { active, every: MINUTE };
+    let found = names.iter().map(|name| (Mark::of(name), haste));
+    let says = Notice::new(names.len(), found, BTreeMap::new()).text();
+    let (me, other) = (WorkerId("me".into()), WorkerId("other".into()));
+    Others::of(&me, &BTreeMap::from([(me.clone(), String::new()), (other, says)]), MINUTE)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each watched execution is either due, in the queue of its kind, or being asked about; no
-    /// other is.
+    /// Each watched execution is either due, in the queue of its kind, or being asked about; or
+    /// another worker asks, and none of its steps is deferred. No other is.
     #[test]
     fn no_execution_is_forgotten_or_kept(ops in prop::collection::vec(op(), 0..100)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async move {
-            let (watch, world) = (Watch::new(vec![MINUTE]), World::new());
+            let (watch, world) = (Watch::new(vec![MINUTE], true), World::new());
             let mut model: BTreeMap<String, BTreeMap<u8, bool>> = BTreeMap::new();
             let mut looking: Vec<Arc<str>> = Vec::new();
             for op in ops {
@@ -460,16 +498,27 @@ proptest! {
                     }
                     Op::End(_) => {}
                     Op::Pass(seconds) => advance(Duration::from_secs(seconds)).await,
+                    Op::Heed(executions, active) => watch.heed(other_asks(&executions, active)),
+                    Op::Hint { execution: at, step } => watch.ask_again(&token(&format!("{at}x{step}"))),
+                    Op::Alone => watch.rely_on_none(),
                 }
                 let table = watch.lock();
+                let relies = |name: &str| table.executions[name].relies.is_some();
                 let due = |queue: &BTreeSet<(Instant, Arc<str>)>| -> BTreeSet<String> {
                     queue.iter().map(|(_, name)| name.to_string()).collect()
                 };
                 let waiting = |active: bool| -> BTreeSet<String> {
-                    let is = |steps: &BTreeMap<u8, bool>| steps.values().any(|active| *active) == active;
+                    let is = |name: &str, steps: &BTreeMap<u8, bool>| {
+                        let all = steps.values().all(|active| *active);
+                        if relies(name) {
+                            !active && !all
+                        } else {
+                            steps.values().any(|active| *active) == active
+                        }
+                    };
                     model
                         .iter()
-                        .filter(|(name, steps)| is(steps) && !looking.iter().any(|looking| **looking == ***name))
+                        .filter(|(name, steps)| is(name, steps) && !looking.iter().any(|looking| **looking == ***name))
                         .map(|(name, _)| name.clone())
                         .collect()
                 };

@@ -8,7 +8,9 @@ use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
-use super::file::{self, FileLock, OpenError, Progress};
+use super::epoch::{self, Older};
+use super::error::{OpenError, remedy};
+use super::file::{self, FileLock, Progress};
 use super::files::Files;
 use super::inbox::Inbox;
 use super::place::Place;
@@ -46,13 +48,13 @@ fn open_to_write(path: &Path) -> Result<(Connection, Place, Option<FileLock>), O
     file::exists(path)?;
     let place = Place::find(path)?;
     if place.network.is_some() {
-        let (connection, lock) = file::open_at(path, &place, &Progress::default())?;
+        let (connection, lock) = file::open_at(path, &place, Older::Refused, &Progress::default())?;
         return Ok((connection, place, Some(lock)));
     }
     // SQLite would open a file that is not writable for reading.
     access(&place.path, AccessFlags::R_OK | AccessFlags::W_OK).map_err(|error| {
         let error = std::io::Error::from(error);
-        OpenError::new(path, format!("it cannot be written ({error}): {}", file::remedy(&error)))
+        OpenError::new(path, format!("it cannot be written ({error}): {}", remedy(&error)))
     })?;
     let opened = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -63,6 +65,7 @@ fn open_to_write(path: &Path) -> Result<(Connection, Place, Option<FileLock>), O
     };
     let connection = opened().map_err(|error| OpenError::of(path, &error))?;
     file::recognise(path, &connection)?;
+    epoch::check(path, &place.path, &connection)?;
     let schema = schema::of(&connection).map_err(|error| OpenError::of(path, &error))?;
     if schema != SCHEMA {
         let problem = format!(

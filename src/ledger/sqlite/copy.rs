@@ -10,9 +10,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode};
 
-use super::file::{self, OpenError};
+use super::epoch;
+use super::error::OpenError;
+use super::file;
 use super::{Sqlite, place};
 
 /// A ledger could not be copied. Nothing is left under the copy's name.
@@ -46,12 +49,13 @@ impl Sqlite {
         if to.symlink_metadata().is_ok() {
             return Err(failed(EXISTS.to_owned()));
         }
+        remove_left_behind(place::directory(to));
         let part = Part::create(to).map_err(unwritten)?;
-        write(&connection, path, &part.0).map_err(|error| match error {
+        write(&connection, path, &part.path).map_err(|error| match error {
             Broken::Ledger(error) => error.into(),
             Broken::Copy(problem) => failed(problem),
         })?;
-        let examined = examine(&part.0)?;
+        let examined = examine(&part.path)?;
         part.become_file(to).map_err(unwritten)?;
         Ok(examined)
     }
@@ -67,8 +71,8 @@ enum Broken {
 
 fn write(from: &Connection, path: &Path, to: &Path) -> Result<(), Broken> {
     let name = format!("file:{}", file::uri(to));
-    from.execute("VACUUM INTO ?1", [name]).map(drop).map_err(|error| {
-        match error.sqlite_error_code() {
+    from.execute("VACUUM INTO ?1", [name]).and_then(|_| epoch::mark(to)).map_err(
+        |error| match error.sqlite_error_code() {
             Some(
                 ErrorCode::DatabaseBusy
                 | ErrorCode::DatabaseLocked
@@ -79,8 +83,8 @@ fn write(from: &Connection, path: &Path, to: &Path) -> Result<(), Broken> {
                 Broken::Copy(format!("its disk is full ({error}): free some space"))
             }
             _ => Broken::Copy(format!("it cannot be written ({error}): check its disk")),
-        }
-    })
+        },
+    )
 }
 
 fn unwritten(error: &io::Error) -> String {
@@ -88,34 +92,49 @@ fn unwritten(error: &io::Error) -> String {
         ErrorKind::AlreadyExists => return EXISTS.to_owned(),
         ErrorKind::NotFound => "create its directory, or name another file",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+        ErrorKind::InvalidFilename => "choose a shorter name",
         _ => "fix the permissions of its directory, or name another file",
     };
     format!("it cannot be written ({error}): {remedy}")
 }
 
 /// An incomplete copy beside the final one. It is removed when dropped.
-struct Part(PathBuf);
+struct Part {
+    path: PathBuf,
+    /// Held for as long as someone writes it.
+    _lock: Flock<File>,
+}
+
+/// The names of incomplete copies: independent of the copy's name, which may be a new one each day.
+const PART: (&str, &str) = (".callbackd-", ".part");
+/// How often another backup may take a new part for one that was left behind.
+const TRIES: usize = 10;
 
 impl Part {
     /// Only its owner can read the outcomes and arguments.
     fn create(of: &Path) -> io::Result<Self> {
-        let name = of.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
-        // A process's id is not unique among containers.
-        let part = of.with_file_name(format!(".{name}.{:016x}.part", fastrand::u64(..)));
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-        Ok(Self(part))
+        of.file_name().ok_or(ErrorKind::InvalidInput)?;
+        for _ in 0..TRIES {
+            // A process's id is not unique among containers.
+            let path = of.with_file_name(format!("{}{:016x}{}", PART.0, fastrand::u64(..), PART.1));
+            let mut options = OpenOptions::new();
+            let made = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            if let Ok(lock) = Flock::lock(made, FlockArg::LockExclusiveNonblock)
+                && path.exists()
+            {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+        Err(ErrorKind::ResourceBusy.into())
     }
 
     /// Gives it its name, unless there is such a file by now.
     fn become_file(self, to: &Path) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()?;
-        match fs::hard_link(&self.0, to) {
+        File::open(&self.path)?.sync_all()?;
+        match fs::hard_link(&self.path, to) {
             // Not every file system has hard links.
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                if to.symlink_metadata().is_ok() {
-                    return Err(ErrorKind::AlreadyExists.into());
-                }
-                fs::rename(&self.0, to)?;
+                rename_to_new(&self.path, to)?;
             }
             linked => linked?,
         }
@@ -127,10 +146,56 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        for suffix in ["", "-journal", "-wal", "-shm"] {
-            // Most do not exist.
-            let _ = fs::remove_file(file::beside_it(&self.0, suffix));
+        remove(&self.path);
+    }
+}
+
+/// Renames a file unless the new name is taken. On a file system that cannot do both at once, a
+/// file that appears in between is replaced.
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_env = "gnu")]
+    {
+        use nix::errno::Errno;
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+        match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+            Err(Errno::EINVAL | Errno::ENOSYS) => {}
+            renamed => return renamed.map_err(Into::into),
         }
+    }
+    if to.symlink_metadata().is_ok() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(from, to)
+}
+
+/// Removes the incomplete copies in a directory whose writers were killed.
+fn remove_left_behind(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_part = name.to_str().is_some_and(|name| {
+            name.strip_prefix(PART.0)
+                .and_then(|rest| rest.strip_suffix(PART.1))
+                .is_some_and(|id| id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        });
+        if !is_part {
+            continue;
+        }
+        let path = entry.path();
+        let options = OpenOptions::new().read(true).write(true).open(&path);
+        // Another user's is not ours to remove, and who writes one holds its lock.
+        let lock = options.map(|part| Flock::lock(part, FlockArg::LockExclusiveNonblock));
+        if let Ok(Ok(_lock)) = lock {
+            remove(&path);
+        }
+    }
+}
+
+fn remove(part: &Path) {
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        // Most do not exist.
+        let _ = fs::remove_file(file::beside_it(part, suffix));
     }
 }
 
@@ -203,6 +268,51 @@ mod tests {
         assert_eq!(names(&copies), ["a 'copy' at 100%.db"]);
         assert_eq!(to.metadata().expect("it is there").permissions().mode() & 0o777, 0o600);
         drop(Sqlite::open(&to, Arc::new(())).expect("a daemon opens it"));
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_backup_left_is_removed_by_the_next_and_a_living_one_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        put(&Sqlite::open(&path, Arc::new(())).expect("it opens"), 1).await;
+        let copies = folder.path().join("copies");
+        fs::create_dir(&copies).expect("a folder");
+        let left = format!("{}{:016x}{}", PART.0, 7, PART.1);
+        for name in [&left, &format!("{left}-journal"), ".callbackd-mine.part"] {
+            fs::write(copies.join(name), "half").expect("it is ours");
+        }
+        let living = Part::create(&copies.join("another.db")).expect("it is ours");
+        let beside = living.path.file_name().expect("a name").to_string_lossy().into_owned();
+        Sqlite::copy(&path, &copies.join("new.db"), tokens).expect("it is copied");
+        let mut expected = [beside, ".callbackd-mine.part".to_owned(), "new.db".to_owned()];
+        expected.sort();
+        assert_eq!(names(&copies), expected);
+    }
+
+    #[tokio::test]
+    async fn a_name_may_be_as_long_as_the_file_system_lets_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.db");
+        put(&Sqlite::open(&path, Arc::new(())).expect("it opens"), 1).await;
+        let named = |length: usize| folder.path().join("x".repeat(length));
+        assert!(Sqlite::copy(&path, &named(255), tokens).is_ok());
+        let refused = Sqlite::copy(&path, &named(256), tokens).expect_err("refused").to_string();
+        assert!(refused.contains("choose a shorter name"), "{refused}");
+        let refused = Sqlite::open(&named(252), Arc::new(())).err().expect("refused").to_string();
+        assert!(refused.contains("a shorter name"), "{refused}");
+    }
+
+    #[test]
+    fn without_hard_links_too_a_file_that_appears_is_not_replaced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::write(&from, "new").expect("it is ours");
+        fs::write(&to, "old").expect("it is ours");
+        let refused = rename_to_new(&from, &to).expect_err("refused");
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        fs::remove_file(&to).expect("it is there");
+        rename_to_new(&from, &to).expect("it is renamed");
+        assert_eq!(names(folder.path()), ["to"]);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The file of a SQLite ledger: created, locked, and checked before it is trusted.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags};
 
+use super::epoch::{self, Older};
+use super::error::{OpenError, is_busy, remedy};
 use super::place::{self, Place};
-use super::rows;
 use super::schema::{self, APPLICATION, SCHEMA};
 
 /// Held as long as this process has the ledger open; the kernel releases it with the process.
@@ -21,24 +22,6 @@ pub(super) struct FileLock {
     /// A lock on the file itself, whatever happens to the lock file beside it. Not on network file
     /// systems, where this kind of lock would be SQLite's own.
     _file: Option<Flock<File>>,
-}
-
-/// A file cannot be used as a ledger.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the ledger {path}: {problem}")]
-pub struct OpenError {
-    path: String,
-    problem: String,
-    kind: Kind,
-}
-
-/// What is wrong with the file, as far as that matters to who opens it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    InUse,
-    Newer,
-    Damaged,
-    Other,
 }
 
 /// How often a lock that another process holds is tried, with increasing pauses.
@@ -59,6 +42,7 @@ const STEPS: i32 = 10_000;
 pub(super) fn open_at(
     path: &Path,
     place: &Place,
+    older: Older,
     progress: &Progress,
 ) -> Result<(Connection, FileLock), OpenError> {
     let file = &place.path;
@@ -102,14 +86,17 @@ pub(super) fn open_at(
     let failed = |error: rusqlite::Error| OpenError::of(file, &error);
     let mut connection = opened.map_err(failed)?;
     recognise(file, &connection)?;
-    prepare(&connection).map_err(failed)?;
+    if older == Older::Refused {
+        epoch::check(path, file, &connection)?;
+    }
+    prepare(path, file, &connection).map_err(failed)?;
     connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
     Ok((connection, lock))
 }
 
 #[cfg(test)]
 pub(super) fn open(path: &Path) -> Result<(Connection, FileLock), OpenError> {
-    open_at(path, &Place::find(path)?, &Progress::default())
+    open_at(path, &Place::find(path)?, Older::Refused, &Progress::default())
 }
 
 /// Opens the file once more, for reading, beside this process's writer.
@@ -126,13 +113,20 @@ pub(super) fn exists(path: &Path) -> Result<(), OpenError> {
     if path.is_file() {
         return Ok(());
     }
-    let problem =
-        "the file does not exist: the daemon creates it when it first runs; check ledger.path";
+    let problem = "the file does not exist: check its name; the daemon creates the one of \
+                   `ledger.path` when it first runs";
     Err(OpenError::new(path, problem))
 }
 
 /// Opens the file for reading, beside a daemon that may be writing it; also returns its schema.
 pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> {
+    let (connection, schema) = open_to_examine(path)?;
+    sound(path, &connection)?;
+    Ok((connection, schema))
+}
+
+/// The same, whatever state its pages are in.
+pub(super) fn open_to_examine(path: &Path) -> Result<(Connection, i32), OpenError> {
     exists(path)?;
     // A reader may read a file that no daemon would accept: a copy, a backup.
     let network = Place::find(path).ok().and_then(|place| place.network);
@@ -156,11 +150,11 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
                     "it is on {kind}, where only its worker can open it: use that worker's /steps \
                      over HTTP"
                 );
-                OpenError { kind: Kind::InUse, ..OpenError::new(path, problem) }
+                OpenError::in_use(path, problem)
             }
             _ => OpenError::of(path, &error),
         })?;
-    recognise(path, &connection)?;
+    identify(path, &connection)?;
     let schema = schema::of(&connection).map_err(|error| OpenError::of(path, &error))?;
     Ok((connection, schema))
 }
@@ -168,7 +162,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, i32), OpenError> 
 /// Refuses a file that is shorter than its header says: SQLite would read the missing part as
 /// zeros. If there is a log, a checkpoint may have been cut short, and the log restores the rest.
 pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
-    let mut header = [0; 32];
+    let mut header = [0; 72];
     let read =
         File::open(path).and_then(|mut file| Ok((file.read(&mut header)?, file.metadata()?.len())));
     let (read, length) = read.map_err(|error| {
@@ -185,6 +179,18 @@ pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
         );
         return Err(OpenError::new(path, problem));
     }
+    let number = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    // SQLite would fold another file's pages in.
+    if log && number(68) == epoch::COPY.cast_unsigned() {
+        let problem = format!(
+            "it is a copy made by `callbackd ledger backup`, and the log beside it belongs to \
+             another file: move {0}-wal and {0}-shm away",
+            path.display()
+        );
+        return Err(OpenError::older(path, problem));
+    }
     if length == 0 || log {
         return Ok(());
     }
@@ -192,7 +198,7 @@ pub(super) fn whole(path: &Path) -> Result<(), OpenError> {
         1 => 65_536,
         size => u64::from(size),
     };
-    let pages = u64::from(u32::from_be_bytes([header[28], header[29], header[30], header[31]]));
+    let pages = u64::from(number(28));
     if read < header.len() || length < page * pages {
         return Err(OpenError::damaged(path, "it is truncated"));
     }
@@ -214,10 +220,6 @@ pub(super) fn beside_it(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// `callbackd check` holds a lock for a moment, and an ending process releases it soon.
@@ -264,8 +266,13 @@ fn lock(path: &Path, file: &Path) -> Result<Flock<File>, OpenError> {
     }
 }
 
-/// Refuses what is not a complete ledger of a known schema.
+/// Refuses what is not a sound ledger of a known schema.
 pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    identify(path, connection)?;
+    sound(path, connection)
+}
+
+fn identify(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let known = || -> rusqlite::Result<(i32, i32, i64)> {
         let tables =
@@ -276,7 +283,7 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
     if tables == 0 && application == 0 {
         return Ok(());
     }
-    if application != APPLICATION {
+    if ![APPLICATION, epoch::COPY].contains(&application) {
         return Err(OpenError::new(
             path,
             "it is a database of another program: set ledger.path to a file of callbackd's own",
@@ -287,8 +294,12 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
             "it was written by a newer callbackd (schema {schema}; this one knows {SCHEMA}): run \
              that version again"
         );
-        return Err(OpenError { kind: Kind::Newer, ..OpenError::new(path, problem) });
+        return Err(OpenError::newer(path, problem));
     }
+    Ok(())
+}
+
+fn sound(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let verdict: Result<String, _> =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
     match verdict {
@@ -298,7 +309,16 @@ pub(super) fn recognise(path: &Path, connection: &Connection) -> Result<(), Open
     }
 }
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+fn prepare(path: &Path, file: &Path, connection: &Connection) -> rusqlite::Result<()> {
+    let newer = epoch::repeated(file).unwrap_or_default();
+    // Before it has a log.
+    if epoch::adopt(connection, newer)? {
+        tracing::info!(
+            event = "ledger_adopted",
+            path = %path.display(),
+            "the ledger is a copy made by `callbackd ledger backup`; the worker goes on with it"
+        );
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A commit is on the disk when it returns, whatever then happens to the process or the machine.
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -306,100 +326,8 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", 1000)?;
     connection.pragma_update(None, "journal_size_limit", 67_108_864)?;
     schema::prepare(connection)?;
-    rows::probe(connection)
-}
-
-impl OpenError {
-    pub(super) fn new(path: &Path, problem: impl Into<String>) -> Self {
-        Self { path: path.display().to_string(), problem: problem.into(), kind: Kind::Other }
-    }
-
-    fn held(path: &Path, who: &str) -> Self {
-        let problem = format!(
-            "another callbackd ({who}) has it open: stop that one, or give each worker a \
-             ledger.path of its own"
-        );
-        Self { kind: Kind::InUse, ..Self::new(path, problem) }
-    }
-
-    /// The name of the condition, which has a code.
-    #[must_use]
-    pub fn event(&self) -> &'static str {
-        match self.kind {
-            Kind::InUse => "ledger_in_use",
-            Kind::Newer => "ledger_newer",
-            Kind::Damaged => "ledger_damaged",
-            Kind::Other => "ledger_unusable",
-        }
-    }
-
-    /// The file is intact, and another process uses it.
-    #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        self.kind == Kind::InUse
-    }
-
-    pub(in crate::ledger) fn not_here() -> Self {
-        Self {
-            path: "in DynamoDB".to_owned(),
-            problem: "is opened by the daemon, in a build with the feature `dynamodb`".to_owned(),
-            kind: Kind::Other,
-        }
-    }
-
-    pub(super) fn of(path: &Path, error: &rusqlite::Error) -> Self {
-        if is_busy(error) {
-            let holders = place::holders(path);
-            let who = if holders.is_empty() {
-                "another process".to_owned()
-            } else {
-                holders.join(" and ")
-            };
-            let problem = format!(
-                "it is locked by {who} ({error}): end that use of it (a shell, a backup), and start \
-                 again"
-            );
-            return Self::new(path, problem);
-        }
-        match error.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                Self::damaged(path, &error.to_string())
-            }
-            Some(ErrorCode::DiskFull) => {
-                Self::new(path, format!("its disk is full ({error}): free some space"))
-            }
-            Some(ErrorCode::ReadOnly) => Self::new(
-                path,
-                format!(
-                    "it is read-only ({error}): fix its permissions or its file system, or set \
-                     ledger.path"
-                ),
-            ),
-            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => Self::new(
-                path,
-                format!(
-                    "it cannot be opened ({error}): fix its permissions and those of its directory"
-                ),
-            ),
-            _ => Self::new(path, format!("{error}: check the disk that it is on")),
-        }
-    }
-
-    pub(super) fn damaged(path: &Path, detail: &str) -> Self {
-        let problem = format!(
-            "it is damaged or not a ledger ({detail}): restore it, or move it away to begin with \
-             an empty one; running steps then start again from their messages"
-        );
-        Self { kind: Kind::Damaged, ..Self::new(path, problem) }
-    }
-}
-
-pub(super) fn remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::ReadOnlyFilesystem => "make its file system writable, or set ledger.path",
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
-        _ => "fix its permissions and those of its directory, or set ledger.path",
-    }
+    epoch::repeat(file, epoch::raise(connection, newer)?);
+    Ok(())
 }
 
 /// A path as SQLite's file: URI.
@@ -416,37 +344,7 @@ pub(super) fn uri(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::ffi;
-
     use super::*;
-
-    #[test]
-    fn what_is_wrong_with_a_file_comes_with_what_to_do_about_it() {
-        for (code, wants) in [
-            (ffi::SQLITE_CORRUPT, "restore it, or move it away"),
-            (ffi::SQLITE_NOTADB, "restore it, or move it away"),
-            (ffi::SQLITE_FULL, "free some space"),
-            (ffi::SQLITE_READONLY, "fix its permissions or its file system"),
-            (ffi::SQLITE_CANTOPEN, "fix its permissions and those of its directory"),
-            (ffi::SQLITE_PERM, "fix its permissions and those of its directory"),
-            (ffi::SQLITE_IOERR, "check the disk"),
-        ] {
-            let error = rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
-            let text = OpenError::of(Path::new("/l/ledger.db"), &error).to_string();
-            assert!(
-                text.starts_with("the ledger /l/ledger.db: ") && text.contains(wants),
-                "{code}: {text}"
-            );
-        }
-        for (kind, wants) in [
-            (ErrorKind::ReadOnlyFilesystem, "make its file system writable"),
-            (ErrorKind::StorageFull, "free some space"),
-            (ErrorKind::QuotaExceeded, "free some space"),
-            (ErrorKind::PermissionDenied, "fix its permissions"),
-        ] {
-            assert!(remedy(&kind.into()).starts_with(wants), "{kind}");
-        }
-    }
 
     #[test]
     fn a_commit_is_flushed_to_the_disk_before_it_returns() {

@@ -10,7 +10,9 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{AccessFlags, access};
 use rusqlite::{Connection, OpenFlags};
 
-use super::file::{self, OpenError};
+use super::epoch::{self, EPOCH};
+use super::error::OpenError;
+use super::file;
 use super::place::{self, Place};
 
 /// What a daemon of this user would find.
@@ -101,6 +103,7 @@ impl Look {
         let connection = Connection::open_with_flags(name, flags)
             .map_err(|error| OpenError::of(path, &error))?;
         file::recognise(path, &connection)?;
+        epoch::check(path, &place.path, &connection)?;
         Ok(Self { text: "is intact and can be written".to_owned(), in_use: false, doubts })
     }
 }
@@ -108,7 +111,7 @@ impl Look {
 /// Files there that belong to another user and that the daemon could not write.
 fn owners(file: &Path, directory: &Path) -> Vec<String> {
     let Ok(home) = fs::metadata(directory) else { return Vec::new() };
-    let beside = ["", ".lock", "-wal", "-shm"].map(|suffix| file::beside_it(file, suffix));
+    let beside = ["", ".lock", EPOCH, "-wal", "-shm"].map(|suffix| file::beside_it(file, suffix));
     let foreign = |path: &std::path::PathBuf| {
         let owner = fs::metadata(path).ok()?.uid();
         (owner != home.uid()).then(|| {
@@ -209,7 +212,7 @@ mod tests {
             return;
         }
         let doubts = Look::at(&path).expect("a look").doubts;
-        assert_eq!(doubts.len(), 2, "{doubts:?}");
+        assert_eq!(doubts.len(), 3, "{doubts:?}");
         assert!(
             doubts[0].contains("ledger.db belongs to the user 0, but its directory to 4711"),
             "{doubts:?}"

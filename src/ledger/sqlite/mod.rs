@@ -7,6 +7,9 @@
 
 mod beside;
 mod copy;
+mod epoch;
+mod error;
+mod examine;
 mod file;
 mod files;
 mod inbox;
@@ -27,8 +30,10 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 pub use self::copy::CopyError;
+use self::epoch::Older;
+pub use self::error::OpenError;
 use self::file::FileLock;
-pub use self::file::{OpenError, Progress};
+pub use self::file::Progress;
 use self::files::Files;
 use self::inbox::{Haste, Inbox};
 use self::known::Known;
@@ -53,9 +58,6 @@ pub struct Sqlite {
     _lock: Option<FileLock>,
 }
 
-/// Rows that are read at a time, so that a slow reader delays nothing.
-const AT_ONCE: usize = 100;
-
 impl Sqlite {
     /// Opens the file, or creates it, and locks it for this process.
     ///
@@ -74,16 +76,41 @@ impl Sqlite {
         observer: Arc<dyn Observer>,
         progress: &Progress,
     ) -> Result<Self, OpenError> {
-        Self::open_at(path, &Place::find(path)?, observer, progress)
+        Self::open_at(path, &Place::find(path)?, Older::Refused, observer, progress)
+    }
+
+    /// Opens the file even if it is an older copy, which is the ledger from now on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn accept(path: &Path) -> Result<Self, OpenError> {
+        let (observer, progress) = (Arc::new(()), Progress::default());
+        Self::open_at(path, &Place::find(path)?, Older::Accepted, observer, &progress)
+    }
+
+    /// Why [`open`](Self::open) would refuse the file as an older copy, if it would. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read, or would be refused for another reason.
+    pub fn refused_as_older(path: &Path) -> Result<Option<OpenError>, OpenError> {
+        let file = Place::find(path)?.path;
+        file::whole(&file)?;
+        let (connection, _) = file::open_to_read(path)?;
+        match epoch::check(path, &file, &connection) {
+            Err(error) if error.is_older() => Ok(Some(error)),
+            checked => checked.map(|()| None),
+        }
     }
 
     fn open_at(
         path: &Path,
         place: &Place,
+        older: Older,
         observer: Arc<dyn Observer>,
         progress: &Progress,
     ) -> Result<Self, OpenError> {
-        let (connection, lock) = file::open_at(path, place, progress)?;
+        let (connection, lock) = file::open_at(path, place, older, progress)?;
         let (ended, seen) = watch::channel(None);
         let ended = Ended::new(ended);
         let not_started = |error: std::io::Error| {
@@ -115,6 +142,19 @@ impl Sqlite {
         Ok(Self { known, lists, reader, writer, ended: seen, files, _lock: Some(lock) })
     }
 
+    /// Raises the ledger's number. It is repeated once it is committed, by a thread that may wait
+    /// for the disk.
+    async fn count_on(&self) -> Result<(), StoreError> {
+        let count =
+            self.writer.ask(Haste::Urgent, |connection| epoch::raise(connection, 0)).await?;
+        let files = self.files.clone();
+        let repeat = move |_: &Connection| {
+            epoch::repeat(files.path(), count);
+            Ok(())
+        };
+        self.lists().ask(Haste::Urgent, repeat).await
+    }
+
     fn lists(&self) -> &Thread {
         self.lists.as_ref().unwrap_or(&self.writer)
     }
@@ -135,81 +175,6 @@ impl Sqlite {
     #[must_use]
     pub fn sizes(path: &Path) -> (u64, u64) {
         file::sizes(path)
-    }
-
-    /// What SQLite finds wrong with a ledger file and its indices, which a daemon may have open at
-    /// the same time. Changes nothing.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it cannot be read as a ledger.
-    pub fn integrity(path: &Path) -> Result<Vec<String>, OpenError> {
-        let (connection, schema) = file::open_to_read(path)?;
-        if schema == 0 {
-            return Ok(vec![
-                "it is empty: no daemon has begun it, or its log was not copied".into(),
-            ]);
-        }
-        file::whole(path)?;
-        let check = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = connection.prepare("PRAGMA integrity_check")?;
-            statement.query_map([], |row| row.get(0))?.collect()
-        };
-        let mut found = check().map_err(|error| OpenError::of(path, &error))?;
-        found.retain(|line| line != "ok");
-        Ok(found)
-    }
-
-    /// The row of a step in a ledger file, which a daemon may have open at the same time. Changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it cannot be read.
-    pub fn find(
-        path: &Path,
-        token: &CallbackToken,
-    ) -> Result<Option<Result<Row, Damaged>>, OpenError> {
-        let (connection, schema) = file::open_to_read(path)?;
-        if schema > 1 {
-            let row = rows::get(&connection, token.as_str());
-            return row.map_err(|error| OpenError::of(path, &error));
-        }
-        let mut found = None;
-        Self::read(path, |row| {
-            let its = match &row {
-                Ok(row) => Some(row.head.token.as_str()),
-                Err(damaged) => damaged.token.as_deref(),
-            };
-            if its == Some(token.as_str()) {
-                found = Some(row);
-            }
-        })?;
-        Ok(found)
-    }
-
-    /// Calls `each` for all rows of a ledger file, which a daemon may have open at the same time.
-    /// Changes nothing.
-    ///
-    /// # Errors
-    /// [`OpenError`] if it cannot be read.
-    pub fn read(path: &Path, mut each: impl FnMut(Result<Row, Damaged>)) -> Result<(), OpenError> {
-        let (connection, schema) = file::open_to_read(path)?;
-        let mut after = i64::MIN;
-        loop {
-            let rows = match schema {
-                // Not begun.
-                0 => Ok(Vec::new()),
-                1 => old::in_order(&connection, "steps", after, AT_ONCE),
-                _ => rows::in_order(&connection, after, AT_ONCE),
-            };
-            let rows = rows.map_err(|error| OpenError::of(path, &error))?;
-            match rows.last() {
-                Some((last, _)) => after = *last,
-                None => return Ok(()),
-            }
-            for (_, row) in rows {
-                each(row);
-            }
-        }
     }
 }
 
@@ -267,9 +232,11 @@ impl Store for Sqlite {
                     .await?;
                 all += count;
                 if count < rows::PURGED {
-                    return Ok(all);
+                    break;
                 }
             }
+            self.count_on().await?;
+            Ok(all)
         })
     }
 
@@ -341,7 +308,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger.db");
         let place = Place { network: Some("NFS"), ..Place::find(&path).expect("a place") };
-        let open = || Sqlite::open_at(&path, &place, Arc::new(()), &Progress::default());
+        let open =
+            || Sqlite::open_at(&path, &place, Older::Refused, Arc::new(()), &Progress::default());
         for (version, token) in [(None, "aaaaaaaaaa"), (None, "bbbbbbbbbb")] {
             let store = open().expect("it opens");
             assert_eq!(store.put(row(token), version, Commit::Now).await, Ok(Put::Done));

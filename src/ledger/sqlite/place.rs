@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::statfs;
 
-use super::file::OpenError;
+use super::error::OpenError;
 
 /// A ledger's file as the kernel knows it; it may not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -42,6 +42,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::ReportRefused("conflict".into())),
         1 => any::<bool>().prop_map(|denied| Event::ReportFailed { denied, detail: "no".into() }),
         1 => Just(Event::LeaseLost),
+        2 => Just(Event::RetryAsked),
         1 => Just(Event::Phase),
     ]
 }

@@ -84,7 +84,10 @@ async fn tell(stage: Stage) {
     let runs = fleet.scene.runs();
     owner.signal(Signal::SIGCONT);
     until("it knows that its lease is lost", async || has_lost(&owner)).await;
-    until("nothing of it is alive", async || !fleet.scene.lines("pids").iter().any(alive)).await;
+    until("nothing of it is alive", async || {
+        !fleet.scene.lines("pids").iter().any(|pid| alive(pid))
+    })
+    .await;
     works_on(&fleet, &owner).await;
     assert_eq!(fleet.scene.runs(), runs);
     // Whatever it sends once more is what was accepted.
@@ -103,10 +106,14 @@ async fn works_on(fleet: &Fleet, owner: &Daemon) {
     .await;
 }
 
-fn alive(pid: &String) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = status.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
-    state.is_some_and(|state| !matches!(state, "Z" | "X"))
+fn alive(pid: &str) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// As the kernel has it: `T` for a stopped process.
+pub(super) fn state(pid: &str) -> Option<char> {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    status.rsplit_once(") ")?.1.chars().next()
 }
 
 #[test]

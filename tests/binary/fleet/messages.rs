@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Fleet, HANDS_OVER};
 use crate::clocks::Clocks;
 use crate::daemon::{Config, Daemon};
+use crate::sagemaker::{Fault, SUCCESS};
 use crate::scene::{never, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +109,24 @@ async fn a_dead_worker_s_step_whose_message_is_gone_is_resumed_by_one_of_the_oth
     let resumed =
         |other: &Daemon| other.complaints(&["WARN"], "the step is resumed from the ledger").len();
     assert_eq!(others.iter().map(resumed).sum::<usize>(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_worker_s_outcome_is_reported_by_another_although_its_message_is_gone() {
+    let fleet = Fleet::new(2, "end 0").await;
+    fleet.scene.sagemaker.always(SUCCESS, Fault::Hang);
+    let step = fleet.scene.step_sent().await;
+    let mut owner = fleet.start_busy(0, &[]);
+    fleet.recorded_as(&step, "concluded").await;
+    fleet.scene.queue.purge().await;
+    let other = fleet.start(1);
+    until("the other is up", async || other.is_up()).await;
+    owner.kill();
+    fleet.scene.sagemaker.heal();
+    fleet.scene.answered_once(&step).await;
+    fleet.recorded_as(&step, "settled").await;
+    assert_eq!(fleet.scene.runs(), [step.attempt(1)]);
+    assert!(fleet.ways[1].to_sqs.received().is_empty(), "nothing was there to be received");
 }
 
 #[tokio::test(flavor = "multi_thread")]

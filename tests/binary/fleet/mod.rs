@@ -5,6 +5,8 @@ mod clocks;
 mod deaths;
 mod frozen;
 mod messages;
+#[cfg(debug_assertions)]
+mod standstill;
 mod stops;
 mod table;
 

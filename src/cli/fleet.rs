@@ -8,9 +8,9 @@ use crate::aws::{Clients, NoEndpoint, SageMaker, Sqs};
 use crate::config::Config;
 use crate::ledger::Kind;
 use crate::seam::{ExternalId, Role};
-use crate::step::QueueUrl;
+use crate::step::{ExecutionArn, QueueUrl};
 
-/// What is reconciled.
+/// The configured queues, and SageMaker at their pipelines.
 pub(super) struct Fleet {
     pub queues: Vec<OurQueue>,
     pub places: Vec<Place>,
@@ -92,6 +92,11 @@ impl Fleet {
             }),
         }
         Ok(())
+    }
+
+    /// Where the execution is, if a configured queue belongs to its region and account.
+    pub(super) fn place_of(&self, execution: &ExecutionArn) -> Option<&Place> {
+        self.places.iter().find(|place| place.has(execution.region(), execution.account()))
     }
 
     /// Which of the queues has this URL, in any spelling.
