@@ -16,7 +16,7 @@ pub struct SpanId(pub [u8; 8]);
 /// The trace of one step: the one that its message belongs to, or one of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceIds {
-    /// What the other ids are computed from.
+    /// What the ids of the spans are computed from.
     seed: [u8; 32],
     trace_id: [u8; 16],
     sender: Option<SpanId>,
@@ -25,7 +25,7 @@ pub struct TraceIds {
 
 impl TraceIds {
     /// The trace of the step with this token, whose message had this header. `returns` is how often
-    /// the step has come back after it was settled: each time its spans are others.
+    /// the step has come back after it was settled: its trace stays, its spans are others.
     #[must_use]
     pub fn of(
         token: &CallbackToken,
@@ -33,18 +33,15 @@ impl TraceIds {
         returns: u32,
         header: Option<&TraceHeader>,
     ) -> Self {
-        let seed = Sha256::new()
-            .chain_update(token.as_str())
-            .chain_update(execution.as_str())
-            .chain_update(returns.to_be_bytes())
-            .finalize();
-        let seed: [u8; 32] = seed.into();
-        let trace_id = header.and_then(|header| bytes(header.trace_id()));
+        let step = Sha256::new().chain_update(token.as_str()).chain_update(execution.as_str());
+        let of_message = header.and_then(|header| bytes(header.trace_id()));
+        let trace_id = of_message.unwrap_or_else(|| some(&step.clone().finalize()));
+        let seed = step.chain_update(trace_id).chain_update(returns.to_be_bytes()).finalize();
         Self {
-            trace_id: trace_id.unwrap_or_else(|| some(&seed)),
+            seed: seed.into(),
+            trace_id,
             sender: header.and_then(TraceHeader::parent).and_then(bytes).map(SpanId),
             sampled: header.and_then(TraceHeader::sampled),
-            seed,
         }
     }
 
@@ -77,7 +74,6 @@ impl TraceIds {
     pub fn part(&self, name: &str, number: u64) -> SpanId {
         let part = Sha256::new()
             .chain_update(self.seed)
-            .chain_update(self.trace_id)
             .chain_update(name)
             .chain_update(number.to_be_bytes())
             .finalize();
@@ -126,12 +122,16 @@ mod tests {
     use super::*;
 
     fn of(token: &str, header: Option<&str>) -> TraceIds {
+        returned(token, 0, header)
+    }
+
+    fn returned(token: &str, returns: u32, header: Option<&str>) -> TraceIds {
         let arn = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/e";
         let header = header.map(|text| text.parse().expect("a header"));
         TraceIds::of(
             &token.parse().expect("a token"),
             &arn.parse().expect("an ARN"),
-            0,
+            returns,
             header.as_ref(),
         )
     }
@@ -155,6 +155,16 @@ mod tests {
         assert_ne!(ids.trace_id(), of("abcdefghik", None).trace_id());
         assert_eq!((ids.sender(), ids.sampled()), (None, None));
         assert!(ids.header(ids.step(), true, None).is_some());
+    }
+
+    #[test]
+    fn a_step_that_comes_back_stays_in_its_trace_with_spans_of_its_own() {
+        for header in [None, Some("Root=1-5759e988-bd862e3fe1be46a994272793")] {
+            let (first, second) = (of("abcdefghij", header), returned("abcdefghij", 1, header));
+            assert_eq!(first.trace_id(), second.trace_id());
+            assert_ne!(first.step(), second.step());
+            assert_ne!(first.part("run", 1), second.part("run", 1));
+        }
     }
 
     #[test]
