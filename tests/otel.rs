@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const TRACE: &str = "5759e988bd862e3fe1be46a994272793";
 const SENDER: &str = "53995c3f42cd8ad8";
 const HOUR: &str = "3600000";
+/// Two runs, a report and the step.
+const SPANS: usize = 4;
 
 /// A pipeline whose one step is tried again once.
 struct Account {
@@ -38,6 +40,7 @@ struct Account {
     sqs: aws_sdk_sqs::Client,
     queue: String,
     folder: TempDir,
+    retry_delay: &'static str,
 }
 
 impl Account {
@@ -62,13 +65,19 @@ impl Account {
         let create = sagemaker.create_pipeline().pipeline_name("traced");
         let create = create.role_arn("arn:aws:iam::123456789012:role/pipelines");
         create.pipeline_definition(definition).send().await.expect("created");
-        Self { endpoint, sagemaker, sqs, queue, folder: tempfile::tempdir().expect("a folder") }
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { endpoint, sagemaker, sqs, queue, folder, retry_delay: "1s" }
+    }
+
+    /// A step waits.
+    async fn start(&self) -> String {
+        let started = self.sagemaker.start_pipeline_execution().pipeline_name("traced").send();
+        started.await.expect("started").pipeline_execution_arn.expect("an ARN")
     }
 
     /// A step waits, and its message has the header of a trace.
-    async fn start(&self) -> String {
-        let started = self.sagemaker.start_pipeline_execution().pipeline_name("traced").send();
-        let arn = started.await.expect("started").pipeline_execution_arn.expect("an ARN");
+    async fn start_traced(&self) -> String {
+        let arn = self.start().await;
         let receive = self.sqs.receive_message().queue_url(&self.queue).wait_time_seconds(20);
         let message =
             receive.send().await.expect("received").messages.unwrap_or_default().remove(0);
@@ -97,10 +106,11 @@ impl Account {
         let config = format!(
             "worker.id = \"traced\"\nhttp.listen = \"off\"\nledger.path = \"{0}/ledger.db\"\n\
              [[queues]]\nurl = \"{1}\"\nhandler = \"job\"\npoll_wait = \"1s\"\n\
-             [handlers.job]\ntype = \"exec\"\nretry_delay = \"1s\"\n\
+             [handlers.job]\ntype = \"exec\"\nretry_delay = \"{2}\"\n\
              [handlers.job.settings]\ncommand = [\"{0}/run\"]\nenv = {{ FOLDER = \"{0}\" }}\n",
             folder.display(),
-            self.queue
+            self.queue,
+            self.retry_delay
         );
         fs::write(folder.join("callbackd.toml"), config).expect("the folder is writable");
         let log = fs::File::create(folder.join("log")).expect("the folder is writable");
@@ -124,20 +134,31 @@ impl Account {
 
     /// Has the worker run a step to its end, and stops it; it must exit with 0.
     async fn through_a_step(&self, variables: &[(&str, &str)]) {
-        let arn = self.start().await;
-        let mut worker = self.worker(variables);
+        let arn = self.start_traced().await;
+        let worker = self.worker(variables);
+        self.until_done(&arn).await;
+        self.stop(worker).await;
+    }
+
+    async fn until_done(&self, arn: &str) {
         let is_done = async || {
             let describe = self.sagemaker.describe_pipeline_execution();
-            let execution =
-                describe.pipeline_execution_arn(&arn).send().await.expect("it is there");
+            let execution = describe.pipeline_execution_arn(arn).send().await.expect("it is there");
             execution.pipeline_execution_status.is_some_and(|status| status.as_str() == "Succeeded")
         };
-        let done = async {
-            while !is_done().await {
+        self.until(is_done).await;
+    }
+
+    async fn until(&self, holds: impl AsyncFn() -> bool) {
+        let waiting = async {
+            while !holds().await {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(PATIENCE, done).await.unwrap_or_else(|_| panic!("no end: {}", self.log()));
+        timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no end: {}", self.log()));
+    }
+
+    async fn stop(&self, mut worker: Child) {
         let pid = worker.id().expect("it runs").try_into().expect("a process id");
         kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
         let ended = timeout(PATIENCE, worker.wait()).await.expect("it ends").expect("it is ours");
@@ -177,8 +198,11 @@ async fn a_step_is_one_trace_of_its_runs_and_reports_below_what_sent_its_message
         ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
         ("OTEL_BSP_SCHEDULE_DELAY", HOUR),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=s3cret"),
     ];
     account.through_a_step(&variables).await;
+    assert_eq!(collector.tenants(), ["s3cret"]);
+    assert!(!account.log().contains("s3cret"), "{}", account.log());
     let (resource, spans) = collector.received();
     for (name, value) in [
         ("service.name", "callbackd"),
@@ -215,6 +239,32 @@ async fn a_step_is_one_trace_of_its_runs_and_reports_below_what_sent_its_message
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_another_process_continues_stays_one_trace_also_without_a_header() {
+    let (mut account, collector) = (Account::new().await, Collector::start().await);
+    account.retry_delay = "5s";
+    let url = collector.url();
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str())];
+    let arn = account.start().await;
+    let first = account.worker(&variables);
+    account.until(async || !account.said("attempt_failed").is_empty()).await;
+    account.stop(first).await;
+    assert_eq!(collector.received().1.len(), 1, "the first run is exported at the end");
+    let second = account.worker(&variables);
+    account.until_done(&arn).await;
+    account.stop(second).await;
+
+    let (_, spans) = collector.received();
+    let step = named(&spans, "step")[0];
+    let (runs, told) = (named(&spans, "run"), account.told());
+    assert_eq!((spans.len(), runs.len(), told.len()), (SPANS, 2, 2), "{spans:#?}");
+    assert_eq!(step.parent, "");
+    for (run, (w3c, _)) in runs.iter().zip(told) {
+        assert_eq!((&run.trace_id, &run.parent), (&step.trace_id, &step.id));
+        assert_eq!(w3c, format!("00-{}-{}-01", step.trace_id, run.id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trace_that_its_sender_does_not_record_is_not_exported() {
     let (account, collector) = (Account::new().await, Collector::start().await);
     let url = collector.url();
@@ -235,14 +285,41 @@ async fn a_collector_that_is_not_there_costs_one_warning() {
     assert_eq!(said.len(), 1, "{said:#?}");
     assert_eq!(said[0]["code"], "CBD608");
     assert!(said[0]["error"].as_str().is_some_and(|why| why.contains("refused")), "{said:#?}");
+    assert_eq!(account.said("spans_lost")[0]["lost"], SPANS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_never_answers_does_not_keep_the_worker_from_its_end() {
     let (account, silent) = (Account::new().await, Collector::silent().await);
     let url = silent.url();
-    let variables =
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", HOUR)];
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", HOUR),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "1"),
+    ];
     account.through_a_step(&variables).await;
     assert!(silent.was_asked());
+    // Its queue is full of the first span.
+    let said = account.said("traces_not_exported");
+    assert_eq!(said.len(), 1, "{said:#?}");
+    let why = said[0]["error"].as_str().expect("a text");
+    assert!(why.contains("OTEL_BSP_MAX_QUEUE_SIZE"), "{why}");
+    assert_eq!(account.said("spans_lost")[0]["lost"], SPANS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_that_cannot_be_used_are_told_at_once_without_their_secrets() {
+    let account = Account::new().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://me:s3cret@collector"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization s3cret"),
+        ("OTEL_TRACES_SAMPLER", "xray"),
+    ];
+    account.through_a_step(&variables).await;
+    let said = account.said("traces_misconfigured");
+    assert_eq!((said.len(), &said[0]["code"]), (1, &json!("CBD609")));
+    let error = said[0]["error"].as_str().expect("a text");
+    assert!(variables.iter().all(|(name, _)| error.contains(name)), "{error}");
+    assert!(!account.log().contains("s3cret"), "{}", account.log());
+    assert!(account.told().iter().all(|(w3c, _)| w3c.contains(SENDER)), "{:?}", account.told());
 }

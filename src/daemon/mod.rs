@@ -129,9 +129,8 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     let Daemon { loaded, store, outside, clock, reloads, control, retries } = daemon;
     let metrics = Arc::new(Metrics::new());
     let me = worker_id(loaded.config.worker.id.as_deref());
-    let traces = Traces::of(&me.0);
-    let observer: Arc<dyn Observer> =
-        Arc::new(Counting { metrics: metrics.clone(), tracer: traces.tracer() });
+    let traces = Traces::of(&me.0, store.is_some());
+    let observer = Counting::observer(&metrics, traces.tracer());
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
@@ -220,11 +219,10 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     }
     tokio::select! {
         biased;
-        () = drain(engine, stop, reaping, &manager, &clients, until) => {}
+        () = drain(engine, stop, traces, reaping, &manager, &clients, until) => {}
         () = keep_told(&manager, &monitor, &status) => {}
     }
     remove_own_directory(&loaded);
-    traces.end().await;
     drained.cancel();
     monitored.cancel();
     for task in tasks {
@@ -288,19 +286,24 @@ async fn open(
     }
 }
 
-/// Drains the engine while everything else goes on. Beyond its own limits, at `until`, a drain
+/// Drains the engine, and exports its last traces, while everything else goes on. Beyond its own limits, at `until`, a drain
 /// hangs, and systemd may kill it.
 async fn drain(
     engine: Engine,
     stop: impl AsyncFnMut(),
+    traces: Traces,
     reaping: impl Future<Output = ()>,
     manager: &Manager,
     clients: &aws::Clients,
     until: Instant,
 ) {
+    let drained = async {
+        engine.drain(stop).await;
+        traces.end().await;
+    };
     tokio::select! {
         biased;
-        () = engine.drain(stop) => {}
+        () = drained => {}
         () = reaping => {}
         () = manager.keep_extending(|| Instant::now() < until) => {}
         () = manager.watchdog(|| Instant::now() < until) => {}

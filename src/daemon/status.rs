@@ -29,8 +29,14 @@ const LOOKED: usize = 20;
 
 /// Turns the observations of the engine and the clients into metrics.
 pub(super) struct Counting {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) tracer: Arc<dyn Tracer>,
+    metrics: Arc<Metrics>,
+    tracer: Arc<dyn Tracer>,
+}
+
+impl Counting {
+    pub(super) fn observer(metrics: &Arc<Metrics>, tracer: Arc<dyn Tracer>) -> Arc<dyn Observer> {
+        Arc::new(Self { metrics: metrics.clone(), tracer })
+    }
 }
 
 impl Observer for Counting {

@@ -1,10 +1,11 @@
 //! A collector of OpenTelemetry, as far as traces need one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::http::HeaderMap;
 use axum::routing::post;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -25,7 +26,7 @@ pub struct Span {
 /// Where traces are posted to.
 pub struct Collector {
     url: String,
-    bodies: Arc<Mutex<Vec<Bytes>>>,
+    requests: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
     serving: JoinHandle<()>,
 }
 
@@ -48,17 +49,17 @@ impl Collector {
     async fn that(answers: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let bodies: Arc<Mutex<Vec<Bytes>>> = Arc::default();
-        let kept = bodies.clone();
-        let take = async move |body: Bytes| {
-            kept.lock().unwrap_or_else(PoisonError::into_inner).push(body);
+        let requests: Arc<Mutex<Vec<(HeaderMap, Bytes)>>> = Arc::default();
+        let kept = requests.clone();
+        let take = async move |headers: HeaderMap, body: Bytes| {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push((headers, body));
             if !answers {
                 std::future::pending::<()>().await;
             }
         };
         let router = Router::new().route("/v1/traces", post(take));
         let serve = async move { axum::serve(listener, router).await.expect("it serves") };
-        Self { url, bodies, serving: tokio::spawn(serve) }
+        Self { url, requests, serving: tokio::spawn(serve) }
     }
 
     pub fn url(&self) -> String {
@@ -66,13 +67,25 @@ impl Collector {
     }
 
     pub fn was_asked(&self) -> bool {
-        !self.bodies.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.requests().is_empty()
+    }
+
+    /// The header `x-tenant` of each request.
+    pub fn tenants(&self) -> Vec<String> {
+        let tenant = |(headers, _): &(HeaderMap, Bytes)| {
+            headers.get("x-tenant")?.to_str().ok().map(str::to_owned)
+        };
+        self.requests().iter().filter_map(tenant).collect()
+    }
+
+    fn requests(&self) -> MutexGuard<'_, Vec<(HeaderMap, Bytes)>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The attributes of the resource, and the spans in the order of their beginnings.
     pub fn received(&self) -> (BTreeMap<String, String>, Vec<Span>) {
         let (mut resource, mut spans) = (BTreeMap::new(), Vec::new());
-        for body in self.bodies.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (_, body) in self.requests().iter() {
             for of_resource in messages(body, 1) {
                 for it in messages(of_resource, 1) {
                     resource.extend(attributes(it, 1));
@@ -97,7 +110,7 @@ impl Drop for Collector {
 fn span(bytes: &[u8]) -> Span {
     let id = |number| {
         let bytes = messages(bytes, number).next().unwrap_or_default();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     };
     let number = |number| numbers(bytes, number).next().expect("it has that");
     let status = messages(bytes, 15).next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The connection to a collector, and what is said if it cannot be used.
+//! The connection to a collector.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +11,13 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use reqwest::{Client, Url, redirect};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
+use super::account::Account;
 use crate::causes::with_causes;
 use crate::trust;
 
-/// A collector answers with a few bytes.
+/// A collector answers with a few bytes; more of it is not read.
 const LARGEST: usize = 64 * 1024;
 
 /// Sends the exporter's requests on the worker's runtime, with its TLS.
@@ -23,28 +25,33 @@ const LARGEST: usize = 64 * 1024;
 pub(super) struct Connection {
     client: Client,
     runtime: Handle,
+    /// Requests are given up then.
+    until: CancellationToken,
     /// Why the last request failed, which the exporter does not tell.
     failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Connection {
-    /// To the collector at `url`.
+    /// To the collector at `url`, by the runtime that this is called in.
     ///
     /// # Errors
     /// A sentence, if there can be no client.
-    pub(super) fn new(url: &Url, timeout: Duration, runtime: Handle) -> Result<Self, String> {
+    pub(super) fn new(
+        url: &Url,
+        timeout: Duration,
+        until: CancellationToken,
+    ) -> Result<Self, String> {
         let tls = trust::client(url.scheme() == "https").map_err(|error| with_causes(&error))?;
         let mut client = Client::builder()
             .tls_backend_preconfigured(tls)
             .http1_only()
             .redirect(redirect::Policy::none())
-            .user_agent(concat!("callbackd/", env!("CARGO_PKG_VERSION")))
             .timeout(timeout);
         if trust::is_loopback(url) {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| with_causes(&error))?;
-        Ok(Self { client, runtime, failure: Arc::default() })
+        Ok(Self { client, runtime: Handle::current(), until, failure: Arc::default() })
     }
 
     pub(super) fn failure(&self) -> Arc<Mutex<Option<String>>> {
@@ -64,9 +71,11 @@ impl HttpClient for Connection {
         'life0: 'async_trait,
         Self: 'async_trait,
     {
-        let sent = self.runtime.spawn(sent(self.client.clone(), request));
+        // The exporter waits for it on a thread of its own, without a runtime.
+        let sent = sent(self.client.clone(), request);
+        let sent = self.runtime.spawn(self.until.clone().run_until_cancelled_owned(sent));
         Box::pin(async move {
-            let answer = sent.await?;
+            let answer = sent.await?.ok_or("the worker has ended")?;
             let why = match &answer {
                 Ok(answer) if answer.status().is_success() => None,
                 Ok(answer) => Some(format!("it answered {}", answer.status())),
@@ -83,7 +92,9 @@ async fn sent(client: Client, request: Request<Bytes>) -> Result<Response<Bytes>
     let shown = reqwest::Error::without_url;
     let mut answer = client.execute(request.try_into().map_err(shown)?).await.map_err(shown)?;
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(shown)? {
+    while body.len() < LARGEST
+        && let Some(chunk) = answer.chunk().await.map_err(shown)?
+    {
         let room = LARGEST - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
@@ -93,40 +104,33 @@ async fn sent(client: Client, request: Request<Bytes>) -> Result<Response<Bytes>
     Ok(response)
 }
 
-/// Exports spans, and says once if that does not work, and once if it works again.
+/// Exports spans, and keeps account of them.
 #[derive(Debug)]
-pub(super) struct Telling {
+pub(super) struct Accounted {
     inner: Otlp,
     failure: Arc<Mutex<Option<String>>>,
-    fails: Mutex<bool>,
+    account: Arc<Account>,
 }
 
-impl Telling {
-    pub(super) fn new(inner: Otlp, failure: Arc<Mutex<Option<String>>>) -> Self {
-        Self { inner, failure, fails: Mutex::new(false) }
-    }
-
-    fn tell(&self, result: &OTelSdkResult) {
-        let now = result.is_err();
-        let before =
-            std::mem::replace(&mut *self.fails.lock().unwrap_or_else(PoisonError::into_inner), now);
-        match result {
-            Err(error) if !before => {
-                let why = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-                say(&why.unwrap_or_else(|| error.to_string()));
-            }
-            Ok(()) if before => {
-                tracing::info!(event = "traces_exported_again", "traces are exported again");
-            }
-            _ => {}
-        }
+impl Accounted {
+    pub(super) fn new(
+        inner: Otlp,
+        failure: Arc<Mutex<Option<String>>>,
+        account: Arc<Account>,
+    ) -> Self {
+        Self { inner, failure, account }
     }
 }
 
-impl SpanExporter for Telling {
+impl SpanExporter for Accounted {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
         let result = self.inner.export(batch).await;
-        self.tell(&result);
+        let why = result.as_ref().err().map(|error| {
+            let known = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            known.unwrap_or_else(|| error.to_string())
+        });
+        self.account.sent(spans, why.as_deref());
         result
     }
 
@@ -137,12 +141,4 @@ impl SpanExporter for Telling {
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
     }
-}
-
-pub(super) fn say(error: &str) {
-    tracing::warn!(
-        event = "traces_not_exported",
-        error,
-        "traces cannot be exported to the collector, and are lost; steps are not delayed"
-    );
 }

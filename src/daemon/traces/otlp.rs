@@ -4,6 +4,7 @@
 //! spans are not opened and closed: each is made when it has ended, with ids that are computed, and
 //! goes to the SDK's batches, whose thread and queue are the SDK's.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::trace::{
@@ -14,66 +15,87 @@ use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::EnvResourceDetector;
 use opentelemetry_sdk::trace::{
-    BatchConfig, BatchSpanProcessor, Config, SamplingDecision, ShouldSample, SpanData, SpanEvents,
-    SpanLinks, SpanProcessor,
+    BatchConfigBuilder, BatchSpanProcessor, Config, SamplingDecision, ShouldSample, SpanData,
+    SpanEvents, SpanLinks, SpanProcessor,
 };
-use reqwest::Url;
-use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
-use super::collector::{Connection, Telling, say};
+use super::account::Account;
+use super::collector::{Accounted, Connection};
+use super::variables::{Settings, settings};
 use crate::seam::{Field, Span, Tracer};
 use crate::step::TraceIds;
 
 /// How long the end waits for the collector.
 const FLUSH: Duration = Duration::from_secs(3);
-/// How long a request may take, as OpenTelemetry has it if no variable says otherwise.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// As much of a text as is exported, in bytes.
 const LONGEST: usize = 1024;
 
 pub(super) struct Exporter {
     batches: BatchSpanProcessor,
+    account: Arc<Account>,
+    /// Why the last request failed.
+    failure: Arc<Mutex<Option<String>>>,
     sampler: Box<dyn ShouldSample>,
     scope: InstrumentationScope,
+    ended: CancellationToken,
 }
 
 impl Exporter {
-    /// Nothing if the environment names no collector, or one that cannot be; that is said.
-    pub(super) fn of_environment(worker: &str) -> Option<Self> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = endpoint(variable)?;
-        match Self::new(worker, &endpoint, timeout(variable)) {
+    /// Exports to the collector of the variable `named`; nothing if variables cannot be used, and
+    /// that is said.
+    pub(super) fn new(
+        named: &'static str,
+        variable: impl Fn(&str) -> Option<String>,
+        worker: &str,
+    ) -> Option<Self> {
+        let made = settings(named, variable)
+            .map_err(|mistakes| mistakes.join("; "))
+            .and_then(|settings| Self::with(&settings, worker));
+        match made {
             Ok(exporter) => {
                 tracing::info!(event = "traces_exported", "traces of steps are exported");
                 Some(exporter)
             }
             Err(error) => {
-                say(&error);
+                tracing::warn!(
+                    event = "traces_misconfigured",
+                    error,
+                    "traces are not exported: correct the variables of the environment, and restart"
+                );
                 None
             }
         }
     }
 
-    fn new(worker: &str, endpoint: &Endpoint, timeout: Duration) -> Result<Self, String> {
-        let url = endpoint.url.parse().ok().filter(Url::has_host);
-        let url = url.ok_or_else(|| format!("{} is not a URL of a host", endpoint.variable))?;
-        let connection = Connection::new(&url, timeout, Handle::current())?;
-        let failure = connection.failure();
+    fn with(settings: &Settings, worker: &str) -> Result<Self, String> {
+        let ended = CancellationToken::new();
+        let connection = Connection::new(&settings.url, settings.timeout, ended.clone())?;
+        let (failure, account) = (connection.failure(), Arc::new(Account::new(settings.queue)));
+        // It reads the endpoint and the headers itself; their mistakes are known by now.
         let exporter = SpanExporter::builder().with_http().with_http_client(connection).build();
-        let exporter = exporter.map_err(|error| error.to_string())?;
-        let mut batches =
-            BatchSpanProcessor::new(Telling::new(exporter, failure), BatchConfig::default());
+        let exporter = exporter.map_err(|_| "the collector's URL cannot be used".to_owned())?;
+        let config = BatchConfigBuilder::default().with_max_queue_size(settings.queue).build();
+        let exporter = Accounted::new(exporter, failure.clone(), account.clone());
+        let mut batches = BatchSpanProcessor::new(exporter, config);
         batches.set_resource(&resource(worker));
         let scope = InstrumentationScope::builder("callbackd")
             .with_version(env!("CARGO_PKG_VERSION"))
             .build();
-        Ok(Self { batches, sampler: Config::default().sampler, scope })
+        let sampler = Config::default().sampler;
+        Ok(Self { batches, account, failure, sampler, scope, ended })
     }
 
-    /// Exports what is left, for a moment. Blocks.
-    pub(super) fn end(&self) {
-        // Why it failed is said by the exporter; if it takes longer, so be it.
-        let _ = self.batches.shutdown_with_timeout(FLUSH);
+    /// Exports what is left, for a moment.
+    pub(super) async fn end(self: Arc<Self>) {
+        let this = self.clone();
+        let flush = move || this.batches.shutdown_with_timeout(FLUSH);
+        // It blocks its thread. If it fails, spans still wait.
+        let _ = tokio::task::spawn_blocking(flush).await;
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let why = failure.as_deref().unwrap_or("it has not answered before the worker's end");
+        self.account.close(why);
+        self.ended.cancel();
     }
 }
 
@@ -105,35 +127,10 @@ impl Tracer for Exporter {
     }
 
     fn ended(&self, span: Span<'_>) {
-        self.batches.on_end(data(&span, self.scope.clone()));
+        if self.account.admits() {
+            self.batches.on_end(data(&span, self.scope.clone()));
+        }
     }
-}
-
-/// Where the collector is.
-#[derive(Debug, PartialEq, Eq)]
-struct Endpoint {
-    variable: &'static str,
-    url: String,
-}
-
-/// Unset means off: OpenTelemetry's default address would be tried on every machine.
-fn endpoint(variable: impl Fn(&str) -> Option<String>) -> Option<Endpoint> {
-    let is = |name: &str, value: &str| {
-        variable(name).is_some_and(|found| found.trim().eq_ignore_ascii_case(value))
-    };
-    if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
-        return None;
-    }
-    ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
-        .into_iter()
-        .find_map(|name| Some(Endpoint { variable: name, url: variable(name)? }))
-}
-
-fn timeout(variable: impl Fn(&str) -> Option<String>) -> Duration {
-    ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]
-        .into_iter()
-        .find_map(|name| variable(name)?.parse().ok())
-        .map_or(TIMEOUT, Duration::from_millis)
 }
 
 /// What the environment does not say itself.
@@ -240,37 +237,11 @@ mod tests {
         assert_eq!(exported(&ids(None), None, None).parent_span_id, SpanId::INVALID);
     }
 
-    #[tokio::test]
-    async fn an_address_that_is_none_is_refused_by_the_variable_that_has_it() {
-        let variable = "OTEL_EXPORTER_OTLP_ENDPOINT";
-        for url in ["collector:4318", "/v1/traces", "127.0.0.1"] {
-            let endpoint = Endpoint { variable, url: url.to_owned() };
-            let refused = Exporter::new("me", &endpoint, TIMEOUT).err().expect(url);
-            assert!(refused.starts_with(variable), "{refused}");
-        }
-    }
-
     #[test]
     fn an_error_is_cut_to_what_a_collector_takes() {
         let span = exported(&ids(None), None, Some(&"é".repeat(LONGEST)));
         let Status::Error { description } = span.status else { panic!("it failed") };
         assert_eq!(description.len(), LONGEST);
         assert_eq!(span.attributes[1], KeyValue::new("callbackd.attempt", 2));
-    }
-
-    #[test]
-    fn only_a_named_collector_is_exported_to() {
-        let wanted = |set: &[(&str, &str)]| {
-            let found = endpoint(|name| {
-                set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-            });
-            found.is_some()
-        };
-        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
-        assert!(!wanted(&[]) && wanted(&[endpoint]));
-        assert!(wanted(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/v1/traces")]));
-        assert!(!wanted(&[endpoint, ("OTEL_SDK_DISABLED", "TRUE")]));
-        assert!(!wanted(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
-        assert!(wanted(&[endpoint, ("OTEL_TRACES_EXPORTER", "otlp")]));
     }
 }
