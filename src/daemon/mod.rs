@@ -286,8 +286,8 @@ async fn open(
     }
 }
 
-/// Drains the engine, and exports its last traces, while everything else goes on. Beyond its own limits, at `until`, a drain
-/// hangs, and systemd may kill it.
+/// Drains the engine, and exports its last traces, while everything else goes on. Beyond its own
+/// limits, at `until`, a drain hangs, and systemd may kill it.
 async fn drain(
     engine: Engine,
     stop: impl AsyncFnMut(),

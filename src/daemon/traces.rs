@@ -47,6 +47,7 @@ impl Traces {
         Self {}
     }
 
+    #[cfg_attr(not(feature = "otel"), expect(clippy::unused_self, reason = "nothing is exported"))]
     pub(super) fn tracer(&self) -> Arc<dyn Tracer> {
         #[cfg(feature = "otel")]
         if let Some(exporter) = &self.exporter {

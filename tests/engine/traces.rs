@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use callbackd::seam::{Field, Observation, Observer, Span, Tracer};
 use callbackd::step::{SpanId, TraceIds};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, body, until};
 
@@ -68,9 +68,10 @@ async fn the_parts_of_a_step_are_traced_below_it_unless_its_sender_does_not_reco
     }
     until("both are settled", || bench.queue.len() == 0).await;
     worker.drain_hurried().await;
-    let record = bench.disk.body(TOKEN);
-    let (token, execution) = (TOKEN.parse().expect("a token"), &record["execution"]);
-    let execution = execution.as_str().expect("an ARN").parse().expect("an ARN");
+    let message: Value = serde_json::from_str(&body(TOKEN, &json!({}), "Executing")).expect("JSON");
+    let token = TOKEN.parse().expect("a token");
+    let execution = message["pipelineExecutionArn"].as_str().expect("a text");
+    let execution = execution.parse().expect("an ARN");
     let step = Some(TraceIds::of(&token, &execution, 0, ROOT.parse().ok().as_ref()).step());
     let spans = traced.spans.lock().unwrap().clone();
     let of = |name, parent, result: &str| (name, parent, result.to_owned());
