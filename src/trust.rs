@@ -1,10 +1,18 @@
 //! The certificate authorities that TLS trusts: those of `AWS_CA_BUNDLE` in place of the system's,
 //! as in the AWS CLI. The SDK for Rust does not know that variable.
 
+#[cfg(feature = "http-handler")]
+use std::net::IpAddr;
 use std::path::PathBuf;
+#[cfg(feature = "http-handler")]
+use std::sync::Arc;
 use std::sync::LazyLock;
 
+#[cfg(feature = "http-handler")]
+use rustls::ClientConfig;
 use rustls::RootCertStore;
+#[cfg(feature = "http-handler")]
+use rustls::crypto::aws_lc_rs as cryptography;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -45,7 +53,7 @@ pub(crate) fn system_has_some() -> bool {
 
 /// What is trusted; nothing if the bundle cannot be used.
 #[cfg(feature = "http-handler")]
-pub(crate) fn roots() -> RootCertStore {
+fn roots() -> RootCertStore {
     let mut trusted = RootCertStore::empty();
     match bundle() {
         Ok(None) => drop(trusted.add_parsable_certificates(SYSTEM.iter().cloned())),
@@ -60,6 +68,32 @@ pub(crate) fn roots() -> RootCertStore {
     }
     trusted
 }
+
+/// The settings of a client. The authorities are read only if it speaks TLS.
+///
+/// # Errors
+/// If the cryptography has no version of TLS in common with ours.
+#[cfg(feature = "http-handler")]
+pub(crate) fn client(speaks_tls: bool) -> Result<ClientConfig, rustls::Error> {
+    let roots = if speaks_tls { ROOTS.clone() } else { RootCertStore::empty().into() };
+    let mut config = ClientConfig::builder_with_provider(cryptography::default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Whether an address is on this machine. A proxy would ask its own.
+#[cfg(feature = "http-handler")]
+pub(crate) fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(feature = "http-handler")]
+static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| Arc::new(roots()));
 
 /// The system's authorities, read once.
 static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| {

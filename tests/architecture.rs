@@ -75,6 +75,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "aws",
+            "causes",
             "clock",
             "config",
             "crash",
@@ -89,6 +90,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "process",
             "seam",
             "step",
+            "trust",
         ],
     ),
     (

@@ -11,6 +11,7 @@ mod reload;
 mod spot;
 mod status;
 mod summary;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use spot::Spot;
 use status::{Counting, Status};
 pub(crate) use status::{moment, newest};
 use summary::keep_told;
+use traces::Traces;
 
 /// How long a drain may take beyond its timeout and the longest grace: a long poll, and the last
 /// calls.
@@ -127,8 +129,9 @@ impl Daemon {
 async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonError> {
     let Daemon { loaded, store, outside, clock, reloads, control, retries } = daemon;
     let metrics = Arc::new(Metrics::new());
-    let observer: Arc<dyn Observer> = Arc::new(Counting(metrics.clone()));
     let me = worker_id(loaded.config.worker.id.as_deref());
+    let traces = Traces::of(&me.0, store.is_some());
+    let observer = Counting::observer(&metrics, traces.tracer());
     let manager = Manager::of_this_process();
     let file = (store.is_none() && loaded.config.ledger.kind == ledger::Kind::Sqlite)
         .then(|| loaded.config.ledger.path.clone());
@@ -217,7 +220,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     }
     tokio::select! {
         biased;
-        () = drain(engine, stop, reaping, &manager, &clients, until) => {}
+        () = drain(engine, stop, traces, reaping, &manager, &clients, until) => {}
         () = keep_told(&manager, &monitor, &status) => {}
     }
     remove_own_directory(&loaded);
@@ -295,19 +298,24 @@ async fn open(
     }
 }
 
-/// Drains the engine while everything else goes on. Beyond its own limits, at `until`, a drain
-/// hangs, and systemd may kill it.
+/// Drains the engine, and exports its last traces, while everything else goes on. Beyond its own
+/// limits, at `until`, a drain hangs, and systemd may kill it.
 async fn drain(
     engine: Engine,
     stop: impl AsyncFnMut(),
+    traces: Traces,
     reaping: impl Future<Output = ()>,
     manager: &Manager,
     clients: &aws::Clients,
     until: Instant,
 ) {
+    let drained = async {
+        engine.drain(stop).await;
+        traces.end().await;
+    };
     tokio::select! {
         biased;
-        () = engine.drain(stop) => {}
+        () = drained => {}
         () = reaping => {}
         () = manager.keep_extending(|| Instant::now() < until) => {}
         () = manager.watchdog(|| Instant::now() < until) => {}

@@ -16,7 +16,7 @@ use crate::ledger::{Cursor, Filter};
 use crate::lifecycle::{Record, Status as StepStatus, UnknownStatus};
 use crate::observe::metrics::{Figures, Metrics};
 use crate::observe::server::{Check, Problem, Source, Steps, StepsQuery};
-use crate::seam::{Observation, Observer};
+use crate::seam::{Observation, Observer, Tracer};
 
 /// A queue whose last successful poll is older than this is not being polled: a long poll takes 20
 /// s, a failing one backs off.
@@ -28,11 +28,24 @@ const PAGE: usize = 500;
 const LOOKED: usize = 20;
 
 /// Turns the observations of the engine and the clients into metrics.
-pub(super) struct Counting(pub(super) Arc<Metrics>);
+pub(super) struct Counting {
+    metrics: Arc<Metrics>,
+    tracer: Arc<dyn Tracer>,
+}
+
+impl Counting {
+    pub(super) fn observer(metrics: &Arc<Metrics>, tracer: Arc<dyn Tracer>) -> Arc<dyn Observer> {
+        Arc::new(Self { metrics: metrics.clone(), tracer })
+    }
+}
 
 impl Observer for Counting {
+    fn tracer(&self) -> &dyn Tracer {
+        &*self.tracer
+    }
+
     fn observe(&self, observation: Observation<'_>) {
-        let metrics = &self.0;
+        let metrics = &self.metrics;
         match observation {
             Observation::AwsCall { service, operation, result } => {
                 metrics.aws_request(service, operation, result);

@@ -30,7 +30,9 @@ const CLEANUP_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Call {
     stop: watch::Sender<Option<StopReason>>,
     task: JoinHandle<Event>,
-    cleanup: bool,
+    pub(crate) cleanup: bool,
+    /// The fence of its step.
+    pub(crate) fence: u64,
     /// When it was started.
     pub(crate) begun: Instant,
     /// How long it may take once it is told to end.
@@ -46,6 +48,7 @@ impl Call {
         sink: Arc<dyn CheckpointSink>,
     ) -> Self {
         let (grace, (stop, stopping)) = (task.stop_grace, watch::channel(None));
+        let fence = task.fence;
         let told = stopping.clone();
         let run = handler.run(Context::new(task, stopping, sink));
         let call = async move {
@@ -59,6 +62,7 @@ impl Call {
             stop,
             task: tasks.spawn(call.in_current_span()),
             cleanup: false,
+            fence,
             begun: Instant::now(),
             grace,
         }
@@ -74,6 +78,7 @@ impl Call {
         limit: Duration,
     ) -> Self {
         let (grace, (stop, stopping)) = (task.stop_grace, watch::channel(Some(reason)));
+        let fence = task.fence;
         let (handler, cx) = (handler.clone(), Context::new(task, stopping, sink));
         let call = async move {
             let mut hindrance = None;
@@ -101,6 +106,7 @@ impl Call {
             stop,
             task: tasks.spawn(call.in_current_span()),
             cleanup: true,
+            fence,
             begun: Instant::now(),
             grace,
         }

@@ -158,7 +158,8 @@ impl Context {
     }
 
     /// The trace that the step belongs to: the `AWSTraceHeader` of its message, if it has one that
-    /// can be read. Pass it on to what the handler calls. The sender of the message chose it.
+    /// can be read. Pass it on to what the handler calls. The sender of the message chose it. If
+    /// the worker exports traces, it names the span of this run.
     #[must_use]
     pub fn trace(&self) -> Option<&TraceHeader> {
         self.task.trace.as_ref()

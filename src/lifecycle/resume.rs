@@ -121,6 +121,7 @@ impl Decision<'_> {
             sent: Some(returned.sent),
             returns: old.returns + 1,
             version: old.version,
+            trace: old.trace.clone(),
             ..Record::of_message(step, old.queue.clone(), old.handler.clone(), self.view.now)
         };
         let mut local = self.local;

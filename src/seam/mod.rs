@@ -8,9 +8,11 @@ mod observation;
 mod pipelines;
 mod queue;
 mod role;
+mod span;
 
 pub use fault::{Fault, FaultKind};
 pub use observation::{Observation, Observer};
 pub use pipelines::{ExecutionStanding, Pipelines, Standing, StepResult};
 pub use queue::{Entries, Queue, Received};
 pub use role::{ExternalId, NotAnExternalId, Role};
+pub use span::{Field, Span, Tracer};

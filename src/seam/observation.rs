@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Tracer;
+
 /// An event that metrics count.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Observation<'a> {
@@ -76,6 +78,11 @@ pub enum Observation<'a> {
 /// Receives the events. Called on the hot path: it must not block.
 pub trait Observer: Send + Sync {
     fn observe(&self, observation: Observation<'_>);
+
+    /// Who traces the steps besides.
+    fn tracer(&self) -> &dyn Tracer {
+        &()
+    }
 }
 
 /// Ignores all events.

@@ -9,6 +9,7 @@ mod quoted;
 mod stop_reason;
 mod token;
 mod trace;
+mod trace_ids;
 
 pub(crate) use arn::is_account;
 pub use arn::{ExecutionArn, InvalidArn};
@@ -19,3 +20,5 @@ pub use quoted::Quoted;
 pub use stop_reason::StopReason;
 pub use token::{CallbackToken, InvalidToken};
 pub use trace::{InvalidTrace, TraceHeader};
+#[doc(hidden)]
+pub use trace_ids::{SpanId, TraceIds};

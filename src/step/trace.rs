@@ -18,7 +18,8 @@ pub struct TraceHeader {
     trace_id: [u8; 32],
     /// 16 of them.
     parent: Option<[u8; 16]>,
-    sampled: bool,
+    /// Whether the sender decided that the trace is recorded, or is not.
+    sampled: Option<bool>,
 }
 
 /// The text is not a trace header.
@@ -48,7 +49,38 @@ impl TraceHeader {
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         let parent = digits(self.parent.as_ref()?);
-        Some(format!("00-{}-{parent}-{:02x}", self.trace_id(), u8::from(self.sampled)))
+        let flags = u8::from(self.sampled == Some(true));
+        Some(format!("00-{}-{parent}-{flags:02x}", self.trace_id()))
+    }
+
+    /// The span that the message was sent in, as 16 digits.
+    pub(crate) fn parent(&self) -> Option<&str> {
+        self.parent.as_ref().map(|parent| digits(parent))
+    }
+
+    /// Whether the trace is recorded, if its sender has decided that.
+    pub(crate) fn sampled(&self) -> Option<bool> {
+        self.sampled
+    }
+
+    /// The header for what happens in a span of ours. The fields that are not interpreted stay, if
+    /// there is room for them.
+    pub(crate) fn within(
+        trace_id: &str,
+        span: &str,
+        sampled: bool,
+        of: Option<&Self>,
+    ) -> Option<Self> {
+        let (time, random) = trace_id.split_at_checked(8)?;
+        let ours = format!("Root=1-{time}-{random};Parent={span};Sampled={}", u8::from(sampled));
+        let parts =
+            of.map_or("", |header| &header.text).split(';').map(|part| part.trim_matches(' '));
+        let others = parts.filter(|part| {
+            let name = part.split('=').next().unwrap_or_default();
+            !matches!(name, "" | "Root" | "Parent" | "Sampled")
+        });
+        let all = others.fold(ours.clone(), |text, part| format!("{text};{part}"));
+        all.parse().or_else(|_| ours.parse()).ok()
     }
 }
 
@@ -94,9 +126,10 @@ impl FromStr for TraceHeader {
                 .ok_or(InvalidTrace("the trace header's Parent is not 16 hexadecimal digits"))
         });
         let sampled = match sampled {
-            Some("1") => true,
+            Some("1") => Some(true),
+            Some("0") => Some(false),
             // Undecided, or left to who receives it: W3C has no such state.
-            None | Some("0" | "?") => false,
+            None | Some("?") => None,
             Some(_) => return Err(InvalidTrace("the trace header's Sampled is not 0, 1 or ?")),
         };
         Ok(Self { text: text.into(), trace_id, parent: parent.transpose()?, sampled })
@@ -172,6 +205,25 @@ mod tests {
     fn without_a_parent_there_is_no_w3c_form() {
         let header = parsed(ROOT).expect("a root is enough");
         assert_eq!((header.traceparent(), header.as_str()), (None, ROOT));
+    }
+
+    #[test]
+    fn the_header_of_a_span_of_ours_names_it_and_keeps_what_is_not_interpreted() {
+        let (id, span) = ("5759e988bd862e3fe1be46a994272793", "00f067aa0ba902b7");
+        let of = |text: &str| {
+            let header = parsed(text).expect(text);
+            TraceHeader::within(id, span, true, Some(&header)).expect("a header").to_string()
+        };
+        let ours = format!("{ROOT};Parent={span};Sampled=1");
+        assert_eq!(of(ROOT), ours);
+        assert_eq!(
+            of(&format!("{ROOT}; Parent=53995c3f42cd8ad8;Sampled=0; Lineage=a:1|b:5;Self=1-2-3;")),
+            format!("{ours};Lineage=a:1|b:5;Self=1-2-3")
+        );
+        let crowded = format!("{ROOT};Lineage={}", "x".repeat(LARGEST - ROOT.len() - 9));
+        assert_eq!(of(&crowded), ours, "there is no room for it");
+        let new = TraceHeader::within(id, span, false, None).expect("a header");
+        assert_eq!(new.traceparent(), Some(format!("00-{id}-{span}-00")));
     }
 
     #[test]

@@ -15,4 +15,5 @@ mod progress;
 mod retries;
 mod steps_run;
 mod steps_stop;
+mod traces;
 mod world;

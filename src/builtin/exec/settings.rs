@@ -308,7 +308,8 @@ pub(super) fn command(
     if let Some(trace) = cx.trace() {
         command.env("X_AMZN_TRACE_ID", trace.as_str());
         if let Some(parent) = trace.traceparent() {
-            command.env("TRACEPARENT", parent);
+            // What the settings pass on of a state belongs to another trace.
+            command.env("TRACEPARENT", parent).env_remove("TRACESTATE");
         }
     }
     if let Some(directory) = &settings.working_dir {

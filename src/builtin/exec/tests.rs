@@ -155,6 +155,24 @@ async fn the_trace_of_the_step_is_in_the_environment_in_both_forms() {
 }
 
 #[tokio::test]
+async fn a_traceparent_of_the_settings_stays_unless_the_step_has_one() {
+    const ROOT: &str = "Root=1-5759e988-bd862e3fe1be46a994272793";
+    let mut bench = Bench::new();
+    let script = r#"echo "$TRACEPARENT|${TRACESTATE-none}" >> $DIR/trace"#;
+    let exec = bench.with(json!({
+        "command": ["/bin/sh", "-c", script],
+        "env": { "DIR": bench.directory.path(), "TRACEPARENT": "mine", "TRACESTATE": "a=1" },
+    }));
+    for header in [ROOT.to_owned(), format!("{ROOT};Parent=53995c3f42cd8ad8")] {
+        bench.step = bench.step.with_trace(&header);
+        exec.run(bench.cx(), Value::Null).await.expect("succeeds");
+    }
+    let traces = fs::read_to_string(bench.path("trace")).expect("written");
+    let its_own = "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-00";
+    assert_eq!(traces, format!("mine|a=1\n{its_own}|none\n"));
+}
+
+#[tokio::test]
 async fn variables_of_the_daemon_are_passed_on_as_the_settings_say() {
     let bench = Bench::new();
     let names = async |settings: Value| {

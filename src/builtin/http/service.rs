@@ -1,13 +1,10 @@
 //! One address of a service, and one request to it.
 
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Url, redirect, retry};
-use rustls::crypto::aws_lc_rs as cryptography;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use super::settings::SettingsError;
@@ -55,8 +52,6 @@ const IDLE: Duration = Duration::from_secs(4);
 /// longer.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 
-static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| Arc::new(trust::roots()));
-
 impl Service {
     /// Connections are reused for [`IDLE`]; redirects are not followed; nothing is sent twice.
     pub(super) fn new(url: Url, timeout: Duration) -> Result<Self, SettingsError> {
@@ -71,7 +66,7 @@ impl Service {
             .pool_idle_timeout(IDLE)
             .tcp_keepalive(KEEP_ALIVE);
         // A proxy would ask its own machine.
-        if is_loopback(&url) {
+        if trust::is_loopback(&url) {
             builder = builder.no_proxy();
         }
         let failed = |error| SettingsError::Client(with_causes(&error));
@@ -98,7 +93,7 @@ impl Service {
     }
 
     pub(super) fn is_secure(&self) -> bool {
-        self.url.scheme() == "https" || is_loopback(&self.url)
+        self.url.scheme() == "https" || trust::is_loopback(&self.url)
     }
 
     /// Sends one request with a body of JSON. Dropping the future closes the connection.
@@ -136,22 +131,8 @@ fn connect_timeout(timeout: Duration) -> Duration {
     CONNECT.min(timeout / 2)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-/// The authorities are read only if they are needed.
 fn tls(url: &Url) -> Result<ClientConfig, SettingsError> {
-    let roots = if url.scheme() == "https" { ROOTS.clone() } else { RootCertStore::empty().into() };
-    let mut config = ClientConfig::builder_with_provider(cryptography::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| SettingsError::Client(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    trust::client(url.scheme() == "https").map_err(|error| SettingsError::Client(error.to_string()))
 }
 
 async fn read(mut response: Response) -> reqwest::Result<Answer> {

@@ -10,6 +10,7 @@ mod held;
 mod leave;
 mod pending;
 mod perform;
+mod spans;
 mod start;
 mod timers;
 
@@ -37,7 +38,6 @@ use crate::backoff::{Backoff, Failures};
 use crate::clock::after;
 use crate::handler::CheckpointError;
 use crate::lifecycle::{Activity, Arrival, Event, Lease, Phase, Policy, State, Status};
-use crate::seam::Observation;
 use crate::step::StopReason;
 use pending::{Pending, With};
 pub(crate) use start::{Origin, spawn};
@@ -150,17 +150,7 @@ impl Driver {
             match self.happened().await {
                 Happened::PhaseMoved => {}
                 Happened::NothingForLong => return self.abandon().await,
-                Happened::Ended(event) => {
-                    let begun = self.call.take().map_or_else(Instant::now, |call| call.begun);
-                    self.grace = None;
-                    self.shared.observer.observe(Observation::StepIdle {
-                        queue: &self.lane.name,
-                        handler: self.handler_name(),
-                    });
-                    let event = self.weighed(event, begun);
-                    self.trial = None;
-                    self.take_on(event, With::Nothing);
-                }
+                Happened::Ended(event) => self.call_ended(event),
                 Happened::Ledger(outcome) => self.ledger_answered(outcome),
                 Happened::Answer(event) => self.take_on(event, With::Nothing),
                 Happened::Input(input) => self.take_in(input),

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::super::handlers::HandlerParts;
 use super::super::impaired::Hindrance;
 use super::super::inbox::{Face, Turn};
 use super::super::running::{Call, ToDriver};
 use super::super::{ask, report};
-use super::Driver;
 use super::pending::With;
+use super::{Driver, spans};
 use crate::clock::after;
 use crate::handler::Task;
 use crate::lifecycle::{Effect, Ending, Event, RunEnd, Status};
@@ -97,9 +99,13 @@ impl Driver {
             Turn::Report => {
                 if std::mem::take(&mut self.wants.report) {
                     let (lane, record) = (self.lane.clone(), self.state.record.clone());
+                    let shared = self.shared.clone();
                     self.asked.push(Box::pin(async move {
                         let _permit = permit;
-                        report::once(&lane, &record).await
+                        let begun = shared.clock.now();
+                        let event = report::once(&lane, &record).await;
+                        spans::trace_report(&shared, &record, begun, &event);
+                        event
                     }));
                 }
             }
@@ -170,7 +176,7 @@ impl Driver {
         self.call = Some(Call::run(
             &self.shared.tasks,
             &parts.handler,
-            self.task(&parts),
+            self.task(&parts, spans::RUN),
             self.sink(false),
         ));
         self.note_progress();
@@ -190,7 +196,7 @@ impl Driver {
         );
         self.enter_at_once();
         self.observe_start(None);
-        let (task, limit) = (self.task(&parts), parts.config.cleanup_limit);
+        let (task, limit) = (self.task(&parts, spans::CLEANUP), parts.config.cleanup_limit);
         self.call = Some(Call::cleanup(
             &self.shared.tasks,
             &parts.handler,
@@ -199,6 +205,22 @@ impl Driver {
             reason,
             limit,
         ));
+    }
+
+    /// A run or cleanup has ended.
+    pub(super) fn call_ended(&mut self, event: Event) {
+        let call = self.call.take();
+        self.grace = None;
+        self.shared.observer.observe(Observation::StepIdle {
+            queue: &self.lane.name,
+            handler: self.handler_name(),
+        });
+        if let Some(call) = &call {
+            self.trace_call(call, &event);
+        }
+        let event = self.weighed(event, call.map_or_else(Instant::now, |call| call.begun));
+        self.trial = None;
+        self.take_on(event, With::Nothing);
     }
 
     fn observe_start(&self, pickup: Option<Duration>) {
@@ -264,6 +286,7 @@ impl Driver {
             "the step has ended"
         );
         if ending != Ending::Deferred {
+            spans::trace_step(&self.shared, record, &self.lane.name, ending);
             self.shared.endings.add(record, ending, self.shared.clock.now());
         }
         self.shared.observer.observe(Observation::StepEnded {
@@ -282,7 +305,8 @@ impl Driver {
         self.state.record.handler.as_deref().unwrap_or("none")
     }
 
-    fn task(&self, parts: &HandlerParts) -> Task {
+    /// What a call that is the `part` of the step's trace is about.
+    fn task(&self, parts: &HandlerParts, part: &str) -> Task {
         let record = &self.state.record;
         Task {
             step: record.step(),
@@ -293,7 +317,7 @@ impl Driver {
             stop_grace: parts.config.stop_grace,
             checkpoint: record.checkpoint.as_deref().cloned(),
             work_dir: self.shared.work_dir.clone(),
-            trace: record.trace.clone(),
+            trace: spans::header(&self.shared, record, part),
         }
     }
 

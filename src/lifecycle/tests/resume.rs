@@ -223,6 +223,16 @@ fn a_token_that_seemed_to_wait_again_is_asked_about_after_a_crash_although_its_m
     assert_eq!((bench.status(), bench.state.record.returns), (Status::Waiting, 1));
 }
 
+#[test]
+fn a_step_that_waits_again_stays_in_its_trace() {
+    let mut bench = came_back();
+    let trace = "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1".parse().ok();
+    bench.state.record.trace.clone_from(&trace);
+    assert_eq!(bench.answer(OPEN), [Effect::AwaitSlot]);
+    assert_eq!((bench.state.record.returns, &bench.state.record.trace), (1, &trace));
+    assert!(trace.is_some());
+}
+
 /// A settled step whose token seems to wait again.
 fn came_back() -> Bench {
     let mut bench = Bench::settled();
