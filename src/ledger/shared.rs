@@ -501,7 +501,7 @@ mod tests {
         first.resign(true).await.expect("it works");
         advance(LEASE / 6).await;
         let fleet: Vec<WorkerId> = second.fleet().await.expect("a list").into_keys().collect();
-        assert_eq!(fleet, [me.clone()]);
+        assert_eq!(fleet, std::slice::from_ref(&me));
         for token in [&record.token, &other.token] {
             let record = second.load(token).await.expect("it works").expect("it is there");
             assert_eq!(second.foreign_lease(&record), Lease::Over);
