@@ -563,21 +563,25 @@ mod iam {
         );
     }
 
+    /// All files of a folder and of those in it, as one text.
+    #[cfg(feature = "dynamodb")]
+    fn source_below(folder: &Path) -> String {
+        let entries = fs::read_dir(folder).expect("a folder");
+        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        let text = |path: PathBuf| {
+            if path.is_dir() {
+                source_below(&path)
+            } else {
+                fs::read_to_string(path).expect("UTF-8")
+            }
+        };
+        paths.map(text).collect()
+    }
+
     /// The actions that calls in the source need, found by the names of the SDK's methods.
     #[cfg(feature = "dynamodb")]
     fn called() -> std::collections::BTreeSet<String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws");
-        let parts = ["doctor", "dynamodb", "probe"].map(|part| folder.join(part));
-        let folders = [folder].into_iter().chain(parts);
-        let files = folders.flat_map(|folder| {
-            fs::read_dir(folder)
-                .expect("a folder")
-                .map(|entry| entry.expect("it can be read").path())
-        });
-        let source: String = files
-            .filter(|file| file.is_file())
-            .map(|file| fs::read_to_string(file).expect("UTF-8"))
-            .collect();
+        let source = source_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws"));
         let listed = check(&["operations", "sqs", "sagemaker", "dynamodb"], &[]);
         let listed = String::from_utf8(listed.stdout).expect("UTF-8");
         let operations = listed.lines().map(|line| line.split_once(' ').expect("two words"));
