@@ -343,12 +343,12 @@ mod container {
             })
             .collect();
         assert_eq!(copied.len(), 1, "{copied:?}");
-        let embedded = ["deploy/README.md", "deploy/messages.md"];
+        let used = ["deploy/README.md", "deploy/build", "deploy/messages.md"];
         for needed in copied
             .iter()
             .map(String::as_str)
             .chain(["Cargo.toml", "Cargo.lock", "src", "tests"])
-            .chain(embedded)
+            .chain(used)
         {
             assert!(root.join(needed).exists(), "{needed} is in the repository");
             assert!(ignore.lines().any(|line| line == format!("!{needed}")), "{needed} is let in");
