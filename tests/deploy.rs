@@ -343,12 +343,12 @@ mod container {
             })
             .collect();
         assert_eq!(copied.len(), 1, "{copied:?}");
-        let embedded = ["deploy/README.md", "deploy/messages.md"];
+        let used = ["deploy/README.md", "deploy/build", "deploy/messages.md"];
         for needed in copied
             .iter()
             .map(String::as_str)
             .chain(["Cargo.toml", "Cargo.lock", "src", "tests"])
-            .chain(embedded)
+            .chain(used)
         {
             assert!(root.join(needed).exists(), "{needed} is in the repository");
             assert!(ignore.lines().any(|line| line == format!("!{needed}")), "{needed} is let in");
@@ -512,6 +512,10 @@ mod iam {
     #[cfg(feature = "dynamodb")]
     const BESIDE: [&str; 3] = ["iam:PassRole", "sagemaker:AddTags", "sqs:TagQueue"];
 
+    /// STS answers it whatever the policies say.
+    #[cfg(feature = "dynamodb")]
+    const WITHOUT_RIGHT: &str = "sts:GetCallerIdentity";
+
     #[test]
     fn policies_are_well_formed_and_grant_nothing_by_wildcard() {
         for (name, policy) in policies() {
@@ -566,26 +570,32 @@ mod iam {
         );
     }
 
+    /// All files of a folder and of those in it, as one text.
+    #[cfg(feature = "dynamodb")]
+    fn source_below(folder: &Path) -> String {
+        let entries = fs::read_dir(folder).expect("a folder");
+        let paths = entries.map(|entry| entry.expect("it can be read").path());
+        let text = |path: PathBuf| {
+            if path.is_dir() {
+                source_below(&path)
+            } else {
+                fs::read_to_string(path).expect("UTF-8")
+            }
+        };
+        paths.map(text).collect()
+    }
+
     /// The actions that calls in the source need, found by the names of the SDK's methods.
     #[cfg(feature = "dynamodb")]
     fn called() -> std::collections::BTreeSet<String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws");
-        let parts = ["doctor", "dynamodb", "probe"].map(|part| folder.join(part));
-        let folders = [folder].into_iter().chain(parts);
-        let files = folders.flat_map(|folder| {
-            fs::read_dir(folder)
-                .expect("a folder")
-                .map(|entry| entry.expect("it can be read").path())
-        });
-        let source: String = files
-            .filter(|file| file.is_file())
-            .map(|file| fs::read_to_string(file).expect("UTF-8"))
-            .collect();
-        let listed = check(&["operations", "sqs", "sagemaker", "dynamodb"], &[]);
+        let source = source_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws"));
+        let listed = check(&["operations", "sqs", "sagemaker", "dynamodb", "sts"], &[]);
         let listed = String::from_utf8(listed.stdout).expect("UTF-8");
         let operations = listed.lines().map(|line| line.split_once(' ').expect("two words"));
         operations
-            .filter(|(_, method)| source.contains(&format!(".{method}()")))
+            .filter(|(action, method)| {
+                *action != WITHOUT_RIGHT && source.contains(&format!(".{method}()"))
+            })
             // A batch is allowed by its single's action.
             .map(|(action, _)| action.trim_end_matches("Batch").to_owned())
             .collect()
@@ -599,6 +609,7 @@ mod iam {
             .filter(|(name, _)| {
                 [
                     "worker-policy.json",
+                    "assume-role-policy.json",
                     "operator-policy.json",
                     "reconcile-policy.json",
                     "ledger-policy.json",

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "support/exposition.rs"]
+mod exposition;
 #[path = "prometheus/promtool.rs"]
 mod promtool;
 #[path = "support/venv.rs"]

@@ -156,8 +156,8 @@ async fn of_account(
             let finding = Finding::of(
                 &fault,
                 "credentials",
-                "check the profile; for a `role_arn`, allow sts:AssumeRole on it, and check its \
-                 trust policy",
+                "check the profile; for a `role_arn`, allow sts:AssumeRole on it \
+                 (deploy/iam/assume-role-policy.json), and check its trust policy",
             );
             // The worker itself never calls STS: with an endpoint that only offers SQS and
             // SageMaker it works all the same.

@@ -46,11 +46,13 @@ impl RoleProvider {
             let RoleKey { arn, external_id } = &self.role;
             let remedy = match (fault.kind, external_id) {
                 (FaultKind::Denied, None) => {
-                    "; its trust policy must allow this caller, and may require an external_id, \
-                     which is not configured"
+                    "; allow sts:AssumeRole on it (deploy/iam/assume-role-policy.json); its trust \
+                     policy must allow this caller, and may require an external_id, which is not \
+                     configured"
                 }
                 (FaultKind::Denied, Some(_)) => {
-                    "; its trust policy must allow this caller and the configured external_id"
+                    "; allow sts:AssumeRole on it (deploy/iam/assume-role-policy.json); its trust \
+                     policy must allow this caller and the configured external_id"
                 }
                 _ => "",
             };

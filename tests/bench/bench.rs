@@ -42,6 +42,7 @@ mod ledger;
 mod machine;
 mod memory;
 mod options;
+mod scrape;
 mod start;
 mod table;
 mod worker;
@@ -85,6 +86,7 @@ fn compare(options: &Options) {
             Part::Flat => contest::flat(&machine, options, &mut figures),
             Part::Latency => latency::measure(&machine, options, &mut figures),
             Part::Memory => memory::measure(&machine, options, &mut figures),
+            Part::Scrape => scrape::measure(&machine, options, &mut figures),
         }
     }
     if let Some(file) = &options.json {

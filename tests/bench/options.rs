@@ -22,6 +22,12 @@ pub struct Options {
     /// Running steps whose memory is measured.
     #[arg(long, default_value_t = 2_000)]
     pub running: usize,
+    /// Steps in hand during the scrapes.
+    #[arg(long, default_value_t = 10_000)]
+    pub held: usize,
+    /// How often `/metrics` is scraped.
+    #[arg(long, default_value_t = 500)]
+    pub scrapes: usize,
     /// Settled records of a full ledger.
     #[arg(long, default_value_t = 100_000)]
     pub records: usize,
@@ -49,6 +55,8 @@ pub enum Part {
     Latency,
     /// Of an idle worker, a waiting step, a deferred one, a running one.
     Memory,
+    /// Of `/metrics`, beside many steps in hand.
+    Scrape,
 }
 
 impl Options {
@@ -57,7 +65,8 @@ impl Options {
         if self.bench {
             return self;
         }
-        Self { rounds: 1, steps: 60, parked: 60, running: 30, records: 200, ..self }
+        let few = Self { parked: 60, running: 30, held: 30, records: 200, ..self };
+        Self { rounds: 1, steps: 60, scrapes: 5, ..few }
     }
 
     pub fn parts(&self) -> &[Part] {

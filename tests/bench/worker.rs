@@ -49,7 +49,8 @@ pub struct Worker {
     pub process: Process,
     /// When it was started.
     pub begun: Instant,
-    status: SocketAddr,
+    /// Where the status server listens.
+    pub status: SocketAddr,
     _folder: TempDir,
 }
 

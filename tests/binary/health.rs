@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clocks::Clocks;
+use crate::exposition::assert_metrics_are_well;
 use crate::scene::{Scene, never, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,6 +23,8 @@ async fn health_and_metrics_do_not_wait_for_a_ledger_that_somebody_holds() {
     assert!(scene.runs().len() == 1, "nothing is started that the ledger does not know");
     holder.execute_batch("COMMIT").expect("it can be let go");
     scene.answered_once(&second).await;
+    let (_, metrics) = daemon.status("/metrics").await.expect("it answers");
+    assert_metrics_are_well(&metrics);
 }
 
 /// The first attempt of the first step ends with 75 when it may; everything else runs until the

@@ -5,6 +5,8 @@
 
 #[path = "../support/account.rs"]
 mod account;
+#[path = "../support/exposition.rs"]
+mod exposition;
 #[path = "../support/judge.rs"]
 mod judge;
 #[path = "../support/lines.rs"]
@@ -64,6 +66,8 @@ mod redrive;
 mod reload;
 #[cfg(feature = "local")]
 mod retried;
+#[cfg(feature = "local")]
+mod rights;
 #[cfg(feature = "local")]
 mod roles;
 mod route;

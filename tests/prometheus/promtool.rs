@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::exposition::assert_metrics_are_well;
 use crate::{parsed, read_by_python, used};
 
 /// Prometheus makes it itself, for each scrape.
@@ -40,33 +41,6 @@ fn promtool(arguments: &[&str], file: &Path) -> String {
         printed.concat()
     );
     printed.concat()
-}
-
-/// The older text format, which is all that `promtool check metrics` reads: there a family has the
-/// name of its samples.
-fn as_text(exposition: &str) -> String {
-    let kinds: BTreeMap<&str, &str> = exposition
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .collect();
-    let mut out = String::new();
-    for line in exposition.lines() {
-        let described =
-            ["# HELP ", "# TYPE "].iter().find_map(|it| Some((*it, line.strip_prefix(it)?)));
-        if let Some((what, rest)) = described {
-            let (family, rest) = rest.split_once(' ').expect("a name and more");
-            let (suffix, kind) = match kinds[family] {
-                "counter" => ("_total", "counter"),
-                "info" => ("_info", "gauge"),
-                kind => ("", kind),
-            };
-            let rest = if what == "# TYPE " { kind } else { rest };
-            out += &format!("{what}{family}{suffix} {rest}\n");
-        } else if !line.starts_with("# ") {
-            out += &format!("{line}\n");
-        }
-    }
-    out
 }
 
 fn rules() -> Vec<Value> {
@@ -107,21 +81,7 @@ fn assert_there(samples: &Value, expression: &str, place: &str) {
 
 #[test]
 fn promtool_finds_no_fault_in_names_and_types() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("metrics");
-    fs::write(&file, as_text(&used().exposition().expect("it is written to memory")))
-        .expect("it is writable");
-    // It reads standard input, so a shell opens the file.
-    let run = Command::new("sh")
-        .args(["-c", "promtool check metrics < \"$0\""])
-        .arg(&file)
-        .output()
-        .expect("a shell runs");
-    let printed = String::from_utf8_lossy(&run.stderr);
-    assert!(
-        run.status.success() && printed.trim().is_empty(),
-        "{printed}\nif promtool is missing: apt-get install prometheus"
-    );
+    assert_metrics_are_well(&used().exposition().expect("it is written to memory"));
 }
 
 #[test]

@@ -573,6 +573,8 @@ async fn a_role_that_is_denied_is_a_denial_and_a_broken_sts_is_late() {
         let told = result[service]["Err"].as_str().expect("a fault");
         let wants = format!("Misconfigured the role {ROLE}: AssumeRole: AccessDenied: no; ");
         assert!(told.starts_with(&wants) && told.contains("external_id"), "{told}");
+        let remedy = "allow sts:AssumeRole on it (deploy/iam/assume-role-policy.json)";
+        assert!(told.contains(remedy), "{told}");
     }
     assert_eq!(server.requests().len(), 1, "of one attempt");
     let server = Server::start([Reply::Raw(503, xml, "")]).await;
