@@ -1,5 +1,5 @@
-//! Orders of an operator about queues and handlers: files that commands write and the daemon of the
-//! same machine reads.
+//! Orders of an operator about queues and handlers: files that commands, or the daemon itself,
+//! write and the daemon of the same machine reads.
 //!
 //! A file survives a restart, needs no open port and no secret, and may be written only by those
 //! who may write beside the ledger: the daemon's user and root. There is one file for each queue or
@@ -13,6 +13,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
 use nix::unistd::geteuid;
@@ -20,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::names::{Names, Sort, Unmeant};
 use crate::step::QueueUrl;
+
+/// Numbers the files that this process writes: two orders at once may be about the same.
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
 
 /// The directory of the orders, which need not exist.
 #[derive(Clone, Debug)]
@@ -120,7 +124,8 @@ impl Orders {
             Err(error) => return Err(error),
         }
         let name = file_name(&order.about);
-        let fresh = self.0.join(format!(".{name}.{}", std::process::id()));
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let fresh = self.0.join(format!(".{name}.{}.{number}", std::process::id()));
         let written = Self::write_file(&fresh, order, owner)
             .and_then(|()| fs::rename(&fresh, self.0.join(name)));
         if written.is_err() {
@@ -316,6 +321,24 @@ mod tests {
         let vpc = order("https://vpce-1.internal/123456789012/q", Kind::Pause, 9);
         orders.give(&vpc).expect("it is ours");
         assert_eq!(orders.read().expect("it is ours").orders, [other, vpc]);
+    }
+
+    #[test]
+    fn orders_about_the_same_at_once_are_all_taken_and_the_last_one_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let orders = Orders::beside(&folder.path().join("ledger.db"));
+        std::thread::scope(|threads| {
+            for second in 0..8 {
+                let orders = &orders;
+                threads.spawn(move || {
+                    for _ in 0..50 {
+                        orders.give(&order(QUEUE, Kind::Pause, second)).expect("it is ours");
+                    }
+                });
+            }
+        });
+        assert_eq!(orders.read().expect("it is ours").orders.len(), 1);
+        assert_eq!(std::fs::read_dir(&orders.0).expect("it is there").count(), 1);
     }
 
     #[test]

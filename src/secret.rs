@@ -65,6 +65,18 @@ fn long_enough(key: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(key)
 }
 
+/// A key that a request's header can carry.
+///
+/// # Errors
+/// As those of [`key`].
+pub(crate) fn in_a_header(key: Vec<u8>) -> Result<Vec<u8>, String> {
+    if key.iter().all(u8::is_ascii_graphic) {
+        Ok(key)
+    } else {
+        Err("has spaces, lines or characters that no header carries: use one word".to_owned())
+    }
+}
+
 pub(crate) fn unreadable(error: &io::Error) -> String {
     format!("cannot be read: {error}")
 }

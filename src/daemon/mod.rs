@@ -189,7 +189,7 @@ async fn run(daemon: Daemon, mut stop: impl AsyncFnMut()) -> Result<(), DaemonEr
     tasks.push(keep_backlogs(&status, asked, monitor.clone(), monitored.clone()));
     let drained = CancellationToken::new();
     let desk = |control| Desk::new(control, &engine, drained.clone(), orders, &loaded.config);
-    tasks.extend(control.map(desk).and_then(|desk| {
+    tasks.extend(control.map(desk).map(|desk| {
         desk.open(&loaded.config, office, status.clone(), metrics.clone(), monitored.clone())
     }));
     tasks.extend(obedience.map(|it| tokio::spawn(it.obey(engine.intake(), monitored.clone()))));

@@ -1,12 +1,15 @@
 //! What an operator has the daemon do, over its admin socket or the status server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::reload::Request;
 use super::status::Status;
@@ -21,7 +24,7 @@ use crate::observe::admin::{
 use crate::observe::caller::Caller;
 use crate::observe::metrics::Metrics;
 use crate::observe::server::Problem;
-use crate::observe::socket::AdminSocket;
+use crate::observe::socket::{AdminSocket, SocketError};
 use crate::orders::{Kind, Names, Order, Orders, Sort};
 use crate::outcome::{Outcome, Outputs, Reason};
 
@@ -43,7 +46,12 @@ pub(super) struct Desk {
     drained: CancellationToken,
     orders: Option<Orders>,
     names: Names,
+    /// Orders that are being carried out.
+    taken: TaskTracker,
 }
+
+/// How long the daemon's end waits for orders, which wait for the ledger or a disk.
+const LAST_ORDERS: Duration = Duration::from_secs(2);
 
 impl Desk {
     /// Without `orders` nothing can be paused.
@@ -55,7 +63,8 @@ impl Desk {
         config: &Config,
     ) -> Self {
         let (monitor, retries, answers) = (engine.monitor(), engine.retries(), engine.answers());
-        Self { control, monitor, retries, answers, drained, orders, names: config.names() }
+        let (names, taken) = (config.names(), TaskTracker::new());
+        Self { control, monitor, retries, answers, drained, orders, names, taken }
     }
 
     /// Takes orders in `office` from now on, and on the admin socket until `until` is cancelled;
@@ -67,23 +76,35 @@ impl Desk {
         status: Arc<Status>,
         metrics: Arc<Metrics>,
         until: CancellationToken,
-    ) -> Option<JoinHandle<()>> {
+    ) -> JoinHandle<()> {
+        let taken = self.taken.clone();
         office.open(Arc::new(self));
-        match AdminSocket::bind(&config.admin_socket()?) {
-            Ok(socket) => Some(tokio::spawn(admin::serve(socket, status, metrics, office, until))),
-            Err(error) => {
+        let socket = config.admin_socket().and_then(|path| {
+            let told = |error: &SocketError| {
                 tracing::warn!(
                     event = "admin_socket_unavailable",
                     %error,
                     "there is no admin socket: drain by SIGTERM and reload by SIGHUP"
                 );
-                None
+            };
+            AdminSocket::bind(&path).inspect_err(told).ok()
+        });
+        tokio::spawn(async move {
+            match socket {
+                Some(socket) => admin::serve(socket, status, metrics, office, until).await,
+                None => until.cancelled().await,
             }
-        }
+            taken.close();
+            let _ = timeout(LAST_ORDERS, taken.wait()).await;
+        })
     }
 }
 
 impl Operator for Desk {
+    fn carry_out(&self, work: BoxFuture<'static, ()>) {
+        self.taken.spawn(work);
+    }
+
     fn drain(&self) {
         if !self.monitor.is_draining() {
             self.control.drain.notify_one();

@@ -22,6 +22,8 @@ use crate::step::CallbackToken;
 
 /// Of workers that have not been looked at for this many leases nothing is remembered.
 const REMEMBERED: u32 = 10;
+/// For how many leases the record of a worker that has left is kept, for those who take over.
+pub(super) const KEPT_LEFT: u32 = 10;
 
 pub(super) struct Leases {
     lease: Duration,
@@ -188,6 +190,8 @@ impl Leases {
         let version = found.map(|(version, _)| version);
         let left = found.is_some_and(|(_, notice)| notice == LEFT);
         let mut others = self.others();
+        // A list may be older than the last look; what has left does not come back.
+        let left = left || others.get(worker).is_some_and(|seen| seen.left);
         others.retain(|_, seen| after(seen.looked, self.lease * REMEMBERED) > now);
         let since = others
             .get(worker)
@@ -230,6 +234,13 @@ impl Leases {
     /// it needs none, because it is gone, or will not be renewed.
     pub(super) fn to_fence(&self, worker: &WorkerId) -> Option<u64> {
         self.others().get(worker).filter(|seen| !seen.left).and_then(|seen| seen.version)
+    }
+
+    /// The version of the record of a worker that was seen long ago to have ended in good order.
+    pub(super) fn left_long_ago(&self, worker: &WorkerId, now: Timestamp) -> Option<u64> {
+        let since = |seen: &Seen| after(seen.since, self.lease * KEPT_LEFT);
+        let others = self.others();
+        others.get(worker).filter(|seen| seen.left && since(seen) <= now)?.version
     }
 
     /// Whether another worker was seen to have ended in good order.

@@ -59,8 +59,9 @@ pub struct Ledger {
     leases: Arc<Leases>,
     clock: Clock,
     observer: Arc<dyn Observer>,
-    /// Permits to ask a shared store for a step.
-    turns: Arc<Semaphore>,
+    /// Permits to read a step from a shared store, and to write one.
+    readings: Arc<Semaphore>,
+    writings: Arc<Semaphore>,
     trouble: Mutex<Trouble>,
     /// Records that were reported as damaged, so that each is reported once.
     damaged: Mutex<BTreeSet<Option<String>>>,
@@ -198,9 +199,11 @@ const UNSETTLED: [Status; 5] =
     [Status::Owed, Status::Claimed, Status::Waiting, Status::Deferred, Status::Concluded];
 /// Records that are rewritten at a time; they are in memory as a whole.
 const RENAMED: usize = 100;
-/// Requests about steps at a time to a shared store: of thousands that change at once, as in a drain,
-/// so many are sent again while the store throttles; without throttling they are thousands a second.
-const AT_ONCE: usize = 32;
+/// Steps that are read, and written, at a time in a shared store: of thousands that change at once,
+/// as in a drain, so many are sent again while the store throttles; without throttling they are
+/// thousands a second. Reads, of which there are more, never hold up writes.
+const READ_AT_ONCE: usize = 128;
+const WRITTEN_AT_ONCE: usize = 32;
 /// Damaged records that are named one by one.
 const NAMED: usize = 1000;
 
@@ -215,8 +218,9 @@ impl Ledger {
     ) -> Self {
         let (trouble, damaged) = Default::default();
         let leases = Arc::new(Leases::new(me, lease));
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Self { store, leases, clock, observer, turns, trouble, damaged }
+        let [readings, writings] =
+            [READ_AT_ONCE, WRITTEN_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
+        Self { store, leases, clock, observer, readings, writings, trouble, damaged }
     }
 
     /// The id under which this worker claims steps: that of its process, and another one after each
@@ -267,7 +271,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if it cannot be read.
     pub async fn load(&self, token: &CallbackToken) -> Result<Option<Record>, LedgerError> {
-        let got = self.in_turn(self.store.get(token)).await;
+        let got = self.in_turn(&self.readings, self.store.get(token)).await;
         self.note(Part::Records, got.as_ref().err());
         if got.is_err() {
             self.trouble().unread = Some(token.clone());

@@ -1,10 +1,12 @@
 //! A ledger that several workers have open: the lease of this one, and the claims of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use super::leases::{LEFT, Leases};
 use super::store::{Commit, Put, Row, Store, StoreError};
@@ -85,14 +87,15 @@ impl Ledger {
             return Ok(());
         };
         let me = self.me();
-        if !owns {
-            workers.fence(&me, version).await?;
-            return Ok(());
-        }
         // The answer to the last renewal, or to this one, may have been lost.
         for version in [version, version + 1] {
             let told = BTreeSet::new();
-            if workers.renew(&me, Some(version), told, LEFT.to_owned()).await?.is_some() {
+            let done = if owns {
+                workers.renew(&me, Some(version), told, LEFT.to_owned()).await?.is_some()
+            } else {
+                workers.fence(&me, version).await? == Put::Done
+            };
+            if done {
                 break;
             }
         }
@@ -127,6 +130,7 @@ impl Ledger {
         let Some(workers) = self.store.workers() else { return Ok(BTreeMap::new()) };
         let all = self.listed(workers.all().await)?;
         let (me, now) = (self.me(), self.clock.now());
+        let listed: Vec<WorkerId> = all.iter().map(|member| member.id.clone()).collect();
         let mut lives: BTreeMap<WorkerId, String> = all
             .into_iter()
             .filter(|member| {
@@ -139,7 +143,23 @@ impl Ledger {
             .map(|member| (member.id, member.notice))
             .collect();
         lives.entry(me.clone()).or_default();
+        if lives.keys().next() == Some(&me) {
+            self.remove_those_that_left(&listed).await;
+        }
         Ok(lives)
+    }
+
+    /// Removes records that have said for long enough that their workers have left: what those
+    /// could not write is taken over.
+    async fn remove_those_that_left(&self, listed: &[WorkerId]) {
+        let Some(workers) = self.store.workers() else { return };
+        for worker in listed {
+            if let Some(version) = self.leases.left_long_ago(worker, self.clock.now())
+                && let Err(error) = workers.fence(worker, version).await
+            {
+                tracing::debug!(%worker, %error, "the record of a worker that left is kept");
+            }
+        }
     }
 
     /// Whether `worker` is a process that writes as `process`.
@@ -181,11 +201,15 @@ impl Ledger {
     }
 
     /// A request about a step, after others if many are under way.
-    pub(super) fn in_turn<'a, T: 'a>(&self, request: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+    pub(super) fn in_turn<'a, T: 'a>(
+        &self,
+        turns: &Arc<Semaphore>,
+        request: BoxFuture<'a, T>,
+    ) -> BoxFuture<'a, T> {
         if !self.is_shared() {
             return request;
         }
-        let turns = self.turns.clone();
+        let turns = turns.clone();
         Box::pin(async move {
             // It is never closed.
             let _turn = turns.acquire_owned().await;
@@ -275,7 +299,7 @@ impl Ledger {
         let flag = last.filter(|_| {
             !moves && before.stop_requested.is_none() && record.stop_requested.is_some()
         });
-        let put = self.in_turn(self.store.put(row, expected, commit));
+        let put = self.in_turn(&self.writings, self.store.put(row, expected, commit));
         if fence.is_none() && flag.is_none() {
             return put;
         }
@@ -330,7 +354,6 @@ async fn fenced(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::future::join_all;
@@ -338,7 +361,8 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock, after};
-    use crate::ledger::{AT_ONCE, Memory, Written};
+    use crate::ledger::leases::KEPT_LEFT;
+    use crate::ledger::{Memory, WRITTEN_AT_ONCE, Written};
     use crate::lifecycle::Stop;
     use crate::step::Message;
 
@@ -508,7 +532,14 @@ mod tests {
             assert!(!record.is_left_behind(&me) && record.goes_on(&me));
             assert_eq!(claimed(&second, &record).await, Ok(Put::Done));
         }
-        assert!(workers.worker(&id).await.expect("it works").is_some(), "for those not read yet");
+        for lease in 0..KEPT_LEFT {
+            let found = workers.worker(&id).await.expect("it works");
+            assert!(found.is_some(), "for those not read yet, after {lease} leases");
+            advance(LEASE).await;
+            second.renew(String::new()).await.expect("renewed");
+            second.fleet().await.expect("a list");
+        }
+        assert_eq!(workers.worker(&id).await, Ok(None));
 
         advance(LEASE).await;
         let third = Ledger::new(
@@ -544,15 +575,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_shared_store_is_asked_for_some_steps_at_a_time_and_one_of_its_own_for_all() {
-        for (store, most) in [(Memory::shared(), AT_ONCE), (Memory::new(), 4 * AT_ONCE)] {
+        const ALL: usize = 4 * WRITTEN_AT_ONCE;
+        for (store, most) in [(Memory::shared(), WRITTEN_AT_ONCE), (Memory::new(), ALL)] {
             let ledger = worker(&store, "first");
             let (now, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
-            let requests = (0..4 * AT_ONCE).map(|_| {
-                ledger.in_turn(Box::pin(async {
-                    peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    tokio::time::sleep(LEASE / 60).await;
-                    now.fetch_sub(1, Ordering::SeqCst);
-                }))
+            let requests = (0..ALL).map(|_| {
+                let writings = &ledger.writings;
+                ledger.in_turn(
+                    writings,
+                    Box::pin(async {
+                        peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        tokio::time::sleep(LEASE / 60).await;
+                        now.fetch_sub(1, Ordering::SeqCst);
+                    }),
+                )
             });
             join_all(requests).await;
             assert_eq!(peak.load(Ordering::SeqCst), most);

@@ -1,5 +1,5 @@
 //! What can be done with a running daemon over HTTP: the same on the admin socket and, for those
-//! who have the [token](super::gate), on the status server.
+//! who have the token, on the status server.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -12,13 +12,15 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::{get, post};
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::admin::{Answer, Draining, Operator, Paused, Thing};
 use super::caller::Caller;
-use super::server::{PATIENCE, Problem, answer, in_time, json_answer, problem};
+use super::server::{PATIENCE, Problem, answer, json_answer, problem};
 
 /// Where the operator is found, once the daemon works.
 #[derive(Clone, Default)]
@@ -59,7 +61,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(super) fn router<S: Clone + Send + Sync + 'static>(office: Office) -> Router<S> {
     let paused = |thing, paused| {
         post(async move |desk: Desk, Path(name): Path<String>| {
-            desk.pause(thing, &name, paused).await
+            desk.pause(thing, name, paused).await
         })
     };
     Router::new()
@@ -78,7 +80,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(office: Office) -> Router
 /// Begins the drain, whether or not the answer is read.
 async fn drain(Desk { operator, by }: Desk) -> Response {
     operator.drain();
-    tell("drain", "the worker", by);
+    Order { name: "drain", about: "the worker".to_owned(), by }.tell();
     let lines = stream::unfold(Some(None), move |before| {
         let operator = operator.clone();
         async move {
@@ -116,21 +118,28 @@ fn counts(line: &Draining) -> Option<(usize, Vec<(&str, &str)>)> {
 }
 
 async fn reload(Desk { operator, by }: Desk) -> Response {
-    let taken = operator.reload().await;
-    done(taken.map(|taken| json!(taken)), "reload", "the configuration", by)
+    let order = Order { name: "reload", about: "the configuration".to_owned(), by };
+    let keeper = operator.clone();
+    let reloaded = async move { operator.reload().await.map(|taken| json!(taken)) };
+    order.carried_out(reloaded, |work| keeper.carry_out(work)).await
 }
 
 async fn retry(Desk { operator, by }: Desk, Path(token): Path<String>) -> Response {
-    let retried = in_time(operator.retry(&token)).await;
-    done(retried.map(|()| json!({ "token": token })), "retry", &token, by)
+    let order = Order { name: "retry", about: token.clone(), by };
+    let keeper = operator.clone();
+    let retried = async move {
+        operator.retry(&token).await?;
+        Ok(json!({ "token": token }))
+    };
+    order.carried_out(retried, |work| keeper.carry_out(work)).await
 }
 
 async fn complete(Desk { operator, by }: Desk, Path(token): Path<String>, body: Body) -> Response {
-    let given = async {
-        let answer = Answer::parse(&whole(body).await?)?;
-        in_time(operator.complete(&token, answer, by)).await
-    };
-    done(given.await.map(|given| json!(given)), "complete", &token, by)
+    let answer = whole(body).await.and_then(|body| Answer::parse(&body));
+    let order = Order { name: "complete", about: token.clone(), by };
+    let keeper = operator.clone();
+    let given = async move { Ok(json!(operator.complete(&token, answer?, by).await?)) };
+    order.carried_out(given, |work| keeper.carry_out(work)).await
 }
 
 /// No order, but what a program prints may be as secret.
@@ -159,32 +168,86 @@ async fn whole(body: Body) -> Result<Bytes, Problem> {
 }
 
 impl Desk {
-    async fn pause(self, thing: Thing, name: &str, paused: Paused) -> Response {
-        let ordered = in_time(self.operator.pause(thing, name, paused)).await;
+    async fn pause(self, thing: Thing, name: String, paused: Paused) -> Response {
+        let Self { operator, by } = self;
         let order = if paused.0 { "pause" } else { "resume" };
-        let about = format!("{} {name}", thing.as_str());
-        done(ordered.map(|text| json!({ "done": text })), order, &about, self.by)
+        let order = Order { name: order, about: format!("{} {name}", thing.as_str()), by };
+        let keeper = operator.clone();
+        let ordered = async move {
+            let text = operator.pause(thing, &name, paused).await?;
+            Ok(json!({ "done": text }))
+        };
+        order.carried_out(ordered, |work| keeper.carry_out(work)).await
     }
 }
 
-/// The answer to an order, which is logged if it was carried out.
-fn done(result: Result<Value, Problem>, order: &str, about: &str, by: Caller) -> Response {
-    match result {
-        Ok(body) => {
-            tell(order, about, by);
-            json_answer(StatusCode::OK, &body)
+/// What is ordered, for the log.
+struct Order {
+    name: &'static str,
+    about: String,
+    by: Caller,
+}
+
+impl Order {
+    /// The answer to the order. `start` has it carried out to its end, and logged, also if the
+    /// client does not wait for that.
+    async fn carried_out(
+        self,
+        carrying_out: impl Future<Output = Result<Value, Problem>> + Send + 'static,
+        start: impl FnOnce(BoxFuture<'static, ()>),
+    ) -> Response {
+        let (answer, answered) = oneshot::channel();
+        start(Box::pin(async move {
+            let done = carrying_out.await;
+            if done.is_ok() {
+                self.tell();
+            }
+            // The client may be gone.
+            let _ = answer.send(done);
+        }));
+        let unknown = || {
+            Problem::unavailable(format!(
+                "it is not known whether the order is carried out, because the ledger or a disk \
+                 has not answered within {PATIENCE:?}: look, or give it again"
+            ))
+        };
+        // A task that panicked has been logged by the panic hook.
+        let done = timeout(PATIENCE, answered)
+            .await
+            .map_or_else(|_| Err(unknown()), |done| done.unwrap_or_else(|_| Err(unknown())));
+        match done {
+            Ok(body) => json_answer(StatusCode::OK, &body),
+            Err(Problem { status, reason }) => problem(status, &reason),
         }
-        Err(Problem { status, reason }) => problem(status, &reason),
     }
-}
 
-fn tell(order: &str, about: &str, by: Caller) {
-    tracing::info!(event = "order_taken", order, about, %by, "an operator's order is carried out");
+    fn tell(&self) {
+        let Self { name: order, about, by } = self;
+        tracing::info!(event = "order_taken", order, about, %by, "an operator's order is carried out");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_order_is_carried_out_although_nobody_waits_for_the_answer() {
+        let (goes, gone) = oneshot::channel::<()>();
+        let (done, seen) = oneshot::channel();
+        let by = Caller::Socket { uid: 0 };
+        let order = Order { name: "complete", about: "abcdefghij".to_owned(), by };
+        let carrying_out = async move {
+            let _ = gone.await;
+            let _ = done.send(());
+            Ok(json!({}))
+        };
+        let mut answer = Box::pin(order.carried_out(carrying_out, |work| drop(tokio::spawn(work))));
+        assert!(futures_util::poll!(&mut answer).is_pending());
+        drop(answer);
+        goes.send(()).expect("it is under way");
+        seen.await.expect("it is carried out");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_read_if_it_is_short_enough_and_comes() {

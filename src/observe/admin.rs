@@ -16,6 +16,9 @@ use super::socket::AdminSocket;
 
 /// What an operator may have the daemon do. Nothing here may block.
 pub trait Operator: Send + Sync {
+    /// Has an order carried out to its end, whatever becomes of the request.
+    fn carry_out(&self, work: BoxFuture<'static, ()>);
+
     /// Begins the drain, unless it has begun.
     fn drain(&self);
 

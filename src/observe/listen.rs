@@ -16,7 +16,7 @@ use crate::secret;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where health, metrics and the status page are served: an IP address and a port, or `off`.
-    /// There is no authentication: an address beyond loopback is open to everyone who can reach it.
+    /// Everyone who can reach it can read it: keep it on loopback or behind a proxy.
     pub listen: Listen,
     /// The file with the token of those who may give orders there, at least 16 bytes; without it
     /// no orders are taken. It is read for each order.
@@ -31,10 +31,15 @@ impl Config {
         let Some(file) = &self.token_file else { return Vec::new() };
         let unused = (self.listen == Listen::Off)
             .then(|| "has no effect, because http.listen is \"off\"".to_owned());
-        let unusable = secret::key(file).err().map(|why| {
+        let open = matches!(self.listen, Listen::On(at) if !at.ip().is_loopback()).then(|| {
+            "the token crosses the network as it is, because http.listen is beyond loopback: put a \
+             proxy with TLS in front of it"
+                .to_owned()
+        });
+        let unusable = secret::key(file).and_then(secret::in_a_header).err().map(|why| {
             format!("{} {why}; the status server takes no orders until it can", file.display())
         });
-        unused.into_iter().chain(unusable).chain(secret::open_to_all(file)).collect()
+        unused.into_iter().chain(open).chain(unusable).chain(secret::open_to_all(file)).collect()
     }
 }
 
@@ -142,6 +147,9 @@ mod tests {
         std::fs::set_permissions(&file, mode).expect("it is ours");
         assert_eq!(warnings("127.0.0.1:1"), "");
         assert!(warnings("off").contains("has no effect"));
+        assert!(warnings("0.0.0.0:1").contains("crosses the network"));
+        std::fs::write(&file, "0123456789 abcdef").expect("it is ours");
+        assert!(warnings("127.0.0.1:1").contains("no header carries"));
         assert_eq!(Config::default().warnings(), [""; 0]);
     }
 }

@@ -790,6 +790,10 @@ mod tests {
     }
 
     impl Operator for Recorder {
+        fn carry_out(&self, work: BoxFuture<'static, ()>) {
+            tokio::spawn(work);
+        }
+
         fn drain(&self) {
             self.note("drain".to_owned());
         }

@@ -66,8 +66,8 @@ async fn a_daemon_is_reloaded_and_drained_by_commands_that_tell_what_came_of_it(
     assert_eq!(refused.status.code(), Some(78), "{refused:?}");
     assert!(printed(&refused).contains("queues[0].concurrency"), "{refused:?}");
 
-    // Neither a file with mistakes nor a command that is ended keeps the daemon. A shell without job
-    // control has what it starts in the background ignore SIGINT.
+    // Neither a file with mistakes nor a command that is ended keeps the daemon. A shell without
+    // job control has what it starts in the background ignore SIGINT.
     let (mut first, output) = draining(&scene, &config, "1 step is unfinished");
     kill(Pid::from_raw(first.id().cast_signed()), Signal::SIGTERM).expect("it is ours");
     first.wait().expect("it ends");

@@ -75,7 +75,11 @@ impl Exporter {
         // It reads the endpoint and the headers itself; their mistakes are known by now.
         let exporter = SpanExporter::builder().with_http().with_http_client(connection).build();
         let exporter = exporter.map_err(|_| "the collector's URL cannot be used".to_owned())?;
-        let config = BatchConfigBuilder::default().with_max_queue_size(settings.queue).build();
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(settings.queue)
+            .with_max_export_batch_size(settings.batch)
+            .with_scheduled_delay(settings.delay)
+            .build();
         let exporter = Accounted::new(exporter, failure.clone(), account.clone());
         let mut batches = BatchSpanProcessor::new(exporter, config);
         batches.set_resource(&resource(worker));

@@ -17,11 +17,19 @@ pub(super) struct Settings {
     pub(super) timeout: Duration,
     /// As many spans may wait.
     pub(super) queue: usize,
+    /// As many are sent at a time.
+    pub(super) batch: usize,
+    /// Between two batches.
+    pub(super) delay: Duration,
 }
 
 /// OpenTelemetry's defaults.
 const TIMEOUT_MILLIS: u64 = 10_000;
 const QUEUE: u64 = 2_048;
+const BATCH: u64 = 512;
+const DELAY_MILLIS: u64 = 5_000;
+/// The SDK makes room for all that may wait at its start.
+const LONGEST_QUEUE: u64 = 65_536;
 
 const SAMPLERS: [&str; 6] = [
     "always_on",
@@ -66,8 +74,11 @@ pub(super) fn settings(
     let mut of_batch =
         |name: &str, default| number(variable(name).map(|value| (name.to_owned(), value)), default);
     let queue = of_batch("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE);
-    of_batch("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", QUEUE);
-    of_batch("OTEL_BSP_SCHEDULE_DELAY", 1);
+    let batch = of_batch("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH);
+    let delay = of_batch("OTEL_BSP_SCHEDULE_DELAY", DELAY_MILLIS);
+    if queue > LONGEST_QUEUE {
+        mistakes.push(format!("OTEL_BSP_MAX_QUEUE_SIZE is above {LONGEST_QUEUE}"));
+    }
     if let Some((name, text)) = pair("OTEL_EXPORTER_OTLP_HEADERS")
         && !text.split(',').map(str::trim).all(is_header)
     {
@@ -86,9 +97,8 @@ pub(super) fn settings(
     {
         one_of(variable(name).map(|value| (name.to_owned(), value)), allowed);
     }
-    if let Some((name, _)) = pair("OTEL_EXPORTER_OTLP_COMPRESSION") {
-        mistakes.push(format!("{name} cannot be used: requests are not compressed"));
-    }
+    // The SDK sends what is not compressed, which every collector takes.
+    one_of(pair("OTEL_EXPORTER_OTLP_COMPRESSION"), &["none", "gzip"]);
     let argument = variable("OTEL_TRACES_SAMPLER_ARG");
     if variable("OTEL_TRACES_SAMPLER").is_some_and(|sampler| sampler.ends_with("traceidratio"))
         && argument.is_some_and(|text| !text.parse().is_ok_and(|it: f64| (0.0..=1.0).contains(&it)))
@@ -100,6 +110,8 @@ pub(super) fn settings(
             url,
             timeout: Duration::from_millis(timeout),
             queue: usize::try_from(queue).unwrap_or(usize::MAX),
+            batch: usize::try_from(batch.min(queue)).unwrap_or(usize::MAX),
+            delay: Duration::from_millis(delay),
         }),
         _ => Err(mistakes),
     }
@@ -168,6 +180,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "65537"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
             ("OTEL_BSP_SCHEDULE_DELAY", "0"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"),
@@ -175,7 +188,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=s3cret\nx"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "x tenant=s3cret"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_TRACES_SAMPLER", "xray"),
         ] {

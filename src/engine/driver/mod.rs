@@ -379,11 +379,17 @@ impl Driver {
     /// Abandons a step whose record the ledger does not accept: what is durable is still
     /// consistent.
     async fn abandon(mut self: Box<Self>) {
+        // A pending request would keep others from the ledger.
+        let pending = std::mem::replace(&mut self.pending, Pending::Nothing);
+        let is_unsure = !matches!(pending, Pending::Nothing);
+        drop(pending);
         if let Some(mut call) = self.call.take() {
             call.abort();
             call.ended().await;
         }
-        self.shared.owns.store(true, Ordering::SeqCst);
+        if is_unsure || self.shared.ledger.claims(&self.state.record) {
+            self.shared.owns.store(true, Ordering::SeqCst);
+        }
         self.let_go();
     }
 }

@@ -54,8 +54,8 @@ pub(super) fn trace_step(shared: &Shared, record: &Record, queue: &str, ending: 
         parent: None,
         ids: &ids,
         name: STEP,
-        begun: record.first_seen,
-        ended: shared.clock.now(),
+        begun: shared.clock.name(record.first_seen),
+        ended: shared.clock.name(shared.clock.now()),
         fields: vec![
             ("token", Field::Text(record.token.as_str())),
             ("pipeline", Field::Text(record.execution.pipeline())),
@@ -83,8 +83,8 @@ pub(super) fn trace_report(shared: &Shared, record: &Record, begun: Timestamp, e
         parent: Some(ids.step()),
         ids: &ids,
         name: REPORT,
-        begun,
-        ended: shared.clock.now(),
+        begun: shared.clock.name(begun),
+        ended: shared.clock.name(shared.clock.now()),
         fields: vec![
             ("token", Field::Text(record.token.as_str())),
             ("result", Field::Text(result)),
@@ -100,7 +100,7 @@ impl Driver {
         let Some((tracer, ids)) = recorded(&self.shared, record) else { return };
         let (result, error) = result_of(event);
         let name = if call.cleanup { CLEANUP } else { RUN };
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.name(self.shared.clock.now());
         let took = Instant::now().saturating_duration_since(call.begun);
         tracer.ended(Span {
             id: ids.part(name, call.fence),

@@ -214,8 +214,8 @@ function order_of({ order, things, name }) {
     pause: {
       title: `Pause the ${kind} ${about}`, path: over,
       text: things === "queues"
-        ? "Nothing more is received from it until it is resumed. Steps in hand go on."
-        : "No more runs of it are started until it is resumed. What runs goes on.",
+        ? "This worker receives nothing more from it until it is resumed. Steps in hand go on."
+        : "This worker starts no more runs of it until it is resumed. What runs goes on.",
     },
     resume: {
       title: `Resume the ${kind} ${about}`, path: over,

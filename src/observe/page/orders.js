@@ -34,7 +34,6 @@ export function offer(status) {
 export async function send(path, options) {
   const response = await fetch(path, {
     ...options,
-    credentials: "omit",
     signal: AbortSignal.timeout(PATIENCE),
     headers: { authorization: `Bearer ${token()}`, "content-type": "application/json" },
   });
