@@ -230,7 +230,7 @@ async fn thousands_of_steps_that_end_together_are_reported_a_few_at_a_time_and_t
     let crowd = Crowd::new().await;
     // No report is answered until all messages are held and all outcomes wait to be reported.
     crowd.sagemaker.always(FAILURE, Fault::Hang);
-    let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "40s"));
+    let daemon = crowd.start(&crowd.config().with("queues.0.visibility_timeout", "60s"));
     let tokens = crowd.send(STEPS, "Executing", &json!({ "n": 1 })).await;
     crowd.are_held(STEPS).await;
     until_within(PATIENCE, "reports are under way", async || {

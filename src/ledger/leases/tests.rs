@@ -1,6 +1,8 @@
 //! An owner and an observer of its lease, tick by tick, with requests and replies that are late or
-//! lost: who fences an owner finds that it has given up, and that its runs have ended.
+//! lost: who fences an owner finds that it has given up, and that its runs have ended; and so does
+//! who takes over from one that has left in good order.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::*;
@@ -8,7 +10,7 @@ use crate::clock::after;
 
 const TICK: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_mins(1);
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 6_000;
 /// Five leases.
 const TICKS: u64 = 60;
 
@@ -32,15 +34,20 @@ struct World {
     sent: Vec<Sent>,
     /// When the last run of the owner's first life has ended, once that is over.
     ends: Option<Timestamp>,
+    /// The tick at which the owner leaves, with steps that it could not write.
+    leaves: u64,
     fences: u32,
     late: u32,
+    succeeded: u32,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let of = |name: &str| Leases::new(WorkerId(name.into()), LEASE);
+        let mut random = fastrand::Rng::with_seed(seed);
         Self {
-            random: fastrand::Rng::with_seed(seed),
+            leaves: if random.bool() { random.u64(..TICKS / 3) } else { TICKS },
+            random,
             tick: 0,
             owner: of("owner"),
             observer: of("observer"),
@@ -49,6 +56,7 @@ impl World {
             ends: None,
             fences: 0,
             late: 0,
+            succeeded: 0,
         }
     }
 
@@ -108,6 +116,19 @@ impl World {
         self.sent.push(Sent { renewal: self.owner.renewal(now), arrives, replies, answer: None });
     }
 
+    /// Its runs have ended, and what it asked before may still arrive. As `Ledger::resign` does.
+    fn owner_leaves(&mut self) {
+        let (id, now) = (self.owner.me(), self.now());
+        let Some(version) = self.owner.version() else { return };
+        self.ends.get_or_insert(now);
+        for version in [version, version + 1] {
+            if let Some(there) = self.records.get_mut(&id).filter(|it| it.version == version) {
+                (there.version, there.notice) = (version + 1, LEFT.to_owned());
+                return;
+            }
+        }
+    }
+
     fn lose(&mut self) {
         let now = self.now();
         self.ends.get_or_insert(after(now, self.owner.grace(now)));
@@ -118,8 +139,15 @@ impl World {
     fn observer_goes_on(&mut self) {
         let (now, owner) = (self.now(), WorkerId("owner".into()));
         if self.random.bool() {
-            let version = self.records.get(&owner).map(|worker| worker.version);
-            self.observer.looked(&owner, version.map(|version| (version, "")), now);
+            let found = self.records.get(&owner).map(|it| (it.version, it.notice.as_str()));
+            self.observer.looked(&owner, found, now);
+        }
+        if self.observer.has_left(&owner) {
+            assert_eq!(self.observer.of(&owner, now), Lease::Over);
+            assert!(self.ends.is_some_and(|ends| ends <= now), "its runs may not have ended");
+            assert_eq!(self.records.get(&owner).map(|it| it.notice.as_str()), Some(LEFT));
+            self.succeeded += 1;
+            return;
         }
         let seen = self.observer.to_fence(&owner);
         let Some(version) = seen.filter(|_| self.observer.of(&owner, now) == Lease::Over) else {
@@ -140,16 +168,22 @@ impl World {
 
 #[test]
 fn an_owner_that_is_fenced_has_given_up_and_has_nothing_that_runs() {
-    let (mut fences, mut late) = (0, 0);
+    let (mut fences, mut late, mut succeeded) = (0, 0, 0);
     for seed in 0..SEEDS {
         let mut world = World::new(seed);
         for tick in 0..TICKS {
             world.tick = tick;
             world.arrive();
-            world.owner_goes_on();
+            match tick.cmp(&world.leaves) {
+                Ordering::Less => world.owner_goes_on(),
+                Ordering::Equal => world.owner_leaves(),
+                Ordering::Greater => {}
+            }
             world.observer_goes_on();
         }
         (fences, late) = (fences + world.fences, late + world.late);
+        succeeded += u32::from(world.succeeded > 0);
     }
     assert!(fences > 100 && late > 10, "{fences} fences, {late} too late: little was tried");
+    assert!(succeeded > 50, "{succeeded} left and had someone take over: little was tried");
 }
