@@ -236,11 +236,13 @@ impl Leases {
         self.others().get(worker).filter(|seen| !seen.left).and_then(|seen| seen.version)
     }
 
-    /// The version of the record of a worker that was seen long ago to have ended in good order.
-    pub(super) fn left_long_ago(&self, worker: &WorkerId, now: Timestamp) -> Option<u64> {
-        let since = |seen: &Seen| after(seen.since, self.lease * KEPT_LEFT);
+    /// The workers that were seen long ago to have ended in good order, and the versions of their
+    /// records.
+    pub(super) fn left_long_ago(&self, now: Timestamp) -> Vec<(WorkerId, u64)> {
+        let long_ago = |seen: &Seen| seen.left && after(seen.since, self.lease * KEPT_LEFT) <= now;
         let others = self.others();
-        others.get(worker).filter(|seen| seen.left && since(seen) <= now)?.version
+        let left = others.iter().filter(|(_, seen)| long_ago(seen));
+        left.filter_map(|(worker, seen)| Some((worker.clone(), seen.version?))).collect()
     }
 
     /// Whether another worker was seen to have ended in good order.

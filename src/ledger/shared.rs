@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::leases::{LEFT, Leases};
-use super::store::{Commit, Put, Row, Store, StoreError};
+use super::store::{Commit, Put, Row, Store, StoreError, Workers};
 use super::trouble::Part;
 use super::{Ledger, LedgerError};
 use crate::lifecycle::{Lease, Record, Status, WorkerId};
@@ -130,7 +130,6 @@ impl Ledger {
         let Some(workers) = self.store.workers() else { return Ok(BTreeMap::new()) };
         let all = self.listed(workers.all().await)?;
         let (me, now) = (self.me(), self.clock.now());
-        let listed: Vec<WorkerId> = all.iter().map(|member| member.id.clone()).collect();
         let mut lives: BTreeMap<WorkerId, String> = all
             .into_iter()
             .filter(|member| {
@@ -144,20 +143,20 @@ impl Ledger {
             .collect();
         lives.entry(me.clone()).or_default();
         if lives.keys().next() == Some(&me) {
-            self.remove_those_that_left(&listed).await;
+            self.remove_those_that_left(workers).await;
         }
         Ok(lives)
     }
 
     /// Removes records that have said for long enough that their workers have left: what those
     /// could not write is taken over.
-    async fn remove_those_that_left(&self, listed: &[WorkerId]) {
-        let Some(workers) = self.store.workers() else { return };
-        for worker in listed {
-            if let Some(version) = self.leases.left_long_ago(worker, self.clock.now())
-                && let Err(error) = workers.fence(worker, version).await
-            {
-                tracing::debug!(%worker, %error, "the record of a worker that left is kept");
+    async fn remove_those_that_left(&self, workers: &dyn Workers) {
+        for (worker, version) in self.leases.left_long_ago(self.clock.now()) {
+            match workers.fence(&worker, version).await {
+                Ok(_) => self.leases.fenced(&worker),
+                Err(error) => {
+                    tracing::debug!(%worker, %error, "the record of a worker that left is kept");
+                }
             }
         }
     }

@@ -117,29 +117,28 @@ fn counts(line: &Draining) -> Option<(usize, Vec<(&str, &str)>)> {
     Some((left.steps, steps.collect()))
 }
 
-async fn reload(Desk { operator, by }: Desk) -> Response {
-    let order = Order { name: "reload", about: "the configuration".to_owned(), by };
-    let keeper = operator.clone();
-    let reloaded = async move { operator.reload().await.map(|taken| json!(taken)) };
-    order.carried_out(reloaded, |work| keeper.carry_out(work)).await
+async fn reload(desk: Desk) -> Response {
+    let about = "the configuration".to_owned();
+    let reloaded = |operator: Arc<dyn Operator>| async move { Ok(json!(operator.reload().await?)) };
+    desk.order("reload", about, reloaded).await
 }
 
-async fn retry(Desk { operator, by }: Desk, Path(token): Path<String>) -> Response {
-    let order = Order { name: "retry", about: token.clone(), by };
-    let keeper = operator.clone();
-    let retried = async move {
+async fn retry(desk: Desk, Path(token): Path<String>) -> Response {
+    let about = token.clone();
+    let retried = |operator: Arc<dyn Operator>| async move {
         operator.retry(&token).await?;
         Ok(json!({ "token": token }))
     };
-    order.carried_out(retried, |work| keeper.carry_out(work)).await
+    desk.order("retry", about, retried).await
 }
 
-async fn complete(Desk { operator, by }: Desk, Path(token): Path<String>, body: Body) -> Response {
-    let answer = whole(body).await.and_then(|body| Answer::parse(&body));
-    let order = Order { name: "complete", about: token.clone(), by };
-    let keeper = operator.clone();
-    let given = async move { Ok(json!(operator.complete(&token, answer?, by).await?)) };
-    order.carried_out(given, |work| keeper.carry_out(work)).await
+async fn complete(desk: Desk, Path(token): Path<String>, body: Body) -> Response {
+    let (answer, by) = (whole(body).await.and_then(|body| Answer::parse(&body)), desk.by);
+    let about = token.clone();
+    let given = |operator: Arc<dyn Operator>| async move {
+        Ok(json!(operator.complete(&token, answer?, by).await?))
+    };
+    desk.order("complete", about, given).await
 }
 
 /// No order, but what a program prints may be as secret.
@@ -169,15 +168,25 @@ async fn whole(body: Body) -> Result<Bytes, Problem> {
 
 impl Desk {
     async fn pause(self, thing: Thing, name: String, paused: Paused) -> Response {
-        let Self { operator, by } = self;
         let order = if paused.0 { "pause" } else { "resume" };
-        let order = Order { name: order, about: format!("{} {name}", thing.as_str()), by };
-        let keeper = operator.clone();
-        let ordered = async move {
+        let about = format!("{} {name}", thing.as_str());
+        let ordered = |operator: Arc<dyn Operator>| async move {
             let text = operator.pause(thing, &name, paused).await?;
             Ok(json!({ "done": text }))
         };
-        order.carried_out(ordered, |work| keeper.carry_out(work)).await
+        self.order(order, about, ordered).await
+    }
+
+    /// The answer to an order about something, which the operator carries out by `work`.
+    async fn order<W: Future<Output = Result<Value, Problem>> + Send + 'static>(
+        self,
+        name: &'static str,
+        about: String,
+        work: impl FnOnce(Arc<dyn Operator>) -> W,
+    ) -> Response {
+        let Self { operator, by } = self;
+        let work = work(operator.clone());
+        Order { name, about, by }.carried_out(work, |work| operator.carry_out(work)).await
     }
 }
 

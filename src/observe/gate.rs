@@ -25,12 +25,12 @@ use crate::secret;
 /// The token's file, if orders are taken at all, and what was tried.
 pub(super) struct Gate {
     file: Option<PathBuf>,
-    tries: Mutex<Tries>,
+    refusals: Mutex<Refusals>,
 }
 
 /// What is told of those who are not let in.
 #[derive(Default)]
-struct Tries {
+struct Refusals {
     /// When a wrong token was last told.
     told: Option<Instant>,
     /// Wrong ones since.
@@ -45,7 +45,7 @@ const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 impl Gate {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        Self { file, tries: Mutex::default() }
+        Self { file, refusals: Mutex::default() }
     }
 
     /// Whether anyone is let in.
@@ -93,7 +93,7 @@ impl Gate {
 
     /// The file's content; that it has none is told once.
     fn readable(&self, file: &Path, read: Result<Vec<u8>, String>) -> Result<Vec<u8>, Problem> {
-        let told = std::mem::replace(&mut self.tries().unreadable, read.is_err());
+        let told = std::mem::replace(&mut self.refusals().unreadable, read.is_err());
         read.map_err(|why| {
             if !told {
                 tracing::error!(
@@ -113,11 +113,11 @@ impl Gate {
             return Ok(());
         }
         let now = Instant::now();
-        let mut tries = self.tries();
-        if tries.told.is_none_or(|told| now - told >= MINUTE) {
-            tries.told = Some(now);
-            let more = std::mem::take(&mut tries.untold);
-            drop(tries);
+        let mut refusals = self.refusals();
+        if refusals.told.is_none_or(|told| now - told >= MINUTE) {
+            refusals.told = Some(now);
+            let more = std::mem::take(&mut refusals.untold);
+            drop(refusals);
             let by = by.map(|by| by.to_string());
             tracing::warn!(
                 event = "token_refused",
@@ -126,13 +126,13 @@ impl Gate {
                 "an order with a wrong token is refused; more of them in this minute are counted"
             );
         } else {
-            tries.untold += 1;
+            refusals.untold += 1;
         }
         Err(refused(StatusCode::UNAUTHORIZED, "the token is wrong"))
     }
 
-    fn tries(&self) -> MutexGuard<'_, Tries> {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(posted(&gate, &[JSON, RIGHT]).await, 200);
         let foreign = [JSON, WRONG, ("sec-fetch-site", "cross-site")];
         assert_eq!(posted(&gate, &foreign).await, 403);
-        assert_eq!(gate.tries().untold, 99, "the first one is told");
+        assert_eq!(gate.refusals().untold, 99, "the first one is told");
     }
 
     #[tokio::test]

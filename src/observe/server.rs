@@ -271,9 +271,7 @@ async fn step(State(shared): State<Shared>, Path(token): Path<String>) -> Respon
     }
 }
 
-pub(super) async fn in_time<T>(
-    answer: impl Future<Output = Result<T, Problem>>,
-) -> Result<T, Problem> {
+async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
     let late = |_| Problem::unavailable(format!("the ledger did not answer within {PATIENCE:?}"));
     timeout(PATIENCE, answer).await.map_err(late)?
 }

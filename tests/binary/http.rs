@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,6 +26,15 @@ pub async fn post(address: SocketAddr, headers: &str, body: &str) -> io::Result<
          {length}\r\n{headers}"
     );
     exchange(address, format!("{head}\r\n{body}")).await
+}
+
+/// An operation of a service of AWS, which must succeed.
+pub async fn call(address: SocketAddr, target: &str, input: &Value) -> Value {
+    let headers = format!("Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: {target}\r\n");
+    let answer = post(address, &headers, &input.to_string()).await;
+    let (status, body) = answer.expect("the endpoint answers");
+    assert_eq!(status, 200, "{target}: {body}");
+    serde_json::from_str(&body).unwrap_or_default()
 }
 
 async fn exchange(address: SocketAddr, request: String) -> io::Result<HttpAnswer> {

@@ -72,12 +72,7 @@ impl Account {
     }
 
     async fn call(&self, target: &str, input: Value) -> Value {
-        let headers =
-            format!("Content-Type: application/x-amz-json-1.1\r\nX-Amz-Target: {target}\r\n");
-        let answer = http::post(self.endpoint.addr(), &headers, &input.to_string()).await;
-        let (status, body) = answer.expect("the endpoint answers");
-        assert_eq!(status, 200, "{target}: {body}");
-        serde_json::from_str(&body).unwrap_or_default()
+        http::call(self.endpoint.addr(), target, &input).await
     }
 
     async fn has_status(&self, arn: &str, status: &str) {

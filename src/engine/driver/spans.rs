@@ -42,6 +42,11 @@ pub(super) fn header(shared: &Shared, record: &Record, part: &str) -> Option<Tra
     }
 }
 
+/// By the wall clock.
+fn now(shared: &Shared) -> Timestamp {
+    shared.clock.name(shared.clock.now())
+}
+
 /// A step has ended.
 pub(super) fn trace_step(shared: &Shared, record: &Record, queue: &str, ending: Ending) {
     let Some((tracer, ids)) = recorded(shared, record) else { return };
@@ -55,7 +60,7 @@ pub(super) fn trace_step(shared: &Shared, record: &Record, queue: &str, ending: 
         ids: &ids,
         name: STEP,
         begun: shared.clock.name(record.first_seen),
-        ended: shared.clock.name(shared.clock.now()),
+        ended: now(shared),
         fields: vec![
             ("token", Field::Text(record.token.as_str())),
             ("pipeline", Field::Text(record.execution.pipeline())),
@@ -84,7 +89,7 @@ pub(super) fn trace_report(shared: &Shared, record: &Record, begun: Timestamp, e
         ids: &ids,
         name: REPORT,
         begun: shared.clock.name(begun),
-        ended: shared.clock.name(shared.clock.now()),
+        ended: now(shared),
         fields: vec![
             ("token", Field::Text(record.token.as_str())),
             ("result", Field::Text(result)),
@@ -100,7 +105,7 @@ impl Driver {
         let Some((tracer, ids)) = recorded(&self.shared, record) else { return };
         let (result, error) = result_of(event);
         let name = if call.cleanup { CLEANUP } else { RUN };
-        let now = self.shared.clock.name(self.shared.clock.now());
+        let now = now(&self.shared);
         let took = Instant::now().saturating_duration_since(call.begun);
         tracer.ended(Span {
             id: ids.part(name, call.fence),
